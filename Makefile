@@ -1,0 +1,32 @@
+# Two commands set everything up on a machine with Python 3.11+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check bench clean
+
+install: .venv/installed
+
+# Ranges are in pyproject.toml; constraints.txt pins what was tested.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("krishi-bench needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## run, compare, promote, serve and predict, on the bundled sample
+	$(BIN)/python -m workbench.sample.demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict --no-incremental
+
+bench: install  ## speed and memory, as ratios; never part of the tests
+	$(BIN)/python -m pytest benchmarks --benchmark-only -s
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
