@@ -1,0 +1,8 @@
+"""The runtimes, in one literal table. Importing it loads none of them."""
+
+from workbench.backends import null, ort, torch
+from workbench.backends.base import Backend, BackendName, Infer, Runtime, Session
+
+BACKENDS: dict[BackendName, Backend] = {"onnxruntime": ort, "torch": torch, "null": null}
+
+__all__ = ["BACKENDS", "Backend", "BackendName", "Infer", "Runtime", "Session"]

@@ -1,0 +1,47 @@
+"""Where build outputs, decoded pixels and the sample live between runs, named by content."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from workbench.artifact import INFO_NAME, Artifact, load_artifact
+from workbench.files import new_folder
+
+
+def cache_folder() -> Path:
+    """`$KRISHI_CACHE`, else krishi-bench's folder in the user's cache. May not exist yet."""
+    if chosen := os.environ.get("KRISHI_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "krishi-bench"
+
+
+class ArtifactCache:
+    """Artifacts by the digest of everything that decides their bytes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, key: str) -> Artifact | None:
+        """The artifact built for `key`, or None where there is none, or one that was damaged since."""
+        folder = self._folder(key)
+        if not (folder / INFO_NAME).is_file():
+            return None
+        artifact = load_artifact(folder)
+        intact = artifact.path.is_file() and artifact.path.stat().st_size == artifact.info.size_bytes
+        return artifact if intact else None
+
+    def store(self, key: str, build: Callable[[Path], Artifact]) -> Artifact:
+        """Let `build` fill a temporary folder and keep it under `key`.
+
+        Where another process was faster, its artifact is kept and returned.
+        """
+        folder = self._folder(key)
+        try:
+            with new_folder(folder) as temporary:
+                build(temporary).save_info()
+        except FileExistsError:
+            pass  # Two runs at once in one workspace: both built the same thing.
+        return load_artifact(folder)
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "artifacts" / key[:2] / key

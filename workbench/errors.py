@@ -1,0 +1,18 @@
+"""The errors a user is meant to read. Everything else is a defect and shows a traceback."""
+
+
+class WorkbenchError(Exception):
+    """What the user gave cannot be used. The command line prints it and exits with 2.
+
+    message: what is wrong, naming the file and the field.
+    hint: what to do about it, one sentence, or None where the message says it all.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Refused(WorkbenchError):
+    """The input is right and the answer is no (a budget missed, a gate closed). Exit code 1."""

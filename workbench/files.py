@@ -1,0 +1,125 @@
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """sha256 of `value` as canonical JSON (sorted keys, no spaces), as 64 hex digits."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def file_name(name: str) -> str:
+    """A variant's name as a file name: brackets, commas and slashes travel badly."""
+    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name).rstrip("_")
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with translated_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_path(path.parent)
+
+
+def write_arrays(path: Path, **arrays: "NDArray[Any]") -> None:
+    """Write an .npz whole or not at all."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
+
+
+@contextmanager
+def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not.
+
+    scratch: where the temporary folder lives, on the same file system; beside `final` by default.
+    Raises FileExistsError where `final` exists by then: a published folder is never replaced.
+    """
+    parent = scratch or final.parent
+    temporary = parent / f".tmp-{final.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    with translated_os_errors(final):
+        parent.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for path in sorted(temporary.rglob("*")):
+                fsync_path(path)
+            fsync_path(temporary)
+            # rename(2) would silently replace an empty folder, hence the look before.
+            if final.exists():
+                raise FileExistsError(errno.EEXIST, "already exists", str(final))
+            try:
+                os.rename(temporary, final)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise FileExistsError(errno.EEXIST, "already exists", str(final)) from error
+                raise
+            fsync_path(final.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def translated_os_errors(path: Path) -> Iterator[None]:
+    """A full disk or a forbidden folder is the user's to mend: say which, not where in our code."""
+    remedies = {
+        errno.ENOSPC: "free some space, or point `results`, `registry` or KRISHI_CACHE at another disk",
+        errno.EDQUOT: "free some space, or point `results`, `registry` or KRISHI_CACHE at another disk",
+        errno.EACCES: "give yourself the right to write there, or choose another folder",
+        errno.EPERM: "give yourself the right to write there, or choose another folder",
+        errno.EROFS: "the file system is read-only: choose another folder",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno in remedies:
+            raise WorkbenchError(
+                f"cannot write {error.filename or path}: {os.strerror(error.errno or 0)}",
+                hint=remedies[error.errno],
+            ) from error
+        raise

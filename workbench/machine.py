@@ -1,0 +1,81 @@
+"""What this computer is."""
+
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from workbench.files import digest_of
+
+
+class Machine(BaseModel):
+    """The parts of a computer that decide how fast a model runs on it.
+
+    cores: logical processors this process may use. memory_bytes: of the whole machine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu: str
+    architecture: str
+    cores: int
+    memory_bytes: int
+    gpus: tuple[str, ...]
+    system: str
+    python: str
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that two machines share only if their times may be compared.
+
+        The operating system's and Python's versions are left out: they change without the machine changing.
+        """
+        memory_gib = round(self.memory_bytes / 2**30)
+        return digest_of([self.cpu, self.architecture, self.cores, memory_gib, self.gpus])[:12]
+
+
+@lru_cache(maxsize=1)
+def collect() -> Machine:
+    return Machine(
+        cpu=_cpu_model(),
+        architecture=platform.machine(),
+        cores=len(available_cpus()),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        gpus=_gpus(),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+    )
+
+
+def available_cpus() -> tuple[int, ...]:
+    """The processors this process may run on, in ascending order."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _gpus() -> tuple[str, ...]:
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+    finally:
+        pynvml.nvmlShutdown()
