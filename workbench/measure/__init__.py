@@ -1,0 +1,1 @@
+"""Measuring: accuracy, parity, latency, memory. Nothing here knows a backend by name."""

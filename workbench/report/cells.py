@@ -1,0 +1,66 @@
+"""How a raw value reads in a cell. Values are rounded here and nowhere before."""
+
+from workbench.compare import Row
+from workbench.measure.stats import Interval
+
+ABSENT = "–"
+
+
+def megabytes(size_bytes: int | None) -> str:
+    return (
+        ABSENT
+        if size_bytes is None
+        else f"{size_bytes / 1e6:.2f}"
+        if size_bytes < 1e8
+        else f"{size_bytes / 1e6:.0f}"
+    )
+
+
+def percent(fraction: float | None) -> str:
+    return ABSENT if fraction is None else f"{100 * fraction:.2f}"
+
+
+def milliseconds(value_ms: float | None) -> str:
+    return ABSENT if value_ms is None else f"{value_ms:.2f}" if value_ms < 100 else f"{value_ms:.0f}"
+
+
+def with_interval(value: float | None, interval: Interval | None, scale: float = 1.0) -> str:
+    """`2.09 [2.05, 2.13]`; the value alone where there is no interval."""
+    if value is None:
+        return ABSENT
+    # Adding zero turns -0.0 into 0.0.
+    text = f"{scale * value + 0.0:.2f}"
+    return text if interval is None else f"{text} [{scale * interval[0]:.2f}, {scale * interval[1]:.2f}]"
+
+
+def mark(row: Row) -> str:
+    return "▶" if row.winner else "•" if row.pareto else ""
+
+
+HEADINGS = (
+    "variant",
+    "MB",
+    "top-1 %",
+    "drop, points [95 %]",
+    "p50 ms",
+    "p99 ms",
+    "speed-up [95 %]",
+    "mem MB",
+    "",
+)
+LEGEND = "▶ winner under the budget   • on the Pareto front of accuracy, speed and size"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The cells of one row, under HEADINGS."""
+    return (
+        row.variant,
+        megabytes(row.size_bytes),
+        percent(row.top1),
+        with_interval(row.drop, row.drop_ci, 100),
+        milliseconds(row.p50_ms),
+        milliseconds(row.p99_ms),
+        with_interval(row.speedup, row.speedup_ci),
+        ABSENT if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
+        mark(row),
+    )

@@ -1,0 +1,17 @@
+"""The comparison as JSON, for scripts. The keys are stable; docs/measuring.md describes them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from workbench.compare import Comparison
+
+
+def render(comparisons: Sequence[Comparison]) -> str:
+    """A list of rows, each with the run it belongs to."""
+    rows = [
+        {**asdict(row), "run": comparison.info.run_id}
+        for comparison in comparisons
+        for row in comparison.rows
+    ]
+    return json.dumps(rows, indent=2) + "\n"

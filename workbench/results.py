@@ -1,0 +1,245 @@
+"""What a run leaves behind, and reading it back: `results/<run-id>/`."""
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from workbench.backends import Runtime
+from workbench.errors import WorkbenchError
+from workbench.files import file_name, translated_os_errors, write_atomic
+from workbench.images import Preprocess
+from workbench.machine import Machine
+
+Status = Literal["ok", "failed", "skipped", "pruned"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Parity(_Record):
+    """How far the variant's logits are from the source model's in FP32, on the validation photos.
+
+    max_rel: largest absolute difference over the largest absolute logit of the reference.
+    top1_agreement: fraction of photos with the same top-1 class.
+    """
+
+    images: int
+    max_abs: float
+    max_rel: float
+    top1_agreement: float
+
+
+class Accuracy(_Record):
+    """Counts on the validation photos; rates and intervals are derived on read.
+
+    correct_top5: None where there are no more than five classes.
+    class_images, class_correct: per class, in the order of the class names.
+    losses, gains: photos the baseline gets right and the variant wrong, and the reverse.
+    """
+
+    images: int
+    correct: int
+    correct_top5: int | None
+    macro_f1: float
+    class_images: tuple[int, ...]
+    class_correct: tuple[int, ...]
+    losses: int
+    gains: int
+
+    @property
+    def top1(self) -> float:
+        return self.correct / self.images
+
+
+class Latency(_Record):
+    """One session, one batch at a time. The raw samples are in `latency.parquet`.
+
+    p90_ns, p95_ns, p99_ns: None where there are too few samples to bound them (29, 59 and 299).
+    cold_p50_ns: median of the first call after other sessions had the processor.
+    round_log_ratios: per round of fresh launches, log(variant time / baseline time), paired.
+    settled: every launch reached a steady state in its warm-up.
+    """
+
+    batch_size: int
+    samples: int
+    mean_ns: float
+    p50_ns: float
+    p90_ns: float | None
+    p95_ns: float | None
+    p99_ns: float | None
+    cold_p50_ns: float
+    round_log_ratios: tuple[float, ...]
+    settled: bool
+
+
+class TrialResult(_Record):
+    """One variant in one run: what was built, what was measured, and how it ended.
+
+    reason: why it did not end `ok`. digest: of the variant; artifact_digest: of the model file.
+    provider, threads, opset, precision: read back from the session and the file.
+    """
+
+    schema_version: Literal[1] = 1
+    variant: str
+    recipe: str
+    digest: str
+    status: Status
+    reason: str | None = None
+    backend: str
+    device: str
+    provider: str | None = None
+    threads: int | None = None
+    opset: int | None = None
+    precision: str | None = None
+    steps: int = 0
+    artifact_digest: str | None = None
+    artifact_key: str | None = None
+    size_bytes: int | None = None
+    build_s: float | None = None
+    load_s: float | None = None
+    peak_memory_bytes: int | None = None
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+
+
+class Budget(_Record):
+    """What the winner must meet, and what it is chosen by.
+
+    max_accuracy_drop: fraction of 1, against the FP32 baseline on the same photos.
+    """
+
+    max_accuracy_drop: float = 0.01
+    objective: Literal["latency", "size", "memory"] = "latency"
+    max_size_mb: float | None = None
+    max_latency_ms: float | None = None
+    max_memory_mb: float | None = None
+
+
+class RunInfo(_Record):
+    """`run.json`: everything that was the same for all trials of a run.
+
+    noise_floor: what a second copy of the baseline differed by, as a fraction; None before it is known.
+    """
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    created_at: datetime
+    arguments: tuple[str, ...]
+    name: str
+    workspace: str
+    machine: Machine
+    libraries: dict[str, str]
+    checkpoint_digest: str
+    validation_digest: str
+    validation_images: int
+    calibration_digest: str | None
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    budget: Budget
+    baseline: str
+    runtimes: dict[str, Runtime]
+    synthetic: bool = False
+    noise_floor: float | None = None
+
+
+class RunFolder:
+    """`results/<run-id>/`, being written or read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, results: Path) -> "RunFolder":
+        """A new folder named by the time; two runs in the same second both get one."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        with translated_os_errors(results):
+            results.mkdir(parents=True, exist_ok=True)
+            for suffix in ["", *(f"-{n}" for n in range(2, 1000))]:
+                path = results / f"{stamp}{suffix}"
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                for name in ("logs", "predictions"):
+                    (path / name).mkdir()
+                return cls(path)
+        raise WorkbenchError(f"{results} already has a thousand runs of this second")
+
+    def remove_if_never_begun(self) -> None:
+        """Delete the folder of a run that was refused before it wrote `run.json`."""
+        if not (self.path / "run.json").exists():
+            shutil.rmtree(self.path)
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    def log(self, variant: str) -> Path:
+        return self.path / "logs" / f"{file_name(variant)}.txt"
+
+    def predictions(self, variant: str) -> Path:
+        return self.path / "predictions" / f"{file_name(variant)}.npz"
+
+    def save_info(self, info: RunInfo) -> None:
+        write_atomic(self.path / "run.json", info.model_dump_json(indent=2).encode() + b"\n")
+
+    def append(self, result: TrialResult) -> None:
+        """Add a line to `trials.jsonl` and force it to disk. The last line of a variant counts."""
+        path = self.path / "trials.jsonl"
+        with translated_os_errors(path), path.open("ab") as file:
+            file.write(result.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def info(self) -> RunInfo:
+        path = self.path / "run.json"
+        try:
+            return RunInfo.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise WorkbenchError(
+                f"{path} was not written by this version of krishi-bench: {error.errors()[0]['msg']}"
+            ) from error
+
+    def trials(self) -> list[TrialResult]:
+        """The last record of each variant, in the order they were first written.
+
+        A last line cut short by a crash is left out; anything else that cannot be read is an error.
+        """
+        path = self.path / "trials.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        latest: dict[str, TrialResult] = {}
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                result = TrialResult.model_validate_json(line)
+            except ValidationError as error:
+                raise WorkbenchError(f"{path}:{number} is not a trial: {error.errors()[0]['msg']}") from error
+            latest[result.variant] = result
+        return list(latest.values())
+
+
+def runs(results: Path) -> list[RunFolder]:
+    """The runs under `results`, oldest first."""
+    if not results.is_dir():
+        return []
+    return [RunFolder(path) for path in sorted(results.iterdir()) if (path / "run.json").is_file()]
+
+
+def find_run(results: Path, run_id: str | None) -> RunFolder:
+    """The named run, or the latest. Raises WorkbenchError where there is none."""
+    found = runs(results)
+    if not found:
+        raise WorkbenchError(f"{results} holds no run yet", hint="start with `krishi-bench run recipes/`")
+    if run_id is None:
+        return found[-1]
+    for run in found:
+        if run.run_id == run_id:
+            return run
+    raise WorkbenchError(f"{results} has no run `{run_id}`", hint=f"the latest is `{found[-1].run_id}`")
