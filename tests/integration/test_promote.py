@@ -1,0 +1,544 @@
+"""A measured trial becomes a version whose number tells the truth, or nothing is published."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.artifact import Artifact, ArtifactInfo
+from workbench.backends import BACKENDS, Runtime
+from workbench.cache import ArtifactCache
+from workbench.errors import Refused, WorkbenchError
+from workbench.images import Preprocess, normalize
+from workbench.machine import collect
+from workbench.promote import Promotion, promote
+from workbench.registry import Registry, check_golden
+from workbench.results import Accuracy, Budget, Latency, RunFolder, RunInfo, TrialResult
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.5))
+CLASSES = ("rust", "scab", "well")
+INDICES = np.array([1, 3, 4], dtype=np.int64)
+VARIANT = "int8-static[method=entropy]"
+
+
+def photos() -> np.ndarray:
+    """Six (8, 8, 3) uint8 images of one colour each, whose classes are easy to tell."""
+    colours = [[250, 20, 10], [10, 20, 250], [240, 60, 0], [0, 90, 230], [255, 0, 0], [30, 30, 255]]
+    return np.tile(np.array(colours, dtype=np.uint8)[:, None, None], (1, 8, 8, 1))
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run built and measured; every test changes the fields it is about."""
+
+    data: bytes = b"weights"
+    format: str = "null"
+    precision: str = "unknown"
+    checkpoint: str = "checkpoint-a"
+    class_names: tuple[str, ...] = CLASSES
+    contract: Preprocess = CONTRACT
+    threads: int = 1
+    synthetic: bool = False
+    logits: np.ndarray | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def info(self) -> ArtifactInfo:
+        return ArtifactInfo.model_validate(
+            {
+                "format": self.format,
+                "file": "model.onnx" if self.format == "onnx" else "model.bin",
+                "sha256": hashlib.sha256(self.data).hexdigest(),
+                "size_bytes": len(self.data),
+                "precision": self.precision,
+                "input_shape": (0, 3, self.contract.crop, self.contract.crop),
+                "classes": len(self.class_names),
+            }
+        )
+
+    @property
+    def runtime(self) -> Runtime:
+        return Runtime(backend="onnxruntime" if self.format == "onnx" else "null", threads=self.threads)
+
+
+class Bench:
+    """A workspace's results, cache and registry on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.results = folder / "results"
+        self.cache = ArtifactCache(folder / "cache")
+        self.registry = Registry(folder / "registry")
+
+    def run(self, model: Model) -> RunFolder:
+        """What a run leaves behind, its logits taken from the real backend."""
+        key = hashlib.sha256(repr(model.info).encode()).hexdigest()
+
+        def build(target: Path) -> Artifact:
+            (target / model.info.file).write_bytes(model.data)
+            return Artifact(target, model.info)
+
+        artifact = self.cache.store(key, build)
+        logits = model.logits
+        if logits is None:
+            with BACKENDS[model.runtime.backend].session(artifact, model.runtime) as session:
+                logits = session.infer(normalize(photos(), model.contract))
+        run = RunFolder.create(self.results)
+        np.savez(run.path / "golden.npz", pixels=photos()[INDICES], indices=INDICES)
+        np.savez(run.predictions(VARIANT), logits=logits)
+        run.save_info(run_info(run.run_id, model))
+        run.append(trial_of(model, key))
+        return run
+
+    def promote(self, model: Model, **choice: Any) -> Promotion:
+        return self.promote_run(self.run(model), **choice)
+
+    def promote_run(self, run: RunFolder, **choice: Any) -> Promotion:
+        (trial,) = run.trials()
+        return promote(run, trial, name="leaf", cache=self.cache, registry=self.registry, **choice)
+
+    @property
+    def production(self) -> str:
+        return self.registry.resolve("leaf", "production").version
+
+
+def run_info(run_id: str, model: Model) -> RunInfo:
+    return RunInfo(
+        run_id=run_id,
+        created_at=datetime.now(UTC),
+        arguments=("run",),
+        name="leaf",
+        workspace="w",
+        machine=collect(),
+        libraries={"onnxruntime": "1.23.0"},
+        checkpoint_digest=model.checkpoint,
+        validation_digest="photos",
+        validation_images=6,
+        calibration_digest=None,
+        class_names=model.class_names,
+        preprocess=model.contract,
+        budget=Budget(),
+        baseline="fp32",
+        runtimes={VARIANT: model.runtime},
+        synthetic=model.synthetic,
+        noise_floor=0.012,
+    )
+
+
+def trial_of(model: Model, key: str) -> TrialResult:
+    trial = TrialResult(
+        variant=VARIANT,
+        recipe="int8-static",
+        digest="variant-digest",
+        status="ok",
+        backend=model.runtime.backend,
+        device="cpu",
+        threads=1,
+        artifact_digest=model.info.sha256,
+        artifact_key=key,
+        peak_memory_bytes=80_000_000,
+        accuracy=Accuracy(
+            images=200,
+            correct=190,
+            correct_top5=None,
+            macro_f1=0.9,
+            class_images=(100, 50, 50),
+            class_correct=(95, 48, 47),
+            losses=4,
+            gains=2,
+        ),
+        latency=Latency(
+            batch_size=1,
+            samples=100,
+            mean_ns=2.1e6,
+            p50_ns=2.0e6,
+            p90_ns=2.5e6,
+            p95_ns=None,
+            p99_ns=None,
+            cold_p50_ns=3e6,
+            round_log_ratios=(-0.7, -0.69, -0.71, -0.68, -0.7, -0.72),
+            settled=True,
+        ),
+    )
+    return trial.model_copy(update=model.changes)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+FIRST = Model()
+
+
+def test_the_first_promotion_publishes_1_0_0_with_everything_it_takes_to_serve(bench: Bench) -> None:
+    done = bench.promote(FIRST)
+    assert (done.version, done.previous, done.bump, done.unchanged) == ("1.0.0", None, None, False)
+    assert done.why == "the first version"
+    assert bench.registry.verify() == []
+
+    bundle = bench.registry.resolve(None, "production")
+    bundle.verify()
+    manifest = bundle.manifest
+    assert (manifest.class_names, manifest.preprocess, manifest.runtime) == (CLASSES, CONTRACT, FIRST.runtime)
+    assert (manifest.provenance.variant, manifest.provenance.checkpoint_digest) == (VARIANT, "checkpoint-a")
+    with BACKENDS["null"].session(bundle.artifact, manifest.runtime) as session:
+        assert check_golden(session.infer, manifest, *bundle.golden()) < 1e-6
+
+
+def test_the_model_card_can_be_read_and_says_what_was_measured_and_what_was_not(bench: Bench) -> None:
+    done = bench.promote(replace(FIRST, synthetic=True), forced="the old one is wrong")
+    card = (done.bundle.folder / "MODEL_CARD.md").read_text()
+    for expected in (
+        "# leaf 1.0.0\n",
+        "8 x 8 centre cut out",
+        "| top-1, 200 photos | 95.0% | 91.0% to 97.3% |",
+        "| top-1 lost against the baseline | +1.00% | ",
+        "| speed-up against the baseline | 2.01 x | 1.97 to 2.05 |",
+        "| peak memory | 80 MB | – |",
+        collect().cpu,
+        "Two copies of the same model differed by 1.2% there.",
+        "drawn by a program",
+        "The reason given: the old one is wrong",
+        "1. `scab`",
+    ):
+        assert expected in card
+    assert (
+        "drawn" not in (bench.promote(replace(FIRST, data=b"b")).bundle.folder / "MODEL_CARD.md").read_text()
+    )
+
+
+def test_the_same_model_again_publishes_nothing(bench: Bench) -> None:
+    bench.promote(FIRST)
+    again = bench.promote(FIRST)
+    assert (again.version, again.previous, again.unchanged) == ("1.0.0", "1.0.0", True)
+    assert again.why == "this very model is already published as 1.0.0"
+    assert bench.registry.versions("leaf") == ["1.0.0"]
+    assert bench.registry.aliases("leaf")["production"].generation == 1
+
+
+def test_an_older_model_promoted_again_moves_the_alias_and_publishes_nothing(bench: Bench) -> None:
+    bench.promote(FIRST)
+    bench.promote(replace(FIRST, data=b"other", checkpoint="checkpoint-b"))
+    back = bench.promote(FIRST)
+    assert (back.version, back.previous, back.unchanged) == ("1.0.0", "1.1.0", False)
+    assert bench.production == "1.0.0"
+    assert bench.registry.versions("leaf") == ["1.0.0", "1.1.0"]
+
+
+def test_the_same_model_is_not_given_a_second_number_but_a_candidate_becomes_a_release(bench: Bench) -> None:
+    bench.promote(FIRST, version="1.0.0-rc.1")
+    assert bench.promote(FIRST, version="1.0.0-rc.1").unchanged
+    assert bench.promote(FIRST, version="1.0.0").version == "1.0.0"
+    with pytest.raises(Refused, match=r"this very model is already published as 1\.0\.0"):
+        bench.promote(FIRST, version="2.0.0")
+    assert bench.promote(FIRST, version="2.0.0", forced="marketing").version == "2.0.0"
+    assert bench.registry.versions("leaf") == ["1.0.0-rc.1", "1.0.0", "2.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("model", "bump", "version", "why"),
+    [
+        (replace(FIRST, data=b"again"), "patch", "1.0.1", "its logits agree with 1.0.0's"),
+        (replace(FIRST, threads=2), "patch", "1.0.1", "its logits agree with 1.0.0's"),
+        (replace(FIRST, checkpoint="checkpoint-b", data=b"b"), "minor", "1.1.0", "another checkpoint"),
+        (replace(FIRST, class_names=("scab", "rust", "well")), "major", "2.0.0", "the class order changed"),
+        (
+            replace(FIRST, contract=CONTRACT.model_copy(update={"resize": 9})),
+            "major",
+            "2.0.0",
+            "resize 10 -> 9",
+        ),
+    ],
+)
+def test_the_number_follows_what_clients_would_notice(
+    bench: Bench, model: Model, bump: str, version: str, why: str
+) -> None:
+    bench.promote(FIRST)
+    done = bench.promote(model)
+    assert (done.bump, done.version, done.previous) == (bump, version, "1.0.0")
+    assert why in done.why
+    assert bench.production == version
+    assert bench.registry.verify() == []
+
+
+def test_a_number_that_promises_too_much_is_refused_unless_forced_with_a_reason(bench: Bench) -> None:
+    bench.promote(FIRST)
+    breaking = replace(FIRST, class_names=("scab", "rust", "well"))
+    with pytest.raises(Refused, match="a major change, not a minor one: the class order changed since"):
+        bench.promote(breaking, bump="minor")
+    assert bench.registry.versions("leaf") == ["1.0.0"]
+    done = bench.promote(breaking, bump="minor", forced="nobody uses it yet")
+    assert done.version == "1.1.0"
+    assert done.bundle.manifest.provenance.forced == "nobody uses it yet"
+    assert "nobody uses it yet" in bench.registry.aliases("leaf")["production"].history[-1].reason
+
+
+def test_an_explicit_version_that_exists_or_lies_too_low_is_refused(bench: Bench) -> None:
+    bench.promote(FIRST)
+    other = replace(FIRST, checkpoint="checkpoint-b", data=b"b")
+    with pytest.raises(Refused, match=r"1\.0\.1 is too low, it takes 1\.1\.0 or higher"):
+        bench.promote(other, version="1.0.1")
+    with pytest.raises(Refused, match=r"leaf 1\.0\.0 exists already"):
+        bench.promote(other, version="1.0.0", forced="really")
+    with pytest.raises(WorkbenchError, match=r"`1\.2` is not a version number"):
+        bench.promote(other, version="1.2")
+    with pytest.raises(WorkbenchError, match="a version and a bump were both given"):
+        bench.promote(other, version="1.2.0", bump="minor")
+    assert bench.promote(other, version="1.4.0").version == "1.4.0"
+
+
+def test_after_a_rollback_the_next_number_is_true_for_the_clients_of_both_versions(bench: Bench) -> None:
+    bench.promote(FIRST)
+    bench.promote(replace(FIRST, class_names=("scab", "rust", "well")))
+    bench.registry.rollback("leaf", "production")
+    done = bench.promote(replace(FIRST, data=b"again"))
+    # A patch of what is served, and yet 2.0.1 would break whoever relies on 2.0.0.
+    assert (done.bump, done.version, done.previous) == ("major", "3.0.0", "1.0.0")
+
+
+@pytest.mark.parametrize("alias", ["../x", "Production", ""])
+def test_an_alias_that_could_be_a_path_is_refused_before_anything_is_published(
+    bench: Bench, alias: str
+) -> None:
+    with pytest.raises(WorkbenchError, match="is not a name for an alias"):
+        bench.promote(FIRST, alias=alias)
+    assert bench.registry.names() == []
+
+
+def test_another_alias_gets_a_model_without_touching_production(bench: Bench) -> None:
+    bench.promote(FIRST)
+    bench.promote(replace(FIRST, data=b"again"), alias="canary")
+    assert bench.production == "1.0.0"
+    assert bench.registry.resolve("leaf", "canary").version == "1.0.1"
+
+
+def test_a_model_that_does_not_give_its_measured_logits_is_not_published(bench: Bench) -> None:
+    with pytest.raises(Refused, match="does not give the logits that were measured") as caught:
+        bench.promote(replace(FIRST, logits=np.ones((6, 3), dtype=np.float32)))
+    assert caught.value.hint is not None
+    assert bench.registry.names() == []
+
+
+def test_a_model_that_cannot_be_opened_is_not_published(bench: Bench) -> None:
+    broken = replace(FIRST, format="onnx", data=b"not a model", logits=np.ones((6, 3), dtype=np.float32))
+    with pytest.raises(Refused, match="was not published: onnxruntime cannot open"):
+        bench.promote(broken)
+    assert bench.registry.names() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": "failed", "reason": "it crashed"}, "ended failed: it crashed"),
+        ({"artifact_key": "0" * 64}, "is gone"),
+        ({"artifact_digest": "0" * 64}, "is not the one that was measured"),
+        ({"variant": "other"}, "`runtimes` has no `other`"),
+    ],
+)
+def test_a_trial_without_its_model_cannot_be_promoted(
+    bench: Bench, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WorkbenchError, match=message):
+        bench.promote(replace(FIRST, changes=changes))
+    assert bench.registry.names() == []
+
+
+def test_a_model_changed_in_the_cache_is_not_published(bench: Bench) -> None:
+    run = bench.run(FIRST)
+    (model,) = bench.cache.root.rglob("model.bin")
+    model.write_bytes(b"wEights")
+    with pytest.raises(WorkbenchError, match="is not the file that was recorded"):
+        bench.promote_run(run)
+    assert bench.registry.names() == []
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pixels": photos()[INDICES]}, "does not hold the arrays pixels, indices"),
+        ({"pixels": photos()[INDICES], "indices": np.array([1, 3, 6])}, "does not fit"),
+        ({"pixels": photos()[INDICES], "indices": np.array([-1, 3, 4])}, "does not fit"),
+        ({"pixels": photos()[INDICES][:, :4], "indices": INDICES}, "does not fit"),
+        ({"pixels": photos()[:0], "indices": INDICES[:0]}, "does not fit"),
+        ({"pixels": photos()[INDICES], "indices": np.array([None, 1, 2])}, "does not hold the arrays"),
+    ],
+)
+def test_golden_images_that_do_not_fit_the_run_are_an_error(
+    bench: Bench, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    run = bench.run(FIRST)
+    np.savez(run.path / "golden.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(WorkbenchError, match=message):
+        bench.promote_run(run)
+
+
+def test_golden_images_too_close_to_call_are_left_out(bench: Bench) -> None:
+    """On another CPU they could change class within the tolerance and keep a good model from serving."""
+    run = bench.run(replace(FIRST, precision="int8"))
+    logits = np.load(run.predictions(VARIANT))["logits"]
+    grey = np.full((1, 8, 8, 3), 128, dtype=np.uint8)
+    grey[..., 1], grey[..., 2] = 102, 77  # The mean of each channel, about: all logits are nearly 0.
+    with BACKENDS["null"].session(Artifact(Path(), FIRST.info), FIRST.runtime) as session:
+        logits[3] = session.infer(normalize(grey, CONTRACT))
+    np.savez(run.predictions(VARIANT), logits=logits)
+    np.savez(run.path / "golden.npz", pixels=np.concatenate([photos()[[1]], grey]), indices=[1, 3])
+    manifest = bench.promote_run(run).bundle.manifest
+    assert manifest.golden.images == 1
+    assert manifest.golden.atol == pytest.approx(2e-2 * np.abs(logits[1]).max())
+
+
+def test_a_damaged_current_version_does_not_stop_the_promotion_that_replaces_it(bench: Bench) -> None:
+    first = bench.promote(FIRST).bundle
+    for path in first.folder.iterdir():
+        path.chmod(0o644)
+    (first.folder / "model.bin").write_bytes(b"wEights")
+    assert bench.promote(FIRST).version == "1.0.1"  # The same model anew: its golden images still tell.
+    (first.folder / "golden.npz").write_bytes(b"")
+    bench.registry.point("leaf", "canary", "1.0.1", reason="keep", expected=0)
+    second = bench.registry.bundle("leaf", "1.0.1").folder / "manifest.json"
+    second.chmod(0o644)
+    second.write_text("{}")
+    done = bench.promote(FIRST)
+    assert (done.version, done.bump) == ("2.0.0", "major")
+    assert "it cannot be compared with 1.0.1" in done.why
+
+
+class Slower(Registry):
+    """A registry in which something else happens just before a publication."""
+
+    def __init__(self, root: Path, meanwhile: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.meanwhile = meanwhile
+
+    def publish(self, *arguments: Any) -> Any:
+        self.meanwhile()
+        return super().publish(*arguments)
+
+
+def test_a_promotion_overtaken_by_a_rollback_publishes_but_does_not_move_the_alias(bench: Bench) -> None:
+    bench.promote(FIRST)
+    bench.promote(replace(FIRST, data=b"two"))
+    plain = bench.registry
+    bench.registry = Slower(plain.root, lambda: plain.rollback("leaf", "production"))
+    with pytest.raises(Refused, match=r"leaf 1\.0\.2 is published, but `production` moved to 1\.0\.0"):
+        bench.promote(replace(FIRST, data=b"three"))
+    assert bench.production == "1.0.0"
+    assert plain.verify() == []
+
+
+def test_of_two_promotions_in_two_processes_one_wins_and_the_other_is_told(bench: Bench) -> None:
+    bench.promote(FIRST)
+    runs = [bench.run(replace(FIRST, data=data, checkpoint=str(data))) for data in (b"left", b"right")]
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(run.path), str(bench.results.parent)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for run in runs
+    ]
+    for rival in rivals:
+        assert rival.stdout is not None
+        assert rival.stdout.readline() == "ready\n"
+    for rival in rivals:
+        assert rival.stdin is not None
+        rival.stdin.write("go\n")
+        rival.stdin.flush()
+    answers = sorted(rival.communicate(timeout=30)[0].strip() for rival in rivals)
+    assert answers[0].startswith("lost: leaf 1.1.0 exists already")
+    assert answers[1] == "won 1.1.0"
+    assert bench.production == "1.1.0"
+    assert bench.registry.verify() == []
+
+
+# A real model, opened by a real runtime.
+
+
+def onnx_model(weights: np.ndarray, *, note: str = "", external: bool = False) -> bytes:
+    """Channel means times a (3, classes) matrix, as ONNX."""
+    onnx = pytest.importorskip("onnx", reason="making the tiny model needs onnx")
+    pytest.importorskip("onnxruntime", reason="opening the tiny model needs onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensor = numpy_helper.from_array(weights.astype(np.float32), "w")
+    if external:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", "weights.bin"
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["x"], ["m"]),
+            helper.make_node("Flatten", ["m"], ["f"]),
+            helper.make_node("MatMul", ["f", "w"], ["y"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [tensor],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model.doc_string = note
+    if not external:
+        onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+WEIGHTS = np.array([[2.0, 0.0, -2.0], [0.0, 1.0, 0.0], [-2.0, 0.0, 2.0]])
+
+
+def test_a_real_model_is_numbered_by_its_outputs(bench: Bench) -> None:
+    real = Model(format="onnx", precision="fp32", data=onnx_model(WEIGHTS))
+    assert bench.promote(real).version == "1.0.0"
+    encoded_again = replace(real, data=onnx_model(WEIGHTS, note="optimised"))
+    assert bench.promote(encoded_again).version == "1.0.1"
+    rounded = replace(real, data=onnx_model(WEIGHTS * 1.05), precision="int8")
+    done = bench.promote(rounded)
+    assert (done.bump, done.version) == ("minor", "1.1.0")
+    assert "its predictions differ from 1.0.1's: the logits differ by up to" in done.why
+    assert [bench.registry.rollback("leaf", "production").version for _ in range(2)] == ["1.0.1", "1.0.0"]
+    assert bench.registry.verify() == []
+
+
+def test_a_model_whose_weights_lie_in_a_second_file_is_not_published(bench: Bench) -> None:
+    data = onnx_model(WEIGHTS, external=True)
+    run = bench.run(Model(format="onnx", data=data, logits=np.ones((6, 3), dtype=np.float32)))
+    (model,) = bench.cache.root.rglob("model.onnx")
+    (model.parent / "weights.bin").write_bytes(WEIGHTS.astype(np.float32).tobytes())
+    with pytest.raises(Refused, match="was not published"):
+        bench.promote_run(run)
+    assert bench.registry.names() == []
+
+
+def promote_when_told(run: RunFolder, folder: Path) -> None:
+    def wait() -> None:
+        say("ready")
+        sys.stdin.readline()
+
+    bench = Bench(folder)
+    bench.registry = Slower(bench.registry.root, wait)
+    try:
+        say(f"won {bench.promote_run(run).version}")
+    except Refused as error:
+        say(f"lost: {error.message}")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    promote_when_told(RunFolder(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -1,0 +1,684 @@
+"""What is published stays what it was, appears whole or not at all, and can be walked back."""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.artifact import ArtifactInfo
+from workbench.backends import BACKENDS, Runtime
+from workbench.errors import Refused, WorkbenchError
+from workbench.images import Preprocess
+from workbench.machine import collect
+from workbench.registry import Bundle, Draft, Golden, Provenance, Registry, check_golden
+from workbench.results import TrialResult
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CLASSES = ("rust", "scab", "well")
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+LOGITS = np.array([[3.0, 0.0, -1.0], [-2.0, 0.5, 1.0]], dtype=np.float32)
+
+
+def draft(
+    version: str = "1.0.0", *, name: str = "leaf", model: bytes = b"weights", **changes: object
+) -> Draft:
+    fields: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "created_at": datetime(2025, 1, 1, tzinfo=UTC),
+        "artifact": ArtifactInfo(
+            format="null",
+            file="model.bin",
+            sha256=hashlib.sha256(model).hexdigest(),
+            size_bytes=len(model),
+            input_shape=(0, 3, 8, 8),
+            classes=3,
+        ),
+        "runtime": Runtime(backend="null"),
+        "class_names": CLASSES,
+        "preprocess": CONTRACT,
+        "golden": Golden(file="golden.npz", images=2, atol=1e-3),
+        "measured": TrialResult(
+            variant="fp32", recipe="fp32", digest="d", status="ok", backend="null", device="cpu"
+        ),
+        "machine": collect(),
+        "provenance": Provenance(
+            run_id="r",
+            variant="fp32",
+            variant_digest="d",
+            checkpoint_digest="c",
+            validation_digest="v",
+            calibration_digest=None,
+            libraries={},
+            forced=None,
+        ),
+    }
+    return Draft(**(fields | changes))
+
+
+def files(model: bytes = b"weights") -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        (folder / "model.bin").write_bytes(model)
+        (folder / "MODEL_CARD.md").write_text("# leaf\n")
+        np.savez(folder / "golden.npz", pixels=PIXELS, logits=LOGITS)
+
+    return build
+
+
+def publish(registry: Registry, version: str, **choice: Any) -> Bundle:
+    """A version with a model file of its own."""
+    model = f"weights of {version}".encode()
+    return registry.publish(draft(version, model=model, **choice), files(model))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """1.0.0 and 1.1.0 published, `production` pointed at one after the other."""
+    registry = Registry(tmp_path / "registry")
+    for version in ("1.0.0", "1.1.0"):
+        publish(registry, version)
+        registry.point("leaf", "production", version, reason=f"promote {version}", expected=None)
+    return registry
+
+
+def rewrite_manifest(bundle: Bundle, change: Callable[[dict[str, Any]], None]) -> None:
+    path = bundle.folder / "manifest.json"
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.chmod(0o644)
+    path.write_text(json.dumps(content))
+
+
+def damage(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(0o444)
+
+
+def test_a_published_bundle_is_complete_read_only_and_opens(registry: Registry) -> None:
+    bundle = registry.bundle("leaf", "1.0.0")
+    bundle.verify()
+    assert sorted(path.name for path in bundle.folder.iterdir()) == [
+        "MODEL_CARD.md",
+        "golden.npz",
+        "manifest.json",
+        "model.bin",
+    ]
+    assert {path.stat().st_mode & 0o777 for path in bundle.folder.iterdir()} == {0o444}
+    assert bundle.artifact.read() == b"weights of 1.0.0"
+    assert bundle.digest == hashlib.sha256((bundle.folder / "manifest.json").read_bytes()).hexdigest()
+    pixels, logits = bundle.golden()
+    assert np.array_equal(pixels, PIXELS)
+    assert np.array_equal(logits, LOGITS)
+    assert registry.verify() == []
+    assert list((registry.root / ".tmp").iterdir()) == []
+
+
+def test_versions_are_listed_by_precedence_and_models_by_name(registry: Registry) -> None:
+    for version in ("1.10.0", "2.0.0", "2.0.0-rc.2", "2.0.0-rc.10"):
+        publish(registry, version)
+    publish(registry, "1.0.0", name="fruit")
+    (registry.root / "empty").mkdir()
+    assert registry.versions("leaf") == ["1.0.0", "1.1.0", "1.10.0", "2.0.0-rc.2", "2.0.0-rc.10", "2.0.0"]
+    assert registry.names() == ["fruit", "leaf"]
+    assert registry.versions("empty") == registry.versions("absent") == []
+
+
+def test_an_existing_version_is_never_published_again(registry: Registry) -> None:
+    before = registry.bundle("leaf", "1.1.0").digest
+    for version in ("1.1.0", "1.1.0+second.build"):
+        with pytest.raises(Refused, match=r"leaf 1\.1\.0 exists already"):
+            publish(registry, version)
+    assert registry.bundle("leaf", "1.1.0").digest == before
+    assert registry.verify() == []
+
+
+def test_a_build_that_fails_publishes_nothing(registry: Registry) -> None:
+    def build(folder: Path) -> None:
+        (folder / "model.bin").write_bytes(b"half")
+        raise WorkbenchError("the disk is on fire")
+
+    with pytest.raises(WorkbenchError, match="on fire"):
+        registry.publish(draft("2.0.0"), build)
+    assert registry.versions("leaf") == ["1.0.0", "1.1.0"]
+    assert list((registry.root / ".tmp").iterdir()) == []
+
+
+def link(folder: Path) -> None:
+    files()(folder)
+    (folder / "more.txt").symlink_to("/etc/hostname")
+
+
+def subfolder(folder: Path) -> None:
+    files()(folder)
+    (folder / "more").mkdir()
+
+
+def no_model(folder: Path) -> None:
+    files()(folder)
+    (folder / "model.bin").unlink()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (link, "plain files only, and more.txt is none"),
+        (subfolder, "plain files only, and more is none"),
+        (no_model, "files does not list `model.bin`"),
+        (files(b"other"), "files and artifact disagree about `model.bin`"),
+    ],
+)
+def test_what_the_draft_does_not_describe_is_not_published(
+    tmp_path: Path, build: Callable[[Path], None], message: str
+) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(WorkbenchError, match=message):
+        registry.publish(draft(), build)
+    assert registry.names() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/b", "a\\b", "", ".", "..", ".tmp", "X", "a\n", "ü", "a" * 65]
+)
+def test_a_name_that_could_be_a_path_is_refused_everywhere(registry: Registry, name: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: registry.versions(name),
+        lambda: registry.aliases(name),
+        lambda: registry.bundle(name, "1.0.0"),
+        lambda: registry.resolve(name, "production"),
+        lambda: registry.resolve("leaf", name),
+        lambda: registry.point("leaf", name, "1.0.0", reason="r", expected=None),
+        lambda: registry.rollback("leaf", name),
+    ]
+    for call in calls:
+        with pytest.raises(WorkbenchError, match="is not a name for"):
+            call()
+    with pytest.raises(ValueError, match="is not a name for a model"):
+        draft(name=name)
+
+
+@pytest.mark.parametrize("version", ["../leaf", "..", "1.0", "latest"])
+def test_a_version_that_is_no_number_is_refused(registry: Registry, version: str) -> None:
+    with pytest.raises(WorkbenchError, match="is not a version number"):
+        registry.bundle("leaf", version)
+
+
+def flip_a_bit(bundle: Bundle) -> None:
+    path = bundle.folder / "model.bin"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    damage(path, bytes(data))
+
+
+def truncate(bundle: Bundle) -> None:
+    path = bundle.folder / "golden.npz"
+    damage(path, path.read_bytes()[:-5])
+
+
+def remove(bundle: Bundle) -> None:
+    (bundle.folder / "MODEL_CARD.md").unlink()
+
+
+def add(bundle: Bundle) -> None:
+    (bundle.folder / "model.onnx.data").write_bytes(b"x")
+
+
+def replace_by_link(bundle: Bundle) -> None:
+    path = bundle.folder / "model.bin"
+    path.rename(bundle.folder.parent / "elsewhere")
+    path.symlink_to(bundle.folder.parent / "elsewhere")
+
+
+def add_link(bundle: Bundle) -> None:
+    (bundle.folder / "more").symlink_to("/etc/hostname")
+
+
+def replace_by_pipe(bundle: Bundle) -> None:
+    (bundle.folder / "model.bin").unlink()
+    os.mkfifo(bundle.folder / "model.bin")
+
+
+def open_to_all(bundle: Bundle) -> None:
+    (bundle.folder / "model.bin").chmod(0o666)
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "what"),
+    [
+        (flip_a_bit, "model.bin", "was changed since it was published: its sha256 differs"),
+        (truncate, "golden.npz", "bytes, was published with"),
+        (remove, "MODEL_CARD.md", "is missing"),
+        (add, "model.onnx.data", "is not in the manifest"),
+        (replace_by_link, "model.bin", "is a symbolic link"),
+        (add_link, "more", "is a symbolic link"),
+        (replace_by_pipe, "model.bin", "is not a plain file"),
+        (open_to_all, "model.bin", "can be written by others than its owner"),
+    ],
+)
+def test_a_changed_bundle_is_found_and_no_alias_can_be_pointed_at_it(
+    registry: Registry, harm: Callable[[Bundle], None], file: str, what: str
+) -> None:
+    bundle = registry.bundle("leaf", "1.0.0")
+    harm(bundle)
+    (problem,) = (problem for problem in registry.verify() if problem.path.parent == bundle.folder)
+    assert problem.path == bundle.folder / file
+    assert what in problem.what
+    with pytest.raises(WorkbenchError, match=what):
+        bundle.verify()
+    with pytest.raises(WorkbenchError, match="is not what was published"):
+        registry.point("leaf", "production", "1.0.0", reason="r", expected=None)
+
+
+def test_every_problem_of_a_bundle_is_listed_at_once(registry: Registry) -> None:
+    bundle = registry.bundle("leaf", "1.0.0")
+    flip_a_bit(bundle)
+    remove(bundle)
+    add(bundle)
+    with pytest.raises(WorkbenchError) as caught:
+        bundle.verify()
+    assert len(caught.value.message.splitlines()) == 4
+
+
+def test_damaged_golden_data_are_not_returned(registry: Registry) -> None:
+    bundle = registry.bundle("leaf", "1.0.0")
+    truncate(bundle)
+    with pytest.raises(WorkbenchError, match="its sha256 differs"):
+        bundle.golden()
+
+
+@pytest.mark.parametrize(
+    "path", ["../model.bin", "..", "/etc/passwd", "a/b", "a\\b", "C:x", "", "a\0b", "manifest.json"]
+)
+def test_a_manifest_cannot_name_a_file_outside_its_folder(registry: Registry, path: str) -> None:
+    bundle = registry.bundle("leaf", "1.0.0")
+    rewrite_manifest(bundle, lambda content: content["files"][0].update(path=path))
+    with pytest.raises(WorkbenchError, match="is not a plain file name"):
+        registry.bundle("leaf", "1.0.0")
+    assert [problem.path for problem in registry.verify()] == [bundle.folder]
+    with pytest.raises(ValueError, match="is not a plain file name"):
+        draft(artifact=draft().artifact.model_copy(update={"file": path}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(schema_version=2), "has schema_version 2; this krishi-bench reads 1"),
+        (lambda m: m.pop("schema_version"), "has schema_version None"),
+        (lambda m: m.update(version="9.0.0"), r"holds leaf 9\.0\.0: it was moved"),
+        (lambda m: m.update(surprise=1), "surprise: Extra inputs are not permitted"),
+        (lambda m: m["class_names"].pop(), "2 class names for a model of 3 classes"),
+        (lambda m: m["files"].pop(1), r"files does not list `golden\.npz`"),
+        (lambda m: m["files"].reverse(), "files are not sorted by path"),
+        (lambda m: m["files"].insert(0, m["files"][0] | {"path": "GOLDEN.npz"}), "twice"),
+        (lambda m: m["golden"].update(file="other.npz"), r"files does not list `other\.npz`"),
+        (lambda m: m["golden"].update(atol=-1), "golden.atol: Input should be greater"),
+        (lambda m: m["files"][0].update(sha256="abc"), r"files\[0\]\.sha256: String should match"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_says_why(
+    registry: Registry, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    rewrite_manifest(registry.bundle("leaf", "1.0.0"), change)
+    with pytest.raises(WorkbenchError, match=message):
+        registry.bundle("leaf", "1.0.0")
+
+
+def test_a_value_that_json_cannot_carry_is_refused_before_anything_appears(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    broken = draft().measured.model_copy(
+        update={"parity": {"images": 1, "max_abs": float("nan"), "max_rel": 0.0, "top1_agreement": 1.0}}
+    )
+    with pytest.raises(WorkbenchError), pytest.warns(UserWarning, match="serialized value"):
+        registry.publish(draft().model_copy(update={"measured": broken}), files())
+    assert registry.names() == []
+
+
+def test_resolve_takes_the_only_model_and_lists_several(registry: Registry) -> None:
+    assert registry.resolve(None, "production").version == "1.1.0"
+    publish(registry, "1.0.0", name="fruit")
+    with pytest.raises(WorkbenchError, match="holds several models: fruit, leaf"):
+        registry.resolve(None, "production")
+    assert registry.resolve("leaf", "production").version == "1.1.0"
+
+
+def test_resolve_says_what_is_missing(registry: Registry, tmp_path: Path) -> None:
+    nowhere = Registry(tmp_path / "nowhere")
+    for name in (None, "leaf"):
+        with pytest.raises(WorkbenchError, match="nowhere does not exist"):
+            nowhere.resolve(name, "production")
+    (tmp_path / "nowhere").mkdir()
+    with pytest.raises(WorkbenchError, match="holds no model yet"):
+        nowhere.resolve(None, "production")
+    with pytest.raises(WorkbenchError, match="has no model `fruit`") as caught:
+        registry.resolve("fruit", "production")
+    assert caught.value.hint == "it has `leaf`"
+    with pytest.raises(WorkbenchError, match="has no alias `canary`") as caught:
+        registry.resolve("leaf", "canary")
+    assert caught.value.hint == "it has `production`"
+    with pytest.raises(WorkbenchError, match=r"has no version 3\.0\.0") as caught:
+        registry.bundle("leaf", "3.0.0")
+    assert caught.value.hint == "it has 1.0.0, 1.1.0"
+
+
+def test_a_manifest_changed_since_the_alias_was_pointed_is_not_served(registry: Registry) -> None:
+    bundle = registry.bundle("leaf", "1.1.0")
+    rewrite_manifest(bundle, lambda content: content["class_names"].reverse())
+    with pytest.raises(WorkbenchError, match="is not the manifest that `production` was pointed at"):
+        registry.resolve("leaf", "production")
+    (problem,) = registry.verify()
+    assert problem.path == registry.root / "leaf" / "aliases.json"
+
+
+def test_a_linked_version_or_model_folder_is_refused(registry: Registry) -> None:
+    (registry.root / "leaf" / "2.0.0").symlink_to(registry.root / "leaf" / "1.0.0")
+    (registry.root / "fruit").symlink_to(registry.root / "leaf")
+    for name, version in (("leaf", "2.0.0"), ("fruit", "1.0.0")):
+        with pytest.raises(WorkbenchError, match="is a symbolic link"):
+            registry.bundle(name, version)
+    assert registry.names() == ["leaf"]
+    assert {problem.path.name for problem in registry.verify()} == {"2.0.0", "fruit"}
+
+
+def test_pointing_counts_generations_and_keeps_the_history(registry: Registry) -> None:
+    alias = registry.aliases("leaf")["production"]
+    assert (alias.version, alias.generation) == ("1.1.0", 2)
+    assert [(move.version, move.reason) for move in alias.history] == [
+        ("1.0.0", "promote 1.0.0"),
+        ("1.1.0", "promote 1.1.0"),
+    ]
+    assert alias.manifest_sha256 == registry.bundle("leaf", "1.1.0").digest
+
+
+def test_pointing_at_the_same_version_again_changes_nothing(registry: Registry) -> None:
+    before = (registry.root / "leaf" / "aliases.json").read_bytes()
+    after = registry.point("leaf", "production", "1.1.0", reason="again", expected=2)
+    assert after.generation == 2
+    assert (registry.root / "leaf" / "aliases.json").read_bytes() == before
+
+
+def test_an_alias_that_moved_meanwhile_is_not_moved_and_the_winner_named(registry: Registry) -> None:
+    for expected in (0, 1, 3):
+        with pytest.raises(Refused, match=r"moved to 1\.1\.0 meanwhile \(.* UTC: promote 1\.1\.0\)"):
+            registry.point("leaf", "production", "1.0.0", reason="late", expected=expected)
+    with pytest.raises(Refused, match="`canary` was expected to exist"):
+        registry.point("leaf", "canary", "1.0.0", reason="late", expected=4)
+    assert registry.resolve("leaf", "production").version == "1.1.0"
+
+
+def test_aliases_of_one_model_move_apart(registry: Registry) -> None:
+    registry.point("leaf", "canary", "1.0.0", reason="try", expected=0)
+    assert {name: alias.version for name, alias in registry.aliases("leaf").items()} == {
+        "production": "1.1.0",
+        "canary": "1.0.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON"),
+        (b"[]", "has schema_version None"),
+        (b'{"schema_version": 7}', "has schema_version 7"),
+        (b'{"schema_version": 1, "aliases": {"a": {}}}', "is not a valid list of aliases"),
+    ],
+)
+def test_damaged_aliases_are_an_error_not_an_empty_list(
+    registry: Registry, content: bytes, message: str
+) -> None:
+    (registry.root / "leaf" / "aliases.json").write_bytes(content)
+    with pytest.raises(WorkbenchError, match=message):
+        registry.aliases("leaf")
+    assert [problem.path.name for problem in registry.verify()] == ["aliases.json"]
+
+
+def move(registry: Registry, version: str) -> None:
+    registry.point("leaf", "production", version, reason="promote", expected=None)
+
+
+def test_rollback_walks_further_back_each_time_and_then_says_there_is_no_more(registry: Registry) -> None:
+    publish(registry, "1.2.0")
+    move(registry, "1.2.0")
+    assert registry.rollback("leaf", "production").version == "1.1.0"
+    assert registry.rollback("leaf", "production").version == "1.0.0"
+    with pytest.raises(Refused, match=r"`production` pointed at nothing before 1\.0\.0"):
+        registry.rollback("leaf", "production")
+    alias = registry.aliases("leaf")["production"]
+    assert (alias.version, alias.generation) == ("1.0.0", 5)
+    assert [move.reason for move in alias.history[-2:]] == ["rollback from 1.2.0", "rollback from 1.1.0"]
+    assert registry.verify() == []
+
+
+def test_rollback_after_a_rollback_and_a_promotion_skips_what_was_undone(registry: Registry) -> None:
+    publish(registry, "1.2.0")
+    registry.rollback("leaf", "production")
+    move(registry, "1.2.0")
+    assert registry.rollback("leaf", "production").version == "1.0.0"
+
+
+def test_rollback_does_not_look_at_the_damaged_version_it_leaves(registry: Registry) -> None:
+    shutil.rmtree(registry.root / "leaf" / "1.1.0")
+    with pytest.raises(WorkbenchError):
+        registry.resolve("leaf", "production")
+    assert registry.rollback("leaf", "production").version == "1.0.0"
+    assert registry.resolve("leaf", "production").version == "1.0.0"
+
+
+def test_rollback_passes_over_a_damaged_version_and_records_it(registry: Registry) -> None:
+    publish(registry, "1.2.0")
+    move(registry, "1.2.0")
+    flip_a_bit(registry.bundle("leaf", "1.1.0"))
+    assert registry.rollback("leaf", "production").version == "1.0.0"
+    alias = registry.aliases("leaf")["production"]
+    assert "passing over 1.1.0 (" in alias.history[-1].reason
+    assert [move.version for move in alias.trail] == ["1.0.0"]
+
+
+def test_rollback_moves_nothing_where_every_earlier_version_is_damaged(registry: Registry) -> None:
+    rewrite_manifest(registry.bundle("leaf", "1.0.0"), lambda content: content["class_names"].reverse())
+    with pytest.raises(Refused, match=r"is damaged: 1\.0\.0 \(its manifest was changed\)"):
+        registry.rollback("leaf", "production")
+    assert registry.aliases("leaf")["production"].version == "1.1.0"
+
+
+def test_verify_reports_strangers_and_old_leftovers_but_not_work_in_progress(registry: Registry) -> None:
+    (registry.root / "Notes.txt").write_text("mine")
+    (registry.root / "leaf" / "1.0").mkdir()
+    for age_s, name in ((0, "young"), (25 * 3600, "old")):
+        for path in (registry.root / ".tmp" / name, registry.root / "leaf" / f".aliases.json.{name}"):
+            path.write_text("half")
+            os.utime(path, (time.time() - age_s,) * 2)
+    found = {
+        problem.path.relative_to(registry.root).as_posix(): problem.what for problem in registry.verify()
+    }
+    assert found == {
+        ".tmp/old": "was left by an interrupted write; it can be deleted",
+        "leaf/.aliases.json.old": "was left by an interrupted write; it can be deleted",
+        "Notes.txt": "does not belong to a registry",
+        "leaf/1.0": "does not belong to a registry",
+    }
+
+
+def test_a_registry_that_cannot_be_a_folder_is_an_error_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for root in (tmp_path / "file", tmp_path / "file" / "registry"):
+        registry = Registry(root)
+        assert registry.names() == []
+        with pytest.raises(WorkbenchError, match=r"cannot be a registry: .*file.* is not a folder"):
+            publish(registry, "1.0.0")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
+def test_a_read_only_registry_can_be_read_and_says_that_it_cannot_be_written(registry: Registry) -> None:
+    folders = [registry.root, registry.root / ".tmp", registry.root / "leaf"]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        assert registry.resolve("leaf", "production").version == "1.1.0"
+        with pytest.raises(WorkbenchError, match="cannot write"):
+            publish(registry, "2.0.0")
+        with pytest.raises(WorkbenchError, match="cannot write"):
+            registry.rollback("leaf", "production")
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_golden_logits_are_checked_one_image_at_a_time_within_the_tolerance(registry: Registry) -> None:
+    manifest = registry.bundle("leaf", "1.0.0").manifest
+    batches: list[tuple[int, ...]] = []
+
+    def recorded(offset: float) -> Any:
+        rows = iter(LOGITS)
+
+        def infer(batch: np.ndarray) -> np.ndarray:
+            batches.append(batch.shape)
+            return next(rows)[None] + np.float32(offset)
+
+        return infer
+
+    assert check_golden(recorded(5e-4), manifest, PIXELS, LOGITS) == pytest.approx(5e-4, rel=1e-2)
+    assert batches == [(1, 3, 8, 8), (1, 3, 8, 8)]
+    for offset in (2e-3, float("nan"), float("inf")):
+        with pytest.raises(WorkbenchError, match="the logits differ by up to"):
+            check_golden(recorded(offset), manifest, PIXELS, LOGITS)
+
+
+def test_a_real_session_reproduces_its_golden_logits_and_another_class_is_caught(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    bundle = publish(registry, "1.0.0")
+    with BACKENDS["null"].session(bundle.artifact, bundle.manifest.runtime) as session:
+        batch = (PIXELS.astype(np.float32) / 255 - 0.5) / 0.5
+        expected = np.concatenate([session.infer(one[None].transpose(0, 3, 1, 2)) for one in batch])
+        assert check_golden(session.infer, bundle.manifest, PIXELS, expected) < 1e-5
+        close = bundle.manifest.model_copy(update={"golden": Golden(file="golden.npz", images=2, atol=100.0)})
+        with pytest.raises(WorkbenchError, match="the top-1 class differs on golden image 0"):
+            check_golden(session.infer, close, PIXELS, -expected)
+
+
+def spawn(*arguments: object) -> "subprocess.Popen[str]":
+    """This file as a program, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, __file__, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_of_two_processes_that_move_an_alias_at_once_one_wins_and_the_other_is_told(
+    registry: Registry,
+) -> None:
+    publish(registry, "1.2.0")
+    publish(registry, "1.3.0")
+    rivals = [spawn("point", registry.root, version) for version in ("1.2.0", "1.3.0")]
+    for rival in rivals:
+        assert rival.stdout is not None
+        assert rival.stdout.readline() == "ready\n"
+    for rival in rivals:
+        assert rival.stdin is not None
+        rival.stdin.write("go\n")
+        rival.stdin.flush()
+    answers = sorted(rival.communicate(timeout=30)[0].strip() for rival in rivals)
+    winner = registry.aliases("leaf")["production"].version
+    assert answers[0].startswith(f"lost: `production` moved to {winner} meanwhile")
+    assert answers[1] == f"won {winner}"
+    assert registry.verify() == []
+
+
+def test_kill_9_at_every_step_leaves_a_valid_registry_and_the_alias_old_or_new(tmp_path: Path) -> None:
+    """Before and after every call that changes the disk in publish and point."""
+    with spawn("kill", tmp_path) as killer:
+        output, _ = killer.communicate(timeout=60)
+    assert killer.returncode == 0, output
+    outcomes = output.split()
+    assert outcomes.count("1.0.0") > 20
+    assert outcomes.count("2.0.0") >= 2
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def point_when_told(root: Path, version: str) -> None:
+    registry = Registry(root)
+    generation = registry.aliases("leaf")["production"].generation
+    say("ready")
+    sys.stdin.readline()
+    try:
+        alias = registry.point("leaf", "production", version, reason="race", expected=generation)
+        say(f"won {alias.version}")
+    except Refused as error:
+        say(f"lost: {error.message}")
+
+
+def die_at(step: int) -> None:
+    """Make this process kill itself at the given step; each call counts before and after."""
+    steps = itertools.count(1)
+
+    def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            answer = function(*arguments, **keywords)
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+        return call
+
+    for name in ("mkdir", "chmod", "fsync", "rename", "replace"):
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+def publish_and_point(registry: Registry) -> None:
+    if "2.0.0" not in registry.versions("leaf"):
+        publish(registry, "2.0.0")
+    registry.point("leaf", "production", "2.0.0", reason="promote", expected=1)
+
+
+def kill_everywhere(folder: Path) -> None:
+    """Say what the alias points at after each death; assert that nothing else is wrong."""
+    first = Registry(folder / "0")
+    publish(first, "1.0.0")
+    first.point("leaf", "production", "1.0.0", reason="promote", expected=0)
+    for step in itertools.count(1):
+        registry = Registry(folder / str(step))
+        shutil.copytree(first.root, registry.root)
+        # This process has one thread, which is what makes fork safe here and not inside pytest.
+        if (child := os.fork()) == 0:
+            die_at(step)
+            publish_and_point(registry)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL), status
+        assert registry.verify() == [], registry.verify()
+        bundle = registry.resolve("leaf", "production")
+        bundle.verify()
+        say(bundle.version)
+        if status == 0:
+            return
+        if bundle.version == "1.0.0":
+            publish_and_point(registry)
+        assert registry.resolve("leaf", "production").version == "2.0.0"
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "point":
+        point_when_told(Path(sys.argv[2]), sys.argv[3])
+    else:
+        kill_everywhere(Path(sys.argv[2]))

@@ -1,0 +1,266 @@
+"""Version numbers are strict SemVer 2.0.0, and the tool derives them from what changed."""
+
+import re
+from datetime import UTC, datetime
+from functools import cmp_to_key
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.artifact import ArtifactInfo
+from workbench.backends import Runtime
+from workbench.errors import Refused, WorkbenchError
+from workbench.images import Preprocess
+from workbench.machine import Machine
+from workbench.manifest import FileEntry, Golden, Manifest, Provenance
+from workbench.numbering import Change, greatest, known_change, next_version, output_change
+from workbench.results import Budget, RunInfo, TrialResult
+from workbench.semver import MAX_LENGTH, Bump, Version, is_version, parse
+
+NUMBERS = st.integers(0, 10**6)
+WORDS = st.from_regex(re.compile(r"[A-Za-z-][0-9A-Za-z-]{0,5}", re.ASCII), fullmatch=True)
+PRERELEASES = st.lists(st.one_of(NUMBERS.map(str), WORDS), max_size=3).map(tuple)
+BUILDS = st.lists(st.one_of(WORDS, st.just("007")), max_size=2).map(tuple)
+VERSIONS = st.builds(Version, NUMBERS, NUMBERS, NUMBERS, PRERELEASES, BUILDS)
+SMALL = st.integers(0, 2)
+CLOSE = st.builds(
+    Version, SMALL, SMALL, SMALL, st.sampled_from([(), ("rc", "1"), ("rc", "2"), ("rc", "10"), ("1",)])
+)
+
+
+def by_the_book(a: Version, b: Version) -> int:
+    """Rule 11 of the specification, word for word: -1, 0 or 1."""
+    if a.core != b.core:
+        return -1 if a.core < b.core else 1
+    if not a.prerelease or not b.prerelease:
+        return (not a.prerelease) - (not b.prerelease)
+    for left, right in zip(a.prerelease, b.prerelease, strict=False):
+        if left == right:
+            continue
+        if left.isdigit() and right.isdigit():
+            return -1 if int(left) < int(right) else 1
+        if left.isdigit() or right.isdigit():
+            return -1 if left.isdigit() else 1
+        return -1 if left < right else 1
+    return (len(a.prerelease) > len(b.prerelease)) - (len(a.prerelease) < len(b.prerelease))
+
+
+@given(VERSIONS)
+def test_a_version_survives_being_written_and_read(version: Version) -> None:
+    assert parse(str(version)) == version
+
+
+@given(st.lists(CLOSE, max_size=8))
+def test_sorting_by_precedence_follows_the_specification(versions: list[Version]) -> None:
+    ours = sorted(versions, key=lambda version: version.precedence)
+    assert ours == sorted(versions, key=cmp_to_key(by_the_book))
+
+
+@given(VERSIONS, VERSIONS)
+def test_precedence_compares_any_two_versions_as_specified(a: Version, b: Version) -> None:
+    assert (a.precedence > b.precedence) - (a.precedence < b.precedence) == by_the_book(a, b)
+
+
+@given(VERSIONS, BUILDS)
+def test_build_metadata_takes_no_part_in_precedence(version: Version, build: tuple[str, ...]) -> None:
+    other = Version(*version.core, version.prerelease, build)
+    assert other.precedence == version.precedence
+
+
+@given(VERSIONS, st.sampled_from(["patch", "minor", "major"]))
+def test_a_bump_is_a_release_above_the_version_it_started_from(version: Version, part: Bump) -> None:
+    bumped = version.bump(part)
+    assert bumped.precedence > version.precedence
+    assert (bumped.prerelease, bumped.build) == ((), ())
+
+
+def test_the_specifications_own_example_is_in_order() -> None:
+    text = "1.0.0-alpha 1.0.0-alpha.1 1.0.0-alpha.beta 1.0.0-beta 1.0.0-beta.2 1.0.0-beta.11 1.0.0-rc.1 1.0.0"
+    ordered = text.split()
+    shuffled = ordered[::-2] + ordered[::2]
+    assert sorted(shuffled, key=lambda version: parse(version).precedence) == ordered
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "1", "1.2", "v1.2.3", "01.2.3", "1.2.3-", "1.2.3-rc..1", "1.2.3-01", "1.2.3+", "1.2.3-rc_1"),
+        *("1.2.3\n", " 1.2.3", "../1.2.3", "1.2.3/..", "-1.2.3", "\u0661.2.3", "9" * 5000 + ".0.0"),
+    ],
+)
+def test_what_is_no_semver_number_is_refused_with_an_example(text: str) -> None:
+    assert not is_version(text)
+    with pytest.raises(WorkbenchError, match="is not a version number") as caught:
+        parse(text)
+    assert caught.value.hint is not None
+    assert "1.4.0" in caught.value.hint
+    assert len(caught.value.message) < MAX_LENGTH + 40
+
+
+@pytest.mark.parametrize(
+    ("start", "part", "expected"),
+    [
+        ("1.2.3", "patch", "1.2.4"),
+        ("1.2.3", "minor", "1.3.0"),
+        ("1.2.3+build", "major", "2.0.0"),
+        ("2.0.0-rc.1", "patch", "2.0.0"),
+        ("2.0.0-rc.1", "minor", "2.0.0"),
+        ("2.0.0-rc.1", "major", "2.0.0"),
+        ("2.0.1-rc.1", "minor", "2.1.0"),
+        ("2.1.0-rc.1", "major", "3.0.0"),
+    ],
+)
+def test_a_prerelease_becomes_the_release_it_announced(start: str, part: Bump, expected: str) -> None:
+    assert str(parse(start).bump(part)) == expected
+
+
+# What changed, and the number that follows.
+
+CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+MACHINE = Machine(
+    cpu="test", architecture="x86_64", cores=2, memory_bytes=2**33, gpus=(), system="Linux", python="3.11"
+)
+ARTIFACT = ArtifactInfo(
+    format="null", file="model.bin", sha256="a" * 64, size_bytes=3, input_shape=(0, 3, 8, 8), classes=3
+)
+INFO = RunInfo(
+    run_id="r",
+    created_at=datetime.now(UTC),
+    arguments=(),
+    name="leaf",
+    workspace="w",
+    machine=MACHINE,
+    libraries={},
+    checkpoint_digest="c",
+    validation_digest="v",
+    validation_images=4,
+    calibration_digest=None,
+    class_names=("rust", "scab", "well"),
+    preprocess=CONTRACT,
+    budget=Budget(),
+    baseline="fp32",
+    runtimes={},
+)
+OLD = Manifest(
+    name="leaf",
+    version="1.2.0",
+    created_at=INFO.created_at,
+    files=(
+        FileEntry(path="golden.npz", size_bytes=1, sha256="b" * 64),
+        FileEntry(path="model.bin", size_bytes=3, sha256="a" * 64),
+    ),
+    artifact=ARTIFACT,
+    runtime=Runtime(backend="null"),
+    class_names=INFO.class_names,
+    preprocess=CONTRACT,
+    golden=Golden(file="golden.npz", images=2, atol=0.1),
+    measured=TrialResult(
+        variant="fp32", recipe="fp32", digest="d", status="ok", backend="null", device="cpu"
+    ),
+    machine=MACHINE,
+    provenance=Provenance(
+        run_id="r",
+        variant="fp32",
+        variant_digest="d",
+        checkpoint_digest="c",
+        validation_digest="v",
+        calibration_digest=None,
+        libraries={},
+        forced=None,
+    ),
+)
+
+
+def test_another_order_of_the_classes_is_a_major_change() -> None:
+    change = known_change(OLD, INFO.model_copy(update={"class_names": ("scab", "rust", "well")}), ARTIFACT)
+    assert change == Change("major", "the class order changed since 1.2.0")
+
+
+def test_other_classes_are_a_major_change() -> None:
+    change = known_change(OLD, INFO.model_copy(update={"class_names": ("rust", "scab", "wilt")}), ARTIFACT)
+    assert change == Change("major", "the class names changed since 1.2.0")
+
+
+def test_other_preprocessing_is_a_major_change_that_says_which() -> None:
+    contract = CONTRACT.model_copy(update={"resize": 12})
+    change = known_change(OLD, INFO.model_copy(update={"preprocess": contract}), ARTIFACT)
+    assert change == Change("major", "the preprocessing changed since 1.2.0: resize 10 -> 12")
+
+
+def test_another_input_shape_is_a_major_change_but_another_batch_size_is_not() -> None:
+    wider = ARTIFACT.model_copy(update={"input_shape": (0, 3, 16, 16)})
+    batched = ARTIFACT.model_copy(update={"input_shape": (1, 3, 8, 8)})
+    assert known_change(OLD, INFO, wider) == Change("major", "the input shape changed since 1.2.0")
+    assert known_change(OLD, INFO, batched) is None
+
+
+def test_another_checkpoint_is_a_minor_change() -> None:
+    change = known_change(OLD, INFO.model_copy(update={"checkpoint_digest": "other"}), ARTIFACT)
+    assert change == Change("minor", "it was built from another checkpoint than 1.2.0")
+
+
+LOGITS = np.array([[1.0, 0.0, -1.0], [0.0, 0.05, 2.0]], dtype=np.float32)
+
+
+def test_the_same_checkpoint_with_outputs_within_tolerance_is_a_patch() -> None:
+    assert output_change(OLD, LOGITS, LOGITS + np.float32(0.05)).bump == "patch"
+
+
+@pytest.mark.parametrize("outputs", [LOGITS + np.float32(0.2), LOGITS * np.float32(np.nan), LOGITS[:, :2]])
+def test_outputs_beyond_tolerance_are_a_minor_change(outputs: np.ndarray) -> None:
+    assert output_change(OLD, LOGITS, outputs).bump == "minor"
+
+
+def test_another_top1_class_is_a_minor_change_even_within_tolerance() -> None:
+    close = np.array([[0.02, 0.0, -1.0]], dtype=np.float32)
+    swapped = np.array([[0.0, 0.02, -1.0]], dtype=np.float32)
+    change = output_change(OLD, close, swapped)
+    assert change.bump == "minor"
+    assert "top-1" in change.why
+
+
+def test_the_greatest_change_decides() -> None:
+    changes = [Change("minor", "b"), Change("major", "a"), Change("patch", "c")]
+    assert greatest(changes) == Change("major", "a")
+    assert greatest([]) is None
+
+
+def number(change: Bump | None, **choice: str | bool | None) -> tuple[str, Bump | None]:
+    given: dict[str, object] = {"bump": None, "version": None, "forced": False, **choice}
+    highest = parse("1.2.3") if change else None
+    return next_version(highest, change and Change(change, "because"), **given)  # type: ignore[arg-type]
+
+
+def test_the_first_version_is_1_0_0_unless_another_is_asked_for() -> None:
+    assert number(None) == ("1.0.0", None)
+    assert number(None, version="0.3.0-rc.1") == ("0.3.0-rc.1", None)
+
+
+@pytest.mark.parametrize(("change", "expected"), [("patch", "1.2.4"), ("minor", "1.3.0"), ("major", "2.0.0")])
+def test_the_number_follows_the_change(change: Bump, expected: str) -> None:
+    assert number(change) == (expected, change)
+
+
+def test_a_greater_bump_than_needed_is_taken_and_a_smaller_one_refused() -> None:
+    assert number("patch", bump="major") == ("2.0.0", "major")
+    with pytest.raises(Refused, match="a major change, not a patch one: because"):
+        number("major", bump="patch")
+    assert number("major", bump="patch", forced=True) == ("1.2.4", "patch")
+
+
+def test_an_explicit_version_must_not_promise_more_than_is_true() -> None:
+    assert number("major", version="2.0.0") == ("2.0.0", None)
+    assert number("major", version="2.0.0-rc.1") == ("2.0.0-rc.1", None)
+    assert number("minor", version="7.0.0") == ("7.0.0", None)
+    for version in ("1.3.0", "1.2.4"):
+        with pytest.raises(Refused, match=r"is too low, it takes 2\.0\.0 or higher: because"):
+            number("major", version=version)
+    assert number("major", version="1.3.0", forced=True) == ("1.3.0", None)
+
+
+@pytest.mark.parametrize("version", ["1.2.3", "1.2.3-rc.1", "1.2.2", "1.2.3+again"])
+def test_an_explicit_version_at_or_below_the_highest_is_refused(version: str) -> None:
+    with pytest.raises(Refused, match="is too low"):
+        number("patch", version=version)

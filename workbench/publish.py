@@ -1,0 +1,98 @@
+"""Which trial is promoted, and whether it may be: what stands between `compare` and the registry."""
+
+from dataclasses import dataclass
+
+from workbench.cache import ArtifactCache, cache_folder
+from workbench.compare import compare, shortfalls
+from workbench.errors import Refused, WorkbenchError
+from workbench.promote import Promotion, promote
+from workbench.registry import Registry
+from workbench.results import RunFolder, TrialResult, find_run
+from workbench.semver import Bump
+from workbench.workspace import Workspace
+from workbench.yamlfile import closest
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A promotion, for people and for scripts."""
+
+    promotion: Promotion
+    variant: str
+    alias: str
+
+    def facts(self) -> dict[str, object]:
+        """The keys of `--format json`."""
+        return {
+            "name": self.promotion.bundle.manifest.name,
+            "version": self.promotion.version,
+            "variant": self.variant,
+            "alias": self.alias,
+            "previous": self.promotion.previous,
+            "why": self.promotion.why,
+            "unchanged": self.promotion.unchanged,
+            "folder": str(self.promotion.bundle.folder),
+        }
+
+    def sentence(self) -> str:
+        name, version = self.promotion.bundle.manifest.name, self.promotion.version
+        if self.promotion.unchanged:
+            return f"{self.alias} of {name} already points at {version}: {self.promotion.why}"
+        before = f" (was {self.promotion.previous})" if self.promotion.previous else ""
+        return (
+            f"{name} {version} is {self.alias}{before}: {self.variant}; {self.promotion.why}\n"
+            f"{self.promotion.bundle.folder}"
+        )
+
+
+def publish(
+    workspace: Workspace,
+    *,
+    run_id: str | None,
+    variant: str | None,
+    bump: Bump | None,
+    version: str | None,
+    alias: str,
+    force: bool,
+) -> Published:
+    """Promote the winner of a run, or the variant named.
+
+    Raises Refused where it misses the workspace's budget, unless forced; then the manifest says what was
+    missed. WorkbenchError for an unknown run or variant.
+    """
+    run = find_run(workspace.results, run_id)
+    trial = _chosen(run, variant)
+    missed = shortfalls(trial, run.info().budget)
+    if missed and not force:
+        raise Refused(
+            f"`{trial.variant}` of run {run.run_id} misses the budget: {'; '.join(missed)}",
+            hint="choose another with --variant, or --force it; the manifest will say so",
+        )
+    promotion = promote(
+        run,
+        trial,
+        name=workspace.name,
+        cache=ArtifactCache(cache_folder()),
+        registry=Registry(workspace.registry),
+        alias=alias,
+        bump=bump,
+        version=version,
+        forced="; ".join(missed) or ("by --force" if force else None),
+    )
+    return Published(promotion, trial.variant, alias)
+
+
+def _chosen(run: RunFolder, variant: str | None) -> TrialResult:
+    trials = {trial.variant: trial for trial in run.trials()}
+    if variant is None:
+        comparison = compare(run.info(), list(trials.values()))
+        if comparison.winner is None:
+            raise Refused(f"run {run.run_id} has no winner", hint="`krishi-bench compare` says why")
+        return trials[comparison.winner]
+    if variant not in trials:
+        meant = closest(variant, list(trials))
+        raise WorkbenchError(
+            f"run {run.run_id} has no variant `{variant}`",
+            hint=f"did you mean `{meant}`?" if meant else f"it has {', '.join(trials)}",
+        )
+    return trials[variant]
