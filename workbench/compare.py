@@ -3,6 +3,7 @@
 Pure, but for `compare_runs`, which reads the results.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ class Row:
     """One line of the comparison, in raw units; its fields are the keys of `--format json`.
 
     top1, drop, drop_ci: fractions of 1; drop is against the FP32 baseline on the same photos, and
-    drop_ci its two-sided 95 % interval. *_ms: one photo, one session; None where not measured or where
-    there are too few samples for the percentile. speedup: baseline time over variant time, with its
-    95 % interval over launches. throughput_ips: photos a second of one session, one at a time.
-    peak_memory_bytes: above a worker with no runtime in it.
+    drop_ci its two-sided 95 % interval (None for the baseline itself).
+    *_ms: one photo, one session; a percentile is None where there are too few samples for it.
+    speedup: baseline time over variant time; speedup_ci its 95 % interval over launches.
+    throughput_ips: photos a second of one session, one at a time.
+    peak_memory_bytes: above a worker with no runtime in it. What was not measured is None.
     """
 
     variant: str
@@ -68,7 +70,7 @@ class Comparison:
 
 def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
     """Judge the trials of one run under its budget."""
-    front = pareto_front(trials)
+    front = pareto_front(trials, _tolerance(info))
     winner, reasons = choose(info, trials)
     rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
     return Comparison(rows, winner.variant if winner else None, tuple(reasons), info)
@@ -144,8 +146,8 @@ def shortfalls(trial: TrialResult, budget: Budget) -> list[str]:
 def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | None, list[str]]:
     """The best trial under the budget by its objective, and why.
 
-    What differs by less than the noise floor (or 1 %) counts as equal: the smaller file wins then, and
-    after that the one with fewer steps.
+    What differs by less than the noise floor (or 1 %) counts as equal: the file smaller by 1 % or more wins
+    then, after that the one with fewer steps, after that the baseline.
     """
     budget = info.budget
     fitting = [trial for trial in trials if not shortfalls(trial, budget)]
@@ -153,9 +155,11 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
         misses = [f"{t.variant}: {'; '.join(shortfalls(t, budget))}" for t in trials if t.status == "ok"]
         return None, ["no winner: nothing fits the budget", *misses]
     best = min(fitting, key=lambda trial: _cost(trial, budget))
-    tolerance = max(info.noise_floor or 0.0, SMALLEST_DIFFERENCE)
+    tolerance = _tolerance(info)
     tied = [t for t in fitting if _cost(t, budget) <= _cost(best, budget) * (1 + tolerance)]
-    winner = min(tied, key=lambda trial: (trial.size_bytes or 0, trial.steps, _cost(trial, budget)))
+    smallest = min(trial.size_bytes or 0 for trial in tied)
+    small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
+    winner = min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, budget)))
     reasons = [f"winner: {winner.variant}, {_merits(winner)}"]
     others = [trial.variant for trial in tied if trial is not winner]
     if others:
@@ -166,6 +170,10 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
     if winner.variant == BASELINE:
         reasons.append("nothing that fits the budget beats the plain FP32 export: ship that")
     return winner, reasons + _why_better_ones_lost(trials, winner, budget)
+
+
+def _tolerance(info: RunInfo) -> float:
+    return max(info.noise_floor or 0.0, SMALLEST_DIFFERENCE)
 
 
 def _cost(trial: TrialResult, budget: Budget) -> float:
@@ -214,21 +222,23 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def pareto_front(trials: Sequence[TrialResult]) -> set[str]:
-    """Variants that no other beats in accuracy, speed and size together."""
+def pareto_front(trials: Sequence[TrialResult], tolerance: float = SMALLEST_DIFFERENCE) -> set[str]:
+    """Variants that no other beats: better in accuracy, speed or size, and worse in none of them.
+
+    Speeds and sizes closer than `tolerance` are the same, so that noise puts nobody on the front.
+    """
     points = {
-        t.variant: (t.accuracy.top1, ratio.speedup, -t.size_bytes)
+        t.variant: (t.accuracy.top1, ratio.log_speedup, -math.log(t.size_bytes))
         for t in trials
-        if t.status == "ok" and t.accuracy and t.size_bytes is not None and (ratio := speed(t)) is not None
+        if t.status == "ok" and t.accuracy and t.size_bytes and (ratio := speed(t)) is not None
     }
+    margins = (0.0, tolerance, tolerance)
 
-    def beaten(mine: tuple[float, float, int]) -> bool:
-        return any(
-            other != mine and all(o >= m for o, m in zip(other, mine, strict=True))
-            for other in points.values()
-        )
+    def beats(other: tuple[float, ...], mine: tuple[float, ...]) -> bool:
+        gains = [(o - m, margin) for o, m, margin in zip(other, mine, margins, strict=True)]
+        return any(gain > margin for gain, margin in gains) and all(gain >= -margin for gain, margin in gains)
 
-    return {name for name, point in points.items() if not beaten(point)}
+    return {name for name, mine in points.items() if not any(beats(other, mine) for other in points.values())}
 
 
 def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
@@ -249,13 +259,13 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         size_bytes=trial.size_bytes,
         top1=trial.accuracy.top1 if trial.accuracy else None,
         drop=drop.drop if drop else None,
-        drop_ci=drop.interval() if drop else None,
+        drop_ci=drop.interval() if drop and trial.variant != BASELINE else None,
         p50_ms=ms(timed.p50_ns) if timed else None,
         p90_ms=ms(timed.p90_ns) if timed else None,
         p95_ms=ms(timed.p95_ns) if timed else None,
         p99_ms=ms(timed.p99_ns) if timed else None,
         speedup=ratio.speedup if ratio else None,
-        speedup_ci=ratio.interval if ratio else None,
+        speedup_ci=ratio.interval if ratio and trial.variant != BASELINE else None,
         throughput_ips=1e9 * timed.batch_size / timed.mean_ns if timed else None,
         load_ms=None if trial.load_s is None else 1e3 * trial.load_s,
         peak_memory_bytes=trial.peak_memory_bytes,

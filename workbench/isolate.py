@@ -192,4 +192,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # The module by its own name: what is pickled here as `__main__` could not be read by the parent.
+    from workbench.isolate import main as run
+
+    run()

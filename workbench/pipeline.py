@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,7 @@ class _Context:
     folder: RunFolder
     options: Options
     report: Report
+    stage: Progress
     reference: "NDArray[np.float32] | None" = None
     baseline: "NDArray[np.float32] | None" = None
     empty_worker_bytes: int = 0
@@ -95,7 +96,7 @@ def run_workspace(
         prepared = prepare(workspace, report, calibrate=calibrate)
         for result in run(prepared, variants, folder, options, report):
             if result.status != "ok":
-                report(Progress(result.status, 1, 1, f"{result.variant}: {result.reason}"))
+                report(Progress(result.status, 0, 0, f"{result.variant}: {result.reason}"))
     finally:
         folder.remove_if_never_begun()
     comparison = compare(folder.info(), folder.trials())
@@ -111,7 +112,7 @@ def run(
     A variant that fails or cannot run here ends with its reason, and the run goes on. Only a baseline
     that cannot be built or measured ends the run, with WorkbenchError.
     """
-    context = _Context(prepared, folder, options, report)
+    context = _Context(prepared, folder, options, report, Progress("preparing", 0, 1))
     baseline, built = _baseline(context)
     context.built[BASELINE] = built
     everything = [baseline, *variants]
@@ -122,7 +123,8 @@ def run(
     context.empty_worker_bytes = _empty_worker_bytes(context)
     checked: list[tuple[Variant, TrialResult]] = []
     for number, variant in enumerate(everything):
-        report(Progress("building and checking", number, len(everything), variant.name))
+        context.stage = Progress("building and checking", number, len(everything), variant.name)
+        report(context.stage)
         result = _trial(context, variant)
         folder.append(result)
         if result.status == "ok":
@@ -293,7 +295,9 @@ def _checked(context: _Context, variant: Variant, built: Built, result: TrialRes
         # Before the photos: they are mapped from a file, and its pages would count.
         memory = worker.peak_memory_bytes() - context.empty_worker_bytes
         logits = worker.evaluate(
-            lambda done, total: context.report(Progress("checking on photos", done, total, variant.name))
+            lambda done, total: context.report(
+                replace(context.stage, what=f"{variant.name}, photo {done} of {total}")
+            )
         )
     assert context.reference is not None
     _as_asked(variant, built.artifact, opened)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """done of total within a stage; what: the variant or folder at hand."""
+    """done of total within a stage (0 of 0: an event); what: the variant or folder at hand."""
 
     stage: str
     done: int

@@ -124,10 +124,10 @@ def _place_in(data: object, location: tuple[str | int, ...]) -> Place:
     """pydantic's location without the union tags it puts between the keys."""
     place: list[str | int] = []
     for index, part in enumerate(location):
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
+        if (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
+            data = data[part]  # type: ignore[index]
         elif index < len(location) - 1:
             continue
         place.append(part)

@@ -161,7 +161,11 @@ class Ratio:
     @property
     def speedup(self) -> float:
         """Baseline time over variant time: above 1 is faster."""
-        return math.exp(-median(self.log_ratios))
+        return math.exp(self.log_speedup)
+
+    @property
+    def log_speedup(self) -> float:
+        return -median(self.log_ratios)
 
     @property
     def interval(self) -> Interval | None:

@@ -38,6 +38,7 @@ def mark(row: Row) -> str:
 
 
 HEADINGS = (
+    "",
     "variant",
     "MB",
     "top-1 %",
@@ -45,8 +46,7 @@ HEADINGS = (
     "p50 ms",
     "p99 ms",
     "speed-up [95 %]",
-    "mem MB",
-    "",
+    "RAM MB",
 )
 LEGEND = "▶ winner under the budget   • on the Pareto front of accuracy, speed and size"
 
@@ -54,6 +54,7 @@ LEGEND = "▶ winner under the budget   • on the Pareto front of accuracy, spe
 def cells(row: Row) -> tuple[str, ...]:
     """The cells of one row, under HEADINGS."""
     return (
+        mark(row),
         row.variant,
         megabytes(row.size_bytes),
         percent(row.top1),
@@ -62,5 +63,4 @@ def cells(row: Row) -> tuple[str, ...]:
         milliseconds(row.p99_ms),
         with_interval(row.speedup, row.speedup_ci),
         ABSENT if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
-        mark(row),
     )

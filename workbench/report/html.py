@@ -11,7 +11,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 tr.winner { font-weight: 600; background: #2a82; }
 .note { color: #888; }
 """

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 100
-VARIANT_WIDTH = 27
+VARIANT_WIDTH = 26
 
 
 def render(comparisons: Sequence[Comparison], *, color: bool = False) -> str:
@@ -39,12 +39,12 @@ def _one(console: "Console", comparison: Comparison) -> None:
         )
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for index, heading in enumerate(cells.HEADINGS):
-        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
     for row in comparison.rows:
         if row.status == "ok":
-            name, *rest = cells.cells(row)
+            mark, name, *rest = cells.cells(row)
             style = "bold green" if row.winner else ""
-            table.add_row(*(Text(cell) for cell in (_folded(name), *rest)), style=style)
+            table.add_row(*(Text(cell) for cell in (mark, _folded(name), *rest)), style=style)
     console.print(table)
     console.print(cells.LEGEND, style="dim")
     for row in comparison.rows:

@@ -1,0 +1,306 @@
+"""The commands. Each loads, calls one function and renders; only here is anything printed.
+
+argparse, and next to no import at the top: `--help` and a misspelt recipe answer at once.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench import __version__
+from workbench.errors import Refused, WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.compare import Comparison
+    from workbench.report import Format
+    from workbench.workspace import Workspace
+
+DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+FORMATS = ("table", "markdown", "csv", "json", "html")
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 the answer is no, 2 wrong input."""
+    options = parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options)
+    except WorkbenchError as error:
+        if options.debug:
+            raise
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
+        return INTERRUPTED
+
+
+def init(options: argparse.Namespace) -> int:
+    from workbench.init import write_draft
+
+    path, findings = write_draft(options.folder)
+    for finding in findings:
+        print(finding)
+    print(f"wrote {path}: read it through, then `krishi-bench run`")
+    return DONE
+
+
+def export(options: argparse.Namespace) -> int:
+    from workbench.export_command import export_checkpoint
+    from workbench.terminal import ProgressLine
+
+    with ProgressLine(quiet=options.quiet) as report:
+        exported = export_checkpoint(
+            _workspace(options),
+            options.checkpoint,
+            options.output,
+            tuple(options.input_shape),
+            opset=options.opset_version,
+            exporter=options.exporter,
+            factory=options.factory,
+            report=report,
+        )
+    print(exported.sentence())
+    return DONE
+
+
+def run(options: argparse.Namespace) -> int:
+    from workbench import recipe
+    from workbench.terminal import ProgressLine
+
+    variants = recipe.load(options.recipes or [recipe.shipped()])
+    workspace = _workspace(options)
+
+    from workbench import pipeline
+    from workbench.measure.latency import Plan
+
+    settings = pipeline.Options(
+        plan=Plan(
+            rounds=options.rounds, turns=options.turns, budget_s=options.time_budget, seed=options.seed
+        ),
+        build_timeout_s=options.build_timeout,
+        arguments=tuple(sys.argv[1:]),
+    )
+    with ProgressLine(quiet=options.quiet) as report:
+        comparison = pipeline.run_workspace(workspace, variants, settings, report)
+    return _show([comparison], options.format)
+
+
+def compare(options: argparse.Namespace) -> int:
+    from workbench.compare import compare_runs
+
+    return _show(
+        compare_runs(_workspace(options).results, options.runs, mix_machines=options.mix_machines),
+        options.format,
+    )
+
+
+def promote(options: argparse.Namespace) -> int:
+    from workbench.publish import publish
+
+    promotion = publish(
+        _workspace(options),
+        run_id=options.run,
+        variant=options.variant,
+        bump=options.bump,
+        version=options.version,
+        alias=options.alias,
+        force=options.force,
+    )
+    _print(promotion.facts(), promotion.sentence(), options.format)
+    return DONE
+
+
+def models(options: argparse.Namespace) -> int:
+    from workbench.registry import Registry
+    from workbench.report import models as listing
+
+    found = listing.listed(Registry(_workspace(options).registry))
+    _print([asdict(entry) for entry in found], listing.as_table(found), options.format)
+    return DONE
+
+
+def rollback(options: argparse.Namespace) -> int:
+    from workbench.registry import Registry
+
+    workspace = _workspace(options)
+    bundle = Registry(workspace.registry).rollback(options.name or workspace.name, options.alias)
+    answer = {"name": bundle.manifest.name, "alias": options.alias, "version": bundle.version}
+    _print(
+        answer, f"{options.alias} of {bundle.manifest.name} points at {bundle.version} again", options.format
+    )
+    return DONE
+
+
+def verify(options: argparse.Namespace) -> int:
+    from workbench.registry import Registry
+
+    registry = Registry(_workspace(options).registry)
+    problems = registry.verify()
+    versions = sum(len(registry.versions(name)) for name in registry.names())
+    answer = {"versions": versions, "problems": [str(problem) for problem in problems]}
+    text = "\n".join(map(str, problems)) or f"{versions} versions, every file as it was published"
+    _print(answer, text, options.format)
+    return ANSWER_IS_NO if problems else DONE
+
+
+def serve(options: argparse.Namespace) -> int:
+    from serve.app import serve as start
+    from serve.settings import Settings
+
+    workspace = _workspace(options)
+    settings = Settings(
+        registry=workspace.registry, model=options.name or workspace.name, alias=options.alias
+    )
+    start(settings, host=options.host, port=options.port)
+    return DONE
+
+
+def schema(options: argparse.Namespace) -> int:
+    from workbench.recipe import Recipe
+    from workbench.workspace import WorkspaceFile
+
+    described = Recipe.model_json_schema() if options.of == "recipe" else WorkspaceFile.model_json_schema()
+    print(json.dumps(described, indent=2))
+    return DONE
+
+
+def _workspace(options: argparse.Namespace) -> "Workspace":
+    from workbench.workspace import find
+
+    return find(options.workspace, Path.cwd())
+
+
+def _show(comparisons: Sequence["Comparison"], form: "Format") -> int:
+    from workbench.report import render
+
+    sys.stdout.write(render(form, comparisons, color=sys.stdout.isatty()))
+    return DONE if all(comparison.winner for comparison in comparisons) else ANSWER_IS_NO
+
+
+def _print(answer: object, text: str, form: str) -> None:
+    print(json.dumps(answer, indent=2) if form == "json" else text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and option."""
+    top = argparse.ArgumentParser(
+        prog="krishi-bench",
+        description="From a trained image classifier to a served model, with every claim measured here.",
+    )
+    top.add_argument("--version", action="version", version=f"krishi-bench {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, text: str, *, workspace: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.set_defaults(command=command)
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if workspace:
+            made.add_argument(
+                "--workspace",
+                type=Path,
+                metavar="DIR",
+                help="folder of krishi.yaml (default: nearest, else the sample)",
+            )
+        return made
+
+    _add_building(add)
+    _add_publishing(add)
+    made = add(
+        "schema", schema, "print the JSON Schema of recipes or of krishi.yaml, for editors", workspace=False
+    )
+    made.add_argument("of", nargs="?", choices=["recipe", "workspace"], default="recipe")
+    return top
+
+
+def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
+    made = add("init", init, "write a commented krishi.yaml from what a folder holds", workspace=False)
+    made.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER")
+
+    made = add("export", export, "export one checkpoint to ONNX and check its answers against torch's")
+    made.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
+    made.add_argument("--output", type=Path, required=True, metavar="FILE")
+    made.add_argument(
+        "--input-shape", type=int, nargs=4, default=[1, 3, 224, 224], metavar=("N", "C", "H", "W")
+    )
+    made.add_argument(
+        "--opset-version", type=int, default=18, metavar="N", help="opset to write (default: 18)"
+    )
+    made.add_argument(
+        "--exporter",
+        choices=["dynamo", "torchscript"],
+        help="default: dynamo from opset 18 on, else torchscript",
+    )
+    made.add_argument("--factory", metavar="FILE.py:CALLABLE", help="builds the network a state dict fits")
+    made.add_argument("--quiet", action="store_true", help="no progress")
+
+    made = add("run", run, "build, measure and compare the variants of recipes")
+    made.add_argument(
+        "recipes", nargs="*", type=Path, metavar="RECIPE", help="files or folders (default: those shipped)"
+    )
+    made.add_argument(
+        "--rounds", type=int, default=6, metavar="N", help="rounds of fresh launches (default: 6)"
+    )
+    made.add_argument("--turns", type=int, default=50, metavar="N", help="timed turns a round (default: 50)")
+    made.add_argument(
+        "--time-budget", type=float, default=180.0, metavar="S", help="seconds of timing (default: 180)"
+    )
+    made.add_argument(
+        "--build-timeout", type=float, default=900.0, metavar="S", help="for one variant (default: 900)"
+    )
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of launches and turns")
+    made.add_argument("--quiet", action="store_true", help="no progress")
+    made.add_argument("--format", choices=FORMATS, default="table")
+
+    made = add("compare", compare, "show what runs measured, and which variant won")
+    made.add_argument("runs", nargs="*", metavar="RUN", help="run ids (default: the latest)")
+    made.add_argument("--mix-machines", action="store_true", help="show runs of different machines together")
+    made.add_argument("--format", choices=FORMATS, default="table")
+
+
+def _add_publishing(add: Callable[..., argparse.ArgumentParser]) -> None:
+    made = add("promote", promote, "publish a variant as a version and point an alias at it")
+    made.add_argument("--run", metavar="RUN", help="run id (default: the latest)")
+    made.add_argument("--variant", metavar="NAME", help="default: the winner")
+    number = made.add_mutually_exclusive_group()
+    number.add_argument(
+        "--bump", choices=["patch", "minor", "major"], help="default: what the change demands"
+    )
+    number.add_argument("--version", metavar="X.Y.Z")
+    made.add_argument("--alias", default="production", metavar="NAME")
+    made.add_argument(
+        "--force", action="store_true", help="publish what misses the budget; recorded in the manifest"
+    )
+    _add_format(made)
+
+    made = add("models", models, "list versions, aliases and where each came from")
+    _add_format(made)
+
+    made = add("rollback", rollback, "point an alias at the version it pointed at before")
+    made.add_argument("--alias", default="production", metavar="NAME")
+    made.add_argument("--name", metavar="MODEL", help="default: the workspace's")
+    _add_format(made)
+
+    made = add("verify", verify, "re-hash every published file")
+    _add_format(made)
+
+    made = add("serve", serve, "serve the version an alias points at")
+    made.add_argument("--alias", default="production", metavar="NAME")
+    made.add_argument("--name", metavar="MODEL", help="default: the workspace's")
+    made.add_argument("--host", default="127.0.0.1")
+    made.add_argument("--port", type=int, default=8000)
+
+
+def _add_format(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--format", choices=["table", "json"], default="table")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,389 @@
+"""torch to a file a runtime opens: ONNX with the opset asked for, or an error; or torch's own formats."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from workbench.artifact import ArtifactInfo, Format
+from workbench.errors import WorkbenchError
+from workbench.files import sha256_file
+from workbench.onnx_info import OnnxFacts, describe, load, logits_of
+from workbench.weights import first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+Exporter = Literal["dynamo", "torchscript"]
+Shape = tuple[int, int, int, int]
+Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
+
+# What each writes and keeps, tried one by one with torch 2.13: below 18, dynamo writes 18 without an error.
+OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7, 23)}
+TOLERANCE = 1e-3  # of max(1, the largest logit)
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
+
+# What a network's forward, or an exporter following it, raises for a network that cannot be handled.
+NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+class Export(BaseModel):
+    """How torch becomes ONNX: the `export` section of a recipe.
+
+    dynamic_batch: the batch size stays free; otherwise it is fixed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exporter: Exporter = "dynamo"
+    opset: Annotated[int, Field(ge=7, le=25)] = 18
+    dynamic_batch: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """How far the exported file is from torch on the samples.
+
+    max_abs: largest difference of a logit. max_rel: that, over torch's largest absolute logit.
+    """
+
+    max_abs: float
+    max_rel: float
+    opset: int
+    classes: int
+
+
+def export_onnx(
+    model: "torch.nn.Module", export: Export, target: Path, input_shape: Shape, samples: "NDArray[np.float32]"
+) -> ExportReport:
+    """Write one self-contained ONNX file and compare its logits with torch's, in onnxruntime on the CPU.
+
+    input_shape: (N, C, H, W); N is the batch size where `export.dynamic_batch` is false.
+    samples: (n, C, H, W) preprocessed photos, at least one.
+    Raises WorkbenchError, and leaves no file, where the opset cannot be had, where the exporter fails, or
+    where the logits differ by more than TOLERANCE.
+    """
+    check_opset(export)
+    assert samples.shape[1:] == input_shape[1:]
+    _refuse_large(model)
+    expected = torch_logits(model, samples)
+    size = 2 if export.dynamic_batch else max(1, input_shape[0])  # 1 would be taken for a constant
+    with _removed_on_error(target):
+        _write_onnx(model, export, target, _first(samples, size))
+        _strip_traces(target)
+        facts = _checked(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
+        max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch))
+    return ExportReport(max_abs, max_rel, facts.opset, facts.classes)
+
+
+def check_opset(export: Export) -> None:
+    """Raise WorkbenchError where the exporter is known not to write this opset: nobody waits for that."""
+    lowest, highest = OPSETS[export.exporter]
+    if not lowest <= export.opset <= highest:
+        raise WorkbenchError(
+            f"export.opset: exporter `{export.exporter}` cannot write opset {export.opset}: "
+            f"it writes {lowest} to {highest}",
+            hint=_other_exporter(export),
+        )
+
+
+def _other_exporter(export: Export) -> str:
+    other: Exporter = "torchscript" if export.exporter == "dynamo" else "dynamo"
+    lowest, highest = OPSETS[other]
+    if lowest <= export.opset <= highest:
+        return f"set `export.exporter: {other}`, which writes opsets {lowest} to {highest}"
+    return f"choose another `export.opset`; exporter `{other}` writes {lowest} to {highest}"
+
+
+def export_torch(
+    model: "torch.nn.Module", target: Path, input_shape: Shape, samples: "NDArray[np.float32]"
+) -> Format:
+    """Write the network for the torch backend, the batch size free, and compare its logits with torch's.
+
+    A TorchScript module stays one; any other becomes a torch.export program. Returns the format written.
+    samples, errors: as in `export_onnx`.
+    """
+    import torch
+
+    assert samples.shape[1:] == input_shape[1:]
+    expected = torch_logits(model, samples)
+    with _removed_on_error(target), _chatter_on_stderr():
+        if isinstance(model, torch.jit.ScriptModule):
+            written: Format = "torchscript"
+            model.save(str(target))
+        else:
+            written = "torch-export"
+            _write_program(model, target, _first(samples, 2))
+        reopened = _open_torch(target, written)
+        _compare(expected, samples, lambda batch: torch_logits(reopened, batch))
+    return written
+
+
+def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> ArtifactInfo:
+    """`artifact.json` of a finished torch file; classes and the free batch are found by running it."""
+    import numpy as np
+
+    model = _open_torch(path, written)
+    classes = {torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1] for n in (1, 3)}
+    return ArtifactInfo(
+        format=written,
+        file=path.name,
+        sha256=sha256_file(path),
+        size_bytes=path.stat().st_size,
+        precision="fp32",
+        input_shape=(0, *input_shape[1:]),
+        classes=classes.pop(),
+    )
+
+
+def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
+    """Copy an ONNX file that is a classifier as it is.
+
+    Raises WorkbenchError where it is none (see `onnx_info.describe`), or is not what the recipe asks for in
+    so many words: defaults of `export` ask for nothing.
+    """
+    import onnx
+
+    facts = describe(source)
+    asked = set() if export is None else export.model_fields_set
+    if export is not None and "opset" in asked and export.opset != facts.opset:
+        raise WorkbenchError(
+            f"export.opset: the recipe asks for opset {export.opset}, {source.name} has {facts.opset}",
+            hint="an ONNX file is taken as it is: leave `export` out, or give the torch checkpoint",
+        )
+    if export is not None and "dynamic_batch" in asked and export.dynamic_batch != facts.dynamic_batch:
+        has = "free" if facts.dynamic_batch else f"fixed at {facts.input_shape[0]}"
+        raise WorkbenchError(f"export.dynamic_batch: the batch size of {source.name} is {has}")
+    target.write_bytes(source.read_bytes())
+    with _removed_on_error(target):
+        try:
+            onnx.checker.check_model(str(target))
+        except onnx.checker.ValidationError as error:
+            raise WorkbenchError(f"{source} is not valid ONNX: {first_line(error)}") from error
+    return facts
+
+
+def torch_logits(model: "torch.nn.Module", samples: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """(n, classes) logits of (n, C, H, W) samples. Raises WorkbenchError where the network gives other than
+    one finite float tensor of that shape."""
+    import numpy as np
+    import torch
+
+    try:
+        with torch.inference_mode():
+            output = model(torch.from_numpy(samples))
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"the network cannot run on a batch of shape {samples.shape}: {first_line(error)}",
+            hint="check `preprocess.crop` and `model.factory_args` in krishi.yaml",
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(samples):
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+        raise WorkbenchError(
+            f"the network returns {got}; expected one tensor of logits, ({len(samples)}, classes)",
+            hint="have the factory return a module whose forward gives the logits alone",
+        )
+    logits: NDArray[np.float32] = output.float().numpy()
+    if not np.isfinite(logits).all():
+        raise WorkbenchError(
+            "the network gives logits that are not finite (NaN or infinity)",
+            hint="check the checkpoint: its weights may hold NaN, or training may have diverged",
+        )
+    return logits
+
+
+def _write_onnx(
+    model: "torch.nn.Module", export: Export, target: Path, images: "NDArray[np.float32]"
+) -> None:
+    import torch
+
+    shared: dict[str, Any] = {
+        "opset_version": export.opset,
+        "input_names": ["images"],
+        "output_names": ["logits"],
+        "external_data": False,
+    }
+    arguments = (torch.from_numpy(images),)
+    if export.exporter == "dynamo" and isinstance(model, torch.jit.ScriptModule):
+        raise WorkbenchError(
+            "export.exporter: `dynamo` cannot read a TorchScript module",
+            hint="set `export.exporter: torchscript`",
+        )
+    try:
+        with _chatter_on_stderr(), _plain_attention(), torch.no_grad():
+            if export.exporter == "dynamo":
+                shapes = ({0: torch.export.Dim("batch")},) if export.dynamic_batch else None
+                torch.onnx.export(
+                    model, arguments, target, dynamo=True, dynamic_shapes=shapes, verbose=False, **shared
+                )
+            else:
+                axes = {"images": {0: "batch"}, "logits": {0: "batch"}} if export.dynamic_batch else None
+                torch.onnx.export(model, arguments, str(target), dynamo=False, dynamic_axes=axes, **shared)
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}",
+            hint=_other_exporter(export),
+        ) from error
+
+
+def _strip_traces(path: Path) -> None:
+    """Drop what dynamo notes on each node for debugging: stack traces with the paths of this computer, some
+    4 % of a small network's file. The names of the modules stay."""
+    import onnx
+
+    model = load(path)
+    graph = model.graph
+    for item in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        kept = [prop for prop in item.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
+        del item.metadata_props[:]
+        item.metadata_props.extend(kept)
+    onnx.save(model, path)
+
+
+def _write_program(model: "torch.nn.Module", target: Path, images: "NDArray[np.float32]") -> None:
+    import torch
+
+    shapes = ({0: torch.export.Dim("batch")},)
+    try:
+        program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=shapes)
+        with target.open("wb") as file:  # a path would have to end in .pt2
+            torch.export.save(program, file)
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"torch.export failed: {_root_cause(error)}",
+            hint="measure it with the onnxruntime backend, through `export.exporter: torchscript`",
+        ) from error
+
+
+def _open_torch(path: Path, written: Format) -> "torch.nn.Module":
+    import torch
+
+    if written == "torchscript":
+        from workbench.weights import load_torchscript
+
+        return load_torchscript(path)
+    with path.open("rb") as file:
+        module: torch.nn.Module = torch.export.load(file).module()
+    return module
+
+
+def _checked(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
+    """Read the file back: it must be valid and have the opset and the input asked for."""
+    import onnx
+
+    load(path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise WorkbenchError(
+            f"exporter `{export.exporter}` wrote an invalid file: {first_line(error)}"
+        ) from error
+    facts = describe(path)
+    if facts.opset != export.opset:
+        raise WorkbenchError(
+            f"export.opset: asked for opset {export.opset}, exporter `{export.exporter}` wrote {facts.opset}",
+            hint=_other_exporter(export),
+        )
+    if facts.input_shape != wanted:
+        raise WorkbenchError(
+            f"exporter `{export.exporter}` wrote an input of shape {facts.input_shape}, asked for {wanted} "
+            "(0: free)",
+            hint="its forward turns the batch size into a constant, as `len(x)` does and `x.shape[0]` does not: "
+            "mend it, or set `export.dynamic_batch: false`",
+        )
+    return facts
+
+
+def _compare(
+    expected: "NDArray[np.float32]", samples: "NDArray[np.float32]", run: Logits
+) -> tuple[float, float]:
+    """Largest absolute difference, and that over the largest expected logit: one photo alone, then all."""
+    import numpy as np
+
+    worst = 0.0
+    for count in sorted({1, len(samples)}):
+        got = run(samples[:count])
+        if got.shape != expected[:count].shape:
+            raise WorkbenchError(
+                f"the exported file gives {got.shape} logits, torch {expected[:count].shape}"
+            )
+        difference = float(np.abs(got - expected[:count]).max())
+        worst = difference if np.isnan(difference) else max(worst, difference)
+    largest = float(np.abs(expected).max())
+    if not worst <= TOLERANCE * max(1.0, largest):
+        raise WorkbenchError(
+            f"the exported file does not compute what torch does: a logit differs by {worst:.3g} "
+            f"(largest logit {largest:.3g}, tolerance {TOLERANCE:g} of it)",
+            hint="try the other `export.exporter`; a forward that branches on its input is a usual cause",
+        )
+    return worst, worst / largest if largest else worst
+
+
+def _refuse_large(model: "torch.nn.Module") -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size > PROTOBUF_LIMIT:
+        raise WorkbenchError(
+            f"the network has {size / 1e9:.1f} GB of weights; one ONNX file holds at most 2 GB (protobuf)",
+            hint="models are kept in one file so that they can be verified: choose a smaller network",
+        )
+
+
+def _first(samples: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
+    import numpy as np
+
+    return np.resize(samples[:size], (size, *samples.shape[1:]))
+
+
+def _root_cause(error: BaseException) -> str:
+    """The exporters wrap the reason in pages of advice: take the innermost exception's first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """nn.MultiheadAttention without its fused inference path, which the older exporter cannot write."""
+    import torch
+
+    enabled: bool = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def _removed_on_error(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _chatter_on_stderr() -> Iterator[None]:
+    """What the exporters print goes to stderr, also from C++; that torch calls them deprecated does not."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            # The newer exporter does not write opsets below 18, so the older one stays.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

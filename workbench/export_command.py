@@ -1,0 +1,131 @@
+"""`krishi-bench export`: one checkpoint to one ONNX file, by the same function recipes use."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.cache import cache_folder
+from workbench.checkpoint import ModelSource, load_model, source_digest
+from workbench.dataset import scan
+from workbench.export import OPSETS, Export, Exporter, ExportReport, Shape, check_opset, export_onnx
+from workbench.files import fsync_path, translated_os_errors
+from workbench.images import normalize, read_pixels
+from workbench.isolate import call
+from workbench.prepare import inspect, resolve_contract
+from workbench.progress import Progress, Report
+from workbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TIMEOUT_S = 1800.0
+PROBES = 4  # inputs that torch's and ONNX's logits are compared on
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export` did. photos: compared on photos of the workspace, not on random inputs."""
+
+    output: Path
+    export: Export
+    report: ExportReport
+    size_bytes: int
+    photos: bool
+
+    def sentence(self) -> str:
+        probes = (
+            "photos of the workspace" if self.photos else "random inputs, for want of a workspace with photos"
+        )
+        return (
+            f"{self.output}: opset {self.report.opset} by exporter `{self.export.exporter}`, "
+            f"{self.size_bytes / 1e6:.2f} MB, {self.report.classes} classes\n"
+            f"its logits differ from torch's by at most {self.report.max_abs:.2g}, "
+            f"{self.report.max_rel:.2g} of the largest (on {probes})"
+        )
+
+
+def export_checkpoint(
+    workspace: Workspace,
+    checkpoint: Path,
+    output: Path,
+    input_shape: Shape,
+    *,
+    opset: int,
+    exporter: Exporter | None,
+    factory: str | None,
+    report: Report,
+) -> Exported:
+    """Export in a process of its own; `output` appears whole or not at all.
+
+    exporter: None takes dynamo where it writes the opset, else torchscript. factory: None takes the
+    workspace's. Raises WorkbenchError.
+    """
+    chosen: Exporter = exporter or ("dynamo" if opset >= OPSETS["dynamo"][0] else "torchscript")
+    export = Export(exporter=chosen, opset=opset)
+    check_opset(export)
+    report(Progress("exporting", 0, 1, f"exporter {chosen}, opset {opset}"))
+    source = _source(workspace, checkpoint, factory)
+    probes = _photos(workspace, source, input_shape)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with translated_os_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            made: ExportReport = call(
+                "workbench.export_command:export_here",
+                source,
+                export,
+                temporary,
+                input_shape,
+                probes,
+                log=cache_folder() / "logs" / "export.txt",
+                timeout_s=TIMEOUT_S,
+                label="the export",
+            )
+            fsync_path(temporary)
+            os.replace(temporary, output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return Exported(output, export, made, output.stat().st_size, photos=probes is not None)
+
+
+def export_here(
+    source: ModelSource,
+    export: Export,
+    target: Path,
+    input_shape: Shape,
+    probes: "NDArray[np.float32] | None",
+) -> ExportReport:
+    """The part of `export_checkpoint` that loads torch."""
+    import numpy as np
+
+    if probes is None:
+        probes = np.random.default_rng(0).standard_normal((PROBES, *input_shape[1:]), dtype=np.float32)
+    return export_onnx(load_model(source, None), export, target, input_shape, probes)
+
+
+def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> ModelSource:
+    """The checkpoint with the factory given, else the workspace's; the sample's fits only its own."""
+    model = workspace.model
+    if factory is not None:
+        return ModelSource(checkpoint=checkpoint, factory=factory)
+    if workspace.synthetic and checkpoint.resolve() != model.checkpoint.resolve():
+        return ModelSource(checkpoint=checkpoint)
+    return model.model_copy(update={"checkpoint": checkpoint})
+
+
+def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "NDArray[np.float32] | None":
+    """(n, 3, H, W) of a few photos, where the workspace is this model's and prepares them at this size."""
+    import numpy as np
+
+    if source != workspace.model or not workspace.validation.exists():
+        return None
+    info = inspect(source, source_digest(source), cache_folder())
+    contract = resolve_contract(workspace, info)
+    if info.class_names is None or input_shape[1:] != (3, contract.crop, contract.crop):
+        return None
+    paths = scan(workspace.validation, info.class_names, field="data.validation").paths
+    chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]
+    return normalize(np.stack([read_pixels(path, contract) for path in chosen]), contract)

@@ -1,0 +1,135 @@
+"""`krishi-bench init`: a commented krishi.yaml from what a folder holds."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.files import write_atomic
+from workbench.images import SUFFIXES
+from workbench.workspace import FILE_NAME
+
+CHECKPOINTS = (".ckpt", ".pt", ".pth", ".onnx")
+VALIDATION = ("val", "valid", "validation", "test")
+CALIBRATION = ("calib", "calibration", "train")
+LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "classes.txt")
+FACTORIES = ("create_model", "build_model", "make_model", "get_model")
+DEPTH = 3  # folders below the given one that are looked into
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was recognised, as paths relative to the folder; None where nothing was."""
+
+    checkpoint: str | None
+    factory: str | None
+    class_names: str | None
+    validation: str | None
+    calibration: str | None
+
+
+def write_draft(folder: Path) -> tuple[Path, list[str]]:
+    """Write krishi.yaml; returns its path and what was found, one line each.
+
+    Raises WorkbenchError where there is one already.
+    """
+    path = folder / FILE_NAME
+    if path.exists():
+        raise WorkbenchError(f"{path} is there already", hint="edit it, or move it away first")
+    if not folder.is_dir():
+        raise WorkbenchError(f"{folder} is not a folder")
+    found = look(folder)
+    write_atomic(path, draft(found).encode())
+    what = {
+        "checkpoint": found.checkpoint,
+        "factory": found.factory,
+        "class names": found.class_names,
+        "validation photos": found.validation,
+        "calibration photos": found.calibration,
+    }
+    return path, [f"{name}: {value or 'not found, fill it in'}" for name, value in what.items()]
+
+
+def look(folder: Path) -> Found:
+    """Recognise a checkpoint, a factory, class names and photo folders by their names."""
+    files = [
+        path
+        for path in sorted(folder.rglob("*"), key=lambda path: (len(path.parts), str(path)))
+        if len(path.relative_to(folder).parts) <= DEPTH
+        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    ]
+
+    def first(paths: list[Path]) -> str | None:
+        return paths[0].relative_to(folder).as_posix() if paths else None
+
+    def photos(names: tuple[str, ...]) -> str | None:
+        folders = [
+            path for path in files if path.is_dir() and path.name.lower() in names and _has_photos(path)
+        ]
+        return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
+
+    factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
+    return Found(
+        checkpoint=first([path for path in files if path.suffix in CHECKPOINTS]),
+        factory=f"{first([factories[0][0]])}:{factories[0][1]}" if factories else None,
+        class_names=first([path for path in files if path.name in LABELS]),
+        validation=photos(VALIDATION),
+        calibration=photos(CALIBRATION),
+    )
+
+
+def _has_photos(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.glob("*/*"))
+
+
+def _factories(path: Path) -> list[str]:
+    """The factory functions a Python file defines; it is read, not run."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, OSError):
+        return []
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return [name for name in FACTORIES if name in defined]
+
+
+def draft(found: Found) -> str:
+    """The text of krishi.yaml; what was not found stands there as a line to uncomment."""
+
+    def line(key: str, value: str | None, example: str, comment: str) -> str:
+        text = f"{key}: {_quoted(value)}" if value else f"# {key}: {example}"
+        return f"  {text:<44}# {comment}"
+
+    return "\n".join(
+        [
+            "# What krishi-bench measures and serves. Paths are relative to this file.",
+            "model:",
+            line(
+                "checkpoint",
+                found.checkpoint or "student.ckpt",
+                "",
+                "Lightning, state dict, TorchScript or .onnx",
+            ),
+            line("factory", found.factory, "student.py:create_model", "builds the network; for state dicts"),
+            "  # factory_args: {num_classes: 38}",
+            line("class_names", found.class_names, "labels.json", "else taken from the checkpoint"),
+            "data:                                         # class folders of photos, or a CSV of path,label",
+            line("validation", found.validation or "data/val", "", "accuracy is measured on these"),
+            line("calibration", found.calibration, "data/calib", "other photos, for static INT8"),
+            "# As the network was trained; what the checkpoint says itself may be left out.",
+            "# preprocess: {resize: 256, crop: 224, interpolation: bilinear,",
+            "#              mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}",
+            "budget:",
+            "  max_accuracy_drop: 0.01                     # fraction of top-1, against FP32, proved at 95 %",
+            "  objective: latency                          # or size, or memory",
+            "  # max_size_mb: 10",
+            "  # max_latency_ms: 20",
+            "  # max_memory_mb: 100",
+            "",
+        ]
+    )
+
+
+def _quoted(value: str) -> str:
+    """Names with a character that YAML reads as its own are quoted."""
+    plain = all(character.isalnum() or character in "/._-:" for character in value)
+    return value if plain else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

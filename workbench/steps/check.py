@@ -1,0 +1,110 @@
+"""What every step's result must pass, and which order of steps makes sense."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.artifact import Precision
+from workbench.errors import WorkbenchError
+from workbench.onnx_info import OnnxFacts, describe, logits_of
+from workbench.weights import first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SAME = 1e-4  # of the largest logit: what folding constants may change
+
+NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "fp16"})
+
+
+def check_order(step: str, before: Precision) -> None:
+    """Raise WorkbenchError where `step` makes no sense on a model of this precision."""
+    if step not in NEEDS_FLOAT or before == "fp32":
+        return
+    reasons = {
+        "int8": "its input is quantised already, and quantising twice loses accuracy for nothing",
+        "fp16": "its input is fp16 already; ranges and scales are found in fp32",
+        "unknown": "its input is not fp32",
+    }
+    raise WorkbenchError(
+        f"step `{step}`: {reasons[before]}", hint="keep one of the steps that change the precision"
+    )
+
+
+def check(step: str, source: Path, result: Path, samples: "NDArray[np.float32] | None" = None) -> None:
+    """Open a step's result in onnxruntime on the CPU and hold it against what went in.
+
+    samples: (n, C, H, W) preprocessed photos; noise by default. Raises WorkbenchError naming the step where
+    the file is invalid, where its opset, input or classes changed, where logits are not finite, and, for
+    `simplify`, where precision or logits changed.
+    """
+    before = describe(source)
+    batch = noise(before) if samples is None else samples
+    try:
+        after = _valid(result)
+        _same_contract(before, after)
+        logits = _finite(logits_of(result, after, batch))
+        if step == "simplify":
+            if after.precision != before.precision:
+                raise WorkbenchError(
+                    f"turned {before.precision} weights into {after.precision}",
+                    hint="put `simplify` before the steps that change the precision",
+                )
+            _same_logits(logits_of(source, before, batch), logits)
+    except WorkbenchError as error:
+        result.unlink(missing_ok=True)
+        raise WorkbenchError(f"step `{step}`: {error.message}", hint=error.hint) from error
+
+
+def noise(facts: OnnxFacts) -> "NDArray[np.float32]":
+    """Two images of standard normal noise, always the same: what normalised photos look like at a glance."""
+    import numpy as np
+
+    return np.random.default_rng(0).standard_normal((2, *facts.image_shape()), np.float32)
+
+
+def _valid(path: Path) -> OnnxFacts:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise WorkbenchError(f"the result is not valid ONNX: {first_line(error)}") from error
+    return describe(path)
+
+
+def _same_contract(before: OnnxFacts, after: OnnxFacts) -> None:
+    for what, old, new in (
+        ("opset", before.opset, after.opset),
+        ("input shape (0: free)", before.input_shape, after.input_shape),
+        ("number of classes", before.classes, after.classes),
+    ):
+        if old != new:
+            raise WorkbenchError(
+                f"the {what} was {old} and became {new}",
+                hint="export with a newer opset: the step raised it to have the operators it needs"
+                if what == "opset"
+                else None,
+            )
+
+
+def _finite(logits: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    import numpy as np
+
+    if not np.isfinite(logits).all():
+        raise WorkbenchError(
+            "the result gives logits that are not finite (NaN or infinity)",
+            hint="leave the nodes with the largest activations out: `exclude_nodes`, `exclude_op_types`",
+        )
+    return logits
+
+
+def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]") -> None:
+    import numpy as np
+
+    difference, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
+    if difference > SAME * max(1.0, largest):
+        raise WorkbenchError(
+            f"a logit changed by {difference:.3g} (largest logit {largest:.3g}); it should stay the same",
+            hint="try the other `tool`, or leave the step out",
+        )

@@ -1,0 +1,33 @@
+"""Constant folding and redundant-node removal."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Simplify(BaseModel):
+    """Fold constants and remove redundant nodes; the logits stay the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    use: Literal["simplify"]
+    tool: Literal["onnxslim", "onnxsim"] = "onnxslim"
+
+
+def simplify(step: Simplify, source: Path, target: Path) -> None:
+    """Write the simplified model; whether it still computes the same is for `check` to say."""
+    import onnx
+
+    from workbench.onnx_info import load
+
+    model = load(source)
+    if step.tool == "onnxslim":
+        import onnxslim
+
+        simplified = onnxslim.slim(model)
+    else:
+        import onnxsim
+
+        simplified, _ = onnxsim.simplify(model)
+    onnx.save(simplified, target)

@@ -1,0 +1,157 @@
+"""Reading a checkpoint file: what it is, and the tensors and plain values in it. Code in it is never run."""
+
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["state-dict", "torchscript", "onnx"]
+Layout = Literal["lightning", "plain"]
+
+SHOWN = 5  # names listed in one message
+WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+class Weights(NamedTuple):
+    """A state dict, and the rest of the checkpoint around it."""
+
+    layout: Layout
+    tensors: Mapping[str, "torch.Tensor"]
+    extras: Mapping[str, object]
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file is, by its content; `.onnx` by its name. Raises WorkbenchError where it is neither."""
+    if not path.is_file():
+        raise missing(path)
+    if path.suffix.lower() == ".onnx":
+        return "onnx"
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith(b"\x80"):
+        return "state-dict"  # a pickle: the layout of torch before 1.6
+    if not head.startswith(b"PK"):
+        what = "is empty" if not head else "is not a PyTorch checkpoint"
+        raise WorkbenchError(
+            f"model.checkpoint: {path} {what}",
+            hint="give a .ckpt or .pt with a state dict, a TorchScript file, or an .onnx file",
+        )
+    names = _zip_names(path)
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "torchscript"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "state-dict"
+    if any(name.endswith("/archive_format") for name in names):
+        raise WorkbenchError(
+            f"model.checkpoint: {path} is a torch.export program, and reading one may run code stored in it",
+            hint="give the state dict with its factory, or export the program to ONNX and give that",
+        )
+    raise WorkbenchError(f"model.checkpoint: {path} is a zip file, but no PyTorch checkpoint")
+
+
+def missing(path: Path) -> WorkbenchError:
+    return WorkbenchError(
+        f"model.checkpoint: {path} does not exist", hint="correct `model.checkpoint` in krishi.yaml"
+    )
+
+
+def _damaged(path: Path, why: str) -> WorkbenchError:
+    return WorkbenchError(
+        f"model.checkpoint: {path} is truncated or damaged: {why}",
+        hint="copy or download it again, and compare its size with the original",
+    )
+
+
+def _zip_names(path: Path) -> list[str]:
+    """The entries of a zip file whose checksums hold; torch itself does not compare them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (bad := archive.testzip()) is not None:
+                raise _damaged(path, f"the checksum of {bad} does not match")
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
+    """Raises WorkbenchError where torch cannot read the file."""
+    import torch
+
+    with warnings.catch_warnings():
+        # Deprecated, and still the only reader of the files that people have.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
+        try:
+            loaded: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        except (RuntimeError, ValueError) as error:
+            raise WorkbenchError(
+                f"model.checkpoint: torch cannot read {path}: {first_line(error)}"
+            ) from error
+    return loaded
+
+
+def load_weights(path: Path) -> Weights:
+    """Read the tensors and plain values of a checkpoint, never code (`weights_only=True`)."""
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if (name := re.search(r"GLOBAL (\S+) was not an allowed global", str(error))) is not None:
+            raise WorkbenchError(
+                f"model.checkpoint: {path} holds a pickled `{name[1]}`: refused, because to load it would be "
+                "to run code stored in the file",
+                hint="where you trust the file, load it and save its weights alone: "
+                "`torch.save(model.state_dict(), 'weights.pt')`; or export it to ONNX and give that",
+            ) from error
+        raise _damaged(path, "its pickle cannot be read") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, first_line(error)) from error
+    return _weights_of(loaded, path)
+
+
+def _weights_of(loaded: object, path: Path) -> Weights:
+    if isinstance(loaded, Mapping):
+        for key in WEIGHT_KEYS:
+            if _is_state_dict(inner := loaded.get(key)):
+                layout: Layout = "lightning" if "pytorch-lightning_version" in loaded else "plain"
+                return Weights(layout, inner, {k: v for k, v in loaded.items() if k != key})
+        if _is_state_dict(loaded):
+            return Weights("plain", loaded, {})
+        found = f"a dict with the keys {some([str(key) for key in loaded])}"
+    else:
+        found = f"a {type(loaded).__name__}"
+    raise WorkbenchError(
+        f"model.checkpoint: {path} holds {found}, and no state dict",
+        hint="expected parameter names with tensors, alone or under `state_dict`",
+    )
+
+
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, "torch.Tensor"]]:
+    import torch
+
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(key, str) and isinstance(item, torch.Tensor) for key, item in value.items())
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an exception, without its appendices; its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, quoted, and how many more there are."""
+    quoted = ", ".join(f"`{name}`" for name in names[:SHOWN])
+    return f"{quoted} and {len(names) - SHOWN} more" if len(names) > SHOWN else quoted
