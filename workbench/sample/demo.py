@@ -1,0 +1,84 @@
+"""`make demo`: the whole path on the bundled sample, each command as a user would type it.
+
+run, compare, promote, serve and one prediction. Ends with exit code 0 only if every part did.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+READY_TIMEOUT_S = 30.0
+PORT = int(os.environ.get("PORT", "8765"))
+
+
+def main() -> None:
+    command = [sys.executable, "-m", "workbench.cli"]
+    shown("run")
+    checked = subprocess.run([*command, "run"], stdout=subprocess.DEVNULL)
+    stop_on_failure(checked)
+    for words in (["compare"], ["promote"], ["models"]):
+        shown(*words)
+        stop_on_failure(subprocess.run([*command, *words]))
+    shown("serve", "--port", str(PORT), "&")
+    server = subprocess.Popen([*command, "serve", "--port", str(PORT)], stderr=subprocess.DEVNULL)
+    try:
+        wait_until_ready(server)
+        photo = sample_photo()
+        print(f"\n$ curl -F file=@{photo.name} http://127.0.0.1:{PORT}/predict", flush=True)
+        print(json.dumps(predict(photo), indent=2))
+        print(f"(the photo is of class {photo.parent.name})")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def shown(*words: str) -> None:
+    print(f"\n$ krishi-bench {' '.join(words)}", flush=True)
+
+
+def stop_on_failure(done: subprocess.CompletedProcess[bytes]) -> None:
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    sys.exit(f"the server was not ready within {READY_TIMEOUT_S:g} s; is port {PORT} taken? Set PORT=...")
+
+
+def sample_photo() -> Path:
+    from workbench.cache import cache_folder
+    from workbench.sample import sample_folder
+
+    return next((sample_folder(cache_folder()) / "data" / "val" / "Tomato_Early_Blight").glob("*.jpg"))
+
+
+def predict(photo: Path) -> object:
+    """POST the photo as multipart/form-data, by hand: the demo needs nothing but the standard library."""
+    boundary = "krishi-bench-demo"
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{photo.name}"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/predict",
+        data=head.encode() + photo.read_bytes() + f"\r\n--{boundary}--\r\n".encode(),
+        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+if __name__ == "__main__":
+    main()
