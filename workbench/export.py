@@ -383,6 +383,8 @@ def _chatter_on_stderr() -> Iterator[None]:
             warnings.simplefilter("default")
             # The newer exporter does not write opsets below 18, so the older one stays.
             warnings.simplefilter("ignore", DeprecationWarning)
+            # torch 2.13 copying its own tree specs.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
             yield
     finally:
         os.dup2(kept, 1)

@@ -64,7 +64,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     import io
     import warnings
 
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise ImageError("empty", "the image is empty (0 bytes)")
@@ -88,10 +88,31 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image.Image":
         )
     try:
         image.load()
-        return _as_rgb(ImageOps.exif_transpose(image))
+        return _as_rgb(_upright(image))
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, ZeroDivisionError) as error:
         # Pillow's plugins and its EXIF reader raise all of these for damaged files.
         raise ImageError("broken", f"the image is damaged: {error}") from error
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """Turned as its EXIF orientation says.
+
+    ImageOps.exif_transpose would also copy an upright photo, and rewrite the EXIF block, which fails in
+    many ways (struct.error, TypeError, AttributeError) where a tag we have no use for is damaged.
+    """
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(image.getexif().get(0x0112))
+    return image if turn is None else image.transpose(turn)
 
 
 def _as_rgb(image: "Image.Image") -> "Image.Image":
@@ -105,7 +126,7 @@ def _as_rgb(image: "Image.Image") -> "Image.Image":
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def crop_pixels(image: "Image.Image", contract: Preprocess) -> "NDArray[np.uint8]":

@@ -216,6 +216,12 @@ def precision_of(model: "onnx.ModelProto") -> Precision:
     return "unknown" if sizes.get(types.BFLOAT16, 0) > sizes.get(types.FLOAT, 0) else "fp32"
 
 
+def image_input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
+    """The input photos go into. Files of the first years list their weights as inputs too."""
+    stored = {weight.name for weight in model.graph.initializer}
+    return next(value for value in model.graph.input if value.name not in stored)
+
+
 def weights(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
     """The stored tensors: initializers, and the values of Constant nodes."""
     yield from model.graph.initializer

@@ -65,7 +65,10 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:
     centre = p + z * z / (2 * total)
     spread = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # The ends are exact where nothing or everything is right, which the formula misses by a rounding error.
+    low = (centre - spread) / scale if correct else 0.0
+    high = (centre + spread) / scale if correct < total else 1.0
+    return low, high
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from workbench.dataset import Images
 from workbench.errors import WorkbenchError
+from workbench.onnx_info import image_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,10 +63,10 @@ def find_ranges(
             f"calibration.images: {calibration.images} photos asked for, data.calibration has {len(images)}",
             hint=f"lower `calibration.images` to {len(images)} or less, or add photos",
         )
-    run = _instrumented(model, tensors)
+    run = instrumented(model, tensors)
 
     def passes() -> "Iterator[Activations]":
-        return (run(batch) for batch in images.spread(calibration.images, _batch_size(model)))
+        return (run(batch) for batch in images.spread(calibration.images, batch_size(model)))
 
     return ranges_of(passes, calibration, symmetric=symmetric)
 
@@ -74,7 +75,7 @@ def ranges_of(
     passes: "Callable[[], Iterator[Activations]]", calibration: Calibration, *, symmetric: bool
 ) -> dict[str, Range]:
     """The range of each tensor; `passes()` goes once through the activations of all photos."""
-    extremes = _extremes(passes())
+    extremes = extremes_of(passes())
     if calibration.method == "minmax":
         return extremes
     two_sided = calibration.method == "percentile" and not symmetric
@@ -175,15 +176,15 @@ def _x_log_x(x: "NDArray[np.float64]") -> "NDArray[np.float64]":
     return x * np.log(np.where(x > 0, x, 1.0))
 
 
-def _extremes(activations: "Iterator[Activations]") -> dict[str, Range]:
+def extremes_of(activations: "Iterator[Activations]") -> dict[str, Range]:
+    """Lowest and highest value of each tensor. Raises WorkbenchError where one is not finite."""
     found: dict[str, Range] = {}
     for batch in activations:
         for name, values in batch.items():
             low, high = float(values.min()), float(values.max())
             if not (abs(low) < float("inf") and abs(high) < float("inf")):  # also where they are NaN
                 raise WorkbenchError(
-                    f"static_int8: the activation `{name}` is not finite (NaN or infinity) on a calibration "
-                    "photo",
+                    f"the activation `{name}` is not finite (NaN or infinity) on a photo",
                     hint="leave the node that computes it in float (`exclude_nodes`), or mend the network",
                 )
             known = found.get(name, (low, high))
@@ -208,12 +209,12 @@ def _histograms(
     return counts
 
 
-def _batch_size(model: "onnx.ModelProto") -> int:
+def batch_size(model: "onnx.ModelProto") -> int:
     """One photo at a time, which bounds the memory; more only where the graph has a fixed batch."""
-    return int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or 1
+    return int(image_input(model).type.tensor_type.shape.dim[0].dim_value) or 1
 
 
-def _instrumented(
+def instrumented(
     model: "onnx.ModelProto", tensors: Sequence[str]
 ) -> "Callable[[NDArray[np.float32]], Activations]":
     """A run of the network that returns the named tensors of a batch, the input among them."""
@@ -223,7 +224,7 @@ def _instrumented(
 
     augmented = onnx.ModelProto()
     augmented.CopyFrom(model)
-    image, outputs = augmented.graph.input[0].name, {output.name for output in augmented.graph.output}
+    image, outputs = image_input(model).name, {output.name for output in augmented.graph.output}
     wanted = [name for name in tensors if name != image]
     augmented.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -237,13 +238,11 @@ def _instrumented(
     session = onnxruntime.InferenceSession(
         augmented.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    size = _batch_size(model)
+    size = batch_size(model)
 
     def run(batch: "NDArray[np.float32]") -> "Activations":
-        if len(batch) < size or (size == 1 and len(batch) != 1):
-            batch = np.resize(
-                batch, (size, *batch.shape[1:])
-            )  # a fixed batch is filled up with its own photos
+        if len(batch) < size:  # a fixed batch is filled up with its own photos
+            batch = np.resize(batch, (size, *batch.shape[1:]))
         found = dict(zip(wanted, session.run(wanted, {image: batch}), strict=True))
         return {**found, image: batch} if image in tensors else found
 

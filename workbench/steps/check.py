@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 from workbench.artifact import Precision
 from workbench.errors import WorkbenchError
-from workbench.onnx_info import OnnxFacts, describe, logits_of
+from workbench.onnx_info import OnnxFacts, describe, load, logits_of
+from workbench.steps.calibration import batch_size, extremes_of, instrumented
 from workbench.weights import first_line
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LARGEST_FP16 = 65504.0
 SAME = 1e-4  # of the largest logit: what folding constants may change
 
 NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "fp16"})
@@ -35,8 +37,8 @@ def check(step: str, source: Path, result: Path, samples: "NDArray[np.float32] |
     """Open a step's result in onnxruntime on the CPU and hold it against what went in.
 
     samples: (n, C, H, W) preprocessed photos; noise by default. Raises WorkbenchError naming the step where
-    the file is invalid, where its opset, input or classes changed, where logits are not finite, and, for
-    `simplify`, where precision or logits changed.
+    the file is invalid, where its opset, input or classes changed, where logits are not finite; for
+    `simplify`, where precision or logits changed; for `fp16`, where an activation does not fit.
     """
     before = describe(source)
     batch = noise(before) if samples is None else samples
@@ -51,6 +53,8 @@ def check(step: str, source: Path, result: Path, samples: "NDArray[np.float32] |
                     hint="put `simplify` before the steps that change the precision",
                 )
             _same_logits(logits_of(source, before, batch), logits)
+        if step == "fp16":
+            _fits_fp16(source, result, batch)
     except WorkbenchError as error:
         result.unlink(missing_ok=True)
         raise WorkbenchError(f"step `{step}`: {error.message}", hint=error.hint) from error
@@ -108,3 +112,25 @@ def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]") ->
             f"a logit changed by {difference:.3g} (largest logit {largest:.3g}); it should stay the same",
             hint="try the other `tool`, or leave the step out",
         )
+
+
+def _fits_fp16(source: Path, result: Path, batch: "NDArray[np.float32]") -> None:
+    """Compare the FP32 activations with what FP16 holds.
+
+    The result cannot tell: on the CPU, onnxruntime runs it in FP32 between casts, and nothing overflows
+    until the file meets a GPU.
+    """
+    import onnx
+
+    model = load(source)
+    typed = onnx.shape_inference.infer_shapes(load(result)).graph.value_info
+    half = {value.name for value in typed if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
+    run = instrumented(model, [name for node in model.graph.node for name in node.output if name in half])
+    size = batch_size(model)
+    photos = (batch[start : start + size] for start in range(0, len(batch), size))
+    for name, (low, high) in extremes_of(run(photo) for photo in photos).items():
+        if max(-low, high) > LARGEST_FP16:
+            raise WorkbenchError(
+                f"the activation `{name}` reaches {max(-low, high):.3g}; fp16 ends at {LARGEST_FP16:g}",
+                hint="leave the node that computes it in fp32, with `exclude_nodes` or `exclude_op_types`",
+            )

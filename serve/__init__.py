@@ -1,0 +1,1 @@
+"""The server: one published model behind HTTP. Nothing here trains, exports or imports torch."""

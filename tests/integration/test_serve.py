@@ -1,0 +1,823 @@
+"""The server over real HTTP: what it answers, what it refuses, how it starts and how it ends."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+import uvicorn
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from serve.app import create_app
+from serve.settings import Settings
+from workbench.artifact import ArtifactInfo
+from workbench.backends import BACKENDS, Runtime
+from workbench.images import Preprocess, normalize, preprocess
+from workbench.machine import collect
+from workbench.registry import Bundle, Draft, Golden, Provenance, Registry
+from workbench.results import Accuracy, Latency, TrialResult
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = Preprocess(resize=36, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CLASS_NAMES = ("Corn_Rust", "Potato_Healthy", "Tomato_Early_Blight", "Tomato_Leaf_Mold", "Wheat_Rust")
+PREDICTION_KEYS = ["class_id", "class_name", "confidence", "timestamp", "model_version"]
+
+
+# A published model, small and real
+
+
+def tiny_onnx() -> bytes:
+    """Flatten + Gemm: a weight per pixel, so that a photo lying on its side scores differently."""
+    weights = np.random.default_rng(7).normal(0, 0.02, (3 * 32 * 32, len(CLASS_NAMES))).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(CLASS_NAMES)])],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.zeros(len(CLASS_NAMES), np.float32), "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def draft(data: bytes, version: str) -> Draft:
+    measured = TrialResult(
+        variant="fp32",
+        recipe="fp32",
+        digest="0" * 64,
+        status="ok",
+        backend="onnxruntime",
+        device="cpu",
+        precision="fp32",
+        size_bytes=len(data),
+        accuracy=Accuracy(
+            images=100,
+            correct=90,
+            correct_top5=None,
+            macro_f1=0.9,
+            class_images=(20,) * 5,
+            class_correct=(18,) * 5,
+            losses=0,
+            gains=0,
+        ),
+        latency=Latency(
+            batch_size=1,
+            samples=60,
+            mean_ns=2e6,
+            p50_ns=1.5e6,
+            p90_ns=2e6,
+            p95_ns=2.5e6,
+            p99_ns=None,
+            cold_p50_ns=3e6,
+            round_log_ratios=(0.0,),
+            settled=True,
+        ),
+    )
+    return Draft(
+        name="leaf",
+        version=version,
+        created_at=datetime(2026, 1, 2, tzinfo=UTC),
+        artifact=ArtifactInfo(
+            format="onnx",
+            file="model.onnx",
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            opset=17,
+            precision="fp32",
+            input_shape=(0, 3, 32, 32),
+            classes=len(CLASS_NAMES),
+        ),
+        runtime=Runtime(),
+        class_names=CLASS_NAMES,
+        preprocess=CONTRACT,
+        golden=Golden(file="golden.npz", images=3, atol=1e-3),
+        measured=measured,
+        machine=collect(),
+        provenance=Provenance(
+            run_id="20260102-000000",
+            variant="fp32",
+            variant_digest="0" * 64,
+            checkpoint_digest="1" * 64,
+            validation_digest="2" * 64,
+            calibration_digest=None,
+            libraries={},
+            forced=None,
+        ),
+    )
+
+
+def publish(root: Path, *, version: str = "1.0.0", golden_error: float = 0.0) -> Bundle:
+    """Publish the tiny model and point `production` at it. golden_error: added to its golden logits."""
+    data = tiny_onnx()
+    session = onnx_session(data)
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    logits = session(normalize(pixels, CONTRACT)) + np.float32(golden_error)
+
+    def build(folder: Path) -> None:
+        (folder / "model.onnx").write_bytes(data)
+        np.savez(folder / "golden.npz", pixels=pixels, logits=logits)
+        (folder / "MODEL_CARD.md").write_text("# leaf\n")
+
+    registry = Registry(root)
+    bundle = registry.publish(draft(data, version), build)
+    registry.point("leaf", "production", version, reason="test", expected=None)
+    return bundle
+
+
+def onnx_session(data: bytes) -> Callable[[Any], Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"image": batch})[0]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("serve") / "registry"
+    publish(root)
+    return root
+
+
+# Servers
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server in a thread of this process, and a client for it."""
+
+    url: str
+    client: httpx.Client
+
+    def post(self, content: bytes, *, name: str = "leaf.jpg") -> httpx.Response:
+        return self.client.post("/predict", files={"file": (name, content, "image/jpeg")})
+
+    def metrics(self) -> str:
+        return self.client.get("/metrics").text
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Running]:
+    config = uvicorn.Config(create_app(settings), ws="none", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            with httpx.Client(base_url=url, timeout=20) as client:
+                wait_for(lambda: server.started)
+                yield Running(url, client)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def wait_for(met: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not met():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def wait_until_ready(client: httpx.Client) -> None:
+    wait_for(lambda: client.get("/readyz").status_code == 200)
+
+
+@pytest.fixture(scope="module")
+def server(registry: Path) -> Iterator[Running]:
+    with running(Settings(registry=registry)) as server:
+        wait_until_ready(server.client)
+        yield server
+
+
+class ServerProcess:
+    """`python -m serve` as a container runs it."""
+
+    def __init__(self, registry: Path, **environment: str) -> None:
+        self.started_at = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serve"],
+            cwd=ROOT,
+            env={**os.environ, "KRISHI_REGISTRY": str(registry), "KRISHI_PORT": "0", **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log = ""
+        self.host, self.port = "127.0.0.1", self._port()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+
+    def _port(self) -> int:
+        assert self.process.stderr is not None
+        while select.select([self.process.stderr], [], [], 15)[0]:
+            line = self.process.stderr.readline()
+            self.log += line
+            if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+                # Nobody else reads this pipe, and a full one would stop the server.
+                self._drainer = threading.Thread(target=self._drain)
+                self._drainer.start()
+                return int(found[1])
+            if not line:
+                break
+        self.process.kill()
+        raise AssertionError(f"the server did not start:\n{self.log}")
+
+    def _drain(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log += line
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        self.client.close()
+        try:
+            code = self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self._drainer.join()
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def process(registry: Path) -> Iterator[ServerProcess]:
+    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0")
+    wait_until_ready(process.client)
+    yield process
+    assert process.end() == 0, process.log
+    assert "Traceback" not in process.log
+
+
+# Photos
+
+
+def encoded(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def noise(seed: int, width: int = 64, height: int = 48) -> Image.Image:
+    """A photo with coarse structure, so that resizing does not turn it into plain gray."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def error_code(response: httpx.Response) -> str:
+    """The code of an error answer, after checking that it has the one shape."""
+    body = response.json()
+    assert list(body) == ["error", "request_id"]
+    assert list(body["error"]) == ["code", "message"]
+    assert body["request_id"] == response.headers["x-request-id"]
+    code: str = body["error"]["code"]
+    return code
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A valid PNG header with no picture behind it."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0" * 64)
+    chunks = [
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (header, data, b"IEND")
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+# Predictions
+
+
+def test_a_prediction_has_the_promised_fields_in_order(server: Running) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    response = server.post(encoded(noise(1)))
+    assert response.status_code == 200
+    body = response.json()
+    assert list(body) == PREDICTION_KEYS
+    assert body["class_name"] == CLASS_NAMES[body["class_id"]]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body["timestamp"])
+    assert before <= datetime.fromisoformat(body["timestamp"]) <= datetime.now(UTC)
+    assert body["model_version"] == response.headers["x-model-version"] == "1.0.0"
+
+
+def test_the_answer_is_the_models_own(server: Running, registry: Path) -> None:
+    bundle = Registry(registry).resolve("leaf", "production")
+    classes = set()
+    with BACKENDS["onnxruntime"].session(bundle.artifact, bundle.manifest.runtime) as session:
+        for seed in range(12):
+            photo = encoded(noise(seed), ("JPEG", "PNG", "WEBP")[seed % 3])
+            logits = session.infer(preprocess(photo, CONTRACT))[0].astype(np.float64)
+            probabilities = np.exp(logits) / np.exp(logits).sum()
+            body = server.post(photo).json()
+            assert body["class_id"] == logits.argmax()
+            assert body["confidence"] == pytest.approx(probabilities.max(), rel=1e-9)
+            assert 0 < body["confidence"] <= 1
+            classes.add(body["class_id"])
+    assert len(classes) >= 3
+
+
+def test_a_photo_on_its_side_is_turned_upright_first(server: Running) -> None:
+    upright = noise(5, 40, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    expected = server.post(encoded(upright, "PNG")).json()
+    assert server.post(encoded(lying, "PNG", exif=exif)).json()["confidence"] == expected["confidence"]
+    assert server.post(encoded(lying, "PNG")).json()["confidence"] != expected["confidence"]
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        pytest.param(encoded(noise(2).convert("CMYK")), id="CMYK JPEG"),
+        pytest.param(encoded(noise(2).convert("L")), id="grayscale JPEG"),
+        pytest.param(
+            encoded(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16), "PNG"),
+            id="16-bit PNG",
+        ),
+        pytest.param(
+            encoded(noise(2).convert("P"), "PNG", transparency=bytes(range(256))), id="palette PNG with alpha"
+        ),
+        pytest.param(encoded(noise(2).convert("RGBA"), "WEBP", lossless=True), id="WebP with alpha"),
+        pytest.param(encoded(noise(2, 1, 1), "PNG"), id="one pixel"),
+        pytest.param(encoded(noise(2, 3000, 2), "PNG"), id="3000 x 2"),
+    ],
+)
+def test_unusual_photos_are_taken(server: Running, photo: bytes) -> None:
+    assert server.post(photo).status_code == 200
+
+
+def test_the_file_name_and_declared_type_do_not_matter(server: Running) -> None:
+    files = {"file": ("Blatt \u00e4\u00f6.txt", encoded(noise(1), "PNG"), "text/plain")}
+    assert server.client.post("/predict", files=files, data={"note": "ignored"}).status_code == 200
+
+
+def test_sixteen_at_once_get_the_answers_they_get_alone(server: Running) -> None:
+    photos = [encoded(noise(seed)) for seed in range(16)]
+    alone = [server.post(photo).json()["confidence"] for photo in photos]
+    with ThreadPoolExecutor(16) as pool:
+        together = [response.json()["confidence"] for response in pool.map(server.post, photos)]
+    assert together == alone
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("photo", "status", "code"),
+    [
+        pytest.param(b"this is a text file\n" * 9, 415, "unsupported-image", id="text named .jpg"),
+        pytest.param(encoded(noise(1), "GIF"), 415, "unsupported-image", id="GIF"),
+        pytest.param(encoded(noise(1), "BMP"), 415, "unsupported-image", id="BMP"),
+        pytest.param(b"", 422, "empty-image", id="empty"),
+        pytest.param(encoded(noise(1))[:-400], 422, "broken-image", id="truncated JPEG"),
+        pytest.param(encoded(noise(1), "PNG")[:-400], 422, "broken-image", id="truncated PNG"),
+        pytest.param(encoded(noise(1), "WEBP")[:-200], 422, "broken-image", id="truncated WebP"),
+        pytest.param(png_claiming(30000, 30000), 422, "image-too-large", id="claims 900 megapixels"),
+        pytest.param(png_claiming(10000, 5001), 422, "image-too-large", id="claims 50.01 megapixels"),
+    ],
+)
+def test_a_file_that_is_no_photo_is_refused(server: Running, photo: bytes, status: int, code: str) -> None:
+    response = server.post(photo)
+    assert (response.status_code, error_code(response)) == (status, code)
+    assert "0x" not in response.text
+
+
+MULTIPART = "multipart/form-data; boundary=b"
+
+
+def part(disposition: str, content: bytes = b"x") -> bytes:
+    return b"--b\r\nContent-Disposition: form-data; " + disposition.encode() + b"\r\n\r\n" + content + b"\r\n"
+
+
+FILE_PART = part('name="file"; filename="a.jpg"', encoded(noise(1)))
+
+
+END = b"--b--\r\n"
+UPPER_CASE = "MULTIPART/FORM-DATA; BOUNDARY=b"
+MANY_HEADERS = b"--b\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\nx\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "code"),
+    [
+        pytest.param(MULTIPART, FILE_PART + END, 200, "", id="well formed"),
+        pytest.param(UPPER_CASE, FILE_PART + b"--b--", 200, "", id="upper case, no last line end"),
+        pytest.param(None, b"", 422, "missing-file", id="nothing at all"),
+        pytest.param("image/jpeg", encoded(noise(1)), 415, "unsupported-media-type", id="bare photo"),
+        pytest.param("application/json", b"{}", 415, "unsupported-media-type", id="JSON"),
+        pytest.param(
+            "application/x-www-form-urlencoded", b"file=x", 415, "unsupported-media-type", id="urlencoded"
+        ),
+        pytest.param(";;;", b"x", 415, "unsupported-media-type", id="senseless type"),
+        pytest.param("multipart/form-data", FILE_PART, 422, "bad-multipart", id="no boundary"),
+        pytest.param(MULTIPART + "b" * 5000, FILE_PART, 422, "bad-multipart", id="huge boundary"),
+        pytest.param(MULTIPART, b"", 422, "bad-multipart", id="empty body"),
+        pytest.param(MULTIPART, FILE_PART, 422, "bad-multipart", id="no closing boundary"),
+        pytest.param(MULTIPART, b"\x00\xff" * 500, 422, "bad-multipart", id="binary junk"),
+        pytest.param(MULTIPART, b"--b\r\n\r\nx\r\n" + END, 422, "missing-file", id="part without headers"),
+        pytest.param(MULTIPART, MANY_HEADERS + END, 422, "bad-multipart", id="100,000 part headers"),
+        pytest.param(
+            MULTIPART, part('name="image"; filename="a"') + END, 422, "missing-file", id="wrong field"
+        ),
+        pytest.param(MULTIPART, part('name="file"') + END, 422, "not-a-file", id="text field"),
+        pytest.param(MULTIPART, FILE_PART * 2 + END, 422, "too-many-files", id="two files"),
+        pytest.param(
+            MULTIPART, part('name="a"') * 10_000 + FILE_PART + END, 422, "too-many-parts", id="10,000 parts"
+        ),
+    ],
+)
+def test_forms_are_taken_apart_strictly(
+    server: Running, content_type: str | None, body: bytes, status: int, code: str
+) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    response = server.client.post("/predict", content=body, headers=headers)
+    assert response.status_code == status, response.text
+    if status != 200:
+        assert error_code(response) == code
+
+
+def test_unknown_paths_and_wrong_methods_have_the_same_shape(server: Running) -> None:
+    for method, path, status, code in (
+        ("GET", "/nope", 404, "not-found"),
+        ("POST", "/predict/", 404, "not-found"),
+        ("GET", "/predict", 405, "method-not-allowed"),
+        ("POST", "/healthz", 405, "method-not-allowed"),
+    ):
+        response = server.client.request(method, path)
+        assert (response.status_code, error_code(response)) == (status, code)
+
+
+def test_a_request_id_is_taken_over_where_it_is_harmless(server: Running) -> None:
+    assert server.client.get("/nope", headers={"X-Request-ID": "abc-1.2"}).json()["request_id"] == "abc-1.2"
+    replaced = server.client.get("/nope", headers={"X-Request-ID": "a b<script>"}).json()["request_id"]
+    assert re.fullmatch(r"[0-9a-f]{16}", replaced)
+
+
+# Pillow warns of the damaged EXIF tags it skips.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_photos_never_make_it_fail(server: Running) -> None:
+    rng = np.random.default_rng(3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image_format in ("JPEG", "PNG", "WEBP"):
+        good = encoded(noise(9), image_format, exif=exif)
+        for _ in range(60):
+            bad = bytearray(good)
+            for position in rng.integers(0, len(bad), 3):
+                bad[position] = rng.integers(0, 256)
+            assert server.post(bytes(bad)).status_code in (200, 415, 422)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("tag", "kind"), [(0x011A, 2), (0x010E, 5), (0x0100, 1)])
+def test_an_exif_tag_of_the_wrong_type_does_not_make_it_fail(server: Running, tag: int, kind: int) -> None:
+    entries = struct.pack("<HHI4s", 0x0112, 3, 1, b"\6\0\0\0") + struct.pack("<HHI4s", tag, kind, 1, b"abc\0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    assert server.post(encoded(noise(1), exif=exif)).status_code in (200, 422)
+
+
+def test_a_defect_of_ours_is_a_500_that_tells_nothing(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr("serve.model._top1", broken)
+    response = server.post(encoded(noise(1)))
+    assert (response.status_code, error_code(response)) == (500, "internal")
+    assert "secret" not in response.text
+    assert response.json()["request_id"] in caplog.text
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+# Starting
+
+
+def test_readiness_waits_for_the_model(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    verify = Bundle.verify
+
+    def slow_verify(bundle: Bundle) -> None:
+        let_go.wait(15)
+        verify(bundle)
+
+    monkeypatch.setattr(Bundle, "verify", slow_verify)
+    with running(Settings(registry=registry)) as server:
+        try:
+            assert server.client.get("/healthz").json() == {"status": "ok"}
+            for response in (server.client.get("/readyz"), server.post(encoded(noise(1)))):
+                assert response.status_code == 503
+                assert response.headers["retry-after"] == "5"
+            assert error_code(server.client.get("/readyz")) == "loading"
+        finally:
+            let_go.set()
+        wait_until_ready(server.client)
+        assert server.client.get("/readyz").json() == {"status": "ready", "name": "leaf", "version": "1.0.0"}
+        assert server.post(encoded(noise(1))).status_code == 200
+
+
+def test_with_no_model_it_says_why_and_takes_the_first_one_published(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    with running(Settings(registry=root, retry_s=0.05)) as server:
+        wait_for(lambda: error_code(server.client.get("/readyz")) == "no-model")
+        message = server.client.get("/readyz").json()["error"]["message"]
+        assert message == "the registry models does not exist"
+        for response in (server.post(encoded(noise(1))), server.client.get("/model")):
+            assert (response.status_code, error_code(response)) == (503, "not-ready")
+            assert "retry-after" in response.headers
+        assert server.client.get("/healthz").status_code == 200
+        publish(root)
+        wait_until_ready(server.client)
+
+
+def test_a_bundle_with_a_flipped_byte_is_not_served(tmp_path: Path) -> None:
+    bundle = publish(tmp_path)
+    path = bundle.artifact.path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    with running(Settings(registry=tmp_path)) as server:
+        wait_for(lambda: error_code(server.client.get("/readyz")) == "bad-model")
+        message = server.client.get("/readyz").json()["error"]["message"]
+        assert "leaf/1.0.0/model.onnx: was changed since it was published" in message
+        assert str(tmp_path) not in message
+        assert server.post(encoded(noise(1))).status_code == 503
+
+
+def test_a_model_that_does_not_reproduce_its_golden_logits_is_not_served(tmp_path: Path) -> None:
+    publish(tmp_path, golden_error=0.5)
+    with running(Settings(registry=tmp_path)) as server:
+        wait_for(lambda: error_code(server.client.get("/readyz")) == "bad-model")
+        message = server.client.get("/readyz").json()["error"]["message"]
+        assert message.startswith("leaf 1.0.0 does not reproduce its golden logits: ")
+
+
+def test_a_defect_while_loading_is_logged_and_not_shown(
+    registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Bundle) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(Bundle, "verify", broken)
+    with running(Settings(registry=registry)) as server:
+        wait_for(lambda: error_code(server.client.get("/readyz")) == "bad-model")
+        assert "secret" not in server.client.get("/readyz").text
+        assert server.client.get("/healthz").status_code == 200
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_the_model_card_says_what_is_served(server: Running, registry: Path) -> None:
+    card = server.client.get("/model").json()
+    assert card["name"] == "leaf"
+    assert card["digest"] == Registry(registry).resolve("leaf", "production").digest
+    assert card["class_names"] == list(CLASS_NAMES)
+    assert card["input"]["preprocess"] == CONTRACT.model_dump(mode="json")
+    assert card["input"]["max_body_bytes"] == 10_000_000
+    assert card["runtime"]["threads"] == 1
+    assert card["measured"]["top1"] == 0.9
+    assert card["measured"]["latency_p50_ms"] == 1.5
+
+
+# Metrics
+
+
+def sample(text: str, name: str) -> float | None:
+    """The value of one sample, named with its labels as they are exposed."""
+    for line in text.splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.split()[-1])
+    return None
+
+
+def test_metrics_count_what_happened(registry: Path) -> None:
+    with running(Settings(registry=registry)) as server:
+        wait_until_ready(server.client)
+        text = server.metrics()
+        for class_id in range(len(CLASS_NAMES)):
+            assert sample(text, f'predictions_total{{class_id="{class_id}"}}') == 0
+        guessed = server.post(encoded(noise(1))).json()["class_id"]
+        server.post(b"text")
+        server.post(b"")
+        server.client.post("/predict", content=b"x" * 10_000_001)
+        server.client.get("/healthz")
+        text = server.metrics()
+    for code, count in (("200", 1), ("415", 1), ("422", 1), ("413", 1), ("503", 0)):
+        assert sample(text, f'requests_total{{code="{code}"}}') == count
+    assert sample(text, f'predictions_total{{class_id="{guessed}"}}') == 1
+    assert sample(text, "inference_latency_seconds_count") == 1
+    assert sample(text, 'inference_latency_seconds_bucket{le="0.0075"}') is not None
+    for stage in ("queue", "decode", "infer", "total"):
+        assert sample(text, f'request_stage_seconds_count{{stage="{stage}"}}') == 1
+    assert sample(text, "inflight_requests") == 0
+    assert re.search(r'^model_info\{backend="onnxruntime",.*version="1.0.0"\} 1.0$', text, re.MULTILINE)
+    assert sample(text, "process_resident_memory_bytes")
+    assert "_created" not in text
+
+
+def test_every_metric_of_the_dashboard_exists(server: Running) -> None:
+    known = set(re.findall(r"^# TYPE (\w+)", server.metrics(), re.MULTILINE))
+    known |= {f"{name}_{suffix}" for name in known for suffix in ("bucket", "count", "sum")}
+    known.add("up")  # made by Prometheus itself
+    words = {"sum", "by", "rate", "histogram_quantile", "le", "code", "class_id", "gpu", "job", "instance"}
+    words |= {"stage", "name", "version", "digest", "backend", "or", "vector", "max", "topk", "increase"}
+    dashboard = json.loads((ROOT / "serve/grafana/dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    assert len(queries) >= 9
+    used = set()
+    for query in queries:
+        bare = re.sub(r'"[^"]*"|\[[^]]*\]|\$\w+', "", query)
+        used |= set(re.findall(r"[a-z_]\w*", bare)) - words
+    assert used <= known, used - known
+    assert {"requests_total", "predictions_total", "inference_latency_seconds_bucket"} <= used
+    assert {"gpu_utilization", "gpu_memory_used", "inflight_requests"} <= used
+
+
+# The real process
+
+
+def test_it_is_ready_in_two_seconds_and_small(registry: Path) -> None:
+    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0")
+    try:
+        wait_until_ready(process.client)
+        ready_s = time.monotonic() - process.started_at
+        files = {"file": ("a.jpg", encoded(noise(1, 6000, 4000), quality=50), "image/jpeg")}
+        with ThreadPoolExecutor(4) as pool:
+            answers = pool.map(lambda _: process.client.post("/predict", files=files), range(4))
+            assert [answer.status_code for answer in answers] == [200] * 4
+        resident = sample(process.client.get("/metrics").text, "process_resident_memory_bytes")
+    finally:
+        code = process.end()
+    assert code == 0, process.log
+    # Two seconds on a free machine; the tests run on busy ones.
+    assert ready_s < 6
+    assert resident is not None
+    assert resident < 250e6
+
+
+def test_what_it_imports_stays_light(registry: Path) -> None:
+    script = """
+import sys
+import serve.app
+heavy = {"torch", "pandas", "typer", "onnx", "numpy", "onnxruntime", "uvicorn"} & set(sys.modules)
+assert not heavy, heavy
+assert "app" not in vars(serve.app)
+
+from pathlib import Path
+from serve.model import opened
+from workbench.registry import Registry
+with opened(Registry(Path(sys.argv[1])).resolve("leaf", "production")):
+    heavy = {"torch", "pandas", "typer", "onnx"} & set(sys.modules)
+assert not heavy, heavy
+assert type(serve.app.app).__name__ == "FastAPI"
+assert serve.app.app is serve.app.app
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(registry)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(process: ServerProcess) -> None:
+    response = process.client.post("/predict", files={"file": ("a.jpg", b"x" * 11_000_000, "image/jpeg")})
+    assert (response.status_code, error_code(response)) == (413, "body-too-large")
+
+
+def test_a_chunked_body_over_the_limit_is_refused(process: ServerProcess) -> None:
+    chunks = (b"x" * 100_000 for _ in range(110))
+    response = process.client.post("/predict", content=chunks, headers={"Content-Type": MULTIPART})
+    assert "content-length" not in response.request.headers
+    assert (response.status_code, error_code(response)) == (413, "body-too-large")
+
+
+def test_a_body_just_under_the_limit_is_read(process: ServerProcess) -> None:
+    def chunks() -> Iterator[bytes]:
+        head, tail = (
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n',
+            b"\r\n--b--\r\n",
+        )
+        yield head
+        yield b"x" * (10_000_000 - len(head) - len(tail))
+        yield tail
+
+    response = process.client.post("/predict", content=chunks(), headers={"Content-Type": MULTIPART})
+    assert (response.status_code, error_code(response)) == (415, "unsupported-image")
+
+
+def test_an_endless_body_does_not_fill_the_memory(process: ServerProcess) -> None:
+    """The answer comes while the client is still sending, and the connection is closed under it later."""
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    with socket.create_connection((process.host, process.port), timeout=10) as client:
+        client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(400):
+            client.sendall(chunk)
+        answer = client.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    resident = sample(process.client.get("/metrics").text, "process_resident_memory_bytes")
+    assert resident is not None
+    assert resident < 250e6
+
+
+def test_a_client_that_goes_away_is_no_defect(process: ServerProcess) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with socket.create_connection((process.host, process.port), timeout=10) as client:
+        client.sendall(head + b"Content-Length: 1000\r\n\r\nhalf")
+    wait_for(lambda: sample(process.client.get("/metrics").text, 'requests_total{code="499"}') == 1)
+
+
+def test_a_body_that_does_not_arrive_is_given_up(registry: Path) -> None:
+    with running(Settings(registry=registry, body_timeout_s=0.2)) as server:
+        wait_until_ready(server.client)
+        host, port = server.client.base_url.host, server.client.base_url.port
+        assert port is not None
+        with socket.create_connection((host, port), timeout=10) as client:
+            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART}\r\n"
+            client.sendall(head.encode() + b"Content-Length: 1000\r\n\r\nhalf")
+            assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+# Ending
+
+
+def test_sigterm_loses_no_request(registry: Path) -> None:
+    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0.5")
+    wait_until_ready(process.client)
+    slow = encoded(noise(1, 5000, 4000), "PNG", compress_level=1)
+    files = {"file": ("a.png", slow, "image/png")}
+    with ThreadPoolExecutor(4) as pool, httpx.Client(base_url=process.client.base_url, timeout=20) as client:
+        pending = [pool.submit(client.post, "/predict", files=files) for _ in range(4)]
+        wait_for(lambda: sample(process.client.get("/metrics").text, "inflight_requests") == 4)
+        process.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: process.client.get("/readyz").status_code == 503)
+        refused = process.client.get("/readyz")
+        assert error_code(refused) == "draining"
+        assert refused.headers["connection"] == "close"
+        statuses = [answer.result().status_code for answer in pending]
+    assert process.wait() == 0, process.log
+    assert statuses == [200] * 4
+    assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_zero_even_when_nothing_could_be_loaded(tmp_path: Path, number: int) -> None:
+    process = ServerProcess(tmp_path / "none", KRISHI_DRAIN_DELAY="0")
+    wait_for(lambda: process.client.get("/readyz").json()["error"]["code"] == "no-model")
+    assert process.end(number) == 0, process.log
+
+
+def test_wrong_settings_are_one_clear_message(registry: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for setting, message in (
+            ({"KRISHI_PORT": port}, f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"),
+            ({"KRISHI_PORT": "http"}, "error: KRISHI_PORT='http' is not a port number\n"),
+            ({"KRISHI_DRAIN_DELAY": "-1"}, "error: KRISHI_DRAIN_DELAY='-1' is not a number of seconds\n"),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "serve"],
+                cwd=ROOT,
+                env={**os.environ, **setting},
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            assert done.returncode == 2
+            assert done.stderr.startswith(message)
+            assert "Traceback" not in done.stderr

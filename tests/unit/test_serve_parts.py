@@ -1,0 +1,94 @@
+"""The small parts of the server: settings, cores, softmax, metrics, the shipped configuration."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from serve.cores import usable_cores
+from serve.metrics import Metrics
+from serve.model import softmax
+from serve.settings import Settings, port_number
+from workbench.errors import WorkbenchError
+
+SERVE = Path(__file__).parents[2] / "serve"
+
+
+def test_settings_come_from_the_environment() -> None:
+    environ = {
+        "KRISHI_REGISTRY": "/models",
+        "KRISHI_MODEL": "leaf",
+        "KRISHI_ALIAS": "canary",
+        "KRISHI_DRAIN_DELAY": "2.5",
+    }
+    assert Settings.from_environment(environ) == Settings(
+        Path("/models"), "leaf", "canary", drain_delay_s=2.5
+    )
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    environ = {"KRISHI_REGISTRY": "", "KRISHI_MODEL": "", "KRISHI_ALIAS": "", "KRISHI_DRAIN_DELAY": ""}
+    assert Settings.from_environment(environ) == Settings.from_environment({}) == Settings()
+    assert port_number({"KRISHI_PORT": ""}, "KRISHI_PORT", 8000) == 8000
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_delay_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(WorkbenchError, match="KRISHI_DRAIN_DELAY"):
+        Settings.from_environment({"KRISHI_DRAIN_DELAY": text})
+
+
+@pytest.mark.parametrize("text", ["http", "65536", "-1", "\u0663"])
+def test_a_port_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(WorkbenchError, match="KRISHI_PORT"):
+        port_number({"KRISHI_PORT": text}, "KRISHI_PORT", 8000)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("junk", 4)]
+)
+def test_a_container_has_the_cores_it_may_use(
+    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    path = tmp_path / "cpu.max"
+    path.write_text(quota)
+    assert usable_cores(path) == cores
+    assert usable_cores(tmp_path / "absent") == 4
+
+
+def test_softmax_survives_large_logits() -> None:
+    probabilities = softmax(np.array([3e38, -3e38, 0.0], np.float32))
+    assert probabilities.dtype == np.float64
+    assert probabilities.tolist() == [1.0, 0.0, 0.0]
+    assert softmax(np.zeros(4, np.float32)).tolist() == [0.25] * 4
+    assert softmax(np.array([1, 2], np.float32))[1] == pytest.approx(1 / (1 + np.exp(-1.0)), rel=1e-15)
+
+
+def test_each_app_has_its_own_metrics() -> None:
+    first, second = Metrics(), Metrics()
+    first.count_request(200)
+    assert 'requests_total{code="200"} 1.0' in first.expose().decode()
+    assert 'requests_total{code="200"} 0.0' in second.expose().decode()
+
+
+def test_every_metric_is_explained_in_the_docs() -> None:
+    exposed = set(re.findall(r"^# TYPE (\w+)", Metrics().expose().decode(), re.MULTILINE))
+    ours = {name for name in exposed if not name.startswith(("process_", "python_"))}
+    docs = (SERVE.parent / "docs/serving.md").read_text()
+    assert ours == set(re.findall(r"^\| `(\w+?)(?:\{\w+(?:, \w+)*\})?` \|", docs, re.MULTILINE)) & ours
+    assert len(ours) == 9
+
+
+def test_prometheus_scrapes_what_the_dashboard_asks_for() -> None:
+    config = yaml.safe_load((SERVE / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    assert job["metrics_path"] == "/metrics"
+    dashboard = json.loads((SERVE / "grafana/dashboard.json").read_text())
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert all(
+        'job=~"$job"' in target["expr"] for panel in dashboard["panels"] for target in panel["targets"]
+    )
