@@ -51,9 +51,8 @@ class Job:
 def code_digest() -> str:
     """Of the code that builds: an artifact made by other code is never taken from the cache."""
     here = Path(__file__).parent
-    files = sorted(
-        [*here.glob("steps/*.py"), here / "export.py", here / "checkpoint.py", here / "onnx_info.py"]
-    )
+    names = ("build", "checkpoint", "export", "exporters", "factory", "onnx_info", "weights")
+    files = sorted([*here.glob("steps/*.py"), *(here / f"{name}.py" for name in names)])
     return sha256_bytes(b"".join(file.read_bytes() for file in files))
 
 
@@ -94,7 +93,8 @@ def _export_key(job: Job, export: Export, kind: str) -> str:
             code_digest(),
             kind,
             job.source_digest,
-            export.model_dump(mode="json") if kind == "onnx" else None,
+            # An ONNX source is held against what was asked for in so many words, not against defaults.
+            [export.model_dump(mode="json"), sorted(export.model_fields_set)] if kind == "onnx" else None,
             job.input_shape,
             versions("torch", "onnx", "onnxscript"),
         ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, TypeAdapter, ValidationError
 
 from workbench.errors import WorkbenchError
-from workbench.factory import build, code_digests
+from workbench.factory import build, code_digests, parts
 from workbench.files import digest_of, sha256_file
 from workbench.images import Interpolation, Scale, Triple
 from workbench.weights import Kind, Layout, Weights, kind_of, load_torchscript, load_weights, missing, some
@@ -131,6 +131,7 @@ def _factory(source: ModelSource) -> str:
             f"model.checkpoint: {source.checkpoint} is a state dict: weights without a network",
             hint="name the function that builds it as `model.factory: file.py:callable` in krishi.yaml",
         )
+    parts(source.factory)
     return source.factory
 
 

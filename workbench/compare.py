@@ -128,9 +128,14 @@ def shortfalls(trial: TrialResult, budget: Budget) -> list[str]:
     if drop is not None and verdict == "beyond":
         found.append(f"it loses {100 * drop.drop:.2f} points of top-1 (budget {limit:g})")
     elif drop is not None and verdict == "too few images":
+        enough = (
+            f"about {drop.images_needed(budget.max_accuracy_drop):,} could"
+            if drop.drop < budget.max_accuracy_drop
+            else "no number could, with what it loses on these"
+        )
         found.append(
             f"{drop.total} photos cannot show that it loses at most {limit:g} points (it may lose "
-            f"{100 * drop.upper_bound():.2f}); about {drop.images_needed(budget.max_accuracy_drop):,} could"
+            f"{100 * drop.upper_bound():.2f}); {enough}"
         )
     memory = trial.peak_memory_bytes
     for what, value, most, unit in (
@@ -155,7 +160,8 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
         misses = [f"{t.variant}: {'; '.join(shortfalls(t, budget))}" for t in trials if t.status == "ok"]
         return None, ["no winner: nothing fits the budget", *misses]
     best = min(fitting, key=lambda trial: _cost(trial, budget))
-    tolerance = _tolerance(info)
+    # The noise floor is of times; sizes and memory have none.
+    tolerance = _tolerance(info) if budget.objective == "latency" else SMALLEST_DIFFERENCE
     tied = [t for t in fitting if _cost(t, budget) <= _cost(best, budget) * (1 + tolerance)]
     smallest = min(trial.size_bytes or 0 for trial in tied)
     small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
@@ -173,6 +179,7 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
 
 
 def _tolerance(info: RunInfo) -> float:
+    """What speeds must differ by, as a fraction, to be told apart."""
     return max(info.noise_floor or 0.0, SMALLEST_DIFFERENCE)
 
 
@@ -225,14 +232,15 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
 def pareto_front(trials: Sequence[TrialResult], tolerance: float = SMALLEST_DIFFERENCE) -> set[str]:
     """Variants that no other beats: better in accuracy, speed or size, and worse in none of them.
 
-    Speeds and sizes closer than `tolerance` are the same, so that noise puts nobody on the front.
+    Speeds closer than `tolerance` are the same, and sizes closer than 1 %, so that noise puts nobody on the
+    front.
     """
     points = {
         t.variant: (t.accuracy.top1, ratio.log_speedup, -math.log(t.size_bytes))
         for t in trials
         if t.status == "ok" and t.accuracy and t.size_bytes and (ratio := speed(t)) is not None
     }
-    margins = (0.0, tolerance, tolerance)
+    margins = (0.0, tolerance, SMALLEST_DIFFERENCE)
 
     def beats(other: tuple[float, ...], mine: tuple[float, ...]) -> bool:
         gains = [(o - m, margin) for o, m, margin in zip(other, mine, margins, strict=True)]

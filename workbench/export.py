@@ -1,19 +1,16 @@
 """torch to a file a runtime opens: ONNX with the opset asked for, or an error; or torch's own formats."""
 
-import contextlib
-import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.artifact import ArtifactInfo, Format
 from workbench.errors import WorkbenchError
+from workbench.exporters import NETWORK_ERRORS, chatter_on_stderr, write_onnx, write_program
 from workbench.files import sha256_file
 from workbench.onnx_info import OnnxFacts, describe, load, logits_of
 from workbench.weights import first_line
@@ -31,9 +28,6 @@ Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7, 23)}
 TOLERANCE = 1e-3  # of max(1, the largest logit)
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
-
-# What a network's forward, or an exporter following it, raises for a network that cannot be handled.
-NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
 class Export(BaseModel):
@@ -78,8 +72,7 @@ def export_onnx(
     expected = torch_logits(model, samples)
     size = 2 if export.dynamic_batch else max(1, input_shape[0])  # 1 would be taken for a constant
     with _removed_on_error(target):
-        _write_onnx(model, export, target, _first(samples, size))
-        _strip_traces(target)
+        write_onnx(model, export, target, _first(samples, size), hint=_other_exporter(export))
         facts = _checked(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
         max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch))
     return ExportReport(max_abs, max_rel, facts.opset, facts.classes)
@@ -116,13 +109,13 @@ def export_torch(
 
     assert samples.shape[1:] == input_shape[1:]
     expected = torch_logits(model, samples)
-    with _removed_on_error(target), _chatter_on_stderr():
+    with _removed_on_error(target), chatter_on_stderr():
         if isinstance(model, torch.jit.ScriptModule):
             written: Format = "torchscript"
             model.save(str(target))
         else:
             written = "torch-export"
-            _write_program(model, target, _first(samples, 2))
+            write_program(model, target, _first(samples, 2))
         reopened = _open_torch(target, written)
         _compare(expected, samples, lambda batch: torch_logits(reopened, batch))
     return written
@@ -201,69 +194,6 @@ def torch_logits(model: "torch.nn.Module", samples: "NDArray[np.float32]") -> "N
     return logits
 
 
-def _write_onnx(
-    model: "torch.nn.Module", export: Export, target: Path, images: "NDArray[np.float32]"
-) -> None:
-    import torch
-
-    shared: dict[str, Any] = {
-        "opset_version": export.opset,
-        "input_names": ["images"],
-        "output_names": ["logits"],
-        "external_data": False,
-    }
-    arguments = (torch.from_numpy(images),)
-    if export.exporter == "dynamo" and isinstance(model, torch.jit.ScriptModule):
-        raise WorkbenchError(
-            "export.exporter: `dynamo` cannot read a TorchScript module",
-            hint="set `export.exporter: torchscript`",
-        )
-    try:
-        with _chatter_on_stderr(), _plain_attention(), torch.no_grad():
-            if export.exporter == "dynamo":
-                shapes = ({0: torch.export.Dim("batch")},) if export.dynamic_batch else None
-                torch.onnx.export(
-                    model, arguments, target, dynamo=True, dynamic_shapes=shapes, verbose=False, **shared
-                )
-            else:
-                axes = {"images": {0: "batch"}, "logits": {0: "batch"}} if export.dynamic_batch else None
-                torch.onnx.export(model, arguments, str(target), dynamo=False, dynamic_axes=axes, **shared)
-    except NETWORK_ERRORS as error:
-        raise WorkbenchError(
-            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}",
-            hint=_other_exporter(export),
-        ) from error
-
-
-def _strip_traces(path: Path) -> None:
-    """Drop what dynamo notes on each node for debugging: stack traces with the paths of this computer, some
-    4 % of a small network's file. The names of the modules stay."""
-    import onnx
-
-    model = load(path)
-    graph = model.graph
-    for item in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
-        kept = [prop for prop in item.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
-        del item.metadata_props[:]
-        item.metadata_props.extend(kept)
-    onnx.save(model, path)
-
-
-def _write_program(model: "torch.nn.Module", target: Path, images: "NDArray[np.float32]") -> None:
-    import torch
-
-    shapes = ({0: torch.export.Dim("batch")},)
-    try:
-        program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=shapes)
-        with target.open("wb") as file:  # a path would have to end in .pt2
-            torch.export.save(program, file)
-    except NETWORK_ERRORS as error:
-        raise WorkbenchError(
-            f"torch.export failed: {_root_cause(error)}",
-            hint="measure it with the onnxruntime backend, through `export.exporter: torchscript`",
-        ) from error
-
-
 def _open_torch(path: Path, written: Format) -> "torch.nn.Module":
     import torch
 
@@ -297,8 +227,8 @@ def _checked(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
         raise WorkbenchError(
             f"exporter `{export.exporter}` wrote an input of shape {facts.input_shape}, asked for {wanted} "
             "(0: free)",
-            hint="its forward turns the batch size into a constant, as `len(x)` does and `x.shape[0]` does not: "
-            "mend it, or set `export.dynamic_batch: false`",
+            hint="its forward turns the batch size into a constant, as `len(x)` does and `x.shape[0]` "
+            "does not: mend it, or set `export.dynamic_batch: false`",
         )
     return facts
 
@@ -343,26 +273,6 @@ def _first(samples: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
     return np.resize(samples[:size], (size, *samples.shape[1:]))
 
 
-def _root_cause(error: BaseException) -> str:
-    """The exporters wrap the reason in pages of advice: take the innermost exception's first line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {first_line(error)}"
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention without its fused inference path, which the older exporter cannot write."""
-    import torch
-
-    enabled: bool = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
 @contextmanager
 def _removed_on_error(target: Path) -> Iterator[None]:
     try:
@@ -370,22 +280,3 @@ def _removed_on_error(target: Path) -> Iterator[None]:
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _chatter_on_stderr() -> Iterator[None]:
-    """What the exporters print goes to stderr, also from C++; that torch calls them deprecated does not."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("default")
-            # The newer exporter does not write opsets below 18, so the older one stays.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            # torch 2.13 copying its own tree specs.
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)

@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,21 @@ def build(spec: str, args: Mapping[str, JsonValue], num_classes: int | None) -> 
     return model
 
 
+def parts(spec: str) -> tuple[str, str]:
+    """The file or module, and the callable. Raises WorkbenchError where one or the file is missing."""
+    place, _, attribute = spec.rpartition(":")
+    if not place or not attribute:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` names no function",
+            hint="write `file.py:callable` or `package.module:callable`",
+        )
+    if place.endswith(".py") and not Path(place).is_file():
+        raise WorkbenchError(
+            f"model.factory: {place} does not exist", hint="paths are relative to the folder of krishi.yaml"
+        )
+    return place, attribute
+
+
 @contextmanager
 def _user_code(spec: str) -> Iterator[None]:
     """The factory's folder on sys.path, for its siblings; whatever it raises named, as theirs to mend."""
@@ -57,16 +72,12 @@ def _user_code(spec: str) -> Iterator[None]:
         ) from error
     finally:
         for path in folder:
-            sys.path.remove(path)
+            with suppress(ValueError):  # the user's code may have tidied up
+                sys.path.remove(path)
 
 
 def _resolve(spec: str) -> Callable[..., object]:
-    place, _, attribute = spec.rpartition(":")
-    if not place or not attribute:
-        raise WorkbenchError(
-            f"model.factory: `{spec}` names no function",
-            hint="write `file.py:callable` or `package.module:callable`",
-        )
+    place, attribute = parts(spec)
     module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     factory: object = getattr(module, attribute, None)
     if not callable(factory):
@@ -78,10 +89,6 @@ def _resolve(spec: str) -> Callable[..., object]:
 
 
 def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise WorkbenchError(
-            f"model.factory: {path} does not exist", hint="paths are relative to the folder of krishi.yaml"
-        )
     spec = importlib.util.spec_from_file_location(f"krishi_factory_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # always so for a .py file
     module = importlib.util.module_from_spec(spec)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LONGEST_NAME = 180  # bytes; file systems take 255, and temporary files add to the name
+
+
 def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -33,8 +36,11 @@ def digest_of(value: object) -> str:
 
 
 def file_name(name: str) -> str:
-    """A variant's name as a file name: brackets, commas and slashes travel badly."""
-    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name).rstrip("_")
+    """A variant's name as a file name: brackets, commas and slashes travel badly, and so does length."""
+    plain = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name).rstrip("_")
+    if len(plain.encode()) <= LONGEST_NAME:
+        return plain
+    return f"{plain.encode()[:LONGEST_NAME].decode(errors='ignore')}-{sha256_bytes(name.encode())[:8]}"
 
 
 def fsync_path(path: Path) -> None:
@@ -46,11 +52,19 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it. A file in its place is reported as what it is: no folder."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that a reader, or a crash, sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with translated_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -82,8 +96,8 @@ def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
     parent = scratch or final.parent
     temporary = parent / f".tmp-{final.name}-{os.getpid()}-{secrets.token_hex(4)}"
     with translated_os_errors(final):
-        parent.mkdir(parents=True, exist_ok=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(parent)
+        make_folder(final.parent)
         temporary.mkdir()
         try:
             yield temporary
@@ -113,6 +127,7 @@ def translated_os_errors(path: Path) -> Iterator[None]:
         errno.EACCES: "give yourself the right to write there, or choose another folder",
         errno.EPERM: "give yourself the right to write there, or choose another folder",
         errno.EROFS: "the file system is read-only: choose another folder",
+        errno.ENOTDIR: "a file is where a folder should be: move it away, or choose another folder",
     }
     try:
         yield

@@ -82,7 +82,7 @@ class Child:
                 self.kill()
                 raise ChildError(f"{self.label} took longer than {timeout_s:g} s and was stopped")
             answer = pickle.loads(self._pipe.recv_bytes())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of an answer, or of our request
             raise ChildError(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
         if isinstance(answer, _Raised):
             if answer.expected:
@@ -112,9 +112,9 @@ class Child:
 
     def close(self, *, failed: bool = False) -> None:
         """Let the child end by itself, or make it where it `failed` or takes more than 10 s."""
-        self._pipe.close()
         if failed:
-            self.process.kill()
+            self.process.kill()  # before the pipe closes, which would let it end by itself
+        self._pipe.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -144,7 +144,7 @@ def _resolve(name: str) -> Callable[..., Any]:
 def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
     """Do the job and send what came of it; False where it raised."""
     try:
-        answer = job()
+        answer = pickle.dumps(job())
     except WorkbenchError as error:
         pipe.send_bytes(pickle.dumps(_Raised(error.message, error.hint, expected=True)))
         return False
@@ -155,7 +155,7 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
         message = f"{type(error).__name__}: {text[0] if text else 'no message'}"
         pipe.send_bytes(pickle.dumps(_Raised(message, None, expected=False)))
         return False
-    pipe.send_bytes(pickle.dumps(answer))
+    pipe.send_bytes(answer)
     return True
 
 

@@ -18,6 +18,7 @@ from workbench.steps import Step
 
 KIND = "recipe"
 BASELINE = "baseline"
+FIXED = ("name", "description", "matrix")  # what a matrix cannot vary
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
 Axis = Annotated[list[Any], Field(min_length=1)]
 
@@ -151,6 +152,11 @@ def _labels(key: str, value: Any) -> list[str]:
 def _assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Document) -> None:
     """Put `value` at a matrix key. Raises WorkbenchError where the key leads nowhere."""
     place: tuple[str, ...] = ("matrix", key)
+    if key.partition(".")[0] in FIXED:
+        raise WorkbenchError(
+            f"{document.where(place)}: matrix: `{key}` is the same for all variants",
+            hint="`export`, `steps` and `runtime` can vary",
+        )
     target: Any = data
     *parents, last = key.split(".")
     for part in parents:

@@ -4,13 +4,13 @@ import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workbench.backends import Runtime
 from workbench.errors import WorkbenchError
-from workbench.files import file_name, translated_os_errors, write_atomic
+from workbench.files import file_name, make_folder, translated_os_errors, write_atomic
 from workbench.images import Preprocess
 from workbench.machine import Machine
 
@@ -114,11 +114,11 @@ class Budget(_Record):
     max_accuracy_drop: fraction of 1, against the FP32 baseline on the same photos.
     """
 
-    max_accuracy_drop: float = 0.01
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     objective: Literal["latency", "size", "memory"] = "latency"
-    max_size_mb: float | None = None
-    max_latency_ms: float | None = None
-    max_memory_mb: float | None = None
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    max_memory_mb: Annotated[float, Field(gt=0)] | None = None
 
 
 class RunInfo(_Record):
@@ -159,7 +159,7 @@ class RunFolder:
         """A new folder named by the time; two runs in the same second both get one."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         with translated_os_errors(results):
-            results.mkdir(parents=True, exist_ok=True)
+            make_folder(results)
             for suffix in ["", *(f"-{n}" for n in range(2, 1000))]:
                 path = results / f"{stamp}{suffix}"
                 try:

@@ -51,6 +51,8 @@ def read(path: Path, *, kind: str) -> Document:
         data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise _syntax_error(path, text, error) from None
+    except RecursionError:
+        raise WorkbenchError(f"{path} contains itself, or is nested too deeply to be a {kind}") from None
     if data is None:
         raise WorkbenchError(f"{path} is empty", hint=f"`krishi-bench schema` describes a {kind}")
     if not isinstance(data, dict):
@@ -105,7 +107,7 @@ def validated(
     except ValidationError as error:
         problems, hints = [], []
         for detail in error.errors(include_url=False):
-            place = _place_in(data, detail["loc"])
+            place = _place_in(data, detail["loc"], missing=detail["type"] == "missing")
             message, meant = _explained(model, detail)
             problems.append(f"  {document.where(at or place)}: {dotted(place) or kind}: {message}")
             if meant:
@@ -120,15 +122,18 @@ def closest(word: str, known: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
 
 
-def _place_in(data: object, location: tuple[str | int, ...]) -> Place:
-    """pydantic's location without the union tags it puts between the keys."""
+def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -> Place:
+    """pydantic's location without the union tags it puts between the keys.
+
+    missing: the last part is a key that should be there, and not a tag.
+    """
     place: list[str | int] = []
     for index, part in enumerate(location):
         if (isinstance(data, dict) and part in data) or (
             isinstance(data, list) and isinstance(part, int) and part < len(data)
         ):
             data = data[part]  # type: ignore[index]
-        elif index < len(location) - 1:
+        elif not missing or index < len(location) - 1:
             continue
         place.append(part)
     return tuple(place)
@@ -152,6 +157,10 @@ def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return f"`{given}` is not one of {', '.join(known)}", closest(given, known)
         case "value_error":
             return str(context["error"]), None
+        case "tuple_type" | "list_type":
+            return f"this must be a list, `[...]` (got {detail['input']!r})", None
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"this must be a mapping of keys (got {detail['input']!r})", None
         case _:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
 

@@ -1,6 +1,7 @@
 """PyTorch, eager: an exported program (`.pt2`) or a TorchScript file."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -37,13 +38,16 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
 
     torch.set_num_threads(runtime.threads)
     data = io.BytesIO(artifact.read())
-    try:
-        if artifact.info.format == "torchscript":
-            module = torch.jit.load(data, map_location=runtime.device).eval()  # type: ignore[no-untyped-call]
-        else:
-            module = torch.export.load(data).module().to(runtime.device)
-    except (RuntimeError, ValueError) as error:
-        raise WorkbenchError(f"torch cannot open {artifact.path.name}: {error}") from error
+    with warnings.catch_warnings():
+        # torch.jit.load is deprecated, and still the only reader of the files that people have.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            if artifact.info.format == "torchscript":
+                module = torch.jit.load(data, map_location=runtime.device).eval()  # type: ignore[no-untyped-call]
+            else:
+                module = torch.export.load(data).module().to(runtime.device)
+        except (RuntimeError, ValueError) as error:
+            raise WorkbenchError(f"torch cannot open {artifact.path.name}: {error}") from error
 
     def infer(batch: "NDArray[np.float32]") -> "NDArray[np.float32]":
         with torch.inference_mode():

@@ -36,6 +36,8 @@ class DynamicInt8(BaseModel):
 class StaticInt8(BaseModel):
     """INT8 weights and activations, with ranges calibrated on real photos.
 
+    format: qdq marks the graph and leaves the choice of kernels to the runtime; qoperator writes
+    onnxruntime's own operators, which are slow on x86 with int8 activations.
     activation: uint8 is quantised with a zero point of its own, which fits the outputs of ReLU and
     hard-swish; int8 symmetrically (zero point 0), the form that TensorRT and most ARM kernels take.
     exclude_nodes: names of nodes, or glob patterns, to leave in float; as they are called after

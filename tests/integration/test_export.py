@@ -1,0 +1,304 @@
+"""torch to ONNX with the real exporters: what was asked for is what is in the file, or there is no file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch", reason="exporting needs torch")
+onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
+pytest.importorskip("onnxruntime", reason="exports are compared in onnxruntime")
+
+from workbench.artifact import Artifact, Format  # noqa: E402
+from workbench.checkpoint import ModelSource, inspect  # noqa: E402
+from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.export import (  # noqa: E402
+    Export,
+    adopt_onnx,
+    export_onnx,
+    export_torch,
+    torch_artifact_info,
+    torch_logits,
+)
+from workbench.onnx_info import artifact_info, describe, logits_of  # noqa: E402
+from workbench.sample.student import create_model  # noqa: E402
+
+SHAPE = (1, 3, 32, 32)
+CLASSES = 12
+
+# Making TorchScript files is deprecated; people have them all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+def student() -> Any:
+    """The sample's network, untrained and narrow: depthwise, hard-swish, squeeze-and-excitation and all."""
+    torch.manual_seed(0)
+    model = create_model(CLASSES, width=0.25).eval()
+    with torch.no_grad():
+        model.classifier[1].weight *= 30  # untrained logits are too alike to compare
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return student()
+
+
+@pytest.fixture(scope="module")
+def samples() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((5, 3, 32, 32), np.float32)
+
+
+@pytest.fixture(scope="module")
+def dynamo(model: Any, samples: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One export with the newer exporter, which takes seconds."""
+    path: Path = tmp_path_factory.mktemp("dynamo") / "model.onnx"
+    report = export_onnx(model, Export(), path, SHAPE, samples)
+    assert (report.opset, report.classes) == (18, CLASSES)
+    assert report.max_rel < 1e-5
+    return path
+
+
+def older(opset: int = 13, **fields: Any) -> Export:
+    return Export(exporter="torchscript", opset=opset, **fields)
+
+
+def error_of(call: Callable[[], object]) -> WorkbenchError:
+    with pytest.raises(WorkbenchError) as caught:
+        call()
+    return caught.value
+
+
+def test_the_newer_exporter_writes_one_file_with_a_free_batch(dynamo: Path) -> None:
+    assert [path.name for path in dynamo.parent.iterdir()] == ["model.onnx"]
+    info = artifact_info(dynamo)
+    assert (info.format, info.opset, info.precision) == ("onnx", 18, "fp32")
+    assert (info.input_shape, info.classes) == ((0, 3, 32, 32), CLASSES)
+    assert info.size_bytes == dynamo.stat().st_size
+    facts = describe(dynamo)
+    assert (facts.input_name, facts.output_name) == ("images", "logits")
+
+
+def test_the_file_does_not_say_where_it_was_made(dynamo: Path) -> None:
+    assert b"stack_trace" not in dynamo.read_bytes()
+    assert str(Path(torch.__file__).parent).encode() not in dynamo.read_bytes()
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 20])
+def test_the_older_exporter_honours_the_opset(
+    model: Any, samples: NDArray[np.float32], tmp_path: Path, opset: int
+) -> None:
+    report = export_onnx(model, older(opset), tmp_path / "m.onnx", SHAPE, samples)
+    assert report.opset == opset
+    assert describe(tmp_path / "m.onnx").opset == opset
+
+
+def test_an_opset_the_exporter_cannot_write_is_refused_at_once(
+    model: Any, samples: NDArray[np.float32], tmp_path: Path
+) -> None:
+    target = tmp_path / "m.onnx"
+    error = error_of(lambda: export_onnx(model, Export(opset=13), target, SHAPE, samples))
+    assert error.message == "export.opset: exporter `dynamo` cannot write opset 13: it writes 18 to 25"
+    assert error.hint == "set `export.exporter: torchscript`, which writes opsets 7 to 23"
+    assert not target.exists()
+
+
+def test_an_opset_that_came_out_otherwise_is_an_error_and_leaves_no_file(
+    model: Any, samples: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.export.OPSETS", {"dynamo": (7, 25), "torchscript": (7, 23)})
+    target = tmp_path / "m.onnx"
+    error = error_of(lambda: export_onnx(model, Export(opset=13), target, SHAPE, samples))
+    assert error.message == "export.opset: asked for opset 13, exporter `dynamo` wrote 18"
+    assert "torchscript" in (error.hint or "")
+    assert not target.exists()
+
+
+def test_a_fixed_batch_is_fixed(model: Any, samples: NDArray[np.float32], tmp_path: Path) -> None:
+    target = tmp_path / "m.onnx"
+    export_onnx(model, older(dynamic_batch=False), target, (2, 3, 32, 32), samples)
+    facts = describe(target)
+    assert facts.input_shape == (2, 3, 32, 32)
+    assert logits_of(target, facts, samples).shape == (5, CLASSES)
+
+
+class Branching(torch.nn.Module):  # type: ignore[misc]
+    """Its forward looks at the values, and tracing keeps one branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = student()
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x) if x.mean() > 0 else -self.inner(x)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_file_that_computes_something_else_is_an_error_and_leaves_no_file(
+    samples: NDArray[np.float32], tmp_path: Path
+) -> None:
+    images = np.abs(samples) * np.array([1, 1, -2, -2, -2], np.float32)[:, None, None, None]
+    target = tmp_path / "m.onnx"
+    error = error_of(lambda: export_onnx(Branching(), older(), target, SHAPE, images))
+    assert "does not compute what torch does" in error.message
+    assert not target.exists()
+
+
+class Unsupported(torch.nn.Module):  # type: ignore[misc]
+    def forward(self, x: Any) -> Any:
+        return torch.special.bessel_j0(x.mean((2, 3)))
+
+
+def test_an_operator_that_onnx_lacks_is_told_in_one_line_and_not_on_stdout(
+    samples: NDArray[np.float32], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(lambda: export_onnx(Unsupported(), older(), tmp_path / "m.onnx", SHAPE, samples))
+    assert error.message.startswith("exporter `torchscript` failed at opset 13: UnsupportedOperatorError: ")
+    assert "special_bessel_j0" in error.message
+    assert "\n" not in error.message
+    assert capfd.readouterr().out == ""
+
+
+class Two(torch.nn.Module):  # type: ignore[misc]
+    def forward(self, x: Any) -> Any:
+        return x.mean((2, 3)), x
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Two(), "returns a tuple; expected one tensor of logits"),
+        (torch.nn.Identity(), r"returns \(5, 3, 32, 32\); expected one tensor of logits, \(5, classes\)"),
+        (torch.nn.Linear(7, 2), r"cannot run on a batch of shape \(5, 3, 32, 32\)"),
+    ],
+)
+def test_a_network_that_is_no_classifier_is_refused(
+    samples: NDArray[np.float32], tmp_path: Path, network: Any, message: str
+) -> None:
+    with pytest.raises(WorkbenchError, match=message):
+        export_onnx(network, older(), tmp_path / "m.onnx", SHAPE, samples)
+
+
+def test_weights_that_are_not_numbers_are_noticed(samples: NDArray[np.float32]) -> None:
+    broken = student()
+    with torch.no_grad():
+        broken.classifier[1].bias[0] = float("nan")
+    assert "not finite" in error_of(lambda: torch_logits(broken, samples)).message
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_a_network_is_written_for_the_torch_backend(
+    model: Any, samples: NDArray[np.float32], tmp_path: Path, scripted: bool
+) -> None:
+    from workbench.backends import BACKENDS, Runtime
+
+    network = torch.jit.trace(model, torch.from_numpy(samples)) if scripted else model
+    wanted: Format = "torchscript" if scripted else "torch-export"
+    target = tmp_path / "model.pt2"
+    assert export_torch(network, target, SHAPE, samples) == wanted
+    info = torch_artifact_info(target, wanted, SHAPE)
+    assert (info.input_shape, info.classes, info.opset) == ((0, 3, 32, 32), CLASSES, None)
+    with BACKENDS["torch"].session(Artifact(tmp_path, info), Runtime(backend="torch")) as session:
+        np.testing.assert_allclose(session.infer(samples), torch_logits(model, samples), atol=1e-4)
+
+
+def test_a_torchscript_module_goes_through_the_older_exporter(
+    model: Any, samples: NDArray[np.float32], tmp_path: Path
+) -> None:
+    scripted = torch.jit.trace(model, torch.from_numpy(samples))
+    assert export_onnx(scripted, older(), tmp_path / "m.onnx", SHAPE, samples).opset == 13
+    error = error_of(lambda: export_onnx(scripted, Export(), tmp_path / "n.onnx", SHAPE, samples))
+    assert error.hint == "set `export.exporter: torchscript`"
+
+
+def test_an_onnx_file_is_taken_as_it_is(dynamo: Path, tmp_path: Path) -> None:
+    adopt_onnx(dynamo, None, tmp_path / "copy.onnx")
+    assert (tmp_path / "copy.onnx").read_bytes() == dynamo.read_bytes()
+    assert adopt_onnx(dynamo, Export(), tmp_path / "copy.onnx").opset == 18
+
+
+def test_an_onnx_source_says_its_classes_and_its_crop(dynamo: Path, tmp_path: Path) -> None:
+    info = inspect(ModelSource(checkpoint=dynamo))
+    assert (info.kind, info.num_classes, info.preprocess.crop) == ("onnx", CLASSES, 32)
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    short = ModelSource(checkpoint=dynamo, class_names=tmp_path / "names.txt")
+    assert "has 2 names, but model.onnx has 12 classes" in error_of(lambda: inspect(short)).message
+
+
+class Attentive(torch.nn.Module):  # type: ignore[misc]
+    """A transformer layer over four patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 8, 16, 16)
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(self.patches(x).flatten(2).transpose(1, 2)).mean(1)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_attention_goes_through_the_older_exporter(samples: NDArray[np.float32], tmp_path: Path) -> None:
+    network = Attentive().eval()
+    assert export_onnx(network, older(17), tmp_path / "m.onnx", SHAPE, samples).classes == 8
+
+
+def test_an_onnx_file_of_another_opset_than_asked_for_is_refused(dynamo: Path, tmp_path: Path) -> None:
+    error = error_of(lambda: adopt_onnx(dynamo, older(13), tmp_path / "copy.onnx"))
+    assert error.message == "export.opset: the recipe asks for opset 13, model.onnx has 18"
+    assert not (tmp_path / "copy.onnx").exists()
+
+
+def saved(path: Path, dims: list[Any], *, kind: int | None = None, outputs: int = 1) -> Path:
+    """A small ONNX file that averages its input over height and width."""
+    helper, kind = onnx.helper, kind or onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], [f"y{i}"], axes=[2, 3], keepdims=0) for i in range(outputs)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, dims)],
+        [helper.make_tensor_value_info(f"y{i}", kind, None) for i in range(outputs)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_foreign_file_with_free_sizes_and_undeclared_classes_is_read(tmp_path: Path) -> None:
+    facts = describe(saved(tmp_path / "f.onnx", ["batch", 3, "height", "width"]))
+    assert (facts.input_shape, facts.classes, facts.opset) == ((0, 3, 0, 0), 3, 13)
+    assert facts.dynamic_batch
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "message"),
+    [
+        ([1, 32, 32, 3], {}, "channels come last: NHWC"),
+        (["n", 1, "h", "w"], {}, r"takes an input of shape \['n', 1, 'h', 'w'\]"),
+        ([1, 3, 32, 32], {"kind": 10}, r"`x` is tensor\(float16\)"),
+        ([1, 3, 32, 32], {"outputs": 2}, "has 1 inputs and 2 outputs"),
+    ],
+)
+def test_an_onnx_file_that_is_no_image_classifier_is_refused(
+    tmp_path: Path, dims: list[Any], options: dict[str, Any], message: str
+) -> None:
+    path = saved(tmp_path / "f.onnx", dims, **options)
+    with pytest.raises(WorkbenchError, match=message):
+        adopt_onnx(path, None, tmp_path / "copy.onnx")
+
+
+def test_weights_in_a_second_file_are_refused(dynamo: Path, tmp_path: Path) -> None:
+    onnx.save(onnx.load(dynamo), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    error = error_of(lambda: adopt_onnx(tmp_path / "m.onnx", None, tmp_path / "copy.onnx"))
+    assert "in other files (external data)" in error.message
+
+
+def test_what_is_no_onnx_file_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text(json.dumps({"not": "a model"}))
+    assert "is not an ONNX file" in error_of(lambda: describe(tmp_path / "m.onnx")).message

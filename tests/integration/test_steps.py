@@ -1,0 +1,347 @@
+"""The steps, each on a real network and in a real runtime: what changes, what must not, what is refused."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+torch = pytest.importorskip("torch", reason="the network is exported from torch")
+onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
+pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
+
+from workbench.dataset import Images  # noqa: E402
+from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.export import Export, export_onnx  # noqa: E402
+from workbench.images import Preprocess, normalize  # noqa: E402
+from workbench.onnx_info import describe, logits_of  # noqa: E402
+from workbench.sample.student import create_model  # noqa: E402
+from workbench.steps import Step, apply  # noqa: E402
+from workbench.steps.check import check  # noqa: E402
+
+CLASSES = 12
+PHOTOS = 36
+CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+STEP: TypeAdapter[Step] = TypeAdapter(Step)
+
+
+def step(use: str, **fields: Any) -> Step:
+    """A step as a recipe gives it; calibration on few photos unless said otherwise."""
+    if use == "static_int8":
+        fields = {"calibration": {"images": 12}, **fields}
+    return STEP.validate_python({"use": use, **fields})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("steps")
+
+
+@pytest.fixture(scope="module")
+def photos(folder: Path) -> Images:
+    """Smooth coloured noise, as cropped pixels on disk."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (PHOTOS, 4, 4, 3), np.uint8)
+    np.save(folder / "pixels.npy", coarse.repeat(8, axis=1).repeat(8, axis=2))
+    return Images(folder / "pixels.npy", tuple(np.arange(PHOTOS) % CLASSES), CONTRACT, "digest")
+
+
+@pytest.fixture(scope="module")
+def samples(photos: Images) -> NDArray[np.float32]:
+    return normalize(photos.pixels()[:4], CONTRACT)
+
+
+def exported(path: Path, samples: NDArray[np.float32], **fields: Any) -> Path:
+    torch.manual_seed(0)
+    model = create_model(CLASSES).eval()
+    with torch.no_grad():
+        model.classifier[1].weight *= 30  # untrained logits are too alike to compare
+    export = Export(exporter="torchscript", **{"opset": 17, **fields})
+    export_onnx(model, export, path, (1, 3, 32, 32), samples)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path, samples: NDArray[np.float32]) -> Path:
+    """The sample's network, untrained: batch norm, depthwise, hard-swish, squeeze-and-excitation."""
+    return exported(folder / "model.onnx", samples)
+
+
+@pytest.fixture(scope="module")
+def static(folder: Path, source: Path, photos: Images, samples: NDArray[np.float32]) -> Path:
+    apply(step("static_int8"), source, folder / "static.onnx", photos, samples)
+    return folder / "static.onnx"
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def drift(source: Path, result: Path, samples: NDArray[np.float32]) -> float:
+    """Largest change of a logit, over the largest logit."""
+    before, after = (logits_of(path, describe(path), samples) for path in (source, result))
+    return float(np.abs(after - before).max() / np.abs(before).max())
+
+
+def error_of(call: Callable[[], object]) -> WorkbenchError:
+    with pytest.raises(WorkbenchError) as caught:
+        call()
+    return caught.value
+
+
+@pytest.mark.parametrize("tool", ["onnxslim", "onnxsim"])
+def test_simplify_keeps_the_logits_and_the_free_batch(
+    tmp_path: Path, source: Path, samples: NDArray[np.float32], tool: str
+) -> None:
+    pytest.importorskip(tool)
+    apply(step("simplify", tool=tool), source, tmp_path / "m.onnx", None, samples)
+    assert drift(source, tmp_path / "m.onnx", samples) < 1e-5
+    assert describe(tmp_path / "m.onnx") == describe(source)
+    assert sum(operators(tmp_path / "m.onnx").values()) <= sum(operators(source).values())
+
+
+def test_static_int8_is_close_to_float_in_less_than_half_the_size(
+    source: Path, static: Path, samples: NDArray[np.float32]
+) -> None:
+    facts = describe(static)
+    assert (facts.precision, facts.opset, facts.dynamic_batch) == ("int8", 17, True)
+    assert drift(source, static, samples) < 0.25
+    assert static.stat().st_size < 0.5 * source.stat().st_size
+
+
+def test_qdq_and_qoperator_are_two_spellings_of_one_network(
+    tmp_path: Path, source: Path, static: Path, photos: Images, samples: NDArray[np.float32]
+) -> None:
+    apply(step("static_int8", format="qoperator"), source, tmp_path / "q.onnx", photos, samples)
+    spelled = operators(tmp_path / "q.onnx")
+    assert spelled["QLinearConv"] == operators(source)["Conv"]
+    assert operators(static)["QLinearConv"] == 0
+    assert operators(static)["Conv"] == operators(source)["Conv"]
+    assert operators(static)["QuantizeLinear"] > spelled["QuantizeLinear"]
+    assert drift(source, tmp_path / "q.onnx", samples) < 0.25
+
+
+def test_per_channel_gives_every_output_channel_its_scale(
+    tmp_path: Path, source: Path, static: Path, photos: Images
+) -> None:
+    apply(step("static_int8", per_channel=False), source, tmp_path / "m.onnx", photos)
+    assert scales(static) > 1
+    assert scales(tmp_path / "m.onnx") == 1
+
+
+def scales(path: Path) -> int:
+    """Scales of the first convolution's weights."""
+    graph = onnx.load(path).graph
+    shapes = {weight.name: weight.dims for weight in graph.initializer}
+    made_by = {node.output[0]: node for node in graph.node}
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    return int(np.prod(shapes[made_by[first.input[1]].input[1]]))
+
+
+def test_int8_activations_are_symmetric(tmp_path: Path, source: Path, photos: Images) -> None:
+    apply(step("static_int8", activation="int8"), source, tmp_path / "m.onnx", photos)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    stored = {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer}
+    zeros = [stored[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert zeros
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_the_calibration_method_reaches_the_file(
+    tmp_path: Path, source: Path, static: Path, photos: Images, method: str
+) -> None:
+    calibration = {"method": method, "images": 12, "percentile": 99}
+    apply(step("static_int8", calibration=calibration), source, tmp_path / "m.onnx", photos)
+    assert (tmp_path / "m.onnx").read_bytes() != static.read_bytes()
+
+
+def test_quantising_twice_the_same_way_gives_the_same_bytes(
+    tmp_path: Path, source: Path, static: Path, photos: Images
+) -> None:
+    apply(step("static_int8"), source, tmp_path / "again.onnx", photos)
+    assert (tmp_path / "again.onnx").read_bytes() == static.read_bytes()
+
+
+def test_excluded_nodes_stay_float(tmp_path: Path, source: Path, photos: Images) -> None:
+    excluding = step("static_int8", format="qoperator", exclude_nodes=["/features/features.2/*"])
+    apply(excluding, source, tmp_path / "m.onnx", photos)
+    left = [node.name for node in onnx.load(tmp_path / "m.onnx").graph.node if node.op_type == "Conv"]
+    assert left
+    assert all(name.startswith("/features/features.2/") for name in left)
+
+
+def test_excluded_operator_types_stay_float(tmp_path: Path, source: Path, photos: Images) -> None:
+    apply(
+        step("static_int8", format="qoperator", exclude_op_types=["Gemm", "Softmax"]),
+        source,
+        tmp_path / "m.onnx",
+        photos,
+    )
+    assert operators(tmp_path / "m.onnx")["Gemm"] == 1
+    assert operators(tmp_path / "m.onnx")["QLinearConv"] > 0
+
+
+@pytest.mark.parametrize("use", ["static_int8", "fp16"])
+def test_an_exclusion_that_fits_nothing_is_an_error_with_a_suggestion(
+    tmp_path: Path, source: Path, photos: Images, use: str
+) -> None:
+    slip = step(use, exclude_nodes=["/classifier/classifier.1/Gem"])
+    error = error_of(lambda: apply(slip, source, tmp_path / "m.onnx", photos))
+    assert error.message == f"{use}.exclude_nodes: no node is named `/classifier/classifier.1/Gem`"
+    assert "did you mean `/classifier/classifier.1/Gemm`" in (error.hint or "")
+    slip = step(use, exclude_op_types=["Convv"])
+    error = error_of(lambda: apply(slip, source, tmp_path / "m.onnx", photos))
+    assert error.message == f"{use}.exclude_op_types: ONNX has no operator `Convv`"
+    assert error.hint == "did you mean `Conv`?"
+
+
+def test_too_few_photos_are_refused_with_their_number(tmp_path: Path, source: Path, photos: Images) -> None:
+    asking = step("static_int8", calibration={"images": 200})
+    error = error_of(lambda: apply(asking, source, tmp_path / "m.onnx", photos))
+    assert error.message == "calibration.images: 200 photos asked for, data.calibration has 36"
+    assert "lower `calibration.images` to 36" in (error.hint or "")
+
+
+def test_static_int8_without_photos_says_where_to_name_them(tmp_path: Path, source: Path) -> None:
+    error = error_of(lambda: apply(step("static_int8"), source, tmp_path / "m.onnx", None))
+    assert "data.calibration" in (error.hint or "")
+
+
+def test_per_channel_qdq_needs_a_newer_opset(
+    tmp_path: Path, photos: Images, samples: NDArray[np.float32]
+) -> None:
+    old = exported(tmp_path / "old.onnx", samples, opset=12)
+    error = error_of(lambda: apply(step("static_int8"), old, tmp_path / "m.onnx", photos))
+    assert error.message == "static_int8.per_channel: QDQ per channel needs opset 13, the model has 12"
+    apply(step("static_int8", per_channel=False), old, tmp_path / "m.onnx", photos)
+    assert describe(tmp_path / "m.onnx").opset == 12
+
+
+def test_an_opset_that_a_step_would_raise_is_an_error(
+    tmp_path: Path, photos: Images, samples: NDArray[np.float32]
+) -> None:
+    old = exported(tmp_path / "old.onnx", samples, opset=9)
+    raising = step("static_int8", per_channel=False)
+    error = error_of(lambda: apply(raising, old, tmp_path / "m.onnx", photos))
+    assert error.message == "step `static_int8`: the opset was 9 and became 11"
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_network_with_a_fixed_batch_can_be_calibrated(
+    tmp_path: Path, photos: Images, samples: NDArray[np.float32]
+) -> None:
+    torch.manual_seed(0)
+    fixed = tmp_path / "fixed.onnx"
+    export = Export(exporter="torchscript", opset=17, dynamic_batch=False)
+    export_onnx(create_model(CLASSES, width=0.25).eval(), export, fixed, (5, 3, 32, 32), samples)
+    apply(step("static_int8"), fixed, tmp_path / "m.onnx", photos)
+    assert describe(tmp_path / "m.onnx").input_shape == (5, 3, 32, 32)
+
+
+@pytest.mark.parametrize("weight", ["qint8", "quint8"])
+def test_dynamic_int8_quantises_the_classifier_alone(
+    tmp_path: Path, source: Path, samples: NDArray[np.float32], weight: str
+) -> None:
+    apply(step("dynamic_int8", weight=weight), source, tmp_path / "m.onnx", None, samples)
+    found = operators(tmp_path / "m.onnx")
+    assert found["MatMulInteger"] == 1
+    assert found["ConvInteger"] == 0
+    assert describe(tmp_path / "m.onnx").precision == "int8"
+    assert drift(source, tmp_path / "m.onnx", samples) < 0.1
+
+
+def test_dynamic_int8_of_gemm_finds_it_although_it_becomes_a_matmul(tmp_path: Path, source: Path) -> None:
+    apply(step("dynamic_int8", op_types=["Gemm"]), source, tmp_path / "m.onnx", None)
+    assert operators(tmp_path / "m.onnx")["MatMulInteger"] == 1
+
+
+def test_dynamic_int8_with_nothing_to_quantise_says_so(tmp_path: Path, source: Path) -> None:
+    missing = step("dynamic_int8", op_types=["LSTM"])
+    error = error_of(lambda: apply(missing, source, tmp_path / "m.onnx", None))
+    assert error.message.startswith("dynamic_int8.op_types: the graph has no LSTM with constant weights")
+    unknown = step("dynamic_int8", op_types=["HardSwish"])
+    error = error_of(lambda: apply(unknown, source, tmp_path / "m.onnx", None))
+    assert error.message == "dynamic_int8.op_types: `HardSwish` cannot be quantised dynamically"
+
+
+def test_fp16_halves_the_size_and_keeps_float32_at_both_ends(
+    tmp_path: Path, source: Path, samples: NDArray[np.float32]
+) -> None:
+    apply(step("fp16"), source, tmp_path / "m.onnx", None, samples)
+    facts = describe(tmp_path / "m.onnx")  # refuses other than float32 input and output
+    assert facts.precision == "fp16"
+    assert (tmp_path / "m.onnx").stat().st_size < 0.55 * source.stat().st_size
+    assert 0 < drift(source, tmp_path / "m.onnx", samples) < 0.02
+
+
+def test_fp16_leaves_out_what_it_is_told_to(tmp_path: Path, source: Path) -> None:
+    apply(step("fp16", exclude_op_types=["Gemm"]), source, tmp_path / "m.onnx", None)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    (gemm,) = (node for node in graph.node if node.op_type == "Gemm")
+    types = {weight.name: weight.data_type for weight in graph.initializer}
+    assert types[gemm.input[1]] == onnx.TensorProto.FLOAT
+
+
+def test_fp16_with_everything_left_out_is_an_error(tmp_path: Path, source: Path) -> None:
+    nothing = step("fp16", exclude_nodes=["*"])
+    assert (
+        "no weight was converted"
+        in error_of(lambda: apply(nothing, source, tmp_path / "m.onnx", None)).message
+    )
+
+
+def test_activations_that_fp16_cannot_hold_are_noticed_without_a_gpu(
+    tmp_path: Path, source: Path, samples: NDArray[np.float32]
+) -> None:
+    loud = onnx.load(source)
+    first = next(node for node in loud.graph.node if node.op_type == "Conv").input[1]
+    weight = next(weight for weight in loud.graph.initializer if weight.name == first)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 60_000, first))
+    onnx.save(loud, tmp_path / "loud.onnx")
+    error = error_of(lambda: apply(step("fp16"), tmp_path / "loud.onnx", tmp_path / "m.onnx", None, samples))
+    assert error.message.startswith("step `fp16`: the activation `")
+    assert error.message.endswith("; fp16 ends at 65504")
+
+
+@pytest.mark.parametrize("use", ["static_int8", "dynamic_int8", "fp16"])
+def test_no_step_changes_the_precision_a_second_time(
+    tmp_path: Path, static: Path, photos: Images, use: str
+) -> None:
+    error = error_of(lambda: apply(step(use), static, tmp_path / "m.onnx", photos))
+    assert error.message.startswith(f"step `{use}`: its input is quantised already")
+
+
+def test_int8_after_fp16_is_refused(tmp_path: Path, source: Path, photos: Images) -> None:
+    apply(step("fp16"), source, tmp_path / "half.onnx", None)
+    error = error_of(lambda: apply(step("static_int8"), tmp_path / "half.onnx", tmp_path / "m.onnx", photos))
+    assert error.message.startswith("step `static_int8`: its input is fp16 already")
+
+
+def test_simplify_after_int8_keeps_it_int8(
+    tmp_path: Path, static: Path, samples: NDArray[np.float32]
+) -> None:
+    apply(step("simplify"), static, tmp_path / "m.onnx", None, samples)
+    assert describe(tmp_path / "m.onnx").precision == "int8"
+
+
+def test_a_simplification_that_changes_the_logits_is_refused(
+    tmp_path: Path, source: Path, static: Path, samples: NDArray[np.float32]
+) -> None:
+    other = onnx.load(source)
+    bias = next(weight for weight in other.graph.initializer if weight.name == "classifier.1.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
+    onnx.save(other, tmp_path / "other.onnx")
+    error = error_of(lambda: check("simplify", source, tmp_path / "other.onnx", samples))
+    assert error.message.startswith("step `simplify`: a logit changed by 1 ")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_activation_int8_with_weight_uint8_is_refused_in_the_recipe() -> None:
+    with pytest.raises(ValidationError, match="activation int8 needs weight int8"):
+        step("static_int8", activation="int8", weight="uint8")
