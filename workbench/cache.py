@@ -1,10 +1,12 @@
 """Where build outputs, decoded pixels and the sample live between runs, named by content."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.artifact import INFO_NAME, Artifact, load_artifact
+from workbench.artifact import Artifact, load_artifact
+from workbench.errors import WorkbenchError
 from workbench.files import new_folder
 
 
@@ -24,9 +26,10 @@ class ArtifactCache:
     def find(self, key: str) -> Artifact | None:
         """The artifact built for `key`, or None where there is none, or one that was damaged since."""
         folder = self._folder(key)
-        if not (folder / INFO_NAME).is_file():
+        try:
+            artifact = load_artifact(folder)
+        except WorkbenchError:
             return None
-        artifact = load_artifact(folder)
         intact = artifact.path.is_file() and artifact.path.stat().st_size == artifact.info.size_bytes
         return artifact if intact else None
 
@@ -36,6 +39,8 @@ class ArtifactCache:
         Where another process was faster, its artifact is kept and returned.
         """
         folder = self._folder(key)
+        if folder.exists() and self.find(key) is None:
+            shutil.rmtree(folder)  # Damaged: a folder that is there is never replaced.
         try:
             with new_folder(folder) as temporary:
                 build(temporary).save_info()

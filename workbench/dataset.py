@@ -1,6 +1,7 @@
 """Labelled photos on disk, decoded and cropped once and then memory-mapped."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
-from workbench.files import digest_of, sha256_file
+from workbench.files import digest_of, make_folder, sha256_file, translated_os_errors
 from workbench.images import SUFFIXES, ImageError, Preprocess, normalize, read_pixels
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list
         (path, index[folder.name])
         for folder in folders
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     foreign = {".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm"}
     if other := [str(path) for path, _ in pairs if path.suffix.lower() in foreign]:
@@ -133,7 +134,13 @@ def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list
 def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
     index = {name: label for label, name in enumerate(class_names)}
     pairs = []
-    with source.open(newline="", encoding="utf-8-sig") as file:
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise WorkbenchError(
+            f"{field}: {source} is not a text file", hint="give a CSV in UTF-8, or a folder of class folders"
+        ) from None
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         if not {"path", "label"} <= set(reader.fieldnames or ()):
             raise WorkbenchError(f"{field}: {source} needs a first line with the columns path,label")
@@ -144,7 +151,7 @@ def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tupl
                 raise WorkbenchError(f"{where}: {path} does not exist", hint="paths are relative to the CSV")
             if row["label"] not in index:
                 raise WorkbenchError(
-                    f"{where}: `{row['label']}` is no class of the model",
+                    f"{where}: `{row['label'] or ''}` is no class of the model",
                     hint=f"labels are class names ({_some(class_names)})",
                 )
             pairs.append((path, index[row["label"]]))
@@ -173,17 +180,27 @@ def load(
     if path.exists():
         os.utime(path)
         return images
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    shape = (len(dataset), contract.crop, contract.crop, 3)
-    try:
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        _decode_all(dataset, contract, pixels, field, progress)
-        pixels.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with translated_os_errors(path):
+        make_folder(path.parent)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        shape = (len(dataset), contract.crop, contract.crop, 3)
+        try:
+            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            _reserve(temporary)
+            _decode_all(dataset, contract, pixels, field, progress)
+            pixels.flush()
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return images
+
+
+def _reserve(path: Path) -> None:
+    """Claim the disk space of a file that is all holes: a full disk must be an error here and now, and not
+    a SIGBUS when the mapped pixels are written."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _decode_all(

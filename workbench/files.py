@@ -53,11 +53,14 @@ def fsync_path(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it. A file in its place is reported as what it is: no folder."""
+    """Create a folder and those above it. Raises WorkbenchError where a file is in the way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+    except (FileExistsError, NotADirectoryError):
+        raise WorkbenchError(
+            f"cannot write {path}: Not a directory",
+            hint="a file is where a folder should be: move it away, or choose another folder",
+        ) from None
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -127,7 +130,6 @@ def translated_os_errors(path: Path) -> Iterator[None]:
         errno.EACCES: "give yourself the right to write there, or choose another folder",
         errno.EPERM: "give yourself the right to write there, or choose another folder",
         errno.EROFS: "the file system is read-only: choose another folder",
-        errno.ENOTDIR: "a file is where a folder should be: move it away, or choose another folder",
     }
     try:
         yield

@@ -130,7 +130,10 @@ def _as_rgb(image: "Image.Image") -> "Image.Image":
 
 
 def crop_pixels(image: "Image.Image", contract: Preprocess) -> "NDArray[np.uint8]":
-    """The (crop, crop, 3) uint8 pixels the network will see, before normalisation."""
+    """The (crop, crop, 3) uint8 pixels the network will see, before normalisation.
+
+    Raises ImageError where the image is so narrow that resizing it would take gigabytes.
+    """
     import numpy as np
     from PIL import Image
 
@@ -141,6 +144,12 @@ def crop_pixels(image: "Image.Image", contract: Preprocess) -> "NDArray[np.uint8
         if width <= height
         else (max(contract.resize, round(width * scale)), contract.resize)
     )
+    if size[0] * size[1] > max(MAX_PIXELS, contract.resize**2):
+        raise ImageError(
+            "too-large",
+            f"the image has {width} x {height} pixels: with the shorter side at {contract.resize}, it would "
+            f"have {size[0]} x {size[1]}, more than {MAX_PIXELS / 1e6:g} megapixels",
+        )
     if size != image.size:
         image = image.resize(size, Image.Resampling[contract.interpolation.upper()])
     left, top = (size[0] - contract.crop) // 2, (size[1] - contract.crop) // 2

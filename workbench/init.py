@@ -1,6 +1,7 @@
 """`krishi-bench init`: a commented krishi.yaml from what a folder holds."""
 
 import ast
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def draft(found: Found) -> str:
 
     def line(key: str, value: str | None, example: str, comment: str) -> str:
         text = f"{key}: {_quoted(value)}" if value else f"# {key}: {example}"
-        return f"  {text:<44}# {comment}"
+        return f"  {text:<43} # {comment}"
 
     return "\n".join(
         [
@@ -130,6 +131,6 @@ def draft(found: Found) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Names with a character that YAML reads as its own are quoted."""
+    """Names with a character that YAML reads as its own are quoted, as JSON, which YAML reads too."""
     plain = all(character.isalnum() or character in "/._-:" for character in value)
-    return value if plain else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return value if plain else json.dumps(value, ensure_ascii=False)

@@ -145,7 +145,9 @@ def _labels(key: str, value: Any) -> list[str]:
             for label in _labels(str(inner), item)
         ]
     if isinstance(value, list):
-        return [f"{key}={'+'.join(map(str, value)) or 'none'}"]
+        # An item that is a mapping is a step: `simplify+static_int8:int8`.
+        items = [":".join(_labels("", item)) if isinstance(item, dict) else str(item) for item in value]
+        return [f"{key}={'+'.join(items) or 'none'}"]
     return [f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
 
 

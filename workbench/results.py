@@ -160,7 +160,7 @@ class RunFolder:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         with translated_os_errors(results):
             make_folder(results)
-            for suffix in ["", *(f"-{n}" for n in range(2, 1000))]:
+            for suffix in ["", *(f"-{n:03}" for n in range(2, 1000))]:
                 path = results / f"{stamp}{suffix}"
                 try:
                     path.mkdir()

@@ -28,9 +28,16 @@ def with_interval(value: float | None, interval: Interval | None, scale: float =
     """`2.09 [2.05, 2.13]`; the value alone where there is no interval."""
     if value is None:
         return ABSENT
+    text = _two_places(scale * value)
+    if interval is None:
+        return text
+    return f"{text} [{_two_places(scale * interval[0])}, {_two_places(scale * interval[1])}]"
+
+
+def _two_places(value: float) -> str:
+    """Two decimals; none from 100 on, where they would say nothing and take room."""
     # Adding zero turns -0.0 into 0.0.
-    text = f"{scale * value + 0.0:.2f}"
-    return text if interval is None else f"{text} [{scale * interval[0]:.2f}, {scale * interval[1]:.2f}]"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 2) + 0.0:.2f}"
 
 
 def mark(row: Row) -> str:

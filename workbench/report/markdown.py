@@ -25,11 +25,11 @@ def _one(comparison: Comparison) -> str:
         cells.LEGEND,
         "",
         *(
-            f"- {row.status} {_code(row.variant)}: {row.reason}"
+            f"- {row.status} {_code(row.variant)}: {_plain(row.reason or '')}"
             for row in comparison.rows
             if row.status != "ok"
         ),
-        *(f"- {reason}" for reason in comparison.reasons),
+        *(f"- {_plain(reason)}" for reason in comparison.reasons),
     ]
     return "\n".join(lines) + "\n"
 
@@ -40,6 +40,11 @@ def _measured(comparison: Comparison) -> list[Row]:
 
 def _code(text: str) -> str:
     return f"`{text}`"
+
+
+def _plain(text: str) -> str:
+    """Prose from elsewhere: `<class ...>` would be taken for HTML, and not shown."""
+    return text.replace("<", "\\<")
 
 
 def _line(parts: Sequence[str]) -> str:

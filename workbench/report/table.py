@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 100
-VARIANT_WIDTH = 26
+NAME_COLUMN = cells.HEADINGS.index("variant")
+VARIANT_WIDTH = 26  # at most; less where the numbers need the room
+VARIANT_WIDTH_MIN = 12
 
 
 def render(comparisons: Sequence[Comparison], *, color: bool = False) -> str:
@@ -31,8 +33,9 @@ def _one(console: "Console", comparison: Comparison) -> None:
 
     info = comparison.info
     floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
-    console.print(f"{info.name}, run {info.run_id}: {info.validation_images} validation photos", style="bold")
-    console.print(f"{info.machine.cpu}, {info.machine.cores} cores; noise floor of speed-ups {floor}")
+    title = f"{info.name}, run {info.run_id}: {info.validation_images} validation photos"
+    console.print(Text(title), style="bold")
+    console.print(Text(f"{info.machine.cpu}, {info.machine.cores} cores; noise floor of speed-ups {floor}"))
     if info.synthetic:
         console.print(
             "the photos of the bundled sample are synthetic: its accuracy says nothing about fields"
@@ -40,11 +43,12 @@ def _one(console: "Console", comparison: Comparison) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for index, heading in enumerate(cells.HEADINGS):
         table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
-    for row in comparison.rows:
-        if row.status == "ok":
-            mark, name, *rest = cells.cells(row)
-            style = "bold green" if row.winner else ""
-            table.add_row(*(Text(cell) for cell in (mark, _folded(name), *rest)), style=style)
+    measured = [row for row in comparison.rows if row.status == "ok"]
+    lines = [cells.cells(row) for row in measured]
+    width = _variant_width(lines)
+    for row, (mark, name, *rest) in zip(measured, lines, strict=True):
+        style = "bold green" if row.winner else ""
+        table.add_row(*(Text(cell) for cell in (mark, _folded(name, width), *rest)), style=style)
     console.print(table)
     console.print(cells.LEGEND, style="dim")
     for row in comparison.rows:
@@ -55,13 +59,25 @@ def _one(console: "Console", comparison: Comparison) -> None:
     console.print()
 
 
-def _folded(variant: str) -> str:
-    """A long name on several lines, broken where its parts begin."""
-    if len(variant) <= VARIANT_WIDTH:
+def _variant_width(lines: Sequence[Sequence[str]]) -> int:
+    """What the other columns, one blank after each, leave for the names."""
+    others = [
+        max(map(len, column))
+        for index, column in enumerate(zip(cells.HEADINGS, *lines, strict=True))
+        if index != NAME_COLUMN
+    ]
+    return max(VARIANT_WIDTH_MIN, min(VARIANT_WIDTH, WIDTH - sum(others) - len(others)))
+
+
+def _folded(variant: str, width: int) -> str:
+    """A long name on several lines, broken where its parts begin, or anywhere within a part too long."""
+    if len(variant) <= width:
         return variant
     lines = [""]
     for part in variant.replace("[", "\n[").replace(",", ",\n").split("\n"):
-        if lines[-1] and len(lines[-1]) + len(part) > VARIANT_WIDTH:
+        if lines[-1].strip() and len(lines[-1]) + len(part) > width:
             lines.append(" ")
         lines[-1] += part
+        while len(lines[-1]) > width:
+            lines[-1:] = [lines[-1][:width], " " + lines[-1][width:]]
     return "\n".join(lines)

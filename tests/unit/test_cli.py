@@ -1,0 +1,253 @@
+"""The command line: what it exits with, and which stream says what."""
+
+import argparse
+import json
+import shutil
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from workbench import __version__
+from workbench.cli import FORMATS, main, parser
+from workbench.errors import WorkbenchError
+from workbench.report import Format
+from workbench.results import RunFolder, RunInfo, TrialResult
+from workbench.steps import PACKAGES
+
+ROOT = Path(__file__).parents[2]
+SAVED = ROOT / "tests" / "data" / "results-v1"
+MakeTrial = Callable[..., TrialResult]
+MakeInfo = Callable[..., RunInfo]
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found: dict[str, argparse.ArgumentParser] = action.choices
+    return found
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may touch the checkout or the user's cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace with one finished run, whose winner is known."""
+    root = tmp_path / "leaves"
+    (root / "val").mkdir(parents=True)
+    (root / "student.ckpt").touch()
+    (root / "krishi.yaml").write_text("model: {checkpoint: student.ckpt}\ndata: {validation: val}\n")
+    shutil.copytree(SAVED, root / "results" / "20260102-030405")
+    return root
+
+
+class Ran:
+    """What a command exited with and wrote."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> Ran:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+def exited(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> Ran:
+    """For what argparse ends itself."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    return Ran(int(caught.value.code or 0), captured.out, captured.err)
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    designed = {"init", "export", "run", "compare", "promote", "models", "rollback", "serve", "schema"}
+    assert designed <= set(commands())
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_and_every_option_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = exited(capsys, [command, "--help"])
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith(f"usage: krishi-bench {command}")
+    for action in commands()[command]._actions:
+        assert not action.option_strings or action.option_strings[-1] in shown.out
+
+
+def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = exited(capsys, ["--help"])
+    assert shown.code == 0
+    assert all(f"\n    {command} " in shown.out for command in commands())
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exited(capsys, ["--version"]).out == f"krishi-bench {__version__}\n"
+
+
+def test_the_installed_command_is_this_function() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"krishi-bench": "workbench.cli:main"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["run", "--rounds", "many"], ["compare", "--format", "xml"]]
+)
+def test_a_wrong_command_line_exits_with_2_and_says_so_on_stderr(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    got = exited(capsys, arguments)
+    assert (got.code, got.out) == (2, "")
+    assert got.err.startswith("usage: krishi-bench")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "gone.yaml"),
+        ("run", "--workspace", "gone"),
+        ("compare",),
+        ("compare", "20200101-000000"),
+        ("promote",),
+        ("models", "--workspace", "gone"),
+        ("export", "--checkpoint", "gone.ckpt", "--output", "m.onnx"),
+        ("init", "gone"),
+    ],
+)
+def test_wrong_input_exits_with_2_and_one_message_on_stderr(run: Run, arguments: tuple[str, ...]) -> None:
+    got = run(*arguments)
+    assert (got.code, got.out) == (2, "")
+    assert "error: " in got.err
+    assert "Traceback" not in got.err
+
+
+def test_a_misspelt_recipe_is_answered_in_full(run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("name: mine\nsteps:\n  - use: static_in8\n")
+    got = run("run", recipe)
+    assert (got.code, got.out) == (2, "")
+    assert got.err == (
+        f"error: {recipe} is not a valid recipe\n"
+        f"  {recipe}:3: steps[0]: `static_in8` is not one of simplify, dynamic_int8, static_int8, fp16\n"
+        "hint: did you mean `static_int8`?\n"
+    )
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_misspelt_workspace_is_answered_with_its_line(run: Run, workspace: Path) -> None:
+    path = workspace / "krishi.yaml"
+    path.write_text(path.read_text() + "budgit: {}\n")
+    got = run("compare", "--workspace", workspace)
+    assert got.code == 2
+    assert f"{path}:3: budgit: unknown key\nhint: did you mean `budget`?" in got.err
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(WorkbenchError, match="does not exist"):
+        main(["run", "gone.yaml", "--debug"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_comparison_is_printed_as_data_only(run: Run, workspace: Path, form: str) -> None:
+    got = run("compare", "--workspace", workspace, "--format", form)
+    assert (got.code, got.err) == (0, "")
+    assert "int8-static" in got.out
+    assert "\x1b[" not in got.out
+
+
+def test_the_formats_offered_are_those_that_can_be_written() -> None:
+    assert get_args(Format) == FORMATS
+
+
+def test_the_comparison_in_json_is_valid_and_names_the_winner(run: Run, workspace: Path) -> None:
+    rows: list[dict[str, Any]] = json.loads(run("compare", "--workspace", workspace, "--format", "json").out)
+    assert [row["variant"] for row in rows if row["winner"]] == ["int8-static[method=minmax]"]
+
+
+def test_a_run_can_be_named(run: Run, workspace: Path) -> None:
+    assert run("compare", "20260102-030405", "--workspace", workspace).code == 0
+    got = run("compare", "20260102-999999", "--workspace", workspace)
+    assert got.code == 2
+    assert got.err.endswith("hint: the latest is `20260102-030405`\n")
+
+
+def test_no_winner_is_done_with_the_answer_no(
+    run: Run, workspace: Path, trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    folder = RunFolder.create(workspace / "results")
+    folder.save_info(run_info(run_id=folder.run_id, budget={"max_size_mb": 1}))
+    folder.append(trial("baseline"))
+    got = run("compare", folder.run_id, "--workspace", workspace)
+    assert (got.code, got.err) == (1, "")
+    assert "no winner: nothing fits the budget" in got.out
+
+
+def test_what_did_not_end_well_cannot_be_promoted(run: Run, workspace: Path) -> None:
+    got = run("promote", "--workspace", workspace, "--variant", "int8-dynamic")
+    assert (got.code, got.out) == (1, "")
+    assert got.err.startswith("error: ")
+    assert not (workspace / "registry").exists()
+
+
+def test_an_unknown_variant_cannot_be_promoted(run: Run, workspace: Path) -> None:
+    got = run("promote", "--workspace", workspace, "--variant", "nobody")
+    assert (got.code, got.out) == (2, "")
+
+
+def test_the_workspace_is_found_from_a_folder_inside_it(
+    run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace / "val")
+    assert run("compare").code == 0
+
+
+def test_an_empty_registry_is_no_error(run: Run, workspace: Path) -> None:
+    shown = run("models", "--workspace", workspace)
+    assert (shown.code, shown.err) == (0, "")
+    assert "nothing is published yet" in shown.out
+    assert json.loads(run("models", "--workspace", workspace, "--format", "json").out) == []
+
+
+def test_there_is_nothing_to_roll_back_to(run: Run, workspace: Path) -> None:
+    got = run("rollback", "--workspace", workspace)
+    assert got.code in (1, 2)
+    assert got.out == ""
+    assert got.err.startswith("error: ")
+
+
+def test_init_writes_a_workspace_once(run: Run, tmp_path: Path) -> None:
+    first, again = run("init"), run("init")
+    assert (first.code, first.err) == (0, "")
+    assert first.out.endswith("wrote krishi.yaml: read it through, then `krishi-bench run`\n")
+    assert (again.code, again.out) == (2, "")
+    assert again.err == "error: krishi.yaml is there already\nhint: edit it, or move it away first\n"
+    assert yaml.safe_load((tmp_path / "krishi.yaml").read_text())["data"] == {"validation": "data/val"}
+
+
+def test_the_schema_is_json_and_names_every_step(run: Run) -> None:
+    got = run("schema")
+    described = json.loads(got.out)
+    assert (got.code, got.err) == (0, "")
+    assert set(described["properties"]) == {"name", "description", "export", "steps", "runtime", "matrix"}
+    assert set(described["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(PACKAGES)
+
+
+def test_the_schema_of_a_workspace_describes_its_budget(run: Run) -> None:
+    described = json.loads(run("schema", "workspace").out)
+    assert {"model", "data", "budget", "preprocess"} <= set(described["properties"])
+    assert "max_accuracy_drop" in described["$defs"]["Budget"]["properties"]

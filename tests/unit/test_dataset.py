@@ -1,0 +1,302 @@
+"""Labelled photos on disk: which they are, in which order, and what is said of those that are none."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench import dataset
+from workbench.dataset import Dataset, Images
+from workbench.errors import WorkbenchError
+from workbench.images import Preprocess, preprocess
+
+Encode = Callable[..., bytes]
+
+CLASSES = ("scab", "rust", "healthy")  # not in the order of the folder names, on purpose
+CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0))
+
+
+@pytest.fixture
+def photo(encoded: Encode) -> Callable[[Path, int], Path]:
+    """Write a photo of one colour that its number decides."""
+
+    def write(path: Path, number: int) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        color = (number * 37 % 256, number * 91 % 256, number * 13 % 256)
+        form = {".png": "PNG", ".webp": "WEBP"}.get(path.suffix.lower(), "JPEG")
+        path.write_bytes(encoded(Image.new("RGB", (12, 10), color), form))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: Callable[[Path, int], Path]) -> Path:
+    root = tmp_path / "val"
+    names = ("scab/2.jpg", "rust/a.JPEG", "healthy/x.webp", "scab/1.png", "healthy/deeper/y.jpg")
+    for number, name in enumerate(names):
+        photo(root / name, number)
+    return root
+
+
+def scan(source: Path) -> Dataset:
+    return dataset.scan(source, CLASSES, field="data.validation")
+
+
+def refused(source: Path) -> tuple[str, str | None]:
+    with pytest.raises(WorkbenchError) as caught:
+        scan(source)
+    return caught.value.message.replace(f"{source.parent}/", ""), caught.value.hint
+
+
+class Counter:
+    """Counts the photos that were decoded."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int]] = []
+
+    def __call__(self, done: int, total: int) -> None:
+        self.heard.append((done, total))
+
+
+def load(found: Dataset, cache: Path, progress: Callable[[int, int], None] | None = None) -> Images:
+    return dataset.load(found, CONTRACT, cache, field="data.validation", progress=progress or Counter())
+
+
+def test_labels_follow_the_class_names_and_not_the_folders(folder: Path) -> None:
+    found = scan(folder)
+    assert [
+        (path.relative_to(folder).as_posix(), label)
+        for path, label in zip(found.paths, found.labels, strict=True)
+    ] == [
+        ("scab/1.png", 0),
+        ("scab/2.jpg", 0),
+        ("rust/a.JPEG", 1),
+        ("healthy/deeper/y.jpg", 2),
+        ("healthy/x.webp", 2),
+    ]
+
+
+def test_the_order_does_not_depend_on_the_file_system(folder: Path, tmp_path: Path) -> None:
+    # Written in the opposite order, which is the order many file systems list them in.
+    copy = tmp_path / "copy"
+    for path in sorted(folder.rglob("*.*"), reverse=True):
+        (copy / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy / path.relative_to(folder))
+    first, second = scan(folder), scan(copy)
+    assert [p.relative_to(folder) for p in first.paths] == [p.relative_to(copy) for p in second.paths]
+    assert (first.labels, first.digest) == (second.labels, second.digest)
+
+
+def test_a_csv_names_photos_relative_to_itself(folder: Path) -> None:
+    manifest = folder / "list.csv"
+    manifest.write_text("label,path,note\nrust,rust/a.JPEG,blurred\nscab,scab/1.png,\n")
+    found = scan(manifest)
+    assert (found.paths, found.labels) == ((folder / "scab/1.png", folder / "rust/a.JPEG"), (0, 1))
+
+
+def test_a_csv_saved_by_a_spreadsheet_is_read(folder: Path) -> None:
+    manifest = folder / "list.csv"
+    manifest.write_bytes("\ufeffpath,label\r\nscab/1.png,scab\r\n".encode())
+    assert len(scan(manifest)) == 1
+
+
+def test_the_digest_is_of_the_bytes_and_labels(folder: Path, photo: Callable[[Path, int], Path]) -> None:
+    before = scan(folder).digest
+    shutil.move(folder / "scab/1.png", folder / "rust/1.png")
+    relabelled = scan(folder).digest
+    photo(folder / "rust/1.png", 99)
+    assert len({before, relabelled, scan(folder).digest}) == 3
+
+
+def test_an_unknown_class_is_named_with_those_that_are_known(
+    folder: Path, photo: Callable[[Path, int], Path]
+) -> None:
+    photo(folder / "mildew" / "1.jpg", 1)
+    assert refused(folder) == (
+        "data.validation: val has `mildew`, which the model does not know",
+        "name each folder like one of the 3 classes: `scab`, `rust`, `healthy`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "path,label\nscab/1.png,mildew\n",
+            "data.validation: list.csv:2: `mildew` is no class of the model",
+            "labels are class names (`scab`, `rust`, `healthy`)",
+        ),
+        (
+            "path,label\nscab/1.png,scab\ngone.png,scab\n",
+            "data.validation: list.csv:3: gone.png does not exist",
+            "paths are relative to the CSV",
+        ),
+        (
+            "file,class\na,b\n",
+            "data.validation: list.csv needs a first line with the columns path,label",
+            None,
+        ),
+        ("", "data.validation: list.csv needs a first line with the columns path,label", None),
+        (
+            "path,label\n",
+            "data.validation: list.csv holds no photos",
+            "photos are .jpg, .jpeg, .png or .webp files",
+        ),
+        ("path,label\nscab/1.png\n", "data.validation: list.csv:2: `` is no class of the model", None),
+    ],
+)
+def test_a_wrong_csv_is_told_with_its_line(folder: Path, text: str, message: str, hint: str | None) -> None:
+    (folder / "list.csv").write_text(text)
+    got = refused(folder / "list.csv")
+    assert got[0] == message
+    assert hint is None or got[1] == hint
+
+
+def test_a_photo_given_instead_of_a_csv_is_no_text_file(folder: Path) -> None:
+    assert refused(folder / "scab/2.jpg")[0] == "data.validation: 2.jpg is not a text file"
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert refused(tmp_path / "gone")[0] == "data.validation: gone does not exist"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        (),
+        ("scab",),
+        ("scab/notes.txt",),
+        ("scab/.hidden.jpg",),
+        ("scab/.thumbs/1.jpg",),
+        (".git/1.jpg",),
+        ("1.jpg",),
+    ],
+)
+def test_a_folder_without_photos_of_classes_is_refused(tmp_path: Path, inside: tuple[str, ...]) -> None:
+    root = tmp_path / "val"
+    root.mkdir()
+    for name in inside:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if path.suffix else path.mkdir()
+    assert refused(root)[0] == "data.validation: val holds no photos"
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.GIF", "a.tiff", "a.heic"])
+def test_a_photo_of_a_format_we_do_not_read_is_not_left_out_in_silence(folder: Path, name: str) -> None:
+    (folder / "rust" / name).touch()
+    assert refused(folder) == (
+        f"data.validation: `val/rust/{name}`: not a format we read",
+        "convert these to JPEG, PNG or WebP",
+    )
+
+
+def test_every_photo_that_cannot_be_read_is_listed(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "scab/2.jpg").read_bytes()
+    (folder / "scab/2.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "rust/a.JPEG").write_text("I am a text file")
+    (folder / "healthy/x.webp").write_bytes(b"")
+    with pytest.raises(WorkbenchError) as caught:
+        load(scan(folder), tmp_path / "cache")
+    first, *listed = caught.value.message.splitlines()
+    assert first == "data.validation: 3 of 5 photos cannot be read"
+    assert [line.strip().removeprefix(f"{folder}/").partition(": ")[0] for line in listed] == [
+        "scab/2.jpg",
+        "rust/a.JPEG",
+        "healthy/x.webp",
+    ]
+    assert "leaving photos out silently would change the accuracy" in (caught.value.hint or "")
+
+
+def test_after_five_bad_photos_the_others_are_counted(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / "val" / "rust").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "val" / "rust" / f"{number}.jpg").write_text("no photo")
+    with pytest.raises(WorkbenchError) as caught:
+        load(scan(tmp_path / "val"), tmp_path / "cache")
+    assert len(caught.value.message.splitlines()) == 1 + 5 + 1
+    assert caught.value.message.endswith("and 3 more")
+
+
+def test_a_failed_load_leaves_nothing_that_the_next_one_would_take(folder: Path, tmp_path: Path) -> None:
+    good = (folder / "rust/a.JPEG").read_bytes()
+    (folder / "rust/a.JPEG").write_bytes(b"bad")
+    with pytest.raises(WorkbenchError):
+        load(scan(folder), tmp_path / "cache")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    (folder / "rust/a.JPEG").write_bytes(good)
+    assert len(load(scan(folder), tmp_path / "cache")) == 5
+
+
+def test_the_pixels_are_those_the_server_would_see(folder: Path, tmp_path: Path) -> None:
+    found = scan(folder)
+    images = load(found, tmp_path / "cache")
+    expected = np.concatenate([preprocess(path.read_bytes(), CONTRACT) for path in found.paths])
+    assert np.array_equal(np.concatenate(list(images.batches(2))), expected)
+    assert images.labels == found.labels
+    assert images.pixels().shape == (5, 8, 8, 3)
+
+
+def test_a_second_load_decodes_nothing(folder: Path, tmp_path: Path) -> None:
+    first, second = Counter(), Counter()
+    one = load(scan(folder), tmp_path / "cache", first)
+    two = load(scan(folder), tmp_path / "cache", second)
+    assert first.heard == [(n, 5) for n in range(1, 6)]
+    assert second.heard == []
+    assert one == two
+
+
+def test_another_contract_or_another_photo_is_decoded_anew(
+    folder: Path, tmp_path: Path, photo: Callable[[Path, int], Path]
+) -> None:
+    first = load(scan(folder), tmp_path)
+    smaller = CONTRACT.model_copy(update={"crop": 6})
+    second = dataset.load(scan(folder), smaller, tmp_path, field="data.validation", progress=Counter())
+    photo(folder / "scab/1.png", 50)
+    third = load(scan(folder), tmp_path)
+    assert len({first.path, second.path, third.path}) == 3
+    assert second.pixels().shape == (5, 6, 6, 3)
+
+
+def test_the_cached_pixels_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    assert not load(scan(folder), tmp_path / "cache").pixels().flags.writeable
+
+
+def test_rows_and_batches_agree(folder: Path, tmp_path: Path) -> None:
+    images = load(scan(folder), tmp_path / "cache")
+    rows = list(images.rows(1, 4))
+    assert [row.shape for row in rows] == [(1, 3, 8, 8)] * 3
+    assert np.array_equal(np.concatenate(rows), np.concatenate(list(images.batches(5)))[1:4])
+
+
+@pytest.mark.parametrize(("size", "limit", "sizes"), [(2, None, [2, 2, 1]), (5, 3, [3]), (1, 2, [1, 1])])
+def test_batches_are_of_the_size_asked_for_and_stop_at_the_limit(
+    folder: Path, tmp_path: Path, size: int, limit: int | None, sizes: list[int]
+) -> None:
+    batches = load(scan(folder), tmp_path / "cache").batches(size, limit=limit)
+    assert [len(batch) for batch in batches] == sizes
+
+
+def test_a_few_photos_are_taken_from_all_over_the_set(folder: Path, tmp_path: Path) -> None:
+    images = load(scan(folder), tmp_path / "cache")
+    everything = np.concatenate(list(images.batches(5)))
+    spread = np.concatenate(list(images.spread(3, 2)))
+    assert np.array_equal(spread, everything[[0, 1, 3]])
+    assert np.array_equal(np.concatenate(list(images.spread(5, 5))), everything)
+
+
+def test_a_full_disk_is_a_sentence_and_not_a_crash(folder: Path, small_disk: Path) -> None:
+    large = CONTRACT.model_copy(update={"resize": 200, "crop": 200})
+    with pytest.raises(WorkbenchError, match="No space left on device"):
+        dataset.load(scan(folder), large, small_disk, field="data.validation", progress=Counter())
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkbenchError, match="Not a directory"):
+        load(scan(folder), tmp_path / "file")

@@ -1,0 +1,179 @@
+"""Who may import what, and when: held by reading the code and by starting fresh interpreters."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {
+    "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "pandas", "pyarrow", "fastapi", "onnxscript",
+    "onnxslim", "onnxsim",
+}  # fmt: skip
+# The network itself and the script that trained it: nothing imports them before torch is wanted.
+TORCH_CODE = {"workbench/sample/student.py", "workbench/sample/train.py"}
+SERVE_MAY_IMPORT = {"images", "artifact", "backends", "registry", "errors"}
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for part in ("workbench", "serve")
+    for path in (ROOT / part).rglob("*.py")
+)
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module_of(file) for file in FILES}
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def imports(tree: ast.AST, *, at_the_top: bool) -> Iterator[str]:
+    """What is imported, as `package.module` or `package.module.name`; type checking aside.
+
+    at_the_top: only what is imported as soon as the module is.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif is_type_checking(node) or (
+            at_the_top and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ):
+            continue
+        else:
+            yield from imports(node, at_the_top=at_the_top)
+
+
+def parsed(file: str) -> ast.AST:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
+
+
+def loaded_after(code: str) -> set[str]:
+    """The top-level packages a fresh interpreter has loaded after running `code`, whatever it exits with."""
+    script = (
+        f"import json, sys\ntry:\n    {code}\nexcept SystemExit: pass\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_heavy_packages_are_imported_where_they_are_needed_and_not_before() -> None:
+    found = {
+        f"{file} imports {name}"
+        for file in FILES
+        if file.startswith("workbench/") and file not in TORCH_CODE
+        for name in imports(parsed(file), at_the_top=True)
+        if name.partition(".")[0] in HEAVY
+    }
+    assert found == set()
+
+
+def test_the_server_knows_only_a_few_modules_of_the_workbench() -> None:
+    found = {
+        f"{file} imports {name}"
+        for file in FILES
+        if file.startswith("serve/")
+        for name in imports(parsed(file), at_the_top=False)
+        if name.partition(".")[0] == "workbench" and name.split(".")[1] not in SERVE_MAY_IMPORT
+    }
+    assert found == set()
+
+
+def test_the_workbench_imports_the_server_only_to_start_it() -> None:
+    found = {
+        file
+        for file in FILES
+        if file.startswith("workbench/")
+        for name in imports(parsed(file), at_the_top=False)
+        if name.partition(".")[0] == "serve"
+    }
+    assert found == {"workbench/cli.py"}
+
+
+def test_nothing_imports_the_command_line() -> None:
+    importers = {
+        file
+        for file in FILES
+        for name in imports(parsed(file), at_the_top=False)
+        if name.startswith("workbench.cli")
+    }
+    assert importers == set()
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    def modules(name: str) -> str | None:
+        return (
+            name
+            if name in MODULES
+            else name.rpartition(".")[0]
+            if name.rpartition(".")[0] in MODULES
+            else None
+        )
+
+    graph = {
+        module_of(file): {
+            module for name in imports(parsed(file), at_the_top=True) if (module := modules(name))
+        }
+        for file in FILES
+    }
+    open_, done = [], set()
+
+    def visit(module: str) -> None:
+        assert module not in open_, " imports ".join([*open_[open_.index(module) :], module])
+        if module in done:
+            return
+        open_.append(module)
+        for imported in sorted(graph[module] - {module}):
+            visit(imported)
+        done.add(open_.pop())
+
+    for module in sorted(graph):
+        visit(module)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES - {"serve.__main__"}))
+def test_every_module_imports(module: str) -> None:
+    if module == "workbench.sample.student" or module == "workbench.sample.train":
+        pytest.importorskip("torch")
+    if module.startswith("serve"):
+        pytest.importorskip("fastapi")
+    importlib.import_module(module)
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "--version"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    loaded = loaded_after(f"from workbench.cli import main; main({command.split()!r})")
+    assert not loaded & (HEAVY | {"numpy", "PIL", "rich", "yaml", "pydantic"})
+
+
+def test_a_misspelt_recipe_is_answered_without_loading_anything_heavy(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: a\nstepz: []\n")
+    loaded = loaded_after(f"from workbench.cli import main; assert main(['run', {str(recipe)!r}]) == 2")
+    assert not loaded & (HEAVY | {"numpy", "PIL", "rich", "psutil"})
+
+
+def test_a_schema_is_printed_without_loading_anything_heavy() -> None:
+    loaded = loaded_after("from workbench.cli import main; main(['schema'])")
+    assert not loaded & (HEAVY | {"numpy", "PIL"})
+
+
+def test_the_server_loads_neither_torch_nor_pandas_nor_what_only_builds() -> None:
+    pytest.importorskip("fastapi")
+    loaded = loaded_after("import serve.app")
+    assert not loaded & {"torch", "pandas", "typer", "onnx", "onnxscript", "pyarrow", "yaml", "rich"}

@@ -1,0 +1,165 @@
+"""`krishi-bench init` finds what a folder holds and writes a krishi.yaml that works."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workbench import workspace
+from workbench.errors import WorkbenchError
+from workbench.init import Found, draft, look, write_draft
+from workbench.workspace import WorkspaceFile
+
+NOTHING = Found(None, None, None, None, None)
+
+
+def filled(root: Path, *names: str) -> Path:
+    """Empty files; those ending in .py get a factory."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("def create_model():\n    ...\n" if path.suffix == ".py" else "")
+    return root
+
+
+def read(text: str) -> WorkspaceFile:
+    return WorkspaceFile.model_validate(yaml.safe_load(text))
+
+
+def test_everything_a_project_usually_has_is_found(tmp_path: Path) -> None:
+    filled(
+        tmp_path,
+        "checkpoints/student.ckpt",
+        "src/student.py",
+        "labels.json",
+        "data/val/rust/1.jpg",
+        "data/train/rust/2.jpg",
+    )
+    assert look(tmp_path) == Found(
+        checkpoint="checkpoints/student.ckpt",
+        factory="src/student.py:create_model",
+        class_names="labels.json",
+        validation="data/val",
+        calibration="data/train",
+    )
+
+
+def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
+    assert look(tmp_path) == NOTHING
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.pth", "model.onnx"])
+def test_every_kind_of_checkpoint_is_found(tmp_path: Path, name: str) -> None:
+    assert look(filled(tmp_path, name)).checkpoint == name
+
+
+def test_the_checkpoint_nearest_to_the_top_is_taken(tmp_path: Path) -> None:
+    assert look(filled(tmp_path, "a/b/old.ckpt", "z.ckpt")).checkpoint == "z.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("names", "validation", "calibration"),
+    [
+        (("val/a/1.jpg", "test/a/1.jpg"), "val", None),
+        (("test/a/1.jpg",), "test", None),
+        (("train/a/1.png", "calib/a/1.webp"), None, "calib"),
+        (("Validation/a/1.JPG",), "Validation", None),
+        (("val/readme.txt",), None, None),
+        (("val/1.jpg",), None, None),  # no class folders
+    ],
+)
+def test_photo_folders_are_known_by_their_names_and_the_photos_of_classes_in_them(
+    tmp_path: Path, names: tuple[str, ...], validation: str | None, calibration: str | None
+) -> None:
+    found = look(filled(tmp_path, *names))
+    assert (found.validation, found.calibration) == (validation, calibration)
+
+
+def test_a_factory_is_read_and_never_run(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("raise SystemExit\ndef build_model():\n    ...\n")
+    (tmp_path / "broken.py").write_text("def create_model(:\n")
+    (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
+    assert look(tmp_path).factory == "net.py:build_model"
+
+
+def test_hidden_folders_and_caches_are_not_looked_into(tmp_path: Path) -> None:
+    assert look(filled(tmp_path, ".venv/model.pt", "__pycache__/model.pt", ".git/net.py")) == NOTHING
+
+
+def test_what_lies_deep_down_is_not_found(tmp_path: Path) -> None:
+    assert look(filled(tmp_path, "a/b/c/d/model.pt")) == NOTHING
+
+
+def test_the_written_file_is_a_workspace_that_loads(tmp_path: Path) -> None:
+    filled(
+        tmp_path, "student.ckpt", "student.py", "labels.json", "data/val/rust/1.jpg", "data/calib/rust/2.jpg"
+    )
+    path, findings = write_draft(tmp_path)
+    found = workspace.load(path)
+    assert found.model.checkpoint == tmp_path / "student.ckpt"
+    assert found.model.factory == f"{tmp_path}/student.py:create_model"
+    assert found.model.class_names == tmp_path / "labels.json"
+    assert (found.validation, found.calibration) == (tmp_path / "data/val", tmp_path / "data/calib")
+    assert findings == [
+        "checkpoint: student.ckpt",
+        "factory: student.py:create_model",
+        "class names: labels.json",
+        "validation photos: data/val",
+        "calibration photos: data/calib",
+    ]
+
+
+def test_what_was_not_found_is_said_and_left_to_fill_in(tmp_path: Path) -> None:
+    path, findings = write_draft(tmp_path)
+    assert all(finding.endswith(": not found, fill it in") for finding in findings)
+    content = read(path.read_text())
+    assert content.model.factory is content.data.calibration is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lightning_logs/version_3/checkpoints/epoch=12-step=1000.ckpt",
+        "checkpoints/student_resnet18_leaves_final_v2.ckpt",
+        'it\'s "mine".ckpt',
+        "a # b.ckpt",
+        "a: b.ckpt",
+        "[draft] {1}.ckpt",
+        "back\\slash.ckpt",
+        "पत्ता 🍃.ckpt",
+        "1e5.pt",
+    ],
+)
+def test_any_file_name_survives_being_written_as_yaml(name: str) -> None:
+    found = Found(checkpoint=name, factory=f"{name}:f", class_names=name, validation=name, calibration=name)
+    content = read(draft(found))
+    assert {str(content.model.checkpoint), str(content.model.class_names)} == {name}
+    assert (str(content.data.validation), str(content.data.calibration)) == (name, name)
+    assert content.model.factory == f"{name}:f"
+
+
+def test_the_examples_to_uncomment_are_valid_too() -> None:
+    text = draft(NOTHING)
+    lines = text.splitlines()
+    examples = [line.replace("# ", "", 1) if line.strip().startswith("# ") else line for line in lines]
+    # The prose of the file is commented as well; only lines with a key of the model are examples.
+    keys = ("factory:", "factory_args:", "class_names:", "calibration:", "max_")
+    chosen = [new if new.strip().startswith(keys) else old for old, new in zip(lines, examples, strict=True)]
+    content = read("\n".join(chosen))
+    assert content.model.factory == "student.py:create_model"
+    assert content.model.factory_args == {"num_classes": 38}
+    assert content.budget.max_memory_mb == 100
+
+
+def test_a_krishi_yaml_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "krishi.yaml").write_text("mine")
+    with pytest.raises(WorkbenchError) as caught:
+        write_draft(tmp_path)
+    assert caught.value.message == f"{tmp_path}/krishi.yaml is there already"
+    assert (tmp_path / "krishi.yaml").read_text() == "mine"
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError, match="is not a folder"):
+        write_draft(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()

@@ -1,0 +1,64 @@
+"""What this computer is, and when two are the same."""
+
+import os
+
+import pytest
+
+from workbench.machine import Machine, available_cpus, collect
+
+MACHINE = Machine(
+    cpu="Test CPU @ 2.00GHz",
+    architecture="x86_64",
+    cores=4,
+    memory_bytes=8 * 2**30,
+    gpus=("Card",),
+    system="Linux 6.1",
+    python="3.12.1",
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cpu": "Another CPU"},
+        {"architecture": "aarch64"},
+        {"cores": 2},
+        {"memory_bytes": 16 * 2**30},
+        {"gpus": ()},
+        {"gpus": ("Card", "Card")},
+    ],
+)
+def test_other_hardware_is_another_machine(change: dict[str, object]) -> None:
+    assert MACHINE.model_copy(update=change).fingerprint != MACHINE.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change", [{"system": "Linux 7.0"}, {"python": "3.14.0"}, {"memory_bytes": 8 * 2**30 - 40_000_000}]
+)
+def test_an_update_or_a_few_megabytes_kept_by_the_kernel_do_not_make_another_machine(
+    change: dict[str, object],
+) -> None:
+    assert MACHINE.model_copy(update=change).fingerprint == MACHINE.fingerprint
+
+
+def test_a_fingerprint_is_twelve_hex_digits() -> None:
+    assert len(MACHINE.fingerprint) == 12
+    assert int(MACHINE.fingerprint, 16) >= 0
+
+
+def test_a_machine_saved_and_read_back_keeps_its_fingerprint() -> None:
+    assert Machine.model_validate_json(MACHINE.model_dump_json()).fingerprint == MACHINE.fingerprint
+
+
+def test_this_machine_is_described_and_is_always_the_same() -> None:
+    here = collect()
+    assert here.cpu
+    assert here.memory_bytes > 2**28
+    assert here.cores == len(available_cpus()) >= 1
+    assert here.fingerprint == collect().fingerprint
+
+
+def test_only_the_processors_this_process_may_use_count() -> None:
+    cpus = available_cpus()
+    assert list(cpus) == sorted(set(cpus))
+    assert len(cpus) <= (os.cpu_count() or 1)

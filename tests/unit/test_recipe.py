@@ -1,0 +1,358 @@
+"""Recipes: what they expand into, how variants are named, and what is refused."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from workbench import recipe
+from workbench.backends import Runtime
+from workbench.errors import WorkbenchError
+from workbench.export import Export
+from workbench.recipe import Recipe, Variant
+from workbench.steps import PACKAGES, Step
+from workbench.steps.calibration import Calibration
+from workbench.steps.fp16 import Fp16
+from workbench.steps.int8 import DynamicInt8, StaticInt8
+from workbench.steps.simplify import Simplify
+
+ROOT = Path(__file__).parents[2]
+
+
+def variants(folder: Path, text: str) -> list[Variant]:
+    path = folder / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    return recipe.read(path)
+
+
+def names(folder: Path, text: str) -> list[str]:
+    return [variant.name for variant in variants(folder, text)]
+
+
+def refused(folder: Path, text: str) -> tuple[str, str | None]:
+    with pytest.raises(WorkbenchError) as caught:
+        variants(folder, text)
+    return caught.value.message.replace(f"{folder}/", ""), caught.value.hint
+
+
+def test_a_recipe_without_a_matrix_is_one_variant_of_its_own_name(tmp_path: Path) -> None:
+    (only,) = variants(tmp_path, "name: plain\ndescription: as it is\n")
+    assert only == Variant("plain", "plain", "as it is", Export(), (), Runtime())
+
+
+def test_a_matrix_makes_every_combination_in_order(tmp_path: Path) -> None:
+    text = "name: a\nmatrix:\n  export.opset: [18, 19]\n  runtime.threads: [1, 2]\n"
+    assert [(v.export.opset, v.runtime.threads) for v in variants(tmp_path, text)] == [
+        (18, 1), (18, 2), (19, 1), (19, 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "name: int8-static\nsteps: [{use: static_int8}]\n"
+            "matrix: {steps.static_int8.calibration.method: [minmax, entropy]}\n",
+            ["int8-static[method=minmax]", "int8-static[method=entropy]"],
+        ),
+        (
+            "name: fp32\nmatrix:\n  export:\n"
+            "    - {exporter: torchscript, opset: 13}\n    - {exporter: dynamo, opset: 18}\n",
+            ["fp32[torchscript,opset=13]", "fp32[dynamo,opset=18]"],
+        ),
+        (
+            "name: a\nsteps: [{use: dynamic_int8}]\n"
+            "matrix: {steps.dynamic_int8.op_types: [[Conv, MatMul], [Gemm]]}\n",
+            ["a[op_types=Conv+MatMul]", "a[op_types=Gemm]"],
+        ),
+        (
+            "name: a\nsteps: [{use: fp16}]\nmatrix: {steps.fp16.exclude_nodes: [[], [head]]}\n",
+            ["a[exclude_nodes=none]", "a[exclude_nodes=head]"],
+        ),
+        (
+            "name: a\nmatrix: {export.dynamic_batch: [true, false]}\n",
+            ["a[dynamic_batch=true]", "a[dynamic_batch=false]"],
+        ),
+        (
+            "name: a\nsteps: [{use: dynamic_int8}, {use: fp16}]\nmatrix:\n"
+            "  steps.dynamic_int8.weight: [qint8]\n  runtime.threads: [2]\n",
+            ["a[weight=qint8,threads=2]"],
+        ),
+        (
+            "name: a\nsteps: [{use: simplify}, {use: simplify}]\n"
+            "matrix: {steps.0.tool: [onnxsim], steps.1.tool: [onnxslim, onnxsim]}\n",
+            ["a[steps.0.tool=onnxsim,steps.1.tool=onnxslim]", "a[steps.0.tool=onnxsim,steps.1.tool=onnxsim]"],
+        ),
+        (
+            "name: a\nmatrix:\n  steps: [[{use: simplify}, {use: static_int8, weight: int8}], []]\n",
+            ["a[steps=simplify+static_int8:int8]", "a[steps=none]"],
+        ),
+        ("name: a\nmatrix: {}\n", ["a"]),
+    ],
+)
+def test_variants_are_named_so_that_a_table_can_be_read(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    assert names(tmp_path, text) == expected
+
+
+def test_a_step_is_named_by_its_use(tmp_path: Path) -> None:
+    text = "name: a\nsteps: [{use: fp16}, {use: simplify}]\nmatrix: {steps.simplify.tool: [onnxsim]}\n"
+    (only,) = variants(tmp_path, text)
+    assert only.steps[1] == Simplify(use="simplify", tool="onnxsim")
+
+
+def test_a_step_is_named_by_its_position(tmp_path: Path) -> None:
+    text = "name: a\nsteps: [{use: simplify}, {use: simplify}]\nmatrix: {steps.1.tool: [onnxsim]}\n"
+    (only,) = variants(tmp_path, text)
+    assert [step.tool for step in only.steps if isinstance(step, Simplify)] == ["onnxslim", "onnxsim"]
+
+
+def test_a_mapping_value_is_merged_into_the_section_it_names(tmp_path: Path) -> None:
+    text = (
+        "name: a\nexport: {dynamic_batch: false, opset: 20}\n"
+        "matrix:\n  export: [{opset: 18}, {exporter: torchscript}]\n"
+    )
+    assert [v.export for v in variants(tmp_path, text)] == [
+        Export(dynamic_batch=False, opset=18),
+        Export(dynamic_batch=False, opset=20, exporter="torchscript"),
+    ]
+
+
+def test_one_variant_does_not_leak_into_the_next(tmp_path: Path) -> None:
+    text = "name: a\nmatrix:\n  runtime:\n    - {device: cuda, provider: tensorrt}\n    - {device: cpu}\n"
+    assert variants(tmp_path, text)[1].runtime == Runtime(device="cpu")
+
+
+def test_a_mapping_value_may_fill_a_section_the_recipe_leaves_out(tmp_path: Path) -> None:
+    (only,) = variants(tmp_path, "name: a\nmatrix:\n  runtime: [{threads: 4}]\n")
+    assert only.runtime.threads == 4
+
+
+def test_a_misspelt_step_is_answered_in_full(tmp_path: Path) -> None:
+    message, hint = refused(tmp_path, "name: a\nsteps:\n  - use: static_int\n")
+    assert message == (
+        "r.yaml is not a valid recipe\n"
+        "  r.yaml:3: steps[0]: `static_int` is not one of simplify, dynamic_int8, static_int8, fp16"
+    )
+    assert hint == "did you mean `static_int8`?"
+
+
+def test_a_misspelt_key_of_a_nested_section_is_answered_in_full(tmp_path: Path) -> None:
+    message, hint = refused(
+        tmp_path,
+        "name: a\nsteps:\n  - use: static_int8\n    calibration:\n      methd: entropy\n",
+    )
+    assert message == "r.yaml is not a valid recipe\n  r.yaml:5: steps[0].calibration.methd: unknown key"
+    assert hint == "did you mean `method`?"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "name: a\nmatrix:\n  runtime.thread: [1, 2]\n",
+            "r.yaml is not a valid recipe\n  r.yaml:3: runtime.thread: unknown key",
+            "did you mean `threads`?",
+        ),
+        (
+            "name: a\nmatrix:\n  runtme.threads: [1, 2]\n",
+            "r.yaml is not a valid recipe\n  r.yaml:3: runtme: unknown key",
+            "did you mean `runtime`?",
+        ),
+        (
+            "name: a\nsteps: [{use: simplify}]\nmatrix:\n  steps.simplfy.tool: [onnxsim]\n",
+            "r.yaml:4: matrix: `steps.simplfy.tool`: the recipe has no step `simplfy`",
+            "did you mean `simplify`?",
+        ),
+        (
+            "name: a\nsteps: [{use: simplify}]\nmatrix:\n  steps.9.tool: [onnxsim]\n",
+            "r.yaml:4: matrix: `steps.9.tool`: the recipe has no step `9`",
+            None,
+        ),
+        (
+            "name: a\nsteps: [{use: simplify}, {use: simplify}]\nmatrix:\n  steps.simplify.tool: [onnxsim]\n",
+            "r.yaml:4: matrix: `steps.simplify.tool`: there are 2 steps `simplify`",
+            "name the one you mean by its position, counted from 0",
+        ),
+        (
+            "name: a\nruntime: {threads: 1}\nmatrix:\n  runtime.threads.max: [1]\n",
+            "r.yaml:4: matrix: `runtime.threads.max` leads through a plain value",
+            None,
+        ),
+        (
+            "name: a\nmatrix:\n  runtime.threads: [1, two]\n",
+            "r.yaml is not a valid recipe\n  r.yaml:3: runtime.threads: input should be a valid integer, "
+            "unable to parse string as an integer (got 'two')",
+            None,
+        ),
+        (
+            "name: a\nmatrix:\n  runtime.threads: 3\n",
+            "r.yaml is not a valid recipe\n"
+            "  r.yaml:3: matrix.runtime.threads: this must be a list, `[...]` (got 3)",
+            None,
+        ),
+        (
+            "name: a\nmatrix:\n  runtime.threads: [2, 2]\n",
+            "r.yaml:2: matrix: two variants would be named `a[threads=2]`",
+            "remove the value that is there twice",
+        ),
+        (
+            "name: baseline\n",
+            "r.yaml:1: name: `baseline` is what every run measures against",
+            "choose another name",
+        ),
+        (
+            "name: a\nmatrix:\n  name: [b, baseline]\n",
+            "r.yaml:3: matrix: `name` is the same for all variants",
+            "`export`, `steps` and `runtime` can vary",
+        ),
+        (
+            "name: a\nmatrix:\n  matrix.x: [[1]]\n",
+            "r.yaml:3: matrix: `matrix.x` is the same for all variants",
+            "`export`, `steps` and `runtime` can vary",
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_what_to_do(
+    tmp_path: Path, text: str, message: str, hint: str | None
+) -> None:
+    assert refused(tmp_path, text) == (message, hint)
+
+
+def test_names_that_would_share_their_log_files_are_refused(tmp_path: Path) -> None:
+    text = "name: a\nsteps: [{use: fp16}]\nmatrix: {steps.fp16.exclude_nodes: [[x/y], [x y]]}\n"
+    assert "two variants would be named" in refused(tmp_path, text)[0]
+
+
+def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
+    for file in ("one.yaml", "two.yaml"):
+        (tmp_path / file).write_text("name: same\n")
+    with pytest.raises(WorkbenchError) as caught:
+        recipe.load([tmp_path])
+    assert caught.value.message == f"{tmp_path}/two.yaml and {tmp_path}/one.yaml are both named `same`"
+    assert caught.value.hint == "give one of them another `name`"
+
+
+def test_a_folder_gives_its_yaml_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for file in ("b.yaml", "a.yml", "c.yaml"):
+        (tmp_path / file).write_text(f"name: of-{file[0]}\n")
+    (tmp_path / "notes.txt").write_text("not a recipe")
+    assert [v.name for v in recipe.load([tmp_path])] == ["of-a", "of-b", "of-c"]
+
+
+def test_a_file_named_twice_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\n")
+    assert len(recipe.load([path, tmp_path])) == 1
+
+
+def test_a_folder_without_recipes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        recipe.load([tmp_path])
+    assert (caught.value.message, caught.value.hint) == (
+        f"{tmp_path} holds no recipe",
+        "recipes are .yaml files",
+    )
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError, match=r"gone\.yaml does not exist"):
+        recipe.load([tmp_path / "gone.yaml"])
+
+
+def test_the_digest_is_of_what_is_built_and_not_of_its_name(tmp_path: Path) -> None:
+    (one,) = variants(tmp_path, "name: one\ndescription: first\nruntime: {threads: 2}\n")
+    (two,) = variants(tmp_path, "name: two\nruntime: {threads: 2}\n")
+    (three,) = variants(tmp_path, "name: one\ndescription: first\nruntime: {threads: 3}\n")
+    assert one.digest == two.digest != three.digest
+
+
+def test_the_order_of_the_steps_is_part_of_the_digest(tmp_path: Path) -> None:
+    (one,) = variants(tmp_path, "name: a\nsteps: [{use: simplify}, {use: fp16}]\n")
+    (two,) = variants(tmp_path, "name: a\nsteps: [{use: fp16}, {use: simplify}]\n")
+    assert one.digest != two.digest
+
+
+OP_TYPES = st.lists(st.sampled_from(["Conv", "MatMul", "Gemm", "Add"]), min_size=1, max_size=3, unique=True)
+STEPS = st.one_of(
+    st.builds(Simplify, use=st.just("simplify"), tool=st.sampled_from(["onnxslim", "onnxsim"])),
+    st.builds(
+        DynamicInt8,
+        use=st.just("dynamic_int8"),
+        weight=st.sampled_from(["qint8", "quint8"]),
+        per_channel=st.booleans(),
+        op_types=OP_TYPES.map(tuple),
+    ),
+    st.builds(
+        StaticInt8,
+        use=st.just("static_int8"),
+        format=st.sampled_from(["qdq", "qoperator"]),
+        per_channel=st.booleans(),
+        calibration=st.builds(
+            Calibration,
+            method=st.sampled_from(["minmax", "entropy", "percentile"]),
+            images=st.integers(1, 500),
+        ),
+        exclude_nodes=st.lists(st.text("abc/_*.", min_size=1), max_size=2).map(tuple),
+    ),
+    st.builds(Fp16, use=st.just("fp16"), exclude_op_types=OP_TYPES.map(tuple)),
+)
+RECIPES = st.builds(
+    Recipe,
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(lambda n: n != "baseline"),
+    description=st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=40),
+    export=st.builds(
+        Export,
+        exporter=st.sampled_from(["dynamo", "torchscript"]),
+        opset=st.integers(7, 25),
+        dynamic_batch=st.booleans(),
+    ),
+    steps=st.lists(STEPS, max_size=3).map(tuple),
+    runtime=st.builds(Runtime, backend=st.sampled_from(["onnxruntime", "torch"]), threads=st.integers(1, 8)),
+    matrix=st.fixed_dictionaries(
+        {},
+        optional={
+            "export.dynamic_batch": st.permutations([True, False]),
+            "runtime.threads": st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
+        },
+    ),
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(RECIPES)
+def test_a_recipe_written_out_and_read_back_gives_the_same_variants(tmp_path: Path, made: Recipe) -> None:
+    content: dict[str, Any] = made.model_dump(mode="json")
+    first = variants(tmp_path, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    again = variants(tmp_path, yaml.safe_dump(content, default_flow_style=True, sort_keys=True))
+    assert {v.name.count("[") for v in first} <= {0, 1}
+    assert {v.digest for v in first} == {v.digest for v in again}
+    assert all(v.steps == made.steps and v.description == made.description for v in first)
+    expected = 1
+    for values in made.matrix.values():
+        expected *= len(values)
+    assert len({v.digest for v in first}) == len({v.name for v in first}) == expected
+
+
+def test_the_shipped_recipes_load_and_their_variants_have_names_of_their_own() -> None:
+    loaded = recipe.load([ROOT / "recipes"])
+    assert len({variant.name for variant in loaded}) == len(loaded) >= 10
+
+
+def test_the_shipped_recipes_are_found_from_anywhere() -> None:
+    assert sorted(path.name for path in recipe.shipped().glob("*.yaml")) == sorted(
+        path.name for path in (ROOT / "recipes").glob("*.yaml")
+    )
+
+
+def test_every_shipped_recipe_says_what_it_is_for() -> None:
+    assert all(variant.description for variant in recipe.load([ROOT / "recipes"]))
+
+
+def test_every_step_names_the_packages_that_decide_its_result() -> None:
+    uses = {model.model_fields["use"].annotation for model in get_args(get_args(Step)[0])}
+    assert {get_args(use)[0] for use in uses} == set(PACKAGES)

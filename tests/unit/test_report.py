@@ -1,0 +1,334 @@
+"""What a comparison looks like, in every format."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.compare import Comparison, Row
+from workbench.report import cells, render
+from workbench.results import RunInfo
+
+MakeInfo = Callable[..., RunInfo]
+
+BASELINE = Row(
+    variant="baseline",
+    recipe="baseline",
+    status="ok",
+    reason=None,
+    backend="onnxruntime",
+    device="cpu",
+    opset=18,
+    digest="b" * 64,
+    size_bytes=8_000_000,
+    top1=0.97,
+    drop=0.0,
+    drop_ci=None,
+    p50_ms=10.0,
+    p90_ms=11.0,
+    p95_ms=12.0,
+    p99_ms=13.0,
+    speedup=1.0,
+    speedup_ci=None,
+    throughput_ips=95.5,
+    load_ms=50.0,
+    peak_memory_bytes=40_000_000,
+    pareto=True,
+    winner=False,
+)
+WINNER = replace(
+    BASELINE,
+    variant="int8-static[method=entropy]",
+    recipe="int8-static",
+    digest="1" * 64,
+    size_bytes=2_130_000,
+    top1=0.9675,
+    drop=0.0025,
+    drop_ci=(-0.003, 0.00987),
+    p50_ms=4.85,
+    p99_ms=None,
+    speedup=2.05,
+    speedup_ci=(2.0, 2.1),
+    winner=True,
+)
+PLAIN = replace(
+    BASELINE,
+    variant="fp16",
+    recipe="fp16",
+    digest="f" * 64,
+    drop=-0.001,
+    drop_ci=(-0.004, 0.002),
+    speedup=0.996,
+    speedup_ci=(0.981, 1.012),
+    pareto=False,
+)
+NOTHING = dict.fromkeys(
+    [
+        "opset", "size_bytes", "top1", "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup",
+        "speedup_ci", "throughput_ips", "load_ms", "peak_memory_bytes",
+    ]
+)  # fmt: skip
+FAILED = replace(
+    BASELINE,
+    variant="broken[a,b]",
+    recipe="broken",
+    status="failed",
+    reason="RuntimeError: <class 'Conv'> & \"more\" to come",
+    pareto=False,
+    **NOTHING,
+)
+SKIPPED = replace(
+    FAILED, variant="gpu", recipe="gpu", device="cuda", status="skipped", reason="no CUDA device"
+)
+REASONS = (
+    "winner: int8-static[method=entropy], 2.05 times the speed of the baseline",
+    "fp16 lost: [bold]",
+)
+
+
+@pytest.fixture(scope="module")
+def comparison(run_info: MakeInfo) -> Comparison:
+    return Comparison((BASELINE, WINNER, PLAIN, FAILED, SKIPPED), WINNER.variant, REASONS, run_info())
+
+
+TABLE = """\
+leaves, run 20260102-030405: 1000 validation photos
+Test CPU @ 2.00GHz, 4 cores; noise floor of speed-ups 2.0 %
+  variant             MB top-1 % drop, points [95 %] p50 ms p99 ms   speed-up [95 %] RAM MB
+• baseline          8.00   97.00                0.00  10.00  13.00              1.00     40
+▶ int8-static       2.13   96.75  0.25 [-0.30, 0.99]   4.85      – 2.05 [2.00, 2.10]     40
+   [method=entropy]
+  fp16              8.00   97.00 -0.10 [-0.40, 0.20]  10.00  13.00 1.00 [0.98, 1.01]     40
+▶ winner under the budget   • on the Pareto front of accuracy, speed and size
+failed broken[a,b]: RuntimeError: <class 'Conv'> & "more" to come
+skipped gpu: no CUDA device
+winner: int8-static[method=entropy], 2.05 times the speed of the baseline
+fp16 lost: [bold]
+
+"""
+
+MARKDOWN = """\
+**leaves**, run `20260102-030405`, 1000 validation photos; Test CPU @ 2.00GHz, 4 cores; noise floor 2.0 %
+
+|   | variant | MB | top-1 % | drop, points [95 %] | p50 ms | p99 ms | speed-up [95 %] | RAM MB |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| • | `baseline` | 8.00 | 97.00 | 0.00 | 10.00 | 13.00 | 1.00 | 40 |
+| ▶ | `int8-static[method=entropy]` | 2.13 | 96.75 | 0.25 [-0.30, 0.99] | 4.85 | – | 2.05 [2.00, 2.10] | 40 |
+|  | `fp16` | 8.00 | 97.00 | -0.10 [-0.40, 0.20] | 10.00 | 13.00 | 1.00 [0.98, 1.01] | 40 |
+
+▶ winner under the budget   • on the Pareto front of accuracy, speed and size
+
+- failed `broken[a,b]`: RuntimeError: \\<class 'Conv'> & "more" to come
+- skipped `gpu`: no CUDA device
+- winner: int8-static[method=entropy], 2.05 times the speed of the baseline
+- fp16 lost: [bold]
+"""
+
+B64, O64, F64 = "b" * 64, "1" * 64, "f" * 64
+CSV = f"""\
+run,variant,recipe,status,reason,backend,device,opset,digest,size_bytes,top1,drop,drop_ci_low,drop_ci_high,\
+p50_ms,p90_ms,p95_ms,p99_ms,speedup,speedup_ci_low,speedup_ci_high,throughput_ips,load_ms,peak_memory_bytes,\
+pareto,winner
+20260102-030405,baseline,baseline,ok,,onnxruntime,cpu,18,{B64},8000000,0.97,0.0,,,\
+10.0,11.0,12.0,13.0,1.0,,,95.5,50.0,40000000,True,False
+20260102-030405,int8-static[method=entropy],int8-static,ok,,onnxruntime,cpu,18,{O64},2130000,0.9675,0.0025,\
+-0.003,0.00987,4.85,11.0,12.0,,2.05,2.0,2.1,95.5,50.0,40000000,True,True
+20260102-030405,fp16,fp16,ok,,onnxruntime,cpu,18,{F64},8000000,0.97,-0.001,-0.004,0.002,\
+10.0,11.0,12.0,13.0,0.996,0.981,1.012,95.5,50.0,40000000,False,False
+20260102-030405,"broken[a,b]",broken,failed,"RuntimeError: <class 'Conv'> & ""more"" to come",\
+onnxruntime,cpu,,{B64},,,,,,,,,,,,,,,,False,False
+20260102-030405,gpu,gpu,skipped,no CUDA device,onnxruntime,cuda,,{B64},,,,,,,,,,,,,,,,False,False
+"""
+
+
+def test_the_table_is_this(comparison: Comparison) -> None:
+    assert render("table", [comparison]) == TABLE
+
+
+def test_the_markdown_is_this(comparison: Comparison) -> None:
+    assert render("markdown", [comparison]) == MARKDOWN
+
+
+def test_the_csv_is_this(comparison: Comparison) -> None:
+    assert render("csv", [comparison]) == CSV
+
+
+def test_colour_changes_nothing_but_escape_codes(comparison: Comparison) -> None:
+    import re
+
+    colored = render("table", [comparison], color=True)
+    assert "\x1b[" in colored
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", colored)
+    assert [line.rstrip() for line in plain.splitlines()] == TABLE.splitlines()
+
+
+def test_the_json_holds_every_row_raw_with_the_run_it_belongs_to(comparison: Comparison) -> None:
+    rows = json.loads(render("json", [comparison]))
+    assert [row["variant"] for row in rows] == [row.variant for row in comparison.rows]
+    winner = rows[1]
+    assert winner["run"] == "20260102-030405"
+    assert (winner["size_bytes"], winner["drop_ci"], winner["p99_ms"]) == (2_130_000, [-0.003, 0.00987], None)
+    assert (winner["winner"], winner["pareto"], winner["speedup"]) == (True, True, 2.05)
+    assert rows[3]["reason"] == "RuntimeError: <class 'Conv'> & \"more\" to come"
+
+
+def test_the_keys_of_the_json_are_the_documented_ones(comparison: Comparison) -> None:
+    for row in json.loads(render("json", [comparison])):
+        assert set(row) == {
+            "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes",
+            "top1", "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci",
+            "throughput_ips", "load_ms", "peak_memory_bytes", "pareto", "winner", "run",
+        }  # fmt: skip
+
+
+def test_csv_and_json_say_the_same(comparison: Comparison) -> None:
+    from_json = json.loads(render("json", [comparison]))
+    from_csv = list(csv.DictReader(io.StringIO(render("csv", [comparison]))))
+    for mine, other in zip(from_json, from_csv, strict=True):
+        assert other["variant"] == mine["variant"]
+        assert other["reason"] == (mine["reason"] or "")
+        assert other["speedup"] == ("" if mine["speedup"] is None else str(mine["speedup"]))
+
+
+class Page(HTMLParser):
+    """The elements, attributes and text of an HTML page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_html_runs_and_fetches_nothing(comparison: Comparison) -> None:
+    html = render("html", [comparison])
+    page = Page(html)
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed"}
+    assert not page.attributes & {"src", "href"}
+    assert not any(name.startswith("on") for name in page.attributes)
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_the_html_escapes_what_came_from_elsewhere(run_info: MakeInfo) -> None:
+    evil = "<script>alert('x')</script>"
+    rows = (replace(BASELINE, variant=evil), replace(FAILED, variant=evil, reason=evil))
+    info = run_info(name=evil, run_id=evil)
+    info = info.model_copy(update={"machine": info.machine.model_copy(update={"cpu": evil})})
+    page = Page(render("html", [Comparison(rows, None, (evil,), info)]))
+    assert "script" not in page.tags
+    assert page.text.count(evil) == 7
+
+
+def test_the_html_shows_every_number_of_the_table(comparison: Comparison) -> None:
+    text = Page(render("html", [comparison])).text
+    for row in (BASELINE, WINNER, PLAIN):
+        assert all(cell in text for cell in cells.cells(row))
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "html"])
+def test_synthetic_photos_are_said_to_be_synthetic(
+    comparison: Comparison, run_info: MakeInfo, form: str
+) -> None:
+    assert "synthetic" not in render(form, [comparison])
+    assert "synthetic" in render(form, [replace(comparison, info=run_info(synthetic=True))])
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "html"])
+def test_a_noise_floor_nobody_knows_is_unknown(comparison: Comparison, run_info: MakeInfo, form: str) -> None:
+    text = render(form, [replace(comparison, info=run_info(noise_floor=None))])
+    assert "unknown" in text
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json", "html"])
+def test_several_runs_follow_each_other(comparison: Comparison, run_info: MakeInfo, form: str) -> None:
+    other = replace(comparison, info=run_info(run_id="20270101-000000"))
+    text = render(form, [comparison, other])
+    assert 0 < text.index("20260102-030405") < text.index("20270101-000000")
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "html"])
+def test_a_run_of_which_nothing_came_is_still_shown(run_info: MakeInfo, form: str) -> None:
+    assert "RuntimeError" in render(form, [Comparison((FAILED,), None, ("no winner",), run_info())])
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "text"),
+    [
+        (None, None, "–"),
+        (2.0, None, "2.00"),
+        (2.094, (2.046, 2.131), "2.09 [2.05, 2.13]"),
+        (-0.0, (-0.001, 0.001), "0.00 [0.00, 0.00]"),
+        (1234.5, (999.9, 1500.0), "1234 [1000, 1500]"),
+    ],
+)
+def test_a_value_stands_with_its_interval(
+    value: float | None, interval: tuple[float, float] | None, text: str
+) -> None:
+    assert cells.with_interval(value, interval) == text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"), [(None, "–"), (0, "0.00"), (1_234_567, "1.23"), (123_456_789, "123")]
+)
+def test_sizes_are_in_millions_of_bytes(size_bytes: int | None, text: str) -> None:
+    assert cells.megabytes(size_bytes) == text
+
+
+NAMES = st.text("abcxyz0123456789-_.[]=,", min_size=1, max_size=45)
+SPEEDS = st.floats(0.01, 5000)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Row:
+    speedup, drop = draw(SPEEDS), draw(st.floats(-1, 1))
+    return replace(
+        BASELINE,
+        variant=draw(NAMES),
+        size_bytes=draw(st.integers(0, 50_000_000_000)),
+        top1=draw(st.floats(0, 1)),
+        drop=drop,
+        drop_ci=draw(st.none() | st.just((max(-1, drop - 0.1), min(1, drop + 0.1)))),
+        p50_ms=draw(st.floats(0, 99_999)),
+        p99_ms=draw(st.none() | st.floats(0, 99_999)),
+        speedup=speedup,
+        speedup_ci=draw(st.none() | st.just((speedup * 0.9, speedup * 1.1))),
+        peak_memory_bytes=draw(st.none() | st.integers(0, 99_999_000_000)),
+        winner=draw(st.booleans()),
+    )
+
+
+@given(st.lists(rows(), min_size=1, max_size=4), st.lists(st.text("abc [],.%", max_size=300), max_size=3))
+def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
+    run_info: MakeInfo, made: list[Row], reasons: list[str]
+) -> None:
+    text = render("table", [Comparison(tuple(made), None, tuple(reasons), run_info())])
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for row in made:
+        for cell in cells.cells(row)[2:]:
+            assert cell in text
+
+
+@given(NAMES)
+def test_a_folded_name_is_whole_when_its_lines_are_joined(run_info: MakeInfo, name: str) -> None:
+    text = render("table", [Comparison((replace(WINNER, variant=name),), None, (), run_info())])
+    # The column of names lies between the mark and the sizes.
+    start = text.splitlines()[2].index("variant")
+    end = text.splitlines()[2].index("MB") - 2
+    lines = text[: text.index(cells.LEGEND)].splitlines()[3:]
+    assert "".join(line[start:end].strip() for line in lines) == name

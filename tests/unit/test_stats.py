@@ -1,0 +1,247 @@
+"""The statistics behind the numbers, against published values, brute force and simulation."""
+
+import math
+import random
+import statistics
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.measure.stats import (
+    PairedDrop,
+    Ratio,
+    hodges_lehmann,
+    median_interval,
+    percentile,
+    samples_for_percentile,
+    wilson,
+)
+
+FLOATS = st.floats(-1e6, 1e6)
+
+
+@st.composite
+def drops(draw: st.DrawFn) -> PairedDrop:
+    total = draw(st.integers(1, 5000))
+    losses = draw(st.integers(0, total))
+    return PairedDrop(losses, draw(st.integers(0, total - losses)), total)
+
+
+@pytest.mark.parametrize(
+    ("losses", "gains", "total", "points"),
+    [
+        (0, 0, 300, 0.89),
+        (3, 3, 1000, 0.48),
+        (10, 10, 1000, 0.78),
+        (25, 25, 2000, 0.60),
+        (50, 50, 5000, 0.33),
+        (12, 6, 1000, 1.38),
+    ],
+)
+def test_the_upper_bound_of_a_drop_has_the_published_values(
+    losses: int, gains: int, total: int, points: float
+) -> None:
+    assert 100 * PairedDrop(losses, gains, total).upper_bound() == pytest.approx(points, abs=0.005)
+
+
+def test_a_large_p_value_is_no_evidence_of_a_small_drop() -> None:
+    drop = PairedDrop(12, 6, 1000)
+    assert drop.mcnemar_p() == pytest.approx(0.24, abs=0.005)
+    assert drop.upper_bound() > 0.0135
+
+
+@pytest.mark.parametrize(
+    ("losses", "gains", "p"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (0, 5, 0.0625), (6, 0, 0.03125), (8, 2, 0.109375)],
+)
+def test_mcnemar_is_the_exact_two_sided_binomial(losses: int, gains: int, p: float) -> None:
+    assert PairedDrop(losses, gains, 100).mcnemar_p() == p
+
+
+def test_mcnemar_survives_thousands_of_discordant_photos() -> None:
+    assert PairedDrop(3000, 2000, 100_000).mcnemar_p() < 1e-40
+
+
+def test_no_loss_in_299_photos_certifies_one_point() -> None:
+    assert PairedDrop(0, 0, 299).upper_bound() <= 0.01
+
+
+def test_no_loss_in_a_handful_of_photos_certifies_nothing() -> None:
+    assert PairedDrop(0, 0, 10).upper_bound() > 0.2
+
+
+@given(drops())
+def test_swapping_losses_and_gains_mirrors_the_interval(drop: PairedDrop) -> None:
+    low, high = drop.interval()
+    mirrored = PairedDrop(drop.gains, drop.losses, drop.total).interval()
+    assert mirrored == pytest.approx((-high, -low), abs=1e-8)
+
+
+@given(drops())
+def test_the_interval_encloses_the_drop_and_stays_within_one(drop: PairedDrop) -> None:
+    low, high = drop.interval()
+    assert -1 <= low <= drop.drop <= high <= 1
+
+
+@given(drops())
+def test_the_interval_leaves_out_two_and_a_half_percent_on_either_side(drop: PairedDrop) -> None:
+    assert drop.interval()[1] == drop.upper_bound(0.975)
+
+
+def score(drop: PairedDrop, delta: float) -> float:
+    """Tango's statistic with the likelihood maximised by search instead of by formula."""
+    b, c, n = drop.losses, drop.gains, drop.total
+
+    def log_likelihood(gain: float) -> float:
+        return b * math.log(gain + delta) + c * math.log(gain) + (n - b - c) * math.log(1 - 2 * gain - delta)
+
+    low, high = 1e-12, (1 - delta) / 2 - 1e-12
+    for _ in range(200):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (left, high) if log_likelihood(left) < log_likelihood(right) else (low, right)
+    gain = (low + high) / 2
+    return (b - c - n * delta) / math.sqrt(n * (2 * gain + delta - delta**2))
+
+
+@pytest.mark.parametrize(
+    ("losses", "gains", "total"), [(12, 6, 1000), (3, 3, 200), (40, 5, 500), (5, 7, 300)]
+)
+def test_the_bound_is_where_the_score_reaches_the_normal_quantile(
+    losses: int, gains: int, total: int
+) -> None:
+    drop = PairedDrop(losses, gains, total)
+    assert score(drop, drop.upper_bound()) == pytest.approx(-1.6449, abs=1e-3)
+
+
+@given(drops(), st.floats(0.6, 0.94))
+def test_more_confidence_gives_a_higher_bound(drop: PairedDrop, confidence: float) -> None:
+    assert drop.upper_bound(confidence) <= drop.upper_bound(0.95)
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(500, 5000))
+def test_one_more_loss_never_lowers_the_bound(losses: int, gains: int, total: int) -> None:
+    assert (
+        PairedDrop(losses, gains, total).upper_bound() <= PairedDrop(losses + 1, gains, total).upper_bound()
+    )
+
+
+@given(st.integers(0, 50), st.integers(2, 10))
+def test_the_same_shares_on_more_photos_give_a_tighter_bound(losses: int, times: int) -> None:
+    few, many = PairedDrop(losses, losses, 300), PairedDrop(times * losses, times * losses, times * 300)
+    assert many.upper_bound() < few.upper_bound()
+
+
+@pytest.mark.parametrize(("total", "losing", "gaining"), [(500, 0.02, 0.01), (1000, 0.025, 0.015)])
+def test_a_true_drop_at_the_margin_passes_about_one_time_in_twenty(
+    total: int, losing: float, gaining: float
+) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(7)
+    drawn = rng.multinomial(total, [losing, gaining, 1 - losing - gaining], size=20_000)
+    seen = Counter((int(b), int(c)) for b, c, _ in drawn)
+    passed = sum(n for (b, c), n in seen.items() if PairedDrop(b, c, total).upper_bound() <= losing - gaining)
+    assert 0.03 < passed / len(drawn) < 0.07
+
+
+def test_thirty_eight_of_thirty_eight_is_not_certainty() -> None:
+    low, high = wilson(38, 38)
+    assert low == pytest.approx(0.908, abs=0.0005)
+    assert high == 1.0
+
+
+@pytest.mark.parametrize("total", [1, 3, 10, 38, 1482])
+def test_the_ends_of_wilsons_interval_are_exact_where_nothing_or_everything_is_right(total: int) -> None:
+    assert wilson(0, total)[0] == 0.0
+    assert wilson(total, total)[1] == 1.0
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_interval_encloses_the_proportion_and_stays_within_0_and_1(counts: tuple[int, int]) -> None:
+    low, high = wilson(*counts)
+    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
+
+
+def test_six_values_give_their_range_as_the_interval_of_the_median() -> None:
+    assert median_interval([5.0, 1.0, 4.0, 2.0, 6.0, 3.0]) == (1.0, 6.0)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_five_values_or_fewer_give_no_interval(count: int) -> None:
+    assert median_interval(range(count)) is None
+
+
+def test_nine_values_drop_the_extremes() -> None:
+    assert median_interval(range(1, 10)) == (2, 8)
+
+
+@given(st.integers(6, 60))
+def test_the_interval_of_the_median_covers_it_at_least_95_times_in_100(count: int) -> None:
+    bounds = median_interval(range(1, count + 1))
+    assert bounds is not None
+    rank = int(bounds[0])
+    below = sum(math.comb(count, k) for k in range(rank)) / 2**count
+    assert 1 - 2 * below >= 0.95
+    assert 1 - 2 * (below + math.comb(count, rank) / 2**count) < 0.95  # and no narrower one does
+
+
+@pytest.mark.parametrize(("fraction", "samples"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299)])
+def test_the_samples_a_percentile_takes_are_mlperfs(fraction: float, samples: int) -> None:
+    assert samples_for_percentile(fraction) == samples
+
+
+@pytest.mark.parametrize(("fraction", "samples"), [(0.9, 29), (0.95, 59), (0.99, 299)])
+def test_a_percentile_is_withheld_until_there_are_enough_samples(fraction: float, samples: int) -> None:
+    assert percentile(range(samples - 1), fraction) is None
+    assert percentile(range(samples), fraction) is not None
+
+
+def test_a_percentile_is_one_of_the_samples_by_nearest_rank() -> None:
+    values = list(range(1, 1001))
+    random.Random(3).shuffle(values)
+    assert (percentile(values, 0.95), percentile(values, 0.99)) == (950.0, 990.0)
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=30))
+def test_hodges_lehmann_is_the_median_of_all_pairwise_means(values: list[float]) -> None:
+    pairs = [(a + b) / 2 for i, a in enumerate(values) for b in values[i:]]
+    assert hodges_lehmann(values) == pytest.approx(statistics.median(pairs))
+
+
+def test_one_wild_value_moves_hodges_lehmann_little() -> None:
+    assert hodges_lehmann([1.0] * 9 + [1000.0]) == 1.0
+
+
+@given(st.data(), st.sampled_from([0.005, 0.01, 0.02]))
+def test_the_photos_said_to_be_needed_suffice_and_are_hardly_too_many(
+    data: st.DataObject, margin: float
+) -> None:
+    # So few photos that even without a loss the margin could not be shown.
+    total = data.draw(st.integers(int(0.5 / margin), int(2.6 / margin)), label="total")
+    gains = data.draw(st.integers(0, 10), label="gains")
+    losses = gains + data.draw(st.integers(0, int(total * margin / 2)), label="net loss")
+    drop = PairedDrop(losses, gains, total)
+    assert drop.upper_bound() > margin
+    needed = drop.images_needed(margin)
+    more, fewer = needed / total, 0.9 * needed / total
+    # Counts are whole, so they are rounded the way that makes each claim the weaker one.
+    enough = PairedDrop(math.floor(losses * more), math.ceil(gains * more), needed)
+    too_few = PairedDrop(math.ceil(losses * fewer), math.floor(gains * fewer), int(0.9 * needed))
+    assert enough.upper_bound() <= margin < too_few.upper_bound()
+
+
+def test_a_drop_at_the_margin_needs_more_photos_than_there_are() -> None:
+    with pytest.raises(ValueError, match="no number of photos"):
+        PairedDrop(10, 0, 1000).images_needed(0.01)
+
+
+def test_a_speed_up_is_the_median_round_and_its_interval_the_range_of_six() -> None:
+    ratio = Ratio(tuple(math.log(1 / s) for s in (2.0, 2.1, 1.9, 2.2, 2.05, 2.05)))
+    assert ratio.speedup == pytest.approx(2.05)
+    assert ratio.interval == pytest.approx((1.9, 2.2))
+
+
+def test_a_speed_up_of_five_rounds_has_no_interval() -> None:
+    assert Ratio((0.0,) * 5).interval is None

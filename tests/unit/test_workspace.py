@@ -1,0 +1,190 @@
+"""krishi.yaml: what it means, where it is looked for, and what is said when something is not there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from workbench import workspace
+from workbench.checkpoint import StatedPreprocess
+from workbench.errors import WorkbenchError
+from workbench.results import Budget
+
+MINIMAL: dict[str, Any] = {"model": {"checkpoint": "student.ckpt"}, "data": {"validation": "data/val"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with everything a workspace may name."""
+    root = tmp_path / "Leaf Project"
+    for name in ("data/val", "data/calib"):
+        (root / name).mkdir(parents=True)
+    for name in ("student.ckpt", "student.py", "labels.json"):
+        (root / name).touch()
+    return root
+
+
+def written(folder: Path, content: dict[str, Any] | str) -> Path:
+    path = folder / "krishi.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def refused(path: Path) -> tuple[str, str | None]:
+    with pytest.raises(WorkbenchError) as caught:
+        workspace.load(path)
+    return caught.value.message, caught.value.hint
+
+
+def test_paths_are_relative_to_the_file_wherever_one_stands(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(
+        folder,
+        {
+            "model": {
+                "checkpoint": "student.ckpt",
+                "factory": "student.py:create_model",
+                "class_names": "labels.json",
+            },
+            "data": {"validation": "data/val", "calibration": "data/calib"},
+            "registry": "published",
+            "results": "../elsewhere",
+        },
+    )
+    monkeypatch.chdir(folder.parent)
+    found = workspace.load(Path("Leaf Project/krishi.yaml"))
+    assert found.model.checkpoint == folder / "student.ckpt"
+    assert found.model.factory == f"{folder}/student.py:create_model"
+    assert found.model.class_names == folder / "labels.json"
+    assert (found.validation, found.calibration) == (folder / "data/val", folder / "data/calib")
+    assert found.registry == folder / "published"
+    assert found.results.resolve() == folder.parent / "elsewhere"
+    assert found.file == folder / "krishi.yaml"
+
+
+def test_an_absolute_path_is_taken_as_it_is(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other.ckpt"
+    elsewhere.touch()
+    path = written(folder, {**MINIMAL, "model": {"checkpoint": str(elsewhere)}})
+    assert workspace.load(path).model.checkpoint == elsewhere
+
+
+def test_a_factory_in_a_package_is_left_alone(folder: Path) -> None:
+    path = written(
+        folder, {**MINIMAL, "model": {"checkpoint": "student.ckpt", "factory": "timm.models:create"}}
+    )
+    assert workspace.load(path).model.factory == "timm.models:create"
+
+
+def test_what_is_left_out_has_defaults(folder: Path) -> None:
+    found = workspace.load(written(folder, MINIMAL))
+    assert found.budget == Budget(max_accuracy_drop=0.01, objective="latency")
+    assert found.preprocess == StatedPreprocess()
+    assert (found.registry, found.results) == (folder / "registry", folder / "results")
+    assert found.calibration is None
+    assert not found.synthetic
+
+
+def test_a_preprocess_may_state_only_what_the_checkpoint_does_not(folder: Path) -> None:
+    path = written(folder, {**MINIMAL, "preprocess": {"crop": 224}})
+    assert workspace.load(path).preprocess == StatedPreprocess(crop=224)
+
+
+def test_the_name_is_the_folders_unless_stated(folder: Path) -> None:
+    assert workspace.load(written(folder, MINIMAL)).name == "leaf-project"
+    assert workspace.load(written(folder, {**MINIMAL, "name": "student-v2"})).name == "student-v2"
+
+
+def test_a_missing_checkpoint_is_told_with_its_line(folder: Path) -> None:
+    path = written(folder, "# mine\nmodel:\n  checkpoint: gone.ckpt\ndata:\n  validation: data/val\n")
+    assert refused(path) == (
+        f"{path}:3: model.checkpoint: {folder}/gone.ckpt does not exist",
+        "paths are relative to the folder of krishi.yaml",
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("model", "factory", "gone.py:create_model"),
+        ("model", "class_names", "gone.json"),
+        ("data", "validation", "gone"),
+        ("data", "calibration", "gone"),
+    ],
+)
+def test_everything_that_is_named_must_be_there(folder: Path, section: str, key: str, value: str) -> None:
+    content = {**MINIMAL, section: {**MINIMAL[section], key: value}}
+    message, _ = refused(written(folder, content))
+    assert f" {section}.{key}: " in message
+    assert message.endswith(f"{value.partition(':')[0]} does not exist")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("modle: {}\n", ":1: modle: unknown key", "did you mean `model`?"),
+        (
+            "budget: {max_acuracy_drop: 0.1}\n",
+            ":1: budget.max_acuracy_drop: unknown key",
+            "did you mean `max_accuracy_drop`?",
+        ),
+        (
+            "budget: {objective: speed}\n",
+            ":1: budget.objective: `speed` is not one of latency, size, memory",
+            None,
+        ),
+        (
+            "budget: {max_accuracy_drop: -0.1}\n",
+            ":1: budget.max_accuracy_drop: input should be greater than or equal to 0 (got -0.1)",
+            None,
+        ),
+        (
+            "budget: {max_size_mb: .nan}\n",
+            ":1: budget.max_size_mb: input should be greater than 0 (got nan)",
+            None,
+        ),
+        ("preprocess: {crop: 0}\n", ":1: preprocess.crop: input should be greater than 0 (got 0)", None),
+        (
+            "preprocess: {interpolation: bilinaer}\n",
+            ":1: preprocess.interpolation: `bilinaer` is not one of nearest, bilinear, bicubic, lanczos",
+            "did you mean `bilinear`?",
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_what_was_meant(
+    folder: Path, text: str, message: str, hint: str | None
+) -> None:
+    path = written(folder, text + "model: {checkpoint: student.ckpt}\ndata: {validation: data/val}\n")
+    assert refused(path) == (f"{path} is not a valid workspace\n  {path}{message}", hint)
+
+
+def test_the_keys_that_must_be_there_are_named(folder: Path) -> None:
+    message, _ = refused(written(folder, "name: leaves\n"))
+    assert "model: this key is required" in message
+    assert "data: this key is required" in message
+
+
+def test_the_nearest_krishi_yaml_above_counts(folder: Path) -> None:
+    written(folder, MINIMAL)
+    inner = folder / "data" / "val"
+    assert workspace.find(None, inner).root == folder
+
+
+def test_a_workspace_is_named_by_its_folder_or_its_file(folder: Path, tmp_path: Path) -> None:
+    path = written(folder, MINIMAL)
+    assert workspace.find(folder, tmp_path) == workspace.find(path, tmp_path)
+
+
+def test_a_named_folder_without_krishi_yaml_is_an_error_and_not_the_sample(tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError, match=r"krishi\.yaml does not exist"):
+        workspace.find(tmp_path, tmp_path)
+
+
+def test_without_a_krishi_yaml_the_bundled_sample_is_the_workspace(tmp_path: Path) -> None:
+    found = workspace.find(None, tmp_path)
+    assert (found.name, found.file, found.synthetic) == ("leaf-sample", None, True)
+    assert (found.results, found.registry) == (tmp_path / "results", tmp_path / "registry")
+    assert found.model.checkpoint.is_file()
+    assert Path((found.model.factory or "").partition(":")[0]).is_file()
