@@ -5,6 +5,7 @@ argparse, and next to no import at the top: `--help` and a misspelt recipe answe
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     command: Command = options.command
     try:
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()
+        return code
     except WorkbenchError as error:
         if options.debug:
             raise
@@ -37,6 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
+    except BrokenPipeError:
+        # `| head` has read enough. What is left in the buffer must not fail once more on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        if options.debug:
+            raise
+        # Whatever was not translated on the way: a disk, a right or a file that is not as it should be.
+        print(f"error: {error}", file=sys.stderr)
+        print("hint: --debug shows where it happened", file=sys.stderr)
+        return WRONG_INPUT
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
         return INTERRUPTED

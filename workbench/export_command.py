@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from workbench.cache import cache_folder
 from workbench.checkpoint import ModelSource, load_model, source_digest
 from workbench.dataset import scan
+from workbench.errors import WorkbenchError
 from workbench.export import OPSETS, Export, Exporter, ExportReport, Shape, check_opset, export_onnx
 from workbench.files import fsync_path, translated_os_errors
 from workbench.images import normalize, read_pixels
 from workbench.isolate import call
 from workbench.prepare import inspect, resolve_contract
 from workbench.progress import Progress, Report
+from workbench.weights import kind_of
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -111,9 +113,16 @@ def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> Mode
     model = workspace.model
     if factory is not None:
         return ModelSource(checkpoint=checkpoint, factory=factory)
-    if workspace.synthetic and checkpoint.resolve() != model.checkpoint.resolve():
-        return ModelSource(checkpoint=checkpoint)
-    return model.model_copy(update={"checkpoint": checkpoint})
+    if checkpoint.resolve() == model.checkpoint.resolve():
+        return model
+    if not workspace.synthetic and model.factory is not None:
+        return model.model_copy(update={"checkpoint": checkpoint})
+    if kind_of(checkpoint) == "state-dict":
+        raise WorkbenchError(
+            f"{checkpoint} is a state dict: weights without a network",
+            hint="name the function that builds it: `--factory file.py:callable`",
+        )
+    return ModelSource(checkpoint=checkpoint)
 
 
 def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "NDArray[np.float32] | None":

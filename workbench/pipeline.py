@@ -15,7 +15,7 @@ from workbench.backends.packages import versions
 from workbench.compare import Comparison, compare
 from workbench.errors import WorkbenchError
 from workbench.export import Export
-from workbench.files import digest_of, write_arrays, write_atomic
+from workbench.files import digest_of, translated_os_errors, write_arrays, write_atomic
 from workbench.isolate import ChildError, call
 from workbench.measure import latency
 from workbench.measure.accuracy import accuracy, parity
@@ -169,24 +169,31 @@ def _info(context: _Context, variants: Sequence[Variant]) -> RunInfo:
 
 
 def _baseline(context: _Context) -> tuple[Variant, Built]:
-    problems = []
-    # An ONNX file is taken as it is, whatever its opset.
-    for export in (Export(),) if context.prepared.source_kind == "onnx" else BASELINE_EXPORTS:
-        variant = Variant(
-            BASELINE, BASELINE, "plain FP32 export, onnxruntime, 1 thread", export, (), Runtime()
-        )
-        context.report(Progress("building the baseline", 0, 1, f"{export.exporter}, opset {export.opset}"))
+    what = "plain FP32 export, onnxruntime, 1 thread"
+    choices = [Variant(BASELINE, BASELINE, what, export, (), Runtime()) for export in BASELINE_EXPORTS]
+    for variant in choices:
+        # An exporter that could not take the network last time is not tried again.
+        if (found := build.find(context.job, variant)) is not None:
+            return variant, Built(*found, build_s=None)
+    # Logged in the cache: the run folder goes where there is no baseline to begin with.
+    log = context.job.cache / "logs" / "baseline.txt"
+    problems: dict[str, ChildError] = {}
+    for variant in choices:
+        how = f"{variant.export.exporter}, opset {variant.export.opset}"
+        context.report(Progress("building the baseline", 0, 1, how))
         try:
-            return variant, _build(context, variant)
+            return variant, _build(context, variant, log)
         except ChildError as error:
-            problems.append(f"  {export.exporter}, opset {export.opset}: {error.message}")
-    raise WorkbenchError(
-        "the FP32 baseline cannot be exported, so there is nothing to compare with\n" + "\n".join(problems),
-        hint=f"see {context.folder.log(BASELINE)}",
-    )
+            problems[how] = error
+    (first, *others) = problems.values()
+    message = "the FP32 baseline cannot be exported, so there is nothing to compare with"
+    if all(error.message == first.message for error in others):
+        raise WorkbenchError(f"{message}: {first.message}", hint=first.hint or f"see {log}")
+    listed = "\n".join(f"  {how}: {error.message}" for how, error in problems.items())
+    raise WorkbenchError(f"{message}\n{listed}", hint=f"see {log}")
 
 
-def _build(context: _Context, variant: Variant) -> Built:
+def _build(context: _Context, variant: Variant, log: Path) -> Built:
     """From the cache, or in a process of its own. Raises ChildError."""
     if (found := build.find(context.job, variant)) is not None:
         return Built(*found, build_s=None)
@@ -195,7 +202,7 @@ def _build(context: _Context, variant: Variant) -> Built:
         "workbench.build:build",
         context.job,
         variant,
-        log=context.folder.log(variant.name),
+        log=log,
         timeout_s=context.options.build_timeout_s,
         label="the build",
     )
@@ -268,11 +275,12 @@ def _trial(context: _Context, variant: Variant) -> TrialResult:
     if (reason := _not_here(context, variant)) is not None:
         return result.model_copy(update={"status": "skipped", "reason": reason})
     try:
-        built = context.built.get(variant.name) or _build(context, variant)
+        built = context.built.get(variant.name) or _build(context, variant, context.folder.log(variant.name))
         context.built[variant.name] = built
         return _checked(context, variant, built, result)
     except WorkbenchError as error:
-        return result.model_copy(update={"status": "failed", "reason": error.message})
+        reason = f"{error.message} ({error.hint})" if error.hint else error.message
+        return result.model_copy(update={"status": "failed", "reason": reason})
 
 
 def _not_here(context: _Context, variant: Variant) -> str | None:
@@ -354,7 +362,9 @@ def _time(context: _Context, variants: Sequence[Variant]) -> latency.Measured:
             Progress("timing", done, total, f"{len(artifacts)} sessions")
         ),
     )
-    latency.save_samples(measured, context.folder.path / "latency.parquet")
+    samples = context.folder.path / "latency.parquet"
+    with translated_os_errors(samples):
+        latency.save_samples(measured, samples)
     if (reason := measured.failed.get(BASELINE) or measured.failed.get(TWIN)) is not None:
         raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
     return measured

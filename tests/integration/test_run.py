@@ -1,0 +1,780 @@
+"""A run as its user meets it: what it measures, what it leaves behind, and how it ends when it goes wrong."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.e2e.tiny import (
+    CLASS_NAMES,
+    MEAN,
+    STD,
+    Bench,
+    children_of,
+    is_running,
+    load_model,
+    needs_linux,
+    photos_of,
+    prepare_folder,
+    tree_digest,
+)
+from workbench.cli import main
+from workbench.images import Preprocess, normalize, read_pixels
+from workbench.results import RunFolder, TrialResult, runs
+
+ROW_KEYS = [
+    "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes", "top1",
+    "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci", "throughput_ips",
+    "load_ms", "peak_memory_bytes", "pareto", "winner",
+]  # fmt: skip
+CONTRACT = Preprocess(resize=36, crop=32, mean=MEAN, std=STD)
+ROUNDS, TURNS = 6, 5
+BRIEF = ("--rounds", "1", "--turns", "1", "--quiet")
+NO_TIME_TO_BUILD = ("--build-timeout", "0.001")  # whatever is not in the cache fails
+
+RECIPES = {
+    "fp16": """
+name: fp16
+steps: [{use: fp16}]
+matrix:
+  runtime: [{device: cpu}, {device: cuda}, {device: cuda, provider: tensorrt}]
+""",
+    "fp32": "{name: fp32, export: {exporter: torchscript, opset: 13}}",
+    "int8-dynamic": """
+name: int8-dynamic
+steps: [{use: dynamic_int8, op_types: [Conv, MatMul], weight: quint8}]
+""",
+    "int8-static": """
+name: int8-static
+steps: [{use: simplify}, {use: static_int8, calibration: {method: percentile, images: 24}}]
+""",
+}
+TORCH = "{name: torch, runtime: {backend: torch}}"
+SKIPPED = ["fp16[cuda]", "fp16[cuda,tensorrt]"]
+VARIANTS = ["baseline", "fp16[cpu]", *SKIPPED, "fp32", "int8-dynamic", "int8-static"]
+MEASURED = [name for name in VARIANTS if name not in SKIPPED]
+FAILING = """
+name: failing
+export: {exporter: torchscript, opset: 13}
+steps: [{use: static_int8, calibration: {images: 4}}]
+matrix:
+  steps.static_int8:
+    - {exclude_nodes: [no_such_node]}
+    - {calibration: {images: 41}}
+"""
+OLDER = "{name: older, export: {exporter: dynamo, opset: 13}}"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The workspace that every test of this file shares, so that each build is made once."""
+    root = tmp_path_factory.mktemp("run") / "leaf"
+    prepare_folder(root)
+    write_workspace(root, root)
+    for name, text in RECIPES.items():
+        write(root / "recipes" / f"{name}.yaml", text)
+    return Bench(root, root.parent / "cache")
+
+
+@pytest.fixture(scope="module")
+def finished(bench: Bench) -> "subprocess.CompletedProcess[str]":
+    return bench.run("run", "recipes", "--rounds", str(ROUNDS), "--turns", str(TURNS))
+
+
+@pytest.fixture(scope="module")
+def run_folder(bench: Bench, finished: "subprocess.CompletedProcess[str]") -> RunFolder:
+    (folder,) = runs(bench.root / "results")
+    return folder
+
+
+@pytest.fixture
+def elsewhere(bench: Bench, run_folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A workspace of its own, over the same model and photos: its builds are in the cache already."""
+    monkeypatch.setenv("KRISHI_CACHE", str(bench.cache))
+    monkeypatch.chdir(tmp_path)
+    write_workspace(tmp_path, bench.root)
+    return Bench(tmp_path, bench.cache)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def write_workspace(folder: Path, source: Path, more: str = "", **changed: object) -> None:
+    """`krishi.yaml` in `folder` over what lies in `source`. changed: other values for the keys below."""
+    value: dict[str, object] = {
+        "checkpoint": source / "student.ckpt",
+        "factory": f"{source / 'student.py'}:create_model",
+        "validation": source / "data" / "val",
+        "calibration": source / "data" / "calib",
+        **changed,
+    }
+    model = {key: str(value[key]) for key in value if key in ("checkpoint", "factory", "class_names")}
+    data = {key: str(value[key]) for key in ("validation", "calibration")}
+    budget = {"max_accuracy_drop": 0.2}  # what 40 photos can show
+    text = f"model: {json.dumps(model)}\ndata: {json.dumps(data)}\nbudget: {json.dumps(budget)}\n"
+    write(folder / "krishi.yaml", f"name: leaf\n{text}{more}")
+
+
+def trials(folder: RunFolder) -> dict[str, TrialResult]:
+    return {trial.variant: trial for trial in folder.trials()}
+
+
+# What a run measures and leaves behind
+
+
+def test_a_run_ends_with_one_table_on_stdout_and_progress_on_stderr(
+    finished: "subprocess.CompletedProcess[str]",
+) -> None:
+    lines = finished.stdout.splitlines()
+    assert re.match(r"leaf, run \d{8}-\d{6}: 40 validation photos", lines[0])
+    assert max(map(len, lines)) <= 100
+    assert finished.stdout.count("speed-up [95 %]") == 1
+    assert all(any(name in line for line in lines) for name in MEASURED)
+    assert any(line.startswith("winner: ") for line in lines)
+    for stage in ("building the baseline", "building and checking", "timing"):
+        assert stage in finished.stderr
+
+
+def test_a_gpu_variant_is_skipped_and_says_why(finished: object, run_folder: RunFolder) -> None:
+    for name in SKIPPED:
+        trial = trials(run_folder)[name]
+        if trial.status == "ok":
+            pytest.skip("this machine has a GPU")
+        assert trial.status == "skipped"
+        assert "ExecutionProvider" in (trial.reason or "")
+        assert (trial.accuracy, trial.latency, trial.size_bytes) == (None, None, None)
+
+
+def test_the_json_rows_have_the_promised_keys(bench: Bench, run_folder: RunFolder) -> None:
+    rows = bench.json("compare")
+    assert [row["variant"] for row in rows] == VARIANTS
+    for row in rows:
+        assert list(row) == [*ROW_KEYS, "run"]
+        assert row["run"] == run_folder.run_id
+    assert [row["variant"] for row in rows if row["winner"]] == [winner_of(bench)]
+    skipped = next(row for row in rows if row["variant"] == "fp16[cuda]")
+    assert {key for key, value in skipped.items() if value not in (None, False)} == {
+        "variant", "recipe", "status", "reason", "backend", "device", "digest", "run",
+    }  # fmt: skip
+
+
+def winner_of(bench: Bench) -> str:
+    found = re.search(r"^winner: ([^,]+)", bench.run("compare").stdout, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def test_what_was_measured_is_complete(run_folder: RunFolder) -> None:
+    for name in MEASURED:
+        trial = trials(run_folder)[name]
+        assert trial.status == "ok"
+        assert trial.latency is not None
+        assert trial.accuracy is not None
+        assert trial.latency.samples == ROUNDS * TURNS
+        assert len(trial.latency.round_log_ratios) == ROUNDS
+        assert trial.latency.p99_ns is None  # too few samples to say
+        assert trial.accuracy.images == 40
+        assert trial.size_bytes and trial.load_s and trial.build_s
+        assert 1e6 < (trial.peak_memory_bytes or 0) < 2e9
+
+
+def test_opset_precision_and_provider_are_read_back(run_folder: RunFolder) -> None:
+    facts = {
+        name: (trial.opset, trial.precision, trial.provider, trial.device, trial.threads)
+        for name, trial in trials(run_folder).items()
+        if name in MEASURED
+    }
+    cpu = ("CPUExecutionProvider", "cpu", 1)
+    assert facts == {
+        "baseline": (18, "fp32", *cpu),
+        "fp16[cpu]": (18, "fp16", *cpu),
+        "fp32": (13, "fp32", *cpu),
+        "int8-dynamic": (18, "int8", *cpu),
+        "int8-static": (18, "int8", *cpu),
+    }
+
+
+def test_accuracy_is_what_torch_itself_gives(bench: Bench, run_folder: RunFolder) -> None:
+    photos = photos_of(bench.root / "data" / "val", CLASS_NAMES)
+    batch = normalize(np.stack([read_pixels(path, CONTRACT) for path, _ in photos]), CONTRACT)
+    with torch.inference_mode():
+        expected = load_model(bench.root)(torch.from_numpy(batch)).numpy()
+    labels = np.array([label for _, label in photos])
+    right = int((expected.argmax(axis=1) == labels).sum())
+    assert 0.7 < right / len(labels) < 1
+    for name in ("baseline", "fp32"):
+        accuracy, parity = trials(run_folder)[name].accuracy, trials(run_folder)[name].parity
+        assert accuracy is not None and parity is not None
+        assert (accuracy.correct, accuracy.losses, accuracy.gains) == (right, 0, 0)
+        assert parity.max_rel < 1e-4
+        logits = np.load(run_folder.predictions(name))["logits"]
+        np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
+def test_quantised_variants_differ_from_the_source_and_say_by_how_much(run_folder: RunFolder) -> None:
+    for name in ("int8-static", "int8-dynamic", "fp16[cpu]"):
+        parity = trials(run_folder)[name].parity
+        assert parity is not None
+        assert 0 < parity.max_rel < 0.5
+        assert parity.top1_agreement > 0.8
+
+
+def test_every_raw_sample_is_kept(run_folder: RunFolder) -> None:
+    rows = pq.read_table(run_folder.path / "latency.parquet").to_pylist()
+    assert {row["variant"] for row in rows} == {*MEASURED, "baseline (again)"}
+    assert len(rows) == (len(MEASURED) + 1) * ROUNDS * TURNS * 2
+    assert all(row["time_ns"] > 0 for row in rows)
+
+
+def test_the_run_folder_holds_what_was_promised(run_folder: RunFolder) -> None:
+    info = run_folder.info()
+    assert (info.run_id, info.class_names, info.preprocess) == (run_folder.run_id, CLASS_NAMES, CONTRACT)
+    assert info.arguments[:2] == ("run", "recipes")
+    assert info.libraries["onnxruntime"]
+    assert info.noise_floor is not None and 0 <= info.noise_floor < 2
+    assert info.validation_images == 40 and info.calibration_digest
+    stems = {"baseline", "fp16_cpu", "fp32", "int8-dynamic", "int8-static"}
+    assert {path.stem for path in (run_folder.path / "predictions").iterdir()} == stems
+    assert stems <= {path.stem for path in (run_folder.path / "logs").iterdir()}
+    report = (run_folder.path / "report.html").read_text()
+    assert report.lower().startswith("<!doctype html>")
+    assert all(name.partition("[")[0] in report for name in MEASURED)
+    assert not [path for path in run_folder.path.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_second_run_builds_nothing(bench: Bench, elsewhere: Bench) -> None:
+    before = tree_digest(bench.cache / "artifacts")
+    elsewhere.run("run", bench.root / "recipes", *BRIEF, *NO_TIME_TO_BUILD)
+    again = trials(runs(elsewhere.root / "results")[-1])
+    assert [name for name, trial in again.items() if trial.status == "ok"] == MEASURED
+    assert {trial.build_s for trial in again.values()} == {None}
+    assert tree_digest(bench.cache / "artifacts") == before
+
+
+def test_photos_are_decoded_once_for_all_variants(bench: Bench, run_folder: RunFolder) -> None:
+    pixels = list((bench.cache / "pixels").iterdir())
+    assert len(pixels) == 2  # validation and calibration
+    assert all(np.load(path, mmap_mode="r").shape == (40, 32, 32, 3) for path in pixels)
+
+
+@pytest.fixture(scope="module")
+def mixed(
+    bench: Bench, run_folder: RunFolder, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, TrialResult]:
+    """The trials of a run in which some variants cannot be built and others, torch among them, can."""
+    own = Bench(tmp_path_factory.mktemp("mixed"), bench.cache)
+    write_workspace(own.root, bench.root)
+    for name, text in (("failing", FAILING), ("older", OLDER), ("torch", TORCH)):
+        write(own.root / "recipes" / f"{name}.yaml", text)
+    own.run("run", "recipes", *BRIEF)
+    return last_trials(own)
+
+
+def test_torch_is_measured_beside_onnxruntime(mixed: dict[str, TrialResult]) -> None:
+    trial, baseline = mixed["torch"], mixed["baseline"]
+    assert (trial.status, trial.provider, trial.threads, trial.opset) == ("ok", "eager", 1, None)
+    assert trial.parity is not None and trial.latency is not None
+    assert trial.parity.max_rel < 1e-4
+    assert trial.accuracy == baseline.accuracy
+    assert len(trial.latency.round_log_ratios) == 1
+    assert (trial.peak_memory_bytes or 0) > 2 * (baseline.peak_memory_bytes or 0)  # all of torch
+
+
+# Variants that fail
+
+
+def test_a_variant_that_cannot_be_built_fails_and_the_others_go_on(mixed: dict[str, TrialResult]) -> None:
+    assert {name: trial.status for name, trial in mixed.items()} == {
+        "baseline": "ok",
+        "failing[exclude_nodes=no_such_node]": "failed",
+        "failing[images=41]": "failed",
+        "older": "failed",
+        "torch": "ok",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "what", "remedy"),
+    [
+        ("failing[exclude_nodes=no_such_node]", "no node is named `no_such_node`", "the graph has `"),
+        (
+            "failing[images=41]",
+            "41 photos asked for, data.calibration has 40",
+            "lower `calibration.images` to 40",
+        ),
+        ("older", "exporter `dynamo` cannot write opset 13", "set `export.exporter: torchscript`"),
+    ],
+)
+def test_the_reason_of_a_failure_says_what_is_wrong_and_what_to_do(
+    mixed: dict[str, TrialResult], variant: str, what: str, remedy: str
+) -> None:
+    reason = mixed[variant].reason or ""
+    assert what in reason
+    assert remedy in reason
+
+
+def test_a_build_that_takes_too_long_fails_alone(elsewhere: Bench) -> None:
+    recipe = write(elsewhere.root / "new.yaml", "{name: new, export: {exporter: torchscript, opset: 16}}")
+    elsewhere.run("run", recipe, *BRIEF, *NO_TIME_TO_BUILD)
+    trial = last_trials(elsewhere)["new"]
+    assert (trial.status, trial.reason) == ("failed", "the build took longer than 0.001 s and was stopped")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut short",
+        pytest.param(
+            "a flipped bit",
+            marks=pytest.mark.xfail(strict=True, reason="workbench/cache.py looks at the size alone"),
+        ),
+    ],
+)
+def test_a_model_that_was_damaged_in_the_cache_is_built_anew(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, damage: str
+) -> None:
+    own = Bench(elsewhere.root, Path(shutil.copytree(bench.cache, tmp_path / "cache")))
+    model = artifact_file(own, last_trials(bench)["int8-dynamic"])
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data[:-100] if damage == "cut short" else data)
+    own.run("run", bench.root / "recipes" / "int8-dynamic.yaml", *BRIEF)
+    trial = last_trials(own)["int8-dynamic"]
+    assert (trial.status, trial.reason) == ("ok", None)
+
+
+def artifact_file(bench: Bench, trial: TrialResult) -> Path:
+    assert trial.artifact_key is not None
+    return bench.cache / "artifacts" / trial.artifact_key[:2] / trial.artifact_key / "model.onnx"
+
+
+@needs_linux
+def test_a_session_that_dies_while_it_is_timed_fails_alone(bench: Bench, elsewhere: Bench) -> None:
+    recipes = [bench.root / "recipes" / f"{name}.yaml" for name in ("fp32", "int8-static")]
+    with started(
+        elsewhere, "run", *recipes, "--rounds", "2", "--turns", "100000", "--time-budget", "1"
+    ) as run:
+        run.wait_for_line("timing: ")
+        os.kill(worker_of(run, "int8-static"), signal.SIGKILL)
+        assert run.end() == 0
+    killed, survivor = last_trials(elsewhere)["int8-static"], last_trials(elsewhere)["fp32"]
+    assert killed.status == "failed"
+    assert (killed.reason or "").startswith("while timing: the measuring process was killed by SIGKILL")
+    assert survivor.status == "ok"
+    assert survivor.latency is not None and len(survivor.latency.round_log_ratios) == 2
+
+
+def last_trials(bench: Bench) -> dict[str, TrialResult]:
+    return trials(runs(bench.root / "results")[-1])
+
+
+def worker_of(run: "Started", variant: str) -> int:
+    """The child whose output goes to the log of `variant`."""
+    logs = {Path(f"/proc/{pid}/fd/1").readlink().stem: pid for pid in children_of(run.process.pid)}
+    return logs[variant]
+
+
+# Runs that are stopped
+
+
+class Started:
+    """A command under way, and the lines it has written to stderr."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def wait_for_line(self, start: str) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if line.startswith(start):
+                return
+        raise AssertionError(f"no line began with {start!r}:\n{''.join(self.lines)}")
+
+    def end(self) -> int:
+        """Wait for it; returns its exit code."""
+        assert self.process.stderr is not None
+        self.lines += self.process.stderr
+        return self.process.wait(60)
+
+
+@contextmanager
+def started(bench: Bench, *words: str | Path) -> Iterator[Started]:
+    process = bench.start(*words)
+    try:
+        yield Started(process)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def wait_for(met: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not met():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+@needs_linux
+def test_ctrl_c_while_checking_keeps_what_was_finished(bench: Bench, elsewhere: Bench) -> None:
+    with started(elsewhere, "run", bench.root / "recipes", "--rounds", "1", "--turns", "1") as run:
+        run.wait_for_line("building and checking: ")
+        wait_for(lambda: (folder := any_run(elsewhere)) is not None and len(folder.trials()) >= 2)
+        children = children_of(run.process.pid)
+        os.killpg(run.process.pid, signal.SIGINT)  # what a terminal does: the children get it too
+        assert run.end() == 130
+    assert run.lines[-1].startswith("stopped; what was finished is kept")
+    assert "Traceback" not in "".join(run.lines)
+    wait_for(lambda: not any(map(is_running, children)))
+    kept = last_trials(elsewhere)
+    assert 2 <= len(kept) < len(MEASURED) + len(SKIPPED)
+    assert kept["baseline"].accuracy is not None
+
+
+@needs_linux
+def test_ctrl_c_while_timing_keeps_every_trial_and_the_next_run_reuses_the_builds(elsewhere: Bench) -> None:
+    recipe = write(elsewhere.root / "r.yaml", "{name: r, export: {exporter: torchscript, opset: 15}}")
+    with started(elsewhere, "run", recipe, "--turns", "1000000", "--time-budget", "600") as run:
+        run.wait_for_line("timing: ")
+        children = children_of(run.process.pid)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130
+    assert len(children) == 3
+    wait_for(lambda: not any(map(is_running, children)))
+    assert {name: trial.status for name, trial in last_trials(elsewhere).items()} == {
+        "baseline": "ok",
+        "r": "ok",
+    }
+    stopped = runs(elsewhere.root / "results")[-1]
+    rows = elsewhere.json("compare", code=1)
+    assert [(row["variant"], row["p50_ms"], row["winner"]) for row in rows] == [
+        ("baseline", None, False),
+        ("r", None, False),
+    ]
+    elsewhere.run("run", recipe, *BRIEF, *NO_TIME_TO_BUILD)
+    assert runs(elsewhere.root / "results")[-1].run_id > stopped.run_id
+    assert last_trials(elsewhere)["r"].build_s is None
+
+
+@needs_linux
+def test_a_run_that_was_killed_can_be_read_and_leaves_no_process(bench: Bench, elsewhere: Bench) -> None:
+    with started(elsewhere, "run", bench.root / "recipes" / "fp32.yaml", "--turns", "1000000") as run:
+        run.wait_for_line("timing: ")
+        children = children_of(run.process.pid)
+        run.process.kill()
+        run.end()
+    wait_for(lambda: not any(map(is_running, children)))
+    text = elsewhere.run("compare", code=1).stdout
+    assert "fp32" in text
+    assert "it was not measured to the end" in text
+    refused = elsewhere.run("promote", code=1).stderr
+    assert "has no winner" in refused
+
+
+def any_run(bench: Bench) -> RunFolder | None:
+    found = runs(bench.root / "results")
+    return found[-1] if found else None
+
+
+def test_two_runs_at_once_both_end_well(elsewhere: Bench) -> None:
+    recipe = write(elsewhere.root / "both.yaml", "{name: both, export: {exporter: torchscript, opset: 14}}")
+    with started(elsewhere, "run", recipe, *BRIEF) as one, started(elsewhere, "run", recipe, *BRIEF) as other:
+        assert [one.end(), other.end()] == [0, 0], one.lines + other.lines
+    folders = runs(elsewhere.root / "results")
+    assert len(folders) == 2
+    found = [trials(folder)["both"] for folder in folders]
+    assert [trial.status for trial in found] == ["ok", "ok"]
+    assert found[0].artifact_digest == found[1].artifact_digest
+
+
+# Input that cannot be used
+
+OTHER_NETWORK = """
+from torch import nn
+
+def create_model(num_classes):
+    return nn.Sequential(nn.Linear(3, num_classes))
+"""
+CRASHING_NETWORK = """
+import ctypes
+
+def create_model():
+    print("about to crash", flush=True)
+    ctypes.string_at(0)
+"""
+
+
+def refused(bench: Bench, capsys: pytest.CaptureFixture[str], *words: str, recipe: str = "fp32") -> str:
+    """What a run of the workspace says when it refuses, with exit code 2 and nothing left behind."""
+    path = write(bench.root / "recipe.yaml", RECIPES[recipe])
+    assert main(["run", str(path), "--workspace", str(bench.root), *BRIEF, *words]) == 2
+    assert runs(bench.root / "results") == []
+    assert not any((bench.root / "results").glob("*"))
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    return said.err
+
+
+def with_photo(folder: Path, data: bytes, name: str = "leaf.jpg", class_name: str = CLASS_NAMES[1]) -> Path:
+    (folder / class_name).mkdir(parents=True)
+    (folder / class_name / name).write_bytes(data)
+    return folder
+
+
+def test_a_validation_folder_without_photos_is_refused(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val" / CLASS_NAMES[0]).mkdir(parents=True)
+    write_workspace(elsewhere.root, bench.root, validation=tmp_path / "val")
+    assert f"data.validation: {tmp_path / 'val'} holds no photos" in refused(elsewhere, capsys)
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photos_of(bench.root / "data" / "val", CLASS_NAMES)[0][0].read_bytes()
+    write_workspace(
+        elsewhere.root, bench.root, validation=with_photo(tmp_path / "val", photo, class_name="Pear_Scab")
+    )
+    said = refused(elsewhere, capsys)
+    assert f"{tmp_path / 'val'} has `Pear_Scab`, which the model does not know" in said
+    assert "`Corn_Healthy`" in said
+
+
+def test_a_text_file_named_jpg_is_refused_by_its_name(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_workspace(elsewhere.root, bench.root, validation=with_photo(tmp_path / "val", b"just some words\n"))
+    said = refused(elsewhere, capsys)
+    assert f"{tmp_path / 'val' / CLASS_NAMES[1] / 'leaf.jpg'}: not a JPEG, PNG or WebP image" in said
+
+
+def test_a_truncated_photo_is_refused_by_its_name(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photos_of(bench.root / "data" / "val", CLASS_NAMES)[0][0].read_bytes()
+    write_workspace(elsewhere.root, bench.root, validation=with_photo(tmp_path / "val", photo[:-200]))
+    said = refused(elsewhere, capsys)
+    assert f"{tmp_path / 'val' / CLASS_NAMES[1] / 'leaf.jpg'}: the image is damaged" in said
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["a", "b", "c", "d", "e"]])
+def test_class_names_of_the_wrong_number_are_refused(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]
+) -> None:
+    labels = write(tmp_path / "labels.json", json.dumps(names))
+    write_workspace(elsewhere.root, bench.root, class_names=labels)
+    said = refused(elsewhere, capsys)
+    assert f"{labels} has {len(names)} names, but student.ckpt has 4 classes" in said
+    assert "in the order of the network's outputs" in said
+
+
+def test_a_truncated_checkpoint_is_refused(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.ckpt").write_bytes((bench.root / "student.ckpt").read_bytes()[:5000])
+    write_workspace(elsewhere.root, bench.root, checkpoint=tmp_path / "cut.ckpt")
+    said = refused(elsewhere, capsys)
+    assert "cut.ckpt is truncated or damaged" in said
+    assert "hint: copy or download it again" in said
+
+
+def test_a_checkpoint_that_needs_code_is_refused_without_running_it(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": {}, "ratio": Fraction(1, 3)}, tmp_path / "code.ckpt")
+    write_workspace(elsewhere.root, bench.root, checkpoint=tmp_path / "code.ckpt")
+    said = refused(elsewhere, capsys)
+    assert "holds a pickled `fractions.Fraction`" in said
+    assert "torch.save(model.state_dict()" in said
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_what_to_do(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write(tmp_path / "other.py", OTHER_NETWORK)
+    write_workspace(elsewhere.root, bench.root, factory=f"{other}:create_model")
+    said = refused(elsewhere, capsys)
+    assert said.count("do not fit the network of") == 1
+    assert "unexpected: `1.weight`" in said
+    assert "hint: check `model.factory` and `model.factory_args`" in said
+
+
+def test_a_network_that_crashes_the_build_is_told_and_its_log_is_kept(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crash = write(tmp_path / "crash.py", CRASHING_NETWORK)
+    write_workspace(elsewhere.root, bench.root, factory=f"{crash}:create_model")
+    said = refused(elsewhere, capsys)
+    assert "the build was killed by SIGSEGV" in said
+    (log,) = re.findall(r"hint: see (\S+)", said)
+    assert "about to crash" in Path(log).read_text()
+
+
+def test_a_baseline_that_takes_too_long_to_build_ends_the_run(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(bench.root / "student.py", tmp_path / "student.py")  # elsewhere, so not built yet
+    write_workspace(elsewhere.root, bench.root, factory=f"{tmp_path / 'student.py'}:create_model")
+    said = refused(elsewhere, capsys, "--build-timeout", "0.01")
+    assert "the build took longer than 0.01 s and was stopped" in said
+
+
+def test_static_int8_without_calibration_photos_fails_alone(bench: Bench, elsewhere: Bench) -> None:
+    text = (elsewhere.root / "krishi.yaml").read_text()
+    write(elsewhere.root / "krishi.yaml", re.sub(r', "calibration": "[^"]*"', "", text))
+    elsewhere.run("run", bench.root / "recipes" / "int8-static.yaml", *BRIEF)
+    trial = last_trials(elsewhere)["int8-static"]
+    assert trial.status == "failed"
+    assert "static_int8 needs photos to calibrate on" in (trial.reason or "")
+    assert "data.calibration" in (trial.reason or "")
+
+
+# Disks
+
+
+def test_results_that_cannot_be_a_folder_are_refused(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "taken", "a regular file")
+    for results in ("taken", "taken/results"):
+        write_workspace(elsewhere.root, bench.root, more=f"results: {results}")
+        assert main(["run", "--workspace", str(elsewhere.root), *BRIEF]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ")
+        assert str(tmp_path / "taken") in said.err
+    assert (tmp_path / "taken").read_text() == "a regular file"
+
+
+@contextmanager
+def small_disk(folder: Path, size_kb: int) -> Iterator[Path]:
+    folder.mkdir()
+    if shutil.which("mount") is None or sys.platform == "win32" or os.geteuid() != 0:
+        pytest.skip("a small tmpfs takes mount and its rights")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "none", str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("size_kb", [4, 16, 40])
+def test_a_full_disk_under_the_results_is_told_and_nothing_is_half_written(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, size_kb: int
+) -> None:
+    write_workspace(elsewhere.root, bench.root, more="results: small")
+    with small_disk(tmp_path / "small", size_kb) as disk:
+        said = elsewhere.run("run", bench.root / "recipes" / "fp32.yaml", *BRIEF, code=2).stderr
+        assert "No space left on device" in said
+        assert str(disk) in said
+        assert "hint: free some space" in said
+        assert half_written(disk) == []
+        for folder in runs(disk):
+            folder.info()
+            folder.trials()
+
+
+@pytest.mark.parametrize("size_kb", [64, 160])  # not enough for the validation, the calibration photos
+def test_a_full_disk_under_the_cache_is_told_and_nothing_is_half_written(
+    bench: Bench, elsewhere: Bench, tmp_path: Path, size_kb: int
+) -> None:
+    with small_disk(tmp_path / "small", size_kb) as disk:
+        said = Bench(elsewhere.root, disk).run("run", bench.root / "recipes", *BRIEF, code=2).stderr
+        assert "No space left on device" in said
+        assert half_written(disk) == []
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Temporary files and folders, and arrays that cannot be read."""
+    found = [path for path in folder.rglob("*") if path.name.startswith(".") or path.name.endswith(".tmp")]
+    for path in [*folder.rglob("*.npz"), *folder.rglob("*.npy")]:
+        try:
+            loaded: Any = np.load(path)
+            _ = [loaded[name] for name in loaded.files] if path.suffix == ".npz" else loaded.sum()
+        except Exception:
+            found.append(path)
+    return found
+
+
+# Other sources
+
+
+def test_an_onnx_file_is_taken_as_it_is(bench: Bench, elsewhere: Bench, tmp_path: Path) -> None:
+    shutil.copy(artifact_file(bench, last_trials(bench)["baseline"]), tmp_path / "student.onnx")
+    labels = write(tmp_path / "labels.txt", "\n".join(CLASS_NAMES))
+    write_workspace(
+        elsewhere.root,
+        bench.root,
+        checkpoint=tmp_path / "student.onnx",
+        class_names=labels,
+        more=f"preprocess: {json.dumps({'resize': 36, 'mean': MEAN, 'std': STD})}",
+    )
+    recipes = [bench.root / "recipes" / f"{name}.yaml" for name in ("fp32", "int8-static")]
+    elsewhere.run("run", *recipes, write(tmp_path / "torch.yaml", TORCH), *BRIEF)
+    found = last_trials(elsewhere)
+    assert {name: trial.status for name, trial in found.items()} == {
+        "baseline": "ok",
+        "fp32": "skipped",
+        "int8-static": "ok",
+        "torch": "skipped",
+    }
+    assert found["fp32"].reason == "the model comes as an ONNX file of opset 18; it is not exported again"
+    assert found["torch"].reason == "the model comes as an ONNX file, which torch does not run"
+    before = last_trials(bench)["baseline"]
+    assert found["baseline"].artifact_digest == before.artifact_digest
+    assert found["baseline"].accuracy == before.accuracy
+
+
+def test_a_torchscript_file_is_exported_by_the_older_exporter(
+    bench: Bench, elsewhere: Bench, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls it deprecated, and people still have them
+        torch.jit.trace(load_model(bench.root), torch.zeros(2, 3, 32, 32)).save(str(tmp_path / "student.pt"))
+    labels = write(tmp_path / "labels.json", json.dumps(CLASS_NAMES))
+    write_workspace(
+        elsewhere.root,
+        bench.root,
+        checkpoint=tmp_path / "student.pt",
+        class_names=labels,
+        more=f"preprocess: {json.dumps({'resize': 36, 'crop': 32, 'mean': MEAN, 'std': STD})}",
+    )
+    same = write(tmp_path / "same.yaml", "{name: same, export: {exporter: torchscript, opset: 17}}")
+    elsewhere.run("run", same, *BRIEF)
+    found = last_trials(elsewhere)
+    assert {name: (trial.status, trial.opset) for name, trial in found.items()} == {
+        "baseline": ("ok", 17),
+        "same": ("ok", 17),
+    }
+    assert found["same"].artifact_digest == found["baseline"].artifact_digest
+    assert found["baseline"].accuracy == last_trials(bench)["baseline"].accuracy
+    # The newer exporter, which cannot take it, is not tried again.
+    elsewhere.run("run", same, *BRIEF, *NO_TIME_TO_BUILD)

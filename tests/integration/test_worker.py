@@ -1,0 +1,217 @@
+"""The process that holds one session: what it answers is the runtime's own, and it says what it costs."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from workbench.artifact import Artifact, ArtifactInfo
+from workbench.backends import Runtime
+from workbench.dataset import Images
+from workbench.images import Preprocess
+from workbench.isolate import ChildError
+from workbench.measure.latency import WarmUp
+from workbench.measure.worker import TIMED_IMAGES, Worker, warm_up
+
+CONTRACT = Preprocess(resize=20, crop=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+PHOTOS, CLASSES = 70, 5  # more than one chunk of an evaluation
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    path = tmp_path_factory.mktemp("pixels") / "photos.npy"
+    pixels = np.random.default_rng(0).integers(0, 256, (PHOTOS, 16, 16, 3), dtype=np.uint8)
+    np.save(path, pixels)
+    return Images(path, tuple(i % CLASSES for i in range(PHOTOS)), CONTRACT, "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Flatten and Gemm; 60 MB of weights more that it adds up, so that its memory can be seen."""
+    rng = np.random.default_rng(1)
+    weights = {
+        "gemm": rng.normal(0, 0.05, (3 * 16 * 16, CLASSES)).astype(np.float32),
+        "ballast": rng.normal(0, 1, (15_000_000,)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["images"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "gemm"], ["scores"]),
+            helper.make_node("ReduceMean", ["images"], ["shade"], keepdims=0),
+            helper.make_node("Mul", ["shade", "ballast"], ["shaded"]),
+            helper.make_node("ReduceMean", ["shaded"], ["mean"], keepdims=0),
+            helper.make_node("Add", ["scores", "mean"], ["logits"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CLASSES])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return stored(tmp_path_factory.mktemp("artifact"), model.SerializeToString())
+
+
+def stored(folder: Path, data: bytes, sha256: str | None = None) -> Artifact:
+    (folder / "model.onnx").write_bytes(data)
+    info = ArtifactInfo(
+        format="onnx",
+        file="model.onnx",
+        sha256=sha256 or hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        opset=17,
+        precision="fp32",
+        input_shape=(0, 3, 16, 16),
+        classes=CLASSES,
+    )
+    return Artifact(folder, info)
+
+
+@pytest.fixture(scope="module")
+def worker(artifact: Artifact, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    log = tmp_path_factory.mktemp("logs") / "worker.txt"
+    with Worker(artifact, Runtime(threads=2), images, log=log) as worker:
+        worker.ready()
+        yield worker
+
+
+def expected_logits(artifact: Artifact, images: Images) -> NDArray[np.float32]:
+    """By nothing but onnxruntime and numpy, one photo at a time."""
+    session = onnxruntime.InferenceSession(str(artifact.path), providers=["CPUExecutionProvider"])
+    pixels = np.load(images.path).astype(np.float64) / 255
+    batch = ((pixels - CONTRACT.mean) / CONTRACT.std).transpose(0, 3, 1, 2).astype(np.float32)
+    return np.concatenate([session.run(None, {"images": batch[i : i + 1]})[0] for i in range(len(batch))])
+
+
+def test_the_logits_are_those_of_the_runtime_alone(
+    worker: Worker, artifact: Artifact, images: Images
+) -> None:
+    seen: list[tuple[int, int]] = []
+    logits = worker.evaluate(lambda done, total: seen.append((done, total)))
+    assert logits.shape == (PHOTOS, CLASSES)
+    np.testing.assert_allclose(logits, expected_logits(artifact, images), rtol=1e-4, atol=1e-4)
+    assert seen == [(64, PHOTOS), (PHOTOS, PHOTOS)]
+
+
+def test_the_same_photos_give_the_same_bits(worker: Worker) -> None:
+    runs = [worker.evaluate(lambda *_: None) for _ in range(2)]
+    assert np.array_equal(*runs)
+
+
+def test_it_says_what_the_session_is_and_not_what_was_asked_for(worker: Worker) -> None:
+    opened = worker.describe()
+    assert (opened.device, opened.provider, opened.threads) == ("cpu", "CPUExecutionProvider", 2)
+    assert 0 < opened.load_s < 30
+
+
+def test_a_burst_is_as_many_times_as_asked_for(worker: Worker) -> None:
+    times = worker.burst(2 * TIMED_IMAGES + 1)
+    assert len(times) == 2 * TIMED_IMAGES + 1
+    assert all(isinstance(time_ns, int) and 1_000 < time_ns < 10**10 for time_ns in times)
+
+
+def test_a_warm_up_calls_the_session(worker: Worker) -> None:
+    assert worker.warm_up().calls >= 20
+
+
+def test_memory_is_what_the_model_takes_above_an_empty_worker(
+    worker: Worker, artifact: Artifact, images: Images, tmp_path: Path
+) -> None:
+    nothing = artifact.info.model_copy(update={"format": "null", "file": ""})
+    empty = Worker(Artifact(tmp_path, nothing), Runtime(backend="null"), images, log=tmp_path / "log.txt")
+    with empty:
+        empty.ready()
+        empty.burst(20)
+        floor = empty.peak_memory_bytes()
+    taken = worker.peak_memory_bytes() - floor
+    assert 10e6 < floor < 500e6
+    assert artifact.info.size_bytes < taken < 10 * artifact.info.size_bytes
+
+
+def test_the_memory_of_the_parent_is_not_counted(images: Images, artifact: Artifact, tmp_path: Path) -> None:
+    ballast = np.ones(50_000_000)  # 400 MB, here
+    nothing = artifact.info.model_copy(update={"format": "null", "file": ""})
+    empty = Worker(Artifact(tmp_path, nothing), Runtime(backend="null"), images, log=tmp_path / "log.txt")
+    with empty:
+        empty.ready()
+        assert empty.peak_memory_bytes() < ballast.nbytes
+
+
+def test_a_file_that_is_not_the_one_recorded_is_not_opened(images: Images, tmp_path: Path) -> None:
+    changed = stored(tmp_path, b"another model", sha256="0" * 64)
+    log = tmp_path / "log.txt"
+    with (
+        pytest.raises(ChildError, match="is not the file that was recorded"),
+        Worker(changed, Runtime(), images, log=log) as worker,
+    ):
+        worker.ready()
+
+
+def test_a_file_that_is_no_model_is_told_as_such(images: Images, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ChildError, match=r"onnxruntime cannot open model\.onnx"),
+        Worker(stored(tmp_path, b"no model"), Runtime(), images, log=tmp_path / "log.txt") as worker,
+    ):
+        worker.ready()
+
+
+def test_a_runtime_that_is_not_here_is_told_as_such(
+    images: Images, artifact: Artifact, tmp_path: Path
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with (
+        pytest.raises(ChildError, match="has no CUDAExecutionProvider"),
+        Worker(artifact, Runtime(device="cuda"), images, log=tmp_path / "log.txt") as worker,
+    ):
+        worker.ready()
+
+
+# Warming up, by a clock and a timer of our own
+
+
+def scripted(times: Iterator[int]) -> tuple[Callable[[], int], Callable[[], float]]:
+    """A call that takes the next of `times` (in ms, told in ns), and the clock it moves (in s)."""
+    now = 0.0
+
+    def timed() -> int:
+        nonlocal now
+        taken_ms = next(times)
+        now += taken_ms / 1e3
+        return taken_ms * 1_000_000
+
+    return timed, lambda: now
+
+
+def test_a_steady_session_is_warm_after_the_fewest_calls() -> None:
+    assert warm_up(*scripted(iter([5] * 50))) == WarmUp(20, settled=True)
+
+
+def test_the_first_slow_calls_do_not_count_once_it_is_steady() -> None:
+    slow_start = iter([300, 100, 60, 40, *[10] * 60])
+    assert warm_up(*scripted(slow_start)) == WarmUp(20, settled=True)
+
+
+def test_it_goes_on_until_ten_calls_took_what_the_ten_before_took() -> None:
+    # Every ten calls a tenth faster, until it stays at 10 ms from the 31st call on.
+    times = [20] * 10 + [15] * 10 + [12] * 10 + [10] * 60
+    warm = warm_up(*scripted(iter(times)))
+    assert warm.settled
+    assert 30 < warm.calls <= 50
+
+
+def test_a_session_that_never_gets_steady_is_called_so_after_a_second() -> None:
+    drifting = iter(range(10, 1000, 2))
+    warm = warm_up(*scripted(drifting))
+    assert not warm.settled
+    assert sum(range(10, 10 + 2 * warm.calls, 2)) == pytest.approx(1000, abs=100)
+
+
+def test_a_session_slower_than_the_limit_is_called_once() -> None:
+    assert warm_up(*scripted(iter([4000]))) == WarmUp(1, settled=False)

@@ -1,0 +1,176 @@
+"""The whole path on the real student and real photos: what evaluation says is what the server answers.
+
+A subset of the photos, so that it takes a minute; all of them are for `benchmarks/` and for people.
+"""
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.e2e.tiny import Bench, photos_of
+from workbench.results import RunFolder, TrialResult, runs
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+STUDENT, LEAVES = SHARED / "models" / "leaf_student", SHARED / "data" / "leaves"
+
+pytest.importorskip("torch", reason="the path begins with a torch checkpoint")
+if not (STUDENT / "student.ckpt").is_file() or not (LEAVES / "val").is_dir():
+    pytest.skip(f"the real student and photos are not at {SHARED}", allow_module_level=True)
+
+PER_CLASS = 8
+CLASS_NAMES = tuple(json.loads((STUDENT / "labels.json").read_text()))
+WORKSPACE = f"""
+name: leaf-student
+model:
+  checkpoint: {STUDENT / "student.ckpt"}
+  factory: {STUDENT / "student.py"}:create_model
+  class_names: {STUDENT / "labels.json"}
+data: {{calibration: {LEAVES / "calib"}, validation: val}}
+"""
+RECIPES = {
+    "fp32": "{name: fp32, export: {exporter: torchscript, opset: 13}}",
+    "int8-static": """
+name: int8-static
+steps:
+  - use: simplify
+  - use: static_int8
+    calibration: {method: percentile, images: 68}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("real") / "leaf-student"
+    for name in CLASS_NAMES:
+        (root / "val" / name).mkdir(parents=True)
+        photos = sorted((LEAVES / "val" / name).iterdir())
+        for photo in photos[:: len(photos) // PER_CLASS][:PER_CLASS]:
+            (root / "val" / name / photo.name).symlink_to(photo)
+    (root / "recipes").mkdir()
+    for name, text in RECIPES.items():
+        (root / "recipes" / f"{name}.yaml").write_text(text)
+    (root / "krishi.yaml").write_text(WORKSPACE)
+    return Bench(root, root.parent / "cache")
+
+
+@pytest.fixture(scope="module")
+def run_folder(bench: Bench) -> RunFolder:
+    bench.run("run", "recipes", "--rounds", "6", "--turns", "3", "--time-budget", "20", "--quiet")
+    (folder,) = runs(bench.root / "results")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trials(run_folder: RunFolder) -> dict[str, TrialResult]:
+    return {trial.variant: trial for trial in run_folder.trials()}
+
+
+@pytest.fixture(scope="module")
+def promoted(bench: Bench, run_folder: RunFolder) -> dict[str, Any]:
+    """Static INT8; forced, for so few photos may not show that it keeps to the budget."""
+    answer: dict[str, Any] = bench.json("promote", "--variant", "int8-static", "--force")
+    return answer
+
+
+@pytest.fixture(scope="module")
+def client(bench: Bench, promoted: dict[str, Any]) -> Iterator[httpx.Client]:
+    with serving(bench) as client:
+        deadline = time.monotonic() + 30
+        while (answer := client.get("/readyz")).status_code != 200:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.05)
+        yield client
+
+
+@contextmanager
+def serving(bench: Bench) -> Iterator[httpx.Client]:
+    """`krishi-bench serve` on the free port that it names on stderr."""
+    process = subprocess.Popen(
+        bench.command("serve", "--port", "0"),
+        cwd=bench.root,
+        env={**bench.environment, "KRISHI_DRAIN_DELAY": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if "listening on http" in line)
+    # Nobody else reads this pipe, and a full one would stop the server.
+    reader = threading.Thread(target=process.stderr.read)
+    reader.start()
+    try:
+        with httpx.Client(base_url=re.findall(r"http://[\d.:]+", line)[0], timeout=30) as client:
+            yield client
+    finally:
+        process.terminate()
+        code = process.wait(20)
+        reader.join()
+        process.stderr.close()
+    assert code == 0
+
+
+def test_the_student_is_as_accurate_as_it_was_trained_to_be(trials: dict[str, TrialResult]) -> None:
+    for name in ("baseline", "fp32"):
+        trial = trials[name]
+        assert trial.status == "ok", trial.reason
+        assert trial.accuracy is not None and trial.parity is not None
+        assert trial.accuracy.images == PER_CLASS * len(CLASS_NAMES) == 272
+        assert trial.accuracy.top1 > 0.93
+        assert trial.parity.max_rel < 1e-4
+        assert trial.parity.top1_agreement == 1
+    assert (trials["baseline"].opset, trials["fp32"].opset) == (18, 13)
+
+
+def test_static_int8_is_smaller_and_loses_little(trials: dict[str, TrialResult]) -> None:
+    trial, baseline = trials["int8-static"], trials["baseline"]
+    assert trial.status == "ok", trial.reason
+    assert trial.precision == "int8"
+    assert (trial.size_bytes or 0) < 0.4 * (baseline.size_bytes or 0)
+    assert trial.accuracy is not None
+    assert trial.accuracy.losses - trial.accuracy.gains <= 0.03 * trial.accuracy.images
+
+
+def test_all_are_timed_against_the_baseline(bench: Bench, run_folder: RunFolder) -> None:
+    rows = bench.json("compare")
+    assert [row["variant"] for row in rows] == ["baseline", "fp32", "int8-static"]
+    for row in rows[1:]:
+        low, high = row["speedup_ci"]
+        assert low <= row["speedup"] <= high
+        assert 0.1 < row["speedup"] < 5
+    assert sum(row["winner"] for row in rows) == 1
+
+
+def test_the_version_is_the_student_as_it_was_trained(promoted: dict[str, Any]) -> None:
+    manifest = json.loads((Path(promoted["folder"]) / "manifest.json").read_bytes())
+    assert promoted["version"] == manifest["version"] == "1.0.0"
+    assert manifest["class_names"] == list(CLASS_NAMES)
+    assert (manifest["preprocess"]["resize"], manifest["preprocess"]["crop"]) == (256, 224)
+    assert manifest["provenance"]["forced"]
+
+
+def test_every_photo_posted_gets_exactly_the_class_that_evaluation_gave(
+    bench: Bench, run_folder: RunFolder, client: httpx.Client
+) -> None:
+    logits = np.load(run_folder.predictions("int8-static"))["logits"]
+    photos = photos_of(bench.root / "val", CLASS_NAMES)
+    assert len(photos) == len(logits)
+    answers = []
+    for path, _ in photos:
+        response = client.post("/predict", files={"file": (path.name, path.read_bytes(), "image/jpeg")})
+        assert response.status_code == 200
+        answers.append(response.json())
+    assert [answer["class_id"] for answer in answers] == logits.argmax(axis=1).tolist()
+    assert [answer["class_name"] for answer in answers] == [
+        CLASS_NAMES[index] for index in logits.argmax(axis=1)
+    ]
+    assert 'requests_total{code="200"} 272.0' in client.get("/metrics").text
