@@ -28,10 +28,10 @@ class ArtifactCache:
         folder = self._folder(key)
         try:
             artifact = load_artifact(folder)
+            artifact.read()
         except WorkbenchError:
             return None
-        intact = artifact.path.is_file() and artifact.path.stat().st_size == artifact.info.size_bytes
-        return artifact if intact else None
+        return artifact
 
     def store(self, key: str, build: Callable[[Path], Artifact]) -> Artifact:
         """Let `build` fill a temporary folder and keep it under `key`.

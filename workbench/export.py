@@ -39,7 +39,7 @@ class Export(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     exporter: Exporter = "dynamo"
-    opset: Annotated[int, Field(ge=7, le=25)] = 18
+    opset: Annotated[int, Field(ge=7, le=25, strict=True)] = 18
     dynamic_batch: bool = True
 
 

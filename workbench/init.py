@@ -2,6 +2,7 @@
 
 import ast
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,7 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
 
 def look(folder: Path) -> Found:
     """Recognise a checkpoint, a factory, class names and photo folders by their names."""
-    files = [
-        path
-        for path in sorted(folder.rglob("*"), key=lambda path: (len(path.parts), str(path)))
-        if len(path.relative_to(folder).parts) <= DEPTH
-        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-    ]
+    files = sorted(_below(folder, DEPTH), key=lambda path: (len(path.parts), str(path)))
 
     def first(paths: list[Path]) -> str | None:
         return paths[0].relative_to(folder).as_posix() if paths else None
@@ -77,6 +73,16 @@ def look(folder: Path) -> Found:
         validation=photos(VALIDATION),
         calibration=photos(CALIBRATION),
     )
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """Files and folders up to `depth` levels down; hidden and private ones are left out."""
+    for path in folder.iterdir():
+        if path.name.startswith((".", "__")):
+            continue
+        yield path
+        if depth > 1 and path.is_dir() and not path.is_symlink():
+            yield from _below(path, depth - 1)
 
 
 def _has_photos(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """The workspace: which model, on which data, within which budget (`krishi.yaml`)."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,5 +150,6 @@ def _absolute_factory(factory: str | None, there: Callable[[tuple[str, ...], Pat
 
 
 def _slug(name: str) -> str:
-    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in name.lower()).strip("._-")
-    return slug or "model"
+    """A folder's name as a model's: ASCII letters, digits, `.`, `_` and `-`."""
+    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")
+    return slug[:60] or "model"

@@ -342,10 +342,7 @@ def test_a_build_that_takes_too_long_fails_alone(elsewhere: Bench) -> None:
     "damage",
     [
         "cut short",
-        pytest.param(
-            "a flipped bit",
-            marks=pytest.mark.xfail(strict=True, reason="workbench/cache.py looks at the size alone"),
-        ),
+        "a flipped bit",
     ],
 )
 def test_a_model_that_was_damaged_in_the_cache_is_built_anew(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.dataset import Images
 from workbench.errors import WorkbenchError
@@ -40,9 +40,9 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    images: PositiveInt = 200
+    images: Annotated[int, Field(gt=0, strict=True)] = 200
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    bins: Annotated[int, Field(ge=256, le=16384)] = 2048
+    bins: Annotated[int, Field(ge=256, le=16384, strict=True)] = 2048
 
 
 def find_ranges(
