@@ -162,3 +162,11 @@ def stored(folder: Path, *, classes: int, each: int) -> Images:
     )
     contract = Preprocess(resize=4, crop=4, mean=(0, 0, 0), std=(1, 1, 1))
     return Images(folder / "pixels.npy", tuple(labels.tolist()), contract, "digest")
+
+
+def test_entropy_does_not_clip_a_tensor_that_stays_away_from_zero_to_next_to_nothing() -> None:
+    """Such as the gate of a squeeze-and-excitation block: all its values lie between 0.4 and 0.6."""
+    values = np.random.default_rng(0).normal(0.5, 0.03, 3200).clip(0.4, 0.6)
+    counts, _ = np.histogram(values, bins=2048, range=(0.0, 0.6))
+    threshold = entropy_threshold(counts, 0.6)
+    assert (values > threshold).mean() <= 0.01

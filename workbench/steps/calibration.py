@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Range = tuple[float, float]  # lowest, highest
 
 LEVELS = 128  # of |x| in 8 bits with a sign: what `entropy` quantises to
+MOST_CLIPPED = 0.01  # of the values, by `entropy`
 
 
 class Calibration(BaseModel):
@@ -131,8 +132,11 @@ def entropy_threshold(counts: "NDArray[np.int64]", largest: float) -> float:
     with all above T moved to the last bin, and Q the bins below T merged into 128 levels and spread over the
     non-empty bins again; the T with the least KL(P || Q) wins. From S. Migacz, "8-bit inference with
     TensorRT", GTC 2017. As in NVIDIA's pytorch-quantization, the bin at zero takes its neighbour's count:
-    zero is represented exactly, and ReLU's spike there would drown the rest. All thresholds at once, from
-    prefix sums: sum over P log Q needs the mass and the number of non-empty bins of each level only.
+    zero is represented exactly, and ReLU's spike there would drown the rest. Thresholds that would clip more
+    than MOST_CLIPPED are not considered: of a tensor that stays away from zero, such as the gate of a
+    squeeze-and-excitation block, next to nothing lies below a low T, and nothing is easily represented. All
+    thresholds at once, from prefix sums: sum over P log Q needs the mass and the number of non-empty bins of
+    each level only.
     """
     import numpy as np
 
@@ -157,7 +161,7 @@ def entropy_threshold(counts: "NDArray[np.int64]", largest: float) -> float:
     entropy = own[ends] - _x_log_x(last) + _x_log_x(last + outliers)
     # With P = p / total and Q = q / kept: KL = sum(p log p - p log q) / total - log(total) + log(kept).
     divergence = (entropy - cross) / total - np.log(total) + np.log(np.maximum(kept, 1e-300))
-    divergence[(kept == 0) | ((level_mass[:, -1] == 0) & (outliers > 0))] = np.inf
+    divergence[(kept < (1 - MOST_CLIPPED) * total) | ((level_mass[:, -1] == 0) & (outliers > 0))] = np.inf
     return float(largest * ends[int(np.argmin(divergence))] / len(bins))
 
 
