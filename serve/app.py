@@ -197,6 +197,7 @@ def _card(model: Model, settings: Settings) -> ModelCard:
         ),
         runtime=manifest.runtime,
         provider=model.session.provider,
+        threads=model.session.threads,
         concurrency=model.concurrency,
         measured=Measured(
             variant=measured.variant,

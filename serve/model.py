@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serve.cores import usable_cores
 from serve.metrics import Metrics
 from workbench.backends import BACKENDS, Session
 from workbench.errors import WorkbenchError
@@ -93,7 +92,7 @@ def opened(bundle: Bundle) -> Iterator[Model]:
     backend = BACKENDS[manifest.runtime.backend]
     if (reason := backend.unavailable(manifest.runtime)) is not None:
         raise WorkbenchError(f"{manifest.name} {manifest.version} cannot run here: {reason}")
-    concurrency = max(1, usable_cores() // manifest.runtime.threads)
+    concurrency = manifest.runtime.sessions
     with backend.session(bundle.artifact, manifest.runtime) as session:
         _prove(bundle, session)
         with ThreadPoolExecutor(concurrency, thread_name_prefix="infer") as threads:

@@ -82,5 +82,6 @@ class ModelCard(_Body):
     input: InputContract
     runtime: Runtime
     provider: str
+    threads: int
     concurrency: int
     measured: Measured

@@ -36,6 +36,28 @@ CORRECT = 970
 BASELINE_NS = 10e6
 
 
+def _counts(losses: int = 0, gains: int = 0, images: int = IMAGES, correct: int = CORRECT) -> Accuracy:
+    """One class. losses, gains: against a baseline that gets `correct` photos right."""
+    right = correct - losses + gains
+    return Accuracy(
+        images=images,
+        correct=right,
+        correct_top5=None,
+        macro_f1=right / images,
+        class_images=(images,),
+        class_correct=(right,),
+        losses=losses,
+        gains=gains,
+        class_losses=(losses,),
+        class_gains=(gains,),
+    )
+
+
+@pytest.fixture(scope="session")
+def counts() -> Callable[..., Accuracy]:
+    return _counts
+
+
 def _trial(
     variant: str,
     *,
@@ -54,7 +76,6 @@ def _trial(
     """
     speedups = [speedup] * 6 if rounds is None else list(rounds)
     middle = sorted(speedups)[len(speedups) // 2]
-    right = correct - losses + gains
     latency = Latency(
         batch_size=1,
         samples=300,
@@ -81,16 +102,7 @@ def _trial(
         "size_bytes": round(size_mb * 1e6),
         "load_s": 0.05,
         "peak_memory_bytes": 40_000_000,
-        "accuracy": Accuracy(
-            images=images,
-            correct=right,
-            correct_top5=None,
-            macro_f1=right / images,
-            class_images=(images,),
-            class_correct=(right,),
-            losses=losses,
-            gains=gains,
-        ),
+        "accuracy": _counts(losses, gains, images, correct),
         "latency": latency,
     }
     return TrialResult(**{**values, **more})

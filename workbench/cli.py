@@ -66,6 +66,16 @@ def init(options: argparse.Namespace) -> int:
     return DONE
 
 
+def doctor(options: argparse.Namespace) -> int:
+    from workbench.doctor import diagnose
+    from workbench.terminal import ProgressLine
+
+    with ProgressLine(quiet=options.quiet) as report:
+        diagnosis = diagnose(report)
+    _print(diagnosis.facts(), diagnosis.text(), options.format)
+    return DONE
+
+
 def export(options: argparse.Namespace) -> int:
     from workbench.export_command import export_checkpoint
     from workbench.terminal import ProgressLine
@@ -97,7 +107,10 @@ def run(options: argparse.Namespace) -> int:
 
     settings = pipeline.Options(
         plan=Plan(
-            rounds=options.rounds, turns=options.turns, budget_s=options.time_budget, seed=options.seed
+            rounds=options.rounds,
+            turns=options.turns,
+            budget_s=options.time_budget,
+            seed=options.seed,
         ),
         build_timeout_s=options.build_timeout,
         arguments=tuple(sys.argv[1:]),
@@ -108,12 +121,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from workbench.compare import compare_runs
+    from workbench.history import compare_runs, details_of
 
-    return _show(
-        compare_runs(_workspace(options).results, options.runs, mix_machines=options.mix_machines),
-        options.format,
+    results = _workspace(options).results
+    if options.variant is not None:
+        details = details_of(results, options.runs, options.variant, reanalyse=options.reanalyse)
+        _print(details.facts(), details.text(), options.format)
+        return DONE
+    found = compare_runs(
+        results, options.runs, mix_machines=options.mix_machines, reanalyse=options.reanalyse
     )
+    return _show(found, options.format)
 
 
 def promote(options: argparse.Namespace) -> int:
@@ -186,6 +204,25 @@ def schema(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _seconds(text: str) -> float:
+    """`90`, `90s`, `10m` or `1h`."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a time: give 90s, 10m or 1h")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 up")
+    return int(text)
+
+
 def _workspace(options: argparse.Namespace) -> "Workspace":
     from workbench.workspace import find
 
@@ -196,7 +233,7 @@ def _show(comparisons: Sequence["Comparison"], form: "Format") -> int:
     from workbench.report import render
 
     sys.stdout.write(render(form, comparisons, color=sys.stdout.isatty()))
-    return DONE if all(comparison.winner for comparison in comparisons) else ANSWER_IS_NO
+    return DONE if all(found.winner and found.certified for found in comparisons) else ANSWER_IS_NO
 
 
 def _print(answer: object, text: str, form: str) -> None:
@@ -238,6 +275,10 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
     made = add("init", init, "write a commented krishi.yaml from what a folder holds", workspace=False)
     made.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER")
 
+    made = add("doctor", doctor, "say what this machine can run, and how good its clock is", workspace=False)
+    made.add_argument("--quiet", action="store_true", help="no progress")
+    _add_format(made)
+
     made = add("export", export, "export one checkpoint to ONNX and check its answers against torch's")
     made.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
     made.add_argument("--output", type=Path, required=True, metavar="FILE")
@@ -260,14 +301,20 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
         "recipes", nargs="*", type=Path, metavar="RECIPE", help="files or folders (default: those shipped)"
     )
     made.add_argument(
-        "--rounds", type=int, default=6, metavar="N", help="rounds of fresh launches (default: 6)"
-    )
-    made.add_argument("--turns", type=int, default=50, metavar="N", help="timed turns a round (default: 50)")
-    made.add_argument(
-        "--time-budget", type=float, default=180.0, metavar="S", help="seconds of timing (default: 180)"
+        "--time-budget", type=_seconds, default=180.0, metavar="T", help="for timing: 60s, 10m (default: 3m)"
     )
     made.add_argument(
-        "--build-timeout", type=float, default=900.0, metavar="S", help="for one variant (default: 900)"
+        "--rounds",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="rounds of fresh launches, at most (default: 20)",
+    )
+    made.add_argument(
+        "--turns", type=_count, default=60, metavar="N", help="timed turns a round, at most (default: 60)"
+    )
+    made.add_argument(
+        "--build-timeout", type=_seconds, default=900.0, metavar="T", help="for one variant (default: 15m)"
     )
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of launches and turns")
     made.add_argument("--quiet", action="store_true", help="no progress")
@@ -275,6 +322,10 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     made = add("compare", compare, "show what runs measured, and which variant won")
     made.add_argument("runs", nargs="*", metavar="RUN", help="run ids (default: the latest)")
+    made.add_argument("--variant", metavar="NAME", help="everything known of one variant")
+    made.add_argument(
+        "--reanalyse", action="store_true", help="work every latency out again from the raw samples"
+    )
     made.add_argument("--mix-machines", action="store_true", help="show runs of different machines together")
     made.add_argument("--format", choices=FORMATS, default="table")
 

@@ -1,20 +1,16 @@
-"""From results to a decision: rows against the baseline, the Pareto front, the winner and why.
-
-Pure, but for `compare_runs`, which reads the results.
-"""
+"""From results to a decision: rows against the baseline, the Pareto front, the winner and why. Pure."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from workbench.errors import WorkbenchError
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.recipe import BASELINE
-from workbench.results import Budget, RunInfo, Status, TrialResult, find_run
+from workbench.results import Accuracy, Budget, RunInfo, Status, TrialResult
 
 Verdict = Literal["within", "beyond", "too few images"]
+UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
 SMALLEST_DIFFERENCE = 0.01  # speeds closer than this, or than the noise floor, are the same
 
 
@@ -59,11 +55,13 @@ class Row:
 class Comparison:
     """Rows in the order they were tried, and the reasons behind the choice, one sentence each.
 
-    winner: the variant chosen under the budget, or None where nothing fits it.
+    winner: the variant chosen under the budget, or None where nothing fits it. certified: it holds on the
+    photos that chose nothing too, or there were too few photos to keep any apart.
     """
 
     rows: tuple[Row, ...]
     winner: str | None
+    certified: bool
     reasons: tuple[str, ...]
     info: RunInfo
 
@@ -72,25 +70,14 @@ def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
     """Judge the trials of one run under its budget."""
     front = pareto_front(trials, _tolerance(info))
     winner, reasons = choose(info, trials)
+    holds = False
+    if winner is not None:
+        holds, sentence = certified(info, winner)
+        reasons += [sentence, *_whole_paths(winner)]
+    if (open_question := undecided(info, trials)) is not None:
+        reasons.append(open_question)
     rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
-    return Comparison(rows, winner.variant if winner else None, tuple(reasons), info)
-
-
-def compare_runs(results: Path, run_ids: Sequence[str], *, mix_machines: bool) -> list[Comparison]:
-    """The comparisons of the named runs, or of the latest.
-
-    Raises WorkbenchError for an unknown run, and for runs of different machines unless asked to mix them:
-    their times say nothing about each other.
-    """
-    folders = [find_run(results, run_id) for run_id in run_ids] or [find_run(results, None)]
-    found = [compare(folder.info(), folder.trials()) for folder in folders]
-    machines = {comparison.info.machine.fingerprint for comparison in found}
-    if len(machines) > 1 and not mix_machines:
-        raise WorkbenchError(
-            f"these runs were measured on {len(machines)} different machines",
-            hint="name runs of one machine, or add --mix-machines to see them side by side all the same",
-        )
-    return found
+    return Comparison(rows, winner.variant if winner else None, holds, tuple(reasons), info)
 
 
 def paired_drop(trial: TrialResult) -> PairedDrop | None:
@@ -106,10 +93,17 @@ def speed(trial: TrialResult) -> Ratio | None:
 
 
 def accuracy_verdict(trial: TrialResult, budget: Budget) -> Verdict:
-    """Is the drop within the budget? Decided by its one-sided 95 % upper bound, not by the drop seen:
-    no difference on few photos proves nothing."""
+    """Is the drop on the photos that choose within the budget?
+
+    Decided by its one-sided 95 % upper bound (non-inferiority), not by the drop seen: no difference on few
+    photos proves nothing.
+    """
     drop = paired_drop(trial)
-    if drop is None or drop.drop > budget.max_accuracy_drop:
+    return "beyond" if drop is None else _verdict(drop, trial, budget)
+
+
+def _verdict(drop: PairedDrop, trial: TrialResult, budget: Budget) -> Verdict:
+    if drop.drop > budget.max_accuracy_drop:
         return "beyond"
     # The baseline is what the drop is measured against: its own is zero by definition.
     if trial.variant == BASELINE or drop.upper_bound() <= budget.max_accuracy_drop:
@@ -117,35 +111,96 @@ def accuracy_verdict(trial: TrialResult, budget: Budget) -> Verdict:
     return "too few images"
 
 
-def shortfalls(trial: TrialResult, budget: Budget) -> list[str]:
+def shortfalls(trial: TrialResult, budget: Budget, class_names: Sequence[str] = ()) -> list[str]:
     """Every way the trial misses the budget, as phrases; empty where it fits."""
-    if trial.status != "ok" or trial.latency is None or trial.size_bytes is None:
+    if trial.status not in ("ok", "pruned") or trial.latency is None or trial.size_bytes is None:
         return [trial.reason or "it was not measured to the end"]
-    found = []
-    drop = paired_drop(trial)
-    verdict = accuracy_verdict(trial, budget)
-    limit = 100 * budget.max_accuracy_drop
-    if drop is not None and verdict == "beyond":
-        found.append(f"it loses {100 * drop.drop:.2f} points of top-1 (budget {limit:g})")
-    elif drop is not None and verdict == "too few images":
-        enough = (
-            f"about {drop.images_needed(budget.max_accuracy_drop):,} could"
-            if drop.drop < budget.max_accuracy_drop
-            else "no number could, with what it loses on these"
-        )
+    found = untimed_shortfalls(trial, budget, class_names)
+    if trial.latency.batch_size > 1:
         found.append(
-            f"{drop.total} photos cannot show that it loses at most {limit:g} points (it may lose "
-            f"{100 * drop.upper_bound():.2f}); {enough}"
+            f"it was timed in batches of {trial.latency.batch_size}; the server answers photo by photo"
         )
-    memory = trial.peak_memory_bytes
-    for what, value, most, unit in (
-        ("size", trial.size_bytes / 1e6, budget.max_size_mb, "MB"),
-        ("p50 latency", trial.latency.p50_ns / 1e6, budget.max_latency_ms, "ms"),
-        ("memory", None if memory is None else memory / 1e6, budget.max_memory_mb, "MB"),
-    ):
-        if most is not None and value is not None and value > most:
-            found.append(f"its {what} is {value:.2f} {unit} (budget {most:g})")
+    return found + _over("p50 latency", trial.latency.p50_ns, budget.max_latency_ms, "ms")
+
+
+def untimed_shortfalls(trial: TrialResult, budget: Budget, class_names: Sequence[str] = ()) -> list[str]:
+    """Those of the `shortfalls` that are known before the trial is timed."""
+    return [
+        *_accuracy_shortfalls(trial, trial.accuracy, budget, class_names),
+        *_over("size", trial.size_bytes, budget.max_size_mb, "MB"),
+        *_over("memory", trial.peak_memory_bytes, budget.max_memory_mb, "MB"),
+    ]
+
+
+def _over(what: str, value: float | None, most: float | None, unit: str) -> list[str]:
+    """value: in millionths of the unit, as bytes and nanoseconds are of MB and ms."""
+    if value is None or most is None or value / 1e6 <= most:
+        return []
+    return [f"its {what} is {value / 1e6:.2f} {unit} (budget {most:g})"]
+
+
+def certification_shortfalls(trial: TrialResult, info: RunInfo) -> list[str]:
+    """Why the trial's drop is not certified on photos that chose nothing; empty where it is.
+
+    Too few photos for a part of their own is no shortfall: the run says so, and those that chose must do.
+    """
+    if trial.certification is not None:
+        return _accuracy_shortfalls(trial, trial.certification, info.budget, info.class_names)
+    return [info.uncertified] if info.leak and info.uncertified else []
+
+
+def _accuracy_shortfalls(
+    trial: TrialResult, counts: Accuracy | None, budget: Budget, class_names: Sequence[str]
+) -> list[str]:
+    if counts is None:
+        return ["its accuracy was not measured"]
+    drop = PairedDrop(counts.losses, counts.gains, counts.images)
+    limit = 100 * budget.max_accuracy_drop
+    found = []
+    match _verdict(drop, trial, budget):
+        case "beyond":
+            found.append(f"it loses {100 * drop.drop:.2f} points of top-1 (budget {limit:g})")
+        case "too few images":
+            enough = (
+                f"about {drop.images_needed(budget.max_accuracy_drop):,} could"
+                if drop.drop < budget.max_accuracy_drop
+                else "no number could, with what it loses on these"
+            )
+            found.append(
+                f"{drop.total} photos cannot show that it loses at most {limit:g} points (it may lose "
+                f"{100 * drop.upper_bound():.2f}); {enough}"
+            )
+        case "within":
+            pass
+    if budget.max_class_drop is not None:
+        found += _class_shortfalls(counts, budget.max_class_drop, class_names)
     return found
+
+
+def _class_shortfalls(counts: Accuracy, limit: float, class_names: Sequence[str]) -> list[str]:
+    drops = [
+        (label, (losses - gains) / images)
+        for label, (images, losses, gains) in enumerate(
+            zip(counts.class_images, counts.class_losses, counts.class_gains, strict=True)
+        )
+        if images
+    ]
+    worst = max(drops, key=lambda pair: pair[1], default=(0, 0.0))
+    if worst[1] <= limit:
+        return []
+    name = class_names[worst[0]] if class_names else f"class {worst[0]}"
+    return [f"{name} loses {100 * worst[1]:.1f} % of its photos (budget {100 * limit:g})"]
+
+
+def ranked(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """The trials that fit the budget, best first.
+
+    Once some were measured again after the race, only those are: the others' times were never confirmed,
+    and the best of many unconfirmed times is partly luck.
+    """
+    fitting = [trial for trial in trials if trial.status == "ok" and not shortfalls(trial, info.budget)]
+    confirmed = [trial for trial in fitting if trial.latency and trial.latency.confirmed]
+    return sorted(confirmed or fitting, key=lambda trial: _cost(trial, info.budget))
 
 
 def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | None, list[str]]:
@@ -155,19 +210,22 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
     then, after that the one with fewer steps, after that the baseline.
     """
     budget = info.budget
-    fitting = [trial for trial in trials if not shortfalls(trial, budget)]
-    if not fitting:
-        misses = [f"{t.variant}: {'; '.join(shortfalls(t, budget))}" for t in trials if t.status == "ok"]
+    pool = ranked(info, trials)
+    if not pool:
+        misses = [
+            f"{t.variant}: {'; '.join(shortfalls(t, budget, info.class_names))}" for t in trials if t.accuracy
+        ]
         return None, ["no winner: nothing fits the budget", *misses]
-    best = min(fitting, key=lambda trial: _cost(trial, budget))
+    best = pool[0]
     # The noise floor is of times; sizes and memory have none.
     tolerance = _tolerance(info) if budget.objective == "latency" else SMALLEST_DIFFERENCE
-    tied = [t for t in fitting if _cost(t, budget) <= _cost(best, budget) * (1 + tolerance)]
+    tied = [t for t in pool if _cost(t, budget) <= _cost(best, budget) * (1 + tolerance)]
     smallest = min(trial.size_bytes or 0 for trial in tied)
     small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
     winner = min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, budget)))
     reasons = [f"winner: {winner.variant}, {_merits(winner)}"]
-    others = [trial.variant for trial in tied if trial is not winner]
+    fitting = [t for t in trials if t.status == "ok" and not shortfalls(t, budget)]
+    others = [t.variant for t in fitting if t is not winner and _near(t, winner, budget, tolerance)]
     if others:
         reasons.append(
             f"{_listed(others)} cannot be told apart from it in {budget.objective} "
@@ -178,9 +236,76 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
     return winner, reasons + _why_better_ones_lost(trials, winner, budget)
 
 
+def _near(trial: TrialResult, winner: TrialResult, budget: Budget, tolerance: float) -> bool:
+    mine, its = _cost(trial, budget), _cost(winner, budget)
+    return max(mine, its) <= min(mine, its) * (1 + tolerance)
+
+
+def certified(info: RunInfo, winner: TrialResult) -> tuple[bool, str]:
+    """Does the winner hold on photos that chose nothing? And the sentence that says so."""
+    if winner.certification is None:
+        why = info.uncertified or "this run kept no photos apart"
+        return not certification_shortfalls(winner, info), f"not certified: {why}"
+    counts = winner.certification
+    drop = PairedDrop(counts.losses, counts.gains, counts.images)
+    missed = certification_shortfalls(winner, info)
+    if missed:
+        return False, f"NOT certified on the {counts.images} photos that chose nothing: {'; '.join(missed)}"
+    if winner.variant == BASELINE:
+        return (
+            True,
+            f"certified: it is the reference; top-1 {100 * counts.top1:.2f} % on {counts.images} photos",
+        )
+    return True, (
+        f"certified on the {counts.images} photos that chose nothing: it loses {100 * drop.drop:.2f} points "
+        f"of top-1, at most {100 * drop.upper_bound():.2f} at 95 % (budget "
+        f"{100 * info.budget.max_accuracy_drop:g}; McNemar p {drop.mcnemar_p():.2f})"
+    )
+
+
+def _whole_paths(trial: TrialResult) -> list[str]:
+    lines = []
+    for path in trial.whole_path:
+        stages = {
+            "decode": path.decode_ns,
+            "preprocess": path.preprocess_ns,
+            "inference": path.infer_ns,
+            "rest": path.rest_ns,
+        }
+        total = sum(stages.values())
+        shares = ", ".join(f"{name} {100 * time_ns / total:.0f} %" for name, time_ns in stages.items())
+        lines.append(
+            f"from the bytes of a photo of {path.photo} to its class: {total / 1e6:.1f} ms ({shares})"
+        )
+    return lines
+
+
+def undecided(info: RunInfo, trials: Sequence[TrialResult], target: float = 0.02) -> str | None:
+    """Whose speed is still too uncertain to say, where the time budget ended before it was known."""
+    wide = [
+        trial.variant
+        for trial in trials
+        if trial.status == "ok"
+        and trial.variant != BASELINE
+        and (ratio := speed(trial)) is not None
+        and (
+            ratio.log_interval is None
+            or math.expm1((ratio.log_interval[1] - ratio.log_interval[0]) / 2) > target
+        )
+    ]
+    if not wide:
+        return None
+    why = info.timing_ended or "the run was cut short"
+    more = "--time-budget" if "budget" in why else "--rounds"
+    return (
+        f"undecided within {100 * target:g} %: {_listed(wide)} ({why}); a larger {more} narrows the intervals"
+    )
+
+
 def _tolerance(info: RunInfo) -> float:
     """What speeds must differ by, as a fraction, to be told apart."""
-    return max(info.noise_floor or 0.0, SMALLEST_DIFFERENCE)
+    floor = UNKNOWN_FLOOR if info.noise_floor is None else info.noise_floor
+    return max(floor, SMALLEST_DIFFERENCE)
 
 
 def _cost(trial: TrialResult, budget: Budget) -> float:

@@ -25,11 +25,12 @@ class Dataset:
     """Photos and their labels, in a fixed order.
 
     labels: class indices in the order of the class names, not of the folder names.
-    digest: of the photos' bytes and labels.
+    contents: sha256 of each photo's bytes. digest: of all of them and the labels.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
+    contents: tuple[str, ...]
     digest: str
 
     def __len__(self) -> int:
@@ -84,14 +85,18 @@ class Images:
             yield normalize(pixels[chosen[start : start + size]], self.contract)
 
 
-def scan(source: Path, class_names: Sequence[str], *, field: str) -> Dataset:
+def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool = True) -> Dataset:
     """List the photos of a folder of class folders, or of a CSV with columns `path,label`.
 
-    field: the key in krishi.yaml, for messages. Photos are ordered by class, then by path, so that the
-    order does not depend on the file system. Raises WorkbenchError where nothing usable is there, where
-    a class is unknown, or where a photo is of a format we do not read.
+    field: the key in krishi.yaml, for messages. labelled: without it the photos may lie in any folders
+    below, as calibration never looks at a class; their labels are all 0 then.
+    Photos are ordered by class, then by path, so that the order does not depend on the file system. Raises
+    WorkbenchError where nothing usable is there, where a class is unknown, or where a photo is of a format we
+    do not read.
     """
-    if source.is_dir():
+    if source.is_dir() and not labelled:
+        pairs = [(path, 0) for path in _photos_below(source, field)]
+    elif source.is_dir():
         pairs = _class_folders(source, class_names, field)
     elif source.is_file():
         pairs = _manifest(source, class_names, field)
@@ -104,8 +109,10 @@ def scan(source: Path, class_names: Sequence[str], *, field: str) -> Dataset:
         raise WorkbenchError(
             f"{field}: {source} holds no photos", hint="photos are .jpg, .jpeg, .png or .webp files"
         )
-    content = digest_of([[label, sha256_file(path)] for path, label in pairs])
-    return Dataset(tuple(path for path, _ in pairs), tuple(label for _, label in pairs), content)
+    paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
+    contents = tuple(sha256_file(path) for path in paths)
+    digest = digest_of([[label, content] for label, content in zip(labels, contents, strict=True)])
+    return Dataset(paths, labels, contents, digest)
 
 
 def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
@@ -116,19 +123,25 @@ def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list
             f"{field}: {source} has {_some(unknown)}, which the model does not know",
             hint=f"name each folder like one of the {len(class_names)} classes: {_some(class_names)}",
         )
-    pairs = [
-        (path, index[folder.name])
-        for folder in folders
+    return sorted(
+        ((path, index[folder.name]) for folder in folders for path in _photos_below(folder, field)),
+        key=lambda pair: (pair[1], str(pair[0])),
+    )
+
+
+def _photos_below(folder: Path, field: str) -> list[Path]:
+    """Photos at any depth, by path; what is hidden, or no image, is passed over."""
+    files = [
+        path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     foreign = {".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm"}
-    if other := [str(path) for path, _ in pairs if path.suffix.lower() in foreign]:
+    if other := [str(path) for path in files if path.suffix.lower() in foreign]:
         raise WorkbenchError(
             f"{field}: {_some(other)}: not a format we read", hint="convert these to JPEG, PNG or WebP"
         )
-    known = [(path, label) for path, label in pairs if path.suffix.lower() in SUFFIXES]
-    return sorted(known, key=lambda pair: (pair[1], str(pair[0])))
+    return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
 def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:

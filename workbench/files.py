@@ -1,13 +1,14 @@
 """Files and folders that appear whole or not at all: temporary name, fsync, rename."""
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,19 @@ def write_arrays(path: Path, **arrays: "NDArray[Any]") -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(path, buffer.getvalue())
+
+
+@contextmanager
+def exclusive(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file that one process of this machine holds at a time; `waiting` is told of a wait."""
+    make_folder(lock.parent)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

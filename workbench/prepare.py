@@ -40,28 +40,29 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
     class_names = _class_names(workspace, info)
     contract = resolve_contract(workspace, info)
 
-    def photos(source: Path, part: str) -> tuple[dataset.Dataset, dataset.Images]:
-        listed = dataset.scan(source, class_names, field=f"data.{part}")
-        images = dataset.load(
-            listed,
+    def decoded(photos: dataset.Dataset, part: str) -> dataset.Images:
+        return dataset.load(
+            photos,
             contract,
             cache,
             field=f"data.{part}",
             progress=lambda done, total: report(Progress("decoding photos", done, total, part)),
         )
-        return listed, images
 
-    validation, images = photos(workspace.validation, "validation")
-    calibration, calibration_images = (
-        photos(workspace.calibration, "calibration") if workspace.calibration and calibrate else (None, None)
+    validation = dataset.scan(workspace.validation, class_names, field="data.validation")
+    # Listed even where nothing is calibrated: its photos must not be among those that certify.
+    calibration = (
+        dataset.scan(workspace.calibration, class_names, field="data.calibration", labelled=False)
+        if workspace.calibration
+        else None
     )
     job = build.Job(
         source=workspace.model,
         source_digest=digest,
         classes=len(class_names),
         contract=contract,
-        photos=images,
-        calibration=calibration_images,
+        photos=decoded(validation, "validation"),
+        calibration=decoded(calibration, "calibration") if calibration and calibrate else None,
         cache=cache,
     )
     return Prepared(workspace, class_names, job, validation, calibration, info.kind)

@@ -152,7 +152,7 @@ def promote(
 
 
 def _candidate(run: RunFolder, trial: TrialResult, cache: ArtifactCache) -> _Candidate:
-    if trial.status != "ok" or trial.artifact_key is None:
+    if trial.status not in ("ok", "pruned") or trial.artifact_key is None:
         because = f": {trial.reason}" if trial.reason else ""
         raise WorkbenchError(f"`{trial.variant}` of run {run.run_id} ended {trial.status}{because}")
     info = run.info()

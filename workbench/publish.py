@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from workbench.cache import ArtifactCache, cache_folder
-from workbench.compare import compare, shortfalls
-from workbench.errors import Refused, WorkbenchError
+from workbench.compare import certification_shortfalls, compare, shortfalls
+from workbench.errors import Refused
+from workbench.history import find_trial
 from workbench.promote import Promotion, promote
 from workbench.registry import Registry
 from workbench.results import RunFolder, TrialResult, find_run
 from workbench.semver import Bump
 from workbench.workspace import Workspace
-from workbench.yamlfile import closest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ def publish(
     """
     run = find_run(workspace.results, run_id)
     trial = _chosen(run, variant)
-    missed = shortfalls(trial, run.info().budget)
+    info = run.info()
+    missed = shortfalls(trial, info.budget, info.class_names) + certification_shortfalls(trial, info)
     if missed and not force:
         raise Refused(
             f"`{trial.variant}` of run {run.run_id} misses the budget: {'; '.join(missed)}",
@@ -83,16 +84,8 @@ def publish(
 
 
 def _chosen(run: RunFolder, variant: str | None) -> TrialResult:
-    trials = {trial.variant: trial for trial in run.trials()}
     if variant is None:
-        comparison = compare(run.info(), list(trials.values()))
-        if comparison.winner is None:
+        variant = compare(run.info(), run.trials()).winner
+        if variant is None:
             raise Refused(f"run {run.run_id} has no winner", hint="`krishi-bench compare` says why")
-        return trials[comparison.winner]
-    if variant not in trials:
-        meant = closest(variant, list(trials))
-        raise WorkbenchError(
-            f"run {run.run_id} has no variant `{variant}`",
-            hint=f"did you mean `{meant}`?" if meant else f"it has {', '.join(trials)}",
-        )
-    return trials[variant]
+    return find_trial(run, variant)

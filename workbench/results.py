@@ -22,24 +22,28 @@ class _Record(BaseModel):
 
 
 class Parity(_Record):
-    """How far the variant's logits are from the source model's in FP32, on the validation photos.
+    """How far the variant's logits are from the source model's in FP32, on all validation photos.
 
     max_rel: largest absolute difference over the largest absolute logit of the reference.
     top1_agreement: fraction of photos with the same top-1 class.
+    kl: mean Kullback-Leibler divergence of the variant's probabilities from the reference's, in nats.
     """
 
     images: int
     max_abs: float
     max_rel: float
     top1_agreement: float
+    kl: float = 0.0
 
 
 class Accuracy(_Record):
-    """Counts on the validation photos; rates and intervals are derived on read.
+    """Counts on one part of the validation photos; rates and intervals are derived on read.
 
     correct_top5: None where there are no more than five classes.
     class_images, class_correct: per class, in the order of the class names.
-    losses, gains: photos the baseline gets right and the variant wrong, and the reverse.
+    losses, gains: photos the baseline gets right and the variant wrong, and the reverse; class_losses and
+    class_gains likewise per class.
+    ece: expected calibration error of the softmax confidence (15 bins), a fraction of 1.
     """
 
     images: int
@@ -50,19 +54,54 @@ class Accuracy(_Record):
     class_correct: tuple[int, ...]
     losses: int
     gains: int
+    class_losses: tuple[int, ...] = ()
+    class_gains: tuple[int, ...] = ()
+    ece: float | None = None
 
     @property
     def top1(self) -> float:
         return self.correct / self.images
 
 
+class Conditions(_Record):
+    """What decides the speed of a processor and can be read once; "unknown" where it cannot, never "ok".
+
+    affinity: processors this process may use. quota: processors' worth of time a container may use.
+    """
+
+    affinity: tuple[int, ...]
+    quota: float | None
+    governor: str
+    turbo: str
+
+
+class Environment(_Record):
+    """The machine during one round of timing; None where it cannot be read.
+
+    steal: share of the processors' time the hypervisor gave to others. pressure: share of the time some
+    process waited for a processor. runnable: processes that wanted one at the end. spin_s: the slower of a
+    fixed loop's durations before and after. preemptions: how often a session lost its processor to others.
+    disturbed: why the round should be repeated, or None.
+    """
+
+    seconds: float
+    steal: float | None
+    pressure: float | None
+    runnable: int | None
+    spin_s: float
+    disturbed: str | None
+    preemptions: int = 0
+
+
 class Latency(_Record):
     """One session, one batch at a time. The raw samples are in `latency.parquet`.
 
     p90_ns, p95_ns, p99_ns: None where there are too few samples to bound them (29, 59 and 299).
-    cold_p50_ns: median of the first call after other sessions had the processor.
-    round_log_ratios: per round of fresh launches, log(variant time / baseline time), paired.
+    p95_upper_ns, p99_upper_ns: their distribution-free 95 % upper bounds.
+    cold_p50_ns: median of the first call after other sessions had the processor; all others are hot.
+    round_log_ratios: per round of fresh launches, log(variant time / baseline time) of one photo, paired.
     settled: every launch reached a steady state in its warm-up.
+    confirmed: measured again in fresh rounds after it was chosen.
     """
 
     batch_size: int
@@ -72,9 +111,26 @@ class Latency(_Record):
     p90_ns: float | None
     p95_ns: float | None
     p99_ns: float | None
+    p95_upper_ns: float | None = None
+    p99_upper_ns: float | None = None
     cold_p50_ns: float
     round_log_ratios: tuple[float, ...]
     settled: bool
+    confirmed: bool = False
+
+
+class WholePath(_Record):
+    """From the bytes of a photo to its class, as the server does it: medians in nanoseconds.
+
+    photo: which one, in words. rest: softmax and top-1.
+    """
+
+    photo: str
+    bytes: int
+    decode_ns: float
+    preprocess_ns: float
+    infer_ns: float
+    rest_ns: float
 
 
 class TrialResult(_Record):
@@ -82,6 +138,9 @@ class TrialResult(_Record):
 
     reason: why it did not end `ok`. digest: of the variant; artifact_digest: of the model file.
     provider, threads, opset, precision: read back from the session and the file.
+    cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
+    runtime in it. accuracy: on the photos that choose; certification: on those that choose nothing.
+    saturated_ips: photos a second with every processor busy, as the server would run it.
     """
 
     schema_version: Literal[1] = 1
@@ -102,19 +161,26 @@ class TrialResult(_Record):
     size_bytes: int | None = None
     build_s: float | None = None
     load_s: float | None = None
+    cold_start_s: float | None = None
     peak_memory_bytes: int | None = None
+    steady_memory_bytes: int | None = None
     parity: Parity | None = None
     accuracy: Accuracy | None = None
+    certification: Accuracy | None = None
     latency: Latency | None = None
+    saturated_ips: float | None = None
+    whole_path: tuple[WholePath, ...] = ()
 
 
 class Budget(_Record):
     """What the winner must meet, and what it is chosen by.
 
     max_accuracy_drop: fraction of 1, against the FP32 baseline on the same photos.
+    max_class_drop: fraction of a class's photos that it may lose, more than it gains.
     """
 
     max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_class_drop: Annotated[float, Field(ge=0, le=1)] | None = None
     objective: Literal["latency", "size", "memory"] = "latency"
     max_size_mb: Annotated[float, Field(gt=0)] | None = None
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
@@ -124,7 +190,10 @@ class Budget(_Record):
 class RunInfo(_Record):
     """`run.json`: everything that was the same for all trials of a run.
 
+    certification_images: photos kept apart to certify the winner; uncertified: why there are none;
+    leak: because calibration and validation share photos.
     noise_floor: what a second copy of the baseline differed by, as a fraction; None before it is known.
+    environments: of every round of timing, the confirming ones last; timing_ended: why no more followed.
     """
 
     schema_version: Literal[1] = 1
@@ -145,7 +214,14 @@ class RunInfo(_Record):
     baseline: str
     runtimes: dict[str, Runtime]
     synthetic: bool = False
+    certification_images: int = 0
+    uncertified: str | None = None
+    leak: bool = False
     noise_floor: float | None = None
+    conditions: Conditions | None = None
+    environments: tuple[Environment, ...] = ()
+    repeated_rounds: int = 0
+    timing_ended: str | None = None
 
 
 class RunFolder:

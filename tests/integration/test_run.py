@@ -185,13 +185,13 @@ def winner_of(bench: Bench) -> str:
 def test_what_was_measured_is_complete(run_folder: RunFolder) -> None:
     for name in MEASURED:
         trial = trials(run_folder)[name]
-        assert trial.status == "ok"
+        assert trial.status in ("ok", "pruned")
         assert trial.latency is not None
         assert trial.accuracy is not None
-        assert trial.latency.samples == ROUNDS * TURNS
-        assert len(trial.latency.round_log_ratios) == ROUNDS
-        assert trial.latency.p99_ns is None  # too few samples to say
-        assert trial.accuracy.images == 40
+        rounds = len(trial.latency.round_log_ratios)
+        assert rounds == ROUNDS if trial.status == "ok" else 3 <= rounds <= ROUNDS
+        assert trial.latency.samples % (rounds * TURNS) == 0
+        assert trial.accuracy.images + (trial.certification.images if trial.certification else 0) == 40
         assert trial.size_bytes and trial.load_s and trial.build_s
         assert 1e6 < (trial.peak_memory_bytes or 0) < 2e9
 
@@ -221,9 +221,11 @@ def test_accuracy_is_what_torch_itself_gives(bench: Bench, run_folder: RunFolder
     right = int((expected.argmax(axis=1) == labels).sum())
     assert 0.7 < right / len(labels) < 1
     for name in ("baseline", "fp32"):
-        accuracy, parity = trials(run_folder)[name].accuracy, trials(run_folder)[name].parity
-        assert accuracy is not None and parity is not None
-        assert (accuracy.correct, accuracy.losses, accuracy.gains) == (right, 0, 0)
+        trial = trials(run_folder)[name]
+        parts, parity = [part for part in (trial.accuracy, trial.certification) if part], trial.parity
+        assert parity is not None
+        assert sum(part.correct for part in parts) == right
+        assert all((part.losses, part.gains) == (0, 0) for part in parts)
         assert parity.max_rel < 1e-4
         logits = np.load(run_folder.predictions(name))["logits"]
         np.testing.assert_allclose(logits, expected, atol=1e-3)
@@ -240,7 +242,9 @@ def test_quantised_variants_differ_from_the_source_and_say_by_how_much(run_folde
 def test_every_raw_sample_is_kept(run_folder: RunFolder) -> None:
     rows = pq.read_table(run_folder.path / "latency.parquet").to_pylist()
     assert {row["variant"] for row in rows} == {*MEASURED, "baseline (again)"}
-    assert len(rows) == (len(MEASURED) + 1) * ROUNDS * TURNS * 2
+    bursts = {(r["session"], r["variant"], r["round"], r["turn"]) for r in rows}
+    assert sum(row["call"] == 0 for row in rows) == len(bursts)  # one cold call each
+    assert {row["session"] for row in rows} == {"race", "final"}
     assert all(row["time_ns"] > 0 for row in rows)
 
 
@@ -293,9 +297,15 @@ def test_torch_is_measured_beside_onnxruntime(mixed: dict[str, TrialResult]) -> 
     assert (trial.status, trial.provider, trial.threads, trial.opset) == ("ok", "eager", 1, None)
     assert trial.parity is not None and trial.latency is not None
     assert trial.parity.max_rel < 1e-4
-    assert trial.accuracy == baseline.accuracy
+    assert counted(trial) == counted(baseline)
     assert len(trial.latency.round_log_ratios) == 1
     assert (trial.peak_memory_bytes or 0) > 2 * (baseline.peak_memory_bytes or 0)  # all of torch
+
+
+def counted(trial: TrialResult) -> object:
+    """The photos it got right: what two runtimes agree on where the last digits of their logits do not."""
+    assert trial.accuracy is not None
+    return trial.accuracy.model_copy(update={"ece": None})
 
 
 # Variants that fail
@@ -772,6 +782,6 @@ def test_a_torchscript_file_is_exported_by_the_older_exporter(
         "same": ("ok", 17),
     }
     assert found["same"].artifact_digest == found["baseline"].artifact_digest
-    assert found["baseline"].accuracy == last_trials(bench)["baseline"].accuracy
+    assert counted(found["baseline"]) == counted(last_trials(bench)["baseline"])
     # The newer exporter, which cannot take it, is not tried again.
     elsewhere.run("run", same, *BRIEF, *NO_TIME_TO_BUILD)

@@ -610,7 +610,7 @@ def test_the_model_card_says_what_is_served(server: Running, registry: Path) -> 
     assert card["class_names"] == list(CLASS_NAMES)
     assert card["input"]["preprocess"] == CONTRACT.model_dump(mode="json")
     assert card["input"]["max_body_bytes"] == 10_000_000
-    assert card["runtime"]["threads"] == 1
+    assert card["threads"] == 1
     assert card["measured"]["top1"] == 0.9
     assert card["measured"]["latency_p50_ms"] == 1.5
 

@@ -128,8 +128,8 @@ def test_memory_is_what_the_model_takes_above_an_empty_worker(
     with empty:
         empty.ready()
         empty.burst(20)
-        floor = empty.peak_memory_bytes()
-    taken = worker.peak_memory_bytes() - floor
+        floor = empty.memory().peak_bytes
+    taken = worker.memory().peak_bytes - floor
     assert 10e6 < floor < 500e6
     assert artifact.info.size_bytes < taken < 10 * artifact.info.size_bytes
 
@@ -140,7 +140,7 @@ def test_the_memory_of_the_parent_is_not_counted(images: Images, artifact: Artif
     empty = Worker(Artifact(tmp_path, nothing), Runtime(backend="null"), images, log=tmp_path / "log.txt")
     with empty:
         empty.ready()
-        assert empty.peak_memory_bytes() < ballast.nbytes
+        assert empty.memory().peak_bytes < ballast.nbytes
 
 
 def test_a_file_that_is_not_the_one_recorded_is_not_opened(images: Images, tmp_path: Path) -> None:
@@ -190,12 +190,12 @@ def scripted(times: Iterator[int]) -> tuple[Callable[[], int], Callable[[], floa
 
 
 def test_a_steady_session_is_warm_after_the_fewest_calls() -> None:
-    assert warm_up(*scripted(iter([5] * 50))) == WarmUp(20, settled=True)
+    assert warm_up(*scripted(iter([5] * 50))) == WarmUp(20, settled=True, typical_ns=5e6)
 
 
 def test_the_first_slow_calls_do_not_count_once_it_is_steady() -> None:
     slow_start = iter([300, 100, 60, 40, *[10] * 60])
-    assert warm_up(*scripted(slow_start)) == WarmUp(20, settled=True)
+    assert warm_up(*scripted(slow_start)) == WarmUp(20, settled=True, typical_ns=10e6)
 
 
 def test_it_goes_on_until_ten_calls_took_what_the_ten_before_took() -> None:
@@ -214,4 +214,4 @@ def test_a_session_that_never_gets_steady_is_called_so_after_a_second() -> None:
 
 
 def test_a_session_slower_than_the_limit_is_called_once() -> None:
-    assert warm_up(*scripted(iter([4000]))) == WarmUp(1, settled=False)
+    assert warm_up(*scripted(iter([4000]))) == WarmUp(1, settled=False, typical_ns=4e9)

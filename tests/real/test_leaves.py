@@ -122,7 +122,7 @@ def serving(bench: Bench) -> Iterator[httpx.Client]:
 def test_the_student_is_as_accurate_as_it_was_trained_to_be(trials: dict[str, TrialResult]) -> None:
     for name in ("baseline", "fp32"):
         trial = trials[name]
-        assert trial.status == "ok", trial.reason
+        assert trial.status in ("ok", "pruned"), trial.reason
         assert trial.accuracy is not None and trial.parity is not None
         assert trial.accuracy.images == PER_CLASS * len(CLASS_NAMES) == 272
         assert trial.accuracy.top1 > 0.93
@@ -133,7 +133,7 @@ def test_the_student_is_as_accurate_as_it_was_trained_to_be(trials: dict[str, Tr
 
 def test_static_int8_is_smaller_and_loses_little(trials: dict[str, TrialResult]) -> None:
     trial, baseline = trials["int8-static"], trials["baseline"]
-    assert trial.status == "ok", trial.reason
+    assert trial.status in ("ok", "pruned"), trial.reason
     assert trial.precision == "int8"
     assert (trial.size_bytes or 0) < 0.4 * (baseline.size_bytes or 0)
     assert trial.accuracy is not None
@@ -144,9 +144,10 @@ def test_all_are_timed_against_the_baseline(bench: Bench, run_folder: RunFolder)
     rows = bench.json("compare")
     assert [row["variant"] for row in rows] == ["baseline", "fp32", "int8-static"]
     for row in rows[1:]:
-        low, high = row["speedup_ci"]
-        assert low <= row["speedup"] <= high
         assert 0.1 < row["speedup"] < 5
+        if row["status"] == "ok":
+            low, high = row["speedup_ci"]
+            assert low <= row["speedup"] <= high
     assert sum(row["winner"] for row in rows) == 1
 
 

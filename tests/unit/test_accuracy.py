@@ -26,6 +26,20 @@ def test_losses_and_gains_are_counted_on_the_same_photos() -> None:
     assert (got.losses, got.gains) == (2, 1)
 
 
+def test_a_loss_and_a_gain_belong_to_the_class_the_photo_is_of() -> None:
+    labels = [0, 0, 2, 2]
+    variant, baseline = logits_for([1, 0, 2, 2], 3), logits_for([0, 0, 1, 2], 3)
+    got = accuracy(variant, baseline, labels)
+    assert (got.class_losses, got.class_gains) == ((1, 0, 0), (0, 0, 1))
+
+
+def test_a_model_as_sure_as_it_is_right_has_no_calibration_error() -> None:
+    # Two classes; a logit difference of log 3 is a confidence of 3/4.
+    logits = np.array([[np.log(3), 0]] * 4, dtype=np.float32)
+    assert accuracy(logits, logits, [0, 0, 0, 1]).ece == pytest.approx(0.0, abs=1e-6)
+    assert accuracy(logits, logits, [0, 0, 1, 1]).ece == pytest.approx(0.25, abs=1e-6)
+
+
 def test_two_models_wrong_in_different_ways_neither_lose_nor_gain() -> None:
     got = accuracy(logits_for([1], 3), logits_for([2], 3), [0])
     assert (got.losses, got.gains, got.correct) == (0, 0, 0)
@@ -66,6 +80,11 @@ def test_counts_agree_with_a_loop_over_the_photos(images: int, classes: int, see
     assert sum(got.class_images) == images
     assert got.losses == sum(r and not m for r, m in zip(reference, mine, strict=True))
     assert got.losses - got.gains == sum(reference) - sum(mine)
+    assert (sum(got.class_losses), sum(got.class_gains)) == (got.losses, got.gains)
+    assert got.class_losses == tuple(
+        sum(r and not m for r, m, label in zip(reference, mine, labels, strict=True) if label == k)
+        for k in range(classes)
+    )
 
 
 def test_softmax_changes_no_count() -> None:
@@ -74,13 +93,15 @@ def test_softmax_changes_no_count() -> None:
     labels = rng.integers(0, 7, 50).tolist()
     odds = np.exp(logits)
     softmax = odds / odds.sum(axis=1, keepdims=True)
-    assert accuracy(softmax, logits, labels) == accuracy(logits, logits, labels)
+    # How sure the model is of an answer is another matter: that is what changes under a second softmax.
+    twice, once = accuracy(softmax, logits, labels), accuracy(logits, logits, labels)
+    assert twice.model_copy(update={"ece": once.ece}) == once
 
 
 def test_parity_with_itself_is_perfect() -> None:
     logits = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
     got = parity(logits, logits)
-    assert (got.images, got.max_abs, got.max_rel, got.top1_agreement) == (20, 0.0, 0.0, 1.0)
+    assert (got.images, got.max_abs, got.max_rel, got.top1_agreement, got.kl) == (20, 0.0, 0.0, 1.0, 0.0)
 
 
 def test_parity_is_the_largest_difference_against_the_largest_reference_logit() -> None:

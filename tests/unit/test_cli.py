@@ -14,9 +14,13 @@ import yaml
 from workbench import __version__
 from workbench.cli import FORMATS, main, parser
 from workbench.errors import WorkbenchError
+from workbench.measure import samples
+from workbench.measure.latency import Measured, Plan, Sample
+from workbench.pipeline import Options
 from workbench.report import Format
 from workbench.results import RunFolder, RunInfo, TrialResult
 from workbench.steps import PACKAGES
+from workbench.timing import RACE, TWIN
 
 ROOT = Path(__file__).parents[2]
 SAVED = ROOT / "tests" / "data" / "results-v1"
@@ -77,7 +81,10 @@ def exited(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> Ran:
 
 
 def test_every_command_of_the_design_is_there() -> None:
-    designed = {"init", "export", "run", "compare", "promote", "models", "rollback", "serve", "schema"}
+    designed = {
+        "init", "doctor", "export", "run", "compare", "promote", "models", "rollback", "verify", "serve",
+        "schema",
+    }  # fmt: skip
     assert designed <= set(commands())
 
 
@@ -114,6 +121,47 @@ def test_a_wrong_command_line_exits_with_2_and_says_so_on_stderr(
     got = exited(capsys, arguments)
     assert (got.code, got.out) == (2, "")
     assert got.err.startswith("usage: krishi-bench")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("60s", 60), ("10m", 600), ("1h", 3600), ("90", 90), ("1.5m", 90), ("0.5s", 0.5), ("1e3", 1000)],
+)
+def test_a_time_is_in_seconds_minutes_or_hours(text: str, seconds: float) -> None:
+    assert parser().parse_args(["run", "--time-budget", text]).time_budget == seconds
+    assert parser().parse_args(["run", "--build-timeout", text]).build_timeout == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "0", "0s", "-5s", "10 parsecs", "10d", "nan", "inf", "infm", "1h30m"]
+)
+@pytest.mark.parametrize("option", ["--time-budget", "--build-timeout"])
+def test_what_is_no_time_exits_with_2_and_shows_how_one_is_written(
+    capsys: pytest.CaptureFixture[str], option: str, text: str
+) -> None:
+    got = exited(capsys, ["run", f"{option}={text}"])
+    assert (got.code, got.out) == (2, "")
+    assert got.err.endswith(f"argument {option}: `{text}` is not a time: give 90s, 10m or 1h\n")
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--turns"])
+def test_a_count_is_a_whole_number_from_1_up(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert vars(parser().parse_args(["run", option, "7"]))[option.removeprefix("--")] == 7
+    for text in ("", "0", "-1", "1.5", "ten", "1_0", "²"):
+        got = exited(capsys, ["run", f"{option}={text}"])
+        assert (got.code, got.out) == (2, "")
+        assert got.err.endswith(f"argument {option}: `{text}` is not a number from 1 up\n")
+
+
+def test_a_run_is_planned_as_the_engine_plans_unless_told_otherwise() -> None:
+    told, plan, made = parser().parse_args(["run"]), Plan(), Options()
+    assert (told.rounds, told.turns, told.time_budget, told.seed) == (
+        plan.rounds,
+        plan.turns,
+        plan.budget_s,
+        plan.seed,
+    )
+    assert told.build_timeout == made.build_timeout_s
 
 
 @pytest.mark.parametrize(
@@ -184,6 +232,74 @@ def test_a_run_can_be_named(run: Run, workspace: Path) -> None:
     got = run("compare", "20260102-999999", "--workspace", workspace)
     assert got.code == 2
     assert got.err.endswith("hint: the latest is `20260102-030405`\n")
+
+
+def test_a_run_of_before_raw_samples_were_kept_cannot_be_worked_out_again(run: Run, workspace: Path) -> None:
+    got = run("compare", "--workspace", workspace, "--reanalyse")
+    assert (got.code, got.out) == (2, "")
+    assert "latency.parquet is not there: this run kept no raw samples" in got.err
+
+
+def test_reanalyse_shows_what_the_raw_samples_say(run: Run, workspace: Path) -> None:
+    pytest.importorskip("pyarrow")
+    times = {"baseline": 3_000_000, TWIN: 3_000_000, "int8-static[method=minmax]": 1_000_000}
+    race = Measured(
+        samples=[
+            Sample(name, number, place, 0, place, call, time_ns)
+            for number in range(6)
+            for place, (name, time_ns) in enumerate(times.items())
+            for call in range(2)
+        ]
+    )
+    samples.save({RACE: race}, workspace / "results" / "20260102-030405" / "latency.parquet")
+    compare = ("compare", "--workspace", workspace, "--format", "json")
+    stored, again = (
+        {row["variant"]: row["speedup"] for row in json.loads(run(*compare, *more).out)}
+        for more in ([], ["--reanalyse"])
+    )
+    assert stored["int8-static[method=minmax]"] == pytest.approx(2.08, abs=0.01)
+    assert again["int8-static[method=minmax]"] == pytest.approx(3.0)
+    shown = run("compare", "--workspace", workspace, "--variant", "int8-static[method=minmax]", "--reanalyse")
+    assert "speed-up 3.000 [3.000, 3.000]" in shown.out
+
+
+def test_one_variant_is_shown_in_full_as_text_or_json(run: Run, workspace: Path) -> None:
+    asked = ("compare", "--workspace", workspace, "--variant", "int8-static[method=minmax]")
+    shown, data = run(*asked), run(*asked, "--format", "json")
+    assert (shown.code, shown.err, data.code, data.err) == (0, "", 0, "")
+    assert shown.out.startswith("int8-static[method=minmax] of run results-v1 ended ok\n")
+    assert json.loads(data.out)["variant"] == "int8-static[method=minmax]"
+
+
+@pytest.mark.parametrize(
+    ("runs", "variant", "err"),
+    [
+        (
+            [],
+            "int8-dynamc",
+            "error: run 20260102-030405 has no variant `int8-dynamc`\nhint: did you mean `int8-dynamic`?\n",
+        ),
+        (["20200101-000000"], "baseline", None),
+        (["20260102-030405"] * 2, "baseline", "error: `baseline` was asked of 2 runs\nhint: name one run\n"),
+    ],
+)
+def test_a_variant_that_cannot_be_shown_exits_with_2(
+    run: Run, workspace: Path, runs: list[str], variant: str, err: str | None
+) -> None:
+    got = run("compare", *runs, "--workspace", workspace, "--variant", variant)
+    assert (got.code, got.out) == (2, "")
+    assert err is None or got.err == err
+
+
+def test_a_winner_that_is_not_certified_is_done_with_the_answer_no(
+    run: Run, workspace: Path, trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    folder = RunFolder.create(workspace / "results")
+    folder.save_info(run_info(run_id=folder.run_id, uncertified="3 photos are in both", leak=True))
+    folder.append(trial("baseline"))
+    got = run("compare", folder.run_id, "--workspace", workspace)
+    assert (got.code, got.err) == (1, "")
+    assert "not certified: 3 photos are in both" in got.out
 
 
 def test_no_winner_is_done_with_the_answer_no(

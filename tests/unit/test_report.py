@@ -94,7 +94,7 @@ REASONS = (
 
 @pytest.fixture(scope="module")
 def comparison(run_info: MakeInfo) -> Comparison:
-    return Comparison((BASELINE, WINNER, PLAIN, FAILED, SKIPPED), WINNER.variant, REASONS, run_info())
+    return Comparison((BASELINE, WINNER, PLAIN, FAILED, SKIPPED), WINNER.variant, True, REASONS, run_info())
 
 
 TABLE = """\
@@ -105,7 +105,7 @@ Test CPU @ 2.00GHz, 4 cores; noise floor of speed-ups 2.0 %
 ▶ int8-static       2.13   96.75  0.25 [-0.30, 0.99]   4.85      – 2.05 [2.00, 2.10]     40
    [method=entropy]
   fp16              8.00   97.00 -0.10 [-0.40, 0.20]  10.00  13.00 1.00 [0.98, 1.01]     40
-▶ winner under the budget   • on the Pareto front of accuracy, speed and size
+▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest
 failed broken[a,b]: RuntimeError: <class 'Conv'> & "more" to come
 skipped gpu: no CUDA device
 winner: int8-static[method=entropy], 2.05 times the speed of the baseline
@@ -122,7 +122,7 @@ MARKDOWN = """\
 | ▶ | `int8-static[method=entropy]` | 2.13 | 96.75 | 0.25 [-0.30, 0.99] | 4.85 | – | 2.05 [2.00, 2.10] | 40 |
 |  | `fp16` | 8.00 | 97.00 | -0.10 [-0.40, 0.20] | 10.00 | 13.00 | 1.00 [0.98, 1.01] | 40 |
 
-▶ winner under the budget   • on the Pareto front of accuracy, speed and size
+▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest
 
 - failed `broken[a,b]`: RuntimeError: \\<class 'Conv'> & "more" to come
 - skipped `gpu`: no CUDA device
@@ -229,7 +229,7 @@ def test_the_html_escapes_what_came_from_elsewhere(run_info: MakeInfo) -> None:
     rows = (replace(BASELINE, variant=evil), replace(FAILED, variant=evil, reason=evil))
     info = run_info(name=evil, run_id=evil)
     info = info.model_copy(update={"machine": info.machine.model_copy(update={"cpu": evil})})
-    page = Page(render("html", [Comparison(rows, None, (evil,), info)]))
+    page = Page(render("html", [Comparison(rows, None, False, (evil,), info)]))
     assert "script" not in page.tags
     assert page.text.count(evil) == 7
 
@@ -263,7 +263,7 @@ def test_several_runs_follow_each_other(comparison: Comparison, run_info: MakeIn
 
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "html"])
 def test_a_run_of_which_nothing_came_is_still_shown(run_info: MakeInfo, form: str) -> None:
-    assert "RuntimeError" in render(form, [Comparison((FAILED,), None, ("no winner",), run_info())])
+    assert "RuntimeError" in render(form, [Comparison((FAILED,), None, False, ("no winner",), run_info())])
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def rows(draw: st.DrawFn) -> Row:
 def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
     run_info: MakeInfo, made: list[Row], reasons: list[str]
 ) -> None:
-    text = render("table", [Comparison(tuple(made), None, tuple(reasons), run_info())])
+    text = render("table", [Comparison(tuple(made), None, False, tuple(reasons), run_info())])
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
     for row in made:
@@ -326,7 +326,7 @@ def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
 
 @given(NAMES)
 def test_a_folded_name_is_whole_when_its_lines_are_joined(run_info: MakeInfo, name: str) -> None:
-    text = render("table", [Comparison((replace(WINNER, variant=name),), None, (), run_info())])
+    text = render("table", [Comparison((replace(WINNER, variant=name),), None, False, (), run_info())])
     # The column of names lies between the mark and the sizes.
     start = text.splitlines()[2].index("variant")
     end = text.splitlines()[2].index("MB") - 2

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import yaml
 
-from serve.cores import usable_cores
 from serve.metrics import Metrics
 from serve.model import softmax
 from serve.settings import Settings, port_number
 from workbench.errors import WorkbenchError
+from workbench.machine import usable_cores
 
 SERVE = Path(__file__).parents[2] / "serve"
 

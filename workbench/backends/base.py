@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from workbench.artifact import Artifact, Format
+from workbench.machine import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +19,13 @@ Provider = Literal["cpu", "cuda", "tensorrt"]
 
 
 class Runtime(BaseModel):
-    """Where and how an artifact runs: the `runtime` section of a recipe.
+    """Where and how an artifact runs: the `runtime` section of a recipe. Measured so, served so.
 
     provider: onnxruntime's execution provider; the device's own by default.
-    threads: intra-op threads of one session.
+    profile: `shared` runs as many sessions as there are processors, one thread each, and sleeps between
+    calls; `latency` gives all processors to one session, whose threads spin while they wait.
+    threads: of one session, where the profile's number is not what you want.
+    batch: photos per call while timing. The server answers photo by photo.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +33,19 @@ class Runtime(BaseModel):
     backend: BackendName = "onnxruntime"
     device: Literal["cpu", "cuda"] = "cpu"
     provider: Provider | None = None
-    threads: PositiveInt = 1
+    profile: Literal["shared", "latency"] = "shared"
+    threads: PositiveInt | None = None
+    batch: PositiveInt = 1
+
+    @property
+    def intra_threads(self) -> int:
+        """Threads of one session, on this machine."""
+        return self.threads or (1 if self.profile == "shared" else usable_cores())
+
+    @property
+    def sessions(self) -> int:
+        """Calls that run at once on this machine, so that no processor is promised twice."""
+        return max(1, usable_cores() // self.intra_threads)
 
     @model_validator(mode="after")
     def _provider_fits(self) -> "Runtime":

@@ -32,4 +32,4 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
         logits: NDArray[np.float32] = batch.mean(axis=(2, 3)) @ weights
         return logits
 
-    yield Session(infer, device="cpu", provider="null", threads=runtime.threads)
+    yield Session(infer, device="cpu", provider="null", threads=runtime.intra_threads)

@@ -53,8 +53,11 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = runtime.threads
+    options.intra_op_num_threads = runtime.intra_threads
     options.inter_op_num_threads = 1
+    # Threads that spin between calls take processors from whoever else is served on this machine.
+    spin = "1" if runtime.profile == "latency" else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spin)
     options.log_severity_level = 3
     wanted = _provider(runtime)
     try:

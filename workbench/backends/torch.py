@@ -36,7 +36,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     """Open a torch artifact from its verified bytes, in inference mode."""
     import torch
 
-    torch.set_num_threads(runtime.threads)
+    torch.set_num_threads(runtime.intra_threads)
     data = io.BytesIO(artifact.read())
     with warnings.catch_warnings():
         # torch.jit.load is deprecated, and still the only reader of the files that people have.

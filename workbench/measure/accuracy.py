@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
+from workbench.measure.classes import expected_calibration_error, mean_kl, softmax
 from workbench.results import Accuracy, Parity
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def accuracy(
         class_correct=tuple(correct.tolist()),
         losses=int((reference_right & ~right).sum()),
         gains=int((right & ~reference_right).sum()),
+        class_losses=tuple(np.bincount(truth[reference_right & ~right], minlength=classes).tolist()),
+        class_gains=tuple(np.bincount(truth[right & ~reference_right], minlength=classes).tolist()),
+        ece=expected_calibration_error(softmax(logits), truth),
     )
 
 
@@ -68,4 +72,5 @@ def parity(logits: "NDArray[np.float32]", reference: "NDArray[np.float32]") -> P
         max_abs=max_abs,
         max_rel=max_abs / max(float(np.abs(reference).max()), 1e-12),
         top1_agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        kl=mean_kl(reference, logits),
     )

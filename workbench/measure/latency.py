@@ -1,35 +1,38 @@
 """Who is faster, and by how much: rounds of fresh launches, timed in turns.
 
 On a shared machine the speed itself drifts, so two artifacts timed one after the other can differ by a
-third for no reason. Here every artifact of a run is open at once, one computes at a time, and what counts
-is the ratio to the baseline within a turn, a few milliseconds apart. Launching a process is itself a
-source of variation (memory layout, for one), so launches are repeated and are the unit of the interval.
+third for no reason. Here every artifact is open at once, one computes at a time, and what counts is the
+ratio to the baseline within a turn, milliseconds apart. Launching a process is itself a source of
+variation (memory layout, for one), so launches are repeated and are the unit of the interval.
 """
 
 import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Protocol
 
 from workbench.isolate import ChildError
-from workbench.measure.stats import hodges_lehmann, percentile
-from workbench.results import Latency
+from workbench.measure import race
+from workbench.measure.stats import hodges_lehmann, percentile, percentile_upper_bound
+from workbench.results import Environment, Latency
 
-BURST = 2  # calls a turn: the first finds another session's data in the caches, the second is hot
+BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
+BURST_CALLS = (2, 20)  # and within these bounds
+TURNS_NS = 3e8  # of hot calls in a round, per variant
 
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """settled: the last ten calls took what the ten before had taken."""
+    """settled: the last ten calls took what the ten before had taken. typical_ns: their median."""
 
     calls: int
     settled: bool
+    typical_ns: float
 
 
 class Subject(Protocol):
@@ -37,7 +40,20 @@ class Subject(Protocol):
 
     def ready(self) -> None: ...
     def warm_up(self) -> WarmUp: ...
-    def burst(self, calls: int) -> tuple[int, ...]: ...
+    def burst(self, calls: int) -> tuple[int, ...]:
+        """Wall times in nanoseconds of calls made back to back."""
+        ...
+
+    def preemptions(self) -> int:
+        """How often the processor was taken from it so far (involuntary context switches)."""
+        ...
+
+
+class Watch(Protocol):
+    """What else the machine does while a round is timed."""
+
+    def begin(self) -> None: ...
+    def end(self) -> Environment: ...
 
 
 Launch = Callable[[str], AbstractContextManager[Subject]]
@@ -47,37 +63,60 @@ Launch = Callable[[str], AbstractContextManager[Subject]]
 class Plan:
     """How much to measure.
 
-    rounds: of fresh launches; 6 are the fewest that give a 95 % interval.
-    turns: per round; 6 rounds of 50 give the 299 samples p99 needs.
-    budget_s: for the timing of all rounds together; turns are cut short, rounds never.
+    rounds: of fresh launches, at most; fewer where every interval is narrow enough sooner.
+    least_rounds: 6 are the fewest that give a 95 % interval.
+    turns: per round, at most. budget_s: for all rounds together.
+    repeats: of rounds in which the machine was busy with something else. insist: make `least_rounds`
+    whatever the budget, with fewer turns once it is spent.
     """
 
-    rounds: int = 6
-    turns: int = 50
+    rounds: int = 20
+    least_rounds: int = 6
+    turns: int = 60
+    least_turns: int = 10
     budget_s: float = 180.0
+    repeats: int = 3
+    insist: bool = False
     seed: int = 0
+    rules: race.Rules = field(default_factory=race.Rules)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One timed call. order: position among the launches of its round; place: within its turn."""
+    """One timed call. order: position among the launches of its round; place: within its turn; call: within
+    its burst, where call 0 finds another session's data in the caches (cold)."""
 
     variant: str
     round: int
     order: int
     turn: int
     place: int
-    cold: bool
+    call: int
     time_ns: int
 
 
 @dataclass(slots=True)
 class Measured:
-    """All samples of a session, which variants failed and why, and which launches never settled."""
+    """One session: all samples, and what became of the variants.
 
+    batch_sizes: photos per call, where not 1. environments: per round; unused: rounds that were repeated
+    because the machine was disturbed. pruned: variants dropped early, with the bound that did it.
+    ended: why no more rounds followed.
+    """
+
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
+    environments: list[Environment] = field(default_factory=list)
+    unused: set[int] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    pruned: dict[str, str] = field(default_factory=dict)
     unsettled: set[str] = field(default_factory=set)
+    ended: str = ""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that count."""
+        return len(self.environments) - len(self.unused)
 
 
 def measure(
@@ -85,55 +124,128 @@ def measure(
     launch: Launch,
     plan: Plan,
     *,
+    baseline: str,
+    twin: str,
+    contenders: Collection[str],
+    batch_sizes: Mapping[str, int],
+    watch: Watch,
     progress: Callable[[int, int], None],
     clock: Callable[[], float] = time.monotonic,
+    into: Measured | None = None,
 ) -> Measured:
-    """Time all variants against each other. A variant that fails is left out from there on."""
+    """Time all variants against the baseline until every interval is narrow enough, or the budget ends.
+
+    twin: a second copy of the baseline under another name; what it differs by is the noise floor.
+    contenders: those that may win; whoever cannot be the fastest of them any more is dropped.
+    batch_sizes: photos per call, where not 1. into: filled as it goes, so that an interruption leaves what
+    was measured.
+    A variant that fails is left out from there on; the baseline's failure ends the session.
+    """
     rng = random.Random(plan.seed)
-    measured = Measured()
-    for number in range(plan.rounds):
-        order = [name for name in variants if name not in measured.failed]
-        rng.shuffle(order)
-        with contextlib.ExitStack() as stack:
-            subjects = _launch_all(order, launch, stack, measured)
-            deadline = clock() + plan.budget_s / plan.rounds
-            for turn in range(plan.turns):
-                _one_turn(number, turn, order, subjects, rng, measured)
-                progress(number * plan.turns + turn + 1, plan.rounds * plan.turns)
-                if clock() > deadline:
-                    break
+    # Every round is a look, so more rounds than the rules know of share the same error.
+    rules = replace(plan.rules, looks=max(plan.rules.looks, plan.rounds))
+    measured = Measured() if into is None else into
+    measured.batch_sizes = batch_sizes
+    ratios: dict[str, dict[int, float]] = {}
+    started = clock()
+    while not measured.ended:
+        began = clock()
+        late_already = began - started > plan.budget_s
+        gone = measured.failed.keys() | measured.pruned.keys()
+        alive = [name for name in variants if name not in gone]
+        turns = plan.least_turns if late_already else plan.turns
+        this_round = replace(plan, turns=turns)
+        _one_round(
+            alive, launch, this_round, rng, watch, measured, lambda: progress(measured.rounds, plan.rounds)
+        )
+        progress(measured.rounds, plan.rounds)
+        if baseline in measured.failed:
+            measured.ended = "the baseline failed"
+            break
+        number = len(measured.environments) - 1
+        for name, values in log_ratios(measured, baseline, only_round=number).items():
+            ratios.setdefault(name, {}).update(values)
+        running = [name for name in alive if name not in measured.failed and name != twin]
+        racing = {name: ratios[name] for name in running if name in ratios}
+        late = race.dropped(racing, contenders, rules)
+        measured.pruned |= {name: reason for name, reason in late.items() if name != baseline}
+        left = racing.keys() - measured.pruned.keys() - {baseline}
+        if measured.rounds >= plan.rounds:
+            measured.ended = "all rounds were made"
+        elif measured.rounds >= plan.least_rounds and race.narrow(ratios, left, rules):
+            measured.ended = f"every interval is within {100 * rules.target:g} %"
+        elif plan.insist and measured.rounds < plan.least_rounds:
+            continue
+        elif (clock() - started) + (clock() - began) > plan.budget_s:
+            measured.ended = "the time budget ended"
+            # What there was no time to repeat counts after all, where there would be no interval without.
+            while measured.unused and measured.rounds < plan.least_rounds:
+                measured.unused.remove(max(measured.unused))
     return measured
 
 
-def _launch_all(
-    order: Sequence[str], launch: Launch, stack: contextlib.ExitStack, measured: Measured
-) -> dict[str, Subject]:
-    """Open a fresh process per variant and warm each up, in this order."""
-    subjects = {name: stack.enter_context(launch(name)) for name in order}
-    for name in order:
-        subject = subjects[name]
-        with _failure_noted(name, subjects, measured):
-            subject.ready()
-            if not subject.warm_up().settled:
-                measured.unsettled.add(name)
-    return subjects
-
-
-def _one_turn(
-    number: int,
-    turn: int,
-    order: Sequence[str],
-    subjects: dict[str, Subject],
+def _one_round(
+    alive: Sequence[str],
+    launch: Launch,
+    plan: Plan,
     rng: random.Random,
+    watch: Watch,
     measured: Measured,
+    alive_sign: Callable[[], None],
 ) -> None:
-    permutation = list(subjects)
-    rng.shuffle(permutation)
-    for place, name in enumerate(permutation):
+    """Launch everyone afresh in random order, warm everyone up, take turns; a sign of life after each."""
+    number = len(measured.environments)
+    order = list(alive)
+    rng.shuffle(order)
+    with contextlib.ExitStack() as stack:
+        subjects = {name: stack.enter_context(launch(name)) for name in order}
+        warm = _warm_up(order, subjects, measured)
+        calls = {name: _burst_calls(state) for name, state in warm.items()}
+        before = _preemptions(subjects)
+        watch.begin()
+        for turn in range(_turns([calls[name] * warm[name].typical_ns for name in subjects], plan)):
+            permutation = list(subjects)
+            rng.shuffle(permutation)
+            for place, name in enumerate(permutation):
+                with _failure_noted(name, subjects, measured):
+                    times = subjects[name].burst(1 + calls[name])
+                    launched = order.index(name)
+                    measured.samples += [
+                        Sample(name, number, launched, turn, place, call, time_ns)
+                        for call, time_ns in enumerate(times)
+                    ]
+            alive_sign()
+        environment = watch.end().model_copy(update={"preemptions": _preemptions(subjects) - before})
+    measured.environments.append(environment)
+    if environment.disturbed and len(measured.unused) < plan.repeats:
+        measured.unused.add(number)
+
+
+def _preemptions(subjects: Mapping[str, Subject]) -> int:
+    return sum(subject.preemptions() for subject in subjects.values())
+
+
+def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measured) -> dict[str, WarmUp]:
+    """Wait for every session and warm it up, in the order they were launched."""
+    states = {}
+    for name in order:
         with _failure_noted(name, subjects, measured):
-            for index, time_ns in enumerate(subjects[name].burst(BURST)):
-                sample = Sample(name, number, order.index(name), turn, place, index == 0, time_ns)
-                measured.samples.append(sample)
+            subjects[name].ready()
+            states[name] = subjects[name].warm_up()
+            if not states[name].settled:
+                measured.unsettled.add(name)
+    return states
+
+
+def _burst_calls(warm: WarmUp) -> int:
+    """Hot calls in a burst: a fast model needs many for the switch between processes not to matter."""
+    return min(max(math.ceil(BURST_NS / warm.typical_ns), BURST_CALLS[0]), BURST_CALLS[1])
+
+
+def _turns(bursts_ns: Collection[float], plan: Plan) -> int:
+    """Enough turns that the middle variant is timed for TURNS_NS, within the plan's bounds."""
+    wanted = math.ceil(TURNS_NS / median(bursts_ns)) if bursts_ns else 0
+    return min(max(wanted, plan.least_turns), plan.turns)
 
 
 @contextlib.contextmanager
@@ -145,49 +257,57 @@ def _failure_noted(name: str, subjects: dict[str, Subject], measured: Measured) 
         subjects.pop(name, None)
 
 
-def summarize(measured: Measured, variant: str, baseline: str) -> Latency:
-    """One variant's latency, and its log-ratio to the baseline for every round both took part in."""
-    own = [s for s in measured.samples if s.variant == variant]
-    hot = [s.time_ns for s in own if not s.cold]
+def log_ratios(
+    measured: Measured, baseline: str, *, only_round: int | None = None
+) -> dict[str, dict[int, float]]:
+    """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns,
+    each the time of one photo.
+
+    Paired first, then summarised: the bursts of one turn saw the same speed of the machine. A burst counts
+    as the median of its hot calls.
+    """
+    turns: dict[tuple[int, int], dict[str, list[int]]] = {}
+    for s in measured.samples:
+        if s.call > 0 and s.round not in measured.unused and only_round in (None, s.round):
+            turns.setdefault((s.round, s.turn), {}).setdefault(s.variant, []).append(s.time_ns)
+    logs: dict[str, dict[int, list[float]]] = {}
+    for (number, _), times in turns.items():
+        if baseline not in times:
+            continue
+        reference = median(times[baseline])
+        for name, own in times.items():
+            logs.setdefault(name, {}).setdefault(number, []).append(math.log(median(own) / reference))
+    per_photo = {name: math.log(measured.batch_sizes.get(name, 1)) for name in logs}
+    return {
+        name: {
+            number: hodges_lehmann(values) - per_photo[name] + per_photo.get(baseline, 0.0)
+            for number, values in sorted(rounds.items())
+        }
+        for name, rounds in logs.items()
+    }
+
+
+def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: bool) -> Latency | None:
+    """One variant's latency over the rounds that count; None where it was never timed in one."""
+    pair = [s for s in measured.samples if s.variant in (variant, baseline)]
+    own = [s for s in pair if s.variant == variant and s.round not in measured.unused]
+    hot = [s.time_ns for s in own if s.call > 0]
+    if not hot:
+        return None
     return Latency(
-        batch_size=1,
+        batch_size=measured.batch_sizes.get(variant, 1),
         samples=len(hot),
         mean_ns=fmean(hot),
         p50_ns=median(hot),
         p90_ns=percentile(hot, 0.90),
         p95_ns=percentile(hot, 0.95),
         p99_ns=percentile(hot, 0.99),
-        cold_p50_ns=median(s.time_ns for s in own if s.cold),
-        round_log_ratios=round_log_ratios(measured, variant, baseline),
+        p95_upper_ns=percentile_upper_bound(hot, 0.95),
+        p99_upper_ns=percentile_upper_bound(hot, 0.99),
+        cold_p50_ns=median(s.time_ns for s in own if s.call == 0),
+        round_log_ratios=tuple(
+            log_ratios(replace(measured, samples=pair), baseline).get(variant, {}).values()
+        ),
         settled=variant not in measured.unsettled,
+        confirmed=confirmed,
     )
-
-
-def round_log_ratios(measured: Measured, variant: str, baseline: str) -> tuple[float, ...]:
-    """Per round, the Hodges-Lehmann estimate of log(variant / baseline) over its turns.
-
-    Paired first, then summarised: two calls of one turn saw the same speed of the machine.
-    """
-    turns: dict[tuple[int, int], dict[str, int]] = {}
-    for s in measured.samples:
-        if not s.cold and s.variant in (variant, baseline):
-            turns.setdefault((s.round, s.turn), {})[s.variant] = s.time_ns
-    rounds: dict[int, list[float]] = {}
-    for (number, _), times in turns.items():
-        if len(times) == len({variant, baseline}):
-            rounds.setdefault(number, []).append(math.log(times[variant] / times[baseline]))
-    return tuple(hodges_lehmann(logs) for _, logs in sorted(rounds.items()))
-
-
-def save_samples(measured: Measured, path: Path) -> None:
-    """Every raw sample, as `latency.parquet`; times in nanoseconds."""
-    import os
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = ("variant", "round", "order", "turn", "place", "cold", "time_ns")
-    columns = {name: [getattr(sample, name) for sample in measured.samples] for name in names}
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table(columns), temporary, compression="zstd")
-    os.replace(temporary, path)

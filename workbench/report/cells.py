@@ -2,6 +2,7 @@
 
 from workbench.compare import Row
 from workbench.measure.stats import Interval
+from workbench.results import RunInfo
 
 ABSENT = "–"
 
@@ -41,6 +42,8 @@ def _two_places(value: float) -> str:
 
 
 def mark(row: Row) -> str:
+    if row.status == "pruned":
+        return "×"
     return "▶" if row.winner else "•" if row.pareto else ""
 
 
@@ -55,7 +58,14 @@ HEADINGS = (
     "speed-up [95 %]",
     "RAM MB",
 )
-LEGEND = "▶ winner under the budget   • on the Pareto front of accuracy, speed and size"
+LEGEND = "▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest"
+MEASURED = ("ok", "pruned")  # the statuses whose rows have figures
+
+
+def photos(info: RunInfo) -> str:
+    """`1200 validation photos (600 choose, 600 certify)`."""
+    certify, text = info.certification_images, f"{info.validation_images} validation photos"
+    return f"{text} ({info.validation_images - certify} choose, {certify} certify)" if certify else text
 
 
 def cells(row: Row) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def _one(comparison: Comparison) -> str:
     floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
     heading = f"<h1>{escape(info.name)}, run {escape(info.run_id)}</h1>"
     facts = (
-        f"<p class=note>{info.validation_images} validation photos"
+        f"<p class=note>{cells.photos(info)}"
         f"{' (synthetic)' if info.synthetic else ''}; "
         f"{escape(info.machine.cpu)}, {info.machine.cores} cores; noise floor of speed-ups {floor}</p>"
     )
@@ -41,7 +41,7 @@ def _one(comparison: Comparison) -> str:
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells.cells(row))
         + "</tr>"
         for row in comparison.rows
-        if row.status == "ok"
+        if row.status in cells.MEASURED
     )
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in comparison.reasons)
     absent = "".join(

@@ -14,7 +14,7 @@ def _one(comparison: Comparison) -> str:
     info = comparison.info
     floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
     lines = [
-        f"**{info.name}**, run `{info.run_id}`, {info.validation_images} validation photos"
+        f"**{info.name}**, run `{info.run_id}`, {cells.photos(info)}"
         + (" (synthetic)" if info.synthetic else "")
         + f"; {info.machine.cpu}, {info.machine.cores} cores; noise floor {floor}",
         "",
@@ -35,7 +35,7 @@ def _one(comparison: Comparison) -> str:
 
 
 def _measured(comparison: Comparison) -> list[Row]:
-    return [row for row in comparison.rows if row.status == "ok"]
+    return [row for row in comparison.rows if row.status in cells.MEASURED]
 
 
 def _code(text: str) -> str:

@@ -33,7 +33,7 @@ def _one(console: "Console", comparison: Comparison) -> None:
 
     info = comparison.info
     floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
-    title = f"{info.name}, run {info.run_id}: {info.validation_images} validation photos"
+    title = f"{info.name}, run {info.run_id}: {cells.photos(info)}"
     console.print(Text(title), style="bold")
     console.print(Text(f"{info.machine.cpu}, {info.machine.cores} cores; noise floor of speed-ups {floor}"))
     if info.synthetic:
@@ -43,7 +43,7 @@ def _one(console: "Console", comparison: Comparison) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for index, heading in enumerate(cells.HEADINGS):
         table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
-    measured = [row for row in comparison.rows if row.status == "ok"]
+    measured = [row for row in comparison.rows if row.status in cells.MEASURED]
     lines = [cells.cells(row) for row in measured]
     width = _variant_width(lines)
     for row, (mark, name, *rest) in zip(measured, lines, strict=True):

@@ -65,19 +65,23 @@ def sample_photo() -> Path:
 
 
 def predict(photo: Path) -> object:
-    """POST the photo as multipart/form-data, by hand: the demo needs nothing but the standard library."""
-    boundary = "krishi-bench-demo"
-    head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{photo.name}"\r\n'
-        "Content-Type: image/jpeg\r\n\r\n"
-    )
+    body, content_type = multipart(photo.read_bytes(), photo.name)
     request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/predict",
-        data=head.encode() + photo.read_bytes() + f"\r\n--{boundary}--\r\n".encode(),
-        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+        f"http://127.0.0.1:{PORT}/predict", data=body, headers={"Content-Type": content_type}
     )
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
+
+
+def multipart(photo: bytes, name: str) -> tuple[bytes, str]:
+    """A form with the photo in the field `file`, and its content type: the standard library writes none."""
+    boundary = "krishi-bench-demo"
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    body = head.encode() + photo + f"\r\n--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,289 @@
+"""How far each way of timing can be trusted: A/A sessions, and sessions against a copy that is truly slower.
+
+    python benchmarks/aa.py [--sessions 30] [--output docs/measured-aa.md]
+
+Every session times three sessions of onnxruntime: A, A again, and B, which is A with one more block (about
+9 % slower). Four designs look at the same files in turn, so that all of them meet the same machine:
+
+    rounds       ours: fresh launches in random order, turns, paired ratios, order statistics over launches
+    sequential   A fully, then the others: ratio of medians, bootstrap interval
+    loop         onnxruntime's usual example: warm up, N runs in one process, mean and standard error
+    repetition   like hyperfine: ten launches of one, then ten of the next, mean and error propagation
+
+Half of the sessions run beside a process that never stops computing. Coverage is how often the 95 % interval
+holds the true ratio, which a long session of the first design finds beforehand.
+"""
+
+import argparse
+import math
+import multiprocessing
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench import machine
+from workbench.artifact import Artifact
+from workbench.backends import Runtime
+from workbench.dataset import Images
+from workbench.images import Preprocess
+from workbench.measure.environment import HostWatch
+from workbench.measure.latency import Measured, Plan, log_ratios, measure
+from workbench.measure.stats import Ratio
+from workbench.measure.worker import Worker
+from workbench.onnx_info import artifact_info
+
+SIDE, CHANNELS, BLOCKS = 56, 48, 11
+A, TWIN, B = "a", "a (again)", "b"
+SEQUENTIAL_CALLS, LOOP_CALLS, LAUNCHES, LAUNCH_CALLS = 300, 200, 10, 30
+TRUTH_ROUNDS = 40
+
+Estimate = tuple[float, float, float]  # ratio of times to A's, and its 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The artifacts and what it takes to launch them."""
+
+    artifacts: dict[str, Artifact]
+    images: Images
+    log: Path
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        return machine.available_cpus()[-1:]
+
+    def launch(self, name: str) -> Worker:
+        return Worker(self.artifacts[name], Runtime(), self.images, log=self.log, cpus=self.cpus)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A/A benchmark of timing designs")
+    parser.add_argument("--sessions", type=int, default=30)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = prepare(Path(folder))
+        truth = true_ratio(bench)
+        say(f"true ratio of B to A: {truth:.4f}, from {TRUTH_ROUNDS} rounds")
+        tables = [table(bench, truth, options.sessions, neighbour=busy) for busy in (False, True)]
+    report = "\n".join([heading(truth, options.sessions), *tables])
+    print(report)
+    if options.output:
+        options.output.write_text(report + "\n")
+
+
+def prepare(folder: Path) -> Bench:
+    """Write the two networks and a few photos."""
+    contract = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    path = folder / "photos.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), dtype=np.uint8))
+    images = Images(path, (0,) * 8, contract, digest="noise")
+    artifacts = {A: network(folder / "a", BLOCKS), B: network(folder / "b", BLOCKS + 1)}
+    return Bench({**artifacts, TWIN: artifacts[A]}, images, folder / "log.txt")
+
+
+def network(folder: Path, blocks: int) -> Artifact:
+    """A plain stack of 3 x 3 convolutions, so that one more block costs one part in `blocks`."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    nodes, weights, source, channels = [], [], "images", 3
+    for index in range(blocks + 1):
+        kernel = rng.normal(0, 1 / math.sqrt(channels * 9), (CHANNELS, channels, 3, 3))
+        weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{index}"))
+        nodes.append(helper.make_node("Conv", [source, f"w{index}"], [f"c{index}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
+        source, channels = f"r{index}", CHANNELS
+    nodes.append(helper.make_node("GlobalAveragePool", [source], ["pooled"]))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["logits"]))
+    graph = helper.make_graph(
+        nodes,
+        "stack",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CHANNELS])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    return Artifact(folder, artifact_info(folder / "model.onnx"))
+
+
+def session(bench: Bench, plan: Plan) -> Measured:
+    return measure(
+        [A, TWIN, B],
+        bench.launch,
+        plan,
+        baseline=A,
+        twin=TWIN,
+        contenders=(),
+        batch_sizes={},
+        watch=HostWatch(bench.cpus),
+        progress=lambda *_: None,
+    )
+
+
+def true_ratio(bench: Bench) -> float:
+    plan = Plan(rounds=TRUTH_ROUNDS, least_rounds=TRUTH_ROUNDS, budget_s=600, repeats=10)
+    return math.exp(statistics.median(log_ratios(session(bench, plan), A)[B].values()))
+
+
+def rounds(bench: Bench, seed: int) -> dict[str, Estimate]:
+    found = log_ratios(session(bench, Plan(seed=seed)), A)
+    estimates = {}
+    for name in (TWIN, B):
+        ratio = Ratio(tuple(found[name].values()))
+        low, high = ratio.log_interval or (-math.inf, math.inf)
+        estimates[name] = (math.exp(-ratio.log_speedup), math.exp(low), math.exp(high))
+    return estimates
+
+
+def sequential(bench: Bench, seed: int) -> dict[str, Estimate]:
+    times = {name: np.asarray(launched(bench, name, SEQUENTIAL_CALLS)) for name in (A, TWIN, B)}
+    rng = np.random.default_rng(seed)
+
+    def medians(name: str) -> NDArray[np.float64]:
+        drawn: NDArray[np.float64] = np.median(rng.choice(times[name], (1000, SEQUENTIAL_CALLS)), axis=1)
+        return drawn
+
+    estimates = {}
+    for name in (TWIN, B):
+        low, high = np.quantile(medians(name) / medians(A), (0.025, 0.975))
+        estimates[name] = (float(np.median(times[name]) / np.median(times[A])), float(low), float(high))
+    return estimates
+
+
+def loop(bench: Bench, _: int) -> dict[str, Estimate]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    feed = {"images": next(bench.images.rows(0, 1))}
+    times = {}
+    for name in (A, TWIN, B):
+        opened = onnxruntime.InferenceSession(
+            bench.artifacts[name].read(), options, providers=["CPUExecutionProvider"]
+        )
+        for _ in range(10):
+            opened.run(None, feed)
+        times[name] = [timed(lambda run=opened.run: run(None, feed)) for _ in range(LOOP_CALLS)]
+    return {name: propagated(times[name], times[A]) for name in (TWIN, B)}
+
+
+def repetition(bench: Bench, _: int) -> dict[str, Estimate]:
+    means = {
+        name: [statistics.fmean(launched(bench, name, LAUNCH_CALLS)) for _ in range(LAUNCHES)]
+        for name in (A, TWIN, B)
+    }
+    return {name: propagated(means[name], means[A]) for name in (TWIN, B)}
+
+
+def launched(bench: Bench, name: str, calls: int) -> list[int]:
+    with bench.launch(name) as worker:
+        worker.ready()
+        worker.warm_up()
+        return list(worker.burst(calls))
+
+
+def timed(call: Callable[[], object]) -> int:
+    started = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - started
+
+
+def propagated(times: Sequence[float], reference: Sequence[float]) -> Estimate:
+    """Ratio of means, with the standard errors propagated as if every value were independent."""
+    mine, its = statistics.fmean(times), statistics.fmean(reference)
+    relative = math.hypot(
+        statistics.stdev(times) / math.sqrt(len(times)) / mine,
+        statistics.stdev(reference) / math.sqrt(len(reference)) / its,
+    )
+    ratio = mine / its
+    return ratio, ratio * (1 - 1.96 * relative), ratio * (1 + 1.96 * relative)
+
+
+DESIGNS: dict[str, Callable[[Bench, int], dict[str, Estimate]]] = {
+    "rounds": rounds,
+    "sequential": sequential,
+    "loop": loop,
+    "repetition": repetition,
+}
+
+
+def table(bench: Bench, truth: float, sessions: int, *, neighbour: bool) -> str:
+    """Run all designs `sessions` times, in random order within each."""
+    rng = random.Random(0)
+    found: dict[str, list[dict[str, Estimate]]] = {name: [] for name in DESIGNS}
+    seconds: dict[str, list[float]] = {name: [] for name in DESIGNS}
+    busy = multiprocessing.Process(target=spin, daemon=True) if neighbour else None
+    if busy:
+        busy.start()
+    try:
+        for number in range(sessions):
+            for name in rng.sample(list(DESIGNS), len(DESIGNS)):
+                started = time.monotonic()
+                found[name].append(DESIGNS[name](bench, number))
+                seconds[name].append(time.monotonic() - started)
+            say(f"{'with' if neighbour else 'without'} neighbour: session {number + 1} of {sessions}")
+    finally:
+        if busy:
+            busy.kill()
+    lines = [
+        f"\n## {'Beside a process that never stops computing' if neighbour else 'No neighbour'}\n",
+        "| design | A/A covered | worst A/A error | B covered | B called | B called wrongly "
+        "| mean half-width | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    return "\n".join(lines + [row(name, found[name], seconds[name], truth) for name in DESIGNS])
+
+
+def row(name: str, found: Sequence[dict[str, Estimate]], seconds: Sequence[float], truth: float) -> str:
+    same, slower = [each[TWIN] for each in found], [each[B] for each in found]
+    n = len(found)
+    cells = [
+        name,
+        f"{sum(low <= 1 <= high for _, low, high in same)} of {n}",
+        f"{100 * max(abs(ratio - 1) for ratio, _, _ in same):.1f} %",
+        f"{sum(low <= truth <= high for _, low, high in slower)} of {n}",
+        f"{sum(low > 1 or high < 1 for _, low, high in slower)} of {n}",
+        f"{sum(high < 1 for _, _, high in slower)}",
+        f"{100 * statistics.fmean((high - low) / 2 for _, low, high in same + slower):.1f} %",
+        f"{statistics.median(seconds):.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def heading(truth: float, sessions: int) -> str:
+    here = machine.collect()
+    return (
+        "# How far each way of timing can be trusted\n\n"
+        f"Output of `python benchmarks/aa.py --sessions {sessions}`, {datetime.now(UTC):%Y-%m-%d}, "
+        f"{here.cpu}, {here.cores} cores, {platform.system()}, Python {here.python}.\n\n"
+        "A and A again are the same file; B has one more block and is truly "
+        f"{100 * (truth - 1):.1f} % slower ({TRUTH_ROUNDS} rounds). Intervals are nominally 95 %; covered: "
+        "the interval holds the true ratio; called: it excludes 1. An A/A interval without 1 is a wrong call."
+    )
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

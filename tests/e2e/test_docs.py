@@ -1,0 +1,101 @@
+"""What the documents say of the commands is true."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workbench.cli import parser
+from workbench.recipe import Recipe
+from workbench.workspace import WorkspaceFile
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+COMMANDS = (
+    "init",
+    "doctor",
+    "export",
+    "run",
+    "compare",
+    "promote",
+    "models",
+    "rollback",
+    "verify",
+    "serve",
+    "schema",
+)
+
+
+def help_of(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench.cli", *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "100", "PATH": ""},
+        cwd=ROOT,
+    )
+    return done.stdout.strip()
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_is_the_one_in_the_documents(command: str) -> None:
+    assert f"```\n{help_of(command)}\n```" in (ROOT / "docs" / "commands.md").read_text()
+
+
+def test_every_command_there_is_is_documented() -> None:
+    listed = re.search(r"^    ([a-z]+) ", help_of(), re.MULTILINE)
+    assert listed is not None
+    assert tuple(re.findall(r"^    ([a-z]+) ", help_of(), re.MULTILINE)) == COMMANDS
+    assert set(
+        re.findall(r"^\| `krishi-bench ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    ) == set(COMMANDS)
+
+
+def mentioned() -> list[str]:
+    """Every krishi-bench command line in the documents, in a block or between backquotes."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        inline = re.findall(r"`(krishi-bench [^`\n]+)`", text)
+        in_blocks = [line for block in blocks(document, "") for line in block.splitlines()]
+        found += inline + [
+            line.removeprefix("$ ") for line in in_blocks if re.match(r"(\$ )?krishi-bench ", line)
+        ]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", mentioned())
+def test_every_command_line_in_the_documents_is_accepted(line: str) -> None:
+    words = shlex.split(line.partition("#")[0])[1:]
+    placeholders = {"NAME": "x", "&": ""}
+    given = [placeholders.get(word, word) for word in words if placeholders.get(word, word)]
+    if given in (["[cpu]"], []):
+        pytest.skip("names the package, not the command")
+    parser().parse_args(given)
+
+
+@pytest.mark.parametrize("block", [b for d in DOCUMENTS for b in blocks(d, "yaml")])
+def test_every_yaml_example_is_valid(block: str) -> None:
+    data = yaml.safe_load(block)
+    if "model" in data:
+        WorkspaceFile.model_validate(data)
+    elif "name" in data:
+        Recipe.model_validate(data)
+    else:
+        Recipe.model_validate({"name": "part", **data})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target

@@ -1,0 +1,107 @@
+"""What `doctor` finds in a processor's description, and how it says it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workbench.doctor import FEATURES, Clock, Diagnosis, features
+from workbench.machine import Machine
+from workbench.results import Conditions
+
+X86 = """\
+processor\t: 0
+vendor_id\t: GenuineIntel
+model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
+flags\t\t: fpu vme avx2 avx512f avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8
+vmx flags\t: vnmi avx_vnni
+bugs\t\t: spectre_v1 asimddp
+"""
+ARM = """\
+processor\t: 0
+BogoMIPS\t: 243.75
+Features\t: fp asimd evtstrm aes fphp asimdhp cpuid asimddp i8mm bf16
+CPU implementer\t: 0x41
+"""
+
+
+def found(folder: Path, text: str) -> set[str]:
+    path = folder / "cpuinfo"
+    path.write_text(text)
+    has = features(path)
+    assert list(has) == list(FEATURES)
+    return {name for name, there in has.items() if there}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (X86, {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}),
+        (ARM, {"asimddp", "asimdhp", "i8mm"}),
+        ("", set()),
+        ("flags : avx2extended not_avx2\n", set()),
+    ],
+)
+def test_features_are_whole_words_of_the_processors_own_line(
+    tmp_path: Path, text: str, names: set[str]
+) -> None:
+    assert found(tmp_path, text) == names
+
+
+def test_a_system_without_that_file_has_none_that_can_be_seen(tmp_path: Path) -> None:
+    assert not any(features(tmp_path / "gone").values())
+
+
+DIAGNOSIS = Diagnosis(
+    machine=Machine(
+        cpu="Test CPU @ 2.00GHz",
+        architecture="x86_64",
+        cores=4,
+        memory_bytes=8 * 2**30,
+        gpus=(),
+        system="Linux 6.1",
+        python="3.12.1",
+    ),
+    features=dict.fromkeys(FEATURES, False) | {"avx2": True, "avx_vnni": True},
+    conditions=Conditions(affinity=(0, 1, 2, 3), quota=1.5, governor="unknown", turbo="off"),
+    usable_cores=1,
+    runtimes={"onnxruntime cpu": None, "torch cuda": "torch sees no CUDA device"},
+    clock=Clock(rounds=8, noise_floor=0.0123, detectable=0.0051, disturbed=("somebody was busy",) * 2),
+)
+
+
+def test_a_diagnosis_reads_like_this() -> None:
+    assert DIAGNOSIS.text() == (
+        f"machine   Test CPU @ 2.00GHz (x86_64), 8 GiB, Linux 6.1; "
+        f"fingerprint {DIAGNOSIS.machine.fingerprint}\n"
+        "cores     1 usable (affinity 4, container quota 1.5 processors); governor unknown, turbo off\n"
+        "gpus      none that NVML can see\n"
+        "features  avx2 (256-bit vectors), avx_vnni (INT8 dot products)\n"
+        "without   avx512f, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, asimddp, i8mm, asimdhp\n"
+        "runtimes\n"
+        "  onnxruntime cpu        runs here\n"
+        "  torch cuda             torch sees no CUDA device\n"
+        "clock     two copies of the same thing differ by up to 1.2 % (8 rounds); "
+        "a run would find differences from 0.5 % up\n"
+        "          2 of 8 rounds were disturbed: somebody was busy"
+    )
+
+
+def test_a_clock_nobody_had_time_to_try_is_not_said_to_be_good() -> None:
+    clock = Clock(rounds=3, noise_floor=None, detectable=None, disturbed=())
+    assert clock.sentence() == "3 rounds in the time there was: too few to say how good it is"
+
+
+def test_the_facts_are_json_and_hold_what_the_text_says() -> None:
+    facts = json.loads(json.dumps(DIAGNOSIS.facts(), allow_nan=False))
+    assert set(facts) == {
+        "machine", "fingerprint", "features", "conditions", "usable_cores", "runtimes", "clock",
+    }  # fmt: skip
+    assert facts["conditions"] == {
+        "affinity": [0, 1, 2, 3],
+        "quota": 1.5,
+        "governor": "unknown",
+        "turbo": "off",
+    }
+    assert facts["clock"]["noise_floor"] == 0.0123
+    assert facts["runtimes"]["torch cuda"] == "torch sees no CUDA device"

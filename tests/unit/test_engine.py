@@ -1,0 +1,518 @@
+"""The measuring engine on a simulated machine: two speeds, drift, launch effects, heavy tails."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import pytest
+
+from workbench.isolate import ChildError
+from workbench.measure.latency import (
+    BURST_CALLS,
+    Measured,
+    Plan,
+    Subject,
+    WarmUp,
+    log_ratios,
+    measure,
+    summarize,
+)
+from workbench.measure.race import Rules, dropped, half_width, narrow
+from workbench.measure.stats import Ratio
+from workbench.results import Environment, Latency
+
+BASELINE, TWIN = "baseline", "baseline (again)"
+QUIET = Environment(seconds=1.0, steal=0.0, pressure=0.0, runnable=0, spin_s=0.01, disturbed=None)
+BUSY = QUIET.model_copy(update={"disturbed": "somebody else was busy"})
+COLD = 1.4  # how much longer the first call of a burst takes
+SEGFAULT = "the measuring process was killed by SIGSEGV"
+# Few and short turns: what is simulated is the protocol, not its patience.
+PLAN = Plan(rounds=12, turns=12, least_turns=12, budget_s=1e9, repeats=0)
+
+
+@dataclass
+class Host:
+    """A shared machine. It flips between two speeds, drifts, and now and then is slow for one call."""
+
+    rng: random.Random
+    now_s: float = 0.0
+    slow: bool = False
+    flips_at_s: float = 0.0
+
+    def run(self, nominal_ns: float) -> int:
+        """The wall time of a call that would take `nominal_ns` on the quiet machine."""
+        if self.now_s >= self.flips_at_s:
+            self.slow = not self.slow
+            self.flips_at_s = self.now_s + self.rng.uniform(0.1, 1.0)
+        state = 1.33 if self.slow else 1.0
+        drift = 1 + 0.05 * math.sin(self.now_s / 20)
+        jitter = math.exp(self.rng.gauss(0, 0.03))
+        spike = self.rng.uniform(1.5, 4.0) if self.rng.random() < 0.01 else 1.0
+        time_ns = nominal_ns * state * drift * jitter * spike
+        self.now_s += time_ns / 1e9
+        return round(time_ns)
+
+
+@dataclass
+class Session:
+    """One launch: a few per cent faster or slower than the last, and once in 25 launches far off."""
+
+    host: Host
+    nominal_ns: float
+    settled: bool = True
+    dies_in_burst: int | None = None
+    opens: bool = True
+    effect: float = field(init=False)
+    bursts: int = 0
+
+    def __post_init__(self) -> None:
+        far = self.host.rng.random() < 0.04
+        self.effect = math.exp(self.host.rng.gauss(0, 0.06 if far else 0.014))
+
+    def ready(self) -> None:
+        if not self.opens:
+            raise ChildError("the model file is damaged")
+
+    def preemptions(self) -> int:
+        return 0
+
+    def warm_up(self) -> WarmUp:
+        return WarmUp(20, settled=self.settled, typical_ns=self.nominal_ns)
+
+    def burst(self, calls: int) -> tuple[int, ...]:
+        self.bursts += 1
+        if self.bursts == self.dies_in_burst:
+            raise ChildError(SEGFAULT)
+        cold = self.host.run(COLD * self.nominal_ns * self.effect)
+        return (cold, *(self.host.run(self.nominal_ns * self.effect) for _ in range(calls - 1)))
+
+
+@dataclass
+class Farm:
+    """Launches sessions on one host and writes down which.
+
+    nominal_ms: the true time of a call of each variant. breaks: (variant, number of its launch) -> the burst
+    that launch dies in.
+    """
+
+    host: Host
+    nominal_ms: Mapping[str, float]
+    unsettled: Collection[str] = ()
+    damaged: Collection[str] = ()
+    breaks: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    launches: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+
+    def __call__(self, name: str) -> AbstractContextManager[Subject]:
+        return self._launch(name)
+
+    @contextmanager
+    def _launch(self, name: str) -> Iterator[Subject]:
+        self.launches.append(name)
+        self.open.add(name)
+        yield Session(
+            self.host,
+            self.nominal_ms[BASELINE if name == TWIN else name] * 1e6,
+            settled=name not in self.unsettled,
+            dies_in_burst=self.breaks.get((name, self.launches.count(name))),
+            opens=name not in self.damaged,
+        )
+        self.open.remove(name)
+
+
+@dataclass
+class Silent:
+    """A watch over a machine nobody else uses, but for the rounds listed."""
+
+    busy_rounds: Collection[int] = ()
+    round: int = -1
+
+    def begin(self) -> None:
+        self.round += 1
+
+    def end(self) -> Environment:
+        return BUSY if self.round in self.busy_rounds else QUIET
+
+
+def unheard(_: int, __: int) -> None:
+    """Progress nobody listens to."""
+
+
+def farm(nominal_ms: Mapping[str, float], seed: int = 2, **more: object) -> Farm:
+    return Farm(Host(random.Random(seed)), nominal_ms, **more)  # type: ignore[arg-type]
+
+
+def timed(
+    made: Farm,
+    plan: Plan = PLAN,
+    *,
+    watch: Silent | None = None,
+    contenders: Sequence[str] | None = None,
+    batch_sizes: Mapping[str, int] | None = None,
+    progress: Callable[[int, int], None] = unheard,
+) -> Measured:
+    """One session over the farm's variants and the twin; all of them may win unless others are named."""
+    return measure(
+        [BASELINE, TWIN, *(name for name in made.nominal_ms if name != BASELINE)],
+        made,
+        plan,
+        baseline=BASELINE,
+        twin=TWIN,
+        contenders=list(made.nominal_ms) if contenders is None else contenders,
+        batch_sizes=batch_sizes or {},
+        watch=watch or Silent(),
+        progress=progress,
+        clock=lambda: made.host.now_s,
+    )
+
+
+def session(
+    nominal_ms: Mapping[str, float], seed: int, *, plan: Plan = PLAN, watch: Silent | None = None
+) -> Measured:
+    return timed(farm(nominal_ms, seed), replace(plan, seed=seed), watch=watch)
+
+
+def of(measured: Measured, variant: str) -> Latency:
+    latency = summarize(measured, variant, BASELINE, confirmed=False)
+    assert latency is not None
+    return latency
+
+
+def ratio(measured: Measured, variant: str) -> Ratio:
+    return Ratio(of(measured, variant).round_log_ratios)
+
+
+THREE = {BASELINE: 4.0, "fast": 2.0, "slow": 6.0}
+NAMES = (BASELINE, TWIN, "fast", "slow")
+# Nobody is dropped and no interval is narrow enough: every round of the plan is made.
+WHOLE = Rules(target=0.0, smallest=9.0)
+
+
+def test_over_a_thousand_sessions_the_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    covered = total = 0
+    for seed in range(1000):
+        measured = session({BASELINE: 4.0, "same": 4.0, "faster": 3.8}, seed)
+        for name, truth in (("same", 1.0), ("faster", 4.0 / 3.8)):
+            interval = ratio(measured, name).interval
+            if interval is not None:
+                covered += interval[0] <= truth <= interval[1]
+                total += 1
+    assert total > 1900
+    assert 0.93 <= covered / total <= 0.97
+
+
+def test_a_five_per_cent_difference_is_called_in_the_right_direction_where_it_is_called() -> None:
+    right = called = 0
+    for seed in range(300):
+        interval = ratio(session({BASELINE: 4.0, "faster": 3.8}, seed), "faster").interval
+        if interval is not None and not interval[0] <= 1.0 <= interval[1]:
+            called += 1
+            right += interval[0] > 1.0
+    assert called > 200
+    assert right / called >= 0.99
+
+
+def test_the_truly_fastest_is_hardly_ever_dropped_and_the_hopeless_are() -> None:
+    lost = kept_slow = 0
+    for seed in range(400):
+        measured = session({BASELINE: 4.0, "best": 3.7, "close": 3.75, "slow": 8.0}, seed)
+        lost += "best" in measured.pruned
+        kept_slow += "slow" not in measured.pruned
+    assert lost <= 4
+    assert kept_slow == 0
+
+
+def test_two_copies_timed_one_after_the_other_differ_by_a_fifth_and_timed_in_turns_by_hardly_anything() -> (
+    None
+):
+    worst = {"one by one": 0.0, "in turns": 0.0}
+    for seed in range(20):
+        host = Host(random.Random(seed))
+        first, second = (median(host.run(4e6) for _ in range(100)) for _ in range(2))
+        worst["one by one"] = max(worst["one by one"], abs(math.log(second / first)))
+        speedup = ratio(session({BASELINE: 4.0, "same": 4.0}, seed), "same").log_speedup
+        worst["in turns"] = max(worst["in turns"], abs(speedup))
+    assert worst["one by one"] > 0.2
+    assert worst["in turns"] < 0.03
+
+
+def test_nobody_is_dropped_for_a_difference_that_does_not_matter() -> None:
+    behind = {number: math.log(1.005) for number in range(200)}
+    exactly = {"a": dict.fromkeys(range(200), 0.0), "b": behind}
+    assert dropped(exactly, ["a", "b"], Rules()) == {}
+    assert set(dropped(exactly, ["a", "b"], Rules(smallest=0.0))) == {"b"}
+
+
+def test_who_may_not_win_does_not_decide_who_is_dropped() -> None:
+    wrong_but_fast = {"wrong": dict.fromkeys(range(6), -1.0), "right": dict.fromkeys(range(6), 0.0)}
+    assert dropped(wrong_but_fast, ["right"], Rules()) == {}
+    assert set(dropped(wrong_but_fast, ["right", "wrong"], Rules())) == {"right"}
+
+
+def test_nobody_is_dropped_after_fewer_than_three_rounds() -> None:
+    def after(rounds: int) -> dict[str, str]:
+        ratios = {"a": dict.fromkeys(range(rounds), 0.0), "b": dict.fromkeys(range(rounds), 1.0)}
+        return dropped(ratios, ["a", "b"], Rules())
+
+    assert after(2) == {}
+    assert after(3) == {"b": "at least 2.26 times slower than a after 3 rounds (one-sided bound at 99.950 %)"}
+
+
+def test_the_more_looks_and_candidates_the_surer_it_takes_to_drop_one() -> None:
+    five = {number: math.log(1.05) for number in range(4)}
+    two = {"a": dict.fromkeys(range(4), 0.0), "b": five}
+    assert dropped(two, ["a", "b"], Rules(error=0.05, looks=1))
+    assert not dropped(two, ["a", "b"], Rules(error=0.05, looks=100))
+    crowd = {**two, **{f"other{n}": dict.fromkeys(range(4), 0.0) for n in range(50)}}
+    assert not dropped(crowd, ["a", "b"], Rules(error=0.05, looks=1))
+
+
+def test_the_width_that_counts_is_half_of_the_interval_and_without_one_nothing_is_narrow() -> None:
+    six = [-0.03, -0.01, 0.0, 0.0, 0.01, 0.03]
+    width = half_width(six)
+    assert width is not None
+    assert 0.01 < width < math.expm1(0.03)
+    ratios = {"a": dict(enumerate(six)), "b": dict(enumerate(six[:5]))}
+    assert narrow(ratios, ["a"], Rules(target=0.03))
+    assert not narrow(ratios, ["a"], Rules(target=0.01))
+    assert not narrow(ratios, ["a", "b"], Rules(target=0.03))
+    assert half_width(six[:5]) is None
+
+
+def test_who_is_dropped_is_not_launched_any_more_and_keeps_what_was_measured() -> None:
+    made = farm({BASELINE: 4.0, "best": 3.7, "slow": 8.0})
+    measured = timed(made, replace(PLAN, rules=Rules(target=0.0)))
+    launched = Counter(made.launches)
+    assert list(measured.pruned) == ["slow"]
+    assert "times slower than best after" in measured.pruned["slow"]
+    assert 3 <= launched["slow"] < launched["best"] == 12
+    assert len(of(measured, "slow").round_log_ratios) == launched["slow"]
+
+
+@pytest.mark.parametrize(("rounds", "level"), [(20, "99.950"), (100, "99.990")])
+def test_a_plan_of_more_rounds_shares_the_same_error_among_more_looks(rounds: int, level: str) -> None:
+    measured = session({BASELINE: 4.0, "slow": 8.0}, 1, plan=replace(PLAN, rounds=rounds))
+    assert measured.pruned["slow"].endswith(f"(one-sided bound at {level} %)")
+
+
+def test_the_baseline_and_its_twin_are_never_dropped() -> None:
+    measured = session({BASELINE: 8.0, "best": 4.0}, 1)
+    assert measured.pruned == {}
+    assert len(of(measured, TWIN).round_log_ratios) == measured.rounds
+
+
+def test_one_that_crashes_while_it_leads_drops_nobody_with_its_last_round() -> None:
+    # It leads from the third round on, which is also the first after which anyone may be dropped.
+    made = farm({BASELINE: 4.0, "frail": 1.0, "sound": 3.0}, breaks={("frail", 3): 2})
+    measured = timed(made, replace(PLAN, rules=Rules(target=0.0)))
+    assert measured.failed == {"frail": SEGFAULT}
+    assert "sound" not in measured.pruned
+
+
+def test_it_stops_when_every_interval_is_narrow_and_not_before_six_rounds() -> None:
+    measured = session({BASELINE: 4.0, "same": 4.0}, 1, plan=replace(PLAN, rounds=40))
+    assert 6 <= measured.rounds < 40
+    assert measured.ended == "every interval is within 2 %"
+    loose = session({BASELINE: 4.0, "same": 4.0}, 1, plan=replace(PLAN, rules=Rules(target=9.0)))
+    assert loose.rounds == 6
+
+
+def test_it_stops_when_all_rounds_were_made_and_says_so() -> None:
+    measured = session(THREE, 1, plan=replace(PLAN, rounds=7, rules=WHOLE))
+    assert (measured.rounds, measured.ended) == (7, "all rounds were made")
+
+
+def test_it_stops_where_the_time_budget_ends_and_says_so() -> None:
+    made = farm({BASELINE: 40.0, "same": 40.0})
+    measured = timed(made, Plan(rounds=40, turns=12, budget_s=10, repeats=0))
+    assert measured.ended == "the time budget ended"
+    # The round that would not have fitted was not begun.
+    assert made.host.now_s < 10 + 2
+
+
+def test_no_time_at_all_still_gives_one_round() -> None:
+    measured = session(THREE, 1, plan=replace(PLAN, budget_s=0.0))
+    assert (measured.rounds, measured.ended) == (1, "the time budget ended")
+    assert of(measured, "fast").samples == 12 * 3
+
+
+def test_a_disturbed_round_is_repeated_and_counted() -> None:
+    plan = Plan(rounds=6, turns=12)
+    calm = session({BASELINE: 4.0}, 3, plan=plan)
+    busy = session({BASELINE: 4.0}, 3, plan=plan, watch=Silent([1, 4]))
+    assert (calm.rounds, len(calm.environments), calm.unused) == (6, 6, set())
+    assert (busy.rounds, len(busy.environments), busy.unused) == (6, 8, {1, 4})
+    assert len(of(busy, TWIN).round_log_ratios) == 6
+    assert of(busy, TWIN).samples == of(calm, TWIN).samples
+
+
+def test_a_machine_that_is_always_busy_is_measured_all_the_same() -> None:
+    measured = session({BASELINE: 4.0}, 3, plan=Plan(rounds=6, turns=12, repeats=3), watch=Silent(range(99)))
+    assert (measured.rounds, measured.unused) == (6, {0, 1, 2})
+
+
+def test_disturbed_rounds_count_after_all_where_there_is_no_time_to_repeat_them() -> None:
+    plan = Plan(rounds=20, turns=12, budget_s=0.0, repeats=3)
+    measured = session({BASELINE: 4.0}, 3, plan=plan, watch=Silent(range(99)))
+    assert (measured.rounds, measured.unused) == (1, set())
+    assert len(of(measured, TWIN).round_log_ratios) == 1
+
+
+def test_disturbed_rounds_stay_out_where_enough_others_were_made() -> None:
+    plan = Plan(rounds=20, turns=12, budget_s=14.0, repeats=3, rules=WHOLE)
+    measured = session({BASELINE: 8.0, "same": 8.0}, 3, plan=plan, watch=Silent([2]))
+    assert measured.ended == "the time budget ended"
+    assert measured.rounds > plan.least_rounds
+    assert measured.unused == {2}
+
+
+def test_a_variant_that_dies_in_a_later_round_is_left_out_and_the_others_are_not_touched() -> None:
+    made = farm(THREE, breaks={("slow", 2): 4})
+    measured = timed(made, replace(PLAN, rounds=6, rules=WHOLE))
+    assert measured.failed == {"slow": SEGFAULT}
+    assert Counter(made.launches) == {BASELINE: 6, TWIN: 6, "fast": 6, "slow": 2}
+    turns = {name: len({(s.round, s.turn) for s in measured.samples if s.variant == name}) for name in NAMES}
+    assert turns == {BASELINE: 72, TWIN: 72, "fast": 72, "slow": 12 + 3}
+    assert len(of(measured, "fast").round_log_ratios) == 6
+
+
+def test_a_session_that_does_not_open_is_a_failure_of_that_variant_only() -> None:
+    measured = timed(farm(THREE, damaged=["slow"]), replace(PLAN, rounds=2))
+    assert measured.failed == {"slow": "the model file is damaged"}
+    assert {sample.variant for sample in measured.samples} == {BASELINE, TWIN, "fast"}
+
+
+def test_the_failure_of_the_baseline_ends_the_session() -> None:
+    made = farm(THREE, breaks={(BASELINE, 2): 1})
+    measured = timed(made)
+    assert (measured.failed, measured.ended) == ({BASELINE: SEGFAULT}, "the baseline failed")
+    assert Counter(made.launches) == dict.fromkeys(NAMES, 2)
+    assert not made.open
+
+
+def test_any_other_exception_is_not_swallowed() -> None:
+    class Buggy(Session):
+        def burst(self, calls: int) -> tuple[int, ...]:
+            raise ZeroDivisionError(calls)
+
+    @contextmanager
+    def launch(name: str) -> Iterator[Subject]:
+        yield Buggy(Host(random.Random(0)), 1e6)
+
+    with pytest.raises(ZeroDivisionError):
+        measure(
+            [BASELINE],
+            launch,
+            PLAN,
+            baseline=BASELINE,
+            twin=TWIN,
+            contenders=(),
+            batch_sizes={},
+            watch=Silent(),
+            progress=unheard,
+        )
+
+
+def test_every_round_launches_every_variant_afresh_and_closes_it() -> None:
+    made = farm(THREE)
+    timed(made, replace(PLAN, rounds=7, rules=WHOLE))
+    assert Counter(made.launches) == dict.fromkeys(NAMES, 7)
+    assert not made.open
+
+
+def test_the_order_is_random_and_comes_back_with_the_seed() -> None:
+    def order(seed: int) -> list[tuple[str, int, int, int]]:
+        measured = timed(farm(THREE), replace(PLAN, rounds=4, seed=seed, rules=WHOLE))
+        return [(s.variant, s.round, s.order, s.place) for s in measured.samples]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_no_variant_keeps_its_place_in_the_turns_of_a_round_or_in_the_launches() -> None:
+    measured = timed(farm(THREE), replace(PLAN, turns=40, least_turns=40, rules=WHOLE))
+    for name in NAMES:
+        own = [sample for sample in measured.samples if sample.variant == name]
+        assert {sample.order for sample in own} == {0, 1, 2, 3}
+        for number in range(12):
+            assert {sample.place for sample in own if sample.round == number} == {0, 1, 2, 3}
+
+
+def test_all_sessions_of_a_round_are_open_at_once_and_each_turn_times_each_of_them() -> None:
+    measured = timed(farm(THREE), replace(PLAN, rounds=2, rules=WHOLE))
+    turns = {(s.round, s.turn, s.variant) for s in measured.samples}
+    assert turns == {(r, t, name) for r in range(2) for t in range(12) for name in NAMES}
+
+
+@pytest.mark.parametrize(("nominal_ms", "hot"), [(40.0, BURST_CALLS[0]), (1.0, 5), (0.01, BURST_CALLS[1])])
+def test_a_burst_is_one_cold_call_and_as_many_hot_ones_as_the_model_is_fast(
+    nominal_ms: float, hot: int
+) -> None:
+    measured = timed(farm({BASELINE: nominal_ms}), replace(PLAN, rounds=1))
+    calls = Counter((s.turn, s.place) for s in measured.samples)
+    assert set(calls.values()) == {1 + hot}
+    assert {s.call for s in measured.samples} == set(range(1 + hot))
+
+
+@pytest.mark.parametrize(
+    ("plan", "turns"),
+    [(Plan(turns=60, least_turns=10), 30), (Plan(turns=20, least_turns=10), 20), (Plan(least_turns=50), 50)],
+)
+def test_turns_are_enough_for_the_middle_variant_and_within_the_plans_bounds(plan: Plan, turns: int) -> None:
+    # Bursts of 10, 10 and 40 ms: 30 turns of the middle one make 0.3 s.
+    measured = timed(farm({BASELINE: 5.0, "slow": 20.0}), replace(plan, rounds=1, rules=WHOLE))
+    assert {s.turn for s in measured.samples} == set(range(turns))
+
+
+def test_progress_counts_the_rounds_that_count() -> None:
+    heard: list[tuple[int, int]] = []
+    timed(
+        farm(THREE),
+        replace(PLAN, rounds=3, repeats=1, rules=WHOLE),
+        watch=Silent([0]),
+        progress=lambda done, total: heard.append((done, total)),
+    )
+    # After every turn, so the same count is heard many times.
+    assert list(dict.fromkeys(heard)) == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert heard == sorted(heard)
+
+
+def test_the_cold_call_is_told_apart_and_kept_out_of_the_latency() -> None:
+    measured = session({BASELINE: 4.0}, 7)
+    latency = of(measured, BASELINE)
+    assert latency.cold_p50_ns == pytest.approx(COLD * latency.p50_ns, rel=0.1)
+    own = [s for s in measured.samples if s.variant == BASELINE]
+    assert latency.samples == sum(s.call > 0 for s in own) == 2 * sum(s.call == 0 for s in own)
+
+
+def test_a_launch_that_never_settles_is_remembered() -> None:
+    measured = timed(farm(THREE, unsettled=["fast"]), replace(PLAN, rounds=2))
+    assert not of(measured, "fast").settled
+    assert of(measured, "slow").settled
+
+
+def test_a_variant_timed_in_batches_is_compared_by_the_time_of_one_photo() -> None:
+    # Eight photos in 16 ms against one in 4 ms.
+    measured = timed(farm({BASELINE: 4.0, "batched": 16.0}), batch_sizes={"batched": 8})
+    latency = of(measured, "batched")
+    assert latency.batch_size == 8
+    assert latency.p50_ns > 15e6
+    assert Ratio(latency.round_log_ratios).speedup == pytest.approx(2.0, rel=0.05)
+    assert "batched" not in measured.pruned
+
+
+def test_the_default_plan_has_samples_enough_for_every_percentile() -> None:
+    latency = of(timed(farm(THREE), Plan(rounds=6)), "fast")
+    assert None not in (latency.p90_ns, latency.p95_ns, latency.p99_ns)
+
+
+def test_the_ratios_of_one_round_are_those_it_has_among_all() -> None:
+    measured = timed(farm(THREE), replace(PLAN, rounds=4, rules=WHOLE))
+    everything = log_ratios(measured, BASELINE)
+    for number in range(4):
+        one = log_ratios(measured, BASELINE, only_round=number)
+        assert one == {name: {number: rounds[number]} for name, rounds in everything.items()}

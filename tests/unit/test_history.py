@@ -1,0 +1,165 @@
+"""Runs of the past: read back, judged again, worked out again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import WorkbenchError
+from workbench.history import compare_runs, details_of, find_trial
+from workbench.machine import Machine
+from workbench.measure import samples
+from workbench.measure.latency import Measured, Sample
+from workbench.results import RunFolder, RunInfo, TrialResult, find_run
+from workbench.timing import FINAL, RACE, TWIN, noise_floor, with_latency
+
+MakeTrial = Callable[..., TrialResult]
+MakeInfo = Callable[..., RunInfo]
+
+
+def saved_run(results: Path, info: RunInfo, trials: list[TrialResult]) -> str:
+    folder = RunFolder.create(results)
+    folder.save_info(info.model_copy(update={"run_id": folder.run_id}))
+    for one in trials:
+        folder.append(one)
+    return folder.run_id
+
+
+def test_the_latest_run_is_compared_unless_others_are_named(
+    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    first = saved_run(tmp_path, run_info(), [trial("baseline")])
+    second = saved_run(tmp_path, run_info(), [trial("baseline"), trial("a", speedup=2.0)])
+    (latest,) = compare_runs(tmp_path, [], mix_machines=False, reanalyse=False)
+    assert latest.info.run_id == second
+    both = compare_runs(tmp_path, [first, second], mix_machines=False, reanalyse=False)
+    assert [(c.info.run_id, c.winner) for c in both] == [(first, "baseline"), (second, "a")]
+
+
+def test_runs_of_different_machines_are_not_shown_together_unless_asked(
+    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    info = run_info()
+    other: Machine = info.machine.model_copy(update={"cpu": "Another CPU"})
+    runs = [
+        saved_run(tmp_path, info, [trial("baseline")]),
+        saved_run(tmp_path, run_info(machine=other), [trial("baseline")]),
+    ]
+    with pytest.raises(WorkbenchError) as caught:
+        compare_runs(tmp_path, runs, mix_machines=False, reanalyse=False)
+    assert caught.value.message == "these runs were measured on 2 different machines"
+    assert "--mix-machines" in (caught.value.hint or "")
+    assert len(compare_runs(tmp_path, runs, mix_machines=True, reanalyse=False)) == 2
+
+
+def test_a_new_python_or_kernel_is_not_a_new_machine(
+    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    info = run_info()
+    upgraded = info.machine.model_copy(update={"python": "3.14.0", "system": "Linux 7"})
+    runs = [
+        saved_run(tmp_path, info, [trial("baseline")]),
+        saved_run(tmp_path, run_info(machine=upgraded), [trial("baseline")]),
+    ]
+    assert len(compare_runs(tmp_path, runs, mix_machines=False, reanalyse=False)) == 2
+
+
+def session(fast_ns: int, twin_off: float) -> Measured:
+    """Seven rounds of four turns; the third was repeated."""
+    measured = Measured(unused={2})
+    for number in range(7):
+        for turn in range(4):
+            slower = 1.0 + 0.3 * (turn % 2)
+            times = {
+                "baseline": 4_000_000,
+                TWIN: 4_000_000 * (1 + twin_off * (number - 3)),
+                "fast": fast_ns * (1 + 0.002 * number),
+                "wrong": 1_000_000 if number < 3 else None,
+            }
+            measured.samples += [
+                Sample(name, number, place, turn, place, call, round(slower * time_ns * (1 if call else 1.4)))
+                for place, (name, time_ns) in enumerate(times.items())
+                if time_ns is not None
+                for call in range(3)
+            ]
+    return measured
+
+
+@pytest.fixture
+def results(tmp_path: Path, trial: MakeTrial, run_info: MakeInfo) -> Path:
+    """One run with its raw samples, as a run would have left it."""
+    pytest.importorskip("pyarrow")
+    race, final = session(2_000_000, 0.004), session(2_100_000, 0.002)
+    race.pruned["wrong"] = "at least 1.1 times slower"
+    race.unsettled.add("wrong")
+    final.samples = [s for s in final.samples if s.variant != "wrong"]
+    sessions = {RACE: race, FINAL: final}
+    checked = [trial(name, latency=None) for name in ("baseline", "fast", "wrong")]
+    floors = [noise_floor(measured) or 0.0 for measured in sessions.values()]
+    info = run_info(noise_floor=max(floors))
+    run_id = saved_run(tmp_path, info, [*with_latency(checked, sessions), trial("unbuilt", latency=None)])
+    samples.save(sessions, tmp_path / run_id / "latency.parquet")
+    return tmp_path
+
+
+def test_the_raw_samples_give_the_same_comparison_again(results: Path) -> None:
+    stored = compare_runs(results, [], mix_machines=False, reanalyse=False)
+    again = compare_runs(results, [], mix_machines=False, reanalyse=True)
+    assert again == stored
+    assert stored[0].info.noise_floor is not None
+    assert stored[0].info.noise_floor > 0
+    assert [row.speedup is not None for row in stored[0].rows] == [True, True, True, False]
+
+
+def test_what_is_worked_out_again_comes_from_the_samples_and_not_from_the_records(results: Path) -> None:
+    folder = find_run(results, None)
+    before = {trial.variant: trial for trial in folder.trials()}
+    fast = before["fast"]
+    assert fast.latency is not None
+    forged = fast.latency.model_copy(update={"p50_ns": 1.0, "round_log_ratios": (-3.0,) * 6, "samples": 1})
+    folder.append(fast.model_copy(update={"latency": forged}))
+    folder.save_info(folder.info().model_copy(update={"noise_floor": 0.5}))
+    (again,) = compare_runs(results, [], mix_machines=False, reanalyse=True)
+    assert again.rows[1].speedup == pytest.approx(1.9, rel=0.02)
+    assert again.rows[1].p50_ms == pytest.approx(2.1, rel=0.3)
+    assert again.info.noise_floor is not None
+    assert again.info.noise_floor < 0.1
+
+
+def test_the_details_can_be_worked_out_again_too(results: Path) -> None:
+    folder = find_run(results, None)
+    wrong = find_trial(folder, "wrong")
+    assert wrong.latency is not None
+    assert not wrong.latency.settled
+    forged = wrong.latency.model_copy(update={"samples": 1})
+    folder.append(wrong.model_copy(update={"latency": forged}))
+    assert details_of(results, [], "wrong", reanalyse=False).trial.latency == forged
+    assert details_of(results, [], "wrong", reanalyse=True).trial == wrong
+
+
+def test_a_run_that_kept_no_samples_cannot_be_worked_out_again(
+    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    saved_run(tmp_path, run_info(), [trial("baseline")])
+    with pytest.raises(WorkbenchError, match="kept no raw samples"):
+        compare_runs(tmp_path, [], mix_machines=False, reanalyse=True)
+
+
+def test_an_unknown_variant_is_answered_with_the_one_that_was_probably_meant(
+    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    run_id = saved_run(tmp_path, run_info(), [trial("baseline"), trial("int8-static")])
+    with pytest.raises(WorkbenchError) as caught:
+        details_of(tmp_path, [], "int8-statc", reanalyse=False)
+    assert caught.value.message == f"run {run_id} has no variant `int8-statc`"
+    assert caught.value.hint == "did you mean `int8-static`?"
+    with pytest.raises(WorkbenchError) as caught:
+        find_trial(find_run(tmp_path, None), "zzz")
+    assert caught.value.hint == "it has baseline, int8-static"
+
+
+def test_the_details_are_of_one_run(tmp_path: Path, trial: MakeTrial, run_info: MakeInfo) -> None:
+    runs = [saved_run(tmp_path, run_info(), [trial("baseline")]) for _ in range(2)]
+    assert details_of(tmp_path, runs[:1], "baseline", reanalyse=False).info.run_id == runs[0]
+    with pytest.raises(WorkbenchError, match="`baseline` was asked of 2 runs"):
+        details_of(tmp_path, runs, "baseline", reanalyse=False)

@@ -1,0 +1,186 @@
+"""What stands between a comparison and the registry. The model is one that computes next to nothing."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.artifact import Artifact, ArtifactInfo
+from workbench.backends import BACKENDS, Runtime
+from workbench.cache import ArtifactCache, cache_folder
+from workbench.errors import Refused, WorkbenchError
+from workbench.images import Preprocess, normalize
+from workbench.publish import Published, publish
+from workbench.registry import Registry
+from workbench.results import Accuracy, Budget, RunFolder, RunInfo, TrialResult
+from workbench.workspace import Workspace, find
+
+MakeTrial = Callable[..., TrialResult]
+MakeInfo = Callable[..., RunInfo]
+MakeCounts = Callable[..., Accuracy]
+
+WEIGHTS = b"weights"
+RUNTIME = Runtime(backend="null")
+CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+INFO = ArtifactInfo(
+    format="null",
+    file="model.bin",
+    sha256=hashlib.sha256(WEIGHTS).hexdigest(),
+    size_bytes=len(WEIGHTS),
+    input_shape=(0, 3, 8, 8),
+    classes=2,
+)
+
+
+def store() -> Artifact:
+    def build(target: Path) -> Artifact:
+        (target / INFO.file).write_bytes(WEIGHTS)
+        return Artifact(target, INFO)
+
+    return ArtifactCache(cache_folder()).store("ab" * 32, build)
+
+
+@dataclass
+class Bench:
+    workspace: Workspace
+    trial: MakeTrial
+    info: MakeInfo
+
+    def run(self, *, missing: bool = False, accuracy: Accuracy | None = None, **more: Any) -> RunFolder:
+        """A run of the baseline and `good`, twice as fast. more: of the run's record, and `certification`."""
+        certification = more.pop("certification", None)
+        folder = RunFolder.create(self.workspace.results)
+        runtimes = {"baseline": RUNTIME, "good": RUNTIME}
+        folder.save_info(
+            self.info(run_id=folder.run_id, name="leaf", preprocess=CONTRACT, runtimes=runtimes, **more)
+        )
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+        with BACKENDS["null"].session(store(), RUNTIME) as session:
+            logits = session.infer(normalize(pixels, CONTRACT))
+        np.savez(folder.path / "golden.npz", pixels=pixels, indices=np.arange(4))
+        np.savez(folder.predictions("good"), logits=logits)
+        good = self.trial(
+            "good",
+            speedup=2.0,
+            backend="null",
+            certification=certification,
+            artifact_key=("cd" if missing else "ab") * 32,
+            artifact_digest=INFO.sha256,
+        )
+        folder.append(self.trial("baseline", certification=certification))
+        folder.append(good.model_copy(update={"accuracy": accuracy} if accuracy else {}))
+        return folder
+
+    def publish(self, *, variant: str | None = None, force: bool = False) -> Published:
+        return publish(
+            self.workspace,
+            run_id=None,
+            variant=variant,
+            bump=None,
+            version=None,
+            alias="production",
+            force=force,
+        )
+
+    @property
+    def versions(self) -> list[str]:
+        return Registry(self.workspace.registry).versions("leaf")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: MakeTrial, run_info: MakeInfo) -> Bench:
+    monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "leaf"
+    (root / "val").mkdir(parents=True)
+    (root / "student.ckpt").touch()
+    (root / "krishi.yaml").write_text("model: {checkpoint: student.ckpt}\ndata: {validation: val}\n")
+    return Bench(find(root, tmp_path), trial, run_info)
+
+
+def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(
+    bench: Bench, counts: MakeCounts
+) -> None:
+    bench.run(certification=counts())
+    done = bench.publish()
+    assert (done.variant, done.promotion.version, done.alias) == ("good", "1.0.0", "production")
+    assert done.promotion.bundle.manifest.provenance.forced is None
+    assert done.facts() == {
+        "name": "leaf",
+        "version": "1.0.0",
+        "variant": "good",
+        "alias": "production",
+        "previous": None,
+        "why": "the first version",
+        "unchanged": False,
+        "folder": str(done.promotion.bundle.folder),
+    }
+    assert done.sentence().splitlines()[0] == "leaf 1.0.0 is production: good; the first version"
+    again = bench.publish()
+    assert again.sentence().startswith("production of leaf already points at 1.0.0: this very model")
+
+
+def test_a_winner_that_is_not_certified_is_refused_and_nothing_is_published(
+    bench: Bench, counts: MakeCounts
+) -> None:
+    run = bench.run(certification=counts(losses=20))
+    with pytest.raises(Refused) as caught:
+        bench.publish()
+    assert caught.value.message == (
+        f"`good` of run {run.run_id} misses the budget: it loses 2.00 points of top-1 (budget 1)"
+    )
+    assert "--force" in (caught.value.hint or "")
+    assert bench.versions == []
+
+
+def test_force_publishes_it_and_the_manifest_says_what_was_missed(bench: Bench, counts: MakeCounts) -> None:
+    bench.run(certification=counts(losses=20))
+    done = bench.publish(force=True)
+    assert bench.versions == ["1.0.0"]
+    forced = done.promotion.bundle.manifest.provenance.forced
+    assert forced == "it loses 2.00 points of top-1 (budget 1)"
+
+
+def test_force_without_a_need_for_it_is_recorded_too(bench: Bench, counts: MakeCounts) -> None:
+    bench.run(certification=counts())
+    assert bench.publish(force=True).promotion.bundle.manifest.provenance.forced == "by --force"
+
+
+def test_what_is_missed_on_either_part_of_the_photos_is_named(bench: Bench, counts: MakeCounts) -> None:
+    bench.run(certification=counts(losses=20), accuracy=counts(losses=30))
+    with pytest.raises(Refused, match=r"loses 3\.00 points of top-1 \(budget 1\); it loses 2\.00 points"):
+        bench.publish(variant="good")
+
+
+def test_photos_used_for_calibration_certify_nothing_unless_forced(bench: Bench) -> None:
+    bench.run(uncertified="3 photos are in both", leak=True)
+    with pytest.raises(Refused, match="misses the budget: 3 photos are in both"):
+        bench.publish()
+    assert bench.publish(force=True).promotion.version == "1.0.0"
+
+
+def test_too_few_photos_to_keep_any_apart_is_no_reason_to_refuse(bench: Bench) -> None:
+    bench.run(uncertified="200 photos are too few")
+    assert bench.publish().promotion.bundle.manifest.provenance.forced is None
+
+
+def test_a_class_that_loses_too_much_is_refused(bench: Bench, counts: MakeCounts) -> None:
+    bench.run(budget=Budget(max_class_drop=0.001), certification=counts(losses=2, gains=0))
+    with pytest.raises(Refused, match=r"rust loses 0\.2 % of its photos \(budget 0\.1\)"):
+        bench.publish(variant="good")
+
+
+def test_a_run_without_a_winner_has_nothing_to_promote(bench: Bench) -> None:
+    run = bench.run(budget=Budget(max_size_mb=0.001))
+    with pytest.raises(Refused, match=f"run {run.run_id} has no winner"):
+        bench.publish(force=True)
+
+
+def test_force_does_not_bring_back_a_model_that_is_gone(bench: Bench, counts: MakeCounts) -> None:
+    bench.run(missing=True, certification=counts(losses=20))
+    with pytest.raises(WorkbenchError, match="the model of `good` is gone"):
+        bench.publish(force=True)
+    assert bench.versions == []

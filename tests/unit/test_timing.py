@@ -1,0 +1,88 @@
+"""From timed sessions to trials: whose word counts, and what the noise floor is."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from workbench.measure.latency import Measured, Sample
+from workbench.measure.stats import Ratio
+from workbench.results import TrialResult
+from workbench.timing import FINAL, RACE, TWIN, noise_floor, with_latency
+
+MakeTrial = Callable[..., TrialResult]
+
+
+def session(times_ns: Mapping[str, int], rounds: int = 6, spread: float = 0.0) -> Measured:
+    """Rounds of one turn each. spread: the last round's log-ratio to the baseline is off by as much."""
+    measured = Measured()
+    for number in range(rounds):
+        for place, (name, time_ns) in enumerate(times_ns.items()):
+            off = math.exp(spread * (number == rounds - 1)) if name != "baseline" else 1.0
+            measured.samples += [
+                Sample(name, number, place, 0, place, call, round(time_ns * off)) for call in range(3)
+            ]
+    return measured
+
+
+TIMES = {"baseline": 4_000_000, TWIN: 4_000_000, "fast": 2_000_000, "slow": 8_000_000}
+
+
+def speedups(trials: list[TrialResult]) -> dict[str, float]:
+    return {
+        t.variant: round(Ratio(t.latency.round_log_ratios).speedup, 2)
+        for t in trials
+        if t.latency is not None
+    }
+
+
+@pytest.fixture
+def checked(trial: MakeTrial) -> list[TrialResult]:
+    return [trial(name, latency=None) for name in ("baseline", "fast", "slow")]
+
+
+def test_the_final_session_has_the_last_word_on_those_it_measured(checked: list[TrialResult]) -> None:
+    again = {"baseline": 4_000_000, TWIN: 4_000_000, "fast": 2_500_000}
+    got = with_latency(checked, {RACE: session(TIMES), FINAL: session(again)})
+    assert speedups(got) == {"baseline": 1.0, "fast": 1.6, "slow": 0.5}
+    assert [t.latency.confirmed for t in got if t.latency] == [True, True, False]
+
+
+def test_before_the_final_session_nothing_is_confirmed(checked: list[TrialResult]) -> None:
+    got = with_latency(checked, {RACE: session(TIMES)})
+    assert speedups(got) == {"baseline": 1.0, "fast": 2.0, "slow": 0.5}
+    assert not any(t.latency and t.latency.confirmed for t in got)
+
+
+def test_who_was_dropped_keeps_its_times_and_the_bound_that_did_it(checked: list[TrialResult]) -> None:
+    race = session(TIMES)
+    race.pruned["slow"] = "at least 1.9 times slower than baseline after 3 rounds"
+    slow = with_latency(checked, {RACE: race})[2]
+    assert (slow.status, slow.reason) == ("pruned", race.pruned["slow"])
+    assert slow.latency is not None
+
+
+@pytest.mark.parametrize("late", [RACE, FINAL])
+def test_who_failed_in_either_session_failed(checked: list[TrialResult], late: str) -> None:
+    sessions = {RACE: session(TIMES), FINAL: session(TIMES)}
+    sessions[late].failed["fast"] = "killed by SIGSEGV"
+    fast = with_latency(checked, sessions)[1]
+    assert (fast.status, fast.reason, fast.latency) == ("failed", "while timing: killed by SIGSEGV", None)
+
+
+def test_who_was_never_timed_stays_as_it_was(checked: list[TrialResult], trial: MakeTrial) -> None:
+    unseen = trial("unseen", latency=None)
+    assert with_latency([*checked, unseen], {RACE: session(TIMES)})[3] == unseen
+
+
+def test_the_noise_floor_is_the_far_end_of_what_the_second_copy_may_differ_by() -> None:
+    assert noise_floor(session(TIMES)) == 0.0
+    # 5/14 of the way from the largest round to the next, on the far side only.
+    floor = noise_floor(session(TIMES, spread=0.07))
+    assert floor == pytest.approx(math.expm1(0.07 * 9 / 14), rel=1e-3)
+    assert noise_floor(session(TIMES, spread=-0.07)) == pytest.approx(floor, rel=1e-3)
+
+
+def test_without_an_interval_or_a_second_copy_there_is_no_noise_floor() -> None:
+    assert noise_floor(session(TIMES, rounds=5)) is None
+    assert noise_floor(session({"baseline": 4_000_000})) is None

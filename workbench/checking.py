@@ -1,0 +1,249 @@
+"""One variant before it is timed: built, opened in a process of its own, held against the source model."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench import build
+from workbench.artifact import Artifact, ArtifactInfo
+from workbench.backends import BACKENDS, Runtime
+from workbench.backends.packages import versions
+from workbench.errors import WorkbenchError
+from workbench.export import Export
+from workbench.files import digest_of, write_arrays
+from workbench.isolate import ChildError, call
+from workbench.measure.accuracy import accuracy, parity
+from workbench.measure.parts import Parts
+from workbench.measure.worker import Memory, Opened, Worker
+from workbench.prepare import Prepared
+from workbench.progress import Progress, Report
+from workbench.recipe import BASELINE, Variant
+from workbench.results import Accuracy, RunFolder, TrialResult
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MEMORY_CALLS = 20  # enough for a runtime's arenas to reach their size
+REFERENCE_TIMEOUT_S = 3600.0
+
+# What every run measures against: the plain FP32 export on onnxruntime, one thread, by the first exporter
+# that can take the network.
+BASELINE_EXPORTS = (Export(exporter="dynamo", opset=18), Export(exporter="torchscript", opset=17))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """build_s: None where everything came from the cache."""
+
+    key: str
+    artifact: Artifact
+    build_s: float | None
+
+
+@dataclass(slots=True)
+class Context:
+    """What a run knows so far. build_timeout_s: for one variant's export and steps together."""
+
+    prepared: Prepared
+    folder: RunFolder
+    parts: Parts
+    build_timeout_s: float
+    report: Report
+    stage: Progress
+    runtimes: dict[str, Runtime] = field(default_factory=dict)
+    reference: "NDArray[np.float32] | None" = None
+    baseline: "NDArray[np.float32] | None" = None
+    empty_worker: Memory | None = None
+    built: dict[str, Built] = field(default_factory=dict)
+
+    @property
+    def job(self) -> build.Job:
+        return self.prepared.job
+
+
+def build_baseline(context: Context) -> tuple[Variant, Built]:
+    """The baseline, by the first exporter that can take the network. Raises WorkbenchError where none can."""
+    what = "plain FP32 export, onnxruntime, 1 thread"
+    # An ONNX file is taken as it is, whatever its opset.
+    exports = (Export(),) if context.prepared.source_kind == "onnx" else BASELINE_EXPORTS
+    choices = [Variant(BASELINE, BASELINE, what, export, (), Runtime()) for export in exports]
+    for variant in choices:
+        # An exporter that could not take the network last time is not tried again.
+        if (found := build.find(context.job, variant)) is not None:
+            return variant, Built(*found, build_s=None)
+    # Logged in the cache: the run folder goes where there is no baseline to begin with.
+    log = context.job.cache / "logs" / "baseline.txt"
+    problems: dict[str, ChildError] = {}
+    for variant in choices:
+        how = f"{variant.export.exporter}, opset {variant.export.opset}"
+        context.report(Progress("building the baseline", 0, 1, how))
+        try:
+            return variant, _build(context, variant, log)
+        except ChildError as error:
+            problems[how] = error
+    (first, *others) = problems.values()
+    message = "the FP32 baseline cannot be exported, so there is nothing to compare with"
+    if all(error.message == first.message for error in others):
+        raise WorkbenchError(f"{message}: {first.message}", hint=first.hint or f"see {log}")
+    listed = "\n".join(f"  {how}: {error.message}" for how, error in problems.items())
+    raise WorkbenchError(f"{message}\n{listed}", hint=f"see {log}")
+
+
+def _build(context: Context, variant: Variant, log: Path) -> Built:
+    """From the cache, or in a process of its own. Raises ChildError."""
+    if (found := build.find(context.job, variant)) is not None:
+        return Built(*found, build_s=None)
+    started = time.monotonic()
+    key, artifact = call(
+        "workbench.build:build",
+        context.job,
+        variant,
+        log=log,
+        timeout_s=context.build_timeout_s,
+        label="the build",
+    )
+    return Built(key, artifact, time.monotonic() - started)
+
+
+def reference_logits(context: Context) -> "NDArray[np.float32]":
+    """(n, classes) FP32 logits of the source model itself on the validation photos; remembered."""
+    import numpy as np
+
+    job = context.job
+    key = digest_of(
+        [job.source_digest, job.photos.digest, build.code_digest(), versions("torch", "onnxruntime")]
+    )
+    path = job.cache / "reference" / f"{key}.npy"
+    if not path.exists():
+        context.report(Progress("running the source model", 0, 1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        call(
+            "workbench.build:save_reference",
+            job,
+            context.built[BASELINE].artifact,
+            path,
+            log=context.folder.path / "logs" / "reference.txt",
+            timeout_s=REFERENCE_TIMEOUT_S,
+            label="running the source model",
+        )
+    logits: NDArray[np.float32] = np.load(path)
+    return logits
+
+
+def empty_worker(context: Context) -> Memory:
+    """The memory of a worker with no runtime in it, doing all the rest."""
+    info = ArtifactInfo(
+        format="null",
+        file="",
+        sha256="",
+        size_bytes=0,
+        input_shape=context.job.input_shape,
+        classes=context.job.classes,
+    )
+    log = context.folder.path / "logs" / "empty-worker.txt"
+    artifact = Artifact(context.folder.path, info)
+    with Worker(artifact, Runtime(backend="null"), context.job.photos, log=log) as worker:
+        worker.ready()
+        worker.burst(MEMORY_CALLS)
+        return worker.memory()
+
+
+def check(context: Context, variant: Variant) -> TrialResult:
+    """Build the variant and hold its answers against the source model's and the baseline's."""
+    result = TrialResult(
+        variant=variant.name,
+        recipe=variant.recipe,
+        digest=variant.digest,
+        status="ok",
+        backend=variant.runtime.backend,
+        device=variant.runtime.device,
+        steps=len(variant.steps),
+    )
+    if (reason := _not_here(context, variant)) is not None:
+        return result.model_copy(update={"status": "skipped", "reason": reason})
+    try:
+        built = context.built.get(variant.name) or _build(context, variant, context.folder.log(variant.name))
+        context.built[variant.name] = built
+        return _checked(context, variant, built, result)
+    except WorkbenchError as error:
+        reason = f"{error.message} ({error.hint})" if error.hint else error.message
+        return result.model_copy(update={"status": "failed", "reason": reason})
+
+
+def _not_here(context: Context, variant: Variant) -> str | None:
+    """Why this variant cannot be tried on this machine or with this model, or None."""
+    if context.prepared.source_kind == "onnx":
+        if variant.runtime.backend == "torch":
+            return "the model comes as an ONNX file, which torch does not run"
+        have = context.built[BASELINE].artifact.info.opset
+        if "opset" in variant.export.model_fields_set and variant.export.opset != have:
+            return f"the model comes as an ONNX file of opset {have}; it is not exported again"
+    return BACKENDS[variant.runtime.backend].unavailable(variant.runtime)
+
+
+def _checked(context: Context, variant: Variant, built: Built, result: TrialResult) -> TrialResult:
+    """Open the artifact and run every validation photo through it. Raises WorkbenchError."""
+    log = context.folder.log(variant.name)
+    with Worker(built.artifact, variant.runtime, context.job.photos, log=log) as worker:
+        worker.ready()
+        opened = worker.describe()
+        worker.burst(MEMORY_CALLS)
+        # Before the photos: they are mapped from a file, and its pages would count.
+        memory = worker.memory()
+        logits = worker.evaluate(
+            lambda done, total: context.report(
+                replace(context.stage, what=f"{variant.name}, photo {done} of {total}")
+            )
+        )
+    assert context.reference is not None
+    _as_asked(variant, built.artifact, opened)
+    agreement = parity(logits, context.reference)
+    if variant.name == BASELINE:
+        context.baseline = logits
+    assert context.baseline is not None and context.empty_worker is not None
+    write_arrays(context.folder.predictions(variant.name), logits=logits)
+    info = built.artifact.info
+    return result.model_copy(
+        update={
+            "device": opened.device,
+            "provider": opened.provider,
+            "threads": opened.threads,
+            "opset": info.opset,
+            "precision": info.precision,
+            "artifact_digest": info.sha256,
+            "artifact_key": built.key,
+            "size_bytes": info.size_bytes,
+            "build_s": built.build_s,
+            "load_s": opened.load_s,
+            "cold_start_s": opened.cold_start_s,
+            "peak_memory_bytes": max(0, memory.peak_bytes - context.empty_worker.peak_bytes),
+            "steady_memory_bytes": max(0, memory.steady_bytes - context.empty_worker.steady_bytes),
+            "parity": agreement,
+            "accuracy": _accuracy_on(context, context.parts.selection, logits),
+            "certification": _accuracy_on(context, context.parts.certification, logits),
+        }
+    )
+
+
+def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.float32]") -> Accuracy | None:
+    if not rows:
+        return None
+    assert context.baseline is not None
+    chosen = list(rows)
+    labels = [context.job.photos.labels[row] for row in chosen]
+    return accuracy(logits[chosen], context.baseline[chosen], labels)
+
+
+def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:
+    """What was asked for is what was built and opened, or WorkbenchError: never a silent fallback."""
+    asked_opset = variant.export.opset if "opset" in variant.export.model_fields_set else artifact.info.opset
+    for what, asked, got in (
+        ("opset", asked_opset if artifact.info.format == "onnx" else None, artifact.info.opset),
+        ("device", variant.runtime.device, opened.device),
+        ("threads", variant.runtime.intra_threads, opened.threads),
+    ):
+        if asked != got:
+            raise WorkbenchError(f"asked for {what} {asked}, got {got}")

@@ -1,0 +1,71 @@
+"""Who may still win: the rules for dropping a candidate early and for stopping. Pure functions.
+
+All of them read, per variant, the log-ratio to the baseline of every round it took part in. Nothing here
+stops because a difference became significant: that would find differences where there are none.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+from workbench.measure.stats import median_interval, student_t_quantile
+
+LogRatios = Mapping[str, Mapping[int, float]]  # variant -> round -> log(its time / the baseline's)
+
+LEAST_ROUNDS = 3  # before anyone is dropped
+LAUNCH_SD = 0.01  # launches of one file differ by 1 to 1.6 %: a smaller spread in few rounds is luck
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """target: half-width of an interval at which it is narrow enough, as a fraction.
+
+    smallest: differences below it do not matter, so nobody is dropped for less.
+    error: the chance, over a whole session, that the truly fastest candidate is dropped.
+    looks: how often a session looks; the error is shared out over looks and candidates (Bonferroni).
+    """
+
+    target: float = 0.02
+    smallest: float = 0.01
+    error: float = 0.01
+    looks: int = 20
+
+
+def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) -> dict[str, str]:
+    """The variants that cannot be the fastest any more, each with the bound that says so.
+
+    Each is compared, round by round, with the contender that is fastest so far; it is dropped where the
+    one-sided Student bound of the difference stays above `rules.smallest`. contenders: those that may win.
+    """
+    ready = [name for name in contenders if len(log_ratios.get(name, ())) >= LEAST_ROUNDS]
+    if not ready:
+        return {}
+    best = min(ready, key=lambda name: median(log_ratios[name].values()))
+    level = 1 - rules.error / (rules.looks * max(1, len(log_ratios) - 1))
+    found = {}
+    for name, own in log_ratios.items():
+        behind = [own[number] - log_ratios[best][number] for number in own.keys() & log_ratios[best].keys()]
+        if name == best or len(behind) < LEAST_ROUNDS:
+            continue
+        spread = max(stdev(behind), LAUNCH_SD)
+        slack = student_t_quantile(level, len(behind) - 1) * spread / math.sqrt(len(behind))
+        bound = fmean(behind) - slack
+        if bound > math.log1p(rules.smallest):
+            found[name] = (
+                f"at least {math.exp(bound):.2f} times slower than {best} after {len(behind)} rounds "
+                f"(one-sided bound at {100 * level:.3f} %)"
+            )
+    return found
+
+
+def half_width(log_ratios: Sequence[float]) -> float | None:
+    """Of the 95 % interval of the ratio, as a fraction; None with too few rounds for one."""
+    bounds = median_interval(log_ratios)
+    return None if bounds is None else math.expm1((bounds[1] - bounds[0]) / 2)
+
+
+def narrow(log_ratios: LogRatios, names: Collection[str], rules: Rules) -> bool:
+    """Is every one of these intervals as narrow as asked?"""
+    widths = [half_width(list(log_ratios.get(name, {}).values())) for name in names]
+    return all(width is not None and width <= rules.target for width in widths)

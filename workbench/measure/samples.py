@@ -1,0 +1,53 @@
+"""Raw samples on disk: `latency.parquet`, from which every latency figure can be worked out again."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from workbench.backends.packages import missing_package
+from workbench.errors import WorkbenchError
+from workbench.files import translated_os_errors
+from workbench.measure.latency import Measured, Sample
+
+FIELDS = ("variant", "round", "order", "turn", "place", "call", "time_ns")
+
+
+def save(sessions: Mapping[str, Measured], path: Path) -> None:
+    """Every sample of every session, times in nanoseconds; `used` is false for rounds that were repeated."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [(name, measured, sample) for name, measured in sessions.items() for sample in measured.samples]
+    columns: dict[str, list[object]] = {"session": [name for name, _, _ in rows]}
+    for field in FIELDS:
+        columns[field] = [getattr(sample, field) for _, _, sample in rows]
+    columns["used"] = [sample.round not in measured.unused for _, measured, sample in rows]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with translated_os_errors(path):
+        try:
+            pq.write_table(pa.table(columns), temporary, compression="zstd")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:
+    """The sessions as they were saved; raises WorkbenchError where the file cannot be read."""
+    if (missing := missing_package("pyarrow", extra="export")) is not None:
+        raise WorkbenchError(missing)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise WorkbenchError(f"{path} is not there: this run kept no raw samples", hint="run it again")
+    try:
+        rows = pq.read_table(path, columns=["session", *FIELDS, "used"]).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise WorkbenchError(f"{path} cannot be read: {error}", hint="run it again") from error
+    sessions: dict[str, Measured] = {}
+    for row in rows:
+        measured = sessions.setdefault(row["session"], Measured(batch_sizes))
+        measured.samples.append(Sample(*(row[field] for field in FIELDS)))
+        if not row["used"]:
+            measured.unused.add(row["round"])
+    return sessions

@@ -1,0 +1,245 @@
+"""Timing the variants that passed: a race that drops who cannot win, then the finalists once more.
+
+Whoever was chosen for being fastest was partly lucky, so the winner, the runner-up and the baseline are
+measured again in fresh rounds, and those are the numbers published.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from workbench.checking import Context
+from workbench.compare import choose, ranked, untimed_shortfalls
+from workbench.errors import WorkbenchError
+from workbench.files import exclusive
+from workbench.images import decode
+from workbench.isolate import ChildError
+from workbench.machine import available_cpus
+from workbench.measure import samples
+from workbench.measure.environment import HostWatch, conditions
+from workbench.measure.latency import Measured, Plan, log_ratios, measure, summarize
+from workbench.measure.stats import Ratio
+from workbench.measure.worker import Worker
+from workbench.progress import Progress
+from workbench.recipe import BASELINE
+from workbench.results import RunInfo, TrialResult, WholePath
+
+TWIN = f"{BASELINE} (again)"
+RACE, FINAL = "race", "final"  # the sessions of latency.parquet
+FINAL_SHARE = 0.3  # of the time budget
+FINAL_ROUNDS = 12  # at most
+SATURATE_S = 0.3
+SATURATE_TIMES = 3
+LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
+PATHS = (("256 px", 256, 15), ("12 megapixels", 3000, 5))  # name, shorter side, times walked
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """trials: with their latency, or why they have none. info: with what the timing learnt of the machine."""
+
+    trials: list[TrialResult]
+    info: RunInfo
+
+
+def time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+    """Time the variants against the baseline and measure the finalists again.
+
+    Raises WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
+    """
+    with exclusive(
+        context.job.cache / "timing.lock",
+        lambda: context.report(Progress("waiting", 0, 0, "for another run on this machine to finish timing")),
+    ):
+        return _time_all(context, info, trials, plan)
+
+
+def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+    sessions: dict[str, Measured] = {}
+    names = [trial.variant for trial in trials]
+    contenders = [t.variant for t in trials if _may_win(t, info)]
+    try:
+        race = replace(plan, budget_s=plan.budget_s * (1 - FINAL_SHARE))
+        _session(context, sessions, RACE, names, contenders, race)
+        raced = with_latency(trials, sessions)
+        info = _about(info, sessions)
+        finalists = _finalists(info, raced)
+        final = replace(
+            plan,
+            budget_s=plan.budget_s * FINAL_SHARE,
+            rounds=min(plan.rounds, FINAL_ROUNDS),
+            seed=plan.seed + 1,
+            insist=True,
+        )
+        _session(context, sessions, FINAL, finalists, (), final)
+    finally:
+        samples.save(sessions, context.folder.path / "latency.parquet")
+    timed = with_latency(trials, sessions)
+    try:
+        timed = _with_extras(context, finalists, timed)
+    except ChildError as error:
+        # All that was timed counts without these figures.
+        context.report(Progress("failed", 0, 0, f"throughput and whole path: {error.message}"))
+    return Timed(timed, _about(info, sessions))
+
+
+def _may_win(trial: TrialResult, info: RunInfo) -> bool:
+    """Whether speed still matters for this trial; under another objective speed drops nobody."""
+    return (
+        info.budget.objective == "latency"
+        and info.runtimes[trial.variant].batch == 1
+        and not untimed_shortfalls(trial, info.budget)
+    )
+
+
+def _session(
+    context: Context,
+    sessions: dict[str, Measured],
+    session: str,
+    names: Sequence[str],
+    contenders: Sequence[str],
+    plan: Plan,
+) -> None:
+    """One session over the named variants and the second copy of the baseline, added to `sessions`."""
+    variants = {name: (context.built[name].artifact, context.runtimes[name]) for name in names}
+    variants[TWIN] = variants[BASELINE]
+    # One set of processors for all, so that none is compared on a quieter one.
+    threads = max(runtime.intra_threads for _, runtime in variants.values())
+    cpus = available_cpus()[-threads:]
+
+    def launch(name: str) -> Worker:
+        log = context.folder.log(BASELINE if name == TWIN else name)
+        return Worker(*variants[name], context.job.photos, log=log, cpus=cpus)
+
+    measured = sessions[session] = Measured()
+    measure(
+        list(variants),
+        launch,
+        plan,
+        baseline=BASELINE,
+        twin=TWIN,
+        contenders=contenders,
+        batch_sizes={name: runtime.batch for name, (_, runtime) in variants.items() if runtime.batch > 1},
+        watch=HostWatch(cpus),
+        progress=lambda done, total: context.report(
+            Progress("timing", done, total, f"rounds at most, {session} of {len(names)}")
+        ),
+        into=measured,
+    )
+    if (reason := measured.failed.get(BASELINE)) is not None:
+        raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
+
+
+def with_latency(trials: Sequence[TrialResult], sessions: Mapping[str, Measured]) -> list[TrialResult]:
+    """The trials with what the sessions say of them; the final session's word counts where it has one."""
+    return [_with_latency(trial, sessions) for trial in trials]
+
+
+def _with_latency(trial: TrialResult, sessions: Mapping[str, Measured]) -> TrialResult:
+    race, final = sessions[RACE], sessions.get(FINAL)
+    for measured in (race, *([final] if final else [])):
+        if (reason := measured.failed.get(trial.variant)) is not None:
+            return trial.model_copy(update={"status": "failed", "reason": f"while timing: {reason}"})
+    confirmed = final and summarize(final, trial.variant, BASELINE, confirmed=True)
+    latency = confirmed or summarize(race, trial.variant, BASELINE, confirmed=False)
+    if latency is None:
+        return trial
+    if (bound := race.pruned.get(trial.variant)) is not None:
+        return trial.model_copy(update={"latency": latency, "status": "pruned", "reason": bound})
+    return trial.model_copy(update={"latency": latency})
+
+
+def _about(info: RunInfo, sessions: Mapping[str, Measured]) -> RunInfo:
+    """What the sessions tell about the machine. The noise floor is the larger of theirs."""
+    floors = [noise_floor(measured) for measured in sessions.values()]
+    known = [floor for floor in floors if floor is not None]
+    return info.model_copy(
+        update={
+            "noise_floor": max(known) if known else None,
+            "conditions": conditions(),
+            "environments": tuple(e for measured in sessions.values() for e in measured.environments),
+            "repeated_rounds": sum(len(measured.unused) for measured in sessions.values()),
+            "timing_ended": "; ".join(f"{name}: {measured.ended}" for name, measured in sessions.items()),
+        }
+    )
+
+
+def noise_floor(measured: Measured) -> float | None:
+    """What the second copy of the baseline may differ by, as a fraction: the far end of its interval."""
+    bounds = Ratio(tuple(log_ratios(measured, BASELINE).get(TWIN, {}).values())).log_interval
+    return None if bounds is None else math.expm1(max(abs(bound) for bound in bounds))
+
+
+def _finalists(info: RunInfo, raced: Sequence[TrialResult]) -> list[str]:
+    """The winner of the race, the runner-up and the baseline; the baseline alone where nothing fits."""
+    winner, _ = choose(info, raced)
+    others = [t for t in ranked(info, raced) if winner is not None and t.variant != winner.variant]
+    names = [BASELINE, *([winner.variant] if winner else []), *[t.variant for t in others[:1]]]
+    return list(dict.fromkeys(names))
+
+
+def _with_extras(
+    context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
+) -> list[TrialResult]:
+    """The finalists with their throughput on all processors and the cost of the whole path of a photo."""
+    artifacts = {name: (context.built[name].artifact, context.runtimes[name]) for name in finalists}
+    photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
+    ips: dict[str, list[float]] = {name: [] for name in finalists}
+    walks: dict[str, tuple[WholePath, ...]] = {}
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(
+                Worker(*artifacts[name], context.job.photos, log=context.folder.log(name))
+            )
+            for name in finalists
+        }
+        for worker in workers.values():
+            worker.ready()
+            worker.warm_up()
+        for number in range(SATURATE_TIMES):
+            context.report(Progress("throughput and whole path", number, SATURATE_TIMES + 1))
+            for name, worker in workers.items():
+                ips[name].append(worker.saturate(SATURATE_S))
+        for name, worker in workers.items():
+            walks[name] = tuple(worker.walk_path(*photo) for photo in photos)
+    return [
+        trial.model_copy(
+            update={"saturated_ips": median(ips[trial.variant]), "whole_path": walks[trial.variant]}
+        )
+        if trial.variant in walks
+        else trial
+        for trial in trials
+    ]
+
+
+def _resized_jpeg(context: Context, shorter_side: int) -> bytes:
+    """A validation photo as a JPEG whose shorter side has this many pixels, 4:3 where it is a large one."""
+    from PIL import Image
+
+    image = decode(context.prepared.validation.paths[0].read_bytes())
+    size = (shorter_side, shorter_side) if shorter_side < LARGE else (shorter_side * 4 // 3, shorter_side)
+    target = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(target, "JPEG", quality=90)
+    return target.getvalue()
+
+
+def reanalysed(info: RunInfo, trials: Sequence[TrialResult], path: Path) -> tuple[RunInfo, list[TrialResult]]:
+    """The run and its trials with every latency worked out again from the raw samples in `path`."""
+    batch_sizes = {name: runtime.batch for name, runtime in info.runtimes.items() if runtime.batch > 1}
+    sessions = samples.load(path, batch_sizes)
+    floors = [floor for measured in sessions.values() if (floor := noise_floor(measured)) is not None]
+    again = []
+    for trial in trials:
+        if (old := trial.latency) is not None:
+            measured = sessions[FINAL if old.confirmed else RACE]
+            new = summarize(measured, trial.variant, BASELINE, confirmed=old.confirmed)
+            # Whether a launch settled is not in the samples: warm-up calls are not kept.
+            latency = new and new.model_copy(update={"settled": old.settled})
+            again.append(trial.model_copy(update={"latency": latency}))
+        else:
+            again.append(trial)
+    return info.model_copy(update={"noise_floor": max(floors, default=None)}), again
