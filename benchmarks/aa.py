@@ -8,7 +8,7 @@ Every session times three sessions of onnxruntime: A, A again, and B, which is A
     rounds       ours: fresh launches in random order, turns, paired ratios, order statistics over launches
     sequential   A fully, then the others: ratio of medians, bootstrap interval
     loop         onnxruntime's usual example: warm up, N runs in one process, mean and standard error
-    repetition   like hyperfine: ten launches of one, then ten of the next, mean and error propagation
+    repetition   like hyperfine: six launches of one, then six of the next, mean and error propagation
 
 Half of the sessions run beside a process that never stops computing. Coverage is how often the 95 % interval
 holds the true ratio, which a long session of the first design finds beforehand.
@@ -44,7 +44,7 @@ from workbench.onnx_info import artifact_info
 
 SIDE, CHANNELS, BLOCKS = 56, 48, 11
 A, TWIN, B = "a", "a (again)", "b"
-SEQUENTIAL_CALLS, LOOP_CALLS, LAUNCHES, LAUNCH_CALLS = 300, 200, 10, 30
+SEQUENTIAL_CALLS, LOOP_CALLS, LAUNCHES, LAUNCH_CALLS = 300, 200, 6, 20
 TRUTH_ROUNDS = 40
 
 Estimate = tuple[float, float, float]  # ratio of times to A's, and its 95 % interval

@@ -25,6 +25,17 @@ FILES = sorted(
 )
 
 
+# As docs/design.md draws them: a module imports from its own layer and from those before it.
+LAYERS = (
+    "errors progress images files isolate semver yamlfile artifact dataset machine cache",
+    "backends checkpoint weights factory onnx_info exporters export steps results measure sample workspace "
+    "recipe",
+    "build prepare compare bundle manifest aliases card numbering registry promote details",
+    "checking timing pipeline report history publish export_command init doctor",
+    "terminal cli",
+)
+
+
 def module_of(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
@@ -103,6 +114,19 @@ def test_the_workbench_imports_the_server_only_to_start_it() -> None:
         if name.partition(".")[0] == "serve"
     }
     assert found == {"workbench/cli.py"}
+
+
+def test_imports_go_downward_only() -> None:
+    layer = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+    files = [file for file in FILES if file.startswith("workbench/") and file != "workbench/__init__.py"]
+    upward = {
+        f"{file} imports {name}"
+        for file in files
+        for name in imports(parsed(file), at_the_top=True)
+        if name.startswith("workbench.")
+        and layer.get(name.split(".")[1], -1) > layer[file.split("/")[1].removesuffix(".py")]
+    }
+    assert upward == set()
 
 
 def test_nothing_imports_the_command_line() -> None:
