@@ -1,10 +1,8 @@
 """Labelled photos on disk, decoded and cropped once and then memory-mapped."""
 
-import csv
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +143,8 @@ def _photos_below(folder: Path, field: str) -> list[Path]:
 
 
 def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
+    import csv
+
     index = {name: label for label, name in enumerate(class_names)}
     pairs = []
     try:
@@ -223,6 +223,8 @@ def _decode_all(
     field: str,
     progress: Callable[[int, int], None],
 ) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
     def one(item: tuple[int, Path]) -> str | None:
         row, path = item
         try:

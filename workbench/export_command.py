@@ -1,7 +1,6 @@
 """`krishi-bench export`: one checkpoint to one ONNX file, by the same function recipes use."""
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from workbench.checkpoint import ModelSource, load_model, source_digest
 from workbench.dataset import scan
 from workbench.errors import WorkbenchError
 from workbench.export import OPSETS, Export, Exporter, ExportReport, Shape, check_opset, export_onnx
-from workbench.files import fsync_path, translated_os_errors
+from workbench.files import fsync_path, token, translated_os_errors
 from workbench.images import normalize, read_pixels
 from workbench.isolate import call
 from workbench.prepare import inspect, resolve_contract
@@ -71,7 +70,7 @@ def export_checkpoint(
     report(Progress("exporting", 0, 1, f"exporter {chosen}, opset {opset}"))
     source = _source(workspace, checkpoint, factory)
     probes = _photos(workspace, source, input_shape)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.{token()}")
     with translated_os_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         try:

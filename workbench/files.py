@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +33,11 @@ def sha256_file(path: Path) -> str:
 def digest_of(value: object) -> str:
     """sha256 of `value` as canonical JSON (sorted keys, no spaces), as 64 hex digits."""
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def token() -> str:
+    """8 random hex digits, for names that must not meet."""
+    return os.urandom(4).hex()
 
 
 def file_name(name: str) -> str:
@@ -66,7 +70,7 @@ def make_folder(path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that a reader, or a crash, sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{token()}")
     with translated_os_errors(path):
         make_folder(path.parent)
         try:
@@ -111,7 +115,7 @@ def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
     Raises FileExistsError where `final` exists by then: a published folder is never replaced.
     """
     parent = scratch or final.parent
-    temporary = parent / f".tmp-{final.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = parent / f".tmp-{final.name}-{os.getpid()}-{token()}"
     with translated_os_errors(final):
         make_folder(parent)
         make_folder(final.parent)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 
 from pydantic import Field
 
-from workbench.dataset import Images
 from workbench.errors import WorkbenchError
 from workbench.onnx_info import load, precision_of
 from workbench.steps.check import check, check_order
@@ -16,6 +15,8 @@ from workbench.steps.simplify import Simplify, simplify
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from workbench.dataset import Images
 
 Step = Annotated[Simplify | DynamicInt8 | StaticInt8 | Fp16, Field(discriminator="use")]
 
@@ -32,7 +33,7 @@ def apply(
     step: Step,
     source: Path,
     target: Path,
-    calibration: Images | None,
+    calibration: "Images | None",
     samples: "NDArray[np.float32] | None" = None,
 ) -> None:
     """Transform the ONNX file `source` into `target`, and check the result (see `check`).
@@ -46,7 +47,7 @@ def apply(
     check(step.use, source, target, samples)
 
 
-def _transform(step: Step, source: Path, target: Path, calibration: Images | None) -> None:
+def _transform(step: Step, source: Path, target: Path, calibration: "Images | None") -> None:
     match step:
         case Simplify():
             simplify(step, source, target)

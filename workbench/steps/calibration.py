@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workbench.dataset import Images
 from workbench.errors import WorkbenchError
 from workbench.onnx_info import image_input
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
     from numpy.typing import NDArray
+
+    from workbench.dataset import Images
 
     Activations = Mapping[str, NDArray[np.float32]]
 
@@ -49,7 +50,7 @@ class Calibration(BaseModel):
 def find_ranges(
     model: "onnx.ModelProto",
     tensors: Sequence[str],
-    images: Images,
+    images: "Images",
     calibration: Calibration,
     *,
     symmetric: bool,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from workbench.dataset import Images
 from workbench.errors import WorkbenchError
 from workbench.steps.calibration import Calibration, Range, find_ranges
 from workbench.steps.nodes import known_op_types, matching
 
 if TYPE_CHECKING:
     import onnx
+
+    from workbench.dataset import Images
 
 PER_CHANNEL_QDQ_OPSET = 13  # (De)QuantizeLinear has its `axis` since then
 
@@ -102,7 +103,7 @@ def _nothing_to_do(step: DynamicInt8) -> WorkbenchError:
     )
 
 
-def static_int8(step: StaticInt8, source: Path, target: Path, images: Images) -> None:
+def static_int8(step: StaticInt8, source: Path, target: Path, images: "Images") -> None:
     """Calibrate on `images` and quantise weights and activations.
 
     Raises WorkbenchError where there are too few photos, where an exclusion fits nothing, where an
