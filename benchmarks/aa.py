@@ -45,7 +45,8 @@ from workbench.onnx_info import artifact_info
 SIDE, CHANNELS, BLOCKS = 56, 48, 11
 A, TWIN, B = "a", "a (again)", "b"
 SEQUENTIAL_CALLS, LOOP_CALLS, LAUNCHES, LAUNCH_CALLS = 300, 200, 6, 20
-TRUTH_ROUNDS = 40
+BUDGET_S = 20.0  # of a session of ours
+TRUTH_ROUNDS = 30
 
 Estimate = tuple[float, float, float]  # ratio of times to A's, and its 95 % interval
 
@@ -140,7 +141,7 @@ def true_ratio(bench: Bench) -> float:
 
 
 def rounds(bench: Bench, seed: int) -> dict[str, Estimate]:
-    found = log_ratios(session(bench, Plan(seed=seed)), A)
+    found = log_ratios(session(bench, Plan(seed=seed, budget_s=BUDGET_S)), A)
     estimates = {}
     for name in (TWIN, B):
         ratio = Ratio(tuple(found[name].values()))
