@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serve.metrics import Metrics
+from workbench.artifact import EXECUTABLE_FORMATS
 from workbench.backends import BACKENDS, Session
 from workbench.errors import WorkbenchError
 from workbench.images import FORMATS, preprocess
@@ -89,6 +90,8 @@ def opened(bundle: Bundle) -> Iterator[Model]:
     """
     manifest = bundle.manifest
     bundle.verify()
+    if manifest.artifact.format in EXECUTABLE_FORMATS:
+        raise WorkbenchError(f"{manifest.name} {manifest.version} is a torch file: reading one can run code")
     backend = BACKENDS[manifest.runtime.backend]
     if (reason := backend.unavailable(manifest.runtime)) is not None:
         raise WorkbenchError(f"{manifest.name} {manifest.version} cannot run here: {reason}")

@@ -57,7 +57,8 @@ class InputContract(_Body):
 class Measured(_Body):
     """What the benchmark run found before this version was published, on the machine named.
 
-    top1: fraction of `validation_images` classified right. synthetic: those were drawn, not photographed.
+    top1: fraction of `validation_images` classified right; of photos that chose nothing, where there were
+    enough. synthetic: those were drawn, not photographed.
     """
 
     variant: str

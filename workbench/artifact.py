@@ -13,6 +13,8 @@ from workbench.files import sha256_bytes, write_atomic
 INFO_NAME = "artifact.json"
 
 Format = Literal["onnx", "torch-export", "torchscript", "null"]
+# torch's readers fall back to unpickling, which runs code: only files this process chain built are opened.
+EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript"})
 Precision = Literal["fp32", "fp16", "int8", "unknown"]
 
 

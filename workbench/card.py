@@ -47,11 +47,16 @@ def _contract(draft: Draft) -> list[str]:
 def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
     trial = draft.measured
     rows: list[tuple[str, str, str]] = []
-    if (accuracy := trial.accuracy) is not None:
+    for accuracy, part in (
+        (trial.certification, "that chose nothing"),
+        (trial.accuracy, "that it was chosen on" if trial.certification else "of the validation data"),
+    ):
+        if accuracy is None:
+            continue
         bounds = wilson(accuracy.correct, accuracy.images)
         paired = PairedDrop(accuracy.losses, accuracy.gains, accuracy.images)
         rows += [
-            (f"top-1, {accuracy.images} photos", f"{accuracy.top1:.1%}", _percent(bounds)),
+            (f"top-1, {accuracy.images} photos {part}", f"{accuracy.top1:.1%}", _percent(bounds)),
             ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _percent(paired.interval(), "+.2%")),
             ("macro F1", f"{accuracy.macro_f1:.3f}", ""),
         ]

@@ -14,6 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.export import Export
 from workbench.files import digest_of, write_arrays
 from workbench.isolate import ChildError, call
+from workbench.machine import usable_cores
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.parts import Parts
 from workbench.measure.worker import Memory, Opened, Worker
@@ -175,6 +176,9 @@ def check(context: Context, variant: Variant) -> TrialResult:
 
 def _not_here(context: Context, variant: Variant) -> str | None:
     """Why this variant cannot be tried on this machine or with this model, or None."""
+    cores = usable_cores()
+    if variant.runtime.intra_threads > cores:
+        return f"it asks for {variant.runtime.intra_threads} threads; this machine has {cores} processors"
     if context.prepared.source_kind == "onnx":
         if variant.runtime.backend == "torch":
             return "the model comes as an ONNX file, which torch does not run"

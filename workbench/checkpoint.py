@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, TypeAdapter,
 from workbench.errors import WorkbenchError
 from workbench.factory import build, code_digests, parts
 from workbench.files import digest_of, sha256_file
-from workbench.images import Interpolation, Scale, Triple
+from workbench.images import Interpolation, Scale, Side, Triple
 from workbench.weights import Kind, Layout, Weights, kind_of, load_torchscript, load_weights, missing, some
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class StatedPreprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: PositiveInt | None = None
-    crop: PositiveInt | None = None
+    resize: Side | None = None
+    crop: Side | None = None
     interpolation: Interpolation | None = None
     mean: Triple | None = None
     std: tuple[Scale, Scale, Scale] | None = None

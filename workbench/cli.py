@@ -6,11 +6,13 @@ argparse, and next to no import at the top: `--help` and a misspelt recipe answe
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from workbench import __version__
 from workbench.errors import Refused, WorkbenchError
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = parser().parse_args(arguments)
     command: Command = options.command
+    if threading.current_thread() is threading.main_thread():
+        # A run that is asked to stop cleans up as after Ctrl-C; the server has its own way.
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = command(options)
         sys.stdout.flush()
@@ -56,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
         return INTERRUPTED
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def init(options: argparse.Namespace) -> int:
@@ -219,6 +228,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a port: give a number from 0 to 65535")
+    return int(text)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 up")
@@ -285,7 +300,7 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
     made.add_argument("--output", type=Path, required=True, metavar="FILE")
     made.add_argument(
-        "--input-shape", type=int, nargs=4, default=[1, 3, 224, 224], metavar=("N", "C", "H", "W")
+        "--input-shape", type=_count, nargs=4, default=[1, 3, 224, 224], metavar=("N", "C", "H", "W")
     )
     made.add_argument(
         "--opset-version", type=int, default=18, metavar="N", help="opset to write (default: 18)"
@@ -362,7 +377,9 @@ def _add_publishing(add: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--alias", default="production", metavar="NAME")
     made.add_argument("--name", metavar="MODEL", help="default: the workspace's")
     made.add_argument("--host", default="127.0.0.1")
-    made.add_argument("--port", type=int, default=8000)
+    made.add_argument(
+        "--port", type=_port, default=8000, metavar="N", help="default: 8000; 0 takes a free one"
+    )
 
 
 def _add_format(made: argparse.ArgumentParser) -> None:

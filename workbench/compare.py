@@ -74,6 +74,7 @@ def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
     if winner is not None:
         holds, sentence = certified(info, winner)
         reasons += [sentence, *_whole_paths(winner)]
+    reasons += info.notes
     if (open_question := undecided(info, trials)) is not None:
         reasons.append(open_question)
     rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
@@ -162,7 +163,7 @@ def _accuracy_shortfalls(
             found.append(f"it loses {100 * drop.drop:.2f} points of top-1 (budget {limit:g})")
         case "too few images":
             enough = (
-                f"about {drop.images_needed(budget.max_accuracy_drop):,} could"
+                f"about {drop.images_needed(budget.max_accuracy_drop):,} in this part could"
                 if drop.drop < budget.max_accuracy_drop
                 else "no number could, with what it loses on these"
             )
@@ -211,6 +212,8 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
     """
     budget = info.budget
     pool = ranked(info, trials)
+    if not any(trial.latency for trial in trials):
+        return None, ["no winner: the run was cut short before anything was timed; run it again"]
     if not pool:
         misses = [
             f"{t.variant}: {'; '.join(shortfalls(t, budget, info.class_names))}" for t in trials if t.accuracy

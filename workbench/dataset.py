@@ -113,6 +113,22 @@ def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool
     return Dataset(paths, labels, contents, digest)
 
 
+def copies(dataset: Dataset) -> str | None:
+    """A sentence on photos that are there more than once, which pass for independent evidence; or None."""
+    seen: dict[str, int] = {}
+    again = [
+        str(dataset.paths[row])
+        for row, content in enumerate(dataset.contents)
+        if seen.setdefault(content, row) != row
+    ]
+    if not again:
+        return None
+    return (
+        f"{len(again)} of {len(dataset)} validation photos are copies of others ({_some(again)}): "
+        "accuracy and its intervals look surer than they are"
+    )
+
+
 def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     index = {name: label for label, name in enumerate(class_names)}
@@ -159,7 +175,9 @@ def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tupl
             raise WorkbenchError(f"{field}: {source} needs a first line with the columns path,label")
         for row in reader:
             where = f"{field}: {source}:{reader.line_num}"
-            path = source.parent / (row["path"] or "")
+            if not row["path"]:
+                raise WorkbenchError(f"{where}: this row names no photo")
+            path = source.parent / row["path"]
             if not path.is_file():
                 raise WorkbenchError(f"{where}: {path} does not exist", hint="paths are relative to the CSV")
             if row["label"] not in index:

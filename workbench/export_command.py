@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from workbench.cache import cache_folder
 from workbench.checkpoint import ModelSource, load_model, source_digest
 from workbench.dataset import scan
@@ -64,8 +66,14 @@ def export_checkpoint(
     exporter: None takes dynamo where it writes the opset, else torchscript. factory: None takes the
     workspace's. Raises WorkbenchError.
     """
-    chosen: Exporter = exporter or ("dynamo" if opset >= OPSETS["dynamo"][0] else "torchscript")
-    export = Export(exporter=chosen, opset=opset)
+    _check_output(output, checkpoint, workspace)
+    scripted = checkpoint.is_file() and kind_of(checkpoint) == "torchscript"
+    newest: Exporter = "torchscript" if scripted else "dynamo"
+    chosen: Exporter = exporter or (newest if opset >= OPSETS["dynamo"][0] else "torchscript")
+    try:
+        export = Export(exporter=chosen, opset=opset)
+    except ValidationError as error:
+        raise WorkbenchError(f"--opset-version: {error.errors()[0]['msg']} (got {opset})") from error
     check_opset(export)
     report(Progress("exporting", 0, 1, f"exporter {chosen}, opset {opset}"))
     source = _source(workspace, checkpoint, factory)
@@ -90,6 +98,19 @@ def export_checkpoint(
         finally:
             temporary.unlink(missing_ok=True)
     return Exported(output, export, made, output.stat().st_size, photos=probes is not None)
+
+
+def _check_output(output: Path, checkpoint: Path, workspace: Workspace) -> None:
+    """An export must not destroy what it is made from."""
+    if output.is_dir() or not output.name:
+        raise WorkbenchError(
+            f"--output: {output} is a folder", hint="name the file to write, such as model.onnx"
+        )
+    sources = (checkpoint, workspace.model.checkpoint, workspace.model.class_names, workspace.file)
+    if output.resolve() in {source.resolve() for source in sources if source is not None}:
+        raise WorkbenchError(
+            f"--output: {output} is what the export is made from", hint="choose another file"
+        )
 
 
 def export_here(

@@ -7,7 +7,7 @@ numpy and Pillow are imported inside the functions: reading a recipe must not pa
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +19,10 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_PIXELS = 50_000_000
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Triple = tuple[float, float, float]
-Scale = Annotated[float, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Triple = tuple[Finite, Finite, Finite]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Side = Annotated[int, Field(gt=0, le=4096, strict=True)]  # pixels
 
 
 class Preprocess(BaseModel):
@@ -33,8 +35,8 @@ class Preprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: PositiveInt
-    crop: PositiveInt
+    resize: Side
+    crop: Side
     interpolation: Interpolation = "bilinear"
     mean: Triple
     std: tuple[Scale, Scale, Scale]

@@ -8,6 +8,7 @@ from workbench import machine
 from workbench.backends.packages import versions
 from workbench.checking import Context, build_baseline, check, empty_worker, reference_logits
 from workbench.compare import Comparison, compare
+from workbench.dataset import copies
 from workbench.errors import WorkbenchError
 from workbench.files import write_arrays, write_atomic
 from workbench.measure.latency import Plan
@@ -124,6 +125,7 @@ def _info(context: Context, options: Options) -> RunInfo:
         certification_images=len(context.parts.certification),
         uncertified=context.parts.uncertified,
         leak=context.parts.leak,
+        notes=tuple(note for note in [copies(prepared.validation)] if note),
     )
 
 

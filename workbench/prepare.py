@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from workbench import build, dataset
 from workbench.cache import cache_folder
 from workbench.checkpoint import ModelSource, SourceInfo, source_digest
@@ -113,5 +115,7 @@ def resolve_contract(workspace: Workspace, info: SourceInfo) -> Preprocess:
         )
     try:
         return Preprocess(**known)
-    except ValueError as error:
-        raise WorkbenchError(f"preprocess: {error}") from error
+    except ValidationError as error:
+        where = workspace.file or workspace.model.checkpoint
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise WorkbenchError(f"{where}: preprocess: {problem}") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from workbench.artifact import Artifact, ArtifactInfo
+from workbench.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactInfo
 from workbench.backends import BACKENDS, Runtime
 from workbench.bundle import compare_logits, load_arrays, logits_of, read_plain
 from workbench.cache import ArtifactCache
@@ -163,6 +163,11 @@ def _candidate(run: RunFolder, trial: TrialResult, cache: ArtifactCache) -> _Can
         raise WorkbenchError(f"the model of `{trial.variant}` is gone", hint=again)
     if artifact.digest != trial.artifact_digest:
         raise WorkbenchError(f"the model of `{trial.variant}` is not the one that was measured", hint=again)
+    if artifact.info.format in EXECUTABLE_FORMATS:
+        raise Refused(
+            f"`{trial.variant}` is a torch file: reading one can run code, so none is published",
+            hint="torch variants are there to be measured; promote one of onnxruntime",
+        )
     return _Candidate(run.run_id, info, trial, artifact, runtime)
 
 

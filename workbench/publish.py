@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from workbench.cache import ArtifactCache, cache_folder
 from workbench.compare import certification_shortfalls, compare, shortfalls
-from workbench.errors import Refused
+from workbench.errors import Refused, WorkbenchError
 from workbench.history import find_trial
 from workbench.promote import Promotion, promote
 from workbench.registry import Registry
-from workbench.results import RunFolder, TrialResult, find_run
+from workbench.results import RunFolder, RunInfo, TrialResult, find_run
 from workbench.semver import Bump
 from workbench.workspace import Workspace
 
@@ -61,8 +61,14 @@ def publish(
     missed. WorkbenchError for an unknown run or variant.
     """
     run = find_run(workspace.results, run_id)
-    trial = _chosen(run, variant)
-    info = run.info()
+    # The run says what was measured; the workspace, as it is now, what is good enough.
+    info = run.info().model_copy(update={"budget": workspace.budget})
+    if info.name != workspace.name:
+        raise WorkbenchError(
+            f"run {run.run_id} is of the model `{info.name}`, the workspace is of `{workspace.name}`",
+            hint="run again under the new name, or set `name` in krishi.yaml back",
+        )
+    trial = _chosen(run, info, variant)
     missed = shortfalls(trial, info.budget, info.class_names) + certification_shortfalls(trial, info)
     if missed and not force:
         raise Refused(
@@ -83,9 +89,9 @@ def publish(
     return Published(promotion, trial.variant, alias)
 
 
-def _chosen(run: RunFolder, variant: str | None) -> TrialResult:
+def _chosen(run: RunFolder, info: RunInfo, variant: str | None) -> TrialResult:
     if variant is None:
-        variant = compare(run.info(), run.trials()).winner
+        variant = compare(info, run.trials()).winner
         if variant is None:
             raise Refused(f"run {run.run_id} has no winner", hint="`krishi-bench compare` says why")
     return find_trial(run, variant)

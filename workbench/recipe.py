@@ -75,7 +75,19 @@ def load(paths: Sequence[Path]) -> list[Variant]:
             )
         owners[name] = path
         variants += found
+    _check_file_names(variants)
     return variants
+
+
+def _check_file_names(variants: Sequence[Variant]) -> None:
+    """Logs and predictions are filed under a variant's name, so no two may be filed alike."""
+    filed = {file_name(BASELINE): BASELINE}
+    for variant in variants:
+        if (other := filed.setdefault(file_name(variant.name), variant.name)) != variant.name:
+            raise WorkbenchError(
+                f"variants `{other}` and `{variant.name}` would be filed under the same name",
+                hint="give one of their recipes another `name`",
+            )
 
 
 def _files(path: Path) -> list[Path]:

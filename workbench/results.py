@@ -191,7 +191,7 @@ class RunInfo(_Record):
     """`run.json`: everything that was the same for all trials of a run.
 
     certification_images: photos kept apart to certify the winner; uncertified: why there are none;
-    leak: because calibration and validation share photos.
+    leak: because calibration and validation share photos. notes: what to know of the data, as sentences.
     noise_floor: what a second copy of the baseline differed by, as a fraction; None before it is known.
     environments: of every round of timing, the confirming ones last; timing_ended: why no more followed.
     """
@@ -217,6 +217,7 @@ class RunInfo(_Record):
     certification_images: int = 0
     uncertified: str | None = None
     leak: bool = False
+    notes: tuple[str, ...] = ()
     noise_floor: float | None = None
     conditions: Conditions | None = None
     environments: tuple[Environment, ...] = ()
@@ -280,8 +281,11 @@ class RunFolder:
         except OSError as error:
             raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
         except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(map(str, problem["loc"]))
             raise WorkbenchError(
-                f"{path} was not written by this version of krishi-bench: {error.errors()[0]['msg']}"
+                f"{path} was not written by this version of krishi-bench: {field}: {problem['msg']}",
+                hint="name another run, or move this folder away",
             ) from error
 
     def trials(self) -> list[TrialResult]:

@@ -35,7 +35,7 @@ FINAL_ROUNDS = 12  # at most
 SATURATE_S = 0.3
 SATURATE_TIMES = 3
 LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
-PATHS = (("256 px", 256, 15), ("12 megapixels", 3000, 5))  # name, shorter side, times walked
+PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def load(path: Path) -> Workspace:
         }
     )
     calibration = content.data.calibration
+    _check_apart(document, root, content)
     return Workspace(
         name=content.name or _slug(root.name),
         root=root,
@@ -116,6 +117,22 @@ def load(path: Path) -> Workspace:
         registry=root / content.registry,
         results=root / content.results,
     )
+
+
+def _check_apart(document: yamlfile.Document, root: Path, content: WorkspaceFile) -> None:
+    """What is written must not land among the photos, nor results in the registry."""
+    written = {"registry": root / content.registry, "results": root / content.results}
+    data = {"data.validation": root / content.data.validation}
+    if content.data.calibration is not None:
+        data["data.calibration"] = root / content.data.calibration
+    for key, folder in written.items():
+        others = {**data, **{name: path for name, path in written.items() if name != key}}
+        for name, other in others.items():
+            if folder.resolve().is_relative_to(other.resolve()):
+                raise WorkbenchError(
+                    f"{document.where((key,))}: {key}: {folder} lies in `{name}`",
+                    hint="choose a folder of its own",
+                )
 
 
 def sample(start: Path) -> Workspace:

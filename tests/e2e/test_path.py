@@ -422,3 +422,11 @@ def test_export_refuses_an_opset_the_exporter_cannot_write_and_names_the_one_tha
     assert "exporter `dynamo` cannot write opset 13" in said
     assert "torchscript" in said
     assert not output.exists()
+
+
+def test_export_never_writes_over_what_it_is_made_from(trained: Bench) -> None:
+    checkpoint = trained.root / "student.ckpt"
+    before = checkpoint.read_bytes()
+    said = trained.run("export", "--checkpoint", checkpoint, "--output", checkpoint, *EXPORT, code=2).stderr
+    assert "is what the export is made from" in said
+    assert checkpoint.read_bytes() == before

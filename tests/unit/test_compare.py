@@ -64,7 +64,7 @@ def test_too_few_photos_to_tell_is_a_verdict_with_the_number_it_would_take(
     assert accuracy_verdict(few, Budget()) == "too few images"
     assert (
         "fast (2.00 times) lost: 200 photos cannot show that it loses at most 1 points "
-        "(it may lose 2.10); about 631 could"
+        "(it may lose 2.10); about 631 in this part could"
     ) in got.reasons
 
 
@@ -393,7 +393,8 @@ def test_the_winner_is_certified_on_photos_that_chose_nothing(
         (
             2,
             300,
-            "300 photos cannot show that it loses at most 1 points (it may lose 1.99); about 2,418 could",
+            "300 photos cannot show that it loses at most 1 points (it may lose 1.99); "
+            "about 2,418 in this part could",
         ),
     ],
 )

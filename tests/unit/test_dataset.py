@@ -300,3 +300,10 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(folder: Path, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(WorkbenchError, match="Not a directory"):
         load(scan(folder), tmp_path / "file")
+
+
+def test_copies_are_told_of_by_name(folder: Path) -> None:
+    assert dataset.copies(scan(folder)) is None
+    photo = next(folder.rglob("*.jpg"))
+    (photo.parent / "copy.jpg").write_bytes(photo.read_bytes())
+    assert "1 of 6 validation photos are copies of others" in str(dataset.copies(scan(folder)))

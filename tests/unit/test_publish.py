@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Bench:
     def run(self, *, missing: bool = False, accuracy: Accuracy | None = None, **more: Any) -> RunFolder:
         """A run of the baseline and `good`, twice as fast. more: of the run's record, and `certification`."""
         certification = more.pop("certification", None)
+        if "budget" in more:
+            self.workspace = replace(self.workspace, budget=more["budget"])
         folder = RunFolder.create(self.workspace.results)
         runtimes = {"baseline": RUNTIME, "good": RUNTIME}
         folder.save_info(
@@ -184,3 +186,17 @@ def test_force_does_not_bring_back_a_model_that_is_gone(bench: Bench, counts: Ma
     with pytest.raises(WorkbenchError, match="the model of `good` is gone"):
         bench.publish(force=True)
     assert bench.versions == []
+
+
+def test_what_is_good_enough_is_what_the_workspace_says_now(bench: Bench) -> None:
+    bench.run()
+    bench.workspace = replace(bench.workspace, budget=Budget(max_size_mb=0.001))
+    with pytest.raises(Refused, match=r"its size is .* \(budget 0\.001\)"):
+        bench.publish(variant="good")
+
+
+def test_a_run_of_another_model_is_not_promoted_under_this_name(bench: Bench) -> None:
+    bench.run()
+    bench.workspace = replace(bench.workspace, name="other")
+    with pytest.raises(WorkbenchError, match="is of the model `leaf`, the workspace is of `other`"):
+        bench.publish(variant="good")

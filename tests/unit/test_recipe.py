@@ -356,3 +356,11 @@ def test_every_shipped_recipe_says_what_it_is_for() -> None:
 def test_every_step_names_the_packages_that_decide_its_result() -> None:
     uses = {model.model_fields["use"].annotation for model in get_args(get_args(Step)[0])}
     assert {get_args(use)[0] for use in uses} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("names", [("baseline_", "other"), ("f", "f_")])
+def test_variants_that_would_share_a_file_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\n")
+    with pytest.raises(WorkbenchError, match="would be filed under the same name"):
+        recipe.load([tmp_path])
