@@ -277,9 +277,7 @@ def _whole_paths(trial: TrialResult) -> list[str]:
         }
         total = sum(stages.values())
         shares = ", ".join(f"{name} {100 * time_ns / total:.0f} %" for name, time_ns in stages.items())
-        lines.append(
-            f"from the bytes of a photo of {path.photo} to its class: {total / 1e6:.1f} ms ({shares})"
-        )
+        lines.append(f"a photo ({path.photo}) from its bytes to its class: {total / 1e6:.1f} ms ({shares})")
     return lines
 
 

@@ -456,7 +456,7 @@ def test_the_winner_is_shown_with_where_the_time_of_a_photo_goes(
     )
     got = compare(run_info(), [trial("baseline", whole_path=(path,))])
     assert got.reasons[-1] == (
-        "from the bytes of a photo of 12 megapixels to its class: 100.0 ms "
+        "a photo (12 megapixels) from its bytes to its class: 100.0 ms "
         "(decode 60 %, preprocess 20 %, inference 19 %, rest 1 %)"
     )
 
