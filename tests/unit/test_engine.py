@@ -207,22 +207,22 @@ def test_over_a_thousand_sessions_the_intervals_cover_the_truth_as_often_as_they
 
 def test_a_five_per_cent_difference_is_called_in_the_right_direction_where_it_is_called() -> None:
     right = called = 0
-    for seed in range(300):
+    for seed in range(1000):
         interval = ratio(session({BASELINE: 4.0, "faster": 3.8}, seed), "faster").interval
         if interval is not None and not interval[0] <= 1.0 <= interval[1]:
             called += 1
             right += interval[0] > 1.0
-    assert called > 200
+    assert called > 700
     assert right / called >= 0.99
 
 
 def test_the_truly_fastest_is_hardly_ever_dropped_and_the_hopeless_are() -> None:
     lost = kept_slow = 0
-    for seed in range(400):
+    for seed in range(1000):
         measured = session({BASELINE: 4.0, "best": 3.7, "close": 3.75, "slow": 8.0}, seed)
         lost += "best" in measured.pruned
         kept_slow += "slow" not in measured.pruned
-    assert lost <= 4
+    assert lost < 10
     assert kept_slow == 0
 
 
