@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from workbench import __version__
-from workbench.errors import Refused, WorkbenchError
+from workbench.errors import Refused, WorkbenchError, missing_extra
 
 if TYPE_CHECKING:
     from workbench.compare import Comparison
@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `| head` has read enough. What is left in the buffer must not fail once more on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None or options.debug:
+            raise
+        print(f"error: {missing.message}\nhint: {missing.hint}", file=sys.stderr)
+        return WRONG_INPUT
     except OSError as error:
         if options.debug:
             raise

@@ -16,3 +16,20 @@ class WorkbenchError(Exception):
 
 class Refused(WorkbenchError):
     """The input is right and the answer is no (a budget missed, a gate closed). Exit code 1."""
+
+
+# What the extras bring; any other missing module is a defect, or the user's own.
+OPTIONAL = frozenset(
+    {
+        "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "onnxsim", "pyarrow",
+        "fastapi", "starlette", "uvicorn", "prometheus_client",
+    }
+)  # fmt: skip
+
+
+def missing_extra(error: ModuleNotFoundError) -> WorkbenchError | None:
+    """The sentence for an optional package that is not installed; None for any other module."""
+    package = (error.name or "").partition(".")[0]
+    if package not in OPTIONAL:
+        return None
+    return WorkbenchError(f"`{package}` is not installed", hint="pip install 'krishi-bench[cpu]', or [gpu]")

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, missing_extra
 
 PR_SET_PDEATHSIG = 1
 
@@ -150,6 +150,9 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
         return False
     except Exception as error:
         # The one place where anything may be caught: it becomes the trial's reason, its trace is logged.
+        if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
+            pipe.send_bytes(pickle.dumps(_Raised(missing.message, missing.hint, expected=True)))
+            return False
         traceback.print_exc()
         text = str(error).strip().splitlines()
         message = f"{type(error).__name__}: {text[0] if text else 'no message'}"

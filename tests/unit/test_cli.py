@@ -13,7 +13,7 @@ import yaml
 
 from workbench import __version__
 from workbench.cli import FORMATS, main, parser
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, missing_extra
 from workbench.measure import samples
 from workbench.measure.latency import Measured, Plan, Sample
 from workbench.pipeline import Options
@@ -367,3 +367,10 @@ def test_the_schema_of_a_workspace_describes_its_budget(run: Run) -> None:
     described = json.loads(run("schema", "workspace").out)
     assert {"model", "data", "budget", "preprocess"} <= set(described["properties"])
     assert "max_accuracy_drop" in described["$defs"]["Budget"]["properties"]
+
+
+def test_a_package_of_an_extra_that_is_not_installed_is_named_with_the_extra() -> None:
+    missing = missing_extra(ModuleNotFoundError("No module named 'torch.onnx'", name="torch.onnx"))
+    assert missing is not None
+    assert missing.message == "`torch` is not installed"
+    assert missing_extra(ModuleNotFoundError("No module named 'workbench.nope'", name="workbench.nope")) is None
