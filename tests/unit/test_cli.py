@@ -373,4 +373,6 @@ def test_a_package_of_an_extra_that_is_not_installed_is_named_with_the_extra() -
     missing = missing_extra(ModuleNotFoundError("No module named 'torch.onnx'", name="torch.onnx"))
     assert missing is not None
     assert missing.message == "`torch` is not installed"
-    assert missing_extra(ModuleNotFoundError("No module named 'workbench.nope'", name="workbench.nope")) is None
+    assert (
+        missing_extra(ModuleNotFoundError("No module named 'workbench.nope'", name="workbench.nope")) is None
+    )
