@@ -170,7 +170,7 @@ def loop(bench: Bench, _: int) -> dict[str, Estimate]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    feed = {"images": next(bench.images.rows(0, 1))}
+    feed = {"images": next(bench.images.rows([0]))}
     times = {}
     for name in (A, TWIN, B):
         opened = onnxruntime.InferenceSession(

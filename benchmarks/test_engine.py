@@ -50,7 +50,7 @@ def test_a_workers_reading_against_a_bare_loop(benchmark: BenchmarkFixture, benc
             with bench.launch(aa.A) as worker, ort.session(bench.artifacts[aa.A], aa.Runtime()) as session:
                 worker.ready()
                 worker.warm_up()
-                photo = next(bench.images.rows(0, 1))
+                photo = next(bench.images.rows([0]))
                 return statistics.median(_pair(worker, session.infer, photo) for _ in range(PAIRS))
         finally:
             os.sched_setaffinity(0, allowed)

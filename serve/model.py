@@ -49,7 +49,8 @@ class Model:
         Raises what `photo` raises, and ImageError.
         """
         started = time.perf_counter()
-        batch = preprocess(photo(), self.bundle.manifest.preprocess)
+        manifest = self.bundle.manifest
+        batch = preprocess(photo(), manifest.preprocess, raw=manifest.artifact.pixels)
         decoded = time.perf_counter()
         logits = self.session.infer(batch)[0]
         inferred = time.perf_counter()
@@ -125,4 +126,5 @@ def _prove(bundle: Bundle, session: Session) -> None:
     for image_format in FORMATS:
         encoded = io.BytesIO()
         Image.fromarray(pixels[0]).save(encoded, image_format)
-        session.infer(preprocess(encoded.getvalue(), bundle.manifest.preprocess))
+        manifest = bundle.manifest
+        session.infer(preprocess(encoded.getvalue(), manifest.preprocess, raw=manifest.artifact.pixels))

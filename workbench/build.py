@@ -2,37 +2,54 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from workbench import steps
+from workbench import machine, steps
 from workbench.artifact import Artifact
+from workbench.backends import BackendName
 from workbench.backends.packages import versions
 from workbench.cache import ArtifactCache
 from workbench.checkpoint import ModelSource, load_model
 from workbench.dataset import Images
-from workbench.errors import WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError
 from workbench.export import Export, adopt_onnx, export_onnx, export_torch, torch_artifact_info, torch_logits
 from workbench.files import digest_of, sha256_bytes, write_atomic
-from workbench.images import Preprocess
-from workbench.onnx_info import artifact_info, describe, logits_of
+from workbench.images import Preprocess, batch_of, normalize
+from workbench.network import NetworkFacts, facts_of
+from workbench.onnx_info import artifact_info, describe, load, logits_of
 from workbench.recipe import Variant
+from workbench.saturation import Saturation, saturation_of
 from workbench.steps import Step
+from workbench.steps.ir import ir_info, to_ir
+from workbench.steps.layers import Layer, layers
+from workbench.steps.nncf_int8 import nncf_ir
+from workbench.steps.nodes import prepare
+from workbench.steps.optimize import bound_to
 from workbench.weights import kind_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 PROBES = 8  # photos an export's logits are compared on
 REFERENCE_BATCH = 16
+SATURATION_PHOTOS = 8
+LAYER_PHOTOS = 32
+LAYER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all builds of a run share. photos: to compare logits on; calibration: for static_int8."""
+    """What all builds of a run share, of one preprocessing.
+
+    photos: to compare logits on. calibration: for the steps that calibrate. own_crop: pixels of the
+    workspace's own crop, where a recipe asks for another.
+    """
 
     source: ModelSource
     source_digest: str
@@ -41,6 +58,7 @@ class Job:
     photos: Images
     calibration: Images | None
     cache: Path
+    own_crop: int
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -51,7 +69,10 @@ class Job:
 def code_digest() -> str:
     """Of the code that builds: an artifact made by other code is never taken from the cache."""
     here = Path(__file__).parent
-    names = ("build", "checkpoint", "export", "exporters", "factory", "onnx_info", "weights")
+    names = (
+        "build", "checkpoint", "export", "exporters", "factory", "images", "onnx_info", "program", "stated",
+        "timm_network", "transformers_folder", "transformers_processor", "weights",
+    )  # fmt: skip
     files = sorted([*here.glob("steps/*.py"), *(here / f"{name}.py" for name in names)])
     return sha256_bytes(b"".join(file.read_bytes() for file in files))
 
@@ -74,52 +95,104 @@ def _chain(
     variant: Variant,
     get: Callable[[str, Callable[[Path], Artifact]], Artifact | None],
 ) -> tuple[str, Artifact] | None:
-    kind = "torch" if variant.runtime.backend == "torch" else "onnx"
-    key = _export_key(job, variant.export, kind)
-    artifact = get(key, lambda folder: _export(job, variant.export, kind, folder))
-    for step in variant.steps:
+    steps.check_sequence([step.use for step in variant.steps])
+    key = _export_key(job, variant)
+    artifact = get(key, lambda folder: _export(job, variant, folder))
+    links = [_Link(step, variant.runtime.backend) for step in variant.steps]
+    if variant.runtime.backend == "openvino" and "nncf_int8" not in [step.use for step in variant.steps]:
+        links.append(_Link(None, "openvino"))
+    for link in links:
         if artifact is None:
             return None
         source = artifact
-        key = _step_key(job, source, step)
-        artifact = get(key, lambda folder, step=step, source=source: _step(job, step, source, folder))  # type: ignore[misc]
+        key = _link_key(job, source, link)
+        artifact = get(key, lambda folder, link=link, source=source: _apply(job, link, source, folder))  # type: ignore[misc]
     return (key, artifact) if artifact is not None else None
 
 
-def _export_key(job: Job, export: Export, kind: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """One link of a build: a step, or None for the conversion to what the backend opens."""
+
+    step: Step | None
+    backend: BackendName
+
+
+def _exported_as(variant: Variant) -> str:
+    """ONNX, or a torch file with what decides its contents."""
+    runtime = variant.runtime
+    if runtime.backend != "torch":
+        return "onnx"
+    if not runtime.compile:
+        return "torch"
+    return f"torch, compiled for {runtime.precision or 'f32'}, batch {runtime.batch}, {runtime.intra_threads} threads"
+
+
+def _export_key(job: Job, variant: Variant) -> str:
+    kind, export = _exported_as(variant), variant.export
     return digest_of(
         [
             "export",
             code_digest(),
             kind,
+            machine.collect().processor if variant.runtime.compile else None,
             job.source_digest,
             # An ONNX source is held against what was asked for in so many words, not against defaults.
             [export.model_dump(mode="json"), sorted(export.model_fields_set)] if kind == "onnx" else None,
             job.input_shape,
-            versions("torch", "onnx", "onnxscript"),
+            versions("torch", "onnx", "onnxscript", "transformers", "timm"),
         ]
     )
 
 
-def _step_key(job: Job, source: Artifact, step: Step) -> str:
-    calibration = job.calibration.digest if step.use == "static_int8" and job.calibration else None
-    libraries = versions(*steps.PACKAGES[step.use])
-    return digest_of(
-        ["step", code_digest(), source.digest, step.model_dump(mode="json"), calibration, libraries]
-    )
+def _link_key(job: Job, source: Artifact, link: _Link) -> str:
+    if link.step is None:
+        return digest_of(["convert", link.backend, code_digest(), source.digest, versions("openvino")])
+    use = link.step.use
+    given: list[object] = [link.step.model_dump(mode="json"), versions(*steps.PACKAGES[use])]
+    if use in steps.CALIBRATED and job.calibration:
+        given.append(job.calibration.digest)
+    if use == "nncf_int8":
+        given += [link.backend, job.photos.digest]
+    if use == "fold_preprocess":
+        given.append(job.contract.model_dump(mode="json"))
+    if use == "optimize":
+        given.append(machine.collect().processor)
+    return digest_of(["step", code_digest(), source.digest, *given])
 
 
-def _export(job: Job, export: Export, kind: str, folder: Path) -> Artifact:
+def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
     onnx_file, torch_file = folder / "model.onnx", folder / "model.pt2"
-    if kind_of(job.source.checkpoint) == "onnx":
-        adopt_onnx(job.source.checkpoint, export, onnx_file)
+    export, runtime = variant.export, variant.runtime
+    checkpoint = job.source.checkpoint
+    if checkpoint is not None and kind_of(checkpoint) == "onnx":
+        adopt_onnx(checkpoint, export, onnx_file)
         info = artifact_info(onnx_file)
-    elif kind == "torch":
-        written = export_torch(load_model(job.source, job.classes), torch_file, job.input_shape, _probes(job))
-        info = torch_artifact_info(torch_file, written, job.input_shape)
+        if 0 not in info.input_shape[2:] and info.input_shape[2:] != job.input_shape[2:]:
+            height, width = info.input_shape[2:]
+            raise Unsuited(
+                f"the model comes as an ONNX file for {width} x {height} pixels, not {job.contract.crop}",
+                hint="give the torch checkpoint, or an ONNX file that leaves height and width free",
+            )
     else:
-        export_onnx(load_model(job.source, job.classes), export, onnx_file, job.input_shape, _probes(job))
-        info = artifact_info(onnx_file)
+        model = load_model(job.source, job.classes)
+        samples = normalize(_probes(job), job.contract)
+        _check_size(job, model, samples)
+        if runtime.backend == "torch":
+            written = export_torch(
+                model,
+                torch_file,
+                job.input_shape,
+                samples,
+                compile=runtime.compile,
+                precision=runtime.precision,
+                batch=runtime.batch,
+                threads=runtime.intra_threads,
+            )
+            info = torch_artifact_info(torch_file, written, job.input_shape)
+        else:
+            export_onnx(model, export, onnx_file, job.input_shape, samples)
+            info = artifact_info(onnx_file)
     if info.classes != job.classes:
         raise WorkbenchError(
             f"the network tells {info.classes} classes apart, but there are {job.classes} class names",
@@ -128,15 +201,46 @@ def _export(job: Job, export: Export, kind: str, folder: Path) -> Artifact:
     return Artifact(folder, info)
 
 
-def _step(job: Job, step: Step, source: Artifact, folder: Path) -> Artifact:
+def _check_size(job: Job, model: "torch.nn.Module", samples: "NDArray[np.float32]") -> None:
+    """Raise Unsuited where a recipe asks for an input size that the network cannot take."""
+    if job.contract.crop == job.own_crop:
+        return
+    try:
+        torch_logits(model, samples[:1])
+    except WorkbenchError as error:
+        raise Unsuited(
+            f"the network takes {job.own_crop} px only, not {job.contract.crop}: {error.message}",
+            hint="networks with a fixed number of patches or a flattened feature map need their own size",
+        ) from error
+
+
+def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
+    step = link.step
+    if step is None:
+        to_ir(source.path, folder)
+        return Artifact(folder, ir_info(folder))
+    pixels = _probes(job)
+    photos = steps.Photos(
+        job.contract,
+        job.calibration,
+        job.photos if step.use == "nncf_int8" else None,
+        batch_of(pixels, job.contract, raw=source.info.pixels),
+    )
+    if step.use == "nncf_int8" and link.backend == "openvino":
+        steps.check_order(step.use, source.info.precision)
+        nncf_ir(step, source.path, folder, steps.calibration_of(step, photos), photos.validation)
+        return Artifact(folder, ir_info(folder))
     target = folder / "model.onnx"
-    steps.apply(step, source.path, target, job.calibration, _probes(job))
-    return Artifact(folder, artifact_info(target))
+    steps.apply(step, source.path, target, photos)
+    info = artifact_info(target)
+    bound = bound_to(step) if step.use == "optimize" else source.info.bound_to
+    return Artifact(folder, info.model_copy(update={"bound_to": bound}))
 
 
-def _probes(job: Job) -> "NDArray[np.float32]":
-    """(n, 3, crop, crop) of a few photos, spread over the classes."""
-    return next(iter(job.photos.spread(PROBES, PROBES)))
+def _probes(job: Job) -> "NDArray[np.uint8]":
+    """(n, crop, crop, 3) pixels of a few photos, spread over the classes."""
+    pixels: NDArray[np.uint8] = next(iter(replace(job.photos, raw=True).spread(PROBES, PROBES)))
+    return pixels
 
 
 def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
@@ -155,3 +259,31 @@ def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate(parts))
     write_atomic(path, buffer.getvalue())
+
+
+
+def saturation(job: Job, artifact: Artifact) -> Saturation | None:
+    """What 16-bit accumulation would change on a few calibration photos; in a process of its own."""
+    assert job.calibration is not None
+    count = min(SATURATION_PHOTOS, len(job.calibration))
+    photos = replace(job.calibration, raw=artifact.info.pixels)
+    return saturation_of(artifact.path, next(iter(photos.spread(count, count))))
+
+
+def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -> list[Layer]:
+    """What each INT8 layer of `quantized` costs and buys, on calibration photos; in a process of its own.
+
+    source: what the static_int8 step was given. seconds: for the errors; the profile takes a few more.
+    """
+    assert job.calibration is not None
+    count = min(LAYER_PHOTOS, len(job.calibration))
+    photos = next(iter(job.calibration.spread(count, count)))
+    with TemporaryDirectory() as folder:
+        floats = Path(folder) / "prepared.onnx"
+        prepare(source.path, floats)
+        return layers(floats, quantized.path, photos, seconds)
+
+
+def network(baseline: Artifact) -> NetworkFacts:
+    """What the network is made of; in a process of its own, because it loads onnx."""
+    return facts_of(load(baseline.path))

@@ -15,7 +15,7 @@ from workbench.artifact import Artifact
 from workbench.backends import Infer
 from workbench.errors import WorkbenchError
 from workbench.files import sha256_bytes
-from workbench.images import Preprocess, normalize
+from workbench.images import Preprocess, batch_of
 from workbench.manifest import MANIFEST_NAME, Manifest, parse_manifest
 
 if TYPE_CHECKING:
@@ -163,11 +163,13 @@ def load_arrays(path: Path, data: bytes, *names: str) -> "list[NDArray[Any]]":
         raise WorkbenchError(f"{path} does not hold the arrays {', '.join(names)}: {error}") from error
 
 
-def logits_of(infer: Infer, contract: Preprocess, pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+def logits_of(
+    infer: Infer, contract: Preprocess, pixels: "NDArray[np.uint8]", *, raw: bool
+) -> "NDArray[np.float32]":
     """Logits (n, classes) of pixels (n, crop, crop, 3) uint8, one image at a time, as a server meets them."""
     import numpy as np
 
-    return np.concatenate([infer(normalize(pixels[i : i + 1], contract)) for i in range(len(pixels))])
+    return np.concatenate([infer(batch_of(pixels[i : i + 1], contract, raw=raw)) for i in range(len(pixels))])
 
 
 def compare_logits(got: "NDArray[np.float32]", expected: "NDArray[np.float32]", atol: float) -> float:
@@ -196,4 +198,5 @@ def check_golden(
     pixels, logits: from `Bundle.golden()`. One image at a time, through the one preprocessing we have.
     Raises WorkbenchError where it exceeds the bundle's tolerance or any top-1 class differs.
     """
-    return compare_logits(logits_of(infer, manifest.preprocess, pixels), logits, manifest.golden.atol)
+    got = logits_of(infer, manifest.preprocess, pixels, raw=manifest.artifact.pixels)
+    return compare_logits(got, logits, manifest.golden.atol)

@@ -1,5 +1,6 @@
 """MODEL_CARD.md: a published model in words, for whoever has to decide whether to trust it."""
 
+from workbench.artifact import ArtifactInfo
 from workbench.files import sha256_bytes
 from workbench.manifest import Draft
 from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
@@ -28,7 +29,7 @@ def _title(draft: Draft) -> str:
     return (
         f"# {draft.name} {draft.version}\n\n"
         f"An image classifier of {len(draft.class_names)} classes: {info.format}{opset}, weights in "
-        f"{info.precision}, {info.size_bytes / 1e6:.3g} MB. Published {draft.created_at:%Y-%m-%d}.\n"
+        f"{info.precision}, {info.total_bytes / 1e6:.3g} MB. Published {draft.created_at:%Y-%m-%d}.\n"
     )
 
 
@@ -38,9 +39,9 @@ def _contract(draft: Draft) -> list[str]:
         "- A JPEG, PNG or WebP photo, turned upright by its EXIF orientation, in RGB.",
         f"- The shorter side resized to {contract.resize} pixels ({contract.interpolation}, antialiased), "
         f"the {contract.crop} x {contract.crop} centre cut out.",
-        f"- Scaled to [0, 1], then normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}.",
-        f"- The network reads {_shape(draft.artifact.input_shape)} float32 (N, C, H, W) and gives "
-        f"{len(draft.class_names)} logits an image.",
+        f"- Scaled to [0, 1], then normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}"
+        f"{' (by the network itself)' if draft.artifact.pixels else ''}.",
+        f"- The network reads {_shape(draft.artifact)} and gives {len(draft.class_names)} logits an image.",
     ]
 
 
@@ -124,8 +125,11 @@ def _triple(values: tuple[float, float, float]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in values) + ")"
 
 
-def _shape(shape: tuple[int, int, int, int]) -> str:
-    return " x ".join(str(size) if size else "any" for size in shape)
+def _shape(artifact: ArtifactInfo) -> str:
+    n, c, h, w = artifact.input_shape
+    sizes = (n, h, w, c) if artifact.pixels else (n, c, h, w)
+    shown = " x ".join(str(size) if size else "any" for size in sizes)
+    return f"{shown} {'uint8 (N, H, W, C)' if artifact.pixels else 'float32 (N, C, H, W)'}"
 
 
 def _percent(bounds: Interval, form: str = ".1%") -> str:

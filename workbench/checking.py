@@ -10,18 +10,23 @@ from workbench import build
 from workbench.artifact import Artifact, ArtifactInfo
 from workbench.backends import BACKENDS, Runtime
 from workbench.backends.packages import versions
-from workbench.errors import WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError
 from workbench.export import Export
-from workbench.files import digest_of, write_arrays
+from workbench.files import digest_of, write_arrays, write_atomic
+from workbench.images import Preprocess
 from workbench.isolate import ChildError, call
 from workbench.machine import usable_cores
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.parts import Parts
 from workbench.measure.worker import Memory, Opened, Worker
-from workbench.prepare import Prepared
+from workbench.needs import unmet
+from workbench.prepare import Prepared, overridden
 from workbench.progress import Progress, Report
 from workbench.recipe import BASELINE, Variant
 from workbench.results import Accuracy, RunFolder, TrialResult
+from workbench.saturation import Saturation
+
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
 MEMORY_CALLS = 20  # enough for a runtime's arenas to reach their size
 REFERENCE_TIMEOUT_S = 3600.0
+SATURATION_TIMEOUT_S = 600.0
 
 # What every run measures against: the plain FP32 export on onnxruntime, one thread, by the first exporter
 # that can take the network.
@@ -59,10 +65,17 @@ class Context:
     baseline: "NDArray[np.float32] | None" = None
     empty_worker: Memory | None = None
     built: dict[str, Built] = field(default_factory=dict)
+    baseline_variant: Variant | None = None
+    contracts: dict[str, Preprocess] = field(default_factory=dict)
 
     @property
     def job(self) -> build.Job:
         return self.prepared.job
+
+    def job_of(self, variant: str) -> build.Job:
+        """With the photos as this variant's preprocessing cuts them."""
+        contract = self.contracts.get(variant, self.job.contract)
+        return self.prepared.job_for(contract, self.report)
 
 
 def build_baseline(context: Context) -> tuple[Variant, Built]:
@@ -82,7 +95,7 @@ def build_baseline(context: Context) -> tuple[Variant, Built]:
         how = f"{variant.export.exporter}, opset {variant.export.opset}"
         context.report(Progress("building the baseline", 0, 1, how))
         try:
-            return variant, _build(context, variant, log)
+            return variant, build_variant(context, variant, log, context.build_timeout_s)
         except ChildError as error:
             problems[how] = error
     (first, *others) = problems.values()
@@ -93,17 +106,17 @@ def build_baseline(context: Context) -> tuple[Variant, Built]:
     raise WorkbenchError(f"{message}\n{listed}", hint=f"see {log}")
 
 
-def _build(context: Context, variant: Variant, log: Path) -> Built:
+def build_variant(context: Context, variant: Variant, log: Path, timeout_s: float) -> Built:
     """From the cache, or in a process of its own. Raises ChildError."""
-    if (found := build.find(context.job, variant)) is not None:
+    if (found := build.find(context.job_of(variant.name), variant)) is not None:
         return Built(*found, build_s=None)
     started = time.monotonic()
     key, artifact = call(
         "workbench.build:build",
-        context.job,
+        context.job_of(variant.name),
         variant,
         log=log,
-        timeout_s=context.build_timeout_s,
+        timeout_s=timeout_s,
         label="the build",
     )
     return Built(key, artifact, time.monotonic() - started)
@@ -163,19 +176,29 @@ def check(context: Context, variant: Variant) -> TrialResult:
         device=variant.runtime.device,
         steps=len(variant.steps),
     )
-    if (reason := _not_here(context, variant)) is not None:
+    if (reason := not_here(context, variant)) is not None:
         return result.model_copy(update={"status": "skipped", "reason": reason})
     try:
-        built = context.built.get(variant.name) or _build(context, variant, context.folder.log(variant.name))
+        contract = overridden(context.job.contract, variant.preprocess)
+        if contract != context.job.contract:
+            context.contracts[variant.name] = contract
+            result = result.model_copy(update={"preprocess": contract})
+        log = context.folder.log(variant.name)
+        built = context.built.get(variant.name) or build_variant(
+            context, variant, log, context.build_timeout_s
+        )
         context.built[variant.name] = built
         return _checked(context, variant, built, result)
     except WorkbenchError as error:
         reason = f"{error.message} ({error.hint})" if error.hint else error.message
-        return result.model_copy(update={"status": "failed", "reason": reason})
+        status = "skipped" if isinstance(error, Unsuited) else "failed"
+        return result.model_copy(update={"status": status, "reason": reason})
 
 
-def _not_here(context: Context, variant: Variant) -> str | None:
+def not_here(context: Context, variant: Variant) -> str | None:
     """Why this variant cannot be tried on this machine or with this model, or None."""
+    if (missing := unmet(variant.needs)) is not None:
+        return missing
     cores = usable_cores()
     if variant.runtime.intra_threads > cores:
         return f"it asks for {variant.runtime.intra_threads} threads; this machine has {cores} processors"
@@ -191,12 +214,14 @@ def _not_here(context: Context, variant: Variant) -> str | None:
 def _checked(context: Context, variant: Variant, built: Built, result: TrialResult) -> TrialResult:
     """Open the artifact and run every validation photo through it. Raises WorkbenchError."""
     log = context.folder.log(variant.name)
-    with Worker(built.artifact, variant.runtime, context.job.photos, log=log) as worker:
+    photos = context.job_of(variant.name).photos
+    with Worker(built.artifact, variant.runtime, photos, log=log) as worker:
         worker.ready()
         opened = worker.describe()
         worker.burst(MEMORY_CALLS)
         # Before the photos: they are mapped from a file, and its pages would count.
         memory = worker.memory()
+        audit = worker.audit()
         logits = worker.evaluate(
             lambda done, total: context.report(
                 replace(context.stage, what=f"{variant.name}, photo {done} of {total}")
@@ -217,9 +242,11 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
             "threads": opened.threads,
             "opset": info.opset,
             "precision": info.precision,
-            "artifact_digest": info.sha256,
+            "artifact_digest": built.artifact.digest,
             "artifact_key": built.key,
-            "size_bytes": info.size_bytes,
+            "size_bytes": info.total_bytes,
+            "audit": audit,
+            "saturation": _saturation(context, variant, built),
             "build_s": built.build_s,
             "load_s": opened.load_s,
             "cold_start_s": opened.cold_start_s,
@@ -230,6 +257,28 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }
     )
+
+
+def _saturation(context: Context, variant: Variant, built: Built) -> Saturation | None:
+    """What 16-bit accumulation would change; remembered by the artifact and the photos it was found on."""
+    job = context.job_of(variant.name)
+    info = built.artifact.info
+    if info.format != "onnx" or info.precision != "int8" or job.calibration is None:
+        return None
+    key = digest_of([built.artifact.digest, job.calibration.digest, build.code_digest(), "saturation"])
+    path = job.cache / "saturation" / f"{key}.json"
+    if path.exists():
+        return TypeAdapter(Saturation | None).validate_json(path.read_bytes())
+    found: Saturation | None = call(
+        "workbench.build:saturation",
+        job,
+        built.artifact,
+        log=context.folder.log(variant.name),
+        timeout_s=SATURATION_TIMEOUT_S,
+        label="the emulation of 16-bit accumulation",
+    )
+    write_atomic(path, TypeAdapter(Saturation | None).dump_json(found))
+    return found
 
 
 def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.float32]") -> Accuracy | None:

@@ -19,7 +19,7 @@ from workbench.errors import Refused, WorkbenchError, missing_extra
 
 if TYPE_CHECKING:
     from workbench.compare import Comparison
-    from workbench.report import Format
+    from workbench.report import Columns, Format
     from workbench.workspace import Workspace
 
 DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -131,10 +131,51 @@ def run(options: argparse.Namespace) -> int:
         ),
         build_timeout_s=options.build_timeout,
         arguments=tuple(sys.argv[1:]),
+        advised=options.advised,
     )
     with ProgressLine(quiet=options.quiet) as report:
         comparison = pipeline.run_workspace(workspace, variants, settings, report)
     return _show([comparison], options.format)
+
+
+def tune(options: argparse.Namespace) -> int:
+    from workbench import pipeline, recipe
+    from workbench.measure.latency import Plan
+    from workbench.terminal import ProgressLine
+    from workbench.tune import recipe_path
+    from workbench.tune import tune as search
+
+    workspace = _workspace(options)
+    settings = pipeline.Options(
+        plan=Plan(budget_s=options.budget, seed=options.seed), arguments=tuple(sys.argv[1:])
+    )
+    target = recipe_path(workspace, options.name)
+    with ProgressLine(quiet=options.quiet) as report:
+        variants = recipe.load(options.recipes or [recipe.shipped()])
+        tuned = search(workspace, variants, target, settings, report)
+    code = _show([tuned.comparison], options.format)
+    print(tuned.sentence(), file=sys.stderr)
+    return code
+
+
+def advise(options: argparse.Namespace) -> int:
+    from workbench import pipeline, recipe
+    from workbench.terminal import ProgressLine
+
+    variants = recipe.load(options.recipes or [recipe.shipped()])
+    with ProgressLine(quiet=options.quiet) as report:
+        advice = pipeline.advise_workspace(_workspace(options), variants, report)
+    _print(advice.facts(), advice.text(), options.format)
+    return DONE
+
+
+def explain(options: argparse.Namespace) -> int:
+    from workbench import recipe
+    from workbench.explain import explain as describe
+
+    explanation = describe(*recipe.parse(recipe.find(options.recipe)))
+    _print(explanation.facts(), explanation.text(), options.format)
+    return DONE
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -148,7 +189,7 @@ def compare(options: argparse.Namespace) -> int:
     found = compare_runs(
         results, options.runs, mix_machines=options.mix_machines, reanalyse=options.reanalyse
     )
-    return _show(found, options.format)
+    return _show(found, options.format, options.columns)
 
 
 def promote(options: argparse.Namespace) -> int:
@@ -252,10 +293,10 @@ def _workspace(options: argparse.Namespace) -> "Workspace":
     return find(options.workspace, Path.cwd())
 
 
-def _show(comparisons: Sequence["Comparison"], form: "Format") -> int:
+def _show(comparisons: Sequence["Comparison"], form: "Format", columns: "Columns" = "speed") -> int:
     from workbench.report import render
 
-    sys.stdout.write(render(form, comparisons, color=sys.stdout.isatty()))
+    sys.stdout.write(render(form, comparisons, color=sys.stdout.isatty(), columns=columns))
     return DONE if all(found.winner and found.certified for found in comparisons) else ANSWER_IS_NO
 
 
@@ -340,14 +381,46 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--build-timeout", type=_seconds, default=900.0, metavar="T", help="for one variant (default: 15m)"
     )
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of launches and turns")
+    made.add_argument("--advised", action="store_true", help="only what `advise` finds worth trying")
     made.add_argument("--quiet", action="store_true", help="no progress")
     made.add_argument("--format", choices=FORMATS, default="table")
+
+    made = add("advise", advise, "say which recipes are worth trying on this network and machine, and why")
+    made.add_argument(
+        "recipes", nargs="*", type=Path, metavar="RECIPE", help="files or folders (default: those shipped)"
+    )
+    made.add_argument("--quiet", action="store_true", help="no progress")
+    _add_format(made)
+
+    made = add("tune", tune, "search for the best variant within the budget, and write it as a recipe")
+    made.add_argument(
+        "recipes", nargs="*", type=Path, metavar="RECIPE", help="to begin with (default: those shipped)"
+    )
+    made.add_argument(
+        "--budget", type=_seconds, default=600.0, metavar="T", help="time for all of it (default: 10m)"
+    )
+    made.add_argument("--name", metavar="NAME", help="of the recipe (default: tuned-<model>)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of launches and turns")
+    made.add_argument("--quiet", action="store_true", help="no progress")
+    made.add_argument("--format", choices=FORMATS, default="table")
+
+    made = add(
+        "explain", explain, "say what a recipe does, when it helps and when it hurts", workspace=False
+    )
+    made.add_argument("recipe", metavar="RECIPE", help="a file, or the name of one that is shipped")
+    _add_format(made)
 
     made = add("compare", compare, "show what runs measured, and which variant won")
     made.add_argument("runs", nargs="*", metavar="RUN", help="run ids (default: the latest)")
     made.add_argument("--variant", metavar="NAME", help="everything known of one variant")
     made.add_argument(
         "--reanalyse", action="store_true", help="work every latency out again from the raw samples"
+    )
+    made.add_argument(
+        "--columns",
+        choices=["speed", "audit"],
+        default="speed",
+        help="audit: in which precision the multiplications really ran",
     )
     made.add_argument("--mix-machines", action="store_true", help="show runs of different machines together")
     made.add_argument("--format", choices=FORMATS, default="table")

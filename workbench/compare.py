@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.recipe import BASELINE
@@ -24,6 +24,9 @@ class Row:
     speedup: baseline time over variant time; speedup_ci its 95 % interval over launches.
     throughput_ips: photos a second of one session, one at a time.
     peak_memory_bytes: above a worker with no runtime in it. What was not measured is None.
+    crop: pixels of its input, where it is not the run's. precision: the weights are stored in; computes: what
+    most multiplications really run in, and *_share what part of them; audit: that as a sentence.
+    casts, unfused_qdq: nodes that only convert. validated: processors on which its INT8 arithmetic is exact.
     """
 
     variant: str
@@ -49,6 +52,16 @@ class Row:
     peak_memory_bytes: int | None
     pareto: bool
     winner: bool
+    crop: int | None = None
+    precision: str | None = None
+    computes: str | None = None
+    int8_share: float | None = None
+    half_share: float | None = None
+    fp32_share: float | None = None
+    casts: int | None = None
+    unfused_qdq: int | None = None
+    audit: str | None = None
+    validated: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,4 +418,32 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         peak_memory_bytes=trial.peak_memory_bytes,
         pareto=pareto,
         winner=winner,
+        crop=trial.preprocess.crop if trial.preprocess else None,
+        precision=trial.precision,
+        **_audited(trial),
+        validated="; ".join(trial.saturation.validated) if trial.saturation else None,
     )
+
+
+class _Audited(TypedDict, total=False):
+    computes: str
+    int8_share: float | None
+    half_share: float | None
+    fp32_share: float | None
+    casts: int | None
+    unfused_qdq: int | None
+    audit: str
+
+
+def _audited(trial: TrialResult) -> _Audited:
+    if (audit := trial.audit) is None:
+        return {}
+    return {
+        "computes": audit.computes,
+        "int8_share": audit.int8_share,
+        "half_share": audit.half_share,
+        "fp32_share": audit.fp32_share,
+        "casts": audit.casts,
+        "unfused_qdq": audit.unfused_qdq,
+        "audit": audit.verdict,
+    }

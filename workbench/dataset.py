@@ -2,14 +2,14 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
 from workbench.files import digest_of, make_folder, sha256_file, translated_os_errors
-from workbench.images import SUFFIXES, ImageError, Preprocess, normalize, read_pixels
+from workbench.images import SUFFIXES, Batch, ImageError, Preprocess, batch_of, read_pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +41,14 @@ class Images:
 
     path: a .npy file of (n, crop, crop, 3) uint8. Normalisation, one multiply-add per value, happens
     on read: float32 on disk would be four times the size for nothing.
+    raw: for a network that takes the pixels and normalises them itself.
     """
 
     path: Path
     labels: tuple[int, ...]
     contract: Preprocess
     digest: str
+    raw: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,20 +60,20 @@ class Images:
         mapped: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
         return mapped
 
-    def rows(self, start: int, stop: int) -> Iterator["NDArray[np.float32]"]:
-        """Photos start..stop, each a normalised (1, 3, crop, crop) float32 batch."""
+    def rows(self, chosen: Iterable[int]) -> Iterator[Batch]:
+        """These photos, each a batch of one as the network takes it (see `images.batch_of`)."""
         pixels = self.pixels()
-        for row in range(start, stop):
-            yield normalize(pixels[row : row + 1], self.contract)
+        for row in chosen:
+            yield batch_of(pixels[row : row + 1], self.contract, raw=self.raw)
 
-    def batches(self, size: int, *, limit: int | None = None) -> Iterator["NDArray[np.float32]"]:
-        """Normalised (<= size, 3, crop, crop) float32 batches of the first `limit` photos."""
+    def batches(self, size: int, *, limit: int | None = None) -> Iterator[Batch]:
+        """Batches of at most `size`, of the first `limit` photos."""
         pixels = self.pixels()[:limit]
         for start in range(0, len(pixels), size):
-            yield normalize(pixels[start : start + size], self.contract)
+            yield batch_of(pixels[start : start + size], self.contract, raw=self.raw)
 
-    def spread(self, count: int, size: int) -> Iterator["NDArray[np.float32]"]:
-        """Normalised (<= size, 3, crop, crop) float32 batches of `count` photos taken at even distances.
+    def spread(self, count: int, size: int) -> Iterator[Batch]:
+        """Batches of at most `size`, of `count` photos taken at even distances.
 
         Photos are ordered by class: the first `count` of them would be a few classes only.
         """
@@ -80,7 +82,7 @@ class Images:
         pixels = self.pixels()
         chosen = np.arange(count) * len(self) // count
         for start in range(0, count, size):
-            yield normalize(pixels[chosen[start : start + size]], self.contract)
+            yield batch_of(pixels[chosen[start : start + size]], self.contract, raw=self.raw)
 
 
 def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool = True) -> Dataset:

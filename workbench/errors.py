@@ -18,11 +18,15 @@ class Refused(WorkbenchError):
     """The input is right and the answer is no (a budget missed, a gate closed). Exit code 1."""
 
 
+class Unsuited(WorkbenchError):
+    """Nothing is wrong, but this variant is not for this model or machine: its trial is `skipped`."""
+
+
 # What the extras bring; any other missing module is a defect, or the user's own.
 OPTIONAL = frozenset(
     {
         "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "onnxsim", "pyarrow",
-        "fastapi", "starlette", "uvicorn", "prometheus_client",
+        "fastapi", "starlette", "uvicorn", "prometheus_client", "openvino", "nncf", "transformers",
     }
 )  # fmt: skip
 

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.artifact import ArtifactInfo, Format
-from workbench.errors import WorkbenchError
-from workbench.exporters import NETWORK_ERRORS, chatter_on_stderr, write_onnx, write_program
+from workbench.backends.base import Hint
+from workbench.errors import Unsuited, WorkbenchError
+from workbench.exporters import (
+    NETWORK_ERRORS,
+    chatter_on_stderr,
+    write_onnx,
+    write_package,
+    write_program,
+)
 from workbench.files import sha256_file
+from workbench.machine import collect
 from workbench.onnx_info import OnnxFacts, describe, load, logits_of
 from workbench.weights import first_line
 
@@ -27,6 +35,9 @@ Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 # What each writes and keeps, tried one by one with torch 2.13: below 18, dynamo writes 18 without an error.
 OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7, 23)}
 TOLERANCE = 1e-3  # of max(1, the largest logit)
+# bf16 keeps 8 bits: 0.4 % per rounding, and a deep network rounds many times. Enough to tell a wrong program
+# from a coarse one; what the coarseness costs is for the accuracy to say.
+BF16_TOLERANCE = 0.1
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
 
 
@@ -98,43 +109,65 @@ def _other_exporter(export: Export) -> str:
 
 
 def export_torch(
-    model: "torch.nn.Module", target: Path, input_shape: Shape, samples: "NDArray[np.float32]"
+    model: "torch.nn.Module",
+    target: Path,
+    input_shape: Shape,
+    samples: "NDArray[np.float32]",
+    *,
+    compile: bool = False,
+    precision: Hint | None = None,
+    batch: int = 1,
+    threads: int = 1,
 ) -> Format:
-    """Write the network for the torch backend, the batch size free, and compare its logits with torch's.
+    """Write the network for the torch backend and compare its logits with torch's.
 
-    A TorchScript module stays one; any other becomes a torch.export program. Returns the format written.
-    samples, errors: as in `export_onnx`.
+    A TorchScript module stays one; any other becomes a torch.export program, the batch size free.
+    compile: a package compiled ahead of time instead, for exactly `batch` photos a call, `threads` threads
+    and `precision`; the other formats leave all three to the session. Returns the format written.
+    samples, errors: as in `export_onnx`; Unsuited where the network cannot be compiled here.
     """
     import torch
 
     assert samples.shape[1:] == input_shape[1:]
     expected = torch_logits(model, samples)
+    if compile and isinstance(model, torch.jit.ScriptModule):
+        raise Unsuited(
+            "runtime.compile: a TorchScript module cannot be compiled ahead of time",
+            hint="give the checkpoint with `model.factory`",
+        )
     with _removed_on_error(target), chatter_on_stderr():
-        if isinstance(model, torch.jit.ScriptModule):
-            written: Format = "torchscript"
+        if compile:
+            written: Format = "torch-aoti"
+            images = _first(samples, batch)
+            write_package(model, target, images, precision=precision or "f32", threads=threads)
+        elif isinstance(model, torch.jit.ScriptModule):
+            written = "torchscript"
             model.save(str(target))
         else:
             written = "torch-export"
             write_program(model, target, _first(samples, 2))
         reopened = _open_torch(target, written)
-        _compare(expected, samples, lambda batch: torch_logits(reopened, batch))
+        tolerance = BF16_TOLERANCE if compile and precision == "bf16" else TOLERANCE
+        _compare(expected, samples, lambda given: torch_logits(reopened, given), tolerance)
     return written
 
 
 def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> ArtifactInfo:
-    """`artifact.json` of a finished torch file; classes and the free batch are found by running it."""
+    """`artifact.json` of a finished torch file; classes and the batch size are found by running it."""
     import numpy as np
 
     model = _open_torch(path, written)
     classes = {torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1] for n in (1, 3)}
+    compiled = isinstance(model, Package)
     return ArtifactInfo(
         format=written,
         file=path.name,
         sha256=sha256_file(path),
         size_bytes=path.stat().st_size,
-        precision="fp32",
-        input_shape=(0, *input_shape[1:]),
+        precision="bf16" if compiled and model.precision == "bf16" else "fp32",
+        input_shape=(model.batch if compiled else 0, *input_shape[1:]),
         classes=classes.pop(),
+        bound_to=collect().processor if compiled else None,
     )
 
 
@@ -165,7 +198,9 @@ def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
     return facts
 
 
-def torch_logits(model: "torch.nn.Module", samples: "NDArray[np.float32]") -> "NDArray[np.float32]":
+def torch_logits(
+    model: "Callable[[torch.Tensor], object]", samples: "NDArray[np.float32]"
+) -> "NDArray[np.float32]":
     """(n, classes) logits of (n, C, H, W) samples. Raises WorkbenchError where the network gives other than
     one finite float tensor of that shape."""
     import numpy as np
@@ -194,13 +229,37 @@ def torch_logits(model: "torch.nn.Module", samples: "NDArray[np.float32]") -> "N
     return logits
 
 
-def _open_torch(path: Path, written: Format) -> "torch.nn.Module":
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A compiled package for any number of photos, which takes `batch` at a time."""
+
+    forward: "Callable[[torch.Tensor], torch.Tensor]"
+    batch: int
+    precision: str
+
+    def __call__(self, images: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        from workbench.backends.opening import filled
+
+        given = images.numpy()
+        parts = [given[start : start + self.batch] for start in range(0, len(given), self.batch)]
+        logits = [self.forward(torch.from_numpy(filled(part, self.batch))) for part in parts]
+        return torch.cat(logits)[: len(given)]
+
+
+def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
     import torch
 
     if written == "torchscript":
         from workbench.weights import load_torchscript
 
         return load_torchscript(path)
+    if written == "torch-aoti":
+        from workbench.backends.torch import open_package
+
+        forward, facts = open_package(path.read_bytes(), 1, path.name)
+        return Package(forward, int(facts["batch"]), facts["precision"])
     with path.open("rb") as file:
         module: torch.nn.Module = torch.export.load(file).module()
     return module
@@ -234,7 +293,10 @@ def _checked(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
 
 
 def _compare(
-    expected: "NDArray[np.float32]", samples: "NDArray[np.float32]", run: Logits
+    expected: "NDArray[np.float32]",
+    samples: "NDArray[np.float32]",
+    run: Logits,
+    tolerance: float = TOLERANCE,
 ) -> tuple[float, float]:
     """Largest absolute difference, and that over the largest expected logit: one photo alone, then all."""
     import numpy as np
@@ -249,10 +311,10 @@ def _compare(
         difference = float(np.abs(got - expected[:count]).max())
         worst = difference if np.isnan(difference) else max(worst, difference)
     largest = float(np.abs(expected).max())
-    if not worst <= TOLERANCE * max(1.0, largest):
+    if not worst <= tolerance * max(1.0, largest):
         raise WorkbenchError(
             f"the exported file does not compute what torch does: a logit differs by {worst:.3g} "
-            f"(largest logit {largest:.3g}, tolerance {TOLERANCE:g} of it)",
+            f"(largest logit {largest:.3g}, tolerance {tolerance:g} of it)",
             hint="try the other `export.exporter`; a forward that branches on its input is a usual cause",
         )
     return worst, worst / largest if largest else worst

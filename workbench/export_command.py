@@ -133,7 +133,7 @@ def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> Mode
     model = workspace.model
     if factory is not None:
         return ModelSource(checkpoint=checkpoint, factory=factory)
-    if checkpoint.resolve() == model.checkpoint.resolve():
+    if model.checkpoint is not None and checkpoint.resolve() == model.checkpoint.resolve():
         return model
     if not workspace.synthetic and model.factory is not None:
         return model.model_copy(update={"checkpoint": checkpoint})

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError
 from workbench.onnx_info import load
 from workbench.weights import first_line
 
@@ -91,6 +91,67 @@ def write_program(model: "torch.nn.Module", target: Path, images: "NDArray[np.fl
             f"torch.export failed: {_root_cause(error)}",
             hint="measure it with the onnxruntime backend, through `export.exporter: torchscript`",
         ) from error
+
+
+def write_package(
+    model: "torch.nn.Module", target: Path, images: "NDArray[np.float32]", *, precision: str, threads: int
+) -> None:
+    """Compile the network ahead of time with inductor, weights frozen, for batches of the shape of `images`.
+
+    precision: `f32`, or `bf16`: convolutions and matrix products under autocast, logits in float32.
+    threads: of the code that is written, which knows no other number. All of it is noted in the package.
+    Takes 10 to 60 seconds. Raises Unsuited where no C++ compiler is found, WorkbenchError where it fails.
+    """
+    import torch
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.utils import fresh_cache
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise Unsuited(
+            "runtime.compile: torch needs a C++ compiler (g++ or clang++) to compile ahead of time",
+            hint="install one, for example `apt install g++`; the variable CXX names another than g++",
+        ) from error
+    facts = {"precision": precision, "threads": str(threads), "batch": str(len(images))}
+    settings: dict[str, Any] = {
+        "freezing": True,
+        "compile_threads": 1,  # no pool of processes for one or two files
+        "cpp.threads": threads,
+        "aot_inductor.metadata": facts,
+    }
+    try:
+        with torch.no_grad(), fresh_cache():
+            program = torch.export.export(_in_precision(model, precision), (torch.from_numpy(images),))
+            with target.open("wb") as file:  # a path would have to end in .pt2
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=file, inductor_configs=settings
+                )
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"torch could not compile the network: {_root_cause(error)}",
+            hint="the log of this trial has the compiler's words; without `runtime.compile` it runs eagerly",
+        ) from error
+
+
+def _in_precision(model: "torch.nn.Module", precision: str) -> "torch.nn.Module":
+    import torch
+
+    if precision == "f32":
+        return model
+
+    class Autocast(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits: torch.Tensor = self.network(images)
+            return logits.float()
+
+    return Autocast()
 
 
 def _root_cause(error: BaseException) -> str:

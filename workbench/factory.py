@@ -13,21 +13,28 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from workbench.errors import WorkbenchError
-from workbench.files import sha256_bytes
+from workbench.files import sha256_file
 from workbench.weights import first_line, some
 
 if TYPE_CHECKING:
     import torch
 
 
-def build(spec: str, args: Mapping[str, JsonValue], num_classes: int | None) -> "torch.nn.Module":
+# What a factory without a checkpoint reads its weights from.
+DATA = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".h5"})
+
+
+def build(
+    spec: str, args: Mapping[str, JsonValue], num_classes: int | None, import_from: Path | None = None
+) -> "torch.nn.Module":
     """Call the factory. Raises WorkbenchError for whatever it raises, and where it gives no network.
 
     num_classes: passed on where `args` is empty and the factory has a parameter of that name.
+    import_from: the folder where `package.module` is looked for first.
     """
     import torch
 
-    with _user_code(spec):
+    with _user_code(spec, import_from):
         factory = _resolve(spec)
         arguments: dict[str, Any] = dict(args)
         if not arguments and num_classes and "num_classes" in inspect.signature(factory).parameters:
@@ -56,10 +63,11 @@ def parts(spec: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _user_code(spec: str) -> Iterator[None]:
+def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
     """The factory's folder on sys.path, for its siblings; whatever it raises named, as theirs to mend."""
     place = spec.rpartition(":")[0]
-    folder = [str(Path(place).parent)] if place.endswith(".py") else []
+    root = Path(place).parent if place.endswith(".py") else import_from
+    folder = [] if root is None else [str(root)]
     sys.path[:0] = folder
     try:
         yield
@@ -97,27 +105,41 @@ def _import_file(path: Path) -> Any:
     return module
 
 
-def code_digests(spec: str) -> list[tuple[str, str]]:
+def code_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
     """(path, sha256) of the source files that a factory consists of, found without importing them."""
-    place = spec.rpartition(":")[0]
-    if place.endswith(".py"):
-        folder = Path(place).parent
-        files = [*folder.glob("*.py"), *folder.glob("*/*.py")]
-    else:
-        module = _module_file(place)
-        folder = Path() if module is None else module.parent
-        in_package = module is not None and (folder / "__init__.py").is_file()
-        files = list(folder.glob("*.py")) if in_package else [] if module is None else [module]
+    return _digests(spec, import_from, lambda file: file.suffix == ".py")
+
+
+def data_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
+    """(path, sha256) of the files beside a factory's code, and one folder below, that look like weights."""
+    return _digests(spec, import_from, lambda file: file.suffix.lower() in DATA)
+
+
+def _digests(spec: str, import_from: Path | None, wanted: Callable[[Path], bool]) -> list[tuple[str, str]]:
+    folder, files = _files_of(spec.rpartition(":")[0], import_from)
     return sorted(
-        (file.relative_to(folder).as_posix(), sha256_bytes(file.read_bytes()))
+        (file.relative_to(folder).as_posix(), sha256_file(file))
         for file in files
-        if file.is_file()
+        if wanted(file) and file.is_file()
     )
 
 
-def _module_file(name: str) -> Path | None:
+def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
+    """The folder of a factory's code and the files there: one folder below too, where the code is the
+    user's; only the module itself, where it is one among the installed."""
+    module = Path(place) if place.endswith(".py") else _module_file(place, import_from)
+    if module is None:
+        return Path(), []
+    folder = module.parent
+    if place.endswith(".py") or (import_from is not None and folder.is_relative_to(import_from)):
+        return folder, [*folder.glob("*"), *folder.glob("*/*")]
+    return folder, [*folder.glob("*")] if (folder / "__init__.py").is_file() else [module]
+
+
+def _module_file(name: str, import_from: Path | None) -> Path | None:
     """The source file of `package.module`: `find_spec` would import the package on the way."""
-    search: Sequence[str] | None = [str(Path.cwd()), *sys.path]
+    first = [] if import_from is None else [str(import_from)]
+    search: Sequence[str] | None = [*first, str(Path.cwd()), *sys.path]
     spec = None
     for part in name.split("."):
         if search is None:

@@ -5,7 +5,7 @@ numpy and Pillow are imported inside the functions: reading a recipe must not pa
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
+
+Batch: TypeAlias = "NDArray[Any]"
+"""(N, 3, H, W) float32, normalised; or (N, H, W, 3) uint8 pixels, for networks that normalise themselves."""
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -173,9 +176,16 @@ def normalize(pixels: "NDArray[np.uint8]", contract: Preprocess) -> "NDArray[np.
     return batch
 
 
-def preprocess(data: bytes, contract: Preprocess) -> "NDArray[np.float32]":
-    """Photo bytes to a (1, 3, crop, crop) float32 batch. Raises ImageError."""
-    return normalize(crop_pixels(decode(data), contract)[None], contract)
+def batch_of(pixels: "NDArray[np.uint8]", contract: Preprocess, *, raw: bool) -> Batch:
+    """What the network takes: (N, H, W, 3) pixels as they are where it is `raw`, else normalised."""
+    import numpy as np
+
+    return np.ascontiguousarray(pixels) if raw else normalize(pixels, contract)
+
+
+def preprocess(data: bytes, contract: Preprocess, *, raw: bool = False) -> Batch:
+    """Photo bytes to a batch of one (see `batch_of`). Raises ImageError."""
+    return batch_of(crop_pixels(decode(data), contract)[None], contract, raw=raw)
 
 
 def read_pixels(path: Path, contract: Preprocess) -> "NDArray[np.uint8]":

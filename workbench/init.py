@@ -9,9 +9,10 @@ from pathlib import Path
 from workbench.errors import WorkbenchError
 from workbench.files import write_atomic
 from workbench.images import SUFFIXES
+from workbench.transformers_folder import CONFIG, describe, is_classifier
 from workbench.workspace import FILE_NAME
 
-CHECKPOINTS = (".ckpt", ".pt", ".pth", ".onnx")
+CHECKPOINTS = (".ckpt", ".pt", ".pth", ".onnx", ".pt2", ".safetensors")
 VALIDATION = ("val", "valid", "validation", "test")
 CALIBRATION = ("calib", "calibration", "train")
 LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "classes.txt")
@@ -42,22 +43,43 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
         raise WorkbenchError(f"{folder} is not a folder")
     found = look(folder)
     write_atomic(path, draft(found).encode())
+    whole = found.checkpoint is not None and (folder / found.checkpoint).is_dir()
     what = {
-        "checkpoint": found.checkpoint,
-        "factory": found.factory,
-        "class names": found.class_names,
+        "checkpoint": found.checkpoint and _told(folder, found.checkpoint),
+        "factory": found.factory or ("not needed" if whole else None),
+        "class names": found.class_names or ("those of the checkpoint" if whole else None),
         "validation photos": found.validation,
         "calibration photos": found.calibration,
     }
     return path, [f"{name}: {value or 'not found, fill it in'}" for name, value in what.items()]
 
 
+def _told(folder: Path, checkpoint: str) -> str:
+    """A checkpoint with what it says of itself, where that is read without torch."""
+    path = folder / checkpoint
+    if not path.is_dir():
+        return checkpoint
+    try:
+        info = describe(path)
+    except WorkbenchError as error:
+        return f"{checkpoint}, which cannot be used: {error.message}"
+    return "; ".join([f"{checkpoint}, a {info.sentence()}", *info.notes])
+
+
 def look(folder: Path) -> Found:
-    """Recognise a checkpoint, a factory, class names and photo folders by their names."""
+    """Recognise a checkpoint, a factory, class names and photo folders by their names; a folder of
+    transformers by its config.json."""
     files = sorted(_below(folder, DEPTH), key=lambda path: (len(path.parts), str(path)))
+    classifiers = [path.parent for path in files if path.name == CONFIG and is_classifier(path.parent)]
 
     def first(paths: list[Path]) -> str | None:
         return paths[0].relative_to(folder).as_posix() if paths else None
+
+    def holds_a_model(path: Path) -> bool:
+        """Files in a folder of transformers are parts of it."""
+        if path.is_dir():
+            return path in classifiers
+        return path.suffix in CHECKPOINTS and path.parent not in classifiers
 
     def photos(names: tuple[str, ...]) -> str | None:
         folders = [
@@ -66,9 +88,11 @@ def look(folder: Path) -> Found:
         return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
 
     factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
+    models = [path for path in (folder, *files) if holds_a_model(path)]
+    needs_factory = not (models and models[0].is_dir())
     return Found(
-        checkpoint=first([path for path in files if path.suffix in CHECKPOINTS]),
-        factory=f"{first([factories[0][0]])}:{factories[0][1]}" if factories else None,
+        checkpoint=first(models),
+        factory=f"{first([factories[0][0]])}:{factories[0][1]}" if factories and needs_factory else None,
         class_names=first([path for path in files if path.name in LABELS]),
         validation=photos(VALIDATION),
         calibration=photos(CALIBRATION),
@@ -114,10 +138,16 @@ def draft(found: Found) -> str:
                 "checkpoint",
                 found.checkpoint or "student.ckpt",
                 "",
-                "Lightning, state dict, TorchScript or .onnx",
+                "Lightning, state dict, TorchScript, .pt2, .onnx; or a folder of transformers",
             ),
-            line("factory", found.factory, "student.py:create_model", "builds the network; for state dicts"),
+            line(
+                "factory",
+                found.factory,
+                "student.py:create_model",
+                "builds the network, for state dicts; or timm:name",
+            ),
             "  # factory_args: {num_classes: 38}",
+            *_trust(found.checkpoint),
             line("class_names", found.class_names, "labels.json", "else taken from the checkpoint"),
             "data:                                         # class folders of photos, or a CSV of path,label",
             line("validation", found.validation or "data/val", "", "accuracy is measured on these"),
@@ -134,6 +164,13 @@ def draft(found: Found) -> str:
             "",
         ]
     )
+
+
+def _trust(checkpoint: str | None) -> list[str]:
+    """A line to uncomment: whether a file may run code is the user's to say."""
+    if checkpoint is None or not checkpoint.endswith(".pt2"):
+        return []
+    return ["  # trust_code: true                          # reading a .pt2 may run code stored in it"]
 
 
 def _quoted(value: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from workbench.errors import WorkbenchError, missing_extra
+from workbench.errors import Unsuited, WorkbenchError, missing_extra
 
 PR_SET_PDEATHSIG = 1
 
@@ -33,10 +33,15 @@ class _Raised:
     message: str
     hint: str | None
     expected: bool
+    unsuited: bool = False
 
 
 class ChildError(WorkbenchError):
     """The child could not do the job: it raised, died or took too long. Its log has the details."""
+
+
+class ChildUnsuited(ChildError, Unsuited):
+    """The child found that the job is not for this model or machine."""
 
 
 class Child:
@@ -86,7 +91,7 @@ class Child:
             raise ChildError(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
         if isinstance(answer, _Raised):
             if answer.expected:
-                raise ChildError(answer.message, hint=answer.hint)
+                raise (ChildUnsuited if answer.unsuited else ChildError)(answer.message, hint=answer.hint)
             raise ChildError(f"{self.label} failed: {answer.message}", hint=f"see {self.log}")
         return answer
 
@@ -146,7 +151,7 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
     try:
         answer = pickle.dumps(job())
     except WorkbenchError as error:
-        pipe.send_bytes(pickle.dumps(_Raised(error.message, error.hint, expected=True)))
+        pipe.send_bytes(pickle.dumps(_Raised(error.message, error.hint, True, isinstance(error, Unsuited))))
         return False
     except Exception as error:
         # The one place where anything may be caught: it becomes the trial's reason, its trace is logged.

@@ -10,10 +10,18 @@ from pydantic import BaseModel, ConfigDict
 from workbench.files import digest_of
 
 
+# x86: vector widths, 8-bit dot products, bf16 arithmetic; ARM: 8-bit dot and matrix products, fp16, bf16.
+FEATURES = (
+    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
+    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "asimdhp", "fphp", "bf16", "sve",
+)  # fmt: skip
+
+
 class Machine(BaseModel):
     """The parts of a computer that decide how fast a model runs on it.
 
     cores: logical processors this process may use. memory_bytes: of the whole machine.
+    features: instruction sets that decide which arithmetic is fast, of those in FEATURES.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +33,12 @@ class Machine(BaseModel):
     gpus: tuple[str, ...]
     system: str
     python: str
+    features: tuple[str, ...] = ()
+
+    @property
+    def processor(self) -> str:
+        """What a file made for this processor is bound to. Virtual machines hide the model, not the features."""
+        return f"{self.cpu} ({' '.join(self.features) or self.architecture})"
 
     @property
     def fingerprint(self) -> str:
@@ -46,6 +60,7 @@ def collect() -> Machine:
         gpus=_gpus(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
+        features=_features(),
     )
 
 
@@ -73,6 +88,16 @@ def _cpu_model() -> str:
             if line.lower().startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def _features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Those of FEATURES that every processor has, by the names Linux gives them; none where it does not tell."""
+    if not cpuinfo.exists():
+        return ()
+    lines = [line.partition(":") for line in cpuinfo.read_text(errors="replace").splitlines()]
+    flags = [set(value.split()) for key, _, value in lines if key.strip().lower() in ("flags", "features")]
+    common = set.intersection(*flags) if flags else set()
+    return tuple(name for name in FEATURES if name in common)
 
 
 def _gpus() -> tuple[str, ...]:

@@ -120,7 +120,8 @@ class Draft(_Record):
             raise ValueError(f"`{self.name}` is not a name for a model")
         if not is_version(self.version):
             raise ValueError(f"`{self.version}` is not a version number")
-        _plain(self.artifact.file)
+        for file in (self.artifact.file, *[other.file for other in self.artifact.companions]):
+            _plain(file)
         if len(self.class_names) != self.artifact.classes:
             raise ValueError(
                 f"{len(self.class_names)} class names for a model of {self.artifact.classes} classes"
@@ -141,9 +142,12 @@ class Manifest(Draft):
         # On some file systems two names that differ only in case are one file.
         if doubled := [path for path, n in Counter(path.casefold() for path in paths).items() if n > 1]:
             raise ValueError(f"files has `{doubled[0]}` twice")
-        model = self.entry(self.artifact.file)
-        if (model.sha256, model.size_bytes) != (self.artifact.sha256, self.artifact.size_bytes):
-            raise ValueError(f"files and artifact disagree about `{model.path}`")
+        recorded = [(self.artifact.file, self.artifact.sha256, self.artifact.size_bytes)]
+        recorded += [(other.file, other.sha256, other.size_bytes) for other in self.artifact.companions]
+        for file, sha256, size_bytes in recorded:
+            entry = self.entry(file)
+            if (entry.sha256, entry.size_bytes) != (sha256, size_bytes):
+                raise ValueError(f"files and artifact disagree about `{file}`")
         self.entry(self.golden.file)
         return self
 

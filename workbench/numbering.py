@@ -32,20 +32,24 @@ class Change:
     why: str
 
 
-def known_change(old: Manifest, info: RunInfo, artifact: ArtifactInfo) -> Change | None:
+def known_change(
+    old: Manifest, info: RunInfo, contract: Preprocess, artifact: ArtifactInfo
+) -> Change | None:
     """What can be told without running the model; None where its outputs decide between minor and patch."""
     if old.class_names != info.class_names:
         what = "order" if sorted(old.class_names) == sorted(info.class_names) else "names"
         return Change("major", f"the class {what} changed since {old.version}")
     if moved := [
-        f"{field} {getattr(old.preprocess, field)} -> {getattr(info.preprocess, field)}"
+        f"{field} {getattr(old.preprocess, field)} -> {getattr(contract, field)}"
         for field in Preprocess.model_fields
-        if getattr(old.preprocess, field) != getattr(info.preprocess, field)
+        if getattr(old.preprocess, field) != getattr(contract, field)
     ]:
         return Change("major", f"the preprocessing changed since {old.version}: {', '.join(moved)}")
     # The batch size is between the server and the model: no client sees it.
     if old.artifact.input_shape[1:] != artifact.input_shape[1:]:
         return Change("major", f"the input shape changed since {old.version}")
+    if old.artifact.pixels != artifact.pixels:
+        return Change("major", f"the network takes another type of input than {old.version}")
     if old.provenance.checkpoint_digest != info.checkpoint_digest:
         return Change("minor", f"it was built from another checkpoint than {old.version}")
     return None

@@ -1,13 +1,14 @@
 """Facts read back from an ONNX file: what was built, not what was asked for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.artifact import ArtifactInfo, Precision
 from workbench.errors import WorkbenchError
 from workbench.files import sha256_file
+from workbench.images import Batch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ class OnnxFacts:
     """A classifier in an ONNX file.
 
     opset: of the default domain. input_shape: (N, C, H, W), 0 where the size is free.
-    classes: logits per image.
+    classes: logits per image. pixels: it takes (N, H, W, 3) uint8 and normalises them itself.
     """
 
     opset: int
@@ -36,6 +37,7 @@ class OnnxFacts:
     output_name: str
     input_shape: tuple[int, int, int, int]
     classes: int
+    pixels: bool = False
 
     @property
     def dynamic_batch(self) -> bool:
@@ -51,7 +53,7 @@ def describe(path: Path) -> OnnxFacts:
     """Read a file back.
 
     Raises WorkbenchError where it is no ONNX file, keeps weights in other files, or is not a classifier:
-    one float32 input (N, 3, H, W), one float32 output (N, classes).
+    one input of (N, 3, H, W) float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
     """
     model = load(path)
     session = open_cpu(path)
@@ -60,19 +62,19 @@ def describe(path: Path) -> OnnxFacts:
         raise WorkbenchError(
             f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: a classifier has one of each"
         )
-    for value in (inputs[0], outputs[0]):
+    pixels = inputs[0].type == "tensor(uint8)"
+    for value in (outputs if pixels else [*inputs, *outputs]):
         if value.type != "tensor(float)":
             raise WorkbenchError(
                 f"{path}: `{value.name}` is {value.type}: photos and logits go in and out as float32",
                 hint="export the network in float32; the `fp16` and `static_int8` steps make it smaller",
             )
-    shape = _input_shape(path, inputs[0].shape)
-    facts = OnnxFacts(opset_of(model), precision_of(model), inputs[0].name, outputs[0].name, shape, classes=0)
+    shape = _input_shape(path, inputs[0].shape, pixels=pixels)
+    names = inputs[0].name, outputs[0].name
+    facts = OnnxFacts(opset_of(model), precision_of(model), *names, shape, classes=0, pixels=pixels)
     declared = outputs[0].shape
     classes = declared[1] if len(declared) == 2 and isinstance(declared[1], int) else _probed(session, facts)
-    return OnnxFacts(
-        facts.opset, facts.precision, facts.input_name, facts.output_name, shape, classes=classes
-    )
+    return replace(facts, classes=classes)
 
 
 def artifact_info(path: Path) -> ArtifactInfo:
@@ -87,6 +89,7 @@ def artifact_info(path: Path) -> ArtifactInfo:
         precision=facts.precision,
         input_shape=facts.input_shape,
         classes=facts.classes,
+        pixels=facts.pixels,
     )
 
 
@@ -136,8 +139,8 @@ def open_cpu(path: Path) -> "onnxruntime.InferenceSession":
         raise WorkbenchError(f"onnxruntime cannot open {path.name}: {error}") from error
 
 
-def logits_of(path: Path, facts: OnnxFacts, samples: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """(n, classes) logits of (n, C, H, W) samples, of the graph as written; a fixed batch is filled up.
+def logits_of(path: Path, facts: OnnxFacts, samples: Batch) -> "NDArray[np.float32]":
+    """(n, classes) logits of n samples, in the form the file takes, of the graph as written; a fixed batch is filled up.
 
     Raises WorkbenchError where onnxruntime cannot run the file.
     """
@@ -152,14 +155,14 @@ def logits_of(path: Path, facts: OnnxFacts, samples: "NDArray[np.float32]") -> "
     return np.concatenate(rows)[: len(samples)]
 
 
-def _filled(batch: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
+def _filled(batch: Batch, size: int) -> Batch:
     import numpy as np
 
     return batch if len(batch) == size else np.resize(batch, (size, *batch.shape[1:]))
 
 
 def _run(
-    session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: "NDArray[np.float32]"
+    session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch
 ) -> "NDArray[np.float32]":
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
@@ -174,7 +177,12 @@ def _probed(session: "onnxruntime.InferenceSession", facts: OnnxFacts) -> int:
     """Logits per image, counted on a black one where the file does not declare them."""
     import numpy as np
 
-    logits = _run(session, facts, np.zeros((facts.input_shape[0] or 1, *facts.image_shape()), np.float32))
+    channels, height, width = facts.image_shape()
+    size = facts.input_shape[0] or 1
+    black: Batch = np.zeros((size, channels, height, width), np.float32)
+    if facts.pixels:
+        black = np.zeros((size, height, width, channels), np.uint8)
+    logits = _run(session, facts, black)
     if logits.ndim != 2:
         raise WorkbenchError(
             f"the output `{facts.output_name}` has the shape {logits.shape}: a classifier gives (N, classes)"
@@ -182,13 +190,15 @@ def _probed(session: "onnxruntime.InferenceSession", facts: OnnxFacts) -> int:
     return int(logits.shape[1])
 
 
-def _input_shape(path: Path, declared: list[Any]) -> tuple[int, int, int, int]:
+def _input_shape(path: Path, declared: list[Any], *, pixels: bool) -> tuple[int, int, int, int]:
     sizes = [size if isinstance(size, int) and size > 0 else 0 for size in declared]
+    if pixels and len(sizes) == 4 and sizes[3] == 3:
+        return (sizes[0], 3, sizes[1], sizes[2])
     if len(sizes) != 4 or sizes[1] not in (0, 3):
         nhwc = " (channels come last: NHWC)" if len(sizes) == 4 and sizes[3] == 3 else ""
         raise WorkbenchError(
             f"{path} takes an input of shape {declared}{nhwc}",
-            hint="photos go in as (N, 3, height, width): export the network with that input",
+            hint="photos go in as (N, 3, height, width) float32: export the network with that input",
         )
     return (sizes[0], sizes[1], sizes[2], sizes[3])
 

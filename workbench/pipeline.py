@@ -6,35 +6,44 @@ from datetime import UTC, datetime
 
 from workbench import machine
 from workbench.backends.packages import versions
-from workbench.checking import Context, build_baseline, check, empty_worker, reference_logits
+from workbench.advise import Advice, advise, advised, hindsight
+from workbench.checking import Context, build_baseline, check, empty_worker, not_here, reference_logits
 from workbench.compare import Comparison, compare
 from workbench.dataset import copies
 from workbench.errors import WorkbenchError
 from workbench.files import write_arrays, write_atomic
+from workbench.isolate import call
 from workbench.measure.latency import Plan
-from workbench.measure.parts import split
+from workbench.measure.parts import Parts, split
+from workbench.network import NetworkFacts
 from workbench.prepare import Prepared, prepare
 from workbench.progress import Progress, Report
 from workbench.recipe import BASELINE, Variant
 from workbench.report import html
 from workbench.results import RunFolder, RunInfo, TrialResult
+from workbench.steps import CALIBRATED
 from workbench.timing import time_all
 from workbench.workspace import Workspace
 
 GOLDEN_IMAGES = 8
+NETWORK_TIMEOUT_S = 120.0
 LIBRARIES = (
     "krishi-bench", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
-    "onnxslim", "onnxsim", "numpy", "pillow",
+    "openvino", "nncf", "onnxslim", "onnxsim", "numpy", "pillow",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """build_timeout_s: for one variant's export and steps together."""
+    """build_timeout_s: for one variant's export and steps together.
+
+    advised: try only the variants that the advisor finds worth trying.
+    """
 
     plan: Plan = field(default_factory=Plan)
     build_timeout_s: float = 900.0
     arguments: tuple[str, ...] = ()
+    advised: bool = False
 
 
 def run_workspace(
@@ -46,7 +55,7 @@ def run_workspace(
     """
     folder = RunFolder.create(workspace.results)
     try:
-        calibrate = any(step.use == "static_int8" for variant in variants for step in variant.steps)
+        calibrate = any(step.use in CALIBRATED for variant in variants for step in variant.steps)
         prepared = prepare(workspace, report, calibrate=calibrate)
         for result in run(prepared, variants, folder, options, report):
             if result.status != "ok":
@@ -66,6 +75,49 @@ def run(
     A variant that fails or cannot run here ends with its reason, and the run goes on. Only a baseline
     that cannot be built or measured ends the run, with WorkbenchError.
     """
+    context, baseline = begin(prepared, folder, options, report)
+    advice = advice_for(context, variants)
+    for line in advice.headlines():
+        report(Progress("advice", 0, 0, line))
+    if options.advised:
+        variants = advised(advice, variants)
+    context.runtimes |= {variant.name: variant.runtime for variant in variants}
+    info = info_of(context, options)
+    folder.save_info(info)
+    passed = [baseline]
+    for number, variant in enumerate(variants):
+        context.stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
+        report(context.stage)
+        result = checked(context, variant)
+        if result.status == "ok":
+            passed.append(result)
+        else:
+            yield result
+    yield from timed(context, info, passed, options.plan)
+    _look_back(folder, advice)
+
+
+def _look_back(folder: RunFolder, advice: Advice) -> None:
+    """Add to the run where the advice was wrong."""
+    info = folder.info()
+    wrong = hindsight(advice, compare(info, folder.trials()))
+    folder.save_info(info.model_copy(update={"notes": (*info.notes, *wrong)}))
+
+
+def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Advice:
+    """The advice alone: the network is exported and read, nothing is measured. Raises WorkbenchError."""
+    prepared = prepare(workspace, report, calibrate=False)
+    folder = RunFolder(prepared.job.cache / "advice")
+    nobody = Parts((), ())
+    context = Context(prepared, folder, nobody, Options().build_timeout_s, report, Progress("preparing", 0, 1))
+    _, context.built[BASELINE] = build_baseline(context)
+    return advice_for(context, variants)
+
+
+def begin(
+    prepared: Prepared, folder: RunFolder, options: Options, report: Report
+) -> tuple[Context, TrialResult]:
+    """A run with its baseline built and checked. Raises WorkbenchError where it cannot be."""
     photos = prepared.job.photos
     parts = split(
         prepared.validation,
@@ -75,33 +127,54 @@ def run(
     )
     context = Context(prepared, folder, parts, options.build_timeout_s, report, Progress("preparing", 0, 1))
     baseline, context.built[BASELINE] = build_baseline(context)
-    everything = [baseline, *variants]
-    context.runtimes = {variant.name: variant.runtime for variant in everything}
-    info = _info(context, options)
-    folder.save_info(info)
+    context.runtimes[BASELINE], context.baseline_variant = baseline.runtime, baseline
+    folder.save_info(info_of(context, options))
     _save_photos(context)
     context.reference = reference_logits(context)
     context.empty_worker = empty_worker(context)
-    passed: list[TrialResult] = []
-    for number, variant in enumerate(everything):
-        context.stage = Progress("building and checking", number, len(everything), variant.name)
-        report(context.stage)
-        result = check(context, variant)
-        folder.append(result)
-        if result.status == "ok":
-            passed.append(result)
-        elif variant.name == BASELINE:
-            raise WorkbenchError(f"the baseline cannot be measured: {result.reason}")
-        else:
-            yield result
-    timed = time_all(context, info, passed, options.plan)
-    folder.save_info(timed.info)
-    for result in timed.trials:
-        folder.append(result)
+    context.stage = Progress("building and checking", 0, 1, BASELINE)
+    report(context.stage)
+    result = checked(context, baseline)
+    if result.status != "ok":
+        raise WorkbenchError(f"the baseline cannot be measured: {result.reason}")
+    return context, result
+
+
+def advice_for(context: Context, variants: Sequence[Variant]) -> Advice:
+    """Which of the variants are worth trying on this network and this machine."""
+    facts: NetworkFacts = call(
+        "workbench.build:network",
+        context.built[BASELINE].artifact,
+        log=context.folder.log(BASELINE),
+        timeout_s=NETWORK_TIMEOUT_S,
+        label="reading the network",
+    )
+    absent = {variant.name: reason for variant in variants if (reason := not_here(context, variant))}
+    objective = context.prepared.workspace.budget.objective
+    return advise(facts, machine.collect(), absent, variants, objective=objective)
+
+
+def checked(context: Context, variant: Variant) -> TrialResult:
+    """Build and check one variant; its result is on disk, and its golden photos are."""
+    result = check(context, variant)
+    context.folder.append(result)
+    if result.status == "ok":
+        _save_golden(context, variant.name)
+    return result
+
+
+def timed(
+    context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: Plan
+) -> Iterator[TrialResult]:
+    """Time what passed, and hand over each result once it is on disk."""
+    done = time_all(context, info, passed, plan)
+    context.folder.save_info(done.info)
+    for result in done.trials:
+        context.folder.append(result)
         yield result
 
 
-def _info(context: Context, options: Options) -> RunInfo:
+def info_of(context: Context, options: Options) -> RunInfo:
     prepared = context.prepared
     workspace = prepared.workspace
     return RunInfo(
@@ -130,14 +203,24 @@ def _info(context: Context, options: Options) -> RunInfo:
 
 
 def _save_photos(context: Context) -> None:
-    """What later analysis needs of the photos: labels and parts; and a few of them, evenly spread over the
-    classes, that a bundle of this run will be checked with."""
+    """What later analysis needs of the photos: labels and parts."""
     import numpy as np
 
-    pixels = context.job.photos.pixels()
-    indices = np.unique(np.linspace(0, len(pixels) - 1, GOLDEN_IMAGES).astype(np.int64))
-    write_arrays(context.folder.path / "golden.npz", pixels=pixels[indices], indices=indices)
-    certifies = np.zeros(len(pixels), dtype=bool)
+    _save_golden(context, BASELINE)
+    certifies = np.zeros(len(context.job.photos), dtype=bool)
     certifies[list(context.parts.certification)] = True
     labels = np.asarray(context.job.photos.labels)
     write_arrays(context.folder.path / "validation.npz", labels=labels, certifies=certifies)
+
+
+def _save_golden(context: Context, variant: str) -> None:
+    """A few photos as this variant's preprocessing cuts them, evenly spread over the classes, that a bundle is
+    checked with."""
+    import numpy as np
+
+    photos = context.job_of(variant).photos
+    path = context.folder.golden(photos.contract)
+    if not path.exists():
+        pixels = photos.pixels()
+        indices = np.unique(np.linspace(0, len(pixels) - 1, GOLDEN_IMAGES).astype(np.int64))
+        write_arrays(path, pixels=pixels[indices], indices=indices)

@@ -71,6 +71,10 @@ class _Candidate:
     artifact: Artifact
     runtime: Runtime
 
+    @property
+    def contract(self) -> Preprocess:
+        return self.trial.preprocess or self.info.preprocess
+
 
 @dataclass(frozen=True, slots=True)
 class _GoldenSet:
@@ -176,7 +180,7 @@ def _published(registry: Registry, name: str, candidate: _Candidate, *, first: s
     wanted = (
         candidate.artifact.digest,
         candidate.info.class_names,
-        candidate.info.preprocess,
+        candidate.contract,
         candidate.runtime,
     )
     versions = sorted(registry.versions(name), key=lambda version: version == first)
@@ -184,7 +188,7 @@ def _published(registry: Registry, name: str, candidate: _Candidate, *, first: s
         try:
             bundle = registry.bundle(name, version)
             manifest = bundle.manifest
-            found = (manifest.artifact.sha256, manifest.class_names, manifest.preprocess, manifest.runtime)
+            found = (bundle.artifact.digest, manifest.class_names, manifest.preprocess, manifest.runtime)
             if found == wanted:
                 bundle.verify()
                 return bundle
@@ -197,8 +201,10 @@ def _golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
     """The run's golden images with the logits measured for them."""
     import numpy as np
 
-    trial, crop = candidate.trial, candidate.info.preprocess.crop
-    path, predictions = run.path / GOLDEN_NAME, run.predictions(trial.variant)
+    trial, crop = candidate.trial, candidate.contract.crop
+    path, predictions = run.golden(candidate.contract), run.predictions(trial.variant)
+    if not path.exists():
+        path = run.path / GOLDEN_NAME  # runs before each preprocessing had a file of its own
     pixels, indices = load_arrays(path, read_plain(path), "pixels", "indices")
     (measured,) = load_arrays(predictions, read_plain(predictions), "logits")
     fits = (
@@ -230,7 +236,12 @@ def _tolerance(candidate: _Candidate) -> float:
     INT8 and FP16 kernels round differently from one CPU to another (with and without VNNI, say), and so
     does FP32 on GPUs, some of which multiply in TF32; FP32 on CPUs only adds in another order.
     """
-    exact = candidate.artifact.info.precision not in ("int8", "fp16") and candidate.runtime.device == "cpu"
+    runtime = candidate.runtime
+    exact = (
+        candidate.artifact.info.precision not in ("int8", "fp16", "bf16")
+        and runtime.device == "cpu"
+        and runtime.precision in (None, "f32")
+    )
     return 1e-3 if exact else 2e-2
 
 
@@ -246,7 +257,7 @@ def _compare(
         except WorkbenchError as error:
             changes.append(Change("major", f"it cannot be compared with {version}: {error.message}"))
             continue
-        if change := known_change(old.manifest, candidate.info, candidate.artifact.info):
+        if change := known_change(old.manifest, candidate.info, candidate.contract, candidate.artifact.info):
             changes.append(change)
             continue
         try:
@@ -282,7 +293,7 @@ def _smoke(
             candidate.artifact.folder.resolve(),
             candidate.artifact.info,
             candidate.runtime,
-            candidate.info.preprocess,
+            candidate.contract,
             images,
             log=log,
             timeout_s=SMOKE_TIMEOUT_S,
@@ -312,7 +323,7 @@ def smoke(
         contextlib.chdir(empty),
         backend.session(Artifact(folder, info), runtime) as session,
     ):
-        return [logits_of(session.infer, contract, pixels) for pixels in images]
+        return [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
 
 
 def _draft(candidate: _Candidate, name: str, version: str, golden: _GoldenSet, forced: str | None) -> Draft:
@@ -325,7 +336,7 @@ def _draft(candidate: _Candidate, name: str, version: str, golden: _GoldenSet, f
             artifact=candidate.artifact.info,
             runtime=candidate.runtime,
             class_names=info.class_names,
-            preprocess=info.preprocess,
+            preprocess=candidate.contract,
             golden=Golden(file=GOLDEN_NAME, images=len(golden.pixels), atol=golden.atol),
             measured=trial,
             machine=info.machine,
@@ -349,6 +360,9 @@ def _write(folder: Path, draft: Draft, candidate: _Candidate, golden: _GoldenSet
     import numpy as np
 
     (folder / draft.artifact.file).write_bytes(candidate.artifact.read())
+    companions = zip(draft.artifact.companions, candidate.artifact.read_companions(), strict=True)
+    for companion, data in companions:
+        (folder / companion.file).write_bytes(data)
     packed = io.BytesIO()
     np.savez_compressed(packed, pixels=golden.pixels, logits=golden.logits)
     (folder / GOLDEN_NAME).write_bytes(packed.getvalue())

@@ -7,20 +7,68 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from workbench import yamlfile
 from workbench.backends import Runtime
+from workbench.checkpoint import StatedPreprocess
 from workbench.errors import WorkbenchError
 from workbench.export import Export
 from workbench.files import digest_of, file_name
+from workbench.needs import Need
 from workbench.steps import Step
+from workbench.steps.check import check_sequence
 
 KIND = "recipe"
 BASELINE = "baseline"
-FIXED = ("name", "description", "matrix")  # what a matrix cannot vary
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
+FIXED = ("name", "description", "needs", "extends", "matrix")  # what a matrix cannot vary
+ASIDE = "_"  # a file in a folder whose name starts so is there to be extended, and is no recipe itself
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Axis = Annotated[list[Any], Field(min_length=1)]
+
+
+def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Raises yamlfile.Problem at the first step that makes no sense after those before it."""
+    uses = [step.use for step in steps]
+    for position in range(len(uses)):
+        try:
+            check_sequence(uses[: position + 1])
+        except WorkbenchError as error:
+            raise yamlfile.Problem(error.message, hint=error.hint, at=(position,)) from None
+    return steps
+
+
+class RecipePreprocess(StatedPreprocess):
+    """What a recipe changes of the workspace's preprocessing; None: as it is there.
+
+    scale: of the workspace's `crop`, with `resize` following it, so that the network sees the same part of
+    the photo in fewer (or more) pixels. A `crop` alone takes `resize` along likewise.
+    """
+
+    scale: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "RecipePreprocess":
+        if self.scale is not None and (self.crop is not None or self.resize is not None):
+            raise yamlfile.Problem(
+                "`scale` is a fraction of the workspace's size, `crop` and `resize` are pixels",
+                hint="give `scale` alone, or the pixels",
+            )
+        return self
+
+
+UNCHANGED = RecipePreprocess()
+
+
+def scaled_side(side: int, scale: float) -> int:
+    """Pixels of a side at a scale: the nearest multiple of 16, below 128 of 8; at least 8.
+
+    Networks halve their input four or five times, and waste work on what does not divide.
+    """
+    exact = side * scale
+    grid = 16 if exact >= 128 else 8
+    return max(grid, grid * round(exact / grid))
 
 
 class Recipe(BaseModel):
@@ -29,6 +77,10 @@ class Recipe(BaseModel):
     matrix: dotted keys (`steps.static_int8.calibration.method`, `runtime.threads`, `export`) to the
     values to try; every combination is a variant. A step is named by its `use`, or by its position.
     A value that is a mapping is merged into the section it names.
+    preprocess: what differs from the workspace's.
+    extends: a recipe file whose keys hold where this one gives none, relative to the folder of this one.
+    Mappings are merged, lists replaced; `name` is never inherited.
+    needs: libraries and processor features without which the variants are skipped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,14 +88,17 @@ class Recipe(BaseModel):
     name: Name
     description: str = ""
     export: Export = Export()
-    steps: tuple[Step, ...] = ()
+    extends: str | None = None
+    needs: tuple[Need, ...] = ()
+    steps: Annotated[tuple[Step, ...], AfterValidator(_in_order)] = ()
     runtime: Runtime = Runtime()
+    preprocess: RecipePreprocess = UNCHANGED
     matrix: dict[str, Axis] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One recipe fully resolved."""
+    """One recipe fully resolved. needs: see `needs.unmet`; they change nothing that is built."""
 
     name: str
     recipe: str
@@ -51,11 +106,13 @@ class Variant:
     export: Export
     steps: tuple[Step, ...]
     runtime: Runtime
+    preprocess: RecipePreprocess = UNCHANGED
+    needs: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """64 hex digits of what is built and how it runs; the name plays no part."""
-        parts = [self.export, *self.steps, self.runtime]
+        parts = [self.export, *self.steps, self.runtime, self.preprocess]
         return digest_of([part.model_dump(mode="json") for part in parts])
 
 
@@ -93,7 +150,11 @@ def _check_file_names(variants: Sequence[Variant]) -> None:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in (".yaml", ".yml") and not file.name.startswith(ASIDE)
+    )
     if not files:
         raise WorkbenchError(f"{path} holds no recipe", hint="recipes are .yaml files")
     return files
@@ -101,13 +162,61 @@ def _files(path: Path) -> list[Path]:
 
 def read(path: Path) -> list[Variant]:
     """The variants of one recipe file."""
-    document = yamlfile.read(path, kind=KIND)
+    return parse(path)[1]
+
+
+def parse(path: Path) -> tuple[Recipe, list[Variant]]:
+    """A recipe file with what it extends merged in, and its variants. Raises WorkbenchError."""
+    document = _document(path)
     recipe = yamlfile.validated(Recipe, document.data, document, kind=KIND)
     if recipe.name == BASELINE:
         raise WorkbenchError(
             f"{document.where(('name',))}: name: `{BASELINE}` is what every run measures against",
             hint="choose another name",
         )
+    return recipe, _variants(document, recipe)
+
+
+def _document(path: Path) -> yamlfile.Document:
+    """A file with its ancestors merged in; its `name` is its own, and `extends` is gone."""
+    document = holder = yamlfile.read(path, kind=KIND)
+    chain = [path]
+    while (parent := holder.data.pop("extends", None)) is not None:
+        where = f"{holder.where(('extends',))}: extends"
+        if not isinstance(parent, str) or not parent:
+            raise WorkbenchError(f"{where}: this must be one file (got {parent!r})")
+        found = chain[-1].parent / parent
+        if any(found.resolve() == earlier.resolve() for earlier in chain):
+            listed = " -> ".join(file.name for file in [*chain, found])
+            raise WorkbenchError(f"{where}: a recipe cannot extend itself ({listed})")
+        if not found.is_file():
+            raise WorkbenchError(
+                f"{where}: {found} does not exist", hint=f"the path is relative to {chain[-1].parent}"
+            )
+        chain.append(found)
+        holder = yamlfile.read(found, kind=KIND)
+        holder.data.pop("name", None)
+        holder.lines.pop(("name",), None)
+        document = yamlfile.merged(document, holder)
+        document.data.pop("extends", None)  # the loop takes the next one from its own file
+    return document
+
+
+def find(given: str) -> Path:
+    """A recipe file, or one of those shipped by the name of its file. Raises WorkbenchError."""
+    path, known = Path(given), {file.stem: file for file in _files(shipped())}
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
+        return path
+    if given in known:
+        return known[given]
+    meant = yamlfile.closest(given, list(known))
+    raise WorkbenchError(
+        f"`{given}` is neither a recipe file nor one of those shipped ({', '.join(known)})",
+        hint=f"did you mean `{meant}`?" if meant else None,
+    )
+
+
+def _variants(document: yamlfile.Document, recipe: Recipe) -> list[Variant]:
     variants = [_variant(label, resolved) for label, resolved in _expand(document, recipe)]
     names: set[str] = set()
     for variant in variants:
@@ -129,6 +238,8 @@ def _variant(label: str, recipe: Recipe) -> Variant:
         recipe.export,
         recipe.steps,
         recipe.runtime,
+        recipe.preprocess,
+        recipe.needs,
     )
 
 
@@ -169,7 +280,7 @@ def _assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Docum
     if key.partition(".")[0] in FIXED:
         raise WorkbenchError(
             f"{document.where(place)}: matrix: `{key}` is the same for all variants",
-            hint="`export`, `steps` and `runtime` can vary",
+            hint="`export`, `steps`, `runtime` and `preprocess` can vary",
         )
     target: Any = data
     *parents, last = key.split(".")

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from workbench.audit import Audit
 from workbench.backends import Runtime
 from workbench.errors import WorkbenchError
-from workbench.files import file_name, make_folder, translated_os_errors, write_atomic
+from workbench.files import digest_of, file_name, make_folder, translated_os_errors, write_atomic
 from workbench.images import Preprocess
 from workbench.machine import Machine
+from workbench.saturation import Saturation
 
 Status = Literal["ok", "failed", "skipped", "pruned"]
 
@@ -141,6 +143,8 @@ class TrialResult(_Record):
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
     runtime in it. accuracy: on the photos that choose; certification: on those that choose nothing.
     saturated_ips: photos a second with every processor busy, as the server would run it.
+    preprocess: its own, where it is not the run's. size_bytes: of all its files. audit: what really ran.
+    saturation: what 16-bit accumulation, as on CPUs without VNNI, would change; None where nothing could.
     """
 
     schema_version: Literal[1] = 1
@@ -170,6 +174,9 @@ class TrialResult(_Record):
     latency: Latency | None = None
     saturated_ips: float | None = None
     whole_path: tuple[WholePath, ...] = ()
+    preprocess: Preprocess | None = None
+    audit: Audit | None = None
+    saturation: Saturation | None = None
 
 
 class Budget(_Record):
@@ -259,6 +266,10 @@ class RunFolder:
 
     def log(self, variant: str) -> Path:
         return self.path / "logs" / f"{file_name(variant)}.txt"
+
+    def golden(self, contract: Preprocess) -> Path:
+        """The photos a bundle is checked with, as this preprocessing cuts them."""
+        return self.path / f"golden-{digest_of(contract.model_dump(mode='json'))[:12]}.npz"
 
     def predictions(self, variant: str) -> Path:
         return self.path / "predictions" / f"{file_name(variant)}.npz"

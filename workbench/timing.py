@@ -113,7 +113,8 @@ def _session(
 
     def launch(name: str) -> Worker:
         log = context.folder.log(BASELINE if name == TWIN else name)
-        return Worker(*variants[name], context.job.photos, log=log, cpus=cpus)
+        photos = context.job_of(BASELINE if name == TWIN else name).photos
+        return Worker(*variants[name], photos, log=log, cpus=cpus)
 
     measured = sessions[session] = Measured()
     measure(
@@ -193,7 +194,7 @@ def _with_extras(
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(
-                Worker(*artifacts[name], context.job.photos, log=context.folder.log(name))
+                Worker(*artifacts[name], context.job_of(name).photos, log=context.folder.log(name))
             )
             for name in finalists
         }

@@ -5,18 +5,19 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from workbench.errors import WorkbenchError
+from workbench.stated import Kind, Layout
 
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["state-dict", "torchscript", "onnx"]
-Layout = Literal["lightning", "plain"]
-
 SHOWN = 5  # names listed in one message
+SAFETENSORS = ".safetensors"
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
+# Lightning, DistributedDataParallel, a common habit, torch.compile.
+PREFIXES = ("model.", "module.", "net.", "_orig_mod.")
 
 
 class Weights(NamedTuple):
@@ -27,32 +28,57 @@ class Weights(NamedTuple):
     extras: Mapping[str, object]
 
 
-def kind_of(path: Path) -> Kind:
-    """What a file is, by its content; `.onnx` by its name. Raises WorkbenchError where it is neither."""
+def kind_of(path: Path | None) -> Kind:
+    """What a model comes as, by the content of its file; `.onnx` by its name.
+
+    None: no checkpoint, its factory alone. Raises WorkbenchError where it is nothing we read.
+    """
+    if path is None:
+        return "factory"
+    if path.is_dir():
+        return _kind_of_folder(path)
     if not path.is_file():
         raise missing(path)
     if path.suffix.lower() == ".onnx":
         return "onnx"
     with path.open("rb") as file:
-        head = file.read(4)
+        head = file.read(9)
     if head.startswith(b"\x80"):
         return "state-dict"  # a pickle: the layout of torch before 1.6
+    if path.suffix.lower() == SAFETENSORS and head.endswith(b"{"):
+        return "state-dict"
     if not head.startswith(b"PK"):
         what = "is empty" if not head else "is not a PyTorch checkpoint"
         raise WorkbenchError(
             f"model.checkpoint: {path} {what}",
-            hint="give a .ckpt or .pt with a state dict, a TorchScript file, or an .onnx file",
+            hint="give a .ckpt, .pt or .safetensors with a state dict, a TorchScript file, a torch.export "
+            "program, an .onnx file or a transformers folder",
         )
+    return _kind_of_zip(path)
+
+
+def _kind_of_folder(path: Path) -> Kind:
+    if not (path / "config.json").is_file():
+        raise WorkbenchError(
+            f"model.checkpoint: {path} is a folder without config.json",
+            hint="give a checkpoint file, or a folder that transformers' `save_pretrained` wrote",
+        )
+    return "transformers"
+
+
+def _kind_of_zip(path: Path) -> Kind:
     names = _zip_names(path)
     if any(name.endswith("/constants.pkl") for name in names):
         return "torchscript"
     if any(name.endswith("/data.pkl") for name in names):
         return "state-dict"
-    if any(name.endswith("/archive_format") for name in names):
+    if any("/data/aotinductor/" in name for name in names):
         raise WorkbenchError(
-            f"model.checkpoint: {path} is a torch.export program, and reading one may run code stored in it",
-            hint="give the state dict with its factory, or export the program to ONNX and give that",
+            f"model.checkpoint: {path} is compiled for one machine (AOTInductor)",
+            hint="give what it was compiled from: the program, or the state dict with its factory",
         )
+    if any(name.endswith("/archive_format") for name in names):
+        return "torch-export"
     raise WorkbenchError(f"model.checkpoint: {path} is a zip file, but no PyTorch checkpoint")
 
 
@@ -102,6 +128,8 @@ def load_weights(path: Path) -> Weights:
 
     import torch
 
+    if path.suffix.lower() == SAFETENSORS:
+        return Weights("plain", _load_safetensors(path), {})
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -116,6 +144,22 @@ def load_weights(path: Path) -> Weights:
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _damaged(path, first_line(error)) from error
     return _weights_of(loaded, path)
+
+
+def _load_safetensors(path: Path) -> Mapping[str, "torch.Tensor"]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise WorkbenchError(
+            f"model.checkpoint: reading {path} needs `safetensors`, which is not installed",
+            hint="pip install safetensors",
+        ) from error
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, first_line(error)) from error
+    return tensors
 
 
 def _weights_of(loaded: object, path: Path) -> Weights:
@@ -143,6 +187,37 @@ def _is_state_dict(value: object) -> TypeGuard[Mapping[str, "torch.Tensor"]]:
         and len(value) > 0
         and all(isinstance(key, str) and isinstance(item, torch.Tensor) for key, item in value.items())
     )
+
+
+def fill(
+    model: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"], path: Path, *, factory: str
+) -> None:
+    """Load the weights under the first reading of their names that fits exactly.
+
+    Raises WorkbenchError listing what is missing, unexpected or of another shape: none of it is ignored.
+    """
+    own = model.state_dict()
+    readings = [dict(tensors)]
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in readings[-1])), None):
+        readings.append({key.removeprefix(prefix): value for key, value in readings[-1].items()})
+    best = min(readings, key=lambda reading: len(own.keys() ^ reading.keys()))
+    shapes = [
+        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
+        for key, value in best.items()
+        if key in own and own[key].shape != value.shape
+    ]
+    problems = {
+        "missing": [key for key in own if key not in best],
+        "unexpected": [key for key in best if key not in own],
+        "of another shape": shapes,
+    }
+    if any(problems.values()):
+        listed = "\n".join(f"  {len(keys)} {what}: {some(keys)}" for what, keys in problems.items() if keys)
+        raise WorkbenchError(
+            f"the weights of {path} do not fit the network of `{factory}`\n{listed}",
+            hint="check `model.factory` and `model.factory_args`: the network must be the trained one",
+        )
+    model.load_state_dict(best)
 
 
 def first_line(error: BaseException) -> str:

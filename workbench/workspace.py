@@ -97,7 +97,9 @@ def load(path: Path) -> Workspace:
 
     model = content.model.model_copy(
         update={
-            "checkpoint": there(("model", "checkpoint"), content.model.checkpoint),
+            "checkpoint": content.model.checkpoint
+            and there(("model", "checkpoint"), content.model.checkpoint),
+            "import_from": root / (content.model.import_from or ""),
             "factory": _absolute_factory(content.model.factory, there),
             "class_names": content.model.class_names
             and there(("model", "class_names"), content.model.class_names),

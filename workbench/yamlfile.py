@@ -4,7 +4,8 @@ mistake is answered with file, line, field and what was probably meant."""
 import re
 import types
 import typing
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,17 +21,33 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file. `data` is plain YAML data; `lines` gives the line (from 1) of every key and item."""
+    """A parsed file. `data` is plain YAML data; `lines` gives the line (from 1) of every key and item.
+
+    files: of the places that another file gave (see `merged`); all others are in `path`.
+    """
 
     path: Path
     data: dict[str, Any]
     lines: dict[Place, int]
+    files: Mapping[Place, Path] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
         """`file:line`, of the nearest key that exists."""
         while place and place not in self.lines:
             place = place[:-1]
-        return f"{self.path}:{self.lines.get(place, 1)}"
+        return f"{self.files.get(place, self.path)}:{self.lines.get(place, 1)}"
+
+
+class Problem(ValueError):
+    """What a validator of a model raises where it knows more than a message.
+
+    hint: what to do about it. at: where, below the key the validator belongs to.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, at: Place = ()) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.at = at
 
 
 def read(path: Path, *, kind: str) -> Document:
@@ -58,6 +75,41 @@ def read(path: Path, *, kind: str) -> Document:
     if not isinstance(data, dict):
         raise WorkbenchError(f"{path}:1: a {kind} is a mapping of keys, this is a {type(data).__name__}")
     return Document(path, data, lines)
+
+
+def merged(child: Document, parent: Document) -> Document:
+    """The child's keys over the parent's, each still knowing its file and line.
+
+    Mappings are merged key by key; anything else is replaced whole, lists too. A null drops what the parent
+    gives, as in a JSON merge patch (RFC 7386).
+    """
+    replaced: set[Place] = set()
+    data = _over(child.data, parent.data, (), replaced)
+    inherited = {
+        place: line
+        for place, line in parent.lines.items()
+        if not any(place[:length] in replaced for length in range(1, len(place) + 1))
+    }
+    files = {place: parent.files.get(place, parent.path) for place in inherited if place not in child.lines}
+    return Document(child.path, data, {**inherited, **child.lines}, {**files, **child.files})
+
+
+def _over(
+    child: dict[str, Any], parent: dict[str, Any], place: Place, replaced: set[Place]
+) -> dict[str, Any]:
+    """`child` over `parent`; the places where the parent's value is gone are added to `replaced`."""
+    result = dict(parent)
+    for key, value in child.items():
+        mine = (*place, key)
+        if isinstance(value, dict) and isinstance(parent.get(key), dict):
+            result[key] = _over(value, parent[key], mine, replaced)
+            continue
+        replaced.add(mine)
+        if value is None and key in parent:
+            del result[key]
+        else:
+            result[key] = value
+    return result
 
 
 def _collect_lines(path: Path, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
@@ -107,13 +159,18 @@ def validated(
     except ValidationError as error:
         problems, hints = [], []
         for detail in error.errors(include_url=False):
-            place = _place_in(data, detail["loc"], missing=detail["type"] == "missing")
-            message, meant = _explained(model, detail)
+            place = _place_in(data, _location(detail), missing=detail["type"] == "missing")
+            message, hint = _explained(model, detail)
             problems.append(f"  {document.where(at or place)}: {dotted(place) or kind}: {message}")
-            if meant:
-                hints.append(f"did you mean `{meant}`?")
+            if hint:
+                hints.append(hint)
         text = f"{document.path} is not a valid {kind}\n" + "\n".join(problems)
         raise WorkbenchError(text, hint=" ".join(dict.fromkeys(hints)) or None) from None
+
+
+def _location(detail: Any) -> Place:
+    raised = detail.get("ctx", {}).get("error")
+    return (*detail["loc"], *raised.at) if isinstance(raised, Problem) else tuple(detail["loc"])
 
 
 def closest(word: str, known: list[str]) -> str | None:
@@ -140,13 +197,13 @@ def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -
 
 
 def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
-    """What is wrong, in our words, and the known word that was probably meant."""
+    """What is wrong, in our words, and what to do about it."""
     location, context = detail["loc"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(model, location[:-1])
             meant = closest(str(location[-1]), known)
-            return ("unknown key" if meant else f"unknown key (known: {', '.join(known)})"), meant
+            return ("unknown key" if meant else f"unknown key (known: {', '.join(known)})"), _asked(meant)
         case "missing":
             return "this key is required", None
         case "union_tag_not_found":
@@ -154,15 +211,19 @@ def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
         case "literal_error" | "union_tag_invalid":
             known = re.findall(r"'([^']*)'", context.get("expected", context.get("expected_tags", "")))
             given = str(context.get("tag", detail["input"]))
-            return f"`{given}` is not one of {', '.join(known)}", closest(given, known)
+            return f"`{given}` is not one of {', '.join(known)}", _asked(closest(given, known))
         case "value_error":
-            return str(context["error"]), None
+            return str(context["error"]), getattr(context["error"], "hint", None)
         case "tuple_type" | "list_type":
             return f"this must be a list, `[...]` (got {detail['input']!r})", None
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"this must be a mapping of keys (got {detail['input']!r})", None
         case _:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
+
+
+def _asked(meant: str | None) -> str | None:
+    return f"did you mean `{meant}`?" if meant else None
 
 
 def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:

@@ -20,7 +20,8 @@ from workbench.export import Export, export_onnx  # noqa: E402
 from workbench.images import Preprocess, normalize  # noqa: E402
 from workbench.onnx_info import describe, logits_of  # noqa: E402
 from workbench.sample.student import create_model  # noqa: E402
-from workbench.steps import Step, apply  # noqa: E402
+from workbench.steps import Photos, Step  # noqa: E402
+from workbench.steps import apply as apply_step  # noqa: E402
 from workbench.steps.check import check  # noqa: E402
 
 CLASSES = 12
@@ -28,6 +29,17 @@ PHOTOS = 36
 CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 STEP: TypeAdapter[Step] = TypeAdapter(Step)
+
+
+def apply(
+    step: Step,
+    source: Path,
+    target: Path,
+    photos: Images | None,
+    samples: NDArray[np.float32] | None = None,
+) -> None:
+    """A step with the photos it may look at."""
+    apply_step(step, source, target, Photos(CONTRACT, photos, None, samples))
 
 
 def step(use: str, **fields: Any) -> Step:
@@ -229,7 +241,7 @@ def test_an_opset_that_a_step_would_raise_is_an_error(
     old = exported(tmp_path / "old.onnx", samples, opset=9)
     raising = step("static_int8", per_channel=False)
     error = error_of(lambda: apply(raising, old, tmp_path / "m.onnx", photos))
-    assert error.message == "step `static_int8`: the opset was 9 and became 11"
+    assert error.message == "static_int8: INT8 needs opset 10 or later, the model has 9"
     assert not (tmp_path / "m.onnx").exists()
 
 

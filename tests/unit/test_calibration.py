@@ -1,7 +1,7 @@
 """Activation ranges: what is cut, and that neither the order nor the number of photos changes how."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,23 +12,33 @@ from numpy.typing import NDArray
 from workbench.dataset import Images
 from workbench.errors import WorkbenchError
 from workbench.images import Preprocess
-from workbench.steps.calibration import (
+from workbench.steps import calibration as calibrating
+from workbench.steps.calibration import Calibration, Summary, pooled, ranges_of
+from workbench.steps.thresholds import (
     LEVELS,
-    Calibration,
     Range,
     entropy_threshold,
     percentile_limit,
     percentile_tails,
-    ranges_of,
 )
 
 Arrays = list[NDArray[np.float32]]
 
 
-def ranges(arrays: Arrays, method: str, *, symmetric: bool = False, percentile: float = 99.99) -> Range:
-    calibration = Calibration.model_validate({"method": method, "percentile": percentile})
-    found = ranges_of(lambda: ({"t": array} for array in arrays), calibration, symmetric=symmetric)
-    return found["t"]
+METHODS = ("minmax", "entropy", "percentile", "distribution")
+
+
+def summary(values: NDArray[np.float32]) -> Summary:
+    """As the network computes it, in numpy."""
+    mean = float(values.mean(dtype=float))
+    squares = float(np.square(values - mean, dtype=float).sum())
+    return Summary(values.size, values.size, float(values.min()), float(values.max()), mean, squares)
+
+
+def ranges(arrays: Arrays, method: str, *, symmetric: bool = False, **fields: float) -> Range:
+    plan = {"t": Calibration.model_validate({"method": method, **fields})}
+    summaries = pooled({"t": summary(array)} for array in arrays)
+    return ranges_of(summaries, plan, lambda _: ({"t": array} for array in arrays), symmetric=symmetric)["t"]
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +58,21 @@ def test_entropy_cuts_outliers_where_minmax_does_not(outliers: NDArray[np.float3
     assert low == -high
 
 
-@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_neither_the_order_nor_the_split_into_batches_changes_a_range(
     outliers: NDArray[np.float32], method: str, symmetric: bool
 ) -> None:
     whole = ranges([outliers], method, symmetric=symmetric)
-    assert ranges(np.array_split(outliers, 20), method, symmetric=symmetric) == whole
-    assert ranges(np.array_split(outliers[::-1], 7), method, symmetric=symmetric) == whole
+    twenty = ranges(np.array_split(outliers, 20), method, symmetric=symmetric)
+    backwards = ranges(np.array_split(outliers[::-1], 7), method, symmetric=symmetric)
+    assert twenty == pytest.approx(whole, rel=1e-6)
+    assert backwards == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_range_never_exceeds_the_values_seen() -> None:
     relu = np.maximum(np.random.default_rng(1).standard_normal(10_000, np.float32), 0)
-    for method in ("minmax", "entropy", "percentile"):
+    for method in METHODS:
         low, high = ranges([relu], method)
         assert low == 0.0
         assert 0 < high <= relu.max()
@@ -86,10 +98,45 @@ def test_percentile_100_is_minmax(outliers: NDArray[np.float32]) -> None:
     assert percentile_tails(np.array([5, 0, 1]), (0.0, 3.0), 100) == (0.0, 3.0)
 
 
-@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
-def test_a_tensor_with_one_value_keeps_it(method: str) -> None:
-    assert ranges([np.zeros(10, np.float32)], method) == (0.0, 0.0)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_with_one_value_keeps_it_and_one_of_zeros_gets_a_scale(method: str) -> None:
     assert ranges([np.full(10, 2.5, np.float32)], method)[1] == 2.5
+    assert ranges([np.full(10, -2.5, np.float32)], method)[0] == -2.5
+    assert ranges([np.zeros(10, np.float32)], method) == (0.0, 1.0)
+    assert ranges([np.full(10, -1e-30, np.float32)], method) == (-1.0, 1.0)
+
+
+def test_distribution_keeps_so_many_deviations_around_the_mean() -> None:
+    values = np.random.default_rng(2).normal(10, 2, 50_000).astype(np.float32)
+    low, high = ranges([values], "distribution", deviations=3)
+    assert low == pytest.approx(4, abs=0.1)
+    assert high == pytest.approx(16, abs=0.1)
+    assert ranges([values], "distribution", deviations=50) == (values.min(), values.max())
+
+
+def test_a_spread_far_smaller_than_the_mean_is_not_lost_in_it() -> None:
+    values = [
+        np.float32(1e4) + np.random.default_rng(seed).normal(0, 1, 999).astype("f4") for seed in range(9)
+    ]
+    pooled_over = pooled({"t": summary(array)} for array in values)["t"]
+    assert pooled_over.deviation == pytest.approx(np.concatenate(values).std(dtype=float), rel=1e-3)
+
+
+def test_tensors_too_large_for_one_run_are_counted_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    arrays = {name: rng.standard_normal(1000, np.float32) for name in "abcde"}
+    summaries = pooled(iter([{name: summary(array) for name, array in arrays.items()}]))
+    plan = dict.fromkeys(arrays, Calibration(method="percentile", percentile=99))
+    asked: list[str] = []
+
+    def passes(names: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        asked.append("".join(names))
+        return iter([{name: arrays[name] for name in names}])
+
+    at_once = ranges_of(summaries, plan, passes, symmetric=False)
+    monkeypatch.setattr(calibrating, "AT_ONCE_BYTES", 8000)
+    assert ranges_of(summaries, plan, passes, symmetric=False) == at_once
+    assert asked == ["abcde", "ab", "cd", "e"]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -125,14 +172,19 @@ def entropy_by_definition(counts: NDArray[np.int64]) -> float:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_activation_that_is_not_finite_is_named(bad: float) -> None:
     with pytest.raises(WorkbenchError, match="`t` is not finite"):
-        ranges([np.array([0, bad, 1], np.float32)], "minmax")
+        pooled(iter([{"t": Summary(3, 3, min(bad, 0.0), max(bad, 1.0), bad, bad)}]))
+
+
+def test_a_photo_that_is_not_finite_is_blamed_on_the_photos() -> None:
+    with pytest.raises(WorkbenchError, match="a calibration photo is not finite"):
+        pooled(iter([{"t": summary(np.array([0, np.nan], np.float32))}]), "t")
 
 
 def test_photos_are_dropped_as_the_next_ones_come() -> None:
     made: list[weakref.ref[NDArray[np.float32]]] = []
     most = 0
 
-    def activations() -> Iterator[dict[str, NDArray[np.float32]]]:
+    def activations(_: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
         nonlocal most
         for seed in range(30):
             values = np.random.default_rng(seed).standard_normal(100, np.float32)
@@ -140,8 +192,9 @@ def test_photos_are_dropped_as_the_next_ones_come() -> None:
             most = max(most, sum(array() is not None for array in made))
             yield {"t": values}
 
-    ranges_of(activations, Calibration(method="entropy"), symmetric=False)
-    assert len(made) == 60  # two passes
+    summaries = {"t": Summary(3000, 100, -5.0, 5.0, 0.0, 3000.0)}
+    ranges_of(summaries, {"t": Calibration(method="entropy")}, activations, symmetric=False)
+    assert len(made) == 30
     assert most <= 2
 
 

@@ -216,6 +216,7 @@ def test_a_damaged_checkpoint_is_told_from_a_wrong_one(
 ) -> None:
     weights["4.weight"] = torch.arange(4096.0)
     source = saved(weights)
+    assert source.checkpoint is not None
     source.checkpoint.write_bytes(damage(source.checkpoint.read_bytes()))
     error = error_of(lambda: inspect(source))
     assert "truncated or damaged" in error.message

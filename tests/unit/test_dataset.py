@@ -268,7 +268,7 @@ def test_the_cached_pixels_cannot_be_written(folder: Path, tmp_path: Path) -> No
 
 def test_rows_and_batches_agree(folder: Path, tmp_path: Path) -> None:
     images = load(scan(folder), tmp_path / "cache")
-    rows = list(images.rows(1, 4))
+    rows = list(images.rows(range(1, 4)))
     assert [row.shape for row in rows] == [(1, 3, 8, 8)] * 3
     assert np.array_equal(np.concatenate(rows), np.concatenate(list(images.batches(5)))[1:4])
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {
     "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "pandas", "pyarrow", "fastapi", "onnxscript",
-    "onnxslim", "onnxsim",
+    "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
 }  # fmt: skip
 # The network itself and the script that trained it: nothing imports them before torch is wanted.
 TORCH_CODE = {"workbench/sample/student.py", "workbench/sample/train.py"}
@@ -27,11 +27,13 @@ FILES = sorted(
 
 # As docs/design.md draws them: a module imports from its own layer and from those before it.
 LAYERS = (
-    "errors progress images files isolate semver yamlfile artifact dataset machine cache",
+    "errors progress images files isolate semver yamlfile artifact dataset machine cache audit macs",
     "backends checkpoint weights factory onnx_info exporters export steps results measure sample workspace "
-    "recipe",
-    "build prepare compare bundle manifest aliases card numbering registry promote details",
-    "checking timing pipeline report history publish export_command init doctor",
+    "recipe stated program transformers_folder transformers_processor timm_network bytesums bytewise saturation "
+    "needs network explanations",
+    "build prepare compare bundle manifest aliases card numbering registry promote details expectations advise "
+    "explain",
+    "checking timing look search tune pipeline report history publish export_command init doctor",
     "terminal cli",
 )
 

@@ -1,5 +1,6 @@
 """`krishi-bench init` finds what a folder holds and writes a krishi.yaml that works."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,60 @@ def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
     assert look(tmp_path) == NOTHING
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.pth", "model.onnx"])
+@pytest.mark.parametrize(
+    "name", ["model.ckpt", "model.pt", "model.pth", "model.onnx", "model.pt2", "model.safetensors"]
+)
 def test_every_kind_of_checkpoint_is_found(tmp_path: Path, name: str) -> None:
     assert look(filled(tmp_path, name)).checkpoint == name
 
 
 def test_the_checkpoint_nearest_to_the_top_is_taken(tmp_path: Path) -> None:
     assert look(filled(tmp_path, "a/b/old.ckpt", "z.ckpt")).checkpoint == "z.ckpt"
+
+
+def classifier(folder: Path, network: str = "ViTForImageClassification", **more: object) -> None:
+    """What `save_pretrained` leaves: a description and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"architectures": [network], "id2label": {"0": "rust", "1": "scab"}, **more}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"weights")
+
+
+def test_a_folder_of_transformers_is_the_checkpoint_and_says_what_it_is(tmp_path: Path) -> None:
+    classifier(tmp_path / "leafnet", image_size=224)
+    filled(tmp_path, "train.py")
+    assert look(tmp_path) == Found("leafnet", None, None, None, None)
+    path, findings = write_draft(tmp_path)
+    assert findings[0] == (
+        "checkpoint: leafnet, a transformers folder (ViTForImageClassification): 2 classes, named; "
+        "crop 224, from config.json"
+    )
+    assert findings[1:3] == ["factory: not needed", "class names: those of the checkpoint"]
+    assert read(path.read_text()).model.checkpoint == Path("leafnet")
+
+
+def test_the_folder_itself_may_be_one_of_transformers(tmp_path: Path) -> None:
+    classifier(tmp_path)
+    classifier(tmp_path / "checkpoint-500")
+    assert look(tmp_path).checkpoint == "."
+
+
+def test_a_folder_of_transformers_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    classifier(tmp_path / "gray", num_channels=1)
+    assert "gray, which cannot be used: " in write_draft(tmp_path)[1][0]
+
+
+def test_a_folder_that_holds_another_kind_of_network_is_no_checkpoint(tmp_path: Path) -> None:
+    classifier(tmp_path / "bert", network="BertModel")
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    assert look(tmp_path) == NOTHING
+
+
+def test_a_program_is_found_and_whether_to_trust_it_left_to_the_user(tmp_path: Path) -> None:
+    path, _ = write_draft(filled(tmp_path, "model.pt2"))
+    assert "  # trust_code: true " in path.read_text()
+    assert not read(path.read_text()).model.trust_code
+    assert "trust_code" not in draft(NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +161,7 @@ def test_what_was_not_found_is_said_and_left_to_fill_in(tmp_path: Path) -> None:
     path, findings = write_draft(tmp_path)
     assert all(finding.endswith(": not found, fill it in") for finding in findings)
     content = read(path.read_text())
-    assert content.model.factory is content.data.calibration is None
+    assert (content.model.factory, content.data.calibration) == (None, None)
 
 
 @pytest.mark.parametrize(

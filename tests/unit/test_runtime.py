@@ -1,9 +1,12 @@
-"""Profiles, threads and batches: what a runtime asks of this machine."""
+"""Profiles, threads, batches and the options of each backend: what a runtime asks of this machine."""
+
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from workbench.backends import Runtime
+from workbench.backends.base import FIELDS_OF
 from workbench.machine import usable_cores
 
 CORES = usable_cores()
@@ -43,3 +46,57 @@ def test_a_runtime_that_behaves_otherwise_is_another_and_survives_being_saved(
     changed = Runtime.model_validate(change)
     assert changed != Runtime()
     assert Runtime.model_validate_json(changed.model_dump_json()) == changed
+
+
+# A value of each option that one backend alone has, other than its default.
+OPTIONS: dict[str, Any] = {
+    "provider": "cpu",
+    "graph_level": "basic",
+    "spinning": True,
+    "execution_mode": "parallel",
+    "arena": False,
+    "prepacking": False,
+    "flush_denormals": True,
+    "precision": "bf16",
+    "streams": 2,
+    "compile": True,
+}
+
+
+def test_every_option_of_a_backend_is_known_here() -> None:
+    assert set(OPTIONS) == set.union(*map(set, FIELDS_OF.values()))
+
+
+@pytest.mark.parametrize("backend", sorted(FIELDS_OF))
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+def test_an_option_is_taken_by_the_backends_that_have_it_and_refused_by_the_others(
+    backend: Any, option: str
+) -> None:
+    fields = {"backend": backend, option: OPTIONS[option]}
+    if option in FIELDS_OF[backend]:
+        runtime = Runtime.model_validate(fields)
+        assert getattr(runtime, option) == OPTIONS[option]
+        assert runtime != Runtime(backend=backend)
+        return
+    with pytest.raises(ValidationError, match=f"`{option}` belongs to .*; backend `{backend}` has none"):
+        Runtime.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"device": "cuda", "provider": "openvino"},
+        {"device": "cuda", "provider": "cpu"},
+        {"provider": "cuda"},
+        {"graph_level": "most"},
+        {"backend": "torch", "precision": "f16"},
+        {"backend": "torch", "precision": "int8"},
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Runtime.model_validate(wrong)
+
+
+def test_the_openvino_provider_runs_on_the_cpu() -> None:
+    assert Runtime(provider="openvino").device == "cpu"

@@ -1,26 +1,47 @@
-"""ONNX Runtime: CPU, and the CUDA and TensorRT providers where the installed build has them."""
+"""ONNX Runtime: CPU, and the CUDA, TensorRT and OpenVINO providers where the installed build has them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.artifact import Artifact, Format
+from workbench.audit import Audit
 from workbench.backends.base import Provider, Runtime, Session
+from workbench.backends.opening import filled, for_any_batch, refuse_foreign
 from workbench.backends.packages import missing_package
 from workbench.errors import WorkbenchError
+from workbench.images import Batch
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnxruntime
     from numpy.typing import NDArray
 
 NAME = "onnxruntime"
 FORMATS: frozenset[Format] = frozenset({"onnx"})
-PACKAGES: tuple[str, ...] = ("onnxruntime", "onnxruntime-gpu")
+PACKAGES: tuple[str, ...] = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
 PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+GPU = "on a machine with an NVIDIA GPU, install 'krishi-bench[gpu]' in an environment without onnxruntime"
+# The packages that bring a provider carry their own onnxruntime and cannot live beside another one.
+INSTALL: dict[Provider, str] = {
+    "cpu": "install 'krishi-bench[cpu]'",
+    "cuda": GPU,
+    "tensorrt": GPU,
+    "openvino": "install onnxruntime-openvino in an environment without onnxruntime, "
+    "or use `backend: openvino`, which needs neither",
+}
+GRAPH_LEVELS = {
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
 }
 
 
@@ -33,35 +54,112 @@ def unavailable(runtime: Runtime) -> str | None:
         return missing
     import onnxruntime
 
-    wanted = _provider(runtime)
-    if wanted in onnxruntime.get_available_providers():
-        return None
-    return (
-        f"this onnxruntime has no {wanted} (it has {', '.join(onnxruntime.get_available_providers())}): on a "
-        "machine with an NVIDIA GPU, install 'krishi-bench[gpu]' in an environment without onnxruntime"
+    wanted, here = _provider(runtime), onnxruntime.get_available_providers()
+    if wanted not in here:
+        install = INSTALL[runtime.provider or runtime.device]
+        return f"this onnxruntime has no {wanted} (it has {', '.join(here)}): {install}"
+    if runtime.execution_mode == "parallel" and runtime.intra_threads == 1:
+        return (
+            "`execution_mode: parallel` needs two threads or more, and the session has one: "
+            "set `threads`, or `profile: latency`"
+        )
+    return None
+
+
+def options_of(runtime: Runtime) -> "onnxruntime.SessionOptions":
+    """Fresh session options that say everything `runtime` says, but for the provider."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = runtime.intra_threads
+    options.inter_op_num_threads = 1
+    if runtime.execution_mode == "parallel":
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+        options.inter_op_num_threads = runtime.intra_threads
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, GRAPH_LEVELS[runtime.graph_level]
     )
+    options.enable_cpu_mem_arena = runtime.arena
+    # Threads that spin between calls take processors from whoever else is served on this machine.
+    spins = runtime.profile == "latency" if runtime.spinning is None else runtime.spinning
+    for key, on in {
+        "session.intra_op.allow_spinning": spins,
+        "session.inter_op.allow_spinning": spins,
+        "session.disable_prepacking": not runtime.prepacking,
+        "session.set_denormal_as_zero": runtime.flush_denormals,
+    }.items():
+        options.add_session_config_entry(key, "1" if on else "0")
+    return options
+
+
+def provider_options(runtime: Runtime) -> dict[str, str]:
+    """What the OpenVINO provider is told: it has threads of its own, and knows nothing of onnxruntime's.
+
+    f32 said outright: left to itself it computes in bf16 where the processor can.
+    """
+    if runtime.provider != "openvino":
+        return {}
+    return {
+        "device_type": "CPU",
+        "precision": "FP32",
+        "num_of_threads": str(runtime.intra_threads),
+        "num_streams": "1",
+    }
+
+
+def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+    """What a session with these options runs, node by node."""
+    from workbench.backends.ort_audit import audit_onnx
+
+    refuse_foreign(artifact)
+    batch = filled(sample, artifact.info.input_shape[0])
+    return audit_onnx(artifact, options_of(runtime), [_provider(runtime)], batch)
 
 
 @contextmanager
 def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     """Open an ONNX file from its verified bytes.
 
-    Raises WorkbenchError where the file cannot be opened, or where the provider asked for is not the
-    first one of the session: onnxruntime falls back to the CPU without an error.
+    A fixed batch is filled up. Raises WorkbenchError where the file cannot be opened, where it is bound to
+    another processor, or where onnxruntime silently did otherwise than asked: took another provider than the
+    first, ran branches in sequence, or kept denormal numbers.
     """
+    refuse_foreign(artifact)
+    opened = _open(artifact, runtime)
+    wanted = _provider(runtime)
+    _check_options(opened, runtime, wanted)
+    inputs, outputs = opened.get_inputs(), opened.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise WorkbenchError(
+            f"{artifact.path.name} has {len(inputs)} inputs and {len(outputs)} outputs: "
+            "a classifier has one of each"
+        )
+    name, output_names = inputs[0].name, [outputs[0].name]
+
+    def run(batch: Batch) -> "NDArray[np.float32]":
+        logits: NDArray[np.float32] = opened.run(output_names, {name: batch})[0]
+        return logits
+
+    yield Session(
+        for_any_batch(run, artifact.info.input_shape[0]),
+        device=runtime.device,
+        provider=wanted,
+        threads=opened.get_session_options().intra_op_num_threads,
+    )
+
+
+def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession":
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = runtime.intra_threads
-    options.inter_op_num_threads = 1
-    # Threads that spin between calls take processors from whoever else is served on this machine.
-    spin = "1" if runtime.profile == "latency" else "0"
-    options.add_session_config_entry("session.intra_op.allow_spinning", spin)
-    options.log_severity_level = 3
-    wanted = _provider(runtime)
     try:
-        opened = onnxruntime.InferenceSession(artifact.read(), options, providers=[wanted])
+        return onnxruntime.InferenceSession(
+            artifact.read(),
+            options_of(runtime),
+            providers=[_provider(runtime)],
+            provider_options=[provider_options(runtime)],
+        )
     except (
         native.Fail,
         native.InvalidGraph,
@@ -71,26 +169,23 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
         native.RuntimeException,
     ) as error:
         raise WorkbenchError(f"onnxruntime cannot open {artifact.path.name}: {error}") from error
+
+
+def _check_options(opened: "onnxruntime.InferenceSession", runtime: Runtime, wanted: str) -> None:
+    """Raise WorkbenchError where the session is not as asked: onnxruntime falls back without an error."""
+    import numpy as np
+
     if opened.get_providers()[0] != wanted:
         raise WorkbenchError(
             f"asked for {wanted}, onnxruntime took {opened.get_providers()[0]}",
             hint="the provider's libraries did not load; the log of this trial names the missing one",
         )
-    inputs, outputs = opened.get_inputs(), opened.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
+    got = opened.get_session_options().execution_mode.name
+    if got != f"ORT_{runtime.execution_mode.upper()}":
+        raise WorkbenchError(f"runtime.execution_mode: asked for {runtime.execution_mode}, got {got}")
+    # Set for the thread that opens the first session of a process, and those it starts later: a state of the
+    # processor, which ordinary arithmetic shows.
+    if runtime.flush_denormals and np.float32(1e-39) * np.float32(1.5) != 0:
         raise WorkbenchError(
-            f"{artifact.path.name} has {len(inputs)} inputs and {len(outputs)} outputs: "
-            "a classifier has one of each"
+            "runtime.flush_denormals did not take effect: only the first session of a process can set it"
         )
-    name, output_names = inputs[0].name, [outputs[0].name]
-
-    def infer(batch: "NDArray[np.float32]") -> "NDArray[np.float32]":
-        logits: NDArray[np.float32] = opened.run(output_names, {name: batch})[0]
-        return logits
-
-    yield Session(
-        infer,
-        device="cpu" if wanted == PROVIDERS["cpu"] else "cuda",
-        provider=wanted,
-        threads=opened.get_session_options().intra_op_num_threads,
-    )

@@ -1,42 +1,155 @@
-"""PyTorch, eager: an exported program (`.pt2`) or a TorchScript file."""
+"""PyTorch: eager (a `.pt2` program or a TorchScript file), or compiled ahead of time by inductor."""
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.artifact import Artifact, Format
+from workbench.audit import Audit, Computed, Product, audit_of
 from workbench.backends.base import Runtime, Session
+from workbench.backends.opening import for_any_batch, refuse_foreign
 from workbench.backends.packages import missing_package
 from workbench.errors import WorkbenchError
+from workbench.images import Batch
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
+    Forward = Callable[[torch.Tensor], torch.Tensor]
+
 NAME = "torch"
-FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript"})
+FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
 PACKAGES: tuple[str, ...] = ("torch",)
+HALF = {"bf16": "bfloat16", "f16": "float16"}
+ASKED: dict[str, Computed] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+BF16_CPUS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch.cpu names what cpuinfo says
 
 
 def unavailable(runtime: Runtime) -> str | None:
     if (missing := missing_package("torch", extra="export")) is not None:
         return missing
-    if runtime.device == "cuda":
-        import torch
+    import torch
 
+    if runtime.device == "cuda":
+        if runtime.compile:
+            return "`compile: true` is for the cpu: leave it out, or use the onnxruntime backend on the GPU"
         if not torch.cuda.is_available():
             return "torch sees no CUDA GPU: it needs an NVIDIA GPU, its driver and a CUDA build of torch"
+    elif runtime.precision == "bf16" and not any(map(torch.cpu.get_capabilities().get, BF16_CPUS)):
+        return (
+            "this processor has no bf16 instructions (AVX512-BF16, AMX, or ARM's): torch would emulate "
+            "bf16, slower than f32"
+        )
     return None
 
 
 @contextmanager
 def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
-    """Open a torch artifact from its verified bytes, in inference mode."""
+    """Open a torch artifact from its verified bytes, in inference mode.
+
+    A compiled one is never compiled here. Raises WorkbenchError where the file cannot be opened, or was
+    compiled for another processor, precision or number of threads.
+    """
     import torch
 
     torch.set_num_threads(runtime.intra_threads)
+    if artifact.info.format == "torch-aoti":
+        forward, provider = _compiled(artifact, runtime), "inductor"
+    else:
+        forward, provider = _eager(artifact, runtime), "eager"
+
+    def run(batch: Batch) -> "NDArray[np.float32]":
+        # In a thread that never asked, oneDNN starts a helper per processor, whatever was set above.
+        torch.get_num_threads()
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = forward(torch.from_numpy(batch)).float().cpu().numpy()
+        return logits
+
+    yield Session(
+        for_any_batch(run, artifact.info.input_shape[0]),
+        device=runtime.device,
+        provider=provider,
+        threads=torch.get_num_threads(),
+    )
+
+
+def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+    """Eager: every operator that multiplies, as torch dispatches it. Compiled: what the package says."""
+    if artifact.info.format == "torch-aoti":
+        refuse_foreign(artifact)
+        return _audit_of_package(artifact, runtime)
+    products, casts = _watched(_eager(artifact, runtime), sample)
+    return audit_of(
+        products,
+        asked=ASKED[runtime.precision or "f32"],
+        providers={"eager": len(products)},
+        casts=casts,
+        unfused_qdq=None,
+    )
+
+
+def _audit_of_package(artifact: Artifact, runtime: Runtime) -> Audit:
+    precision: Literal["bf16", "fp32"] = "bf16" if artifact.info.precision == "bf16" else "fp32"
+    how = {
+        "fp32": "fp32 for all multiplications",
+        "bf16": "bf16 for convolutions and matrix products, fp32 for the rest",
+    }
+    return Audit(
+        computes=precision,
+        verdict=f"compiled to compute in {how[precision]}; the package does not tell more",
+        as_asked=precision == ASKED[runtime.precision or "f32"],
+    )
+
+
+def _watched(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Product], int]:
+    """The operators that multiply in one call, and the number of changes of the float format."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    products: list[Product] = []
+    casts: list[str] = []
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        """Sees each operator below autocast, with the tensors it really works on."""
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and out.is_floating_point():
+                casts.extend([str(out.dtype)] if out.dtype != args[0].dtype else [])
+            elif (flops := flop_registry.get(func.overloadpacket)) is not None:
+                macs = flops(*args, **(kwargs or {}), out_val=out) // 2 // len(sample)
+                products.append(Product(_precision_of(args[0].dtype), macs))
+            return out
+
+    # Inference mode would hand over operators whole, before they become those that multiply.
+    with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
+        forward(torch.from_numpy(sample))
+    return products, len(casts)
+
+
+def _precision_of(dtype: "torch.dtype") -> Computed:
+    import torch
+
+    names: dict[torch.dtype, Computed] = {
+        torch.float32: "fp32",
+        torch.bfloat16: "bf16",
+        torch.float16: "fp16",
+        torch.qint8: "int8",
+        torch.quint8: "int8",
+    }
+    return names.get(dtype, "unknown")
+
+
+def _eager(artifact: Artifact, runtime: Runtime) -> "Forward":
+    import torch
+
     data = io.BytesIO(artifact.read())
     with warnings.catch_warnings():
         # torch.jit.load is deprecated, and still the only reader of the files that people have.
@@ -48,10 +161,56 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
                 module = torch.export.load(data).module().to(runtime.device)
         except (RuntimeError, ValueError) as error:
             raise WorkbenchError(f"torch cannot open {artifact.path.name}: {error}") from error
+    half = getattr(torch, HALF[runtime.precision]) if runtime.precision in HALF else None
 
-    def infer(batch: "NDArray[np.float32]") -> "NDArray[np.float32]":
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = module(torch.from_numpy(batch).to(runtime.device)).cpu().numpy()
+    def forward(batch: "torch.Tensor") -> "torch.Tensor":
+        with torch.autocast(runtime.device, half or torch.bfloat16, enabled=half is not None):
+            logits: torch.Tensor = module(batch.to(runtime.device))
         return logits
 
-    yield Session(infer, device=runtime.device, provider="eager", threads=torch.get_num_threads())
+    return forward
+
+
+def _compiled(artifact: Artifact, runtime: Runtime) -> "Forward":
+    refuse_foreign(artifact)
+    forward, facts = open_package(artifact.read(), runtime.sessions, artifact.path.name)
+    asked = {"precision": runtime.precision or "f32", "threads": str(runtime.intra_threads)}
+    for field, wanted in asked.items():
+        if facts.get(field) != wanted:
+            raise WorkbenchError(
+                f"{artifact.path.name} was compiled for {field} {facts.get(field)}, not {wanted}",
+                hint="build it again with this runtime",
+            )
+    wanted_shape = artifact.info.input_shape
+
+    def checked(batch: "torch.Tensor") -> "torch.Tensor":
+        # The compiled code checks nothing: it would read whatever lies behind a smaller image.
+        if tuple(batch.shape) != wanted_shape:
+            raise WorkbenchError(
+                f"{artifact.path.name} takes a batch of shape {wanted_shape}, not {tuple(batch.shape)}"
+            )
+        return forward(batch)
+
+    return checked
+
+
+def open_package(data: bytes, calls_at_once: int, name: str) -> "tuple[Forward, Mapping[str, str]]":
+    """A package that inductor compiled, and what was noted in it (see `exporters.write_package`).
+
+    calls_at_once: more than these wait for each other. Raises WorkbenchError.
+    """
+    from torch._inductor.package.package import load_package
+
+    try:
+        # From a buffer: torch copies it to a file that nobody else can write, and removes it again.
+        package = load_package(io.BytesIO(data), num_runners=calls_at_once)
+        facts = package.get_metadata()
+    except (RuntimeError, ValueError) as error:
+        raise WorkbenchError(f"torch cannot open {name}: {error}") from error
+    loader = package.loader  # calling `package` itself parses its signature at each call: 8 us
+
+    def forward(batch: "torch.Tensor") -> "torch.Tensor":
+        logits: torch.Tensor = loader.boxed_run([batch])[0]
+        return logits
+
+    return forward, facts

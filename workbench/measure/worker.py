@@ -4,18 +4,19 @@ says whose turn it is."""
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Self, assert_never
 
 from workbench.artifact import Artifact
+from workbench.audit import Audit
 from workbench.backends import BACKENDS, Infer, Runtime
 from workbench.dataset import Images
 from workbench.errors import WorkbenchError
-from workbench.images import Preprocess, crop_pixels, decode, normalize
+from workbench.images import Batch, batch_of, crop_pixels, decode
 from workbench.isolate import Child
 from workbench.measure.classes import softmax
 from workbench.measure.latency import WarmUp
@@ -58,13 +59,12 @@ class Describe:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Logits of photos start..stop, one photo at a time: exactly as the server will see them.
+    """Logits of these photos, one photo at a time: exactly as the server will see them.
 
     Some artifacts answer differently in a batch (dynamic INT8 scales activations over all of it).
     """
 
-    start: int
-    stop: int
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,11 @@ class Burst:
 @dataclass(frozen=True, slots=True)
 class ReadMemory:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAudit:
+    """Open the artifact once more and look what runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ class Memory:
     steady_bytes: int
 
 
-Request = Describe | Evaluate | Warm | Burst | ReadMemory | Saturate | WalkPath
+Request = Describe | Evaluate | Warm | Burst | ReadMemory | ReadAudit | Saturate | WalkPath
 
 
 @contextmanager
@@ -117,16 +122,17 @@ def hold(
 ) -> Iterator[Callable[[Request], object]]:
     """In the child: open the session and answer requests about it.
 
-    spawned_s: the parent's time.monotonic() when it started this process; the clock is the machine's.
+    images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started this process; the clock is the machine's.
     """
     backend = BACKENDS[runtime.backend]
     # Imports the runtime, so that load_s below is the model's alone.
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(reason)
+    images = replace(images, raw=artifact.info.pixels)
     started = time.perf_counter()
     with backend.session(artifact, runtime) as session:
         load_s = time.perf_counter() - started
-        photos = [next(images.rows(0, 1))]
+        photos = [next(images.rows([0]))]
         session.infer(photos[0])
         cold_start_s = time.monotonic() - spawned_s
         opened = Opened(load_s, cold_start_s, session.device, session.provider, session.threads)
@@ -146,28 +152,30 @@ def hold(
                 case Describe():
                     return opened
                 case Evaluate():
-                    return evaluate(session.infer, images, request.start, request.stop)
+                    return evaluate(session.infer, images, request.rows)
                 case Warm():
                     return warm_up(timed)
                 case Burst():
                     return tuple(timed() for _ in range(request.calls))
                 case ReadMemory():
                     return read_memory()
+                case ReadAudit():
+                    return backend.audit(artifact, runtime, photos[0])
                 case Saturate():
                     return saturated_ips(session.infer, photos[0], runtime.sessions, request.seconds)
                 case WalkPath():
-                    return walk_path(session.infer, images.contract, request)
+                    return walk_path(session.infer, images, request)
                 case _:
                     assert_never(request)
 
         yield answer
 
 
-def evaluate(infer: Infer, images: Images, start: int, stop: int) -> "NDArray[np.float32]":
-    """(stop - start, classes) logits."""
+def evaluate(infer: Infer, images: Images, rows: Sequence[int]) -> "NDArray[np.float32]":
+    """(rows, classes) logits."""
     import numpy as np
 
-    return np.concatenate([infer(batch) for batch in images.rows(start, stop)])
+    return np.concatenate([infer(batch) for batch in images.rows(rows)])
 
 
 def warm_up(timed: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> WarmUp:
@@ -197,7 +205,7 @@ def read_memory() -> Memory:
     return Memory(max([steady, *peaks]), steady)
 
 
-def saturated_ips(infer: Infer, batch: "NDArray[np.float32]", threads: int, seconds: float) -> float:
+def saturated_ips(infer: Infer, batch: Batch, threads: int, seconds: float) -> float:
     """Photos a second of one session called from `threads` threads at once, as the server calls it."""
     counts = [0] * threads
     start = threading.Barrier(threads + 1)
@@ -220,14 +228,15 @@ def saturated_ips(infer: Infer, batch: "NDArray[np.float32]", threads: int, seco
     return sum(counts) * len(batch) / (time.perf_counter() - started)
 
 
-def walk_path(infer: Infer, contract: Preprocess, request: WalkPath) -> WholePath:
+def walk_path(infer: Infer, images: Images, request: WalkPath) -> WholePath:
     """Time decode, preprocess, inference and the rest apart, by the functions the server calls."""
+    contract = images.contract
     stages: list[tuple[int, int, int, int]] = []
     for _ in range(request.times):
         begun = time.perf_counter_ns()
         image = decode(request.photo)
         decoded = time.perf_counter_ns()
-        batch = normalize(crop_pixels(image, contract)[None], contract)
+        batch = batch_of(crop_pixels(image, contract)[None], contract, raw=images.raw)
         prepared = time.perf_counter_ns()
         logits = infer(batch)
         inferred = time.perf_counter_ns()
@@ -277,15 +286,18 @@ class Worker:
         opened: Opened = self._child.ask(Describe(), TURN_TIMEOUT_S)
         return opened
 
-    def evaluate(self, progress: Callable[[int, int], None]) -> "NDArray[np.float32]":
-        """(n, classes) logits of all photos. Raises ChildError."""
+    def evaluate(
+        self, progress: Callable[[int, int], None], rows: Sequence[int] | None = None
+    ) -> "NDArray[np.float32]":
+        """(n, classes) logits of these photos, or of all. Raises ChildError."""
         import numpy as np
 
+        chosen = range(self._images) if rows is None else rows
         parts = []
-        for start in range(0, self._images, EVALUATE_CHUNK):
-            stop = min(start + EVALUATE_CHUNK, self._images)
-            parts.append(self._child.ask(Evaluate(start, stop), TURN_TIMEOUT_S))
-            progress(stop, self._images)
+        for start in range(0, len(chosen), EVALUATE_CHUNK):
+            chunk = tuple(chosen[start : start + EVALUATE_CHUNK])
+            parts.append(self._child.ask(Evaluate(chunk), TURN_TIMEOUT_S))
+            progress(start + len(chunk), len(chosen))
         return np.concatenate(parts)
 
     def warm_up(self) -> WarmUp:
@@ -308,6 +320,11 @@ class Worker:
     def memory(self) -> Memory:
         memory: Memory = self._child.ask(ReadMemory(), TURN_TIMEOUT_S)
         return memory
+
+    def audit(self) -> Audit:
+        """What really runs. Raises ChildError."""
+        audit: Audit = self._child.ask(ReadAudit(), TURN_TIMEOUT_S)
+        return audit
 
     def saturate(self, seconds: float) -> float:
         """Photos a second with every processor busy."""

@@ -4,18 +4,26 @@ from collections.abc import Sequence
 from typing import Literal, assert_never
 
 from workbench.compare import Comparison
+from workbench.report.cells import Columns
 from workbench.report import csv, html, json, markdown, table
+
+__all__ = ["Columns", "Format", "render"]
 
 Format = Literal["table", "markdown", "csv", "json", "html"]
 
 
-def render(form: Format, comparisons: Sequence[Comparison], *, color: bool = False) -> str:
-    """The comparisons as text. color: terminal escape codes, in a table."""
+def render(
+    form: Format, comparisons: Sequence[Comparison], *, color: bool = False, columns: Columns = "speed"
+) -> str:
+    """The comparisons as text. color: terminal escape codes, in a table.
+
+    columns: of a table or Markdown; the other formats hold them all.
+    """
     match form:
         case "table":
-            return table.render(comparisons, color=color)
+            return table.render(comparisons, color=color, columns=columns)
         case "markdown":
-            return markdown.render(comparisons)
+            return markdown.render(comparisons, columns=columns)
         case "csv":
             return csv.render(comparisons)
         case "json":

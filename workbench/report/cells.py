@@ -1,10 +1,14 @@
 """How a raw value reads in a cell. Values are rounded here and nowhere before."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 from workbench.compare import Row
 from workbench.measure.stats import Interval
 from workbench.results import RunInfo
 
 ABSENT = "–"
+Columns = Literal["speed", "audit"]
 
 
 def megabytes(size_bytes: int | None) -> str:
@@ -58,8 +62,23 @@ HEADINGS = (
     "speed-up [95 %]",
     "RAM MB",
 )
+AUDIT_HEADINGS = (
+    "",
+    "variant",
+    "stored",
+    "computed",
+    "INT8 %",
+    "half %",
+    "FP32 %",
+    "casts",
+    "Q/DQ",
+)
 LEGEND = "▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest"
-MEASURED = ("ok", "pruned")  # the statuses whose rows have figures
+
+
+def measured(rows: Sequence[Row]) -> list[Row]:
+    """Those with figures; a search drops some after a quick look."""
+    return [row for row in rows if row.status in ("ok", "pruned") and row.size_bytes is not None]
 
 
 def photos(info: RunInfo) -> str:
@@ -81,3 +100,35 @@ def cells(row: Row) -> tuple[str, ...]:
         with_interval(row.speedup, row.speedup_ci),
         ABSENT if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}",
     )
+
+
+def audit_cells(row: Row) -> tuple[str, ...]:
+    """The cells of one row, under AUDIT_HEADINGS."""
+    shares = (row.int8_share, row.half_share, row.fp32_share)
+    counts = (row.casts, row.unfused_qdq)
+    return (
+        mark(row),
+        row.variant,
+        row.precision or ABSENT,
+        row.computes or ABSENT,
+        *(ABSENT if share is None else f"{100 * share:.0f}" for share in shares),
+        *(ABSENT if count is None else str(count) for count in counts),
+    )
+
+
+def columns_of(columns: Columns, row: Row) -> tuple[str, ...]:
+    return cells(row) if columns == "speed" else audit_cells(row)
+
+
+def headings_of(columns: Columns) -> tuple[str, ...]:
+    return HEADINGS if columns == "speed" else AUDIT_HEADINGS
+
+
+def audit_lines(rows: Sequence[Row]) -> list[str]:
+    """The verdict on each variant, as a sentence; variants of one verdict share a line."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        if row.audit:
+            validated = f"; INT8 exact on {row.validated}" if row.validated else ""
+            named.setdefault(f"{row.audit}{validated}", []).append(row.variant)
+    return [f"{', '.join(names)}: {verdict}" for verdict, names in named.items()]

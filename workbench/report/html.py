@@ -40,8 +40,7 @@ def _one(comparison: Comparison) -> str:
         f"<tr{' class=winner' if row.winner else ''}>"
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells.cells(row))
         + "</tr>"
-        for row in comparison.rows
-        if row.status in cells.MEASURED
+        for row in cells.measured(comparison.rows)
     )
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in comparison.reasons)
     absent = "".join(
@@ -49,5 +48,9 @@ def _one(comparison: Comparison) -> str:
         for row in comparison.rows
         if row.status != "ok"
     )
+    audits = "".join(
+        f"<li>{escape(line)}</li>" for line in cells.audit_lines(cells.measured(comparison.rows))
+    )
+    audited = f"<h2>What really ran</h2><ul>{audits}</ul>" if audits else ""
     legend = f"<p class=note>{cells.LEGEND}</p>"
-    return f"{heading}{facts}<table>{head}{body}</table>{legend}<ul>{reasons}{absent}</ul>"
+    return f"{heading}{facts}<table>{head}{body}</table>{legend}<ul>{reasons}{absent}</ul>{audited}"

@@ -2,25 +2,29 @@
 
 from collections.abc import Sequence
 
-from workbench.compare import Comparison, Row
+from workbench.compare import Comparison
 from workbench.report import cells
 
 
-def render(comparisons: Sequence[Comparison]) -> str:
-    return "\n".join(_one(comparison) for comparison in comparisons)
+def render(comparisons: Sequence[Comparison], *, columns: cells.Columns = "speed") -> str:
+    return "\n".join(_one(comparison, columns) for comparison in comparisons)
 
 
-def _one(comparison: Comparison) -> str:
-    info = comparison.info
+def _one(comparison: Comparison, columns: cells.Columns) -> str:
+    info, headings = comparison.info, cells.headings_of(columns)
+    measured = cells.measured(comparison.rows)
     floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
     lines = [
         f"**{info.name}**, run `{info.run_id}`, {cells.photos(info)}"
         + (" (synthetic)" if info.synthetic else "")
         + f"; {info.machine.cpu}, {info.machine.cores} cores; noise floor {floor}",
         "",
-        _line([heading or " " for heading in cells.HEADINGS]),
-        _line(["---", "---", *["---:"] * (len(cells.HEADINGS) - 2)]),
-        *(_line([mark, _code(name), *rest]) for mark, name, *rest in map(cells.cells, _measured(comparison))),
+        _line([heading or " " for heading in headings]),
+        _line(["---", "---", *["---:"] * (len(headings) - 2)]),
+        *(
+            _line([mark, _code(name), *rest])
+            for mark, name, *rest in (cells.columns_of(columns, row) for row in measured)
+        ),
         "",
         cells.LEGEND,
         "",
@@ -29,13 +33,10 @@ def _one(comparison: Comparison) -> str:
             for row in comparison.rows
             if row.status != "ok"
         ),
+        *(f"- {_plain(verdict)}" for verdict in (cells.audit_lines(measured) if columns == "audit" else [])),
         *(f"- {_plain(reason)}" for reason in comparison.reasons),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _measured(comparison: Comparison) -> list[Row]:
-    return [row for row in comparison.rows if row.status in cells.MEASURED]
 
 
 def _code(text: str) -> str:

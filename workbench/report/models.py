@@ -39,7 +39,7 @@ def listed(registry: Registry) -> list[Listed]:
                     variant=manifest.provenance.variant,
                     run=manifest.provenance.run_id,
                     created_at=manifest.created_at.isoformat(timespec="seconds"),
-                    size_bytes=manifest.artifact.size_bytes,
+                    size_bytes=manifest.artifact.total_bytes,
                     top1=accuracy.top1 if accuracy else None,
                     forced=manifest.provenance.forced,
                 )

@@ -16,18 +16,20 @@ VARIANT_WIDTH = 26  # at most; less where the numbers need the room
 VARIANT_WIDTH_MIN = 12
 
 
-def render(comparisons: Sequence[Comparison], *, color: bool = False) -> str:
+def render(
+    comparisons: Sequence[Comparison], *, color: bool = False, columns: cells.Columns = "speed"
+) -> str:
     """One table a run, with what it means below. color: write terminal escape codes."""
     from rich.console import Console
 
     target = io.StringIO()
     console = Console(file=target, width=WIDTH, force_terminal=color, no_color=not color, highlight=False)
     for comparison in comparisons:
-        _one(console, comparison)
+        _one(console, comparison, columns)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
 
 
-def _one(console: "Console", comparison: Comparison) -> None:
+def _one(console: "Console", comparison: Comparison, columns: cells.Columns) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -40,12 +42,13 @@ def _one(console: "Console", comparison: Comparison) -> None:
         console.print(
             "the photos of the bundled sample are synthetic: its accuracy says nothing about fields"
         )
+    headings = cells.headings_of(columns)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for index, heading in enumerate(cells.HEADINGS):
+    for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
-    measured = [row for row in comparison.rows if row.status in cells.MEASURED]
-    lines = [cells.cells(row) for row in measured]
-    width = _variant_width(lines)
+    measured = cells.measured(comparison.rows)
+    lines = [cells.columns_of(columns, row) for row in measured]
+    width = _variant_width(headings, lines)
     for row, (mark, name, *rest) in zip(measured, lines, strict=True):
         style = "bold green" if row.winner else ""
         table.add_row(*(Text(cell) for cell in (mark, _folded(name, width), *rest)), style=style)
@@ -54,16 +57,18 @@ def _one(console: "Console", comparison: Comparison) -> None:
     for row in comparison.rows:
         if row.status != "ok":
             console.print(Text(f"{row.status} {row.variant}: {row.reason}"), style="yellow")
+    for verdict in cells.audit_lines(measured) if columns == "audit" else []:
+        console.print(Text(verdict))
     for reason in comparison.reasons:
         console.print(Text(reason))
     console.print()
 
 
-def _variant_width(lines: Sequence[Sequence[str]]) -> int:
+def _variant_width(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
     """What the other columns, one blank after each, leave for the names."""
     others = [
         max(map(len, column))
-        for index, column in enumerate(zip(cells.HEADINGS, *lines, strict=True))
+        for index, column in enumerate(zip(headings, *lines, strict=True))
         if index != NAME_COLUMN
     ]
     return max(VARIANT_WIDTH_MIN, min(VARIANT_WIDTH, WIDTH - sum(others) - len(others)))

@@ -1,66 +1,102 @@
 """The steps a recipe may list. The union is the registry, the schema and the documentation."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, assert_never
 
 from pydantic import Field
 
 from workbench.errors import WorkbenchError
+from workbench.images import Batch, Preprocess
 from workbench.onnx_info import load, precision_of
-from workbench.steps.check import check, check_order
+from workbench.steps.batch import DynamicBatch, FixedBatch, dynamic_batch, fixed_batch
+from workbench.steps.check import check, check_order, check_sequence
+from workbench.steps.fold import FoldPreprocess, fold_preprocess
 from workbench.steps.fp16 import Fp16, fp16
 from workbench.steps.int8 import DynamicInt8, StaticInt8, dynamic_int8, static_int8
+from workbench.steps.nncf_int8 import NncfInt8, nncf_onnx
+from workbench.steps.optimize import Optimize, optimize
 from workbench.steps.simplify import Simplify, simplify
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from workbench.dataset import Images
 
-Step = Annotated[Simplify | DynamicInt8 | StaticInt8 | Fp16, Field(discriminator="use")]
+Step = Annotated[
+    Simplify | DynamicInt8 | StaticInt8 | NncfInt8 | Fp16 | FoldPreprocess | Optimize | FixedBatch | DynamicBatch,
+    Field(discriminator="use"),
+]
+CALIBRATED = frozenset({"static_int8", "nncf_int8"})
 
 # The distributions whose versions decide what a step produces: part of its cache key.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "simplify": ("onnx", "onnxslim", "onnxsim"),
     "dynamic_int8": ("onnx", "onnxruntime", "onnxruntime-gpu"),
     "static_int8": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy"),
+    "nncf_int8": ("onnx", "nncf", "openvino", "numpy"),
     "fp16": ("onnx", "onnxruntime", "onnxruntime-gpu"),
+    "fold_preprocess": ("onnx",),
+    "optimize": ("onnx", "onnxruntime", "onnxruntime-gpu"),
+    "fixed_batch": ("onnx",),
+    "dynamic_batch": ("onnx",),
 }
 
 
-def apply(
-    step: Step,
-    source: Path,
-    target: Path,
-    calibration: "Images | None",
-    samples: "NDArray[np.float32] | None" = None,
-) -> None:
+__all__ = ["CALIBRATED", "PACKAGES", "Photos", "Step", "apply", "calibration_of", "check_order", "check_sequence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """What steps and their checks may look at.
+
+    calibration: for the steps in CALIBRATED. validation: those photos that choose, for nncf's accuracy
+    control. samples: a few as the source takes them (see `images.batch_of`); noise by default.
+    """
+
+    contract: Preprocess
+    calibration: "Images | None" = None
+    validation: "Images | None" = None
+    samples: "Batch | None" = None
+
+
+def apply(step: Step, source: Path, target: Path, photos: Photos) -> None:
     """Transform the ONNX file `source` into `target`, and check the result (see `check`).
 
-    calibration: photos through the workspace's preprocessing; only `static_int8` reads them.
-    samples: (n, C, H, W) preprocessed photos to check the result on; noise by default.
     Raises WorkbenchError, and leaves no `target`, where the step does not fit the model.
     """
     check_order(step.use, precision_of(load(source)))
-    _transform(step, source, target, calibration)
-    check(step.use, source, target, samples)
+    _transform(step, source, target, photos)
+    check(step.use, source, target, photos.samples, photos.contract)
 
 
-def _transform(step: Step, source: Path, target: Path, calibration: "Images | None") -> None:
+def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
     match step:
         case Simplify():
             simplify(step, source, target)
         case DynamicInt8():
             dynamic_int8(step, source, target)
         case StaticInt8():
-            if calibration is None:
-                raise WorkbenchError(
-                    "static_int8 needs photos to calibrate on",
-                    hint="name a folder of them as `data.calibration` in krishi.yaml",
-                )
-            static_int8(step, source, target, calibration)
+            static_int8(step, source, target, calibration_of(step, photos))
+        case NncfInt8():
+            nncf_onnx(step, source, target, calibration_of(step, photos), photos.validation)
         case Fp16():
             fp16(step, source, target)
+        case FoldPreprocess():
+            fold_preprocess(source, target, photos.contract)
+        case Optimize():
+            optimize(step, source, target)
+        case FixedBatch():
+            fixed_batch(step, source, target)
+        case DynamicBatch():
+            dynamic_batch(source, target)
         case _:
             assert_never(step)
+
+
+def calibration_of(step: StaticInt8 | NncfInt8, photos: Photos) -> "Images":
+    """Raises WorkbenchError where the workspace names none."""
+    if photos.calibration is None:
+        raise WorkbenchError(
+            f"{step.use} needs photos to calibrate on",
+            hint="name a folder of them as `data.calibration` in krishi.yaml",
+        )
+    return photos.calibration

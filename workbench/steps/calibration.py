@@ -1,184 +1,243 @@
 """Activation ranges for static INT8, found in bounded memory and whatever the order of the photos.
 
 onnxruntime's own calibrators keep every activation of every photo until the end, and grow their histograms
-as they go, so that the ranges depend on the order. Here a first pass finds the extremes and a second one
-counts into histograms of a fixed range: each photo's activations are dropped before the next one's are made.
+as they go, so that the ranges depend on the order. Here a first pass sums every tensor up inside the network,
+so that no activation leaves the runtime, and a second one counts into histograms of a fixed range, one photo
+at a time. Nothing grows with the number of photos.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.errors import WorkbenchError
 from workbench.onnx_info import image_input
+from workbench.steps.thresholds import (
+    Range,
+    around_zero,
+    entropy_threshold,
+    percentile_limit,
+    percentile_tails,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    import onnxruntime
     from numpy.typing import NDArray
 
     from workbench.dataset import Images
 
     Activations = Mapping[str, NDArray[np.float32]]
 
-Range = tuple[float, float]  # lowest, highest
+Method = Literal["minmax", "entropy", "percentile", "distribution"]
+Percentile = Annotated[float, Field(gt=50, le=100)]
 
-LEVELS = 128  # of |x| in 8 bits with a sign: what `entropy` quantises to
-MOST_CLIPPED = 0.01  # of the values, by `entropy`
+AT_ONCE_BYTES = 256 << 20  # of activations that leave the network in one run
+CHUNK = 1 << 16  # values counted at a time, which stay in the cache
+NARROWEST = 1e-10  # a range within this is one of zeros: its scale would be next to nothing
 
 
 class Calibration(BaseModel):
     """How activation ranges are found.
 
     images: photos used, taken evenly from the classes.
-    percentile: of the values kept, in percent; used by method `percentile` only. With uint8 activations the
-    rest is cut half at each end, with int8 ones (whose range is symmetric) from |x|.
+    percentile: of the values kept, in percent; used by method `percentile` only. With asymmetric activations
+    the rest is cut half at each end, with symmetric ones from |x|.
+    deviations: standard deviations kept on each side of the mean; used by method `distribution` only. In 8
+    bits, clipping and rounding cost the same at 3.9 for a Gaussian and 7.0 for a Laplace distribution (Banner
+    et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019); a tensor mixes
+    channels of very different size, so its tails are longer.
     bins: of the histograms behind `entropy` and `percentile`. onnxruntime's default of 128 makes its
     `entropy` equal to `minmax`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    method: Method = "minmax"
     images: Annotated[int, Field(gt=0, strict=True)] = 200
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    percentile: Percentile = 99.99
+    deviations: Annotated[float, Field(ge=1, le=100)] = 12.0
     bins: Annotated[int, Field(ge=256, le=16384, strict=True)] = 2048
+
+
+class CalibrationOverride(BaseModel):
+    """Another method for what some nodes put out.
+
+    nodes: names, or glob patterns, as in `exclude_nodes`. Of two overrides that fit a node the later counts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nodes: Annotated[tuple[str, ...], Field(min_length=1)]
+    method: Method
+    percentile: Percentile = 99.99
+    deviations: Annotated[float, Field(ge=1, le=100)] = 12.0
+
+    def applied(self, base: Calibration) -> Calibration:
+        """The calibration of the tensors it names: the same photos and bins, this method."""
+        changed = {"method": self.method, "percentile": self.percentile, "deviations": self.deviations}
+        return base.model_copy(update=changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A tensor's values in short.
+
+    squares: sum of squared distances from the mean. largest: values in the largest batch.
+    """
+
+    count: int
+    largest: int
+    low: float
+    high: float
+    mean: float
+    squares: float
+
+    def __add__(self, other: "Summary") -> "Summary":
+        """Of both sets of values (Chan, Golub, LeVeque 1979: no cancellation however far the mean is off)."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        return Summary(
+            count=count,
+            largest=max(self.largest, other.largest),
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
+            mean=self.mean + apart * other.count / count,
+            squares=self.squares + other.squares + apart**2 * self.count * other.count / count,
+        )
+
+    @property
+    def deviation(self) -> float:
+        return float((self.squares / self.count) ** 0.5)
 
 
 def find_ranges(
     model: "onnx.ModelProto",
-    tensors: Sequence[str],
+    plan: Mapping[str, Calibration],
     images: "Images",
-    calibration: Calibration,
+    count: int,
     *,
     symmetric: bool,
 ) -> dict[str, Range]:
-    """The range of each tensor over the calibration photos, two runs of the network per photo.
+    """The range of each tensor of `plan` over `count` photos: one run of the network per photo, or two.
 
     symmetric: the quantised range will be symmetric around zero.
     Raises WorkbenchError where there are too few photos, or where an activation is not finite.
     """
-    if calibration.images > len(images):
+    if count > len(images):
         raise WorkbenchError(
-            f"calibration.images: {calibration.images} photos asked for, data.calibration has {len(images)}",
+            f"calibration.images: {count} photos asked for, data.calibration has {len(images)}",
             hint=f"lower `calibration.images` to {len(images)} or less, or add photos",
         )
-    run = instrumented(model, tensors)
+    image, size = image_input(model).name, batch_size(model)
+    summarise = summarised(model, list(plan))
+    summaries = pooled((summarise(batch) for batch in images.spread(count, size)), image)
 
-    def passes() -> "Iterator[Activations]":
-        return (run(batch) for batch in images.spread(calibration.images, batch_size(model)))
+    def passes(names: Sequence[str]) -> "Iterator[Activations]":
+        run = instrumented(model, names)
+        return (run(batch) for batch in images.spread(count, size))
 
-    return ranges_of(passes, calibration, symmetric=symmetric)
+    return ranges_of(summaries, plan, passes, symmetric=symmetric)
 
 
-def ranges_of(
-    passes: "Callable[[], Iterator[Activations]]", calibration: Calibration, *, symmetric: bool
-) -> dict[str, Range]:
-    """The range of each tensor; `passes()` goes once through the activations of all photos."""
-    extremes = extremes_of(passes())
-    if calibration.method == "minmax":
-        return extremes
-    two_sided = calibration.method == "percentile" and not symmetric
-    spans = extremes if two_sided else {name: (0.0, max(map(abs, ends))) for name, ends in extremes.items()}
-    counts = _histograms(passes(), spans, calibration.bins)
-    found = {}
-    for name, (low, high) in extremes.items():
-        start, end = spans[name]
-        if start == end:
-            cut = (low, high)  # one value only
-        elif two_sided:
-            cut = percentile_tails(counts[name], (start, end), calibration.percentile)
-        elif calibration.method == "percentile":
-            cut = _around_zero(percentile_limit(counts[name], end, calibration.percentile))
-        else:
-            cut = _around_zero(entropy_threshold(counts[name], end))
-        found[name] = (max(low, cut[0]), min(high, cut[1]))
+def pooled(batches: Iterator[Mapping[str, Summary]], image: str = "") -> dict[str, Summary]:
+    """The summary of each tensor over all batches. Raises WorkbenchError where one is not finite.
+
+    image: the name of the input, which is blamed on the photos and not on the network.
+    """
+    found: dict[str, Summary] = {}
+    for batch in batches:
+        for name, summary in batch.items():
+            if name == image:
+                _check_photo(summary)
+            _check_finite(name, summary.low, summary.high, summary.mean)
+            found[name] = found[name] + summary if name in found else summary
     return found
 
 
-def _around_zero(limit: float) -> Range:
-    return -limit, limit
+def ranges_of(
+    summaries: Mapping[str, Summary],
+    plan: Mapping[str, Calibration],
+    passes: "Callable[[Sequence[str]], Iterator[Activations]]",
+    *,
+    symmetric: bool,
+) -> dict[str, Range]:
+    """The range of each tensor, never beyond the values seen, unless all of them are zero.
 
-
-def percentile_limit(counts: "NDArray[np.int64]", largest: float, percentile: float) -> float:
-    """The bin edge that `percentile` of |x| do not exceed. counts: histogram of |x| over (0, largest)."""
-    import numpy as np
-
-    cumulative = np.cumsum(counts)
-    spare = int(cumulative[-1] * (1 - percentile / 100))
-    return float(largest * (np.searchsorted(cumulative, cumulative[-1] - spare) + 1) / len(counts))
-
-
-def percentile_tails(counts: "NDArray[np.int64]", span: Range, percentile: float) -> Range:
-    """The bin edges between which `percentile` of x lie, half of the rest at each end.
-
-    counts: histogram of x over `span`.
+    passes(names) goes once through those tensors' activations of all photos; it is asked for groups of
+    tensors that take at most AT_ONCE_BYTES a batch.
     """
-    import numpy as np
+    found = {name: (summary.low, summary.high) for name, summary in summaries.items()}
+    counted: dict[str, Range] = {}
+    for name, calibration in plan.items():
+        low, high = found[name]
+        if calibration.method == "distribution":
+            half = calibration.deviations * summaries[name].deviation
+            mean = summaries[name].mean
+            found[name] = (max(low, mean - half), min(high, mean + half))
+        if calibration.method in ("entropy", "percentile") and low < high:
+            two_sided = calibration.method == "percentile" and not symmetric
+            counted[name] = (low, high) if two_sided else (0.0, max(-low, high))
+    for group in _groups(counted, summaries):
+        bins = {name: plan[name].bins for name in group}
+        counts = _histograms(passes(group), {name: counted[name] for name in group}, bins)
+        for name in group:
+            cut = _cut(counts[name], counted[name], plan[name], symmetric=symmetric)
+            found[name] = (max(found[name][0], cut[0]), min(found[name][1], cut[1]))
+    return {name: _wide_enough(ends) for name, ends in found.items()}
 
-    cumulative = np.cumsum(counts)
-    tail = int(cumulative[-1] * (1 - percentile / 100) / 2)
-    width = (span[1] - span[0]) / len(counts)
-    first = np.searchsorted(cumulative, tail, side="right")
-    last = np.searchsorted(cumulative, cumulative[-1] - tail)
-    return float(span[0] + width * first), float(span[0] + width * (last + 1))
+
+def _cut(counts: "NDArray[np.int64]", span: Range, calibration: Calibration, *, symmetric: bool) -> Range:
+    if calibration.method == "entropy":
+        return around_zero(entropy_threshold(counts, span[1]))
+    if symmetric:
+        return around_zero(percentile_limit(counts, span[1], calibration.percentile))
+    return percentile_tails(counts, span, calibration.percentile)
 
 
-def entropy_threshold(counts: "NDArray[np.int64]", largest: float) -> float:
-    """The |x| to clip at so that 128 levels lose least information (Kullback-Leibler divergence).
+def _wide_enough(ends: Range) -> Range:
+    """A range of zeros becomes one of 1: a scale next to nothing overflows the biases that it multiplies.
 
-    counts: histogram of |x| over (0, largest). For every threshold T on a bin edge, P is the distribution
-    with all above T moved to the last bin, and Q the bins below T merged into 128 levels and spread over the
-    non-empty bins again; the T with the least KL(P || Q) wins. From S. Migacz, "8-bit inference with
-    TensorRT", GTC 2017. As in NVIDIA's pytorch-quantization, the bin at zero takes its neighbour's count:
-    zero is represented exactly, and ReLU's spike there would drown the rest. Thresholds that would clip more
-    than MOST_CLIPPED are not considered: of a tensor that stays away from zero, such as the gate of a
-    squeeze-and-excitation block, next to nothing lies below a low T, and nothing is easily represented. All
-    thresholds at once, from prefix sums: sum over P log Q needs the mass and the number of non-empty bins of
-    each level only.
+    One that starts at zero stays so: a ReLU is left out of the graph where its range starts there.
     """
-    import numpy as np
-
-    bins = counts.astype(np.float64)
-    bins[0] = bins[1]
-    if bins.sum() == 0 or len(bins) <= LEVELS:
-        return largest
-    ends, bounds = _levels(len(bins))
-    mass = np.concatenate([[0.0], np.cumsum(bins)])
-    filled = np.concatenate([[0.0], np.cumsum(bins > 0)])
-    total, kept = mass[-1], mass[ends]
-    outliers = total - kept
-    last = bins[ends - 1]
-
-    level_mass = np.diff(mass[bounds], axis=1)
-    level_filled = np.diff(filled[bounds], axis=1)
-    level_filled[:, -1] += (last == 0) & (outliers > 0)  # the last bin holds the outliers, so it is not empty
-    log_q = np.log(np.divide(level_mass, level_filled, out=np.ones_like(level_mass), where=level_mass > 0))
-    cross = (level_mass * log_q).sum(axis=1) + outliers * log_q[:, -1]
-
-    own = np.concatenate([[0.0], np.cumsum(_x_log_x(bins))])
-    entropy = own[ends] - _x_log_x(last) + _x_log_x(last + outliers)
-    # With P = p / total and Q = q / kept: KL = sum(p log p - p log q) / total - log(total) + log(kept).
-    divergence = (entropy - cross) / total - np.log(total) + np.log(np.maximum(kept, 1e-300))
-    divergence[(kept < (1 - MOST_CLIPPED) * total) | ((level_mass[:, -1] == 0) & (outliers > 0))] = np.inf
-    return float(largest * ends[int(np.argmin(divergence))] / len(bins))
+    low, high = ends
+    if max(abs(low), abs(high)) > NARROWEST:
+        return ends
+    return (0.0 if low >= 0 else -1.0, 1.0)
 
 
-@lru_cache(maxsize=1)
-def _levels(bins: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
-    """Candidate thresholds as bin counts (k,), and the (k, LEVELS + 1) bin edges of their levels."""
-    import numpy as np
+def _groups(names: Mapping[str, Range], summaries: Mapping[str, Summary]) -> Iterator[list[str]]:
+    """The tensors, in order, in groups that take AT_ONCE_BYTES a batch or hold one tensor."""
+    group: list[str] = []
+    taken = 0
+    for name in names:
+        size = 4 * summaries[name].largest
+        if group and taken + size > AT_ONCE_BYTES:
+            yield group
+            group, taken = [], 0
+        group.append(name)
+        taken += size
+    if group:
+        yield group
 
-    ends = np.arange(LEVELS, bins + 1)
-    return ends, ends[:, None] * np.arange(LEVELS + 1) // LEVELS
+
+def _check_finite(name: str, *values: float) -> None:
+    if not all(abs(value) < float("inf") for value in values):  # also where one is NaN
+        raise WorkbenchError(
+            f"the activation `{name}` is not finite (NaN or infinity) on a photo",
+            hint="leave the node that computes it in float (`exclude_nodes`), or mend the network",
+        )
 
 
-def _x_log_x(x: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    import numpy as np
-
-    return x * np.log(np.where(x > 0, x, 1.0))
+def _check_photo(summary: Summary) -> None:
+    if not all(abs(value) < float("inf") for value in (summary.low, summary.high, summary.mean)):
+        raise WorkbenchError(
+            "a calibration photo is not finite (NaN or infinity) after preprocessing",
+            hint="look at `preprocess.mean` and `preprocess.std`, and at the photos of data.calibration",
+        )
 
 
 def extremes_of(activations: "Iterator[Activations]") -> dict[str, Range]:
@@ -187,31 +246,78 @@ def extremes_of(activations: "Iterator[Activations]") -> dict[str, Range]:
     for batch in activations:
         for name, values in batch.items():
             low, high = float(values.min()), float(values.max())
-            if not (abs(low) < float("inf") and abs(high) < float("inf")):  # also where they are NaN
-                raise WorkbenchError(
-                    f"the activation `{name}` is not finite (NaN or infinity) on a photo",
-                    hint="leave the node that computes it in float (`exclude_nodes`), or mend the network",
-                )
+            _check_finite(name, low, high)
             known = found.get(name, (low, high))
             found[name] = (min(low, known[0]), max(high, known[1]))
     return found
 
 
 def _histograms(
-    activations: "Iterator[Activations]", spans: Mapping[str, Range], bins: int
+    activations: "Iterator[Activations]", spans: Mapping[str, Range], bins: Mapping[str, int]
 ) -> "dict[str, NDArray[np.int64]]":
     """Counts of each tensor over its span, of |x| where the span starts at zero."""
     import numpy as np
 
-    counts = {name: np.zeros(bins, np.int64) for name in spans}
+    counts = {name: np.zeros(bins[name], np.int64) for name in spans}
     for batch in activations:
         for name, values in batch.items():
-            low, high = spans[name]
-            if high > low:
-                offsets = np.abs(values) if low == 0.0 else values - np.float32(low)
-                index = (offsets / np.float32(high - low) * np.float32(bins)).astype(np.intp)
-                counts[name] += np.bincount(np.minimum(index, bins - 1).ravel(), minlength=bins)
+            flat = values.reshape(-1)
+            for start in range(0, len(flat), CHUNK):
+                counts[name] += _counted(flat[start : start + CHUNK], spans[name], bins[name])
     return counts
+
+
+def _counted(values: "NDArray[np.float32]", span: Range, bins: int) -> "NDArray[np.int64]":
+    import numpy as np
+
+    low, high = span
+    offsets = np.abs(values) if low == 0.0 else values - np.float32(low)
+    offsets *= np.float32(bins / (high - low))
+    index = np.minimum(offsets, np.float32(bins - 1), out=offsets).astype(np.intp)
+    return np.bincount(index, minlength=bins)
+
+
+def summarised(
+    model: "onnx.ModelProto", tensors: Sequence[str]
+) -> "Callable[[NDArray[np.float32]], dict[str, Summary]]":
+    """A run of the network that sums up the named tensors of a batch, the input among them.
+
+    The sums are nodes of the graph, so that each activation is dropped as soon as the network has used it.
+    """
+    import onnx
+
+    augmented = onnx.ModelProto()
+    augmented.CopyFrom(model)
+    graph, made = augmented.graph, onnx.helper.make_node
+    wanted: list[str] = []
+    for number, name in enumerate(tensors):
+        low, high, mean, off, square, spread, count = (f"summary/{number}/{part}" for part in range(7))
+        graph.node.extend(
+            [
+                made("ReduceMin", [name], [low], keepdims=0),
+                made("ReduceMax", [name], [high], keepdims=0),
+                made("ReduceMean", [name], [mean], keepdims=0),
+                made("Sub", [name, mean], [off]),
+                made("Mul", [off, off], [square]),
+                made("ReduceMean", [square], [spread], keepdims=0),
+                made("Size", [name], [count]),
+            ]
+        )
+        types = [onnx.TensorProto.FLOAT] * 4 + [onnx.TensorProto.INT64]
+        for output, kind in zip((low, high, mean, spread, count), types, strict=True):
+            graph.output.append(onnx.helper.make_tensor_value_info(output, kind, []))
+            wanted.append(output)
+    session, image, size = opened(augmented), image_input(model).name, batch_size(model)
+
+    def run(batch: "NDArray[np.float32]") -> dict[str, Summary]:
+        values = [float(value) for value in session.run(wanted, {image: filled(batch, size)})]
+        found = {}
+        for number, name in enumerate(tensors):
+            low, high, mean, spread, count = values[5 * number : 5 * number + 5]
+            found[name] = Summary(int(count), int(count), low, high, mean, spread * count)
+        return found
+
+    return run
 
 
 def batch_size(model: "onnx.ModelProto") -> int:
@@ -223,9 +329,7 @@ def instrumented(
     model: "onnx.ModelProto", tensors: Sequence[str]
 ) -> "Callable[[NDArray[np.float32]], Activations]":
     """A run of the network that returns the named tensors of a batch, the input among them."""
-    import numpy as np
     import onnx
-    import onnxruntime
 
     augmented = onnx.ModelProto()
     augmented.CopyFrom(model)
@@ -236,19 +340,30 @@ def instrumented(
         for name in wanted
         if name not in outputs
     )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Optimised graphs fuse nodes, and tensors between them disappear.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        augmented.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    size = batch_size(model)
+    session, size = opened(augmented), batch_size(model)
 
     def run(batch: "NDArray[np.float32]") -> "Activations":
-        if len(batch) < size:  # a fixed batch is filled up with its own photos
-            batch = np.resize(batch, (size, *batch.shape[1:]))
+        batch = filled(batch, size)
         found = dict(zip(wanted, session.run(wanted, {image: batch}), strict=True))
         return {**found, image: batch} if image in tensors else found
 
     return run
+
+
+def filled(batch: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
+    """A fixed batch is filled up with its own photos."""
+    import numpy as np
+
+    return np.resize(batch, (size, *batch.shape[1:])) if len(batch) < size else batch
+
+
+def opened(model: "onnx.ModelProto") -> "onnxruntime.InferenceSession":
+    """A session that runs the graph as it is: in optimised ones, tensors between fused nodes disappear."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

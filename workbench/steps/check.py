@@ -1,10 +1,12 @@
 """What every step's result must pass, and which order of steps makes sense."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.artifact import Precision
 from workbench.errors import WorkbenchError
+from workbench.images import Batch, Preprocess, normalize
 from workbench.onnx_info import OnnxFacts, describe, load, logits_of
 from workbench.steps.calibration import batch_size, extremes_of, instrumented
 from workbench.weights import first_line
@@ -15,8 +17,33 @@ if TYPE_CHECKING:
 
 LARGEST_FP16 = 65504.0
 SAME = 1e-4  # of the largest logit: what folding constants may change
+SAME_INT8 = 0.05  # likewise where values on the edge between two levels may round the other way
 
-NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "fp16"})
+NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "nncf_int8", "fp16"})
+EXACT = frozenset({"simplify", "fold_preprocess", "optimize", "fixed_batch", "dynamic_batch"})
+BATCH = frozenset({"fixed_batch", "dynamic_batch"})
+LAST = frozenset({"fold_preprocess", "optimize"})
+# After a step in LAST the graph has another input, or operators of one runtime only.
+AFTER = {"fold_preprocess": frozenset({"optimize", *BATCH}), "optimize": frozenset[str]()}
+
+
+def check_sequence(uses: Sequence[str]) -> None:
+    """Raise WorkbenchError where a recipe's steps make no sense in this order, whatever the model."""
+    for position, use in enumerate(uses):
+        before = uses[:position]
+        if use in before and use != "simplify":
+            raise WorkbenchError(
+                f"step `{use}` is there twice: the second would have nothing to do", hint="leave one of them out"
+            )
+        if use in BATCH and BATCH & set(before):
+            raise WorkbenchError(f"step `{use}` undoes `{before[-1]}`", hint="keep one of the two")
+        for earlier in before:
+            if earlier in LAST and use not in AFTER[earlier]:
+                allowed = " or ".join(f"`{name}`" for name in sorted(AFTER[earlier])) or "nothing"
+                raise WorkbenchError(
+                    f"step `{use}` comes after `{earlier}`, which only {allowed} may follow",
+                    hint=f"move `{use}` before `{earlier}`",
+                )
 
 
 def check_order(step: str, before: Precision) -> None:
@@ -26,6 +53,7 @@ def check_order(step: str, before: Precision) -> None:
     reasons = {
         "int8": "its input is quantised already, and quantising twice loses accuracy for nothing",
         "fp16": "its input is fp16 already; ranges and scales are found in fp32",
+        "bf16": "its input is bf16 already; ranges and scales are found in fp32",
         "unknown": "its input is not fp32",
     }
     raise WorkbenchError(
@@ -33,26 +61,35 @@ def check_order(step: str, before: Precision) -> None:
     )
 
 
-def check(step: str, source: Path, result: Path, samples: "NDArray[np.float32] | None" = None) -> None:
+def check(
+    step: str, source: Path, result: Path, samples: "Batch | None" = None, contract: Preprocess | None = None
+) -> None:
     """Open a step's result in onnxruntime on the CPU and hold it against what went in.
 
-    samples: (n, C, H, W) preprocessed photos; noise by default. Raises WorkbenchError naming the step where
-    the file is invalid, where its opset, input or classes changed, where logits are not finite; for
-    `simplify`, where precision or logits changed; for `fp16`, where an activation does not fit.
+    samples: photos as the source takes them; noise by default. contract: of a step that folds it.
+    Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes changed,
+    where logits are not finite; for the steps in EXACT, where precision or logits changed; for `fp16`, where
+    an activation does not fit.
     """
     before = describe(source)
     batch = noise(before) if samples is None else samples
     try:
         after = _valid(result)
-        _same_contract(before, after)
-        logits = _finite(logits_of(result, after, batch))
-        if step == "simplify":
+        _same_contract(step, before, after)
+        given = batch
+        if after.pixels and not before.pixels:
+            assert contract is not None
+            given = to_pixels(batch, contract)
+            batch = normalize(given, contract)
+        logits = _finite(logits_of(result, after, given))
+        if step in EXACT:
             if after.precision != before.precision:
                 raise WorkbenchError(
                     f"turned {before.precision} weights into {after.precision}",
-                    hint="put `simplify` before the steps that change the precision",
+                    hint=f"put `{step}` before the steps that change the precision",
                 )
-            _same_logits(logits_of(source, before, batch), logits)
+            tolerance = SAME_INT8 if before.precision == "int8" else SAME
+            _same_logits(logits_of(source, before, batch), logits, tolerance)
         if step == "fp16":
             _fits_fp16(source, result, batch)
     except WorkbenchError as error:
@@ -60,11 +97,23 @@ def check(step: str, source: Path, result: Path, samples: "NDArray[np.float32] |
         raise WorkbenchError(f"step `{step}`: {error.message}", hint=error.hint) from error
 
 
-def noise(facts: OnnxFacts) -> "NDArray[np.float32]":
-    """Two images of standard normal noise, always the same: what normalised photos look like at a glance."""
+def to_pixels(batch: "NDArray[np.float32]", contract: Preprocess) -> "NDArray[np.uint8]":
+    """(n, H, W, 3) uint8 pixels whose normalisation comes nearest to (n, 3, H, W) float32."""
     import numpy as np
 
-    return np.random.default_rng(0).standard_normal((2, *facts.image_shape()), np.float32)
+    units = batch.transpose(0, 2, 3, 1) * np.asarray(contract.std) + np.asarray(contract.mean)
+    pixels: NDArray[np.uint8] = np.clip(np.rint(255 * units), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def noise(facts: OnnxFacts) -> Batch:
+    """Two images of noise, always the same: standard normal, what normalised photos look like at a glance."""
+    import numpy as np
+
+    rng, (channels, height, width) = np.random.default_rng(0), facts.image_shape()
+    if facts.pixels:
+        return rng.integers(0, 256, (2, height, width, channels), np.uint8)
+    return rng.standard_normal((2, channels, height, width), np.float32)
 
 
 def _valid(path: Path) -> OnnxFacts:
@@ -77,10 +126,11 @@ def _valid(path: Path) -> OnnxFacts:
     return describe(path)
 
 
-def _same_contract(before: OnnxFacts, after: OnnxFacts) -> None:
+def _same_contract(step: str, before: OnnxFacts, after: OnnxFacts) -> None:
+    fixed = 1 if step in BATCH else 0  # those steps are there to change the batch size
     for what, old, new in (
         ("opset", before.opset, after.opset),
-        ("input shape (0: free)", before.input_shape, after.input_shape),
+        ("input shape (0: free)", before.input_shape[fixed:], after.input_shape[fixed:]),
         ("number of classes", before.classes, after.classes),
     ):
         if old != new:
@@ -103,14 +153,14 @@ def _finite(logits: "NDArray[np.float32]") -> "NDArray[np.float32]":
     return logits
 
 
-def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]") -> None:
+def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]", tolerance: float) -> None:
     import numpy as np
 
     difference, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
-    if difference > SAME * max(1.0, largest):
+    if difference > tolerance * max(1.0, largest):
         raise WorkbenchError(
             f"a logit changed by {difference:.3g} (largest logit {largest:.3g}); it should stay the same",
-            hint="try the other `tool`, or leave the step out",
+            hint="leave the step out, or for `simplify` try the other `tool`",
         )
 
 

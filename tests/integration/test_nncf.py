@@ -1,0 +1,274 @@
+"""NNCF's quantiser: INT8 that keeps the answers, in both formats, the same bytes every time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+torch = pytest.importorskip("torch", reason="the network is exported from torch")
+onnx = pytest.importorskip("onnx", reason="NNCF starts from ONNX files")
+pytest.importorskip("onnxruntime", reason="logits are held against onnxruntime's")
+pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+
+from workbench.artifact import Artifact  # noqa: E402
+from workbench.backends import openvino as backend  # noqa: E402
+from workbench.backends.base import Runtime  # noqa: E402
+from workbench.dataset import Images  # noqa: E402
+from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.images import Preprocess, normalize  # noqa: E402
+from workbench.onnx_info import describe, logits_of  # noqa: E402
+from workbench.steps.fold import fold_preprocess  # noqa: E402
+from workbench.steps.ir import ir_info  # noqa: E402
+from workbench.steps.nncf_int8 import NncfInt8, nncf_ir, nncf_onnx  # noqa: E402
+
+CLASSES = 6
+PHOTOS = 36
+CONTRACT = Preprocess(resize=24, crop=24, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def step(**fields: Any) -> NncfInt8:
+    return NncfInt8.model_validate({"use": "nncf_int8", "images": 12, **fields})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("nncf")
+
+
+def trained(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Any:
+    """A small network that knows the photos: agreement with it means something."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, 2, 1),
+        torch.nn.Hardswish(),
+        torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32, CLASSES),
+    )
+    batch, wanted = torch.from_numpy(normalize(pixels, CONTRACT)), torch.from_numpy(labels)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch), wanted).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def photos(folder: Path) -> Images:
+    """Coloured noise around one colour per class."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(PHOTOS) * CLASSES // PHOTOS
+    colours = rng.integers(40, 216, (CLASSES, 1, 1, 3))
+    noise = rng.normal(0, 25, (PHOTOS, 24, 24, 3))
+    np.save(folder / "pixels.npy", np.clip(colours[labels] + noise, 0, 255).astype(np.uint8))
+    return Images(folder / "pixels.npy", tuple(int(label) for label in labels), CONTRACT, "digest")
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path, photos: Images) -> Path:
+    model = trained(np.array(photos.pixels()), np.array(photos.labels))
+    with pytest.warns(DeprecationWarning):
+        torch.onnx.export(
+            model,
+            (torch.zeros(1, 3, 24, 24),),
+            folder / "model.onnx",
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=17,
+            dynamo=False,
+            dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
+        )
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, photos: Images) -> NDArray[np.float32]:
+    logits = logits_of(source, describe(source), normalize(photos.pixels(), CONTRACT))
+    assert (logits.argmax(axis=1) == photos.labels).mean() > 0.9
+    return logits
+
+
+def quantised(
+    source: Path, folder: Path, photos: Images, validation: Images | None = None, **fields: Any
+) -> Artifact:
+    folder.mkdir()
+    nncf_ir(step(**fields), source, folder, photos, validation)
+    return Artifact(folder, ir_info(folder))
+
+
+@pytest.fixture(scope="module")
+def plain(source: Path, photos: Images, folder: Path) -> Artifact:
+    return quantised(source, folder / "ir", photos)
+
+
+def logits_in_openvino(artifact: Artifact, photos: Images) -> NDArray[np.float32]:
+    with backend.session(artifact, Runtime(backend="openvino", threads=1)) as session:
+        return np.concatenate([session.infer(batch) for batch in photos.batches(1)])
+
+
+def float_layers(artifact: Artifact) -> int:
+    """Convolutions and products whose weights are not stored in 8 bits."""
+    import openvino
+
+    model = openvino.Core().read_model(artifact.path)
+    layers = [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
+    ]
+
+    def stored(node: Any) -> str:
+        while node.get_type_name() != "Constant":
+            node = node.input_value(0).get_node()
+        return str(node.get_element_type().get_type_name())
+
+    return sum(stored(layer.input_value(1).get_node()) != "i8" for layer in layers)
+
+
+def error_of(call: Callable[[], object]) -> WorkbenchError:
+    with pytest.raises(WorkbenchError) as caught:
+        call()
+    return caught.value
+
+
+def test_an_ir_in_int8_answers_like_the_float_network(
+    plain: Artifact, photos: Images, expected: NDArray[np.float32]
+) -> None:
+    assert (plain.info.precision, plain.info.input_shape) == ("int8", (0, 3, 24, 24))
+    assert float_layers(plain) == 0, "the depthwise convolution's weights too"
+    logits = logits_in_openvino(plain, photos)
+    assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+    drift = np.abs(logits - expected).max() / np.abs(expected).max()
+    assert 1e-4 < drift < 0.2
+
+
+def test_an_onnx_in_int8_answers_like_the_float_network(
+    source: Path,
+    photos: Images,
+    expected: NDArray[np.float32],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nncf_onnx(step(), source, tmp_path / "q.onnx", photos, None)
+    facts = describe(tmp_path / "q.onnx")
+    assert (facts.precision, facts.opset, facts.dynamic_batch) == ("int8", 17, True)
+    logits = logits_of(tmp_path / "q.onnx", facts, normalize(photos.pixels(), CONTRACT))
+    assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+    assert capsys.readouterr().out == "", "stdout is for data"
+
+
+def test_the_same_photos_give_the_same_bytes(
+    source: Path, photos: Images, plain: Artifact, tmp_path: Path
+) -> None:
+    assert quantised(source, tmp_path / "again", photos).digest == plain.digest
+    assert str(plain.folder.parent).encode() not in plain.path.read_bytes()
+    for name in ("a.onnx", "b.onnx"):
+        nncf_onnx(step(), source, tmp_path / name, photos, None)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"preset": "performance"},
+        {"fast_bias_correction": False, "overflow_fix": "enable"},
+        {"channel_alignment": True, "range_estimator": "histogram", "model_type": "transformer"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_options_change_the_network_and_keep_the_answers(
+    source: Path,
+    photos: Images,
+    plain: Artifact,
+    expected: NDArray[np.float32],
+    tmp_path: Path,
+    fields: dict[str, Any],
+) -> None:
+    other = quantised(source, tmp_path / "ir", photos, **fields)
+    assert other.info.companions != plain.info.companions
+    logits = logits_in_openvino(other, photos)
+    assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("fields", "left"),
+    [({"ignored_types": ["Gemm"]}, 1), ({"ignored_nodes": ["/0/Conv", "/4/*"]}, 2)],
+    ids=["by type", "by name and pattern"],
+)
+def test_ignored_layers_stay_in_float(
+    source: Path, photos: Images, tmp_path: Path, fields: dict[str, Any], left: int
+) -> None:
+    assert float_layers(quantised(source, tmp_path / "ir", photos, **fields)) == left
+    nncf_onnx(step(**fields), source, tmp_path / "q.onnx", photos, None)
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    stored = {weight.name for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT}
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    assert sum(node.input[1] in stored for node in layers) == left
+
+
+def test_accuracy_control_gives_layers_back_until_the_accuracy_is_kept(
+    source: Path, photos: Images, plain: Artifact, tmp_path: Path
+) -> None:
+    # Between two photos of two classes lies the border that rounding moves.
+    first, last = photos.pixels()[0].astype(float), photos.pixels()[-1].astype(float)
+    share = np.linspace(0, 1, 800).reshape(-1, 1, 1, 1)
+    blends = np.rint(first * (1 - share) + last * share).astype(np.uint8)
+    answers = logits_of(source, describe(source), normalize(blends, CONTRACT)).argmax(axis=1)
+    border = int(np.flatnonzero(np.diff(answers))[0])
+    near = slice(max(0, border - 24), border + 24)
+    np.save(tmp_path / "near.npy", blends[near])
+    judge = Images(tmp_path / "near.npy", tuple(int(answer) for answer in answers[near]), CONTRACT, "near")
+
+    def wrong(artifact: Artifact) -> int:
+        return int((logits_in_openvino(artifact, judge).argmax(axis=1) != judge.labels).sum())
+
+    assert wrong(plain) > 0
+    control = {"max_drop": (wrong(plain) - 0.5) / len(judge)}
+    kept = quantised(source, tmp_path / "ir", photos, judge, accuracy_control=control)
+    assert wrong(kept) < wrong(plain)
+    assert 0 < float_layers(kept) < 4
+
+
+def test_accuracy_control_works_on_onnx_too(source: Path, photos: Images, tmp_path: Path) -> None:
+    control = {"max_drop": 0.5, "images": 12, "minutes": 1}
+    nncf_onnx(step(accuracy_control=control), source, tmp_path / "q.onnx", photos, photos)
+    assert describe(tmp_path / "q.onnx").precision == "int8"
+
+
+def test_what_does_not_fit_is_refused_with_the_field(source: Path, photos: Images, tmp_path: Path) -> None:
+    def message(validation: Images | None = None, **fields: Any) -> str:
+        target = tmp_path / "q.onnx"
+        found = error_of(lambda: nncf_onnx(step(**fields), source, target, photos, validation))
+        assert not target.exists()
+        return found.message
+
+    assert message(images=PHOTOS + 1).startswith("nncf_int8.images: 37 photos asked for")
+    assert message(ignored_nodes=["/9/Conv"]).startswith("nncf_int8.ignored_nodes: no node is named")
+    assert message(ignored_types=["Convolution"]).startswith("nncf_int8.ignored_types: ONNX has no operator")
+    assert message(accuracy_control={}).startswith("nncf_int8.accuracy_control needs labelled photos")
+    too_many = message(photos, accuracy_control={"images": 99})
+    assert too_many.startswith("nncf_int8.accuracy_control.images: 99 photos")
+    assert "nothing is left to quantise" in message(ignored_types=["Conv", "Gemm"])
+    with pytest.raises(ValidationError, match="max_drop"):
+        step(accuracy_control={"max_drop": 1.5})
+
+
+def test_a_network_that_takes_pixels_is_quantised_too(
+    source: Path, photos: Images, expected: NDArray[np.float32], tmp_path: Path
+) -> None:
+    fold_preprocess(source, tmp_path / "pixels.onnx", CONTRACT)
+    raw = Images(photos.path, photos.labels, CONTRACT, "digest", raw=True)
+    artifact = quantised(tmp_path / "pixels.onnx", tmp_path / "ir", raw)
+    assert (artifact.info.precision, artifact.info.pixels) == ("int8", True)
+    logits = logits_in_openvino(artifact, raw)
+    assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9

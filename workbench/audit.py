@@ -1,0 +1,170 @@
+"""The audit: in which precision the multiplications of an artifact really run, and what stands between them.
+
+A runtime may take a file and compute it in another precision than the one it is stored in. What is said here
+was counted in the graph that the runtime executes, node by node, weighted by multiply-accumulates (MACs).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
+Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
+
+DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
+
+
+class Audit(BaseModel):
+    """What really runs. None, and "unknown": the runtime does not tell.
+
+    macs: per photo. int8_share, half_share (fp16 and bf16), fp32_share: fractions of the MACs. Where
+    they come to less than 1, the rest runs in kernels that do not tell.
+    providers: nodes per execution provider. casts: nodes that change the number format between others.
+    unfused_qdq: nodes that quantise or dequantise between two multiplications and run on their own.
+    computes: the precision of at least nine tenths of the MACs, else mixed.
+    verdict: one sentence. as_asked: more than half of the MACs run in the precision that the file is stored
+    in, or that the runtime was set to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    macs: NonNegativeInt | None = None
+    int8_share: float | None = None
+    half_share: float | None = None
+    fp32_share: float | None = None
+    providers: dict[str, NonNegativeInt] = {}
+    casts: NonNegativeInt | None = None
+    unfused_qdq: NonNegativeInt | None = None
+    computes: Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"] = "unknown"
+    verdict: str
+    as_asked: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A node that multiplies, as it is executed. macs: per photo; None where its shapes are hidden."""
+
+    precision: Computed
+    macs: int | None
+
+
+def audit_of(
+    products: Sequence[Product],
+    *,
+    asked: Asked,
+    providers: Mapping[str, int],
+    casts: int | None,
+    unfused_qdq: int | None,
+    macs: int | None = None,
+    stored: bool = True,
+) -> Audit:
+    """The audit that these counts amount to.
+
+    products: every node that multiplies in the executed graph. asked: the precision to expect, which is the
+    one the file is stored in (`stored`), or else the runtime's setting. macs: of the network as it is
+    stored; what the products lack of it runs where nobody can look.
+    """
+    shares = shares_of(products, macs)
+    return Audit(
+        macs=macs if macs is not None else _total(products),
+        int8_share=shares.get("int8", 0.0) if shares else None,
+        half_share=shares.get("fp16", 0.0) + shares.get("bf16", 0.0) if shares else None,
+        fp32_share=shares.get("fp32", 0.0) if shares else None,
+        providers=dict(providers),
+        casts=casts,
+        unfused_qdq=unfused_qdq,
+        computes=_computes(shares),
+        verdict=_verdict(shares, asked, providers, casts, unfused_qdq, stored=stored),
+        as_asked=_as_asked(shares, asked),
+    )
+
+
+def shares_of(products: Sequence[Product], macs: int | None = None) -> dict[Computed, float]:
+    """Fractions of the MACs by precision, sum 1; empty where they cannot be told.
+
+    macs: of the whole network, where known; what is missing from it counts as unknown. Runtimes pad
+    channels to what their kernels take, so that the products may come to more than that.
+    """
+    counted = _total(products)
+    if not counted:
+        return {}
+    sums: dict[Computed, float] = {}
+    for product in products:
+        sums[product.precision] = sums.get(product.precision, 0.0) + (product.macs or 0)
+    if macs is not None and counted < macs:
+        sums["unknown"] = sums.get("unknown", 0.0) + macs - counted
+    total = sum(sums.values())
+    return {precision: part / total for precision, part in sums.items() if part}
+
+
+def _as_asked(shares: Mapping[Computed, float], asked: Asked) -> bool | None:
+    if asked == "unknown" or not shares:
+        return None
+    known = shares.get(asked, 0.0)
+    if known > 0.5:
+        return True
+    return None if known + shares.get("unknown", 0.0) > 0.5 else False
+
+
+def _verdict(
+    shares: Mapping[Computed, float],
+    asked: Asked,
+    providers: Mapping[str, int],
+    casts: int | None,
+    unfused_qdq: int | None,
+    *,
+    stored: bool,
+) -> str:
+    """The audit in one plain sentence."""
+    parts = [_precision_part(shares, asked, casts, stored=stored)]
+    if unfused_qdq:
+        nodes = "node" if unfused_qdq == 1 else "nodes"
+        parts.append(f"{unfused_qdq} quantise/dequantise {nodes} did not fuse")
+    if len(providers) > 1:
+        ordered = sorted(providers.items(), key=lambda item: -item[1])
+        parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
+    return "; ".join(parts)
+
+
+def _precision_part(
+    shares: Mapping[Computed, float], asked: Asked, casts: int | None, *, stored: bool
+) -> str:
+    if not shares or max(shares, key=lambda name: shares[name]) == "unknown":
+        return "the runtime does not tell in which precision it multiplies"
+    main, *others = sorted(shares, key=lambda name: -shares[name])
+    mostly = f" for {percent(shares[main])} of the multiplications" if others else ""
+    behind = f" behind {casts} cast{'' if casts == 1 else 's'}" if casts else ""
+    if asked not in (main, "unknown"):
+        wish = f"stored in {asked}" if stored else f"{asked} was asked for"
+        part = f", {asked} for {percent(shares[asked])}" if asked in shares else ""
+        for_nothing = stored and main == "fp32" and asked not in shares
+        gain = ": smaller, but no faster" if for_nothing else ""
+        return f"{wish}, computed in {main}{mostly}{part}{behind}{gain}"
+    rest = ", ".join(f"{name} {percent(shares[name])}" for name in others)
+    return f"{main}{mostly} ({rest})" if others else f"{main} for all multiplications"
+
+
+def percent(share: float) -> str:
+    """`97 %`; what is not everything is never `100 %`, and what is not nothing never `0 %`."""
+    rounded = round(100 * share)
+    if rounded == 100 and share < 1:
+        return "over 99 %"
+    return "under 1 %" if rounded == 0 and share > 0 else f"{rounded} %"
+
+
+def _computes(
+    shares: Mapping[Computed, float],
+) -> Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"]:
+    if not shares or shares.get("unknown", 0.0) > 1 - DOMINANT:
+        return "unknown"
+    precision, share = max(shares.items(), key=lambda item: item[1])
+    return precision if share >= DOMINANT else "mixed"
+
+
+def _total(products: Sequence[Product]) -> int | None:
+    """MACs of all products; None where a shape is hidden or nothing multiplies in sight."""
+    counts = [product.macs for product in products]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None

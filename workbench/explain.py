@@ -1,0 +1,141 @@
+"""What a recipe does, when that helps and when it hurts, with the source of each statement."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from workbench import needs
+from workbench.explanations import EXPORTERS, NOTES, Note
+from workbench.recipe import Recipe, Variant
+
+WIDTH = 100
+SHOWN = 8  # variants listed by name; more are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing a recipe does. title: the step, runtime or setting, as the recipe spells it."""
+
+    title: str
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """unmet: why it would be skipped here, or None."""
+
+    recipe: str
+    description: str
+    variants: tuple[str, ...]
+    axes: tuple[str, ...]
+    needs: tuple[str, ...]
+    unmet: str | None
+    parts: tuple[Part, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """The keys of `--format json`."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The explanation for a terminal of 100 columns."""
+        lines = _wrapped(f"{self.recipe}: {self.description}" if self.description else self.recipe, "")
+        shown = list(self.variants[:SHOWN])
+        if more := len(self.variants) - len(shown):
+            shown.append(f"and {more} more")
+        lines += _wrapped(f"{_count(len(self.variants), 'variant')}: {', '.join(shown)}", "")
+        for axis in self.axes:
+            lines += _wrapped(f"varies {axis}", "  ")
+        if self.needs:
+            lines += _wrapped(f"needs {', '.join(self.needs)}", "")
+        if self.unmet is not None:
+            lines += _wrapped(f"skipped here: {self.unmet}", "")
+        for part in self.parts:
+            lines += ["", *_wrapped(part.title, "")]
+            for label, said in (
+                ("does", part.note.does),
+                ("helps", part.note.helps),
+                ("hurts", part.note.hurts),
+                ("source", part.note.source),
+            ):
+                if said:
+                    lines += _wrapped(said, " " * 10, f"  {label:<8}")
+        return "\n".join(lines) + "\n"
+
+
+def explain(
+    recipe: Recipe, variants: Sequence[Variant], *, flags: frozenset[str] | None = None
+) -> Explanation:
+    """Explain a recipe and the variants it expands into (`recipe.parse` gives both).
+
+    flags: the processor's features; this one's by default. What has no entry in `explanations.NOTES` is
+    left out: a setting at its default, or one whose name says it all.
+    """
+    parts: dict[str, Part] = {}
+    for variant in variants:
+        for part in _parts(variant):
+            parts.setdefault(part.title, part)
+    axes = tuple(f"{key}: {', '.join(map(_value, values))}" for key, values in recipe.matrix.items())
+    return Explanation(
+        recipe.name,
+        recipe.description,
+        tuple(variant.name for variant in variants),
+        axes,
+        recipe.needs,
+        needs.unmet(recipe.needs, flags=flags),
+        tuple(parts.values()),
+    )
+
+
+def _parts(variant: Variant) -> Iterator[Part]:
+    exporter = variant.export.exporter
+    yield Part(f"export with {exporter}", EXPORTERS[exporter])
+    if variant.preprocess.model_fields_set:
+        yield from _settings("preprocess", variant.preprocess)
+    for step in variant.steps:
+        yield Part(f"step {step.use}", NOTES[step.use])
+        yield from _settings(step.use, step)
+    runtime = variant.runtime
+    yield Part(f"runtime {runtime.backend}", NOTES[runtime.backend])
+    yield from _settings("runtime", runtime)
+
+
+def _settings(owner: str, model: BaseModel) -> Iterator[Part]:
+    """The settings that are not at their default, or whose value has a note of its own."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _settings(f"{owner}.{name}", value)
+            continue
+        note = NOTES.get(f"{owner}.{name}={_value(value)}")
+        if note is None and value != field.default:
+            note = NOTES.get(f"{owner}.{name}")
+        if note is not None:
+            yield Part(f"{owner}.{name}: {_value(value)}", note)
+
+
+def _value(value: object) -> str:
+    """As YAML would have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return str(value)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent if first is not None else indent + "  ",
+        break_on_hyphens=False,
+    )

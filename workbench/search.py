@@ -1,0 +1,122 @@
+"""Where a search may go from a variant: other input sizes, other ranges, fewer layers in INT8. Pure."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from workbench.recipe import RecipePreprocess, Variant
+from workbench.steps import Step
+from workbench.steps.int8 import StaticInt8
+from workbench.steps.layers import Layer
+
+SMALLEST_SHARE = 0.4  # of the workspace's crop: below it a photo has a sixth of its pixels left
+GRID = 16  # most networks halve their input four or five times
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A variant worth a look. why: one phrase, which the report groups by."""
+
+    variant: Variant
+    why: str
+
+
+def sizes(crop: int) -> list[int]:
+    """Smaller crops to try, largest first: multiples of GRID, or of half of it for small inputs."""
+    step = GRID if crop >= 8 * GRID else GRID // 2
+    largest = (crop - 1) // step * step
+    return [size for size in range(largest, step, -step) if size >= SMALLEST_SHARE * crop]
+
+
+def coarse(sizes: Sequence[int]) -> list[int]:
+    """Every second size, from the second on: where a scan begins."""
+    return list(sizes[1::2]) or list(sizes)
+
+
+def at_size(variant: Variant, crop: int) -> Variant:
+    """The same at another crop; its resize follows."""
+    return replace(variant, name=f"{variant.name}@{crop}px", preprocess=RecipePreprocess(crop=crop))
+
+
+def static_step(variant: Variant) -> StaticInt8 | None:
+    """The step that a search can refine, or None where the variant has none."""
+    return next((step for step in variant.steps if isinstance(step, StaticInt8)), None)
+
+
+def with_step(variant: Variant, label: str, **changes: object) -> Variant:
+    """The variant with its static_int8 step changed."""
+    steps: tuple[Step, ...] = tuple(
+        StaticInt8.model_validate({**step.model_dump(exclude_unset=True), **changes})
+        if isinstance(step, StaticInt8)
+        else step
+        for step in variant.steps
+    )
+    return replace(variant, name=f"{variant.name}+{label}", steps=steps)
+
+
+def refinements(variant: Variant) -> Iterator[Move]:
+    """Known repairs of static INT8, cheap ones first: what to leave in float, and how ranges are found."""
+    step = static_step(variant)
+    if step is None:
+        return
+    quantized = ("Conv", "Gemm", "MatMul")
+    if step.op_types is None:
+        yield Move(
+            with_step(variant, "conv-only", op_types=quantized), "INT8 in convolutions and products only"
+        )
+    for roles, label in (
+        (("squeeze_excite",), "float-se"),
+        (("squeeze_excite", "hardswish"), "float-se-hs"),
+        (("depthwise",), "float-dw"),
+        (("first", "last"), "float-ends"),
+    ):
+        yield Move(with_step(variant, label, exclude_roles=roles), "parts of the network left in float")
+    yield Move(with_step(variant, "bias", bias_correction=True), "bias correction")
+    yield Move(with_step(variant, "equalized", equalize=True), "cross-layer equalisation")
+    for method in ("minmax", "percentile", "entropy"):
+        if method != step.calibration.method:
+            calibration = {**step.calibration.model_dump(), "method": method}
+            yield Move(with_step(variant, method, calibration=calibration), "another way to find ranges")
+    if step.per_channel:
+        yield Move(with_step(variant, "per-tensor", per_channel=False), "one scale per tensor of weights")
+
+
+def mixed(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
+    """Mixed precision from what each layer costs and buys, boldest first.
+
+    Leaving a layer in float undoes its error and gives its time back. Layers that buy nothing in INT8 go first;
+    of the others, those with the most error for the time they buy (a greedy knapsack).
+    """
+    step = static_step(variant)
+    if step is None or not layers:
+        return
+    idle = [layer.name for layer in layers if layer.gain_ns is not None and layer.gain_ns <= 0]
+    if idle and len(idle) < len(layers):
+        yield Move(_without(variant, idle, "gainful"), "INT8 only where it buys time")
+    order = sorted(layers, key=_price, reverse=True)
+    count = 1
+    while count <= len(order) // 2:
+        names = [layer.name for layer in order[:count]]
+        yield Move(_without(variant, names, f"float-{count}"), "the layers that cost most accuracy left in float")
+        rest = [name for name in idle if name not in names]
+        if rest and len(rest) + count < len(layers):
+            yield Move(
+                _without(variant, [*names, *rest], f"gainful-{count}"),
+                "the layers that cost most accuracy left in float",
+            )
+        count *= 2
+
+
+def _price(layer: Layer) -> float:
+    """Error per nanosecond that INT8 saves; a layer that saves nothing is the first to go."""
+    gain = layer.gain_ns
+    if gain is None:
+        return layer.error
+    return math.inf if gain <= 0 and layer.error > 0 else layer.error / max(gain, 1.0)
+
+
+def _without(variant: Variant, names: Sequence[str], label: str) -> Variant:
+    step = static_step(variant)
+    assert step is not None
+    excluded = tuple(dict.fromkeys([*step.exclude_nodes, *names]))
+    return with_step(variant, label, exclude_nodes=excluded)

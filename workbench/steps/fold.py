@@ -1,0 +1,98 @@
+"""Preprocessing inside the graph: it takes uint8 pixels, and the server skips the float conversion."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from workbench.errors import WorkbenchError
+from workbench.images import Preprocess
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+PIXELS = "pixels"
+
+
+class FoldPreprocess(BaseModel):
+    """The graph takes (N, H, W, 3) uint8 pixels and does transpose, cast and normalisation itself.
+
+    The division by 255 and by the standard deviation goes into the weights of the first convolution, which is
+    exact up to rounding. The mean is subtracted before it: in its bias it would be wrong at the borders,
+    where the convolution pads with zeros.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    use: Literal["fold_preprocess"]
+
+
+def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
+    """Put the normalisation of `contract` in front of the graph, and its scale into the first convolution.
+
+    Where the first node is no convolution with constant float weights (a quantised graph, say), the scale is
+    a multiplication in front. Raises WorkbenchError where the graph takes pixels already.
+    """
+    import numpy as np
+    import onnx
+
+    from workbench.onnx_info import image_input, load
+
+    model = load(source)
+    images = image_input(model)
+    if images.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+        raise WorkbenchError("fold_preprocess: the graph takes pixels already")
+    n, _, height, width = images.type.tensor_type.shape.dim
+    mean = (255 * np.asarray(contract.mean)).reshape(1, 3, 1, 1)
+    scale = 1 / (255 * np.asarray(contract.std)).reshape(1, 3, 1, 1)
+    folded = _scale_first_convolution(model, images.name, scale.reshape(3))
+    nodes = [
+        onnx.helper.make_node("Cast", [PIXELS], ["pixels_float"], "fold_cast", to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node(
+            "Transpose", ["pixels_float"], ["pixels_nchw"], "fold_transpose", perm=[0, 3, 1, 2]
+        ),
+        onnx.helper.make_node("Sub", ["pixels_nchw", "fold_mean"], ["pixels_centred"], "fold_sub"),
+    ]
+    constants = {"fold_mean": mean}
+    last = "pixels_centred"
+    if not folded:
+        nodes.append(onnx.helper.make_node("Mul", [last, "fold_scale"], ["pixels_scaled"], "fold_mul"))
+        constants["fold_scale"] = scale
+        last = "pixels_scaled"
+    for node in model.graph.node:
+        node.input[:] = [last if name == images.name else name for name in node.input]
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()
+    )
+    original = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *original])
+    taken = onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, [None, None, None, 3])
+    for mine, theirs in zip(taken.type.tensor_type.shape.dim, (n, height, width), strict=False):
+        mine.CopyFrom(theirs)
+    position = next(index for index, value in enumerate(model.graph.input) if value.name == images.name)
+    model.graph.input[position].CopyFrom(taken)
+    onnx.save(model, target)
+
+
+def _scale_first_convolution(model: "onnx.ModelProto", name: str, scale: "NDArray[np.float64]") -> bool:
+    """Multiply the weights of the convolution that alone reads `name`, per input channel.
+
+    False, and nothing changed, where no such convolution has weights that can be changed.
+    """
+    import numpy as np
+    import onnx
+
+    readers = [node for node in model.graph.node if name in node.input]
+    if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[0] != name:
+        return False
+    (conv,) = readers
+    weight = next((w for w in model.graph.initializer if w.name == conv.input[1]), None)
+    shared = sum(conv.input[1] in node.input for node in model.graph.node) > 1
+    if weight is None or shared or weight.data_type != onnx.TensorProto.FLOAT or weight.dims[1] != 3:
+        return False
+    scaled = onnx.numpy_helper.to_array(weight) * scale.reshape(1, 3, *[1] * (len(weight.dims) - 2))
+    weight.CopyFrom(onnx.numpy_helper.from_array(scaled.astype(np.float32), weight.name))
+    return True

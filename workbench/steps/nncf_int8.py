@@ -1,0 +1,388 @@
+"""INT8 by NNCF: OpenVINO's quantiser, with bias correction and accuracy control, for IR and for ONNX."""
+
+import io
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from workbench.backends.openvino import without_telemetry
+from workbench.errors import WorkbenchError
+from workbench.steps import ir
+from workbench.steps.calibration import batch_size
+from workbench.steps.nodes import known_op_types, matching
+from workbench.weights import first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    from workbench.dataset import Images
+
+LOWEST_OPSET = 13  # below it, ONNX cannot quantise weights per channel
+RANKED = 300  # photos by which accuracy control finds the layers that distort most, as NNCF does
+Count = Annotated[int, Field(gt=0, strict=True)]
+
+
+class AccuracyControl(BaseModel):
+    """Layers go back to float, those that distort the logits most first, until the accuracy is good enough.
+
+    max_drop: of top-1, as a fraction of 1, against the float network, on the photos that choose.
+    images: of those photos; all by default. minutes: after them the last network tried is taken as it is.
+    Every layer costs one pass over the photos. The accuracy that counts is measured afterwards all the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    images: Count | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class NncfInt8(BaseModel):
+    """INT8 weights and activations; the errors of rounding are corrected in the biases.
+
+    For openvino above all: NNCF leaves the outputs of convolutions in float up to their activation function,
+    and onnxruntime computes such convolutions in float unless that function is a ReLU.
+
+    preset: mixed quantises activations with a zero point of their own, which fits hard-swish and the like;
+    performance symmetrically, which suits networks of ReLU.
+    images: photos used for calibration, taken evenly from the classes.
+    fast_bias_correction: False corrects each bias on the network quantised so far: better, and much slower.
+    channel_alignment: evens out the channels of neighbouring convolutions first, for depthwise networks.
+    overflow_fix: half the weight range, for processors without VNNI, whose 16-bit sums saturate: in all
+    layers, in the first one, or nowhere.
+    range_estimator: how the ranges of single photos become one; NNCF's own choice by default.
+    ignored_types, ignored_nodes: ONNX operators, and names or glob patterns of ONNX nodes, left in float.
+    model_type: transformer keeps the sensitive parts of attention in float.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    use: Literal["nncf_int8"]
+    preset: Literal["mixed", "performance"] = "mixed"
+    images: Count = 300
+    fast_bias_correction: bool = True
+    channel_alignment: bool = False
+    overflow_fix: Literal["enable", "disable", "first_layer"] = "first_layer"
+    range_estimator: (
+        Literal["minmax", "mean_minmax", "median_minmax", "mean_quantile", "histogram"] | None
+    ) = None
+    ignored_types: tuple[str, ...] = ()
+    ignored_nodes: tuple[str, ...] = ()
+    model_type: Literal["transformer"] | None = None
+    accuracy_control: AccuracyControl | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Photos:
+    """Batches for NNCF, which goes through them as often as it likes. With labels: one photo at a time."""
+
+    images: "Images"
+    count: int
+    size: int
+    labelled: bool = False
+
+    def __len__(self) -> int:
+        return max(1, self.count // self.size)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = self.images.spread(len(self) * self.size, self.size)
+        if not self.labelled:
+            return iter(batches)
+        rows = (index * len(self.images) // self.count for index in range(self.count))
+        return zip(batches, (self.images.labels[row] for row in rows), strict=True)
+
+
+def nncf_onnx(
+    step: NncfInt8, source: Path, target: Path, images: "Images", validation: "Images | None"
+) -> None:
+    """Quantise an ONNX file into an ONNX file (QDQ).
+
+    Raises WorkbenchError where there are too few photos, where an exclusion fits nothing, where nothing is
+    left to quantise, or where NNCF refuses the network.
+    """
+    import onnx
+
+    from workbench.onnx_info import image_input, opset_of
+
+    model = _named(source)
+    if opset_of(model) < LOWEST_OPSET:
+        raise WorkbenchError(
+            f"nncf_int8: quantising per channel needs opset {LOWEST_OPSET}, the model has {opset_of(model)}",
+            hint="raise `export.opset`, or run it on `backend: openvino`, which has no such limit",
+        )
+    name = image_input(model).name
+    ignored = [node.name for node in _ignored(step, model)]
+    quantized = _quantized(
+        step, model, ignored, _photos(step, model, images), validation, lambda batch: {name: batch}
+    )
+    stored = {weight.name for weight in quantized.graph.initializer}
+    if not any(
+        node.op_type == "DequantizeLinear" and node.input[0] in stored for node in quantized.graph.node
+    ):
+        raise _nothing_left(step)
+    _to_unsigned(quantized)
+    onnx.save(quantized, target)
+
+
+def nncf_ir(
+    step: NncfInt8, source: Path, folder: Path, images: "Images", validation: "Images | None"
+) -> None:
+    """Quantise an ONNX file into an IR in `folder` (see `ir.save`). Raises as `nncf_onnx` does."""
+    model = _named(source)
+    photos = _photos(step, model, images)
+    network = ir.read(source)
+    quantized = _quantized(
+        step,
+        network,
+        ir.names_of(network, model, _ignored(step, model)),
+        photos,
+        validation,
+        lambda batch: batch,
+    )
+    if ir.precision_of(quantized) != "int8":
+        raise _nothing_left(step)
+    _check_finite(quantized, next(iter(photos)))
+    ir.save(quantized, folder)
+
+
+def _to_unsigned(model: "onnx.ModelProto") -> None:
+    """Store activations as uint8 where NNCF chose int8: the same 256 steps, with the zero point moved.
+
+    onnxruntime's kernels for x86 are made for uint8 activations, and slow with int8 ones.
+    """
+    import numpy as np
+    import onnx
+
+    graph = model.graph
+    stored = {weight.name: weight for weight in graph.initializer}
+    writers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        first = writers.get(node.input[0]) if node.op_type == "DequantizeLinear" else node
+        zero = node.input[2] if first is not None and first.op_type == "QuantizeLinear" else None
+        if zero is None or stored[zero].data_type != onnx.TensorProto.INT8:
+            continue
+        node.input[2] = f"{zero}_unsigned"
+        if node.input[2] not in stored:
+            raised = (onnx.numpy_helper.to_array(stored[zero]).astype(np.int16) + 128).astype(np.uint8)
+            stored[node.input[2]] = onnx.numpy_helper.from_array(raised, node.input[2])
+    used = {name for node in graph.node for name in node.input}
+    kept = [weight for name, weight in stored.items() if name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    # The types noted for tensors between nodes would be wrong now, and nobody needs them.
+    graph.ClearField("value_info")
+
+
+def _named(source: Path) -> "onnx.ModelProto":
+    """The model with a name of its own for every node, which NNCF wants: by its output where it has none."""
+    from workbench.onnx_info import load
+
+    model = load(source)
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{node.output[0]}"
+        seen.add(node.name)
+    return model
+
+
+def _ignored(step: NncfInt8, model: "onnx.ModelProto") -> "list[onnx.NodeProto]":
+    names = set(matching(step.ignored_nodes, model, field="nncf_int8.ignored_nodes"))
+    types = known_op_types(step.ignored_types, model, field="nncf_int8.ignored_types")
+    return [node for node in model.graph.node if node.name in names or node.op_type in types]
+
+
+def _photos(step: NncfInt8, model: "onnx.ModelProto", images: "Images") -> _Photos:
+    if step.images > len(images):
+        raise WorkbenchError(
+            f"nncf_int8.images: {step.images} photos asked for, data.calibration has {len(images)}",
+            hint=f"lower `images` to {len(images)} or less, or add photos",
+        )
+    return _Photos(images, step.images, batch_size(model))
+
+
+def _quantized(
+    step: NncfInt8,
+    model: Any,
+    ignored: list[str],
+    photos: _Photos,
+    validation: "Images | None",
+    as_input: Callable[[Any], Any],
+) -> Any:
+    """NNCF's result for an onnx.ModelProto or an openvino.Model. as_input: a batch as that model takes it."""
+    without_telemetry()
+    control = step.accuracy_control
+    chosen = _choosing(control, validation, photos.size) if control else None
+    with _quietly():
+        import nncf
+        import onnx
+
+        calibration = nncf.Dataset(photos, as_input)
+        settings: dict[str, Any] = {
+            "preset": nncf.QuantizationPreset[step.preset.upper()],
+            "target_device": nncf.TargetDevice.CPU,
+            "subset_size": len(photos),
+            "fast_bias_correction": step.fast_bias_correction,
+            "model_type": nncf.ModelType.TRANSFORMER if step.model_type else None,
+            # Not validated by NNCF: what its preprocessing removed needs no ignoring, and we looked already.
+            "ignored_scope": nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
+        }
+        # Of the two runtimes, openvino alone takes activations with a range for each channel.
+        advanced = _advanced(step, per_channel=False if isinstance(model, onnx.ModelProto) else None)
+        if control is None or chosen is None:
+            with _translated():
+                return nncf.quantize(model, calibration, **settings, advanced_parameters=advanced)
+        deadline = time.monotonic() + 60 * control.minutes if control.minutes else None
+        # By default the number of workers depends on the clock, and with it the order of layers.
+        restorer = nncf.AdvancedAccuracyRestorerParameters(
+            num_ranking_workers=1, ranking_subset_size=min(len(chosen), RANKED)
+        )
+        with _translated():
+            return nncf.quantize_with_accuracy_control(
+                model,
+                calibration,
+                nncf.Dataset(chosen, lambda item: as_input(item[0])),
+                _validator(deadline),
+                max_drop=control.max_drop,
+                **settings,
+                advanced_quantization_parameters=advanced,
+                advanced_accuracy_restorer_parameters=restorer,
+            )
+
+
+def _advanced(step: NncfInt8, *, per_channel: bool | None) -> Any:
+    """per_channel: a range for each channel of the activations; None leaves it to NNCF."""
+    import nncf
+    from nncf.quantization.advanced_parameters import QuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    parameters = nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix[step.overflow_fix.upper()],
+        disable_channel_alignment=not step.channel_alignment,
+        activations_quantization_params=QuantizationParameters(per_channel=per_channel),
+    )
+    if step.range_estimator is not None:
+        estimator = getattr(RangeEstimatorParametersSet, step.range_estimator.upper())
+        parameters.activations_range_estimator_params = estimator
+    return parameters
+
+
+def _choosing(control: AccuracyControl, validation: "Images | None", size: int) -> _Photos:
+    """The photos that accuracy control looks at."""
+    if validation is None:
+        raise WorkbenchError(
+            "nncf_int8.accuracy_control needs labelled photos to choose by",
+            hint="name a folder of them as `data.validation` in krishi.yaml",
+        )
+    if size != 1:
+        raise WorkbenchError(
+            f"nncf_int8.accuracy_control takes photos one by one, the model {size} at a time",
+            hint="put `fixed_batch` after `nncf_int8`, or export with a free batch size",
+        )
+    count = control.images or len(validation)
+    if count > len(validation):
+        raise WorkbenchError(
+            f"nncf_int8.accuracy_control.images: {count} photos asked for, there are {len(validation)}",
+            hint=f"lower it to {len(validation)} or less, or leave it out",
+        )
+    return _Photos(validation, count, 1, labelled=True)
+
+
+Validate = Callable[[Any, Iterable[Any]], tuple[float, "list[list[NDArray[np.float32]]]"]]
+
+
+def _validator(deadline: float | None) -> Validate:
+    """Top-1 and the logits of each photo, by which NNCF ranks layers."""
+
+    def validate(model: Any, items: Iterable[Any]) -> "tuple[float, list[list[NDArray[np.float32]]]]":
+        run = _runner(model)
+        pairs = [(run(batch), label) for batch, label in items]
+        right = sum(int(logits.argmax()) == label for logits, label in pairs)
+        if deadline is not None and time.monotonic() > deadline:
+            # The one way to make NNCF stop and still hand over what it has: tell it that all is well.
+            sys.stderr.write("nncf_int8.accuracy_control: the minutes are over; the last network is taken\n")
+            right = len(pairs)
+        return right / max(1, len(pairs)), [[logits] for logits, _ in pairs]
+
+    return validate
+
+
+def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
+    """(1, classes) logits of a batch of one. model: openvino.CompiledModel or onnx.ModelProto."""
+    import onnx
+
+    if not isinstance(model, onnx.ModelProto):
+        request = model.create_infer_request()
+        return lambda batch: request.infer([batch])[0].copy()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch})[0]
+
+
+def _check_finite(network: Any, batch: Any) -> None:
+    import numpy as np
+    import openvino
+
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    logits = openvino.Core().compile_model(network, "CPU", exact)([batch])[0]
+    if not np.isfinite(logits).all():
+        raise WorkbenchError(
+            "nncf_int8: the result gives logits that are not finite (NaN or infinity)",
+            hint="leave the nodes with the largest activations out: `ignored_nodes`, `ignored_types`",
+        )
+
+
+def _nothing_left(step: NncfInt8) -> WorkbenchError:
+    if step.accuracy_control is not None:
+        return WorkbenchError(
+            "nncf_int8.accuracy_control: every layer went back to float: no INT8 network keeps this accuracy",
+            hint="raise `max_drop`, or try other settings of `nncf_int8` first",
+        )
+    return WorkbenchError("nncf_int8: nothing is left to quantise", hint="ignore fewer nodes")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """NNCF draws progress bars and logs on stdout, which is for data: its log goes to stderr instead."""
+    with redirect_stdout(io.StringIO()):
+        from nncf.common.logging import nncf_logger
+
+        before, log = nncf_logger.handlers, logging.StreamHandler(sys.stderr)
+        log.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
+        nncf_logger.handlers = [log]
+        try:
+            yield
+        finally:
+            nncf_logger.handlers = before
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    import nncf
+
+    foreign = (
+        nncf.ValidationError,
+        nncf.InternalError,
+        nncf.ParameterNotSupportedError,
+        nncf.UnsupportedModelError,
+        RuntimeError,
+        ValueError,
+    )
+    try:
+        yield
+    except foreign as error:
+        raise WorkbenchError(
+            f"nncf_int8: NNCF cannot quantise this network: {first_line(error)}",
+            hint="`static_int8` is another way to INT8",
+        ) from error
