@@ -105,12 +105,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=13.0, help="of processor time")
     parser.add_argument("--share", type=float, default=0.3, help="of val/ that is learnt from")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from what --out holds, half as boldly")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     photos = divide(options.data, options.share)
     say(f"{len(photos.seen)} photos to learn from, {len(photos.held_out)} held out")
     network = channels_last(build(options.model, photos.names))
+    if options.resume:
+        kept = torch.load(options.out / "network.ckpt", weights_only=True)["state_dict"]
+        network.load_state_dict({name.removeprefix("network."): value for name, value in kept.items()})
     teacher = load_model(load(options.teacher / "krishi.yaml").model, len(photos.names))
     prepare(options.out, photos, network)
     fit(network, teacher, photos, options)
@@ -159,7 +163,9 @@ def build(model: str, names: Sequence[str]) -> nn.Module:
     if model == "resnet50":
         network = transformers.ResNetForImageClassification(transformers.ResNetConfig(**labels))
     elif model == "mobilenet_v2":
-        network = transformers.MobileNetV2ForImageClassification(transformers.MobileNetV2Config(**labels))
+        # Its own default, 0.8, is for a million photos.
+        config = transformers.MobileNetV2Config(classifier_dropout_prob=0.2, **labels)
+        network = transformers.MobileNetV2ForImageClassification(config)
     else:
         # The defaults are those of B7.
         config = transformers.EfficientNetConfig(
@@ -184,7 +190,8 @@ def build(model: str, names: Sequence[str]) -> nn.Module:
 def fit(network: nn.Module, teacher: nn.Module, photos: Photos, options: argparse.Namespace) -> None:
     """One cycle of AdamW over the minutes of processor time, whatever else the machine does."""
     recipe = RECIPES[options.model]
-    optimizer = torch.optim.AdamW(weight_groups(network), lr=recipe.peak)
+    peak = recipe.peak / 2 if options.resume else recipe.peak
+    optimizer = torch.optim.AdamW(weight_groups(network), lr=peak)
     channels_last(teacher)
     images = [(decode(path.read_bytes()), label) for path, label in photos.seen]
     rng = random.Random(0)
@@ -195,7 +202,7 @@ def fit(network: nn.Module, teacher: nn.Module, photos: Photos, options: argpars
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = recipe.peak * one_cycle(done)
+            group["lr"] = peak * one_cycle(done)
         px = next(px for until, px in recipe.sizes if done <= until)
         loss = distilled(network, teacher, views, labels, px, half=recipe.half)
         optimizer.zero_grad()

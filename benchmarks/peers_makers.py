@@ -19,6 +19,7 @@ from workbench.compare import compare
 from workbench.errors import WorkbenchError
 from workbench.files import digest_of, sha256_bytes, sha256_file
 from workbench.onnx_info import artifact_info
+from workbench.recipe import shipped
 from workbench.workspace import load
 
 QUANTISERS = Path(__file__).with_name("peer_quantisers.py")
@@ -123,7 +124,7 @@ def search(folder: Path, how: Search, minutes: float) -> float | None:
     program = [sys.executable, "-c", "from workbench.cli import main; main()"]
     command = {
         "tune": ["tune", "--workspace", str(folder), "--budget", f"{minutes:g}m"],
-        "run": ["run", "recipes", "--workspace", str(folder), "--time-budget", f"{60 * minutes:g}"],
+        "run": ["run", str(shipped()), "--workspace", str(folder), "--time-budget", f"{60 * minutes:g}"],
     }[how]
     say(f"  krishi-bench {' '.join(command)} …")
     started = time.monotonic()

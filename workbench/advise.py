@@ -96,41 +96,27 @@ class Advice:
         return "\n".join(lines) + "\n"
 
 
-def absent_here(variants: Sequence[Variant]) -> dict[str, str]:
-    """Why variants cannot be tried on this machine, by name; those that can are left out."""
-    from workbench.backends import BACKENDS
-
-    reasons = {}
-    for variant in variants:
-        reason = needs.unmet(variant.needs) or BACKENDS[variant.runtime.backend].unavailable(variant.runtime)
-        if reason is not None:
-            reasons[variant.name] = reason
-    return reasons
-
-
 def advise(
     facts: NetworkFacts,
     machine: Machine,
     absent: Mapping[str, str],
     variants: Sequence[Variant],
     *,
-    flags: frozenset[str] | None = None,
     objective: Objective = "latency",
 ) -> Advice:
     """Predict, by rules on operators and processor features (`workbench.expectations`); nothing is run.
 
-    facts: of the network in FP32. absent: why a variant cannot be tried here, by its name (`absent_here`).
-    flags: the processor's features as its kernel names them; this one's by default.
+    facts: of the network in FP32. absent: why a variant cannot be tried on this machine, by its name.
+    objective: what the winner is chosen by.
     """
-    here = needs.cpu_flags() if flags is None else flags
-    situation = Situation(facts, machine.architecture, machine.cores, here)
+    situation = Situation(facts, machine.architecture, machine.cores, frozenset(machine.features))
     items = tuple(
         _absent(variant, absent[variant.name])
         if variant.name in absent
         else _judged(variant, situation, objective)
         for variant in variants
     )
-    return Advice(facts, machine.cpu, machine.cores, needs.features(here), objective, items)
+    return Advice(facts, machine.cpu, machine.cores, needs.features(machine.features), objective, items)
 
 
 def advised(advice: Advice, variants: Sequence[Variant]) -> list[Variant]:

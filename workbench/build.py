@@ -219,12 +219,12 @@ def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
     if step is None:
         to_ir(source.path, folder)
         return Artifact(folder, ir_info(folder))
-    pixels = _probes(job)
+    raw = source.info.pixels
     photos = steps.Photos(
         job.contract,
-        job.calibration,
-        job.photos if step.use == "nncf_int8" else None,
-        batch_of(pixels, job.contract, raw=source.info.pixels),
+        job.calibration and replace(job.calibration, raw=raw),
+        replace(job.photos, raw=raw) if step.use == "nncf_int8" else None,
+        batch_of(_probes(job), job.contract, raw=raw),
     )
     if step.use == "nncf_int8" and link.backend == "openvino":
         steps.check_order(step.use, source.info.precision)
@@ -259,7 +259,6 @@ def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate(parts))
     write_atomic(path, buffer.getvalue())
-
 
 
 def saturation(job: Job, artifact: Artifact) -> Saturation | None:

@@ -29,6 +29,7 @@ class ArtifactCache:
         try:
             artifact = load_artifact(folder)
             artifact.read()
+            artifact.read_companions()
         except WorkbenchError:
             return None
         return artifact

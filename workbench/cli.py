@@ -404,9 +404,7 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--quiet", action="store_true", help="no progress")
     made.add_argument("--format", choices=FORMATS, default="table")
 
-    made = add(
-        "explain", explain, "say what a recipe does, when it helps and when it hurts", workspace=False
-    )
+    made = add("explain", explain, "say what a recipe does, when it helps and when it hurts", workspace=False)
     made.add_argument("recipe", metavar="RECIPE", help="a file, or the name of one that is shipped")
     _add_format(made)
 

@@ -17,9 +17,13 @@ SHOWN = 8  # variants listed by name; more are counted
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing a recipe does. title: the step, runtime or setting, as the recipe spells it."""
+    """One thing a recipe does. title: the step, runtime or setting, as the recipe spells it.
+
+    values: of a setting, as YAML has them; several where the variants differ.
+    """
 
     title: str
+    values: tuple[str, ...]
     note: Note
 
 
@@ -53,7 +57,8 @@ class Explanation:
         if self.unmet is not None:
             lines += _wrapped(f"skipped here: {self.unmet}", "")
         for part in self.parts:
-            lines += ["", *_wrapped(part.title, "")]
+            values = f": {', '.join(part.values)}" if part.values else ""
+            lines += ["", *_wrapped(part.title + values, "")]
             for label, said in (
                 ("does", part.note.does),
                 ("helps", part.note.helps),
@@ -73,10 +78,6 @@ def explain(
     flags: the processor's features; this one's by default. What has no entry in `explanations.NOTES` is
     left out: a setting at its default, or one whose name says it all.
     """
-    parts: dict[str, Part] = {}
-    for variant in variants:
-        for part in _parts(variant):
-            parts.setdefault(part.title, part)
     axes = tuple(f"{key}: {', '.join(map(_value, values))}" for key, values in recipe.matrix.items())
     return Explanation(
         recipe.name,
@@ -85,41 +86,57 @@ def explain(
         axes,
         recipe.needs,
         needs.unmet(recipe.needs, flags=flags),
-        tuple(parts.values()),
+        _merged(variants),
     )
 
 
-def _parts(variant: Variant) -> Iterator[Part]:
+def _merged(variants: Sequence[Variant]) -> tuple[Part, ...]:
+    """Each thing that any variant does, once, in the order a variant does them."""
+    values: dict[tuple[int, str, Note], dict[str, None]] = {}
+    for variant in variants:
+        for rank, section in enumerate(_sections(variant)):
+            for part in section:
+                values.setdefault((rank, part.title, part.note), {}).update(dict.fromkeys(part.values))
+    seen: dict[tuple[str, Note], Part] = {}
+    for (_, title, note), found in sorted(values.items(), key=lambda item: item[0][0]):
+        seen.setdefault((title, note), Part(title, tuple(found), note))
+    return tuple(seen.values())
+
+
+def _sections(variant: Variant) -> Iterator[list[Part]]:
     exporter = variant.export.exporter
-    yield Part(f"export with {exporter}", EXPORTERS[exporter])
-    if variant.preprocess.model_fields_set:
-        yield from _settings("preprocess", variant.preprocess)
-    for step in variant.steps:
-        yield Part(f"step {step.use}", NOTES[step.use])
-        yield from _settings(step.use, step)
-    runtime = variant.runtime
-    yield Part(f"runtime {runtime.backend}", NOTES[runtime.backend])
-    yield from _settings("runtime", runtime)
+    exported = variant.runtime.backend != "torch"
+    yield [Part(f"export with {exporter}", (), EXPORTERS[exporter])] if exported else []
+    yield list(_settings("preprocess", variant.preprocess))
+    yield [
+        part
+        for step in variant.steps
+        for part in (Part(f"step {step.use}", (), NOTES[step.use]), *_settings(step.use, step))
+    ]
+    backend = variant.runtime.backend
+    yield [Part(f"runtime {backend}", (), NOTES[backend]), *_settings("runtime", variant.runtime)]
 
 
 def _settings(owner: str, model: BaseModel) -> Iterator[Part]:
     """The settings that are not at their default, or whose value has a note of its own."""
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel) and f"{owner}.{name}" not in NOTES:
             yield from _settings(f"{owner}.{name}", value)
             continue
         note = NOTES.get(f"{owner}.{name}={_value(value)}")
         if note is None and value != field.default:
             note = NOTES.get(f"{owner}.{name}")
         if note is not None:
-            yield Part(f"{owner}.{name}: {_value(value)}", note)
+            yield Part(f"{owner}.{name}", (_value(value),), note)
 
 
 def _value(value: object) -> str:
     """As YAML would have it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_defaults=True)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_value(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, tuple | list):

@@ -90,8 +90,8 @@ NOTES: dict[str, Note] = {
     ),
     "static_int8.activation=int8": Note(
         "activations from -128 to 127 around zero",
-        "ARM and TensorRT, and x86 without VNNI: it does not saturate",
-        "x86 with VNNI: 1.3 and 1.5 times, where uint8 gives 2.1 and 3.4; half the levels after a ReLU",
+        "ARM and TensorRT",
+        "x86, where onnxruntime turns them into uint8 and they saturate alike without VNNI; with VNNI 1.3 and 1.5 times, where uint8 gives 2.1 and 3.4; half the levels after a ReLU",
         f"{ORT_QUANTIZATION}; {MEASURED}",
     ),
     "static_int8.format=qoperator": Note(
@@ -182,7 +182,7 @@ NOTES: dict[str, Note] = {
         "NNCF's post-training quantisation: 8-bit weights and activations, biases corrected",
         "plain convolutions on processors with INT8 dot products: 1.8 times (MobileNetV2), 3.6 times "
         "(ResNet-50) in openvino",
-        "small gated networks (a MobileNetV3-like student: 0.6 times); long builds with accuracy_control",
+        "long builds with accuracy_control; in onnxruntime, networks with hard-swish are slow",
         f"{NNCF}; {MEASURED}",
     ),
     "nncf_int8.preset=mixed": Note(
@@ -260,7 +260,7 @@ NOTES: dict[str, Note] = {
     "openvino": Note(
         "runs the network as OpenVINO IR",
         "Intel and AMD processors with BF16 or VNNI: 1.6 and 2.0 times with the bf16 hint",
-        "small gated networks: 0.5 times in FP32 (a MobileNetV3-like student)",
+        "start-up: networks are compiled when they are opened",
         f"{OPENVINO}; {MEASURED}",
     ),
     "torch": Note(

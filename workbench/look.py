@@ -6,9 +6,9 @@ A look decides only who is looked at further. What is published is measured by a
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import NormalDist, median
 from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,7 @@ from workbench import machine
 from workbench.checking import Built, Context
 from workbench.errors import WorkbenchError
 from workbench.files import digest_of, write_atomic
+from workbench.isolate import ChildError
 from workbench.measure.stats import PairedDrop
 from workbench.measure.worker import Worker
 from workbench.recipe import BASELINE, Variant
@@ -30,6 +31,7 @@ EVALUATE_S = 3.0  # of a look, spent on photos
 FEWEST_PHOTOS = 96
 TURNS = 8
 BURST_S = 0.03  # of one turn of one session
+LIKELY = 0.8  # to be certified: who is chosen for speed alone is often refused at the end
 CODE = "look-1"  # raised when looks are taken in another way
 
 
@@ -71,11 +73,21 @@ class Look(BaseModel):
             case "memory":
                 return float(self.memory_bytes)
 
+    def promise(self, budget: Budget, photos: int) -> float:
+        """The probability that `photos` other photos would certify the drop, as far as this look can tell.
+
+        Their drop differs from the one seen here by what both samples owe to chance; it is certified where it lies
+        1.645 of its standard deviations below the budget. A pseudo-count of one lost and one gained photo keeps a
+        look without any from being sure.
+        """
+        rate = (self.losses + self.gains + 2) / self.images
+        here, there = math.sqrt(rate / self.images), math.sqrt(rate / photos)
+        margin = budget.max_accuracy_drop - NormalDist().inv_cdf(0.95) * there - self.drop.drop
+        return NormalDist().cdf(margin / math.hypot(here, there))
+
     def within(self, budget: Budget, photos: int) -> bool:
-        """Would the drop be certified on `photos` photos that behave like those looked at?"""
-        scale = photos / self.images
-        drop = PairedDrop(round(self.losses * scale), round(self.gains * scale), photos)
-        return self.drop.drop <= budget.max_accuracy_drop and drop.upper_bound() <= budget.max_accuracy_drop
+        """Does it lose no more than the budget here, and is it likely to be certified on `photos` others?"""
+        return self.drop.drop <= budget.max_accuracy_drop and self.promise(budget, photos) >= LIKELY
 
     def hopeless(self, budget: Budget) -> bool:
         """Does it lose more than the budget by more than chance could explain?"""
@@ -90,7 +102,6 @@ class Looker:
     context: Context
     _baseline: Worker | None = None
     _seconds: float = 0.0
-    _known: dict[str, Look] = field(default_factory=dict)
 
     def look(self, variant: Variant, built: Built) -> Look:
         """Raises WorkbenchError where the variant cannot be opened or run."""
@@ -100,6 +111,29 @@ class Looker:
         except (OSError, ValidationError):
             pass  # not looked at yet
         started = time.monotonic()
+        try:
+            log_ratio, memory_bytes, rows, logits = self._measured(variant, built)
+        except ChildError:
+            self._close()  # it may be the baseline that died: the next look opens another
+            raise
+        losses, gains, divergence = self._compared(logits, rows)
+        look = Look(
+            log_ratio=log_ratio,
+            images=len(rows),
+            losses=losses,
+            gains=gains,
+            divergence=divergence,
+            size_bytes=built.artifact.info.total_bytes,
+            memory_bytes=memory_bytes,
+            seconds=time.monotonic() - started,
+        )
+        write_atomic(path, look.model_dump_json().encode())
+        return look
+
+    def _measured(
+        self, variant: Variant, built: Built
+    ) -> "tuple[float, int, list[int], NDArray[np.float32]]":
+        """Log ratio to the baseline's time, peak memory, and the logits on these rows. Raises ChildError."""
         baseline = self._opened()
         photos = self.context.job_of(variant.name).photos
         log = self.context.folder.log(variant.name)
@@ -109,20 +143,7 @@ class Looker:
             log_ratio, typical_s = _alternate(baseline, worker, self._seconds, warm.typical_ns / 1e9)
             memory = worker.memory()
             rows = self._rows(typical_s)
-            logits = worker.evaluate(lambda *_: None, rows)
-        losses, gains, divergence = self._compared(logits, rows)
-        look = Look(
-            log_ratio=log_ratio,
-            images=len(rows),
-            losses=losses,
-            gains=gains,
-            divergence=divergence,
-            size_bytes=built.artifact.info.total_bytes,
-            memory_bytes=memory.peak_bytes,
-            seconds=time.monotonic() - started,
-        )
-        write_atomic(path, look.model_dump_json().encode())
-        return look
+            return log_ratio, memory.peak_bytes, rows, worker.evaluate(lambda *_: None, rows)
 
     def _opened(self) -> Worker:
         if self._baseline is None:
@@ -174,8 +195,12 @@ class Looker:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._baseline is not None:
-            self._baseline.__exit__(kind, error, trace)
+            self._baseline.__exit__(None, None, None)
+            self._baseline = None
 
 
 def _last_cpus(count: int) -> tuple[int, ...]:

@@ -2,18 +2,15 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
+from workbench.machine import collect
 from workbench.yamlfile import Problem, closest
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
-
-CPUINFO = Path("/proc/cpuinfo")
 
 # A feature is there where one of the kernel's flags is. x86: /proc/cpuinfo `flags`; ARM: `Features`.
 FEATURES: dict[str, frozenset[str]] = {
@@ -65,7 +62,7 @@ def understood(need: str) -> str:
         if name not in LIBRARIES:
             meant = closest(name, [*LIBRARIES, *FEATURES])
             raise Problem(
-                f"`{name}` is neither a library nor a processor feature that is known here",
+                f"`{part}` is neither a library nor a processor feature that is known here",
                 hint=f"did you mean `{meant}`?"
                 if meant
                 else f"libraries: {', '.join(LIBRARIES)}; features: {', '.join(FEATURES)}",
@@ -113,20 +110,7 @@ def _missing(part: str, flags: frozenset[str], installed: Installed) -> str | No
 
 def cpu_flags() -> frozenset[str]:
     """The processor's features as the kernel names them; empty where it does not tell."""
-    return _read_flags(CPUINFO)
-
-
-@lru_cache(maxsize=4)
-def _read_flags(path: Path) -> frozenset[str]:
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip().lower() in ("flags", "features"):
-            return frozenset(value.split())
-    return frozenset()
+    return frozenset(collect().features)
 
 
 def features(flags: Collection[str]) -> tuple[str, ...]:

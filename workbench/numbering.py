@@ -32,9 +32,7 @@ class Change:
     why: str
 
 
-def known_change(
-    old: Manifest, info: RunInfo, contract: Preprocess, artifact: ArtifactInfo
-) -> Change | None:
+def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: ArtifactInfo) -> Change | None:
     """What can be told without running the model; None where its outputs decide between minor and patch."""
     if old.class_names != info.class_names:
         what = "order" if sorted(old.class_names) == sorted(info.class_names) else "names"

@@ -63,7 +63,7 @@ def describe(path: Path) -> OnnxFacts:
             f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: a classifier has one of each"
         )
     pixels = inputs[0].type == "tensor(uint8)"
-    for value in (outputs if pixels else [*inputs, *outputs]):
+    for value in outputs if pixels else [*inputs, *outputs]:
         if value.type != "tensor(float)":
             raise WorkbenchError(
                 f"{path}: `{value.name}` is {value.type}: photos and logits go in and out as float32",
@@ -161,9 +161,7 @@ def _filled(batch: Batch, size: int) -> Batch:
     return batch if len(batch) == size else np.resize(batch, (size, *batch.shape[1:]))
 
 
-def _run(
-    session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch
-) -> "NDArray[np.float32]":
+def _run(session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch) -> "NDArray[np.float32]":
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
     try:

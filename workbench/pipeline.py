@@ -109,7 +109,9 @@ def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: 
     prepared = prepare(workspace, report, calibrate=False)
     folder = RunFolder(prepared.job.cache / "advice")
     nobody = Parts((), ())
-    context = Context(prepared, folder, nobody, Options().build_timeout_s, report, Progress("preparing", 0, 1))
+    context = Context(
+        prepared, folder, nobody, Options().build_timeout_s, report, Progress("preparing", 0, 1)
+    )
     _, context.built[BASELINE] = build_baseline(context)
     return advice_for(context, variants)
 

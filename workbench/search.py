@@ -8,6 +8,7 @@ from workbench.recipe import RecipePreprocess, Variant
 from workbench.steps import Step
 from workbench.steps.int8 import StaticInt8
 from workbench.steps.layers import Layer
+from workbench.steps.nncf_int8 import NncfInt8
 
 SMALLEST_SHARE = 0.4  # of the workspace's crop: below it a photo has a sixth of its pixels left
 GRID = 16  # most networks halve their input four or five times
@@ -33,9 +34,24 @@ def coarse(sizes: Sequence[int]) -> list[int]:
     return list(sizes[1::2]) or list(sizes)
 
 
+def capped(variant: Variant, available: int) -> Variant:
+    """The same, calibrated on no more photos than there are."""
+
+    def fitted(step: Step) -> Step:
+        if isinstance(step, StaticInt8) and step.calibration.images > available:
+            fewer = step.calibration.model_copy(update={"images": available})
+            return step.model_copy(update={"calibration": fewer})
+        if isinstance(step, NncfInt8) and step.images > available:
+            return step.model_copy(update={"images": available})
+        return step
+
+    return replace(variant, steps=tuple(fitted(step) for step in variant.steps))
+
+
 def at_size(variant: Variant, crop: int) -> Variant:
     """The same at another crop; its resize follows."""
-    return replace(variant, name=f"{variant.name}@{crop}px", preprocess=RecipePreprocess(crop=crop))
+    kept = variant.preprocess.model_dump(exclude={"resize", "crop", "scale"}, exclude_none=True)
+    return replace(variant, name=f"{variant.name}@{crop}px", preprocess=RecipePreprocess(crop=crop, **kept))
 
 
 def static_step(variant: Variant) -> StaticInt8 | None:
@@ -44,10 +60,10 @@ def static_step(variant: Variant) -> StaticInt8 | None:
 
 
 def with_step(variant: Variant, label: str, **changes: object) -> Variant:
-    """The variant with its static_int8 step changed."""
+    """The variant with its quantising step changed."""
     steps: tuple[Step, ...] = tuple(
-        StaticInt8.model_validate({**step.model_dump(exclude_unset=True), **changes})
-        if isinstance(step, StaticInt8)
+        type(step).model_validate({**step.model_dump(exclude_unset=True), **changes})
+        if isinstance(step, StaticInt8 | NncfInt8)
         else step
         for step in variant.steps
     )
@@ -55,10 +71,25 @@ def with_step(variant: Variant, label: str, **changes: object) -> Variant:
 
 
 def refinements(variant: Variant) -> Iterator[Move]:
-    """Known repairs of static INT8, cheap ones first: what to leave in float, and how ranges are found."""
+    """Known repairs of static INT8, cheap ones first: what to leave in float, and how ranges are found.
+
+    What the variant does already is left out; what it leaves in float stays there.
+    """
     step = static_step(variant)
-    if step is None:
-        return
+    if step is not None:
+        yield from _new(variant, _repairs(variant, step))
+
+
+def _new(variant: Variant, moves: Iterator[Move]) -> Iterator[Move]:
+    """Those that build something else than `variant` and than the ones before."""
+    seen = {variant.digest}
+    for move in moves:
+        if move.variant.digest not in seen:
+            seen.add(move.variant.digest)
+            yield move
+
+
+def _repairs(variant: Variant, step: StaticInt8) -> Iterator[Move]:
     quantized = ("Conv", "Gemm", "MatMul")
     if step.op_types is None:
         yield Move(
@@ -70,7 +101,8 @@ def refinements(variant: Variant) -> Iterator[Move]:
         (("depthwise",), "float-dw"),
         (("first", "last"), "float-ends"),
     ):
-        yield Move(with_step(variant, label, exclude_roles=roles), "parts of the network left in float")
+        excluded = tuple(dict.fromkeys([*step.exclude_roles, *roles]))
+        yield Move(with_step(variant, label, exclude_roles=excluded), "parts of the network left in float")
     yield Move(with_step(variant, "bias", bias_correction=True), "bias correction")
     yield Move(with_step(variant, "equalized", equalize=True), "cross-layer equalisation")
     for method in ("minmax", "percentile", "entropy"):
@@ -87,9 +119,11 @@ def mixed(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
     Leaving a layer in float undoes its error and gives its time back. Layers that buy nothing in INT8 go first;
     of the others, those with the most error for the time they buy (a greedy knapsack).
     """
-    step = static_step(variant)
-    if step is None or not layers:
-        return
+    if static_step(variant) is not None and layers:
+        yield from _new(variant, _mixes(variant, layers))
+
+
+def _mixes(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
     idle = [layer.name for layer in layers if layer.gain_ns is not None and layer.gain_ns <= 0]
     if idle and len(idle) < len(layers):
         yield Move(_without(variant, idle, "gainful"), "INT8 only where it buys time")
@@ -97,7 +131,9 @@ def mixed(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
     count = 1
     while count <= len(order) // 2:
         names = [layer.name for layer in order[:count]]
-        yield Move(_without(variant, names, f"float-{count}"), "the layers that cost most accuracy left in float")
+        yield Move(
+            _without(variant, names, f"float-{count}"), "the layers that cost most accuracy left in float"
+        )
         rest = [name for name in idle if name not in names]
         if rest and len(rest) + count < len(layers):
             yield Move(
@@ -118,5 +154,5 @@ def _price(layer: Layer) -> float:
 def _without(variant: Variant, names: Sequence[str], label: str) -> Variant:
     step = static_step(variant)
     assert step is not None
-    excluded = tuple(dict.fromkeys([*step.exclude_nodes, *names]))
-    return with_step(variant, label, exclude_nodes=excluded)
+    # Sorted, so that the same choice is the same variant whichever way it was come by.
+    return with_step(variant, label, exclude_nodes=sorted({*step.exclude_nodes, *names}))

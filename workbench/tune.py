@@ -94,7 +94,9 @@ class Search:
         return tried.look.cost(self.context.prepared.workspace.budget)
 
     def within(self, tried: Tried) -> bool:
-        return tried.look is not None and tried.look.within(self.context.prepared.workspace.budget, self.photos)
+        return tried.look is not None and tried.look.within(
+            self.context.prepared.workspace.budget, self.photos
+        )
 
     def hopeless(self, tried: Tried) -> bool:
         return tried.look is None or tried.look.hopeless(self.context.prepared.workspace.budget)
@@ -119,7 +121,11 @@ class Search:
 
     def _tell(self, move: Move, left: float) -> None:
         best = self.best()
-        so_far = f"; best so far {best[0].variant.name}, {described(best[0].look)}" if best and best[0].look else ""
+        so_far = (
+            f"; best so far {best[0].variant.name}, {described(best[0].look)}"
+            if best and best[0].look
+            else ""
+        )
         what = f"{move.variant.name} ({move.why}), {left:.0f} s left{so_far}"
         self.context.stage = Progress("searching", len(self.tried), 0, what)
         self.context.report(self.context.stage)
@@ -133,7 +139,9 @@ class Search:
             built = self.build(variant)
             return Tried(variant, move.why, self.looker.look(variant, built))
         except WorkbenchError as error:
-            return Tried(variant, move.why, problem=problem(error), skipped=isinstance(error, Unsuited))
+            late = self.left_s <= 0
+            reason = "the time to search ended while it was built" if late else problem(error)
+            return Tried(variant, move.why, problem=reason, skipped=late or isinstance(error, Unsuited))
 
     def build(self, variant: Variant) -> Built:
         """Raises WorkbenchError, also where it takes longer than the search has time."""
@@ -170,6 +178,8 @@ def tune(
         context, baseline = pipeline.begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
+    photos = len(prepared.calibration or ())
+    variants = [search.capped(variant, photos) for variant in variants] if photos else variants
     advice = pipeline.advice_for(context, variants)
     with Looker(context) as looker:
         found = Search(context, looker, started + (1 - RACE_SHARE) * budget_s)
@@ -309,7 +319,9 @@ def _families(found: Search) -> list[Variant]:
 
 def _best_quantized(found: Search) -> list[Variant]:
     """Static INT8 variants worth refining: the fastest that seems accurate, and the fastest that may become so."""
-    pool = [t for t in found.tried.values() if t.look is not None and search.static_step(t.variant) is not None]
+    pool = [
+        t for t in found.tried.values() if t.look is not None and search.static_step(t.variant) is not None
+    ]
     pool.sort(key=found.cost)
     accurate = [tried.variant for tried in pool if found.within(tried)][:1]
     return list({variant.digest: variant for variant in [*[t.variant for t in pool[:1]], *accurate]}.values())
@@ -336,7 +348,9 @@ def layers(found: Search, variant: Variant) -> list[Layer]:
     if position != len(variant.steps) - 1 or found.left_s <= 0:
         return []
     before = replace(variant, name=f"{variant.name} before INT8", steps=variant.steps[:position])
-    context.report(Progress("searching", len(found.tried), 0, f"what each layer of {variant.name} costs and buys"))
+    context.report(
+        Progress("searching", len(found.tried), 0, f"what each layer of {variant.name} costs and buys")
+    )
     try:
         source, quantized = found.build(before), found.build(variant)
         measured: list[Layer] = call(
@@ -368,7 +382,7 @@ def chosen(found: Search) -> list[Tried]:
             and not found.hopeless(tried)
             and found.cost(tried) < limit
         ),
-        key=lambda tried: (tried.look.drop.drop if tried.look else 0.0),
+        key=lambda tried: tried.look.drop.drop if tried.look else 0.0,
     )
     return [*fitting, *doubtful[:2]]
 
@@ -406,7 +420,9 @@ def story(found: Search, finalists: Sequence[Tried], seconds: float) -> tuple[st
         best = fitting[0] if fitting else min(group, key=found.cost)
         assert best.look is not None
         verdict = "" if fitting else ", which is more than the budget allows"
-        lines.append(f"{why}: {len(group)} tried; {best.variant.name} came to {described(best.look)}{verdict}")
+        lines.append(
+            f"{why}: {len(group)} tried; {best.variant.name} came to {described(best.look)}{verdict}"
+        )
     return tuple(lines)
 
 

@@ -204,7 +204,7 @@ def test_the_offline_graph_computes_the_same_and_is_the_one_asked_for(
 
 
 def test_only_the_graph_with_blocked_weights_is_bound_to_the_processor() -> None:
-    assert bound_to(Optimize(use="optimize", level="all")) == collect().cpu
+    assert bound_to(Optimize(use="optimize", level="all")) == collect().processor
     assert bound_to(Optimize(use="optimize", level="extended")) is None
     assert bound_to(Optimize(use="optimize", level="basic")) is None
 

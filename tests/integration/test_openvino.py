@@ -170,6 +170,16 @@ def test_a_precision_that_openvino_swapped_is_an_error(artifact: Artifact) -> No
         pass
 
 
+def test_the_audit_tells_the_precision_that_is_computed(
+    artifact: Artifact, photos: NDArray[np.float32]
+) -> None:
+    runtime = Runtime(backend="openvino", precision="bf16")
+    found = backend.audit(artifact, Runtime(backend="openvino"), photos[:1])
+    assert (found.computes, found.fp32_share) == ("fp32", 1.0)
+    if backend.unavailable(runtime) is None:
+        assert (backend.audit(artifact, runtime, photos[:1]).half_share or 0) > 0.5
+
+
 def test_more_threads_than_processors_are_an_error(artifact: Artifact) -> None:
     with (
         pytest.raises(WorkbenchError, match="INFERENCE_NUM_THREADS"),
@@ -251,6 +261,14 @@ def test_two_outputs_are_refused(tmp_path: Path) -> None:
     to_ir(tmp_path / "two.onnx", tmp_path)
     with pytest.raises(WorkbenchError, match="1 inputs and 2 outputs"):
         ir_info(tmp_path)
+
+
+def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "my" : 1]>
+        own (float[1,3,4,4] x) => (float[1,3] y) { y = my.Wobble(x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "own.onnx")
+    with pytest.raises(WorkbenchError, match=r"cannot read own\.onnx: No conversion rule .*my\.Wobble"):
+        to_ir(tmp_path / "own.onnx", tmp_path)
 
 
 def test_the_cache_of_compiled_networks_is_private_and_off_unless_asked_for(

@@ -249,7 +249,7 @@ def test_what_was_made_for_another_processor_is_not_opened(
 
 
 def test_an_artifact_bound_to_this_processor_opens(artifact: Artifact) -> None:
-    bound = Artifact(artifact.folder, artifact.info.model_copy(update={"bound_to": collect().cpu}))
+    bound = Artifact(artifact.folder, artifact.info.model_copy(update={"bound_to": collect().processor}))
     with BACKENDS["onnxruntime"].session(bound, Runtime()) as session:
         assert session.infer(IMAGES).shape == (4, CLASSES)
 

@@ -191,7 +191,7 @@ def test_a_misspelt_recipe_is_answered_in_full(run: Run, tmp_path: Path) -> None
     assert (got.code, got.out) == (2, "")
     assert got.err == (
         f"error: {recipe} is not a valid recipe\n"
-        f"  {recipe}:3: steps[0]: `static_in8` is not one of simplify, dynamic_int8, static_int8, fp16\n"
+        f"  {recipe}:3: steps[0]: `static_in8` is not one of simplify, dynamic_int8, static_int8, nncf_int8, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch\n"
         "hint: did you mean `static_int8`?\n"
     )
     assert not (tmp_path / "results").exists()
@@ -359,7 +359,17 @@ def test_the_schema_is_json_and_names_every_step(run: Run) -> None:
     got = run("schema")
     described = json.loads(got.out)
     assert (got.code, got.err) == (0, "")
-    assert set(described["properties"]) == {"name", "description", "export", "steps", "runtime", "matrix"}
+    assert set(described["properties"]) == {
+        "name",
+        "description",
+        "export",
+        "steps",
+        "runtime",
+        "preprocess",
+        "matrix",
+        "extends",
+        "needs",
+    }
     assert set(described["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(PACKAGES)
 
 

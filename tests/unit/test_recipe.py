@@ -1,5 +1,6 @@
 """Recipes: what they expand into, how variants are named, and what is refused."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,11 +13,16 @@ from workbench import recipe
 from workbench.backends import Runtime
 from workbench.errors import WorkbenchError
 from workbench.export import Export
-from workbench.recipe import Recipe, Variant
+from workbench.recipe import Recipe, RecipePreprocess, Variant, scaled_side
 from workbench.steps import PACKAGES, Step
+from workbench.steps.batch import DynamicBatch, FixedBatch
 from workbench.steps.calibration import Calibration
+from workbench.steps.check import check_sequence
+from workbench.steps.fold import FoldPreprocess
 from workbench.steps.fp16 import Fp16
 from workbench.steps.int8 import DynamicInt8, StaticInt8
+from workbench.steps.nncf_int8 import NncfInt8
+from workbench.steps.optimize import Optimize
 from workbench.steps.simplify import Simplify
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +83,7 @@ def test_a_matrix_makes_every_combination_in_order(tmp_path: Path) -> None:
             ["a[dynamic_batch=true]", "a[dynamic_batch=false]"],
         ),
         (
-            "name: a\nsteps: [{use: dynamic_int8}, {use: fp16}]\nmatrix:\n"
+            "name: a\nsteps: [{use: simplify}, {use: dynamic_int8}]\nmatrix:\n"
             "  steps.dynamic_int8.weight: [qint8]\n  runtime.threads: [2]\n",
             ["a[weight=qint8,threads=2]"],
         ),
@@ -136,7 +142,8 @@ def test_a_misspelt_step_is_answered_in_full(tmp_path: Path) -> None:
     message, hint = refused(tmp_path, "name: a\nsteps:\n  - use: static_int\n")
     assert message == (
         "r.yaml is not a valid recipe\n"
-        "  r.yaml:3: steps[0]: `static_int` is not one of simplify, dynamic_int8, static_int8, fp16"
+        "  r.yaml:3: steps[0]: `static_int` is not one of simplify, dynamic_int8, static_int8, nncf_int8, "
+        "fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch"
     )
     assert hint == "did you mean `static_int8`?"
 
@@ -208,12 +215,12 @@ def test_a_misspelt_key_of_a_nested_section_is_answered_in_full(tmp_path: Path) 
         (
             "name: a\nmatrix:\n  name: [b, baseline]\n",
             "r.yaml:3: matrix: `name` is the same for all variants",
-            "`export`, `steps` and `runtime` can vary",
+            "`export`, `steps`, `runtime` and `preprocess` can vary",
         ),
         (
             "name: a\nmatrix:\n  matrix.x: [[1]]\n",
             "r.yaml:3: matrix: `matrix.x` is the same for all variants",
-            "`export`, `steps` and `runtime` can vary",
+            "`export`, `steps`, `runtime` and `preprocess` can vary",
         ),
     ],
 )
@@ -298,9 +305,28 @@ STEPS = st.one_of(
             images=st.integers(1, 500),
         ),
         exclude_nodes=st.lists(st.text("abc/_*.", min_size=1), max_size=2).map(tuple),
+        exclude_roles=st.lists(st.sampled_from(["first", "last", "squeeze_excite"]), unique=True).map(tuple),
+        reduce_range=st.booleans(),
     ),
+    st.builds(NncfInt8, use=st.just("nncf_int8"), preset=st.sampled_from(["mixed", "performance"])),
     st.builds(Fp16, use=st.just("fp16"), exclude_op_types=OP_TYPES.map(tuple)),
+    st.builds(FoldPreprocess, use=st.just("fold_preprocess")),
+    st.builds(Optimize, use=st.just("optimize"), level=st.sampled_from(["basic", "extended", "all"])),
+    st.builds(FixedBatch, use=st.just("fixed_batch"), size=st.integers(1, 8)),
+    st.builds(DynamicBatch, use=st.just("dynamic_batch")),
 )
+USES = sorted(PACKAGES)
+
+
+def refusal(uses: Sequence[str]) -> WorkbenchError | None:
+    """What check_sequence has against the order of these steps."""
+    try:
+        check_sequence(uses)
+    except WorkbenchError as error:
+        return error
+    return None
+
+
 RECIPES = st.builds(
     Recipe,
     name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(lambda n: n != "baseline"),
@@ -311,7 +337,18 @@ RECIPES = st.builds(
         opset=st.integers(7, 25),
         dynamic_batch=st.booleans(),
     ),
-    steps=st.lists(STEPS, max_size=3).map(tuple),
+    steps=st.lists(STEPS, max_size=3)
+    .map(tuple)
+    .filter(lambda steps: refusal([step.use for step in steps]) is None),
+    needs=st.lists(
+        st.sampled_from(["openvino>=2025.0", "nncf", "avx512_bf16 | amx", "onnxruntime >= 1.20, < 99"]),
+        max_size=2,
+        unique=True,
+    ).map(tuple),
+    preprocess=st.one_of(
+        st.builds(RecipePreprocess, scale=st.floats(0.1, 2)),
+        st.builds(RecipePreprocess, crop=st.none() | st.integers(32, 512)),
+    ),
     runtime=st.builds(Runtime, backend=st.sampled_from(["onnxruntime", "torch"]), threads=st.integers(1, 8)),
     matrix=st.fixed_dictionaries(
         {},
@@ -332,6 +369,7 @@ def test_a_recipe_written_out_and_read_back_gives_the_same_variants(tmp_path: Pa
     assert {v.name.count("[") for v in first} <= {0, 1}
     assert {v.digest for v in first} == {v.digest for v in again}
     assert all(v.steps == made.steps and v.description == made.description for v in first)
+    assert all(v.needs == made.needs and v.preprocess == made.preprocess for v in first)
     expected = 1
     for values in made.matrix.values():
         expected *= len(values)
@@ -364,3 +402,159 @@ def test_variants_that_would_share_a_file_are_refused(tmp_path: Path, names: tup
         (tmp_path / f"{name}.yaml").write_text(f"name: {name}\n")
     with pytest.raises(WorkbenchError, match="would be filed under the same name"):
         recipe.load([tmp_path])
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(USES), max_size=5))
+def test_any_order_of_steps_is_taken_or_refused_with_a_reason_and_a_remedy(uses: list[str]) -> None:
+    error = refusal(uses)
+    assert error is None or (error.message and error.hint and any(use in error.message for use in uses))
+    # What is fine as a whole is fine up to any point.
+    assert error is not None or all(refusal(uses[:length]) is None for length in range(len(uses)))
+
+
+def test_a_senseless_order_is_told_at_the_step_that_comes_too_late(tmp_path: Path) -> None:
+    text = "name: a\nsteps:\n  - use: simplify\n  - use: optimize\n  - use: static_int8\n"
+    message, hint = refused(tmp_path, text)
+    assert message == (
+        "r.yaml is not a valid recipe\n"
+        "  r.yaml:5: steps[2]: step `static_int8` comes after `optimize`, which nothing may follow"
+    )
+    assert hint == "move `static_int8` before `optimize`"
+
+
+BASE = """
+name: base
+description: what is shared
+steps:
+  - {use: static_int8, calibration: {images: 32}}
+runtime: {threads: 1, spinning: true}
+matrix:
+  steps.static_int8.calibration.method: [minmax, entropy]
+  runtime.batch: [1, 8]
+"""
+
+
+def extended(folder: Path, text: str, base: str = BASE) -> list[Variant]:
+    (folder / "base.yaml").write_text(base)
+    return variants(folder, text)
+
+
+def test_a_recipe_inherits_what_it_does_not_say(tmp_path: Path) -> None:
+    text = "name: child\nextends: base.yaml\nruntime: {threads: 2}\nmatrix: {runtime.batch: [4]}\n"
+    first, second = extended(tmp_path, text)
+    assert first.name == "child[method=minmax,batch=4]" and second.name == "child[method=entropy,batch=4]"
+    assert first.description == "what is shared"
+    assert first.runtime == Runtime(threads=2, spinning=True, batch=4)
+    assert isinstance(first.steps[0], StaticInt8) and first.steps[0].calibration.images == 32
+
+
+def test_a_list_is_replaced_and_a_null_drops_what_is_inherited(tmp_path: Path) -> None:
+    text = (
+        "name: child\nextends: base.yaml\nsteps: [{use: fp16}]\nruntime: {spinning: null}\n"
+        "matrix: {steps.static_int8.calibration.method: null}\n"
+    )
+    found = extended(tmp_path, text)
+    assert [variant.name for variant in found] == ["child[batch=1]", "child[batch=8]"]
+    assert all([step.use for step in variant.steps] == ["fp16"] for variant in found)
+    assert found[0].runtime == Runtime(threads=1)
+
+
+def test_a_child_equals_the_same_recipe_written_out(tmp_path: Path) -> None:
+    child = extended(tmp_path, "name: child\nextends: base.yaml\nruntime: {batch: 2}\n")
+    whole = variants(tmp_path, BASE.replace("threads: 1,", "threads: 1, batch: 2,"))
+    assert [variant.digest for variant in child] == [variant.digest for variant in whole]
+
+
+def test_a_chain_of_parents_is_followed_from_folder_to_folder(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "one.yaml").write_text("name: one\nextends: two.yaml\nexport: {opset: 19}\n")
+    (tmp_path / "deep" / "two.yaml").write_text("runtime: {threads: 3}\nexport: {opset: 20}\n")
+    (only,) = variants(tmp_path, "name: child\nextends: deep/one.yaml\n")
+    assert (only.name, only.export.opset, only.runtime.threads) == ("child", 19, 3)
+
+
+def test_a_mistake_in_a_parent_is_told_in_the_parent(tmp_path: Path) -> None:
+    base = "name: base\n\nruntime: {thread: 1}\n"
+    with pytest.raises(WorkbenchError) as caught:
+        extended(tmp_path, "name: child\nextends: base.yaml\nruntime: {batch: 0}\n", base)
+    message = caught.value.message.replace(f"{tmp_path}/", "")
+    assert "base.yaml:3: runtime.thread: unknown key" in message
+    assert "r.yaml:3: runtime.batch: input should be greater than 0" in message
+
+
+def test_a_child_needs_a_name_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError, match=r"r\.yaml:1: name: this key is required"):
+        extended(tmp_path, "extends: base.yaml\n")
+
+
+def test_recipes_that_extend_each_other_are_refused_with_the_circle(tmp_path: Path) -> None:
+    message = refused(tmp_path, "name: a\nextends: r.yaml\n")[0]
+    assert message == "r.yaml:2: extends: a recipe cannot extend itself (r.yaml -> r.yaml)"
+    (tmp_path / "b.yaml").write_text("name: b\nextends: r.yaml\n")
+    message = refused(tmp_path, "name: a\nextends: b.yaml\n")[0]
+    assert message == "b.yaml:2: extends: a recipe cannot extend itself (r.yaml -> b.yaml -> r.yaml)"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("gone.yaml", "r.yaml:2: extends: gone.yaml does not exist"),
+        ("[a.yaml, b.yaml]", "r.yaml:2: extends: this must be one file (got ['a.yaml', 'b.yaml'])"),
+    ],
+)
+def test_a_parent_that_cannot_be_found_is_named(tmp_path: Path, given: str, message: str) -> None:
+    assert refused(tmp_path, f"name: a\nextends: {given}\n")[0] == message
+
+
+def test_a_file_that_is_only_there_to_be_extended_is_no_recipe_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "_shared.yaml").write_text("runtime: {threads: 2}\n")
+    (tmp_path / "a.yaml").write_text("name: a\nextends: _shared.yaml\n")
+    assert [variant.runtime.threads for variant in recipe.load([tmp_path])] == [2]
+
+
+def test_needs_change_neither_what_is_built_nor_its_digest(tmp_path: Path) -> None:
+    (one,) = variants(tmp_path, "name: a\nneeds: [avx512_bf16 | amx, openvino>=2025.0]\n")
+    (two,) = variants(tmp_path, "name: a\n")
+    assert one.needs == ("avx512_bf16 | amx", "openvino>=2025.0") and one.digest == two.digest
+
+
+@pytest.mark.parametrize(
+    ("need", "message", "hint"),
+    [
+        ("opnvino", "`opnvino` is neither a library nor a processor feature that is known here", "openvino"),
+        ("avx2 | avx512_vni", "`avx512_vni` is neither", "avx512_vnni"),
+        ("nncf=>2", "`=>2` is no version that nncf can be held against", "write `nncf>=1.2`"),
+    ],
+)
+def test_a_need_that_is_not_understood_is_told_with_what_was_meant(
+    tmp_path: Path, need: str, message: str, hint: str
+) -> None:
+    said, meant = refused(tmp_path, f"name: a\nneeds:\n  - avx2\n  - {need}\n")
+    assert f"r.yaml:4: needs[1]: {message}" in said
+    assert meant is not None and hint in meant
+
+
+def test_a_scale_excludes_pixels(tmp_path: Path) -> None:
+    message, hint = refused(tmp_path, "name: a\npreprocess:\n  scale: 0.5\n  crop: 96\n")
+    assert "r.yaml:2: preprocess: `scale` is a fraction of the workspace's size" in message
+    assert hint == "give `scale` alone, or the pixels"
+
+
+@pytest.mark.parametrize(
+    ("side", "scale", "expected"),
+    [(224, 0.86, 192), (224, 0.71, 160), (224, 0.57, 128), (128, 0.57, 72), (8, 0.1, 8)],
+)
+def test_a_scaled_side_is_one_that_networks_divide_well(side: int, scale: float, expected: int) -> None:
+    assert scaled_side(side, scale) == expected
+
+
+def test_a_shipped_recipe_is_found_by_its_name_and_a_misspelt_one_is_answered() -> None:
+    assert recipe.find("int8-static") == recipe.shipped() / "int8-static.yaml"
+    with pytest.raises(WorkbenchError) as caught:
+        recipe.find("int8-statc")
+    assert caught.value.hint == "did you mean `int8-static`?"
+
+
+def test_the_shipped_recipes_stay_few_enough_for_one_run() -> None:
+    assert len(recipe.load([recipe.shipped()])) <= 32

@@ -89,7 +89,11 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
     from workbench.backends.openvino_audit import audit_compiled
 
     network = _Network(artifact, runtime)
-    return audit_compiled(network.compiled(network.size_for(len(sample))), runtime.precision)
+    compiled = network.compiled(network.size_for(len(sample)))
+    # INT8 is in the file, whatever the hint says of the rest.
+    stored = runtime.precision is None or artifact.info.precision == "int8"
+    asked = artifact.info.precision if stored else runtime.precision
+    return audit_compiled(compiled, asked, stored=stored)
 
 
 class _Network:

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from workbench.dataset import Images
 
 Step = Annotated[
-    Simplify | DynamicInt8 | StaticInt8 | NncfInt8 | Fp16 | FoldPreprocess | Optimize | FixedBatch | DynamicBatch,
+    Simplify
+    | DynamicInt8
+    | StaticInt8
+    | NncfInt8
+    | Fp16
+    | FoldPreprocess
+    | Optimize
+    | FixedBatch
+    | DynamicBatch,
     Field(discriminator="use"),
 ]
 CALIBRATED = frozenset({"static_int8", "nncf_int8"})
@@ -41,7 +49,16 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-__all__ = ["CALIBRATED", "PACKAGES", "Photos", "Step", "apply", "calibration_of", "check_order", "check_sequence"]
+__all__ = [
+    "CALIBRATED",
+    "PACKAGES",
+    "Photos",
+    "Step",
+    "apply",
+    "calibration_of",
+    "check_order",
+    "check_sequence",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,10 @@ EXACT = frozenset({"simplify", "fold_preprocess", "optimize", "fixed_batch", "dy
 BATCH = frozenset({"fixed_batch", "dynamic_batch"})
 LAST = frozenset({"fold_preprocess", "optimize"})
 # After a step in LAST the graph has another input, or operators of one runtime only.
-AFTER = {"fold_preprocess": frozenset({"optimize", *BATCH}), "optimize": frozenset[str]()}
+AFTER = {
+    "fold_preprocess": frozenset({"static_int8", "nncf_int8", "optimize", *BATCH}),
+    "optimize": frozenset[str](),
+}
 
 
 def check_sequence(uses: Sequence[str]) -> None:
@@ -33,15 +36,22 @@ def check_sequence(uses: Sequence[str]) -> None:
         before = uses[:position]
         if use in before and use != "simplify":
             raise WorkbenchError(
-                f"step `{use}` is there twice: the second would have nothing to do", hint="leave one of them out"
+                f"step `{use}` is there twice: the second would have nothing to do",
+                hint="leave one of them out",
             )
         if use in BATCH and BATCH & set(before):
             raise WorkbenchError(f"step `{use}` undoes `{before[-1]}`", hint="keep one of the two")
+        if use in NEEDS_FLOAT and (changed := [name for name in before if name in NEEDS_FLOAT]):
+            raise WorkbenchError(
+                f"step `{use}` comes after `{changed[0]}`, which leaves no float network to work on",
+                hint="keep one of the steps that change the precision",
+            )
         for earlier in before:
             if earlier in LAST and use not in AFTER[earlier]:
-                allowed = " or ".join(f"`{name}`" for name in sorted(AFTER[earlier])) or "nothing"
+                allowed = " or ".join(f"`{name}`" for name in sorted(AFTER[earlier]))
+                follow = f"only {allowed} may follow" if allowed else "nothing may follow"
                 raise WorkbenchError(
-                    f"step `{use}` comes after `{earlier}`, which only {allowed} may follow",
+                    f"step `{use}` comes after `{earlier}`, which {follow}",
                     hint=f"move `{use}` before `{earlier}`",
                 )
 

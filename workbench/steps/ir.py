@@ -39,6 +39,7 @@ def read(source: Path) -> Any:
     """
     without_telemetry()
     import openvino
+    from openvino import frontend
     from openvino.tools.ovc.error import Error
 
     onnx_model = load(source)
@@ -47,10 +48,24 @@ def read(source: Path) -> Any:
         part.ClearField("doc_string")
     try:
         model = openvino.convert_model(io.BytesIO(onnx_model.SerializeToString()))
-    except (RuntimeError, Error) as error:
-        raise WorkbenchError(f"openvino cannot read {source.name}: {first_line(error)}") from error
+    except (
+        RuntimeError,
+        Error,
+        frontend.GeneralFailure,
+        frontend.InitializationFailure,
+        frontend.NotImplementedFailure,
+        frontend.OpConversionFailure,
+        frontend.OpValidationFailure,
+    ) as error:
+        raise WorkbenchError(f"openvino cannot read {source.name}: {_reason(error)}") from error
     _number(model)
     return model
+
+
+def _reason(error: Exception) -> str:
+    """The line that names the trouble, such as an operator without a conversion; else the first one."""
+    found = [line[3:].strip() for line in str(error).splitlines() if line.startswith("-- ")]
+    return found[0] if found else first_line(error)
 
 
 def save(model: Any, folder: Path) -> None:

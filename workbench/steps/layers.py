@@ -55,9 +55,13 @@ def layers(prepared: Path, quantized: Path, photos: "NDArray[np.float32]", secon
     found = []
     for node in source.graph.node:
         if node.name in errors:
-            in_float = [float_times[alias] for alias in (node.name, *aliases[node.name]) if alias in float_times]
+            in_float = [
+                float_times[alias] for alias in (node.name, *aliases[node.name]) if alias in float_times
+            ]
             found.append(
-                Layer(node.name, errors[node.name], in_float[0] if in_float else None, int8_times.get(node.name))
+                Layer(
+                    node.name, errors[node.name], in_float[0] if in_float else None, int8_times.get(node.name)
+                )
             )
     return found
 
@@ -99,7 +103,9 @@ def _outputs_after(model: "onnx.ModelProto") -> dict[str, list[str]]:
     for node in model.graph.node:
         names = [node.output[0]]
         for _ in range(3):  # hard-swish is two nodes once it was written out
-            last = [reader for name in names for reader in readers.get(name, []) if reader.op_type in ACTIVATIONS]
+            last = [
+                reader for name in names for reader in readers.get(name, []) if reader.op_type in ACTIVATIONS
+            ]
             names += [reader.output[0] for reader in last if reader.output[0] not in names]
         found[node.name] = names
     return found
@@ -129,7 +135,9 @@ def errors_of(
 
     def logits(batch: "NDArray[np.float32]", feeds: "Mapping[str, NDArray[Any]]") -> "NDArray[np.float64]":
         rows = [batch[i : i + 1] for i in range(len(batch))] if fixed == 1 else [batch]
-        return np.concatenate([session.run(None, {images.name: row, **feeds})[0] for row in rows]).astype(float)
+        return np.concatenate([session.run(None, {images.name: row, **feeds})[0] for row in rows]).astype(
+            float
+        )
 
     off = {switch: np.asarray(False) for switch in graph.switches.values()}
     started = time.perf_counter()
@@ -176,10 +184,12 @@ def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switc
         twin = twins.get(node.name)
         scale = _input_scale(twin, made_by, stored) if twin is not None and node.op_type in LAYERS else None
         weight = node.input[1] if len(node.input) > 1 else ""
-        if twin is not None and scale is not None and weight in constants:
+        rounded = {} if twin is None or scale is None else _dequantized(twin, made_by, stored, weight)
+        # One in float still reads rounded values where its neighbours are in INT8: its weights tell.
+        if scale is not None and rounded and weight in constants:
             switch = f"quantise {node.name}"
             switches[node.name] = switch
-            weights[node.name] = _dequantized(twin, made_by, stored, weight)
+            weights[node.name] = rounded
             nodes += _fake_quantized(node, switch, scale)
             graph.initializer.extend(scale)
             graph.input.append(onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, []))

@@ -1,0 +1,235 @@
+"""The advisor's rules: networks and processors in, what is worth trying out."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench import recipe
+from workbench.advise import Advice, Item, advise, advised, hindsight
+from workbench.compare import compare
+from workbench.machine import Machine
+from workbench.network import NetworkFacts
+from workbench.recipe import Variant
+from workbench.results import RunInfo, TrialResult
+
+VNNI = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
+AVX2 = ("avx2",)
+
+
+def network(**more: Any) -> NetworkFacts:
+    """Plain convolutions, unless said otherwise."""
+    values: dict[str, Any] = {
+        "operators": {"Conv": 50, "Relu": 49, "Gemm": 1},
+        "opset": 18,
+        "precision": "fp32",
+        "macs": 300_000_000,
+        "parameters": 3_000_000,
+        "input_shape": (3, 224, 224),
+        "convolutions": 50,
+        "depthwise": 0,
+        "depthwise_share": 0.0,
+        "matmul_share": 0.001,
+        "squeeze_excite": 0,
+        "hard_swish": 0,
+        "swish": 0,
+        "attention": 0,
+        "layer_norms": 0,
+        "dead_channels": 0,
+        "any_size": True,
+        "first": "conv_0",
+        "last": "fc",
+    }
+    return NetworkFacts(**{**values, **more})
+
+
+GATED = network(squeeze_excite=9, hard_swish=19, depthwise=11, depthwise_share=0.1)
+TRANSFORMER = network(convolutions=1, attention=12, layer_norms=25, matmul_share=0.99, any_size=False)
+
+
+def machine(features: Sequence[str] = VNNI, architecture: str = "x86_64", cores: int = 4) -> Machine:
+    return Machine(
+        cpu="Test CPU",
+        architecture=architecture,
+        cores=cores,
+        memory_bytes=8 * 2**30,
+        gpus=(),
+        system="Linux",
+        python="3.12",
+        features=tuple(features),
+    )
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> Callable[[str], list[Variant]]:
+    def read(text: str) -> list[Variant]:
+        path = tmp_path / "a.yaml"
+        path.write_text(f"name: a\n{text}")
+        return recipe.read(path)
+
+    return read
+
+
+@pytest.fixture
+def item(variants: Callable[[str], list[Variant]]) -> Callable[..., Item]:
+    """The advice on the one variant of a recipe."""
+
+    def judge(text: str, facts: NetworkFacts, on: Machine | None = None, **more: Any) -> Item:
+        (only,) = advise(facts, on or machine(), {}, variants(text), **more).items
+        return only
+
+    return judge
+
+
+SIGNED = "steps: [{use: static_int8, activation: int8}]\n"
+STATIC = "steps: [{use: static_int8}]\n"
+DYNAMIC = "steps: [{use: dynamic_int8, op_types: [Conv, MatMul, Gemm]}]\n"
+SMALLER = "preprocess: {scale: 0.71}\n"
+OPENVINO = "runtime: {backend: openvino, precision: bf16}\n"
+NO_VNNI = machine(AVX2)
+ARM = machine(("asimd", "asimddp"), "aarch64")
+OLD_ARM = machine(("asimd",), "aarch64")
+
+
+@pytest.mark.parametrize(
+    ("text", "facts", "on", "expected", "worth", "because"),
+    [
+        (STATIC, network(), machine(), "faster", True, "plain convolutions"),
+        (STATIC, network(), ARM, "faster", True, "plain convolutions"),
+        (STATIC, network(), OLD_ARM, "unknown", True, "without dot-product instructions"),
+        (STATIC, network(), NO_VNNI, "unknown", False, "saturate at 16 bits"),
+        (STATIC, GATED, machine(), "slower", False, "hard-swish"),
+        (STATIC, TRANSFORMER, machine(), "unknown", True, "outlier channels"),
+        (SIGNED, GATED, machine(), "slower", False, "int8 activations"),
+        (DYNAMIC, network(), machine(), "slower", False, "ConvInteger"),
+        (DYNAMIC, TRANSFORMER, machine(), "faster", True, "made for the products of transformers"),
+        ("steps: [{use: dynamic_int8}]\n", network(), machine(), "same", False, "matrix products"),
+        ("steps: [{use: fp16}]\n", network(), machine(), "slower", False, "behind casts"),
+        (SMALLER, network(), machine(), "faster", True, "random crops"),
+        (SMALLER, GATED, NO_VNNI, "faster", True, "of the pixels"),
+        (SMALLER, TRANSFORMER, machine(), "unknown", False, "one size only"),
+        ("preprocess: {crop: 160}\n", network(), machine(), "faster", True, "of the pixels"),
+        ("preprocess: {scale: 1.5}\n", network(), machine(), "slower", False, "of the pixels"),
+        (OPENVINO, network(), machine(), "faster", True, "BF16 in hardware"),
+        (OPENVINO, network(), NO_VNNI, "unknown", False, "openvino's FP32 kernels"),
+        ("runtime: {backend: torch}\n", network(), machine(), "slower", False, "operator by operator"),
+        ("export: {opset: 20}\n", network(), machine(), "same", False, "opsets"),
+        ("steps: [{use: simplify}]\n", network(), machine(), "same", False, "the same multiplications"),
+        ("runtime: {batch: 8}\n", network(), machine(), "same", False, "they never win"),
+        ("runtime: {threads: 2}\n", network(), machine(), "faster", True, "2 threads"),
+        ("runtime: {threads: 8}\n", network(), machine(), "unknown", False, "4 processors"),
+        (STATIC + SMALLER, GATED, machine(), "unknown", True, "hard-swish"),
+    ],
+)  # fmt: skip
+def test_a_rule_says_what_to_expect_and_why(
+    item: Callable[..., Item],
+    text: str,
+    facts: NetworkFacts,
+    on: Machine,
+    expected: str,
+    worth: bool,
+    because: str,
+) -> None:
+    judged = item(text, facts, on)
+    assert (judged.expected, judged.worth) == (expected, worth), judged
+    assert any(because in reason.text for reason in judged.reasons), judged.reasons
+    assert all(reason.source for reason in judged.reasons)
+
+
+def test_seven_bit_and_unsigned_weights_are_safe_without_vnni(item: Callable[..., Item]) -> None:
+    for fields in ("reduce_range: true", "weight: uint8"):
+        judged = item(f"steps: [{{use: static_int8, {fields}}}]\n", network(), NO_VNNI)
+        assert not any("saturate" in reason.text for reason in judged.reasons)
+
+
+def test_a_dead_channel_and_one_scale_for_depthwise_layers_are_warned_of(item: Callable[..., Item]) -> None:
+    dead = item(STATIC, network(dead_channels=3))
+    assert any("3 dead channels" in reason.text for reason in dead.reasons)
+    shared = item("steps: [{use: static_int8, per_channel: false}]\n", network(depthwise=17))
+    assert any("depthwise filters differ" in reason.text for reason in shared.reasons)
+
+
+def test_where_size_is_what_counts_a_smaller_file_is_worth_it_however_slow(item: Callable[..., Item]) -> None:
+    assert item(DYNAMIC, network(), objective="size").worth
+    assert not item(SMALLER, network(), objective="size").worth
+
+
+@pytest.fixture
+def advice(variants: Callable[[str], list[Variant]]) -> Advice:
+    text = "matrix:\n  steps: [[], [{use: static_int8}], [{use: fp16}], [{use: nncf_int8}]]\n"
+    found = variants(text)
+    absent = {found[3].name: "`nncf` is not installed"}
+    return advise(GATED, machine(), absent, found)
+
+
+def test_what_cannot_run_here_is_not_worth_trying_and_says_why(advice: Advice) -> None:
+    assert not advice.items[3].worth
+    assert advice.items[3].reasons[0].text == "it cannot run here: `nncf` is not installed"
+
+
+def test_only_what_is_worth_trying_is_kept(variants: Callable[[str], list[Variant]]) -> None:
+    found = variants("matrix: {preprocess.scale: [0.5, 0.75, 1.5]}\n")
+    kept = advised(advise(network(), machine(), {}, found), found)
+    assert [variant.name for variant in kept] == ["a[scale=0.5]", "a[scale=0.75]"]
+
+
+def test_the_advice_reads_in_100_columns_and_gives_every_source(advice: Advice) -> None:
+    text = advice.text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "worth trying: nothing" in text and "not worth trying:" in text
+    for each in advice.items:
+        assert all(reason.source.split(";")[0][:40] in text for reason in each.reasons)
+
+
+def test_the_facts_are_plain_data(advice: Advice) -> None:
+    facts = json.loads(json.dumps(advice.facts()))
+    assert facts["network"]["hard_swish"] == 19
+    assert facts["items"][1]["expected"] == "slower"
+
+
+def test_the_first_lines_of_a_run_name_what_is_worth_trying(variants: Callable[[str], list[Variant]]) -> None:
+    found = variants("matrix: {preprocess.scale: [0.75, 0.5, 1.5]}\n")
+    lines = advise(network(), machine(), {}, found).headlines()
+    assert lines[1] == "worth trying: a[scale=0.5], a[scale=0.75]"
+    assert "1 of 3" in lines[2]
+
+
+Trial = Callable[..., TrialResult]
+
+
+def looked_back(
+    advice: Advice, trial: Trial, run_info: Callable[..., RunInfo], speedups: dict[str, float]
+) -> list[str]:
+    trials = [trial("baseline"), *(trial(name, speedup=speed) for name, speed in speedups.items())]
+    return hindsight(advice, compare(run_info(), trials))
+
+
+def test_hindsight_says_where_the_advice_was_wrong(
+    advice: Advice, trial: Trial, run_info: Callable[..., RunInfo]
+) -> None:
+    names = [each.variant for each in advice.items]
+    lines = looked_back(advice, trial, run_info, {names[0]: 1.4, names[1]: 1.4, names[2]: 0.8})
+    assert lines[0].startswith(f"{names[0]} was said to make no difference: 1.40 times")
+    assert lines[1].startswith(f"{names[1]} was said to be slower and is faster: 1.40 times the baseline")
+    assert "hard-swish" in lines[1] and "[" in lines[1]
+    assert lines[2] == "the advice was right about 1 of 3 variants that were timed"
+
+
+def test_hindsight_says_where_a_promise_was_not_kept(
+    variants: Callable[[str], list[Variant]], trial: Trial, run_info: Callable[..., RunInfo]
+) -> None:
+    found = variants("matrix: {preprocess.scale: [0.7, 0.5]}\n")
+    given = advise(network(), machine(), {}, found)
+    lines = looked_back(given, trial, run_info, {found[0].name: 0.9, found[1].name: 1.5})
+    assert "was said to be faster and is slower: 0.90 times" in lines[0]
+    assert "gained less than was said: 1.50 times" in lines[1]
+    assert lines[2] == "the advice was right about 0 of 2 variants that were timed"
+
+
+def test_hindsight_of_a_run_without_times_says_nothing(
+    advice: Advice, run_info: Callable[..., RunInfo], absent_trial: Trial
+) -> None:
+    trials = [absent_trial(each.variant, "failed", "broken") for each in advice.items]
+    assert hindsight(advice, compare(run_info(), trials)) == []

@@ -1,0 +1,99 @@
+"""What `explain` says: every thing a recipe does, with a source, in 100 columns."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from workbench import recipe
+from workbench.backends.base import BackendName
+from workbench.explain import Explanation, explain
+from workbench.explanations import EXPORTERS, NOTES
+from workbench.export import Exporter
+from workbench.steps import PACKAGES
+
+SHIPPED = sorted(path.stem for path in recipe.shipped().glob("*.yaml"))
+
+
+def explained(folder: Path, text: str) -> Explanation:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return explain(*recipe.parse(path), flags=frozenset({"avx2"}))
+
+
+def test_every_step_backend_and_exporter_has_a_note() -> None:
+    assert set(PACKAGES) | set(get_args(BackendName)) <= set(NOTES)
+    assert set(get_args(Exporter)) == set(EXPORTERS)
+
+
+def test_every_note_says_what_it_does_and_who_says_so() -> None:
+    assert all(note.does and note.source for note in (*NOTES.values(), *EXPORTERS.values()))
+
+
+def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
+    from workbench.backends import Runtime
+    from workbench.recipe import RecipePreprocess
+    from workbench.steps import Step
+
+    owners = {"runtime": Runtime, "preprocess": RecipePreprocess}
+    for model in get_args(get_args(Step)[0]):
+        owners[get_args(model.model_fields["use"].annotation)[0]] = model
+    for key in NOTES:
+        path, _, _ = key.partition("=")
+        owner, *fields = path.split(".")
+        if not fields:
+            assert owner in owners or owner in get_args(BackendName)
+            continue
+        model = owners[owner]
+        for field in fields:
+            assert field in model.model_fields, key
+            model = model.model_fields[field].annotation  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_is_explained_in_100_columns(name: str) -> None:
+    text = explain(*recipe.parse(recipe.find(name))).text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.startswith(f"{name}: ")
+    assert text.count("\n  does ") == text.count("\n  source ") >= 1
+
+
+def test_steps_settings_and_axes_are_explained_in_the_order_of_the_recipe(tmp_path: Path) -> None:
+    text = (
+        "name: a\ndescription: all of it\nneeds: [amx]\nexport: {exporter: torchscript}\n"
+        "preprocess: {scale: 0.5}\nsteps:\n  - {use: simplify}\n  - {use: static_int8, reduce_range: true}\n"
+        "matrix: {runtime.threads: [1, 2]}\n"
+    )
+    found = explained(tmp_path, text)
+    titles = [part.title for part in found.parts]
+    assert [title for title in titles if not title.startswith("static_int8.")] == [
+        "export with torchscript",
+        "preprocess.scale",
+        "step simplify",
+        "step static_int8",
+        "runtime onnxruntime",
+        "runtime.threads",
+    ]
+    assert "static_int8.reduce_range" in titles and "static_int8.equalize" not in titles
+    assert found.parts[-1].values == ("1", "2")
+    assert found.axes == ("runtime.threads: 1, 2",)
+    assert found.unmet == "it needs amx: this processor has no amx"
+    assert "\nskipped here: it needs amx" in found.text()
+
+
+def test_many_variants_are_counted_rather_than_listed(tmp_path: Path) -> None:
+    found = explained(tmp_path, "name: a\nmatrix: {runtime.threads: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}\n")
+    assert "10 variants: " in found.text() and "and 2 more" in found.text()
+
+
+def test_the_facts_are_plain_data(tmp_path: Path) -> None:
+    import json
+
+    facts = explained(tmp_path, "name: a\nsteps: [{use: fp16}]\n").facts()
+    assert json.loads(json.dumps(facts))["parts"][1]["note"]["source"] == NOTES["fp16"].source
+
+
+def test_a_recipe_without_a_description_is_its_name(tmp_path: Path) -> None:
+    found = replace(explained(tmp_path, "name: a\n"), parts=())
+    assert found.text() == "a\n1 variant: a\n"

@@ -1,0 +1,223 @@
+"""A quick look: whom it drops, whom it keeps, and that it is taken once."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("onnx", reason="the network is written as ONNX")
+pytest.importorskip("onnxruntime", reason="looks are taken at its sessions")
+
+from tests.e2e.plain import prepare_folder  # noqa: E402
+from workbench import pipeline  # noqa: E402
+from workbench.checking import Context  # noqa: E402
+from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.look import Look, Looker, described, problem  # noqa: E402
+from workbench.prepare import prepare  # noqa: E402
+from workbench.recipe import BASELINE, Variant  # noqa: E402
+from workbench.results import Budget, RunFolder  # noqa: E402
+from workbench.workspace import load  # noqa: E402
+
+POINT = Budget(max_accuracy_drop=0.01)
+
+
+def seen(
+    losses: int = 0,
+    gains: int = 0,
+    images: int = 1000,
+    *,
+    speedup: float = 2.0,
+    size: int = 10,
+    memory: int = 100,
+) -> Look:
+    return Look(
+        log_ratio=-math.log(speedup),
+        images=images,
+        losses=losses,
+        gains=gains,
+        divergence=0.0,
+        size_bytes=size,
+        memory_bytes=memory,
+        seconds=1.0,
+    )
+
+
+counts = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(60, 500))
+
+
+# Whom a look keeps
+
+
+@given(counts, st.integers(1, 20), st.integers(1, 5), st.floats(0, 0.2))
+def test_what_holds_on_some_photos_holds_on_more_of_the_same(
+    seen_counts: tuple[int, int, int], times: int, more: int, budget: float
+) -> None:
+    look = seen(*seen_counts)
+    limit = Budget(max_accuracy_drop=budget)
+    if look.within(limit, look.images * times):
+        assert look.within(limit, look.images * (times + more))
+
+
+@given(counts, st.floats(0, 0.5), st.floats(0, 0.5))
+def test_a_looser_budget_keeps_all_that_a_tighter_one_keeps(
+    seen_counts: tuple[int, int, int], one: float, other: float
+) -> None:
+    look, (tight, loose) = seen(*seen_counts), sorted((one, other))
+    if look.within(Budget(max_accuracy_drop=tight), look.images):
+        assert look.within(Budget(max_accuracy_drop=loose), look.images)
+    if look.hopeless(Budget(max_accuracy_drop=loose)):
+        assert look.hopeless(Budget(max_accuracy_drop=tight))
+
+
+@given(counts, st.floats(0, 0.5), st.integers(10, 5000))
+def test_nothing_is_both_within_the_budget_and_hopeless(
+    seen_counts: tuple[int, int, int], budget: float, photos: int
+) -> None:
+    look, limit = seen(*seen_counts), Budget(max_accuracy_drop=budget)
+    if look.hopeless(limit):
+        assert not look.within(limit, look.images)
+
+
+def test_a_variant_that_loses_nothing_is_within_once_there_are_photos_enough_to_show_it() -> None:
+    assert not seen().within(POINT, 100)
+    assert seen().within(POINT, 1000)
+
+
+def test_what_other_photos_would_probably_refuse_is_not_kept() -> None:
+    assert not seen(losses=2, images=200).within(POINT, 2000)  # it loses exactly what the budget allows
+    assert not seen(losses=3, images=1000).within(POINT, 200)
+    assert seen(losses=3, images=1000).within(POINT, 5000)
+    assert seen(losses=2, images=200).within(Budget(max_accuracy_drop=0.05), 2000)
+
+
+@given(counts, st.integers(20, 5000), st.floats(0, 0.3))
+def test_a_promise_is_a_probability_and_more_losses_promise_less(
+    seen_counts: tuple[int, int, int], photos: int, budget: float
+) -> None:
+    losses, gains, images = seen_counts
+    limit = Budget(max_accuracy_drop=budget)
+    kept = seen(losses, gains, images).promise(limit, photos)
+    assert 0 <= kept <= 1
+    if gains:  # a photo that was gained is now lost: as many differ, more are wrong
+        assert seen(losses + 1, gains - 1, images).promise(limit, photos) <= kept
+
+
+def test_a_certain_loser_is_hopeless_and_an_unlucky_one_is_not() -> None:
+    assert seen(losses=40, images=96).hopeless(POINT)
+    assert not seen(losses=2, images=96).hopeless(POINT)  # two photos of 96 may be chance
+    assert seen(losses=200, images=9600).hopeless(POINT)  # of 9600 they are not
+    assert not seen(losses=20, gains=20, images=96).hopeless(POINT)
+
+
+# What the objective minimises
+
+
+def test_the_objective_decides_what_a_look_costs() -> None:
+    look = seen(speedup=4.0, size=7, memory=9)
+    assert look.cost(Budget(objective="latency")) == pytest.approx(0.25)
+    assert look.speedup == pytest.approx(4.0)
+    assert look.cost(Budget(objective="size")) == 7
+    assert look.cost(Budget(objective="memory")) == 9
+
+
+def test_a_look_reads_as_one_phrase() -> None:
+    assert described(seen(losses=3, gains=1, images=200, speedup=1.5)) == (
+        "1.50 times the baseline's speed, loses +1.00 points on 200 photos"
+    )
+
+
+def test_a_problem_is_told_with_its_remedy() -> None:
+    assert problem(WorkbenchError("it broke")) == "it broke"
+    assert problem(WorkbenchError("it broke", hint="mend it")) == "it broke (mend it)"
+
+
+# Real looks
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
+    root = prepare_folder(tmp_path_factory.mktemp("look") / "plain", per_class=6, max_drop=0.5)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("KRISHI_CACHE", str(root.parent / "cache"))
+    workspace = load(root / "krishi.yaml")
+    prepared = prepare(workspace, lambda _: None, calibrate=True)
+    context, _ = pipeline.begin(
+        prepared, RunFolder.create(workspace.results), pipeline.Options(), lambda _: None
+    )
+    yield context
+    patch.undo()
+
+
+def copy_of_the_baseline(context: Context, name: str = "copy") -> Variant:
+    assert context.baseline_variant is not None
+    context.runtimes[name] = context.baseline_variant.runtime
+    return replace(context.baseline_variant, name=name, recipe=name)
+
+
+def test_a_copy_of_the_baseline_is_as_fast_and_loses_nothing(context: Context) -> None:
+    with Looker(context) as looker:
+        look = looker.look(copy_of_the_baseline(context), context.built[BASELINE])
+    assert 0.4 < look.speedup < 2.5
+    assert (look.losses, look.gains) == (0, 0)
+    assert look.divergence == pytest.approx(0, abs=1e-6)
+    assert look.images == len(context.parts.selection) <= 24
+    assert look.size_bytes == context.built[BASELINE].artifact.info.total_bytes
+    assert look.memory_bytes > 0
+    assert look.within(context.prepared.workspace.budget, look.images)
+
+
+def launches(context: Context) -> dict[Path, int]:
+    """Every process writes its log: how much of each there is."""
+    return {path: path.stat().st_mtime_ns for path in (context.folder.path / "logs").rglob("*")}
+
+
+def test_a_look_is_taken_once_whatever_becomes_of_the_budget(context: Context) -> None:
+    with Looker(context) as looker:
+        first = looker.look(copy_of_the_baseline(context), context.built[BASELINE])
+    before = launches(context)
+    smaller = replace(context.prepared.workspace, budget=Budget(max_accuracy_drop=0.5, objective="size"))
+    again = replace(context, prepared=replace(context.prepared, workspace=smaller))
+    with Looker(again) as looker:
+        assert looker.look(copy_of_the_baseline(context, "another name"), context.built[BASELINE]) == first
+        assert looker._baseline is None, "a remembered look opens no session"
+    assert launches(context) == before
+    assert first.cost(smaller.budget) == first.size_bytes
+
+
+def test_a_look_at_something_else_is_another_look(context: Context) -> None:
+    with Looker(context) as looker:
+        variant, built = copy_of_the_baseline(context), context.built[BASELINE]
+        looker.look(variant, built)
+        two = replace(variant, runtime=variant.runtime.model_copy(update={"graph_level": "disable"}))
+        paths = {looker._path(v, built) for v in (variant, two)}
+        fewer = replace(context, parts=replace(context.parts, selection=context.parts.selection[:5]))
+        paths.add(Looker(fewer)._path(variant, built))
+    assert len(paths) == 3
+
+
+def test_a_variant_that_cannot_be_opened_is_an_error_and_spoils_no_other_look(context: Context) -> None:
+    built = context.built[BASELINE]
+    changed = built.artifact.info.model_copy(update={"sha256": "0" * 64})
+    damaged = replace(built, artifact=replace(built.artifact, info=changed))
+    with Looker(context) as looker:
+        with pytest.raises(WorkbenchError, match="is not the file that was recorded"):
+            looker.look(copy_of_the_baseline(context), damaged)
+        slower = copy_of_the_baseline(context, "unoptimised")
+        runtime = slower.runtime.model_copy(update={"graph_level": "disable"})
+        assert looker.look(replace(slower, runtime=runtime), built).losses == 0
+
+
+def test_a_baseline_that_died_is_opened_again(context: Context) -> None:
+    variant, built = copy_of_the_baseline(context), context.built[BASELINE]
+    with Looker(context) as looker:
+        runtimes = [
+            variant.runtime.model_copy(update={"arena": False, "prepacking": on}) for on in (True, False)
+        ]
+        looker._opened()._child.process.kill()
+        with pytest.raises(WorkbenchError):
+            looker.look(replace(variant, runtime=runtimes[0]), built)
+        assert looker.look(replace(variant, runtime=runtimes[1]), built).losses == 0

@@ -1,0 +1,81 @@
+"""What recipes need: libraries by version, processor features, either of two."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from workbench import machine
+from workbench.needs import FEATURES, cpu_flags, features, understood, unmet
+from workbench.yamlfile import Problem
+
+HERE = {"openvino": "2025.3.0", "onnxruntime": "1.23.0rc1"}
+ZEN4 = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16"})
+
+
+def reason(*needs: str, flags: frozenset[str] = ZEN4) -> str | None:
+    return unmet([understood(need) for need in needs], flags=flags, installed=HERE.get)
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        (),
+        ("openvino",),
+        ("openvino>=2025.0", "onnxruntime>=1.20,<2"),
+        ("OpenVINO >= 2025.0",),
+        ("onnxruntime>=1.23.0rc1",),
+        ("avx512_vnni",),
+        ("vnni",),
+        ("amx | avx512_bf16",),
+        ("nncf | openvino",),
+    ],
+)
+def test_what_is_here_is_met(needs: Sequence[str]) -> None:
+    assert reason(*needs) is None
+
+
+@pytest.mark.parametrize(
+    ("need", "expected"),
+    [
+        (
+            "nncf>=2.15",
+            "it needs nncf>=2.15: nncf is not installed: pip install 'krishi-bench[openvino]'",
+        ),
+        ("timm", "it needs timm: timm is not installed: pip install 'timm'"),
+        ("openvino>=2026", "it needs openvino>=2026: openvino 2025.3.0 is installed"),
+        ("onnxruntime>=1.23", "it needs onnxruntime>=1.23: onnxruntime 1.23.0rc1 is installed"),
+        ("amx", "it needs amx: this processor has no amx"),
+        (
+            "asimddp | i8mm",
+            "it needs asimddp or i8mm: this processor has no asimddp; this processor has no i8mm",
+        ),
+    ],
+)
+def test_what_is_missing_is_a_reason_to_skip(need: str, expected: str) -> None:
+    assert reason(need) == expected
+
+
+def test_a_system_that_does_not_tell_its_features_is_not_said_to_lack_them() -> None:
+    said = reason("avx2", flags=frozenset())
+    assert said == "it needs avx2: this system does not tell what its processor has"
+
+
+def test_features_are_named_once_for_all_the_flags_that_amount_to_them() -> None:
+    assert features(["amx_int8"]) == ("amx", "amx_int8")
+    assert features(["avx_vnni", "sse"]) == ("avx_vnni", "vnni")
+
+
+@pytest.mark.parametrize("need", ["", "|", "avx2 |", ">=2", "openvno", "openvino>>2"])
+def test_a_need_that_says_nothing_is_refused(need: str) -> None:
+    with pytest.raises(Problem) as caught:
+        understood(need)
+    assert caught.value.hint
+
+
+def test_every_feature_is_one_that_the_machine_reports() -> None:
+    assert set().union(*FEATURES.values()) <= set(machine.FEATURES)
+
+
+def test_by_default_this_machine_and_this_environment_are_asked() -> None:
+    assert cpu_flags() == set(machine.collect().features)
+    assert unmet(["onnxruntime-openvino==0.0.1"]) is not None
