@@ -122,7 +122,9 @@ def verdict(model: Model) -> str:
     """One sentence."""
     duel, against = model.duel, f"`{model.against}`"
     if model.outcome == "none" or duel is None:
-        return f"**No verdict**: {model.ours.reason or 'ours does not meet the budget'}."
+        return (
+            f"**Ours does not count**: {model.ours.reason or 'its drop is not certified within the budget'}."
+        )
     interval = _interval(duel)
     words = {
         "faster": f"**Ours is faster** than the best that meets the budget, {against}: ",

@@ -99,6 +99,17 @@ def _limits(draft: Draft) -> list[str]:
             "- **Trained and measured on the bundled sample, whose leaves are drawn by a program: the "
             "accuracy says nothing about real photos. Not for use in a field.**",
         )
+    if (saturation := draft.measured.saturation) is not None:
+        lines.append(f"- Its INT8 arithmetic is exact on {', '.join(saturation.validated)}.")
+        if saturation.layers_at_risk:
+            lines.append(
+                f"- Without VNNI, x86 saturates in {len(saturation.layers_at_risk)} of its layers and changes logits "
+                f"by up to {saturation.logit_error:.1%}: build it with `reduce_range` for such processors."
+            )
+    if (audit := draft.measured.audit) is not None:
+        lines.append(f"- What ran when it was measured: {audit.verdict}.")
+    if draft.artifact.bound_to is not None:
+        lines.append(f"- The file runs on this processor only: {draft.artifact.bound_to}.")
     latency = draft.measured.latency
     if latency is not None and not latency.settled:
         lines.append("- Its times had not settled when they were taken: read them as rough.")

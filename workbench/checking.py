@@ -66,6 +66,7 @@ class Context:
     empty_worker: Memory | None = None
     built: dict[str, Built] = field(default_factory=dict)
     baseline_variant: Variant | None = None
+    baseline_memory_bytes: int | None = None
     contracts: dict[str, Preprocess] = field(default_factory=dict)
 
     @property

@@ -225,7 +225,12 @@ def _onnx_info(path: Path) -> SourceInfo:
 
     facts = describe(path)
     height, width = facts.input_shape[2:]
-    stated = StatedPreprocess(crop=height if height and height == width else None)
+    if height and width and height != width:
+        raise WorkbenchError(
+            f"{path} takes photos of {width} x {height} pixels; the ones it would get are square",
+            hint="export it with a square input, or with height and width left free",
+        )
+    stated = StatedPreprocess(crop=height or width or None)
     return SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated)
 
 

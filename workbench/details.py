@@ -36,7 +36,20 @@ class Details:
         }
 
     def text(self) -> str:
-        return "\n".join([self._title(), *self._accuracy(), *self._latency(), *self._cost()])
+        return "\n".join([self._title(), *self._accuracy(), *self._latency(), *self._cost(), *self._audit()])
+
+    def _audit(self) -> list[str]:
+        audit, saturation = self.trial.audit, self.trial.saturation
+        lines = [f"what ran: {audit.verdict}"] if audit else []
+        if saturation is not None:
+            lines.append(f"  INT8 arithmetic is exact on {', '.join(saturation.validated)}")
+            if saturation.layers_at_risk:
+                lines.append(
+                    f"  elsewhere sums saturate in {len(saturation.layers_at_risk)} layers: logits change by up to "
+                    f"{100 * saturation.logit_error:.1f} %, and {saturation.top1_changed} of {saturation.photos} "
+                    "photos their class"
+                )
+        return lines
 
     def _title(self) -> str:
         trial = self.trial

@@ -86,6 +86,8 @@ def export_onnx(
         write_onnx(model, export, target, _first(samples, size), hint=_other_exporter(export))
         facts = _checked(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
         max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch))
+        if export.exporter == "torchscript":
+            _refuse_branches(model, samples[:2], lambda batch: logits_of(target, facts, batch))
     return ExportReport(max_abs, max_rel, facts.opset, facts.classes)
 
 
@@ -318,6 +320,22 @@ def _compare(
             hint="try the other `export.exporter`; a forward that branches on its input is a usual cause",
         )
     return worst, worst / largest if largest else worst
+
+
+def _refuse_branches(model: "torch.nn.Module", samples: "NDArray[np.float32]", run: Logits) -> None:
+    """A trace keeps the branch that its example took, and photos that take another may be rare: so inputs
+    that no photo gives are compared too. Raises WorkbenchError."""
+    import numpy as np
+
+    for changed in (-samples, 4 * samples, np.zeros_like(samples)):
+        try:
+            _compare(torch_logits(model, changed), changed, run)
+        except WorkbenchError as error:
+            raise WorkbenchError(
+                f"the network computes in more than one way, and the exported file in one: its forward branches on "
+                f"the values of its input, and tracing keeps a single branch ({error.message})",
+                hint="write the branch with torch.where, or move it out of the network",
+            ) from error
 
 
 def _refuse_large(model: "torch.nn.Module") -> None:

@@ -60,7 +60,9 @@ def describe(path: Path) -> OnnxFacts:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: a classifier has one of each"
+            f"{path} has {_counted('input', inputs)} and {_counted('output', outputs)}: a classifier takes photos "
+            "alone and gives logits alone",
+            hint="cut it down: `onnx.utils.extract_model(path, shorter_path, [image_input], [logits_output])`",
         )
     pixels = inputs[0].type == "tensor(uint8)"
     for value in outputs if pixels else [*inputs, *outputs]:
@@ -75,6 +77,11 @@ def describe(path: Path) -> OnnxFacts:
     declared = outputs[0].shape
     classes = declared[1] if len(declared) == 2 and isinstance(declared[1], int) else _probed(session, facts)
     return replace(facts, classes=classes)
+
+
+def _counted(what: str, values: list[Any]) -> str:
+    names = ", ".join(value.name for value in values)
+    return f"1 {what}" if len(values) == 1 else f"{len(values)} {what}s ({names})"
 
 
 def artifact_info(path: Path) -> ArtifactInfo:
@@ -136,7 +143,11 @@ def open_cpu(path: Path) -> "onnxruntime.InferenceSession":
         native.NotImplemented,
         native.RuntimeException,
     ) as error:
-        raise WorkbenchError(f"onnxruntime cannot open {path.name}: {error}") from error
+        unknown = "not a registered function/op" in str(error)
+        raise WorkbenchError(
+            f"onnxruntime cannot open {path.name}: {error}",
+            hint="it has operators of another library's: export it with ONNX's own" if unknown else None,
+        ) from error
 
 
 def logits_of(path: Path, facts: OnnxFacts, samples: Batch) -> "NDArray[np.float32]":

@@ -139,6 +139,7 @@ def begin(
     result = checked(context, baseline)
     if result.status != "ok":
         raise WorkbenchError(f"the baseline cannot be measured: {result.reason}")
+    context.baseline_memory_bytes = result.peak_memory_bytes
     return context, result
 
 

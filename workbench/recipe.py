@@ -95,6 +95,23 @@ class Recipe(BaseModel):
     preprocess: RecipePreprocess = UNCHANGED
     matrix: dict[str, Axis] = {}
 
+    @model_validator(mode="after")
+    def _steps_fit_the_backend(self) -> "Recipe":
+        uses, backend = [step.use for step in self.steps], self.runtime.backend
+        if backend == "torch" and uses:
+            raise yamlfile.Problem(
+                f"step `{uses[0]}` changes an ONNX file, and backend `torch` runs torch's own",
+                hint="leave the steps out, or choose `onnxruntime` or `openvino` as `runtime.backend`",
+                at=("steps", 0),
+            )
+        if backend == "openvino" and "nncf_int8" in uses[:-1]:
+            raise yamlfile.Problem(
+                f"step `{uses[-1]}` comes after `nncf_int8`, whose result on openvino is no ONNX file any more",
+                hint="move `nncf_int8` to the end",
+                at=("steps", len(uses) - 1),
+            )
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:

@@ -64,10 +64,10 @@ class Tuned:
         told = "\n".join(self.story)
         if self.recipe is None:
             return f"{told}\nnothing that keeps the budget beat the plain FP32 export: no recipe was written"
-        return (
-            f"{told}\nwrote {self.recipe}: `krishi-bench run {self.recipe}` measures it again, "
-            "`krishi-bench promote` publishes it"
-        )
+        again = f"wrote {self.recipe}: `krishi-bench run {self.recipe}` measures it again"
+        if not self.comparison.certified:
+            return f"{told}\n{again}; the photos kept apart did not certify it, so `promote` will refuse it"
+        return f"{told}\n{again}, `krishi-bench promote` publishes it"
 
 
 @dataclass(slots=True)
@@ -90,8 +90,20 @@ class Search:
         return min(len(parts.selection), len(parts.certification) or len(parts.selection))
 
     def cost(self, tried: Tried) -> float:
+        """What the objective minimises, as a multiple of the baseline's."""
         assert tried.look is not None
-        return tried.look.cost(self.context.prepared.workspace.budget)
+        return tried.look.cost(self.context.prepared.workspace.budget) / self._unit()
+
+    def _unit(self) -> float:
+        context = self.context
+        match context.prepared.workspace.budget.objective:
+            case "latency":
+                return 1.0  # looks compare times with the baseline's anyway
+            case "size":
+                return float(context.built[BASELINE].artifact.info.total_bytes)
+            case "memory":
+                assert context.empty_worker is not None
+                return float((context.baseline_memory_bytes or 0) + context.empty_worker.peak_bytes)
 
     def within(self, tried: Tried) -> bool:
         return tried.look is not None and tried.look.within(
@@ -143,6 +155,13 @@ class Search:
             reason = "the time to search ended while it was built" if late else problem(error)
             return Tried(variant, move.why, problem=reason, skipped=late or isinstance(error, Unsuited))
 
+    def tell_untried(self, moves: Iterable[Move]) -> None:
+        """Record those that time did not suffice for: what was given by name must not vanish."""
+        for move in moves:
+            if move.variant.digest not in self.tried:
+                reason = not_here(self.context, move.variant) or "the time to search ended before its turn"
+                self.tried[move.variant.digest] = Tried(move.variant, move.why, problem=reason, skipped=True)
+
     def build(self, variant: Variant) -> Built:
         """Raises WorkbenchError, also where it takes longer than the search has time."""
         context = self.context
@@ -183,13 +202,15 @@ def tune(
     advice = pipeline.advice_for(context, variants)
     with Looker(context) as looker:
         found = Search(context, looker, started + (1 - RACE_SHARE) * budget_s)
-        explore(found, *_seeds(advice, variants))
-    if not any(tried.look for tried in found.tried.values()):
+        seeds, doubted = _seeds(advice, variants)
+        explore(found, seeds, doubted)
+    if found.left_s <= 0 and not any(tried.look for tried in found.tried.values()):
         raise WorkbenchError(
             f"the budget of {budget_s:.0f} s ended before anything could be tried: preparing and measuring the "
             f"baseline took {time.monotonic() - started:.0f} s",
             hint=f"give more time: --budget {max(60, round(4 * (time.monotonic() - started)))}s",
         )
+    found.tell_untried([*seeds, *doubted])
     finalists = chosen(found)
     passed = [baseline]
     for number, tried in enumerate(finalists):
@@ -457,6 +478,7 @@ def write_recipe(winner: Variant, path: Path, comparison: Comparison) -> None:
     content: dict[str, object] = {
         "name": path.stem,
         "description": f"{winner.name}: {winner.description or 'found by tune'}",
+        "needs": list(winner.needs),
         "export": winner.export.model_dump(mode="json", exclude_unset=True),
         "steps": [step.model_dump(mode="json", exclude_unset=True) for step in winner.steps],
         "runtime": winner.runtime.model_dump(mode="json", exclude_unset=True),

@@ -1,16 +1,21 @@
 """What the documents say of the commands is true."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from workbench.backends import Runtime
 from workbench.cli import parser
-from workbench.recipe import Recipe
+from workbench.compare import Row
+from workbench.recipe import Recipe, RecipePreprocess, shipped
+from workbench.steps import Step
 from workbench.workspace import WorkspaceFile
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +25,9 @@ COMMANDS = (
     "doctor",
     "export",
     "run",
+    "advise",
+    "tune",
+    "explain",
     "compare",
     "promote",
     "models",
@@ -92,6 +100,29 @@ def test_every_yaml_example_is_valid(block: str) -> None:
         Recipe.model_validate(data)
     else:
         Recipe.model_validate({"name": "part", **data})
+
+
+def words_of(document: str) -> set[str]:
+    """What stands between backquotes in a document, word by word."""
+    inline = re.findall(r"`([^`\n]+)`", (ROOT / "docs" / document).read_text())
+    return {word for text in inline for word in re.findall(r"[A-Za-z0-9_.-]+", text)}
+
+
+def test_every_step_setting_and_shipped_recipe_is_described() -> None:
+    steps = get_args(get_args(Step)[0])
+    uses = {get_args(step.model_fields["use"].annotation)[0] for step in steps}
+    settings = {
+        name
+        for model in (*steps, Recipe, Runtime, RecipePreprocess)
+        for name in model.model_fields
+        if name not in ("use", "keep_io_types", "description")  # `keep_io_types` can only be true
+    }
+    recipes = {path.name for path in shipped().glob("*.yaml")}
+    assert uses | settings | recipes <= words_of("recipes.md")
+
+
+def test_every_key_of_the_comparison_is_described() -> None:
+    assert {field.name for field in dataclasses.fields(Row)} <= words_of("measuring.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

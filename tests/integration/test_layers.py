@@ -134,13 +134,13 @@ def test_switching_nothing_on_changes_no_answer(pair: tuple[Path, Path], samples
     assert np.abs(logits(on) - logits(off)).max() > 1e-5
 
 
-def test_the_same_answers_are_an_error_of_nothing(pair: tuple[Path, Path], samples: NDArray[np.float32]) -> None:
-    """Weights and inputs that INT8 holds exactly: a head of whole numbers over features of whole numbers."""
+def test_the_error_is_of_the_probabilities(pair: tuple[Path, Path], samples: NDArray[np.float32]) -> None:
+    """What is added to the logits of all classes alike changes none of them."""
     source, int8 = onnx.load(pair[0]), onnx.load(pair[1])
     for model in (source, int8):
         for tensor in model.graph.initializer:
             if tensor.name == "head.bias":
-                values = numpy_helper.to_array(tensor) + 1  # the same for all classes: softmax does not see it
+                values = numpy_helper.to_array(tensor) + 1
                 tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
     assert errors_of(source, int8, samples, SECONDS) == pytest.approx(
         errors_of(onnx.load(pair[0]), onnx.load(pair[1]), samples, SECONDS), abs=1e-6

@@ -40,7 +40,8 @@ from workbench.results import RunFolder, TrialResult, runs
 ROW_KEYS = [
     "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes", "top1",
     "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci", "throughput_ips",
-    "load_ms", "peak_memory_bytes", "pareto", "winner",
+    "load_ms", "peak_memory_bytes", "pareto", "winner", "crop", "precision", "computes", "int8_share",
+    "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated",
 ]  # fmt: skip
 CONTRACT = Preprocess(resize=36, crop=32, mean=MEAN, std=STD)
 ROUNDS, TURNS = 6, 5

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workbench.backends import Runtime
 from workbench.export import Export
 from workbench.recipe import RecipePreprocess, Variant
-from workbench.search import Move, at_size, coarse, mixed, refinements, sizes, static_step, with_step
+from workbench.search import Move, at_size, capped, coarse, mixed, refinements, sizes, static_step, with_step
 from workbench.steps.fp16 import Fp16
 from workbench.steps.int8 import StaticInt8
 from workbench.steps.layers import Layer
@@ -102,6 +102,17 @@ def test_a_size_replaces_whatever_size_was_asked_for_before() -> None:
     scaled = replace(int8(), preprocess=RecipePreprocess(scale=0.5))
     resized = replace(int8(), preprocess=RecipePreprocess(resize=256, crop=224))
     assert at_size(scaled, 96).preprocess == at_size(resized, 96).preprocess == RecipePreprocess(crop=96)
+
+
+# Photos to calibrate on
+
+
+def test_no_more_photos_are_asked_for_than_there_are() -> None:
+    step = static_step(capped(int8(), 12))
+    assert step is not None and step.calibration.images == 12
+    assert step == StaticInt8.model_validate({"use": "static_int8", "calibration": {"images": 12}})
+    assert capped(int8(calibration={"images": 8}), 12) == int8(calibration={"images": 8})
+    assert capped(floats(SIMPLIFY), 12) == floats(SIMPLIFY)
 
 
 # Refinements of a static INT8 step

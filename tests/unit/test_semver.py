@@ -174,30 +174,38 @@ OLD = Manifest(
 
 
 def test_another_order_of_the_classes_is_a_major_change() -> None:
-    change = known_change(OLD, INFO.model_copy(update={"class_names": ("scab", "rust", "well")}), ARTIFACT)
+    change = known_change(
+        OLD, INFO.model_copy(update={"class_names": ("scab", "rust", "well")}), INFO.preprocess, ARTIFACT
+    )
     assert change == Change("major", "the class order changed since 1.2.0")
 
 
 def test_other_classes_are_a_major_change() -> None:
-    change = known_change(OLD, INFO.model_copy(update={"class_names": ("rust", "scab", "wilt")}), ARTIFACT)
+    change = known_change(
+        OLD, INFO.model_copy(update={"class_names": ("rust", "scab", "wilt")}), INFO.preprocess, ARTIFACT
+    )
     assert change == Change("major", "the class names changed since 1.2.0")
 
 
 def test_other_preprocessing_is_a_major_change_that_says_which() -> None:
     contract = CONTRACT.model_copy(update={"resize": 12})
-    change = known_change(OLD, INFO.model_copy(update={"preprocess": contract}), ARTIFACT)
+    change = known_change(OLD, INFO, contract, ARTIFACT)
     assert change == Change("major", "the preprocessing changed since 1.2.0: resize 10 -> 12")
 
 
 def test_another_input_shape_is_a_major_change_but_another_batch_size_is_not() -> None:
     wider = ARTIFACT.model_copy(update={"input_shape": (0, 3, 16, 16)})
     batched = ARTIFACT.model_copy(update={"input_shape": (1, 3, 8, 8)})
-    assert known_change(OLD, INFO, wider) == Change("major", "the input shape changed since 1.2.0")
-    assert known_change(OLD, INFO, batched) is None
+    assert known_change(OLD, INFO, INFO.preprocess, wider) == Change(
+        "major", "the input shape changed since 1.2.0"
+    )
+    assert known_change(OLD, INFO, INFO.preprocess, batched) is None
 
 
 def test_another_checkpoint_is_a_minor_change() -> None:
-    change = known_change(OLD, INFO.model_copy(update={"checkpoint_digest": "other"}), ARTIFACT)
+    change = known_change(
+        OLD, INFO.model_copy(update={"checkpoint_digest": "other"}), INFO.preprocess, ARTIFACT
+    )
     assert change == Change("minor", "it was built from another checkpoint than 1.2.0")
 
 

@@ -1,0 +1,293 @@
+"""The decisions of a search, without its measurements: who goes on, what is recorded, what is written."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from workbench import recipe as recipes
+from workbench.backends import Runtime
+from workbench.checking import Context
+from workbench.compare import Comparison, compare
+from workbench.errors import WorkbenchError
+from workbench.export import Export
+from workbench.images import Preprocess
+from workbench.look import Look, Looker
+from workbench.measure.parts import Parts
+from workbench.recipe import UNCHANGED, RecipePreprocess, Variant
+from workbench.results import Budget, RunInfo, TrialResult
+from workbench.search import Move, at_size, with_step
+from workbench.steps.int8 import StaticInt8
+from workbench.steps.simplify import Simplify
+from workbench.tune import (
+    FINALISTS,
+    HEADER,
+    Search,
+    Tried,
+    _comparable,
+    _families,
+    _not_taken,
+    check_ours,
+    chosen,
+    explore,
+    scan_sizes,
+    story,
+    write_recipe,
+)
+
+CONTRACT = Preprocess(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+PHOTOS = 2000
+
+
+def variant(name: str, **fields: Any) -> Variant:
+    """Each its own by its opset."""
+    given = {"export": Export(opset=7 + sum(name.encode()) % 19), "steps": (), "runtime": Runtime(), **fields}
+    return Variant(name, name.partition("@")[0].partition("+")[0], "", **given)
+
+
+def looked(name: str, speedup: float = 1.0, losses: int = 0, gains: int = 0, **fields: Any) -> Tried:
+    look = Look(
+        log_ratio=-math.log(speedup),
+        images=1000,
+        losses=losses,
+        gains=gains,
+        divergence=0.0,
+        size_bytes=round(1e6 / speedup),
+        memory_bytes=1,
+        seconds=1.0,
+    )
+    return Tried(variant(name, **fields), "suggested by the advisor", look)
+
+
+def knowing(*tried: Tried, budget: Budget | None = None, seconds: float = 1000.0) -> Search:
+    """A search over a context that has photos and a budget, and nothing to measure with."""
+    context = SimpleNamespace(
+        parts=Parts(tuple(range(PHOTOS)), tuple(range(PHOTOS))),
+        prepared=SimpleNamespace(workspace=SimpleNamespace(budget=budget or Budget())),
+        job=SimpleNamespace(contract=CONTRACT),
+        baseline_variant=variant("baseline"),
+        contracts={},
+        report=lambda _: None,
+    )
+    search = Search(cast(Context, context), cast(Looker, None), time.monotonic() + seconds)
+    search.tried = {f"{number}": one for number, one in enumerate(tried)}
+    return search
+
+
+def names(tried: list[Tried]) -> list[str]:
+    return [one.variant.name for one in tried]
+
+
+# Who is checked in full
+
+
+def test_the_fastest_that_keep_the_accuracy_are_checked() -> None:
+    found = knowing(*[looked(f"v{i}", 1 + i / 10) for i in range(1, 9)])
+    assert names(chosen(found)) == ["v8", "v7", "v6", "v5", "v4"]
+    assert len(chosen(found)) == FINALISTS
+
+
+def test_what_is_slower_than_the_baseline_is_not_checked() -> None:
+    assert chosen(knowing(looked("slow", 0.9), Tried(variant("broken"), "", problem="it broke"))) == []
+
+
+def test_a_faster_one_that_may_fit_after_all_is_checked_too() -> None:
+    found = knowing(looked("sure", 1.5), looked("doubtful", 2.0, losses=12, gains=1), looked("lost", 3.0, losses=400))
+    assert names(chosen(found)) == ["sure", "doubtful"]
+
+
+def test_where_nothing_fits_the_least_bad_of_the_faster_ones_are_checked() -> None:
+    doubtful = [looked(f"d{losses}", 2.0, losses=losses) for losses in (16, 11, 14)]
+    assert names(chosen(knowing(*doubtful))) == ["d11", "d14"]
+
+
+def test_the_objective_decides_who_is_best() -> None:
+    fast, small = looked("fast", 3.0), looked("small", 2.0)
+    assert small.look is not None
+    small = replace(small, look=small.look.model_copy(update={"size_bytes": 1}))
+    assert names(knowing(fast, small).best()) == ["fast", "small"]
+    assert names(knowing(fast, small, budget=Budget(objective="size")).best()) == ["small", "fast"]
+
+
+def test_only_what_uses_as_much_of_the_machine_as_the_baseline_is_compared() -> None:
+    runtimes = {
+        "one": Runtime(),
+        "two": Runtime(threads=2),
+        "many": Runtime(batch=8),
+        "gpu": Runtime(device="cuda"),
+        "torch": Runtime(backend="torch"),
+        "openvino": Runtime(backend="openvino"),
+    }
+    given = [variant(name, runtime=runtime) for name, runtime in runtimes.items()]
+    assert [one.name for one in _comparable(given)] == ["one", "openvino"]
+
+
+def test_of_each_recipe_the_fastest_that_may_fit_goes_to_smaller_inputs() -> None:
+    found = knowing(
+        looked("a", 1.2),
+        looked("a", 1.6, losses=1),
+        looked("b", 2.0, losses=300),
+        looked("c", 1.4),
+        looked("d", 0.7),
+        looked("plain@160px", 3.0, preprocess=RecipePreprocess(crop=160)),
+    )
+    assert [(one.name, one.digest) for one in _families(found)] == [
+        (name, variant(name).digest) for name in ("a", "c")
+    ]
+
+
+# The order of a search
+
+
+@dataclass
+class Photographer:
+    """Stands in for building and looking: loses photos below a size. taken: the names, in order."""
+
+    edge: int
+    taken: list[str]
+
+    def __call__(self, search: Search, move: Move) -> Tried:
+        self.taken.append(move.variant.name)
+        crop = move.variant.preprocess.crop or 224
+        return replace(
+            looked("x", 224 / crop, losses=0 if crop >= self.edge else 300), variant=move.variant, why=move.why
+        )
+
+
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
+    def install(edge: int) -> list[str]:
+        photographer = Photographer(edge, [])
+        monkeypatch.setattr(Search, "_looked", lambda search, move: photographer(search, move))
+        return photographer.taken
+
+    return install
+
+
+def test_a_scan_of_sizes_ends_at_the_first_that_loses_and_looks_beside_the_edge(
+    looking: Callable[[int], list[str]],
+) -> None:
+    taken = looking(170)
+    assert scan_sizes(knowing(), variant("plain")) == [176, 192]
+    assert taken == ["plain@192px", "plain@160px", "plain@176px", "plain@208px"]
+
+
+def test_a_network_that_needs_its_size_costs_few_looks(looking: Callable[[int], list[str]]) -> None:
+    taken = looking(224)
+    assert scan_sizes(knowing(), variant("plain")) == []
+    assert taken == ["plain@192px", "plain@208px"]
+
+
+def test_no_candidate_is_begun_when_time_is_up(looking: Callable[[int], list[str]]) -> None:
+    taken = looking(0)
+    found = knowing(seconds=-1)
+    explore(found, [Move(variant("a"), "")], [Move(variant("b"), "")])
+    assert (taken, found.tried) == ([], {})
+
+
+def test_a_candidate_is_looked_at_once(looking: Callable[[int], list[str]]) -> None:
+    taken = looking(0)
+    found = knowing()
+    first = found.take(Move(variant("a"), "one reason"))
+    assert found.take(Move(replace(variant("a"), name="another name"), "another reason")) is first
+    assert taken == ["a"]
+
+
+def test_advice_against_is_followed_last(looking: Callable[[int], list[str]]) -> None:
+    taken = looking(224)
+    explore(knowing(), [Move(variant("good"), "suggested")], [Move(variant("bad"), "against")])
+    assert taken == ["plain@192px", "plain@208px", "good", "bad"]
+
+
+# What is recorded
+
+
+def test_a_candidate_that_was_not_taken_is_a_trial_with_its_reason() -> None:
+    context = knowing().context
+    record = _not_taken(looked("fast", 1.25, losses=3, gains=1), context)
+    assert (record.status, record.variant, record.digest) == ("pruned", "fast", variant("fast").digest)
+    assert record.reason == (
+        "a quick look (suggested by the advisor): 1.25 times the baseline's speed, loses +0.20 points on "
+        "1000 photos; others promised more"
+    )
+    failed = _not_taken(Tried(variant("x"), "", problem="it broke (mend it)"), context)
+    assert (failed.status, failed.reason) == ("failed", "it broke (mend it)")
+    skipped = _not_taken(Tried(variant("x"), "", problem="no GPU", skipped=True), context)
+    assert (skipped.status, skipped.reason) == ("skipped", "no GPU")
+
+
+def test_the_story_says_what_came_of_every_kind_of_attempt() -> None:
+    best, poor = looked("a", 1.5), replace(looked("b", 2.0, losses=100), why="smaller input")
+    broken = Tried(variant("c"), "", problem="it broke")
+    assert story(knowing(best, poor, broken), [best], 90.0) == (
+        "searched for 1.5 minutes: 2 variants looked at, 1 could not be tried, 1 measured in full",
+        "suggested by the advisor: 1 tried; a came to 1.50 times the baseline's speed, loses +0.00 points on 1000 "
+        "photos",
+        "smaller input: 1 tried; b came to 2.00 times the baseline's speed, loses +10.00 points on 1000 photos, "
+        "which is more than the budget allows",
+    )
+
+
+# What is written
+
+
+def comparison_of(winner: Variant, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]) -> Comparison:
+    return compare(run_info(), [trial("baseline"), trial(winner.name, speedup=2.0, digest=winner.digest)])
+
+
+STEP = StaticInt8.model_validate({"use": "static_int8", "calibration": {"images": 20}, "exclude_nodes": ["b", "a"]})
+
+
+@pytest.mark.parametrize(
+    "winner",
+    [
+        variant("plain@160px", export=Export(), preprocess=RecipePreprocess(crop=160)),
+        variant("scaled", preprocess=RecipePreprocess(scale=0.5, interpolation="bicubic")),
+        variant("int8", steps=(Simplify(use="simplify"), STEP), needs=("onnxruntime>=1.0",)),
+        with_step(variant("int8", steps=(STEP,)), "float-1", exclude_nodes=("c",), bias_correction=True),
+        at_size(variant("ov", runtime=Runtime(backend="openvino", precision="bf16")), 96),
+        variant("torchscript", export=Export(exporter="torchscript", opset=17, dynamic_batch=False)),
+    ],
+    ids=lambda winner: winner.name,
+)
+def test_the_recipe_says_all_that_the_winner_is(
+    winner: Variant, tmp_path: Path, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]
+) -> None:
+    path = tmp_path / "recipes" / "tuned-leaf.yaml"
+    write_recipe(winner, path, comparison_of(winner, run_info, trial))
+    (read,) = recipes.load([path])
+    assert (read.name, read.recipe) == ("tuned-leaf", "tuned-leaf")
+    assert read.digest == winner.digest
+    assert read.needs == winner.needs
+    # An ONNX source is held against what was asked for in so many words.
+    assert read.export.model_fields_set == winner.export.model_fields_set
+    assert winner.name in read.description
+    assert path.read_text().splitlines()[0] == (
+        f"{HEADER} from run 20260102-030405: 2.00 times the baseline's speed on Test CPU @ 2.00GHz."
+    )
+
+
+def test_only_its_own_recipes_are_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.yaml"
+    check_ours(path)  # nothing is there
+    path.write_text(f"{HEADER} from run 20260102-030405\nname: tuned\n")
+    check_ours(path)
+    for text in ("name: tuned\n", "", "name: tuned  # Written by `krishi-bench tune`\n"):
+        path.write_text(text)
+        with pytest.raises(WorkbenchError, match="tune did not write it") as refused:
+            check_ours(path)
+        assert refused.value.hint == "choose another --name, or move it away"
+
+
+def test_a_variant_without_preprocessing_of_its_own_states_none(
+    tmp_path: Path, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]
+) -> None:
+    winner = variant("fp32", export=Export())
+    write_recipe(winner, tmp_path / "r.yaml", comparison_of(winner, run_info, trial))
+    assert recipes.load([tmp_path / "r.yaml"])[0].preprocess == UNCHANGED
+    assert "preprocess" not in (tmp_path / "r.yaml").read_text()
