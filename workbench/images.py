@@ -24,7 +24,7 @@ MAX_PIXELS = 50_000_000
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Finite, Finite, Finite]
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # below, photos overflow
 Side = Annotated[int, Field(gt=0, le=4096, strict=True)]  # pixels
 
 

@@ -74,16 +74,8 @@ class Look(BaseModel):
                 return float(self.memory_bytes)
 
     def promise(self, budget: Budget, photos: int) -> float:
-        """The probability that `photos` other photos would certify the drop, as far as this look can tell.
-
-        Their drop differs from the one seen here by what both samples owe to chance; it is certified where it lies
-        1.645 of its standard deviations below the budget. A pseudo-count of one lost and one gained photo keeps a
-        look without any from being sure.
-        """
-        rate = (self.losses + self.gains + 2) / self.images
-        here, there = math.sqrt(rate / self.images), math.sqrt(rate / photos)
-        margin = budget.max_accuracy_drop - NormalDist().inv_cdf(0.95) * there - self.drop.drop
-        return NormalDist().cdf(margin / math.hypot(here, there))
+        """The probability that `photos` other photos would certify the drop (see `promise`)."""
+        return promise(self.drop, budget, photos)
 
     def within(self, budget: Budget, photos: int) -> bool:
         """Does it lose no more than the budget here, and is it likely to be certified on `photos` others?"""
@@ -93,6 +85,19 @@ class Look(BaseModel):
         """Does it lose more than the budget by more than chance could explain?"""
         deviation = math.sqrt(self.losses + self.gains) / self.images
         return self.drop.drop - 2 * deviation > budget.max_accuracy_drop
+
+
+def promise(seen: PairedDrop, budget: Budget, photos: int) -> float:
+    """The probability that `photos` other photos would certify a drop, as far as those seen can tell.
+
+    Their drop differs from the one seen by what both samples owe to chance; it is certified where it lies 1.645
+    of its standard deviations below the budget. A pseudo-count of one lost and one gained photo keeps a sample
+    without any from being sure.
+    """
+    rate = (seen.losses + seen.gains + 2) / seen.total
+    here, there = math.sqrt(rate / seen.total), math.sqrt(rate / photos)
+    margin = budget.max_accuracy_drop - NormalDist().inv_cdf(0.95) * there - seen.drop
+    return NormalDist().cdf(margin / math.hypot(here, there))
 
 
 @dataclass(slots=True)

@@ -60,9 +60,9 @@ def describe(path: Path) -> OnnxFacts:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
-            f"{path} has {_counted('input', inputs)} and {_counted('output', outputs)}: a classifier takes photos "
-            "alone and gives logits alone",
-            hint="cut it down: `onnx.utils.extract_model(path, shorter_path, [image_input], [logits_output])`",
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs ({_names(inputs)}; "
+            f"{_names(outputs)}): a classifier takes photos alone and gives logits alone",
+            hint="cut it down: `onnx.utils.extract_model(path, shorter, [image_input], [logits_output])`",
         )
     pixels = inputs[0].type == "tensor(uint8)"
     for value in outputs if pixels else [*inputs, *outputs]:
@@ -79,9 +79,8 @@ def describe(path: Path) -> OnnxFacts:
     return replace(facts, classes=classes)
 
 
-def _counted(what: str, values: list[Any]) -> str:
-    names = ", ".join(value.name for value in values)
-    return f"1 {what}" if len(values) == 1 else f"{len(values)} {what}s ({names})"
+def _names(values: list[Any]) -> str:
+    return ", ".join(value.name for value in values)
 
 
 def artifact_info(path: Path) -> ArtifactInfo:
@@ -151,9 +150,9 @@ def open_cpu(path: Path) -> "onnxruntime.InferenceSession":
 
 
 def logits_of(path: Path, facts: OnnxFacts, samples: Batch) -> "NDArray[np.float32]":
-    """(n, classes) logits of n samples, in the form the file takes, of the graph as written; a fixed batch is filled up.
+    """(n, classes) logits of n samples, in the form the file takes, of the graph as written.
 
-    Raises WorkbenchError where onnxruntime cannot run the file.
+    A fixed batch is filled up. Raises WorkbenchError where onnxruntime cannot run the file.
     """
     import numpy as np
 

@@ -138,7 +138,10 @@ def begin(
     report(context.stage)
     result = checked(context, baseline)
     if result.status != "ok":
-        raise WorkbenchError(f"the baseline cannot be measured: {result.reason}")
+        raise WorkbenchError(
+            f"the baseline cannot be measured: {result.reason}",
+            hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
+        )
     context.baseline_memory_bytes = result.peak_memory_bytes
     return context, result
 

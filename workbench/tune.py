@@ -16,11 +16,11 @@ from workbench.advise import Advice, advised
 from workbench.backends import Runtime
 from workbench.build import LAYER_SECONDS
 from workbench.checking import Built, Context, build_variant, not_here
-from workbench.compare import Comparison, compare
+from workbench.compare import Comparison, compare, paired_drop
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.files import write_atomic
 from workbench.isolate import ChildError, call
-from workbench.look import Look, Looker, described, problem
+from workbench.look import LIKELY, Look, Looker, described, problem, promise
 from workbench.measure.latency import Plan
 from workbench.prepare import overridden, prepare
 from workbench.progress import Progress, Report
@@ -218,6 +218,7 @@ def tune(
         report(context.stage)
         result = pipeline.checked(context, tried.variant)
         passed += [result] if result.status == "ok" else []
+    passed = [baseline, *certifiable(found, passed[1:])]
     names = {tried.variant.name for tried in finalists}
     for tried in found.tried.values():
         if tried.variant.name not in names:
@@ -241,11 +242,10 @@ def tune(
 def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], list[Move]]:
     """What the advisor suggests, and what it advises against; most promising first. Smaller inputs alone are
     left out: a scan finds them."""
-    promise = {item.variant: item.high or 0.0 for item in advice.items}
+    expected = {item.variant: item.high or 0.0 for item in advice.items}
     fair = sorted(
         (variant for variant in _comparable(variants) if not _resized(variant)),
-        key=lambda variant: promise[variant.name],
-        reverse=True,
+        key=lambda variant: (-expected[variant.name], len(variant.steps)),  # what is quick to build first
     )
     worth = {variant.name for variant in advised(advice, variants)}
     return (
@@ -408,6 +408,27 @@ def chosen(found: Search) -> list[Tried]:
     return [*fitting, *doubtful[:2]]
 
 
+def certifiable(found: Search, checked: Sequence[TrialResult]) -> list[TrialResult]:
+    """Of the finalists, those that are likely to be certified, now that all photos that choose were seen; all of
+    them where none is.
+
+    Whoever is chosen for speed alone is often refused by the photos that chose nothing, and a search that ends so
+    has found nothing.
+    """
+    budget = found.context.prepared.workspace.budget
+
+    def likely(result: TrialResult) -> bool:
+        drop = paired_drop(result)
+        return drop is not None and promise(drop, budget, found.photos) >= LIKELY
+
+    sure = [result for result in checked if likely(result)]
+    for result in checked if sure else ():
+        if result not in sure:
+            reason = "it keeps the budget on these photos, but is unlikely to be certified on others"
+            found.context.folder.append(result.model_copy(update={"status": "pruned", "reason": reason}))
+    return sure or list(checked)
+
+
 def _not_taken(tried: Tried, context: Context) -> TrialResult:
     """The record of a candidate that a look was enough for."""
     variant = tried.variant
@@ -440,7 +461,10 @@ def story(found: Search, finalists: Sequence[Tried], seconds: float) -> tuple[st
         fitting = found.best(group)
         best = fitting[0] if fitting else min(group, key=found.cost)
         assert best.look is not None
-        verdict = "" if fitting else ", which is more than the budget allows"
+        verdict = ""
+        if not fitting:
+            lost = found.hopeless(best)
+            verdict = ", more than the budget allows" if lost else ", too uncertain to be certified"
         lines.append(
             f"{why}: {len(group)} tried; {best.variant.name} came to {described(best.look)}{verdict}"
         )

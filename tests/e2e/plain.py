@@ -1,4 +1,4 @@
-"""A classifier as an ONNX file, written node by node: no torch, so that a workspace over it is ready in a second.
+"""A classifier as an ONNX file, written node by node: no torch, so it is ready in a second.
 
 Three convolutions with random weights; only the last layer is fitted, by least squares.
 """
@@ -96,7 +96,9 @@ def fitted(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 def photos(folder: Path) -> tuple[NDArray[np.float32], list[int]]:
     """All photos below class folders as a batch, and their labels."""
-    found = [(path, label) for label, name in enumerate(CLASS_NAMES) for path in sorted((folder / name).iterdir())]
+    found = [
+        (path, label) for label, name in enumerate(CLASS_NAMES) for path in sorted((folder / name).iterdir())
+    ]
     pixels = np.stack([np.asarray(Image.open(path).resize((SIDE, SIDE))) for path, _ in found])
     batch = ((pixels / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
     return batch.astype(np.float32), [label for _, label in found]
@@ -111,7 +113,10 @@ def write_workspace(
     preprocess: dict[str, Any] = PREPROCESS,
     **changed: Any,
 ) -> Path:
-    """`krishi.yaml` over a model and the photos of `source/data`. changed: `calibration`, `validation`, `budget`."""
+    """`krishi.yaml` over a model and the photos of `source/data`.
+
+    changed: `calibration`, `validation`, `budget`.
+    """
     root.mkdir(parents=True, exist_ok=True)
     checkpoint = model
     if isinstance(model, onnx.ModelProto):

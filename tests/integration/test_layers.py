@@ -38,8 +38,8 @@ def samples(photos: Images) -> NDArray[np.float32]:
 
 
 def ruined(model: Any, layer: str) -> Any:
-    """In a channel that puts out nothing, a weight so large that, with one scale for all channels, the weights
-    of the others round to zero."""
+    """In a channel that puts out nothing, a weight so large that, with one scale for all channels, the
+    weights of the others round to zero."""
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor).copy()
         if tensor.name == f"{layer}.weight":
@@ -112,18 +112,24 @@ def test_a_layer_left_in_float_is_not_among_them(
     assert [layer.name for layer in found] == ["conv0", "conv2", "head"]
 
 
-def test_a_graph_against_itself_has_no_layer_in_int8(pair: tuple[Path, Path], samples: NDArray[np.float32]) -> None:
+def test_a_graph_against_itself_has_no_layer_in_int8(
+    pair: tuple[Path, Path], samples: NDArray[np.float32]
+) -> None:
     floats, _ = pair
     assert layers(floats, floats, samples, SECONDS) == []
 
 
-def test_switching_nothing_on_changes_no_answer(pair: tuple[Path, Path], samples: NDArray[np.float32]) -> None:
+def test_switching_nothing_on_changes_no_answer(
+    pair: tuple[Path, Path], samples: NDArray[np.float32]
+) -> None:
     source = onnx.load(pair[0])
     graph = _switched(source, onnx.load(pair[1]))
     assert sorted(graph.switches) == sorted(WEIGHTED)
 
     def logits(switches: dict[str, Any], **feeds: Any) -> NDArray[np.float32]:
-        made = onnxruntime.InferenceSession(graph.model.SerializeToString(), providers=["CPUExecutionProvider"])
+        made = onnxruntime.InferenceSession(
+            graph.model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         answer: NDArray[np.float32] = made.run(None, {"image": samples, **switches, **feeds})[0]
         return answer
 

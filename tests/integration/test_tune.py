@@ -83,9 +83,7 @@ def test_a_smaller_input_wins_where_the_network_does_not_need_more(tuned: Tuned,
     assert tuned.recipe == bench.root / "recipes" / "tuned-plain.yaml"
 
 
-def test_the_run_reads_like_any_other(
-    tuned: Tuned, bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_run_reads_like_any_other(tuned: Tuned, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     folder = find_run(bench.root / "results", tuned.comparison.info.run_id)
     again = compare(folder.info(), folder.trials())
     assert again == tuned.comparison
@@ -154,7 +152,9 @@ def test_a_second_search_takes_up_where_the_first_ended(tuned: Tuned, bench: Ben
 def test_nothing_that_beats_the_baseline_is_said_and_no_recipe_is_written(
     bench: Bench, tuned: Tuned, tmp_path: Path
 ) -> None:
-    model = fitted(network(height=SIDE, across=SIDE), bench.root / "data" / "calibration")  # no smaller inputs
+    model = fitted(
+        network(height=SIDE, across=SIDE), bench.root / "data" / "calibration"
+    )  # no smaller inputs
     write_workspace(tmp_path, model, source=bench.root, budget={"max_accuracy_drop": 0.5})
     other = Bench(tmp_path, bench.cache)
     found = searched(other, written(tmp_path / "start", SLOW, WRONG), 20)
@@ -178,7 +178,15 @@ def test_nothing_that_beats_the_baseline_is_said_and_no_recipe_is_written(
 def test_a_budget_too_small_to_try_anything_is_refused_with_a_better_one(
     bench: Bench, tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["tune", str(bench.root / "start"), "--workspace", str(bench.root), "--budget", "1s", "--quiet"]
+    arguments = [
+        "tune",
+        str(bench.root / "start"),
+        "--workspace",
+        str(bench.root),
+        "--budget",
+        "1s",
+        "--quiet",
+    ]
     assert main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 pytest.importorskip("onnx", reason="the network is written as ONNX")
 pytest.importorskip("onnxruntime", reason="looks are taken at its sessions")
 
-from tests.e2e.plain import prepare_folder  # noqa: E402
-from workbench import pipeline  # noqa: E402
-from workbench.checking import Context  # noqa: E402
-from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.look import Look, Looker, described, problem  # noqa: E402
-from workbench.prepare import prepare  # noqa: E402
-from workbench.recipe import BASELINE, Variant  # noqa: E402
-from workbench.results import Budget, RunFolder  # noqa: E402
-from workbench.workspace import load  # noqa: E402
+from tests.e2e.plain import prepare_folder
+from workbench import pipeline
+from workbench.checking import Context
+from workbench.errors import WorkbenchError
+from workbench.look import Look, Looker, described, problem
+from workbench.prepare import prepare
+from workbench.recipe import BASELINE, Variant
+from workbench.results import Budget, RunFolder
+from workbench.workspace import load
 
 POINT = Budget(max_accuracy_drop=0.01)
 

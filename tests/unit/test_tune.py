@@ -19,7 +19,7 @@ from workbench.export import Export
 from workbench.images import Preprocess
 from workbench.look import Look, Looker
 from workbench.measure.parts import Parts
-from workbench.recipe import UNCHANGED, RecipePreprocess, Variant
+from workbench.recipe import BASELINE, UNCHANGED, RecipePreprocess, Variant
 from workbench.results import Budget, RunInfo, TrialResult
 from workbench.search import Move, at_size, with_step
 from workbench.steps.int8 import StaticInt8
@@ -71,6 +71,7 @@ def knowing(*tried: Tried, budget: Budget | None = None, seconds: float = 1000.0
         prepared=SimpleNamespace(workspace=SimpleNamespace(budget=budget or Budget())),
         job=SimpleNamespace(contract=CONTRACT),
         baseline_variant=variant("baseline"),
+        built={BASELINE: SimpleNamespace(artifact=SimpleNamespace(info=SimpleNamespace(total_bytes=10**6)))},
         contracts={},
         report=lambda _: None,
     )
@@ -97,7 +98,9 @@ def test_what_is_slower_than_the_baseline_is_not_checked() -> None:
 
 
 def test_a_faster_one_that_may_fit_after_all_is_checked_too() -> None:
-    found = knowing(looked("sure", 1.5), looked("doubtful", 2.0, losses=12, gains=1), looked("lost", 3.0, losses=400))
+    found = knowing(
+        looked("sure", 1.5), looked("doubtful", 2.0, losses=12, gains=1), looked("lost", 3.0, losses=400)
+    )
     assert names(chosen(found)) == ["sure", "doubtful"]
 
 
@@ -151,11 +154,13 @@ class Photographer:
     edge: int
     taken: list[str]
 
-    def __call__(self, search: Search, move: Move) -> Tried:
+    def __call__(self, move: Move) -> Tried:
         self.taken.append(move.variant.name)
         crop = move.variant.preprocess.crop or 224
         return replace(
-            looked("x", 224 / crop, losses=0 if crop >= self.edge else 300), variant=move.variant, why=move.why
+            looked("x", 224 / crop, losses=0 if crop >= self.edge else 300),
+            variant=move.variant,
+            why=move.why,
         )
 
 
@@ -163,7 +168,7 @@ class Photographer:
 def looking(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
     def install(edge: int) -> list[str]:
         photographer = Photographer(edge, [])
-        monkeypatch.setattr(Search, "_looked", lambda search, move: photographer(search, move))
+        monkeypatch.setattr(Search, "_looked", lambda _, move: photographer(move))
         return photographer.taken
 
     return install
@@ -226,21 +231,25 @@ def test_the_story_says_what_came_of_every_kind_of_attempt() -> None:
     broken = Tried(variant("c"), "", problem="it broke")
     assert story(knowing(best, poor, broken), [best], 90.0) == (
         "searched for 1.5 minutes: 2 variants looked at, 1 could not be tried, 1 measured in full",
-        "suggested by the advisor: 1 tried; a came to 1.50 times the baseline's speed, loses +0.00 points on 1000 "
-        "photos",
-        "smaller input: 1 tried; b came to 2.00 times the baseline's speed, loses +10.00 points on 1000 photos, "
-        "which is more than the budget allows",
+        "suggested by the advisor: 1 tried; a came to 1.50 times the baseline's speed, loses +0.00 points on "
+        "1000 photos",
+        "smaller input: 1 tried; b came to 2.00 times the baseline's speed, loses +10.00 points on 1000 "
+        "photos, which is more than the budget allows",
     )
 
 
 # What is written
 
 
-def comparison_of(winner: Variant, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]) -> Comparison:
+def comparison_of(
+    winner: Variant, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]
+) -> Comparison:
     return compare(run_info(), [trial("baseline"), trial(winner.name, speedup=2.0, digest=winner.digest)])
 
 
-STEP = StaticInt8.model_validate({"use": "static_int8", "calibration": {"images": 20}, "exclude_nodes": ["b", "a"]})
+STEP = StaticInt8.model_validate(
+    {"use": "static_int8", "calibration": {"images": 20}, "exclude_nodes": ["b", "a"]}
+)
 
 
 @pytest.mark.parametrize(

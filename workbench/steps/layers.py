@@ -1,4 +1,4 @@
-"""What each layer of a static INT8 graph costs and buys: the error it alone brings, the time it alone saves."""
+"""What each layer of a static INT8 graph costs and buys: the error it alone brings, the time it saves."""
 
 import json
 import re
@@ -45,8 +45,8 @@ class Layer:
 def layers(prepared: Path, quantized: Path, photos: "NDArray[np.float32]", seconds: float) -> list[Layer]:
     """Every layer of `quantized`, in graph order.
 
-    prepared: the float graph that was quantised, its nodes named alike. photos: (n, C, H, W), as many of them as
-    fit in `seconds` are used, at least two. Both graphs run in onnxruntime on one thread.
+    prepared: the float graph that was quantised, its nodes named alike. photos: (n, C, H, W), as many of them
+    as fit in `seconds` are used, at least two. Both graphs run in onnxruntime on one thread.
     """
     float_times, int8_times = node_times(prepared, photos[:1]), node_times(quantized, photos[:1])
     source = load(prepared)
@@ -69,8 +69,8 @@ def layers(prepared: Path, quantized: Path, photos: "NDArray[np.float32]", secon
 def node_times(path: Path, photo: "NDArray[np.float32]") -> dict[str, float]:
     """Nanoseconds of each node, the median of some calls, from onnxruntime's own profile.
 
-    Names as in the file, as far as onnxruntime keeps them: it appends `_token_N` to what it rewrites, and calls
-    a convolution in its own layout by its output, `<output>_nchwc`, which is returned as `<output>`.
+    Names as in the file, as far as onnxruntime keeps them: it appends `_token_N` to what it rewrites, and
+    calls a convolution in its own layout by its output, `<output>_nchwc`, which is returned as `<output>`.
     """
     import onnxruntime
 
@@ -120,7 +120,6 @@ def errors_of(
     between itself and its quantised self, and its weights can be fed.
     """
     import numpy as np
-    import onnx
     import onnxruntime
 
     graph = _switched(source, quantized)
@@ -158,7 +157,7 @@ def errors_of(
 class _Switched:
     """model: takes, beside the image, one boolean per layer and any layer's weights.
 
-    switches: the input that quantises a layer's activations, by layer. weights: its quantised weights, as feeds.
+    switches: the input that quantises a layer's activations, by layer. weights: its quantised ones, as feeds.
     """
 
     model: "onnx.ModelProto"
@@ -232,7 +231,7 @@ def _dequantized(
     stored: "Mapping[str, onnx.TensorProto]",
     weight: str,
 ) -> "dict[str, NDArray[Any]]":
-    """A layer's weights after quantisation, in float32; empty where the quantised graph keeps them in float."""
+    """A layer's weights after quantisation, in float32; empty where the quantised graph has them in float."""
     import numpy as np
     from onnx.numpy_helper import to_array
 
