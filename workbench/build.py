@@ -16,7 +16,7 @@ from workbench.cache import ArtifactCache
 from workbench.checkpoint import ModelSource, load_model
 from workbench.dataset import Images
 from workbench.errors import Unsuited, WorkbenchError
-from workbench.export import Export, adopt_onnx, export_onnx, export_torch, torch_artifact_info, torch_logits
+from workbench.export import adopt_onnx, export_onnx, export_torch, torch_artifact_info, torch_logits
 from workbench.files import digest_of, sha256_bytes, write_atomic
 from workbench.images import Preprocess, batch_of, normalize
 from workbench.network import NetworkFacts, facts_of
@@ -125,7 +125,8 @@ def _exported_as(variant: Variant) -> str:
         return "onnx"
     if not runtime.compile:
         return "torch"
-    return f"torch, compiled for {runtime.precision or 'f32'}, batch {runtime.batch}, {runtime.intra_threads} threads"
+    what = f"{runtime.precision or 'f32'}, batch {runtime.batch}, {runtime.intra_threads} threads"
+    return f"torch, compiled for {what}"
 
 
 def _export_key(job: Job, variant: Variant) -> str:

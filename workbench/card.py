@@ -103,8 +103,8 @@ def _limits(draft: Draft) -> list[str]:
         lines.append(f"- Its INT8 arithmetic is exact on {', '.join(saturation.validated)}.")
         if saturation.layers_at_risk:
             lines.append(
-                f"- Without VNNI, x86 saturates in {len(saturation.layers_at_risk)} of its layers and changes logits "
-                f"by up to {saturation.logit_error:.1%}: build it with `reduce_range` for such processors."
+                f"- Without VNNI, x86 saturates in {len(saturation.layers_at_risk)} of its layers, and "
+                f"logits change by up to {saturation.logit_error:.1%}: build it with `reduce_range`."
             )
     if (audit := draft.measured.audit) is not None:
         lines.append(f"- What ran when it was measured: {audit.verdict}.")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from workbench import build
 from workbench.artifact import Artifact, ArtifactInfo
 from workbench.backends import BACKENDS, Runtime
@@ -25,8 +27,6 @@ from workbench.progress import Progress, Report
 from workbench.recipe import BASELINE, Variant
 from workbench.results import Accuracy, RunFolder, TrialResult
 from workbench.saturation import Saturation
-
-from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     import numpy as np

@@ -142,8 +142,8 @@ def tune(options: argparse.Namespace) -> int:
     from workbench import pipeline, recipe
     from workbench.measure.latency import Plan
     from workbench.terminal import ProgressLine
-    from workbench.tune import recipe_path
     from workbench.tune import tune as search
+    from workbench.tuned_recipe import recipe_path
 
     workspace = _workspace(options)
     settings = pipeline.Options(

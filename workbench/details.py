@@ -44,10 +44,10 @@ class Details:
         if saturation is not None:
             lines.append(f"  INT8 arithmetic is exact on {', '.join(saturation.validated)}")
             if saturation.layers_at_risk:
+                changed = f"{saturation.top1_changed} of {saturation.photos} photos change their class"
                 lines.append(
-                    f"  elsewhere sums saturate in {len(saturation.layers_at_risk)} layers: logits change by up to "
-                    f"{100 * saturation.logit_error:.1f} %, and {saturation.top1_changed} of {saturation.photos} "
-                    "photos their class"
+                    f"  elsewhere sums saturate in {len(saturation.layers_at_risk)} layers: logits move by "
+                    f"up to {100 * saturation.logit_error:.1f} %, {changed}"
                 )
         return lines
 

@@ -91,7 +91,8 @@ NOTES: dict[str, Note] = {
     "static_int8.activation=int8": Note(
         "activations from -128 to 127 around zero",
         "ARM and TensorRT",
-        "x86, where onnxruntime turns them into uint8 and they saturate alike without VNNI; with VNNI 1.3 and 1.5 times, where uint8 gives 2.1 and 3.4; half the levels after a ReLU",
+        "x86, where onnxruntime turns them into uint8 and they saturate alike without VNNI; with VNNI "
+        "1.3 and 1.5 times, where uint8 gives 2.1 and 3.4; half the levels after a ReLU",
         f"{ORT_QUANTIZATION}; {MEASURED}",
     ),
     "static_int8.format=qoperator": Note(

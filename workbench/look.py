@@ -90,9 +90,9 @@ class Look(BaseModel):
 def promise(seen: PairedDrop, budget: Budget, photos: int) -> float:
     """The probability that `photos` other photos would certify a drop, as far as those seen can tell.
 
-    Their drop differs from the one seen by what both samples owe to chance; it is certified where it lies 1.645
-    of its standard deviations below the budget. A pseudo-count of one lost and one gained photo keeps a sample
-    without any from being sure.
+    Their drop differs from the one seen by what both samples owe to chance; it is certified where it lies
+    1.645 of its standard deviations below the budget. A pseudo-count of one lost and one gained photo keeps a
+    sample without any from being sure.
     """
     rate = (seen.losses + seen.gains + 2) / seen.total
     here, there = math.sqrt(rate / seen.total), math.sqrt(rate / photos)
@@ -102,7 +102,7 @@ def promise(seen: PairedDrop, budget: Budget, photos: int) -> float:
 
 @dataclass(slots=True)
 class Looker:
-    """Takes looks, beside a baseline that stays open. Looks are remembered, so that a search can be resumed."""
+    """Takes looks, beside a baseline that stays open. They are remembered: a search can be resumed."""
 
     context: Context
     _baseline: Worker | None = None

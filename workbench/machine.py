@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 from workbench.files import digest_of
 
-
 # x86: vector widths, 8-bit dot products, bf16 arithmetic; ARM: 8-bit dot and matrix products, fp16, bf16.
 FEATURES = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
@@ -37,7 +36,7 @@ class Machine(BaseModel):
 
     @property
     def processor(self) -> str:
-        """What a file made for this processor is bound to. Virtual machines hide the model, not the features."""
+        """What a file made for this processor is bound to. Virtual machines hide the model alone."""
         return f"{self.cpu} ({' '.join(self.features) or self.architecture})"
 
     @property
@@ -91,7 +90,7 @@ def _cpu_model() -> str:
 
 
 def _features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Those of FEATURES that every processor has, by the names Linux gives them; none where it does not tell."""
+    """Those of FEATURES that every processor has; none where the system does not tell."""
     if not cpuinfo.exists():
         return ()
     lines = [line.partition(":") for line in cpuinfo.read_text(errors="replace").splitlines()]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from workbench import machine
-from workbench.backends.packages import versions
 from workbench.advise import Advice, advise, advised, hindsight
+from workbench.backends.packages import versions
 from workbench.checking import Context, build_baseline, check, empty_worker, not_here, reference_logits
 from workbench.compare import Comparison, compare
 from workbench.dataset import copies
@@ -220,8 +220,7 @@ def _save_photos(context: Context) -> None:
 
 
 def _save_golden(context: Context, variant: str) -> None:
-    """A few photos as this variant's preprocessing cuts them, evenly spread over the classes, that a bundle is
-    checked with."""
+    """A few photos as this variant's preprocessing cuts them, to check a bundle with."""
     import numpy as np
 
     photos = context.job_of(variant).photos

@@ -106,7 +106,7 @@ class Recipe(BaseModel):
             )
         if backend == "openvino" and "nncf_int8" in uses[:-1]:
             raise yamlfile.Problem(
-                f"step `{uses[-1]}` comes after `nncf_int8`, whose result on openvino is no ONNX file any more",
+                f"step `{uses[-1]}` comes after `nncf_int8`, whose result on openvino is no ONNX file",
                 hint="move `nncf_int8` to the end",
                 at=("steps", len(uses) - 1),
             )

@@ -116,7 +116,7 @@ def _repairs(variant: Variant, step: StaticInt8) -> Iterator[Move]:
 def mixed(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
     """Mixed precision from what each layer costs and buys, boldest first.
 
-    Leaving a layer in float undoes its error and gives its time back. Layers that buy nothing in INT8 go first;
+    Leaving a layer in float undoes its error and gives its time back. Layers that buy nothing go first;
     of the others, those with the most error for the time they buy (a greedy knapsack).
     """
     if static_step(variant) is not None and layers:

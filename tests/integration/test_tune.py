@@ -20,7 +20,8 @@ from workbench.measure.latency import Plan  # noqa: E402
 from workbench.pipeline import Options, run_workspace  # noqa: E402
 from workbench.recipe import BASELINE, Variant  # noqa: E402
 from workbench.results import TrialResult, find_run  # noqa: E402
-from workbench.tune import HEADER, Tuned, recipe_path, tune  # noqa: E402
+from workbench.tune import Tuned, tune  # noqa: E402
+from workbench.tuned_recipe import HEADER, recipe_path  # noqa: E402
 from workbench.workspace import load  # noqa: E402
 
 INT8 = "{name: int8, steps: [{use: static_int8, calibration: {images: 400}}]}"

@@ -29,11 +29,12 @@ FILES = sorted(
 LAYERS = (
     "errors progress images files isolate semver yamlfile artifact dataset machine cache audit macs",
     "backends checkpoint weights factory onnx_info exporters export steps results measure sample workspace "
-    "recipe stated program transformers_folder transformers_processor timm_network bytesums bytewise saturation "
-    "needs network explanations",
-    "build prepare compare bundle manifest aliases card numbering registry promote details expectations advise "
-    "explain",
-    "checking timing look search tune pipeline report history publish export_command init doctor",
+    "recipe stated program transformers_folder transformers_processor timm_network bytesums bytewise "
+    "saturation needs network explanations",
+    "build prepare compare bundle manifest aliases card numbering registry promote details "
+    "expectations advise explain",
+    "checking timing look search explore tuned_recipe tune "
+    "pipeline report history publish export_command init doctor",
     "terminal cli",
 )
 

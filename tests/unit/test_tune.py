@@ -15,6 +15,7 @@ from workbench.backends import Runtime
 from workbench.checking import Context
 from workbench.compare import Comparison, compare
 from workbench.errors import WorkbenchError
+from workbench.explore import FINALISTS, Search, Tried, _families, chosen, explore, scan_sizes
 from workbench.export import Export
 from workbench.images import Preprocess
 from workbench.look import Look, Looker
@@ -24,21 +25,8 @@ from workbench.results import Budget, RunInfo, TrialResult
 from workbench.search import Move, at_size, with_step
 from workbench.steps.int8 import StaticInt8
 from workbench.steps.simplify import Simplify
-from workbench.tune import (
-    FINALISTS,
-    HEADER,
-    Search,
-    Tried,
-    _comparable,
-    _families,
-    _not_taken,
-    check_ours,
-    chosen,
-    explore,
-    scan_sizes,
-    story,
-    write_recipe,
-)
+from workbench.tune import _comparable, _not_taken, story
+from workbench.tuned_recipe import HEADER, check_ours, write_recipe
 
 CONTRACT = Preprocess(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 PHOTOS = 2000
@@ -234,7 +222,7 @@ def test_the_story_says_what_came_of_every_kind_of_attempt() -> None:
         "suggested by the advisor: 1 tried; a came to 1.50 times the baseline's speed, loses +0.00 points on "
         "1000 photos",
         "smaller input: 1 tried; b came to 2.00 times the baseline's speed, loses +10.00 points on 1000 "
-        "photos, which is more than the budget allows",
+        "photos, more than the budget allows",
     )
 
 

@@ -122,7 +122,8 @@ def hold(
 ) -> Iterator[Callable[[Request], object]]:
     """In the child: open the session and answer requests about it.
 
-    images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started this process; the clock is the machine's.
+    images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started
+    this process; the clock is the machine's.
     """
     backend = BACKENDS[runtime.backend]
     # Imports the runtime, so that load_s below is the model's alone.

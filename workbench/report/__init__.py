@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal, assert_never
 
 from workbench.compare import Comparison
-from workbench.report.cells import Columns
 from workbench.report import csv, html, json, markdown, table
+from workbench.report.cells import Columns
 
 __all__ = ["Columns", "Format", "render"]
 

@@ -77,9 +77,9 @@ def check(
     """Open a step's result in onnxruntime on the CPU and hold it against what went in.
 
     samples: photos as the source takes them; noise by default. contract: of a step that folds it.
-    Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes changed,
-    where logits are not finite; for the steps in EXACT, where precision or logits changed; for `fp16`, where
-    an activation does not fit.
+    Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes
+    changed, where logits are not finite; for the steps in EXACT, where precision or logits changed; for
+    `fp16`, where an activation does not fit.
     """
     before = describe(source)
     batch = noise(before) if samples is None else samples

@@ -1,0 +1,280 @@
+"""A search through recipe space: candidates get a quick look each, where it pays most first."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from workbench import search
+from workbench.build import LAYER_SECONDS
+from workbench.checking import Built, Context, build_variant, not_here
+from workbench.errors import Unsuited, WorkbenchError
+from workbench.isolate import ChildError, call
+from workbench.look import Look, Looker, described, problem
+from workbench.prepare import overridden
+from workbench.progress import Progress
+from workbench.recipe import BASELINE, Variant
+from workbench.search import Move
+from workbench.steps.layers import Layer
+
+SEEDS_SHARE = 0.45  # of the search, at most, for what the advisor suggests
+FINALISTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A candidate and what came of it: a look, or why there is none."""
+
+    variant: Variant
+    why: str
+    look: Look | None = None
+    problem: str | None = None
+    skipped: bool = False
+
+
+@dataclass(slots=True)
+class Search:
+    """What a search knows so far. until: time.monotonic() when no new candidate is begun."""
+
+    context: Context
+    looker: Looker
+    until: float
+    tried: dict[str, Tried] = field(default_factory=dict)
+
+    @property
+    def left_s(self) -> float:
+        return self.until - time.monotonic()
+
+    @property
+    def photos(self) -> int:
+        """How many photos the smaller part has that a winner must hold on."""
+        parts = self.context.parts
+        return min(len(parts.selection), len(parts.certification) or len(parts.selection))
+
+    def cost(self, tried: Tried) -> float:
+        """What the objective minimises, as a multiple of the baseline's."""
+        assert tried.look is not None
+        return tried.look.cost(self.context.prepared.workspace.budget) / self._unit()
+
+    def _unit(self) -> float:
+        context = self.context
+        match context.prepared.workspace.budget.objective:
+            case "latency":
+                return 1.0  # looks compare times with the baseline's anyway
+            case "size":
+                return float(context.built[BASELINE].artifact.info.total_bytes)
+            case "memory":
+                assert context.empty_worker is not None
+                return float((context.baseline_memory_bytes or 0) + context.empty_worker.peak_bytes)
+
+    def within(self, tried: Tried) -> bool:
+        return tried.look is not None and tried.look.within(
+            self.context.prepared.workspace.budget, self.photos
+        )
+
+    def hopeless(self, tried: Tried) -> bool:
+        return tried.look is None or tried.look.hopeless(self.context.prepared.workspace.budget)
+
+    def best(self, among: Iterable[Tried] | None = None) -> list[Tried]:
+        """Those that seem to meet the accuracy budget, cheapest first."""
+        pool = self.tried.values() if among is None else among
+        return sorted((tried for tried in pool if self.within(tried)), key=self.cost)
+
+    def take(self, move: Move, until: float | None = None) -> Tried | None:
+        """Build the move's variant and look at it; None where time is up. A variant is looked at once."""
+        variant = move.variant
+        if (before := self.tried.get(variant.digest)) is not None:
+            return before
+        left = min(self.left_s, (until or self.until) - time.monotonic())
+        if left <= 0:
+            return None
+        self._tell(move, left)
+        tried = self._looked(move)
+        self.tried[variant.digest] = tried
+        return tried
+
+    def _tell(self, move: Move, left: float) -> None:
+        best = self.best()
+        so_far = (
+            f"; best so far {best[0].variant.name}, {described(best[0].look)}"
+            if best and best[0].look
+            else ""
+        )
+        what = f"{move.variant.name} ({move.why}), {left:.0f} s left{so_far}"
+        self.context.stage = Progress("searching", len(self.tried), 0, what)
+        self.context.report(self.context.stage)
+
+    def _looked(self, move: Move) -> Tried:
+        variant = move.variant
+        if (reason := not_here(self.context, variant)) is not None:
+            return Tried(variant, move.why, problem=reason, skipped=True)
+        self.context.runtimes[variant.name] = variant.runtime
+        try:
+            built = self.build(variant)
+            return Tried(variant, move.why, self.looker.look(variant, built))
+        except WorkbenchError as error:
+            late = self.left_s <= 0
+            reason = "the time to search ended while it was built" if late else problem(error)
+            return Tried(variant, move.why, problem=reason, skipped=late or isinstance(error, Unsuited))
+
+    def tell_untried(self, moves: Iterable[Move]) -> None:
+        """Record those that time did not suffice for: what was given by name must not vanish."""
+        for move in moves:
+            if move.variant.digest not in self.tried:
+                reason = not_here(self.context, move.variant) or "the time to search ended before its turn"
+                self.tried[move.variant.digest] = Tried(move.variant, move.why, problem=reason, skipped=True)
+
+    def build(self, variant: Variant) -> Built:
+        """Raises WorkbenchError, also where it takes longer than the search has time."""
+        context = self.context
+        own = context.job.contract
+        if (contract := overridden(own, variant.preprocess)) != own:
+            context.contracts[variant.name] = contract
+        if variant.name not in context.built:
+            timeout_s = min(context.build_timeout_s, max(20.0, self.left_s))
+            built = build_variant(context, variant, context.folder.log(variant.name), timeout_s)
+            context.built[variant.name] = built
+        return context.built[variant.name]
+
+
+def explore(found: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> None:
+    """Look at candidates until time is up or nothing is left to try.
+
+    doubted: tried last, because the advisor may be wrong.
+    """
+    viable = scan_sizes(found, _plain(found))
+    seeds_until = time.monotonic() + SEEDS_SHARE * found.left_s
+    for move in seeds:
+        found.take(move, seeds_until)
+    families = _families(found)
+    for crop in viable:
+        for family in families:
+            found.take(Move(search.at_size(family, crop), "smaller input and other arithmetic together"))
+    mixed: set[str] = set()
+    for moves in ((), doubted):
+        for move in moves:
+            found.take(move)
+        for best in _best_quantized(found):
+            if best.digest not in mixed:
+                mixed.add(best.digest)
+                mix(found, best)
+
+
+def _plain(found: Search) -> Variant:
+    """The baseline under another name: what smaller inputs are tried with first."""
+    plain = found.context.baseline_variant
+    assert plain is not None
+    return replace(plain, name="plain", recipe="plain")
+
+
+def scan_sizes(found: Search, plain: Variant) -> list[int]:
+    """The crops at which `plain` seems to keep its accuracy, smallest first, two at most.
+
+    A coarse scan downwards, then the sizes next to its edge.
+    """
+    crops = search.sizes(found.context.job.contract.crop)
+    seen: dict[int, Tried] = {}
+
+    def at(crop: int) -> Tried | None:
+        tried = found.take(Move(search.at_size(plain, crop), "smaller input"))
+        if tried is not None:
+            seen[crop] = tried
+        return tried
+
+    for crop in search.coarse(crops):
+        tried = at(crop)
+        if tried is None or tried.problem is not None or found.hopeless(tried):
+            break
+    good = [crop for crop, tried in seen.items() if found.within(tried)]
+    edge = min(good, default=found.context.job.contract.crop)
+    beside = [crop for crop in crops if crop not in seen and crop < edge][:1]
+    beside += [crop for crop in crops if crop not in seen and crop > edge][-1:]
+    for crop in beside if any(tried.look for tried in seen.values()) else []:
+        at(crop)
+    return sorted(crop for crop, tried in seen.items() if found.within(tried))[:2]
+
+
+def _families(found: Search) -> list[Variant]:
+    """The fastest variant of each recipe that seems to keep its accuracy or nearly does, fastest first."""
+    best: dict[str, Tried] = {}
+    for tried in found.tried.values():
+        if tried.look is None or found.hopeless(tried) or resized(tried.variant):
+            continue
+        known = best.get(tried.variant.recipe)
+        if known is None or found.cost(tried) < found.cost(known):
+            best[tried.variant.recipe] = tried
+    ranked = sorted(best.values(), key=found.cost)
+    return [tried.variant for tried in ranked if found.cost(tried) < 1][:3]
+
+
+def _best_quantized(found: Search) -> list[Variant]:
+    """Static INT8 variants worth refining: the fastest, and the fastest that seems accurate."""
+    pool = [
+        t for t in found.tried.values() if t.look is not None and search.static_step(t.variant) is not None
+    ]
+    pool.sort(key=found.cost)
+    accurate = [tried.variant for tried in pool if found.within(tried)][:1]
+    return list({variant.digest: variant for variant in [*[t.variant for t in pool[:1]], *accurate]}.values())
+
+
+def mix(found: Search, variant: Variant) -> None:
+    """Refine one static INT8 variant: known repairs, then what its layers cost and buy."""
+    sensitivities = layers(found, variant)
+    for move in search.mixed(variant, sensitivities):
+        found.take(move)
+    better = variant
+    for move in search.refinements(variant):
+        found.take(move)
+    refined = [t for t in found.best() if t.variant.name.startswith(f"{variant.name}+")]
+    if refined and refined[0].variant is not better:
+        for move in search.mixed(refined[0].variant, sensitivities):
+            found.take(move)
+
+
+def layers(found: Search, variant: Variant) -> list[Layer]:
+    """What each layer costs and buys; nothing where time is up or the graphs do not tell."""
+    context = found.context
+    position = next(i for i, step in enumerate(variant.steps) if step.use == "static_int8")
+    if position != len(variant.steps) - 1 or found.left_s <= 0:
+        return []
+    before = replace(variant, name=f"{variant.name} before INT8", steps=variant.steps[:position])
+    context.report(
+        Progress("searching", len(found.tried), 0, f"what each layer of {variant.name} costs and buys")
+    )
+    try:
+        source, quantized = found.build(before), found.build(variant)
+        measured: list[Layer] = call(
+            "workbench.build:layers_of",
+            context.job_of(variant.name),
+            source.artifact,
+            quantized.artifact,
+            min(LAYER_SECONDS, found.left_s / 4),
+            log=context.folder.log(variant.name),
+            timeout_s=max(60.0, found.left_s),
+            label="profiling the layers",
+        )
+    except ChildError as error:
+        context.report(Progress("failed", 0, 0, f"what each layer costs: {error.message}"))
+        return []
+    return measured
+
+
+def chosen(found: Search) -> list[Tried]:
+    """Who is checked in full: the best that seem to fit, and the fastest that may fit after all."""
+    fitting = [tried for tried in found.best() if found.cost(tried) < 1][:FINALISTS]
+    limit = found.cost(fitting[0]) if fitting else 1.0
+    doubtful = sorted(
+        (
+            tried
+            for tried in found.tried.values()
+            if tried.look is not None
+            and not found.within(tried)
+            and not found.hopeless(tried)
+            and found.cost(tried) < limit
+        ),
+        key=lambda tried: tried.look.drop.drop if tried.look else 0.0,
+    )
+    return [*fitting, *doubtful[:2]]
+
+
+def resized(variant: Variant) -> bool:
+    return variant.preprocess.crop is not None or variant.preprocess.scale is not None
