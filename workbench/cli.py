@@ -362,7 +362,11 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     made = add("run", run, "build, measure and compare the variants of recipes")
     made.add_argument(
-        "recipes", nargs="*", type=Path, metavar="RECIPE", help="files or folders (default: those shipped)"
+        "recipes",
+        nargs="*",
+        type=Path,
+        metavar="RECIPE",
+        help="files, folders or names of shipped ones (default: all shipped)",
     )
     made.add_argument(
         "--time-budget", type=_seconds, default=180.0, metavar="T", help="for timing: 60s, 10m (default: 3m)"
@@ -387,14 +391,18 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     made = add("advise", advise, "say which recipes are worth trying on this network and machine, and why")
     made.add_argument(
-        "recipes", nargs="*", type=Path, metavar="RECIPE", help="files or folders (default: those shipped)"
+        "recipes",
+        nargs="*",
+        type=Path,
+        metavar="RECIPE",
+        help="files, folders or names of shipped ones (default: all shipped)",
     )
     made.add_argument("--quiet", action="store_true", help="no progress")
     _add_format(made)
 
     made = add("tune", tune, "search for the best variant within the budget, and write it as a recipe")
     made.add_argument(
-        "recipes", nargs="*", type=Path, metavar="RECIPE", help="to begin with (default: those shipped)"
+        "recipes", nargs="*", type=Path, metavar="RECIPE", help="to begin with (default: all shipped)"
     )
     made.add_argument(
         "--budget", type=_seconds, default=600.0, metavar="T", help="time for all of it (default: 10m)"

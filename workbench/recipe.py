@@ -134,7 +134,7 @@ class Variant:
 
 
 def load(paths: Sequence[Path]) -> list[Variant]:
-    """The variants of recipe files and of the `*.yaml` files of folders, in order.
+    """The variants of recipe files, of the `*.yaml` files of folders, and of shipped recipes by name, in order.
 
     Raises WorkbenchError for a file that is no valid recipe, a path that does not exist, a folder with
     no recipe in it, and two recipes of one name.
@@ -166,7 +166,7 @@ def _check_file_names(variants: Sequence[Variant]) -> None:
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
-        return [path]
+        return [find(str(path))]
     files = sorted(
         file
         for file in path.iterdir()
