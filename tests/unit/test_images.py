@@ -306,7 +306,7 @@ def test_a_file_gives_what_its_bytes_give(tmp_path: Path, encoded: Encode) -> No
     ("change", "message"),
     [
         ({"crop": 17}, r"crop \(17\) must not be larger than resize \(16\)"),
-        ({"std": (1.0, 0.0, 1.0)}, "greater than 0"),
+        ({"std": (1.0, 0.0, 1.0)}, "greater than or equal to 0.000001"),
         ({"resize": 0}, "greater than 0"),
         ({"mean": (0.5, 0.5)}, "mean.2"),
         ({"interpolation": "cubic"}, "bicubic"),
