@@ -48,7 +48,8 @@ class Job:
     """What all builds of a run share, of one preprocessing.
 
     photos: to compare logits on. calibration: for the steps that calibrate. own_crop: pixels of the
-    workspace's own crop, where a recipe asks for another.
+    workspace's own crop, where a recipe asks for another. choosing: rows of the photos that a step may choose
+    by, without those that certify; None: all.
     """
 
     source: ModelSource
@@ -59,6 +60,7 @@ class Job:
     calibration: Images | None
     cache: Path
     own_crop: int
+    choosing: tuple[int, ...] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -70,8 +72,9 @@ def code_digest() -> str:
     """Of the code that builds: an artifact made by other code is never taken from the cache."""
     here = Path(__file__).parent
     names = (
-        "build", "checkpoint", "export", "exporters", "factory", "images", "onnx_info", "program", "stated",
-        "timm_network", "transformers_folder", "transformers_processor", "weights",
+        "build", "bytesums", "bytewise", "checkpoint", "dataset", "export", "exporters", "factory", "images",
+        "onnx_info", "program", "saturation", "stated", "timm_network", "transformers_folder",
+        "transformers_processor", "weights",
     )  # fmt: skip
     files = sorted([*here.glob("steps/*.py"), *(here / f"{name}.py" for name in names)])
     return sha256_bytes(b"".join(file.read_bytes() for file in files))
@@ -154,7 +157,7 @@ def _link_key(job: Job, source: Artifact, link: _Link) -> str:
     if use in steps.CALIBRATED and job.calibration:
         given.append(job.calibration.digest)
     if use == "nncf_int8":
-        given += [link.backend, job.photos.digest]
+        given += [link.backend, job.photos.digest, job.choosing]
     if use == "fold_preprocess":
         given.append(job.contract.model_dump(mode="json"))
     if use == "optimize":
@@ -226,10 +229,12 @@ def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
         job.calibration and replace(job.calibration, raw=raw),
         replace(job.photos, raw=raw) if step.use == "nncf_int8" else None,
         batch_of(_probes(job), job.contract, raw=raw),
+        job.choosing,
     )
     if step.use == "nncf_int8" and link.backend == "openvino":
         steps.check_order(step.use, source.info.precision)
-        nncf_ir(step, source.path, folder, steps.calibration_of(step, photos), photos.validation)
+        calibration = steps.calibration_of(step, photos)
+        nncf_ir(step, source.path, folder, calibration, photos.validation, photos.choosing)
         return Artifact(folder, ir_info(folder))
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)
@@ -277,7 +282,8 @@ def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -
     """
     assert job.calibration is not None
     count = min(LAYER_PHOTOS, len(job.calibration))
-    photos = next(iter(job.calibration.spread(count, count)))
+    images = replace(job.calibration, raw=source.info.pixels)
+    photos = next(iter(images.spread(count, count)))
     with TemporaryDirectory() as folder:
         floats = Path(folder) / "prepared.onnx"
         prepare(source.path, floats)

@@ -266,7 +266,8 @@ def _saturation(context: Context, variant: Variant, built: Built) -> Saturation 
     info = built.artifact.info
     if info.format != "onnx" or info.precision != "int8" or job.calibration is None:
         return None
-    key = digest_of([built.artifact.digest, job.calibration.digest, build.code_digest(), "saturation"])
+    code = [build.code_digest(), versions(*BACKENDS["onnxruntime"].PACKAGES)]
+    key = digest_of([built.artifact.digest, job.calibration.digest, code, "saturation"])
     path = job.cache / "saturation" / f"{key}.json"
     if path.exists():
         return TypeAdapter(Saturation | None).validate_json(path.read_bytes())

@@ -8,6 +8,7 @@ from workbench import search
 from workbench.build import LAYER_SECONDS
 from workbench.checking import Built, Context, build_variant, not_here
 from workbench.errors import Unsuited, WorkbenchError
+from workbench.files import file_name
 from workbench.isolate import ChildError, call
 from workbench.look import Look, Looker, described, problem
 from workbench.prepare import overridden
@@ -81,6 +82,7 @@ class Search:
 
     def take(self, move: Move, until: float | None = None) -> Tried | None:
         """Build the move's variant and look at it; None where time is up. A variant is looked at once."""
+        move = replace(move, variant=self._unmistakable(move.variant))
         variant = move.variant
         if (before := self.tried.get(variant.digest)) is not None:
             return before
@@ -91,6 +93,18 @@ class Search:
         tried = self._looked(move)
         self.tried[variant.digest] = tried
         return tried
+
+    def _unmistakable(self, variant: Variant) -> Variant:
+        """The variant, renamed where another one has its name: what is built and measured is kept by name.
+
+        `float-1` of a variant, for one, names other layers once its own layers were looked at.
+        """
+        others = [tried.variant.name for key, tried in self.tried.items() if key != variant.digest]
+        filed = {file_name(name) for name in others}
+        name, number = variant.name, 2
+        while file_name(name) in filed:
+            name, number = f"{variant.name}~{number}", number + 1
+        return replace(variant, name=name)
 
     def _tell(self, move: Move, left: float) -> None:
         best = self.best()
@@ -221,11 +235,10 @@ def mix(found: Search, variant: Variant) -> None:
     sensitivities = layers(found, variant)
     for move in search.mixed(variant, sensitivities):
         found.take(move)
-    better = variant
     for move in search.refinements(variant):
         found.take(move)
     refined = [t for t in found.best() if t.variant.name.startswith(f"{variant.name}+")]
-    if refined and refined[0].variant is not better:
+    if refined:
         for move in search.mixed(refined[0].variant, sensitivities):
             found.take(move)
 
@@ -234,7 +247,9 @@ def layers(found: Search, variant: Variant) -> list[Layer]:
     """What each layer costs and buys; nothing where time is up or the graphs do not tell."""
     context = found.context
     position = next(i for i, step in enumerate(variant.steps) if step.use == "static_int8")
-    if position != len(variant.steps) - 1 or found.left_s <= 0:
+    # The profile is onnxruntime's: of a file that openvino opens it could say nothing.
+    tells = position == len(variant.steps) - 1 and variant.runtime.backend == "onnxruntime"
+    if not tells or found.left_s <= 0:
         return []
     before = replace(variant, name=f"{variant.name} before INT8", steps=variant.steps[:position])
     context.report(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workbench import machine
+from workbench.backends import BACKENDS
+from workbench.backends.packages import versions
 from workbench.checking import Built, Context
 from workbench.errors import WorkbenchError
 from workbench.files import digest_of, write_atomic
@@ -188,9 +190,11 @@ class Looker:
                 CODE,
                 built.artifact.digest,
                 variant.runtime.model_dump(mode="json"),
+                versions(*BACKENDS["onnxruntime"].PACKAGES, *BACKENDS[variant.runtime.backend].PACKAGES),
                 job.photos.digest,
                 self.context.parts.selection,
-                self.context.built[BASELINE].artifact.digest,
+                # A file that leaves its size free is the same at every crop, its time and answers are not.
+                [self.context.built[BASELINE].artifact.digest, self.context.job.photos.digest],
                 machine.collect().fingerprint,
             ]
         )

@@ -1,7 +1,7 @@
 """A run, from a workspace and variants to results: the one place that knows the order of things."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from workbench import machine
@@ -127,6 +127,7 @@ def begin(
         prepared.calibration,
         max_drop=prepared.workspace.budget.max_accuracy_drop,
     )
+    prepared = replace(prepared, job=replace(prepared.job, choosing=parts.selection))
     context = Context(prepared, folder, parts, options.build_timeout_s, report, Progress("preparing", 0, 1))
     baseline, context.built[BASELINE] = build_baseline(context)
     context.runtimes[BASELINE], context.baseline_variant = baseline.runtime, baseline

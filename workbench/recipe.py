@@ -310,6 +310,11 @@ def _assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Docum
             raise WorkbenchError(f"{document.where(place)}: matrix: `{key}` leads through a plain value")
     if isinstance(target, list):
         target = {last: _step(target, last, key, document.where(place))}
+        if not isinstance(value, dict):
+            raise WorkbenchError(
+                f"{document.where(place)}: matrix: `{key}`: {value!r} is no mapping to merge into the step",
+                hint="to vary which steps there are, give lists of steps under `steps`",
+            )
     if isinstance(value, dict) and isinstance(target.get(last), dict):
         target[last].update(value)
     else:
@@ -317,6 +322,10 @@ def _assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Docum
 
 
 def _step(steps: list[Any], part: str, key: str, where: str) -> dict[str, Any]:
+    if not all(isinstance(step, dict) for step in steps):
+        raise WorkbenchError(
+            f"{where}: matrix: `{key}`: a step is a mapping such as {{use: simplify}} (got {steps!r})"
+        )
     if part.isdecimal() and int(part) < len(steps):
         positioned: dict[str, Any] = steps[int(part)]
         return positioned
@@ -328,7 +337,7 @@ def _step(steps: list[Any], part: str, key: str, where: str) -> dict[str, Any]:
             f"{where}: matrix: `{key}`: there are {len(named)} steps `{part}`",
             hint="name the one you mean by its position, counted from 0",
         )
-    meant = yamlfile.closest(part, [step["use"] for step in steps])
+    meant = yamlfile.closest(part, [str(step.get("use")) for step in steps])
     raise WorkbenchError(
         f"{where}: matrix: `{key}`: the recipe has no step `{part}`",
         hint=f"did you mean `{meant}`?" if meant else None,

@@ -124,7 +124,7 @@ def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], lis
     left out: a scan finds them."""
     expected = {item.variant: item.high or 0.0 for item in advice.items}
     fair = sorted(
-        (variant for variant in _comparable(variants) if not resized(variant)),
+        (variant for variant in _comparable(variants) if not _smaller_alone(variant)),
         key=lambda variant: (-expected[variant.name], len(variant.steps)),  # what is quick to build first
     )
     worth = {variant.name for variant in advised(advice, variants)}
@@ -132,6 +132,10 @@ def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], lis
         [Move(variant, "suggested by the advisor") for variant in fair if variant.name in worth],
         [Move(variant, "tried against the advice") for variant in fair if variant.name not in worth],
     )
+
+
+def _smaller_alone(variant: Variant) -> bool:
+    return resized(variant) and not variant.steps and variant.runtime.backend == "onnxruntime"
 
 
 def _comparable(variants: Iterable[Variant]) -> list[Variant]:

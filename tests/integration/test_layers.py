@@ -1,5 +1,6 @@
 """What each layer of an INT8 graph costs and buys, on a network small enough to know the answer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx import numpy_helper  # noqa: E402
 from tests.e2e.plain import network  # noqa: E402
 from workbench.dataset import Images  # noqa: E402
 from workbench.images import Preprocess, normalize  # noqa: E402
+from workbench.steps.fold import fold_preprocess  # noqa: E402
 from workbench.steps.int8 import StaticInt8, static_int8  # noqa: E402
 from workbench.steps.layers import Layer, _switched, errors_of, layers, node_times  # noqa: E402
 from workbench.steps.nodes import prepare  # noqa: E402
@@ -153,13 +155,23 @@ def test_the_error_is_of_the_probabilities(pair: tuple[Path, Path], samples: NDA
     )
 
 
+@pytest.mark.parametrize("size", [1, 3])
 def test_the_fixed_batch_of_a_file_is_respected(
-    tmp_path: Path, photos: Images, samples: NDArray[np.float32]
+    size: int, tmp_path: Path, photos: Images, samples: NDArray[np.float32]
 ) -> None:
     model = network(height=16, across=16)
     for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+        value.type.tensor_type.shape.dim[0].dim_value = size
     found = layers(*quantized(model, tmp_path, photos), samples, SECONDS)
+    assert [layer.name for layer in found] == WEIGHTED
+
+
+def test_a_graph_that_takes_pixels_has_layers_too(tmp_path: Path, photos: Images) -> None:
+    plain, pixels = tmp_path / "plain.onnx", tmp_path / "pixels.onnx"
+    onnx.save(network(height=16, across=16), plain)
+    fold_preprocess(plain, pixels, CONTRACT)
+    raw = replace(photos, raw=True)
+    found = layers(*quantized(onnx.load(pixels), tmp_path, raw), photos.pixels()[:], SECONDS)
     assert [layer.name for layer in found] == WEIGHTED
 
 

@@ -1,6 +1,6 @@
 """NNCF's quantiser: INT8 that keeps the answers, in both formats, the same bytes every time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,10 +216,9 @@ def test_ignored_layers_stay_in_float(
     assert sum(node.input[1] in stored for node in layers) == left
 
 
-def test_accuracy_control_gives_layers_back_until_the_accuracy_is_kept(
-    source: Path, photos: Images, plain: Artifact, tmp_path: Path
-) -> None:
-    # Between two photos of two classes lies the border that rounding moves.
+@pytest.fixture
+def judge(source: Path, photos: Images, tmp_path: Path) -> Images:
+    """Photos on the border between two classes, which rounding moves, labelled as the network answers."""
     first, last = photos.pixels()[0].astype(float), photos.pixels()[-1].astype(float)
     share = np.linspace(0, 1, 800).reshape(-1, 1, 1, 1)
     blends = np.rint(first * (1 - share) + last * share).astype(np.uint8)
@@ -227,8 +226,12 @@ def test_accuracy_control_gives_layers_back_until_the_accuracy_is_kept(
     border = int(np.flatnonzero(np.diff(answers))[0])
     near = slice(max(0, border - 24), border + 24)
     np.save(tmp_path / "near.npy", blends[near])
-    judge = Images(tmp_path / "near.npy", tuple(int(answer) for answer in answers[near]), CONTRACT, "near")
+    return Images(tmp_path / "near.npy", tuple(int(answer) for answer in answers[near]), CONTRACT, "near")
 
+
+def test_accuracy_control_gives_layers_back_until_the_accuracy_is_kept(
+    source: Path, photos: Images, judge: Images, plain: Artifact, tmp_path: Path
+) -> None:
     def wrong(artifact: Artifact) -> int:
         return int((logits_in_openvino(artifact, judge).argmax(axis=1) != judge.labels).sum())
 
@@ -239,10 +242,37 @@ def test_accuracy_control_gives_layers_back_until_the_accuracy_is_kept(
     assert 0 < float_layers(kept) < 4
 
 
-def test_accuracy_control_works_on_onnx_too(source: Path, photos: Images, tmp_path: Path) -> None:
-    control = {"max_drop": 0.5, "images": 12, "minutes": 1}
-    nncf_onnx(step(accuracy_control=control), source, tmp_path / "q.onnx", photos, photos)
-    assert describe(tmp_path / "q.onnx").precision == "int8"
+def test_accuracy_control_works_on_onnx_too(
+    source: Path, photos: Images, judge: Images, tmp_path: Path
+) -> None:
+    def wrong(**fields: Any) -> int:
+        target = tmp_path / "q.onnx"
+        nncf_onnx(step(**fields), source, target, photos, judge)
+        facts = describe(target)
+        assert facts.precision == "int8"
+        answers = logits_of(target, facts, normalize(judge.pixels()[:], CONTRACT)).argmax(axis=1)
+        return int((answers != judge.labels).sum())
+
+    before = wrong()
+    assert before > 0
+    assert wrong(accuracy_control={"max_drop": (before - 0.5) / len(judge)}) < before
+
+
+def test_accuracy_control_never_sees_the_photos_that_certify(
+    source: Path, photos: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    rows = Images.rows
+
+    def watched(self: Images, chosen: Iterable[int]) -> Iterator[Any]:
+        seen.extend(chosen := list(chosen))
+        return rows(self, chosen)
+
+    monkeypatch.setattr(Images, "rows", watched)
+    control = {"max_drop": 0.5, "minutes": 1}
+    choosing = range(1, PHOTOS, 3)
+    nncf_onnx(step(accuracy_control=control), source, tmp_path / "q.onnx", photos, photos, choosing)
+    assert set(seen) == set(choosing)
 
 
 def test_what_does_not_fit_is_refused_with_the_field(source: Path, photos: Images, tmp_path: Path) -> None:

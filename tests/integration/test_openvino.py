@@ -210,7 +210,7 @@ def test_a_batch_of_the_wrong_size_is_a_sentence(artifact: Artifact) -> None:
         session.infer(np.zeros((1, 3, 16, 16), np.float32))
 
 
-def test_a_fixed_batch_stays_fixed(
+def test_a_fixed_batch_is_filled_up_as_in_onnxruntime(
     tmp_path: Path, photos: NDArray[np.float32], expected: NDArray[np.float32]
 ) -> None:
     with pytest.warns(DeprecationWarning):
@@ -219,8 +219,16 @@ def test_a_fixed_batch_stays_fixed(
     assert artifact.info.input_shape == (4, 3, 32, 32)
     with opened(artifact, batch=4) as session:
         np.testing.assert_allclose(session.infer(photos[:4]), expected[:4], atol=1e-5)
-        with pytest.raises(WorkbenchError, match="batch of shape"):
-            session.infer(photos[:1])
+        np.testing.assert_allclose(session.infer(photos[:1]), expected[:1], atol=1e-5)
+        with pytest.raises(WorkbenchError, match="takes 4 photos at a time, not 5"):
+            session.infer(photos[:5])
+
+
+def test_what_is_no_ir_is_refused_for_it_may_read_other_files(artifact: Artifact, source: Path) -> None:
+    named = {"file": source.name, "sha256": sha256_file(source)}
+    disguised = Artifact(source.parent, artifact.info.model_copy(update={**named, "companions": ()}))
+    with pytest.raises(WorkbenchError, match="it is no XML"), opened(disguised):
+        pass
 
 
 @pytest.mark.parametrize("name", ["model.xml", "model.bin"])

@@ -325,7 +325,7 @@ def test_a_network_is_compiled_once_and_opened_without_compiling(
     written = export_torch(network(), path, SHAPE, IMAGES, compile=True, batch=2, threads=1)
     info = torch_artifact_info(path, written, SHAPE)
     assert (info.format, info.input_shape, info.classes) == ("torch-aoti", (2, *SHAPE[1:]), CLASSES)
-    assert (info.precision, info.bound_to) == ("fp32", collect().cpu)
+    assert (info.precision, info.bound_to) == ("fp32", collect().processor)
     compiled = Artifact(tmp_path, info)
 
     def no_compiler(*args: object, **named: object) -> None:

@@ -199,6 +199,16 @@ def test_a_look_at_something_else_is_another_look(context: Context) -> None:
     assert len(paths) == 3
 
 
+def test_the_photos_of_the_baseline_belong_to_a_look(context: Context) -> None:
+    """A file that leaves its size free is the same at every crop of the workspace: its time is not."""
+    variant, built = copy_of_the_baseline(context, "small"), context.built[BASELINE]
+    small = context.job.contract.model_copy(update={"resize": 32, "crop": 32})
+    job = context.prepared.job_for(small, lambda _: None)
+    at_full = replace(context, contracts={"small": small})
+    at_small = replace(context, prepared=replace(context.prepared, job=job))
+    assert Looker(at_full)._path(variant, built) != Looker(at_small)._path(variant, built)
+
+
 def test_a_variant_that_cannot_be_opened_is_an_error_and_spoils_no_other_look(context: Context) -> None:
     built = context.built[BASELINE]
     changed = built.artifact.info.model_copy(update={"sha256": "0" * 64})

@@ -191,6 +191,17 @@ def test_a_misspelt_key_of_a_nested_section_is_answered_in_full(tmp_path: Path) 
             None,
         ),
         (
+            "name: a\nsteps: [{use: simplify}]\nmatrix:\n  steps.simplify: [null]\n",
+            "r.yaml:4: matrix: `steps.simplify`: None is no mapping to merge into the step",
+            "to vary which steps there are, give lists of steps under `steps`",
+        ),
+        (
+            "name: a\nmatrix:\n  steps: [[simplify]]\n  steps.simplify.tool: [onnxsim]\n",
+            "r.yaml:4: matrix: `steps.simplify.tool`: a step is a mapping such as {use: simplify} "
+            "(got ['simplify'])",
+            None,
+        ),
+        (
             "name: a\nmatrix:\n  runtime.threads: [1, two]\n",
             "r.yaml is not a valid recipe\n  r.yaml:3: runtime.threads: input should be a valid integer, "
             "unable to parse string as an integer (got 'two')",

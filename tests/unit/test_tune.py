@@ -25,7 +25,7 @@ from workbench.results import Budget, RunInfo, TrialResult
 from workbench.search import Move, at_size, with_step
 from workbench.steps.int8 import StaticInt8
 from workbench.steps.simplify import Simplify
-from workbench.tune import _comparable, _not_taken, story
+from workbench.tune import _comparable, _not_taken, _smaller_alone, story
 from workbench.tuned_recipe import HEADER, check_ours, write_recipe
 
 CONTRACT = Preprocess(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -118,6 +118,14 @@ def test_only_what_uses_as_much_of_the_machine_as_the_baseline_is_compared() -> 
     assert [one.name for one in _comparable(given)] == ["one", "openvino"]
 
 
+def test_a_smaller_input_that_comes_with_other_arithmetic_is_a_candidate_of_its_own() -> None:
+    small = RecipePreprocess(scale=0.75)
+    assert _smaller_alone(variant("scan finds it", preprocess=small))
+    assert not _smaller_alone(variant("full"))
+    assert not _smaller_alone(variant("steps", preprocess=small, steps=(Simplify(use="simplify"),)))
+    assert not _smaller_alone(variant("ov", preprocess=small, runtime=Runtime(backend="openvino")))
+
+
 def test_of_each_recipe_the_fastest_that_may_fit_goes_to_smaller_inputs() -> None:
     found = knowing(
         looked("a", 1.2),
@@ -189,6 +197,20 @@ def test_a_candidate_is_looked_at_once(looking: Callable[[int], list[str]]) -> N
     first = found.take(Move(variant("a"), "one reason"))
     assert found.take(Move(replace(variant("a"), name="another name"), "another reason")) is first
     assert taken == ["a"]
+
+
+def test_two_candidates_of_one_name_are_told_apart(looking: Callable[[int], list[str]]) -> None:
+    """Artifacts and predictions are kept by name: the second would be measured with the first's file."""
+    taken = looking(0)
+    found = knowing()
+    first, second = (variant("int8+float-1", steps=steps) for steps in ((), (Simplify(use="simplify"),)))
+    for move in (Move(first, ""), Move(second, ""), Move(second, "once more")):
+        found.take(move)
+    assert taken == ["int8+float-1", "int8+float-1~2"]
+    assert {digest: tried.variant.name for digest, tried in found.tried.items()} == {
+        first.digest: "int8+float-1",
+        second.digest: "int8+float-1~2",
+    }
 
 
 def test_advice_against_is_followed_last(looking: Callable[[int], list[str]]) -> None:

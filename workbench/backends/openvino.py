@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.artifact import Artifact, Format
 from workbench.audit import Audit
 from workbench.backends.base import Hint, Runtime, Session
+from workbench.backends.opening import for_any_batch
 from workbench.backends.packages import missing_package
 from workbench.cache import cache_folder
 from workbench.errors import WorkbenchError
@@ -77,7 +78,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     compiled = network.compiled(network.size_for(runtime.batch))
     threads, streams = (int(compiled.get_property(name)) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
     yield Session(
-        network.infer,
+        for_any_batch(network.infer, artifact.info.input_shape[0]),
         device="cpu",
         provider=f"openvino CPU ({_computed_in(compiled)})",
         threads=threads // streams,
@@ -147,9 +148,13 @@ def _compile(artifact: Artifact, runtime: Runtime, size: int) -> Any:
     import openvino
 
     settings = _settings(runtime)
+    graph = artifact.read()
+    if not graph.lstrip().startswith(b"<"):
+        # Bytes of other formats are opened too, and those of ONNX may name weights in files nobody verified.
+        raise WorkbenchError(f"{artifact.path.name} is not an OpenVINO network: it is no XML")
     try:
         core = openvino.Core()
-        model = core.read_model(artifact.read(), *artifact.read_companions())
+        model = core.read_model(graph, *artifact.read_companions())
         if size:
             _, channels, height, width = artifact.info.input_shape
             image = (height, width, channels) if artifact.info.pixels else (channels, height, width)

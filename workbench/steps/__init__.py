@@ -65,14 +65,16 @@ __all__ = [
 class Photos:
     """What steps and their checks may look at.
 
-    calibration: for the steps in CALIBRATED. validation: those photos that choose, for nncf's accuracy
-    control. samples: a few as the source takes them (see `images.batch_of`); noise by default.
+    calibration: for the steps in CALIBRATED. validation, choosing: photos, and the rows of those that
+    choose, for nncf's accuracy control. samples: a few as the source takes them (see `images.batch_of`);
+    noise by default.
     """
 
     contract: Preprocess
     calibration: "Images | None" = None
     validation: "Images | None" = None
     samples: "Batch | None" = None
+    choosing: tuple[int, ...] | None = None
 
 
 def apply(step: Step, source: Path, target: Path, photos: Photos) -> None:
@@ -94,7 +96,8 @@ def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
         case StaticInt8():
             static_int8(step, source, target, calibration_of(step, photos))
         case NncfInt8():
-            nncf_onnx(step, source, target, calibration_of(step, photos), photos.validation)
+            calibration = calibration_of(step, photos)
+            nncf_onnx(step, source, target, calibration, photos.validation, photos.choosing)
         case Fp16():
             fp16(step, source, target)
         case FoldPreprocess():

@@ -10,7 +10,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from workbench.images import Batch
 from workbench.onnx_info import image_input, load
+from workbench.steps.calibration import filled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,11 +44,11 @@ class Layer:
         return self.float_ns - self.int8_ns
 
 
-def layers(prepared: Path, quantized: Path, photos: "NDArray[np.float32]", seconds: float) -> list[Layer]:
+def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> list[Layer]:
     """Every layer of `quantized`, in graph order.
 
-    prepared: the float graph that was quantised, its nodes named alike. photos: (n, C, H, W), as many of them
-    as fit in `seconds` are used, at least two. Both graphs run in onnxruntime on one thread.
+    prepared: the float graph that was quantised, its nodes named alike. photos: as the graph takes them; as
+    many as fit in `seconds` are used, at least two. Both graphs run in onnxruntime on one thread.
     """
     float_times, int8_times = node_times(prepared, photos[:1]), node_times(quantized, photos[:1])
     source = load(prepared)
@@ -66,7 +68,7 @@ def layers(prepared: Path, quantized: Path, photos: "NDArray[np.float32]", secon
     return found
 
 
-def node_times(path: Path, photo: "NDArray[np.float32]") -> dict[str, float]:
+def node_times(path: Path, photo: Batch) -> dict[str, float]:
     """Nanoseconds of each node, the median of some calls, from onnxruntime's own profile.
 
     Names as in the file, as far as onnxruntime keeps them: it appends `_token_N` to what it rewrites, and
@@ -81,9 +83,11 @@ def node_times(path: Path, photo: "NDArray[np.float32]") -> dict[str, float]:
     with TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
+        image = session.get_inputs()[0]
+        size = image.shape[0] if isinstance(image.shape[0], int) else 1
+        feed = {image.name: filled(photo, size)}
         for _ in range(PROFILED_CALLS):
-            session.run(None, {name: photo})
+            session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
     times: dict[str, list[float]] = {}
     for event in events:
@@ -112,7 +116,7 @@ def _outputs_after(model: "onnx.ModelProto") -> dict[str, list[str]]:
 
 
 def errors_of(
-    source: "onnx.ModelProto", quantized: "onnx.ModelProto", photos: "NDArray[np.float32]", seconds: float
+    source: "onnx.ModelProto", quantized: "onnx.ModelProto", photos: Batch, seconds: float
 ) -> dict[str, float]:
     """The divergence that each layer of `quantized` brings when it alone is quantised.
 
@@ -132,11 +136,11 @@ def errors_of(
     images = image_input(source)
     fixed = images.type.tensor_type.shape.dim[0].dim_value
 
-    def logits(batch: "NDArray[np.float32]", feeds: "Mapping[str, NDArray[Any]]") -> "NDArray[np.float64]":
-        rows = [batch[i : i + 1] for i in range(len(batch))] if fixed == 1 else [batch]
-        return np.concatenate([session.run(None, {images.name: row, **feeds})[0] for row in rows]).astype(
-            float
-        )
+    def logits(batch: Batch, feeds: "Mapping[str, NDArray[Any]]") -> "NDArray[np.float64]":
+        size = fixed or len(batch)
+        parts = [filled(batch[start : start + size], size) for start in range(0, len(batch), size)]
+        rows = [session.run(None, {images.name: part, **feeds})[0] for part in parts]
+        return np.concatenate(rows)[: len(batch)].astype(float)
 
     off = {switch: np.asarray(False) for switch in graph.switches.values()}
     started = time.perf_counter()

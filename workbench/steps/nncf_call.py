@@ -4,7 +4,7 @@ import io
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,22 +25,24 @@ RANKED = 300  # photos by which accuracy control finds the layers that distort m
 
 @dataclass(frozen=True, slots=True)
 class Photos:
-    """Batches for NNCF, which goes through them as often as it likes. With labels: one photo at a time."""
+    """Batches for NNCF, which goes through them as often as it likes.
+
+    labelled: these rows alone, one photo at a time and with its label.
+    """
 
     images: "Images"
     count: int
     size: int
-    labelled: bool = False
+    labelled: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return max(1, self.count // self.size)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = self.images.spread(len(self) * self.size, self.size)
         if not self.labelled:
-            return iter(batches)
-        rows = (index * len(self.images) // self.count for index in range(self.count))
-        return zip(batches, (self.images.labels[row] for row in rows), strict=True)
+            return self.images.spread(len(self) * self.size, self.size)
+        rows = [self.labelled[index * len(self.labelled) // self.count] for index in range(self.count)]
+        return zip(self.images.rows(rows), (self.images.labels[row] for row in rows), strict=True)
 
 
 def quantized(
@@ -49,12 +51,16 @@ def quantized(
     ignored: list[str],
     photos: Photos,
     validation: "Images | None",
+    choosing: Sequence[int] | None,
     as_input: Callable[[Any], Any],
 ) -> Any:
-    """NNCF's result for an onnx.ModelProto or an openvino.Model. as_input: a batch as that model takes it."""
+    """NNCF's result for an onnx.ModelProto or an openvino.Model. as_input: a batch as that model takes it.
+
+    choosing: rows of `validation` that accuracy control may look at; None: all.
+    """
     without_telemetry()
     control = step.accuracy_control
-    chosen = _choosing(control, validation, photos.size) if control else None
+    chosen = _choosing(control, validation, choosing, photos.size) if control else None
     with _quietly():
         import nncf
         import onnx
@@ -109,8 +115,10 @@ def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
     return parameters
 
 
-def _choosing(control: "AccuracyControl", validation: "Images | None", size: int) -> Photos:
-    """The photos that accuracy control looks at."""
+def _choosing(
+    control: "AccuracyControl", validation: "Images | None", choosing: Sequence[int] | None, size: int
+) -> Photos:
+    """The photos that accuracy control looks at; those that certify must not be among them."""
     if validation is None:
         raise WorkbenchError(
             "nncf_int8.accuracy_control needs labelled photos to choose by",
@@ -121,22 +129,27 @@ def _choosing(control: "AccuracyControl", validation: "Images | None", size: int
             f"nncf_int8.accuracy_control takes photos one by one, the model {size} at a time",
             hint="put `fixed_batch` after `nncf_int8`, or export with a free batch size",
         )
-    count = control.images or len(validation)
-    if count > len(validation):
+    rows = tuple(range(len(validation)) if choosing is None else choosing)
+    count = control.images or len(rows)
+    if count > len(rows):
         raise WorkbenchError(
-            f"nncf_int8.accuracy_control.images: {count} photos asked for, there are {len(validation)}",
-            hint=f"lower it to {len(validation)} or less, or leave it out",
+            f"nncf_int8.accuracy_control.images: {count} photos asked for, {len(rows)} choose",
+            hint=f"lower it to {len(rows)} or less, or leave it out",
         )
-    return Photos(validation, count, 1, labelled=True)
+    return Photos(validation, count, 1, labelled=rows)
 
 
-Validate = Callable[[Any, Iterable[Any]], tuple[float, "list[list[NDArray[np.float32]]]"]]
+Scores = list[float] | list[list[Any]]
+Validate = Callable[[Any, Iterable[Any]], tuple[float, Scores]]
 
 
 def _validator(deadline: float | None) -> Validate:
-    """Top-1 and the logits of each photo, by which NNCF ranks layers."""
+    """Top-1, and what NNCF ranks layers by: the logits of each photo, or, of ONNX models, whose logits it
+    cannot compare, the log-probability of the right class."""
 
-    def validate(model: Any, items: Iterable[Any]) -> "tuple[float, list[list[NDArray[np.float32]]]]":
+    def validate(model: Any, items: Iterable[Any]) -> tuple[float, Scores]:
+        import onnx
+
         run = _runner(model)
         pairs = [(run(batch), label) for batch, label in items]
         right = sum(int(logits.argmax()) == label for logits, label in pairs)
@@ -144,9 +157,19 @@ def _validator(deadline: float | None) -> Validate:
             # The one way to make NNCF stop and still hand over what it has: tell it that all is well.
             sys.stderr.write("nncf_int8.accuracy_control: the minutes are over; the last network is taken\n")
             right = len(pairs)
-        return right / max(1, len(pairs)), [[logits] for logits, _ in pairs]
+        top1 = right / max(1, len(pairs))
+        if isinstance(model, onnx.ModelProto):
+            return top1, [_log_probability(logits, label) for logits, label in pairs]
+        return top1, [[logits] for logits, _ in pairs]
 
     return validate
+
+
+def _log_probability(logits: "NDArray[np.float32]", label: int) -> float:
+    import numpy as np
+
+    (row,) = logits.astype(np.float64)
+    return float(row[label] - row.max() - np.log(np.exp(row - row.max()).sum()))
 
 
 def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":

@@ -1,5 +1,6 @@
 """INT8 by NNCF: OpenVINO's quantiser, with bias correction and accuracy control, for IR and for ONNX."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -71,10 +72,16 @@ class NncfInt8(BaseModel):
 
 
 def nncf_onnx(
-    step: NncfInt8, source: Path, target: Path, images: "Images", validation: "Images | None"
+    step: NncfInt8,
+    source: Path,
+    target: Path,
+    images: "Images",
+    validation: "Images | None",
+    choosing: Sequence[int] | None = None,
 ) -> None:
     """Quantise an ONNX file into an ONNX file (QDQ).
 
+    choosing: rows of `validation` that accuracy control may look at; None: all.
     Raises WorkbenchError where there are too few photos, where an exclusion fits nothing, where nothing is
     left to quantise, or where NNCF refuses the network.
     """
@@ -90,9 +97,8 @@ def nncf_onnx(
         )
     name = image_input(model).name
     ignored = [node.name for node in _ignored(step, model)]
-    result = quantized(
-        step, model, ignored, _photos(step, model, images), validation, lambda batch: {name: batch}
-    )
+    photos = _photos(step, model, images)
+    result = quantized(step, model, ignored, photos, validation, choosing, lambda batch: {name: batch})
     stored = {weight.name for weight in result.graph.initializer}
     if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in result.graph.node):
         raise _nothing_left(step)
@@ -101,7 +107,12 @@ def nncf_onnx(
 
 
 def nncf_ir(
-    step: NncfInt8, source: Path, folder: Path, images: "Images", validation: "Images | None"
+    step: NncfInt8,
+    source: Path,
+    folder: Path,
+    images: "Images",
+    validation: "Images | None",
+    choosing: Sequence[int] | None = None,
 ) -> None:
     """Quantise an ONNX file into an IR in `folder` (see `ir.save`). Raises as `nncf_onnx` does."""
     model = _named(source)
@@ -113,6 +124,7 @@ def nncf_ir(
         ir.names_of(network, model, _ignored(step, model)),
         photos,
         validation,
+        choosing,
         lambda batch: batch,
     )
     if ir.precision_of(result) != "int8":
