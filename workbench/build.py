@@ -18,7 +18,7 @@ from workbench.dataset import Images
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.export import adopt_onnx, export_onnx, export_torch, torch_artifact_info, torch_logits
 from workbench.files import digest_of, sha256_bytes, write_atomic
-from workbench.images import Preprocess, batch_of, normalize
+from workbench.images import Batch, Preprocess, batch_of, normalize
 from workbench.network import NetworkFacts, facts_of
 from workbench.onnx_info import artifact_info, describe, load, logits_of
 from workbench.recipe import Variant
@@ -33,7 +33,6 @@ from workbench.weights import kind_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
 PROBES = 8  # photos an export's logits are compared on
@@ -178,10 +177,12 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
                 f"the model comes as an ONNX file for {width} x {height} pixels, not {job.contract.crop}",
                 hint="give the torch checkpoint, or an ONNX file that leaves height and width free",
             )
+        facts = describe(onnx_file)
+        _check_size(job, lambda photo: logits_of(onnx_file, facts, photo), raw=facts.pixels)
     else:
         model = load_model(job.source, job.classes)
         samples = normalize(_probes(job), job.contract)
-        _check_size(job, model, samples)
+        _check_size(job, lambda photo: torch_logits(model, photo), raw=False)
         if runtime.backend == "torch":
             written = export_torch(
                 model,
@@ -205,12 +206,12 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
     return Artifact(folder, info)
 
 
-def _check_size(job: Job, model: "torch.nn.Module", samples: "NDArray[np.float32]") -> None:
+def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
     """Raise Unsuited where a recipe asks for an input size that the network cannot take."""
     if job.contract.crop == job.own_crop:
         return
     try:
-        torch_logits(model, samples[:1])
+        run(batch_of(_probes(job)[:1], job.contract, raw=raw))
     except WorkbenchError as error:
         raise Unsuited(
             f"the network takes {job.own_crop} px only, not {job.contract.crop}: {error.message}",

@@ -4,6 +4,7 @@ from workbench.artifact import ArtifactInfo
 from workbench.files import sha256_bytes
 from workbench.manifest import Draft
 from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
+from workbench.saturation import told
 
 
 def model_card(draft: Draft, *, noise_floor: float | None) -> str:
@@ -100,12 +101,8 @@ def _limits(draft: Draft) -> list[str]:
             "accuracy says nothing about real photos. Not for use in a field.**",
         )
     if (saturation := draft.measured.saturation) is not None:
-        lines.append(f"- Its INT8 arithmetic is exact on {', '.join(saturation.validated)}.")
-        if saturation.layers_at_risk:
-            lines.append(
-                f"- Without VNNI, x86 saturates in {len(saturation.layers_at_risk)} of its layers, and "
-                f"logits change by up to {saturation.logit_error:.1%}: build it with `reduce_range`."
-            )
+        remedy = ": build it with `reduce_range` for those" if saturation.layers_at_risk else ""
+        lines.append(f"- Its {told(saturation)}{remedy}.")
     if (audit := draft.measured.audit) is not None:
         lines.append(f"- What ran when it was measured: {audit.verdict}.")
     if draft.artifact.bound_to is not None:

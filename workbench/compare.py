@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.recipe import BASELINE
 from workbench.results import Accuracy, Budget, RunInfo, Status, TrialResult
+from workbench.saturation import told
 
 Verdict = Literal["within", "beyond", "too few images"]
 UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
@@ -26,7 +27,7 @@ class Row:
     peak_memory_bytes: above a worker with no runtime in it. What was not measured is None.
     crop: pixels of its input, where it is not the run's. precision: the weights are stored in; computes: what
     most multiplications really run in, and *_share what part of them; audit: that as a sentence.
-    casts, unfused_qdq: nodes that only convert. validated: processors on which its INT8 arithmetic is exact.
+    casts, unfused_qdq: nodes that only convert. validated: on which processors its INT8 sums are exact.
     """
 
     variant: str
@@ -421,7 +422,7 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         crop=trial.preprocess.crop if trial.preprocess else None,
         precision=trial.precision,
         **_audited(trial),
-        validated="; ".join(trial.saturation.validated) if trial.saturation else None,
+        validated=told(trial.saturation) if trial.saturation else None,
     )
 
 

@@ -8,6 +8,7 @@ from workbench.compare import paired_drop, speed
 from workbench.measure.classes import ClassChange, Confusion, class_changes, new_confusions
 from workbench.recipe import BASELINE
 from workbench.results import RunFolder, RunInfo, TrialResult
+from workbench.saturation import told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,13 +43,7 @@ class Details:
         audit, saturation = self.trial.audit, self.trial.saturation
         lines = [f"what ran: {audit.verdict}"] if audit else []
         if saturation is not None:
-            lines.append(f"  INT8 arithmetic is exact on {', '.join(saturation.validated)}")
-            if saturation.layers_at_risk:
-                changed = f"{saturation.top1_changed} of {saturation.photos} photos change their class"
-                lines.append(
-                    f"  elsewhere sums saturate in {len(saturation.layers_at_risk)} layers: logits move by "
-                    f"up to {100 * saturation.logit_error:.1f} %, {changed}"
-                )
+            lines.append(f"  {told(saturation)}")
         return lines
 
     def _title(self) -> str:

@@ -1,5 +1,6 @@
 """A search through recipe space: candidates get a quick look each, where it pays most first."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +12,18 @@ from workbench.errors import Unsuited, WorkbenchError
 from workbench.files import file_name
 from workbench.isolate import ChildError, call
 from workbench.look import Look, Looker, described, problem
+from workbench.measure.stats import PairedDrop
 from workbench.prepare import overridden
 from workbench.progress import Progress
 from workbench.recipe import BASELINE, Variant
 from workbench.search import Move
 from workbench.steps.layers import Layer
+from workbench.steps.roles import Role
 
 SEEDS_SHARE = 0.45  # of the search, at most, for what the advisor suggests
-FINALISTS = 5
+FINALISTS = 6
+CLEARLY = 0.98  # of the time of the surer ones: what a finalist must be below
+NEARLY = 1.1  # times the fastest's: what a look cannot tell apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,15 @@ class Tried:
 
 @dataclass(slots=True)
 class Search:
-    """What a search knows so far. until: time.monotonic() when no new candidate is begun."""
+    """What a search knows so far.
+
+    until: time.monotonic() when no new candidate is begun. absent: roles that no layer of the network plays.
+    """
 
     context: Context
     looker: Looker
     until: float
+    absent: frozenset[Role] = frozenset()
     tried: dict[str, Tried] = field(default_factory=dict)
 
     @property
@@ -71,6 +80,19 @@ class Search:
         return tried.look is not None and tried.look.within(
             self.context.prepared.workspace.budget, self.photos
         )
+
+    def fits(self, tried: Tried) -> bool:
+        """Does it seem to keep the budget on all the photos that choose?"""
+        budget, chosen = self.context.prepared.workspace.budget, len(self.context.parts.selection)
+        if tried.look is None:
+            return False
+        times = chosen / tried.look.images
+        drop = PairedDrop(round(tried.look.losses * times), round(tried.look.gains * times), chosen)
+        return max(drop.drop, drop.upper_bound()) <= budget.max_accuracy_drop
+
+    def promise(self, tried: Tried) -> float:
+        assert tried.look is not None
+        return tried.look.promise(self.context.prepared.workspace.budget, self.photos)
 
     def hopeless(self, tried: Tried) -> bool:
         return tried.look is None or tried.look.hopeless(self.context.prepared.workspace.budget)
@@ -235,7 +257,7 @@ def mix(found: Search, variant: Variant) -> None:
     sensitivities = layers(found, variant)
     for move in search.mixed(variant, sensitivities):
         found.take(move)
-    for move in search.refinements(variant):
+    for move in search.refinements(variant, found.absent):
         found.take(move)
     refined = [t for t in found.best() if t.variant.name.startswith(f"{variant.name}+")]
     if refined:
@@ -274,21 +296,35 @@ def layers(found: Search, variant: Variant) -> list[Layer]:
 
 
 def chosen(found: Search) -> list[Tried]:
-    """Who is checked in full: the best that seem to fit, and the fastest that may fit after all."""
-    fitting = [tried for tried in found.best() if found.cost(tried) < 1][:FINALISTS]
-    limit = found.cost(fitting[0]) if fitting else 1.0
-    doubtful = sorted(
-        (
-            tried
-            for tried in found.tried.values()
-            if tried.look is not None
-            and not found.within(tried)
-            and not found.hopeless(tried)
-            and found.cost(tried) < limit
-        ),
-        key=lambda tried: tried.look.drop.drop if tried.look else 0.0,
-    )
-    return [*fitting, *doubtful[:2]]
+    """Who is checked in full: from the surest on, each that is faster than all that are surer.
+
+    They keep the budget on the photos that choose, as far as a look can tell. Of many, the surest and those
+    with the most to win (the probability of being certified times the log of the speed) are kept, and two
+    that a look cannot tell from the fastest of them.
+    """
+    budget = found.context.prepared.workspace.budget
+    pool = [tried for tried in found.tried.values() if found.fits(tried) and found.cost(tried) < 1]
+    pool.sort(key=lambda tried: (-found.promise(tried), found.cost(tried)))
+    front: list[Tried] = []
+    for tried in pool:
+        if not front or found.cost(tried) < CLEARLY * found.cost(front[-1]):
+            front.append(tried)
+    most = sorted(front[1:], key=lambda tried: found.promise(tried) * math.log(found.cost(tried)))
+    kept = [*front[:1], *most[: FINALISTS - 1]]
+    fastest = min(map(found.cost, kept), default=0.0)
+    rest = sorted((tried for tried in pool if tried not in kept), key=found.cost)
+    kept += [tried for tried in rest if found.cost(tried) <= NEARLY * fastest][:2]
+    doubtful = [
+        tried
+        for tried in found.tried.values()
+        if tried.look is not None
+        and tried.look.images < len(found.context.parts.selection)
+        and not found.fits(tried)
+        and not tried.look.hopeless(budget)
+        and found.cost(tried) < (fastest or 1.0)
+    ]
+    doubtful.sort(key=lambda tried: tried.look.drop.drop if tried.look else 0.0)
+    return [*kept, *doubtful[:2]]
 
 
 def resized(variant: Variant) -> bool:

@@ -134,7 +134,7 @@ class Variant:
 
 
 def load(paths: Sequence[Path]) -> list[Variant]:
-    """The variants of recipe files, of the `*.yaml` files of folders, and of shipped recipes by name, in order.
+    """The variants of recipe files, of the `*.yaml` files of folders, and of shipped recipes by name.
 
     Raises WorkbenchError for a file that is no valid recipe, a path that does not exist, a folder with
     no recipe in it, and two recipes of one name.

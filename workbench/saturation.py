@@ -38,6 +38,16 @@ class Saturation(BaseModel):
     validated: tuple[str, ...]
 
 
+def told(saturation: Saturation) -> str:
+    """Where the INT8 sums are exact, as a phrase; what was only seen on photos is said to be."""
+    exact = f"INT8 sums are exact on {' and '.join(EXACT_ANYWAY)}"
+    if layers := len(saturation.layers_at_risk):
+        moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
+        changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
+        return f"{exact}; on {AT_RISK} they saturate in {layers} layers: {moved}, {changed}"
+    return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
+
+
 def cpu_classes(
     precision: Precision, saturation: Saturation | None, *, emulated: bool = True
 ) -> tuple[str, ...]:

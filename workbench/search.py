@@ -1,7 +1,7 @@
 """Where a search may go from a variant: other input sizes, other ranges, fewer layers in INT8. Pure."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from workbench.recipe import RecipePreprocess, Variant
@@ -9,6 +9,7 @@ from workbench.steps import Step
 from workbench.steps.int8 import StaticInt8
 from workbench.steps.layers import Layer
 from workbench.steps.nncf_int8 import NncfInt8
+from workbench.steps.roles import Role
 
 SMALLEST_SHARE = 0.4  # of the workspace's crop: below it a photo has a sixth of its pixels left
 GRID = 16  # most networks halve their input four or five times
@@ -70,14 +71,15 @@ def with_step(variant: Variant, label: str, **changes: object) -> Variant:
     return replace(variant, name=f"{variant.name}+{label}", steps=steps)
 
 
-def refinements(variant: Variant) -> Iterator[Move]:
+def refinements(variant: Variant, absent: Collection[Role] = ()) -> Iterator[Move]:
     """Known repairs of static INT8, cheap ones first: what to leave in float, and how ranges are found.
 
-    What the variant does already is left out; what it leaves in float stays there.
+    absent: roles that no layer of the network plays. What the variant does already is left out; what it
+    leaves in float stays there.
     """
     step = static_step(variant)
     if step is not None:
-        yield from _new(variant, _repairs(variant, step))
+        yield from _new(variant, _repairs(variant, step, frozenset(absent)))
 
 
 def _new(variant: Variant, moves: Iterator[Move]) -> Iterator[Move]:
@@ -89,7 +91,7 @@ def _new(variant: Variant, moves: Iterator[Move]) -> Iterator[Move]:
             yield move
 
 
-def _repairs(variant: Variant, step: StaticInt8) -> Iterator[Move]:
+def _repairs(variant: Variant, step: StaticInt8, absent: frozenset[Role]) -> Iterator[Move]:
     quantized = ("Conv", "Gemm", "MatMul")
     if step.op_types is None:
         yield Move(
@@ -101,7 +103,8 @@ def _repairs(variant: Variant, step: StaticInt8) -> Iterator[Move]:
         (("depthwise",), "float-dw"),
         (("first", "last"), "float-ends"),
     ):
-        excluded = tuple(dict.fromkeys([*step.exclude_roles, *roles]))
+        played = [role for role in roles if role not in absent]
+        excluded = tuple(dict.fromkeys([*step.exclude_roles, *played]))
         yield Move(with_step(variant, label, exclude_roles=excluded), "parts of the network left in float")
     yield Move(with_step(variant, "bias", bias_correction=True), "bias correction")
     yield Move(with_step(variant, "equalized", equalize=True), "cross-layer equalisation")

@@ -14,18 +14,26 @@ from workbench import pipeline, search
 from workbench.advise import Advice, advised
 from workbench.backends import Runtime
 from workbench.checking import Context
-from workbench.compare import Comparison, compare, paired_drop
+from workbench.compare import (
+    Comparison,
+    certification_shortfalls,
+    compare,
+    paired_drop,
+    untimed_shortfalls,
+)
 from workbench.errors import WorkbenchError
 from workbench.explore import Search, Tried, chosen, explore, resized
 from workbench.files import write_atomic
-from workbench.look import LIKELY, Looker, described, promise
+from workbench.look import Looker, described, promise
 from workbench.measure.latency import Plan
+from workbench.network import NetworkFacts
 from workbench.prepare import prepare
 from workbench.progress import Progress, Report
 from workbench.recipe import Variant
 from workbench.report import html
-from workbench.results import RunFolder, TrialResult
+from workbench.results import RunFolder, RunInfo, TrialResult
 from workbench.search import Move
+from workbench.steps.roles import Role
 from workbench.tuned_recipe import check_ours, write_recipe
 from workbench.workspace import Workspace
 
@@ -81,7 +89,8 @@ def tune(
     variants = [search.capped(variant, photos) for variant in variants] if photos else variants
     advice = pipeline.advice_for(context, variants)
     with Looker(context) as looker:
-        found = Search(context, looker, started + (1 - RACE_SHARE) * budget_s)
+        until = started + (1 - RACE_SHARE) * budget_s
+        found = Search(context, looker, until, absent_roles(advice.network))
         seeds, doubted = _seeds(advice, variants)
         explore(found, seeds, doubted)
     if found.left_s <= 0 and not any(tried.look for tried in found.tried.values()):
@@ -92,13 +101,14 @@ def tune(
         )
     found.tell_untried([*seeds, *doubted])
     finalists = chosen(found)
-    passed = [baseline]
+    checked = []
     for number, tried in enumerate(finalists):
         context.stage = Progress("checking the finalists", number, len(finalists), tried.variant.name)
         report(context.stage)
         result = pipeline.checked(context, tried.variant)
-        passed += [result] if result.status == "ok" else []
-    passed = [baseline, *certifiable(found, passed[1:])]
+        checked += [result] if result.status == "ok" else []
+    info = pipeline.info_of(context, options)
+    certified = certified_in_turn(found, checked, info)
     names = {tried.variant.name for tried in finalists}
     for tried in found.tried.values():
         if tried.variant.name not in names:
@@ -106,9 +116,9 @@ def tune(
     left = started + budget_s - time.monotonic()
     plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
     notes = story(found, finalists, time.monotonic() - started)
-    info = pipeline.info_of(context, options)
+    notes += (certified.sentence,) if certified.sentence else ()
     info = info.model_copy(update={"notes": (*info.notes, *notes)})
-    for _ in pipeline.timed(context, info, passed, plan):
+    for _ in pipeline.timed(context, info, [baseline, *certified.passed], plan):
         pass
     comparison = compare(folder.info(), folder.trials())
     write_atomic(folder.path / "report.html", html.render([comparison]).encode())
@@ -117,6 +127,16 @@ def tune(
         return Tuned(comparison, None, notes)
     write_recipe(winner, recipe, comparison)
     return Tuned(comparison, recipe, notes)
+
+
+def absent_roles(network: NetworkFacts) -> frozenset[Role]:
+    """The roles that no layer plays: leaving them in float would change nothing."""
+    there: dict[Role, int] = {
+        "squeeze_excite": network.squeeze_excite,
+        "hardswish": network.hard_swish + network.swish,
+        "depthwise": network.depthwise,
+    }
+    return frozenset(role for role, count in there.items() if not count)
 
 
 def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], list[Move]]:
@@ -151,25 +171,59 @@ def _comparable(variants: Iterable[Variant]) -> list[Variant]:
     return [variant for variant in variants if fair(variant.runtime)]
 
 
-def certifiable(found: Search, checked: Sequence[TrialResult]) -> list[TrialResult]:
-    """Of the finalists, those likely to be certified, now that all photos that choose were seen; all of them
-    where none is.
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What a fixed sequence of certifications left. sentence: how it went; None where there was none."""
 
-    Whoever is chosen for speed alone is often refused by the photos that chose nothing, and a search that
-    ends so has found nothing.
+    passed: list[TrialResult]
+    sentence: str | None
+
+
+def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunInfo) -> Certified:
+    """Certify the finalists one after the other, surest first, until one fails; faster ones come later.
+
+    A fixed sequence of tests: the order is known before the photos that certify are looked at, and nothing is
+    tested after the first failure, so that each statement holds at 95 % and all of them together do too
+    (Maurer, Hothorn and Lehmacher, "Multiple comparisons in drug clinical trials", 1995). What failed, and
+    what came after it, is recorded as `pruned`. Where the surest fails it stays, to be refused by name.
     """
-    budget = found.context.prepared.workspace.budget
+    budget, folder = info.budget, found.context.folder
 
-    def likely(result: TrialResult) -> bool:
-        drop = paired_drop(result)
-        return drop is not None and promise(drop, budget, found.photos) >= LIKELY
+    def prune(result: TrialResult, reason: str) -> None:
+        folder.append(result.model_copy(update={"status": "pruned", "reason": reason}))
 
-    sure = [result for result in checked if likely(result)]
-    for result in checked if sure else ():
-        if result not in sure:
-            reason = "it keeps the budget on these photos, but is unlikely to be certified on others"
-            found.context.folder.append(result.model_copy(update={"status": "pruned", "reason": reason}))
-    return sure or list(checked)
+    fitting = []
+    for result in checked:
+        if missed := untimed_shortfalls(result, budget, info.class_names):
+            prune(result, "; ".join(missed))
+        else:
+            fitting.append(result)
+    fitting.sort(key=lambda result: -_promise(result, found))
+    passed: list[TrialResult] = []
+    for number, result in enumerate(fitting):
+        if not (missed := certification_shortfalls(result, info)):
+            passed.append(result)
+            continue
+        for other in fitting[max(number, 1) :]:
+            why = "; ".join(missed) if other is result else f"{result.variant}, which was surer, did not hold"
+            prune(other, f"not certified: {why}")
+        return Certified(passed or fitting[:1], _told(passed, fitting, result))
+    return Certified(passed, _told(passed, fitting, None))
+
+
+def _promise(result: TrialResult, found: Search) -> float:
+    drop = paired_drop(result)
+    return promise(drop, found.context.prepared.workspace.budget, found.photos) if drop else 0.0
+
+
+def _told(
+    passed: Sequence[TrialResult], fitting: Sequence[TrialResult], failed: TrialResult | None
+) -> str | None:
+    if not fitting or fitting[0].certification is None:
+        return None
+    order = " > ".join(result.variant for result in fitting)
+    end = f"{failed.variant} did not hold" if failed else "all of them hold"
+    return f"certified in turn, surest first, until one fails: {order}; {len(passed)} passed, {end}"
 
 
 def _not_taken(tried: Tried, context: Context) -> TrialResult:

@@ -25,7 +25,7 @@ from workbench.results import Budget, RunInfo, TrialResult
 from workbench.search import Move, at_size, with_step
 from workbench.steps.int8 import StaticInt8
 from workbench.steps.simplify import Simplify
-from workbench.tune import _comparable, _not_taken, _smaller_alone, story
+from workbench.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, story
 from workbench.tuned_recipe import HEADER, check_ours, write_recipe
 
 CONTRACT = Preprocess(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -75,10 +75,80 @@ def names(tried: list[Tried]) -> list[str]:
 # Who is checked in full
 
 
-def test_the_fastest_that_keep_the_accuracy_are_checked() -> None:
-    found = knowing(*[looked(f"v{i}", 1 + i / 10) for i in range(1, 9)])
-    assert names(chosen(found)) == ["v8", "v7", "v6", "v5", "v4"]
-    assert len(chosen(found)) == FINALISTS
+def test_of_equally_sure_ones_the_fastest_is_checked_and_two_that_a_look_cannot_tell_from_it() -> None:
+    found = knowing(*[looked(f"v{i}", 2 + i / 20) for i in range(1, 9)])
+    assert names(chosen(found)) == ["v8", "v7", "v6"]
+
+
+def test_a_faster_one_is_checked_beside_a_surer_one_and_a_slower_unsure_one_never() -> None:
+    found = knowing(
+        looked("bold", 3.0, losses=3, gains=3),
+        looked("sure", 2.0),
+        looked("neither", 1.5, losses=2, gains=2),
+    )
+    assert names(chosen(found)) == ["sure", "bold"]
+
+
+def test_of_many_the_surest_and_those_with_most_to_win_are_checked() -> None:
+    found = knowing(*[looked(f"v{i}", 1.2**i, losses=i, gains=i) for i in range(1, 10)])
+    kept = names(chosen(found))
+    assert kept[0] == "v1", "the surest comes first"
+    assert FINALISTS <= len(kept) <= FINALISTS + 2
+
+
+def in_turn(
+    results: list[TrialResult], run_info: Callable[..., RunInfo]
+) -> tuple[list[str], dict[str, str], str | None]:
+    """Who passed, why the others did not, and the sentence."""
+    found, pruned = knowing(), {}
+
+    def append(result: TrialResult) -> None:
+        assert result.status == "pruned"
+        pruned[result.variant] = result.reason or ""
+
+    found.context.folder = cast(Any, SimpleNamespace(append=append))
+    done = certified_in_turn(found, results, run_info())
+    return [result.variant for result in done.passed], pruned, done.sentence
+
+
+def test_finalists_are_certified_surest_first_until_one_fails(
+    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
+) -> None:
+    fine, bad = trial("", losses=1).accuracy, trial("", losses=60).accuracy
+    results = [
+        trial("boldest", losses=6, gains=6, certification=fine),
+        trial("sure", certification=fine),
+        trial("bold", losses=3, gains=3, certification=bad),
+    ]
+    passed, pruned, sentence = in_turn(results, run_info)
+    assert passed == ["sure"]
+    assert pruned["bold"].startswith("not certified: it loses")
+    assert pruned["boldest"] == "not certified: bold, which was surer, did not hold"
+    assert sentence is not None
+    assert "sure > bold > boldest; 1 passed, bold did not hold" in sentence
+
+
+def test_where_the_surest_is_not_certified_it_stays_to_be_refused_by_name(
+    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
+) -> None:
+    bad = trial("", losses=60).accuracy
+    passed, pruned, _ = in_turn([trial("a", certification=bad), trial("b", losses=2)], run_info)
+    assert (passed, list(pruned)) == (["a"], ["b"])
+
+
+def test_without_photos_that_certify_all_finalists_stay(
+    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
+) -> None:
+    assert in_turn([trial("a"), trial("b")], run_info) == (["a", "b"], {}, None)
+
+
+def test_what_misses_the_budget_on_the_photos_that_choose_is_not_certified_at_all(
+    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
+) -> None:
+    fine = trial("").accuracy
+    passed, pruned, _ = in_turn([trial("lossy", losses=90, certification=fine)], run_info)
+    assert passed == []
+    assert "it loses" in pruned["lossy"]
 
 
 def test_what_is_slower_than_the_baseline_is_not_checked() -> None:

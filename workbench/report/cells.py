@@ -129,6 +129,6 @@ def audit_lines(rows: Sequence[Row]) -> list[str]:
     named: dict[str, list[str]] = {}
     for row in rows:
         if row.audit:
-            validated = f"; INT8 exact on {row.validated}" if row.validated else ""
+            validated = f"; {row.validated}" if row.validated else ""
             named.setdefault(f"{row.audit}{validated}", []).append(row.variant)
     return [f"{', '.join(names)}: {verdict}" for verdict, names in named.items()]
