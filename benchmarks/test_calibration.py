@@ -1,6 +1,6 @@
 """Memory of calibrating static INT8: it must not grow with the number of photos.
 
-`python -m pytest benchmarks/test_calibration.py -s` prints the peak of a process that calibrates 100 photos and
+`pytest benchmarks/test_calibration.py -s` prints the peak of a process that calibrates 100 photos and
 of one that calibrates 1,000, both at 224 px, on a ResNet-50 of random weights.
 """
 

@@ -21,10 +21,11 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from tests.e2e.plain import PREPROCESS, fitted, network, write_workspace  # noqa: E402
 from tests.e2e.tiny import CLASS_NAMES, MEAN, STD, Bench, draw_photos  # noqa: E402
 from workbench import pipeline, recipe  # noqa: E402
+from workbench.build import Job, _check_size  # noqa: E402
 from workbench.checkpoint import ModelSource, inspect, load_model  # noqa: E402
 from workbench.cli import main  # noqa: E402
 from workbench.dataset import Images  # noqa: E402
-from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
 from workbench.export import Export, export_onnx, torch_logits  # noqa: E402
 from workbench.images import Preprocess  # noqa: E402
 from workbench.onnx_info import describe  # noqa: E402
@@ -43,6 +44,7 @@ RECIPES = {
     "per-tensor": "{name: per-tensor, steps: [{use: static_int8, per_channel: false}]}",
     "greedy": "{name: greedy, steps: [{use: static_int8, calibration: {images: 200}}]}",
     "fp16": "{name: fp16, steps: [{use: fp16}]}",
+    "smaller": "{name: smaller, preprocess: {scale: 0.5}}",
 }
 
 
@@ -346,6 +348,31 @@ def test_a_file_that_is_quantised_already_is_measured_and_not_quantised_twice(
     for name, step in (("per-tensor", "static_int8"), ("fp16", "fp16")):
         assert found[name].status == "failed"
         assert f"step `{step}`: its input is quantised already" in (found[name].reason or "")
+
+
+def test_a_network_of_one_size_skips_the_other_sizes_with_the_reason(place: Place, tmp_path: Path) -> None:
+    side = PREPROCESS["crop"]
+    fixed = fitted(network(height=side, across=side), place.root / "data" / "calibration")
+    found = place.trials(tmp_path, fixed, "smaller")["smaller"]
+    assert found.status == "skipped"
+    assert f"an ONNX file for {side} x {side} pixels, not {side // 2}" in (found.reason or "")
+
+
+def test_a_network_of_any_size_is_evaluated_at_the_other_size(
+    place: Place, good: Any, tmp_path: Path
+) -> None:
+    found = place.trials(tmp_path, good, "smaller")["smaller"]
+    assert (found.status, found.preprocess and found.preprocess.crop) == ("ok", PREPROCESS["crop"] // 2)
+
+
+def test_a_torch_network_that_flattens_its_map_takes_one_size_only(tmp_path: Path) -> None:
+    flat = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 16 * 16, 4)).eval()
+    contract = Preprocess(resize=8, crop=8, mean=MEAN, std=(0.25,) * 3)
+    np.save(tmp_path / "pixels.npy", np.zeros((1, 8, 8, 3), np.uint8))
+    photos = Images(tmp_path / "pixels.npy", (0,), contract, "digest")
+    job = Job(ModelSource(factory="m:f"), "", 4, contract, photos, None, tmp_path, own_crop=16)
+    with pytest.raises(Unsuited, match="the network takes 16 px only, not 8"):
+        _check_size(job, lambda photo: torch_logits(flat, photo), raw=False)
 
 
 def test_a_file_with_float16_weights_is_measured_and_not_quantised(place: Place, tmp_path: Path) -> None:
