@@ -4,7 +4,6 @@ It predicts, and nothing more: `hindsight` says afterwards where it was wrong.
 """
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from workbench import needs
 from workbench.compare import Comparison, Row
 from workbench.expectations import Situation, opinions
+from workbench.explain import wrapped
 from workbench.machine import Machine
 from workbench.network import NetworkFacts
 from workbench.recipe import Variant
@@ -20,7 +20,6 @@ from workbench.steps.fp16 import Fp16
 Expected = Literal["faster", "slower", "same", "unknown"]
 Objective = Literal["latency", "size", "memory"]
 
-WIDTH = 100
 NEARLY = 1.1  # speeds within this factor of one another are the same to an advisor
 NARROW = 1.3  # high over low: a range up to that names one outcome
 PROMISING = 1.25  # what an uncertain variant must be able to reach to be worth its time
@@ -80,8 +79,8 @@ class Advice:
         """The advice for a terminal of 100 columns."""
         here = ", ".join(self.features) or "its features are unknown"
         lines = [
-            *_wrapped(f"{self.cpu}, {self.cores} cores: {here}", ""),
-            *_wrapped(self.network.sentence(), ""),
+            *wrapped(f"{self.cpu}, {self.cores} cores: {here}", ""),
+            *wrapped(self.network.sentence(), ""),
         ]
         sources: dict[str, int] = {}  # numbered as they are met: each is given in full once, at the end
         for title, worth in (("worth trying", True), ("not worth trying", False)):
@@ -91,7 +90,7 @@ class Advice:
                 lines += _entry(group, sources)
         lines += ["", "sources:"]
         for source, number in sources.items():
-            lines += _wrapped(source, "       ", f"  [{number}]".ljust(7))
+            lines += wrapped(source, "       ", f"  [{number}]".ljust(7))
         lines += ["", "A prediction from the operators and the processor; `run` measures."]
         return "\n".join(lines) + "\n"
 
@@ -209,10 +208,10 @@ def _entry(group: Sequence[Item], sources: dict[str, int]) -> list[str]:
     first = group[0]
     labels = [item.variant.removeprefix(first.recipe) for item in group]
     name = first.recipe + (" " if len(labels) > 1 else "") + " ".join(labels)
-    lines = _wrapped(name + _range(first), "  ")
+    lines = wrapped(name + _range(first), "  ")
     for reason in first.reasons:
         number = sources.setdefault(reason.source, len(sources) + 1)
-        lines += _wrapped(f"{reason.text} [{number}]", "      ", "    - ")
+        lines += wrapped(f"{reason.text} [{number}]", "      ", "    - ")
     return lines
 
 
@@ -220,13 +219,3 @@ def _range(item: Item) -> str:
     if item.low is None or item.high is None:
         return ""
     return f": expected {item.low:.2f} to {item.high:.2f} times the speed ({item.expected})"
-
-
-def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent if first is None else first,
-        subsequent_indent=indent if first is not None else indent + "  ",
-        break_on_hyphens=False,
-    )

@@ -45,20 +45,20 @@ class Explanation:
 
     def text(self) -> str:
         """The explanation for a terminal of 100 columns."""
-        lines = _wrapped(f"{self.recipe}: {self.description}" if self.description else self.recipe, "")
+        lines = wrapped(f"{self.recipe}: {self.description}" if self.description else self.recipe, "")
         shown = list(self.variants[:SHOWN])
         if more := len(self.variants) - len(shown):
             shown.append(f"and {more} more")
-        lines += _wrapped(f"{_count(len(self.variants), 'variant')}: {', '.join(shown)}", "")
+        lines += wrapped(f"{_count(len(self.variants), 'variant')}: {', '.join(shown)}", "")
         for axis in self.axes:
-            lines += _wrapped(f"varies {axis}", "  ")
+            lines += wrapped(f"varies {axis}", "  ")
         if self.needs:
-            lines += _wrapped(f"needs {', '.join(self.needs)}", "")
+            lines += wrapped(f"needs {', '.join(self.needs)}", "")
         if self.unmet is not None:
-            lines += _wrapped(f"skipped here: {self.unmet}", "")
+            lines += wrapped(f"skipped here: {self.unmet}", "")
         for part in self.parts:
             values = f": {', '.join(part.values)}" if part.values else ""
-            lines += ["", *_wrapped(part.title + values, "")]
+            lines += ["", *wrapped(part.title + values, "")]
             for label, said in (
                 ("does", part.note.does),
                 ("helps", part.note.helps),
@@ -66,7 +66,7 @@ class Explanation:
                 ("source", part.note.source),
             ):
                 if said:
-                    lines += _wrapped(said, " " * 10, f"  {label:<8}")
+                    lines += wrapped(said, " " * 10, f"  {label:<8}")
         return "\n".join(lines) + "\n"
 
 
@@ -148,7 +148,8 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
+def wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
+    """Lines of at most WIDTH columns. first: what the first one begins with; the others are indented deeper."""
     return textwrap.wrap(
         text,
         WIDTH,
