@@ -149,7 +149,7 @@ def _count(number: int, word: str) -> str:
 
 
 def wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
-    """Lines of at most WIDTH columns. first: what the first one begins with; the others are indented deeper."""
+    """Lines of at most WIDTH columns. first: what the first begins with; the others are indented deeper."""
     return textwrap.wrap(
         text,
         WIDTH,
