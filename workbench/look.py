@@ -33,7 +33,7 @@ EVALUATE_S = 3.0  # of a look, spent on photos
 FEWEST_PHOTOS = 96
 TURNS = 8
 BURST_S = 0.03  # of one turn of one session
-LIKELY = 0.8  # to be certified: who is chosen for speed alone is often refused at the end
+LIKELY = 0.6  # to be certified: what a search goes on from
 CODE = "look-1"  # raised when looks are taken in another way
 
 
@@ -92,14 +92,16 @@ class Look(BaseModel):
 def promise(seen: PairedDrop, budget: Budget, photos: int) -> float:
     """The probability that `photos` other photos would certify a drop, as far as those seen can tell.
 
-    Their drop differs from the one seen by what both samples owe to chance; it is certified where it lies
-    1.645 of its standard deviations below the budget. A pseudo-count of one lost and one gained photo keeps a
-    sample without any from being sure.
+    Certified is a drop 1.645 of its standard deviations below the budget. What was seen is pulled towards no
+    drop at all, as Bayes' rule demands of a normal prior of half the budget's width: the best of many
+    candidates owes some of its lead to luck. A pseudo-count of one lost and one gained photo keeps a sample
+    without any from being sure.
     """
     rate = (seen.losses + seen.gains + 2) / seen.total
-    here, there = math.sqrt(rate / seen.total), math.sqrt(rate / photos)
-    margin = budget.max_accuracy_drop - NormalDist().inv_cdf(0.95) * there - seen.drop
-    return NormalDist().cdf(margin / math.hypot(here, there))
+    here, there = rate / seen.total, rate / photos  # variances of a drop on either sample
+    trust = prior / (prior + here) if (prior := (budget.max_accuracy_drop / 2) ** 2) else 0.0
+    margin = budget.max_accuracy_drop - NormalDist().inv_cdf(0.95) * math.sqrt(there) - trust * seen.drop
+    return NormalDist().cdf(margin / math.sqrt(trust * here + there))
 
 
 @dataclass(slots=True)

@@ -83,15 +83,20 @@ def test_nothing_is_both_within_the_budget_and_hopeless(
 
 
 def test_a_variant_that_loses_nothing_is_within_once_there_are_photos_enough_to_show_it() -> None:
-    assert not seen().within(POINT, 100)
+    assert not seen().within(POINT, 50)
     assert seen().within(POINT, 1000)
 
 
 def test_what_other_photos_would_probably_refuse_is_not_kept() -> None:
-    assert not seen(losses=2, images=200).within(POINT, 2000)  # it loses exactly what the budget allows
+    assert not seen(losses=10, images=1000).within(POINT, 2000)  # it loses exactly what the budget allows
     assert not seen(losses=3, images=1000).within(POINT, 200)
     assert seen(losses=3, images=1000).within(POINT, 5000)
     assert seen(losses=2, images=200).within(Budget(max_accuracy_drop=0.05), 2000)
+
+
+def test_the_luck_of_the_best_of_many_is_not_believed() -> None:
+    lucky, plain = seen(losses=6, gains=14, images=500), seen(losses=0, gains=0, images=500)
+    assert plain.promise(POINT, 500) > lucky.promise(POINT, 500)
 
 
 @given(counts, st.integers(20, 5000), st.floats(0, 0.3))
