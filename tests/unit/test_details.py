@@ -11,6 +11,7 @@ from workbench.details import details
 from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
 from workbench.results import RunFolder, RunInfo, TrialResult, WholePath
+from workbench.saturation import Saturation, told
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]
@@ -144,3 +145,20 @@ def test_predictions_that_are_gone_are_an_error_with_their_name(
     folder.predictions("baseline").unlink()
     with pytest.raises(WorkbenchError, match=r"baseline\.npz cannot be read"):
         details(folder, folder.info(), measured)
+
+
+def test_what_was_only_seen_on_photos_is_not_called_exact() -> None:
+    fine = Saturation(
+        layers_at_risk=(),
+        worst_share=0,
+        logit_error=0,
+        top1_changed=0,
+        photos=8,
+        validated=("x86 with VNNI",),
+    )
+    risky = fine.model_copy(update={"layers_at_risk": ("conv",), "logit_error": 0.12, "top1_changed": 2})
+    exact = "INT8 sums are exact on x86 with VNNI and ARM with dot product; on x86 with AVX2 without VNNI "
+    assert told(fine) == exact + "none saturated on 8 photos"
+    assert told(risky) == exact + (
+        "they saturate in 1 layer: logits move by up to 12.0 %, 2 of 8 photos change class"
+    )
