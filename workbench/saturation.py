@@ -44,7 +44,7 @@ def told(saturation: Saturation) -> str:
     if layers := len(saturation.layers_at_risk):
         moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
         changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
-        return f"{exact}; on {AT_RISK} they saturate in {layers} layer{"" if layers == 1 else "s"}: {moved}, {changed}"
+        return f"{exact}; on {AT_RISK} they saturate in {layers} layer(s): {moved}, {changed}"
     return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
 
 
