@@ -11,11 +11,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from workbench import yamlfile
 from workbench.backends import Runtime
-from workbench.checkpoint import StatedPreprocess
 from workbench.errors import WorkbenchError
 from workbench.export import Export
 from workbench.files import digest_of, file_name
 from workbench.needs import Need
+from workbench.stated import StatedPreprocess
 from workbench.steps import Step
 from workbench.steps.check import check_sequence
 

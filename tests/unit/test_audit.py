@@ -169,7 +169,9 @@ def in_onnxruntime(path: Path) -> Audit:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     before = set(Path.cwd().iterdir())
-    found = audit_onnx(Artifact(path.parent, artifact_info(path)), options, list(CPU), SAMPLE)
+    found = audit_onnx(
+        Artifact(path.parent, artifact_info(path)), options, {name: {} for name in CPU}, SAMPLE
+    )
     assert set(Path.cwd().iterdir()) == before  # no profile is left behind
     return found
 

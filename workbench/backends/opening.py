@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a file it cannot open or run."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    return (
+        native.Fail,
+        native.InvalidGraph,
+        native.InvalidProtobuf,
+        native.InvalidArgument,
+        native.NotImplemented,
+        native.RuntimeException,
+    )
+
+
 def refuse_foreign(artifact: Artifact) -> None:
     """Raise WorkbenchError where the artifact is bound to another processor than this machine's.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.artifact import Artifact, Format
 from workbench.audit import Audit
 from workbench.backends.base import Provider, Runtime, Session
-from workbench.backends.opening import filled, for_any_batch, refuse_foreign
+from workbench.backends.opening import filled, for_any_batch, onnxruntime_errors, refuse_foreign
 from workbench.backends.packages import missing_package
 from workbench.errors import WorkbenchError
 from workbench.images import Batch
@@ -114,7 +114,8 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
 
     refuse_foreign(artifact)
     batch = filled(sample, artifact.info.input_shape[0])
-    return audit_onnx(artifact, options_of(runtime), [_provider(runtime)], batch)
+    given = provider_options(runtime)
+    return audit_onnx(artifact, options_of(runtime), {_provider(runtime): given}, batch)
 
 
 @contextmanager
@@ -151,7 +152,6 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
 
 def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession":
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
 
     try:
         return onnxruntime.InferenceSession(
@@ -160,14 +160,7 @@ def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession
             providers=[_provider(runtime)],
             provider_options=[provider_options(runtime)],
         )
-    except (
-        native.Fail,
-        native.InvalidGraph,
-        native.InvalidProtobuf,
-        native.InvalidArgument,
-        native.NotImplemented,
-        native.RuntimeException,
-    ) as error:
+    except onnxruntime_errors() as error:
         raise WorkbenchError(f"onnxruntime cannot open {artifact.path.name}: {error}") from error
 
 

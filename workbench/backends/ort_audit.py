@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.artifact import Artifact
 from workbench.audit import Audit, Computed, Product, audit_of
+from workbench.backends.opening import onnxruntime_errors
 from workbench.errors import WorkbenchError
 from workbench.macs import MULTIPLYING, in_order, macs_of, macs_of_call, multiplying
 
@@ -43,14 +44,14 @@ class Call:
 def audit_onnx(
     artifact: Artifact,
     options: "onnxruntime.SessionOptions",
-    providers: Sequence[str],
+    providers: Mapping[str, dict[str, str]],
     sample: "NDArray[Any]",
 ) -> Audit:
     """Open the artifact as the real session does, run `sample` through it once, and read what ran.
 
     options: fresh ones with the real session's settings; they are changed here. Weights are not packed
     ahead, because the profile loses the shape of packed ones; that changes neither the nodes nor their
-    types. sample: one batch as the session takes it.
+    types. providers: with the options of each. sample: one batch as the session takes it.
     Raises WorkbenchError where onnxruntime cannot open or run the file.
     """
     import onnx
@@ -150,14 +151,13 @@ def unfused_qdq(graph: "onnx.GraphProto") -> int:
 def _calls(
     data: bytes,
     options: "onnxruntime.SessionOptions",
-    providers: Sequence[str],
+    providers: Mapping[str, dict[str, str]],
     sample: "NDArray[Any]",
     folder: Path,
     rewritten: Path | None,
     name: str,
 ) -> list[Call]:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
 
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
@@ -166,16 +166,9 @@ def _calls(
     if rewritten is not None:
         options.optimized_model_filepath = str(rewritten)
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(data, options, providers=list(providers.items()))
         session.run(None, {session.get_inputs()[0].name: sample})
-    except (
-        native.Fail,
-        native.InvalidGraph,
-        native.InvalidProtobuf,
-        native.InvalidArgument,
-        native.NotImplemented,
-        native.RuntimeException,
-    ) as error:
+    except onnxruntime_errors() as error:
         raise WorkbenchError(f"audit: onnxruntime cannot run {name}: {error}") from error
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return [_call(event["name"], event["args"]) for event in events if _is_node(event)]
