@@ -1,11 +1,8 @@
 """The server over real HTTP: what it answers, what it refuses, how it starts and how it ends."""
 
-import hashlib
-import io
 import json
 import os
 import re
-import select
 import signal
 import socket
 import struct
@@ -13,153 +10,37 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
-import onnx
 import pytest
-import uvicorn
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from serve.app import create_app
 from serve.settings import Settings
-from workbench.artifact import ArtifactInfo
-from workbench.backends import BACKENDS, Runtime
-from workbench.images import Preprocess, normalize, preprocess
-from workbench.machine import collect
-from workbench.registry import Bundle, Draft, Golden, Provenance, Registry
-from workbench.results import Accuracy, Latency, TrialResult
+from tests.serving import (
+    CLASS_NAMES,
+    CONTRACT,
+    ROOT,
+    Running,
+    ServerProcess,
+    encoded,
+    error_code,
+    noise,
+    png_claiming,
+    publish,
+    running,
+    wait_for,
+    wait_until_ready,
+)
+from workbench.backends import BACKENDS
+from workbench.images import preprocess
+from workbench.registry import Bundle, Registry
 
-ROOT = Path(__file__).parents[2]
-CONTRACT = Preprocess(resize=36, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-CLASS_NAMES = ("Corn_Rust", "Potato_Healthy", "Tomato_Early_Blight", "Tomato_Leaf_Mold", "Wheat_Rust")
 PREDICTION_KEYS = ["class_id", "class_name", "confidence", "timestamp", "model_version"]
-
-
-# A published model, small and real
-
-
-def tiny_onnx() -> bytes:
-    """Flatten + Gemm: a weight per pixel, so that a photo lying on its side scores differently."""
-    weights = np.random.default_rng(7).normal(0, 0.02, (3 * 32 * 32, len(CLASS_NAMES))).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["image"], ["flat"]),
-            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(CLASS_NAMES)])],
-        [
-            numpy_helper.from_array(weights, "weights"),
-            numpy_helper.from_array(np.zeros(len(CLASS_NAMES), np.float32), "bias"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString()
-    return data
-
-
-def draft(data: bytes, version: str) -> Draft:
-    measured = TrialResult(
-        variant="fp32",
-        recipe="fp32",
-        digest="0" * 64,
-        status="ok",
-        backend="onnxruntime",
-        device="cpu",
-        precision="fp32",
-        size_bytes=len(data),
-        accuracy=Accuracy(
-            images=100,
-            correct=90,
-            correct_top5=None,
-            macro_f1=0.9,
-            class_images=(20,) * 5,
-            class_correct=(18,) * 5,
-            losses=0,
-            gains=0,
-        ),
-        latency=Latency(
-            batch_size=1,
-            samples=60,
-            mean_ns=2e6,
-            p50_ns=1.5e6,
-            p90_ns=2e6,
-            p95_ns=2.5e6,
-            p99_ns=None,
-            cold_p50_ns=3e6,
-            round_log_ratios=(0.0,),
-            settled=True,
-        ),
-    )
-    return Draft(
-        name="leaf",
-        version=version,
-        created_at=datetime(2026, 1, 2, tzinfo=UTC),
-        artifact=ArtifactInfo(
-            format="onnx",
-            file="model.onnx",
-            sha256=hashlib.sha256(data).hexdigest(),
-            size_bytes=len(data),
-            opset=17,
-            precision="fp32",
-            input_shape=(0, 3, 32, 32),
-            classes=len(CLASS_NAMES),
-        ),
-        runtime=Runtime(),
-        class_names=CLASS_NAMES,
-        preprocess=CONTRACT,
-        golden=Golden(file="golden.npz", images=3, atol=1e-3),
-        measured=measured,
-        machine=collect(),
-        provenance=Provenance(
-            run_id="20260102-000000",
-            variant="fp32",
-            variant_digest="0" * 64,
-            checkpoint_digest="1" * 64,
-            validation_digest="2" * 64,
-            calibration_digest=None,
-            libraries={},
-            forced=None,
-        ),
-    )
-
-
-def publish(root: Path, *, version: str = "1.0.0", golden_error: float = 0.0) -> Bundle:
-    """Publish the tiny model and point `production` at it. golden_error: added to its golden logits."""
-    data = tiny_onnx()
-    session = onnx_session(data)
-    pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    logits = session(normalize(pixels, CONTRACT)) + np.float32(golden_error)
-
-    def build(folder: Path) -> None:
-        (folder / "model.onnx").write_bytes(data)
-        np.savez(folder / "golden.npz", pixels=pixels, logits=logits)
-        (folder / "MODEL_CARD.md").write_text("# leaf\n")
-
-    registry = Registry(root)
-    bundle = registry.publish(draft(data, version), build)
-    registry.point("leaf", "production", version, reason="test", expected=None)
-    return bundle
-
-
-def onnx_session(data: bytes) -> Callable[[Any], Any]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(None, {"image": batch})[0]
 
 
 @pytest.fixture(scope="module")
@@ -169,110 +50,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-# Servers
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server in a thread of this process, and a client for it."""
-
-    url: str
-    client: httpx.Client
-
-    def post(self, content: bytes, *, name: str = "leaf.jpg") -> httpx.Response:
-        return self.client.post("/predict", files={"file": (name, content, "image/jpeg")})
-
-    def metrics(self) -> str:
-        return self.client.get("/metrics").text
-
-
-@contextmanager
-def running(settings: Settings) -> Iterator[Running]:
-    config = uvicorn.Config(create_app(settings), ws="none", log_config=None)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            with httpx.Client(base_url=url, timeout=20) as client:
-                wait_for(lambda: server.started)
-                yield Running(url, client)
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def wait_for(met: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not met():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-
-
-def wait_until_ready(client: httpx.Client) -> None:
-    wait_for(lambda: client.get("/readyz").status_code == 200)
-
-
 @pytest.fixture(scope="module")
 def server(registry: Path) -> Iterator[Running]:
     with running(Settings(registry=registry)) as server:
         wait_until_ready(server.client)
         yield server
-
-
-class ServerProcess:
-    """`python -m serve` as a container runs it."""
-
-    def __init__(self, registry: Path, **environment: str) -> None:
-        self.started_at = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "serve"],
-            cwd=ROOT,
-            env={**os.environ, "KRISHI_REGISTRY": str(registry), "KRISHI_PORT": "0", **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log = ""
-        self.host, self.port = "127.0.0.1", self._port()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
-
-    def _port(self) -> int:
-        assert self.process.stderr is not None
-        while select.select([self.process.stderr], [], [], 15)[0]:
-            line = self.process.stderr.readline()
-            self.log += line
-            if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
-                # Nobody else reads this pipe, and a full one would stop the server.
-                self._drainer = threading.Thread(target=self._drain)
-                self._drainer.start()
-                return int(found[1])
-            if not line:
-                break
-        self.process.kill()
-        raise AssertionError(f"the server did not start:\n{self.log}")
-
-    def _drain(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log += line
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        self.client.close()
-        try:
-            code = self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-        finally:
-            self._drainer.join()
-            if self.process.stderr is not None:
-                self.process.stderr.close()
-        return code
 
 
 @pytest.fixture(scope="module")
@@ -282,42 +64,6 @@ def process(registry: Path) -> Iterator[ServerProcess]:
     yield process
     assert process.end() == 0, process.log
     assert "Traceback" not in process.log
-
-
-# Photos
-
-
-def encoded(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def noise(seed: int, width: int = 64, height: int = 48) -> Image.Image:
-    """A photo with coarse structure, so that resizing does not turn it into plain gray."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def error_code(response: httpx.Response) -> str:
-    """The code of an error answer, after checking that it has the one shape."""
-    body = response.json()
-    assert list(body) == ["error", "request_id"]
-    assert list(body["error"]) == ["code", "message"]
-    assert body["request_id"] == response.headers["x-request-id"]
-    code: str = body["error"]["code"]
-    return code
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A valid PNG header with no picture behind it."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(b"\0" * 64)
-    chunks = [
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in (header, data, b"IEND")
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 # Predictions
