@@ -72,7 +72,7 @@ def code_digest() -> str:
     here = Path(__file__).parent
     names = (
         "build", "bytesums", "bytewise", "checkpoint", "dataset", "export", "exporters", "factory", "images",
-        "onnx_info", "program", "saturation", "stated", "timm_network", "transformers_folder",
+        "photo", "onnx_info", "program", "saturation", "stated", "timm_network", "transformers_folder",
         "transformers_processor", "weights",
     )  # fmt: skip
     files = sorted([*here.glob("steps/*.py"), *(here / f"{name}.py" for name in names)])

@@ -4,6 +4,7 @@ evaluation and the server call it, so that what was measured is what is served.
 numpy and Pillow are imported inside the functions: reading a recipe must not pay for them.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -20,8 +21,10 @@ Batch: TypeAlias = "NDArray[Any]"
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_PIXELS = 50_000_000
+MAX_SIDE = 12_000  # pixels
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Decode = Literal["scaled", "full"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Finite, Finite, Finite]
 Scale = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # below, photos overflow
@@ -34,6 +37,9 @@ class Preprocess(BaseModel):
     resize: pixels of the shorter side, aspect ratio kept; Pillow's antialiased filters.
     crop: side in pixels of the square cut from the centre; what the network sees.
     mean, std: per channel (R, G, B), in units of [0, 1].
+    decode: scaled: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its shorter side stays at least
+    twice `resize` (never for `nearest`); full: at its own size. Bundles and results from before there was a
+    choice are full; whoever reads them has to say so (see `results.Recorded`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +49,7 @@ class Preprocess(BaseModel):
     interpolation: Interpolation = "bilinear"
     mean: Triple
     std: tuple[Scale, Scale, Scale]
+    decode: Decode = "scaled"
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocess":
@@ -59,90 +66,54 @@ class ImageError(ValueError):
         self.kind = kind
 
 
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """An upright photo, perhaps decoded at a fraction of its size.
+
+    image: 8-bit RGB. size: (width, height) of the whole photo in pixels.
+    box: (left, top, right, bottom) of the photo in pixels of `image`. Where a side is no multiple of the
+    fraction, the photo ends within a pixel of `image`.
+    """
+
+    image: "Image.Image"
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image.Image":
-    """Photo bytes as an upright 8-bit RGB image.
+    """Photo bytes as an upright 8-bit RGB image, in full size whatever a contract says.
 
     JPEG, PNG or WebP; the first frame of an animation; EXIF orientation applied; alpha dropped, as
-    torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The pixel limit is checked
-    from the header, before anything is decoded. Raises ImageError.
+    torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The limits (`max_pixels`, MAX_SIDE,
+    the number of scans of a JPEG) are checked before anything is decoded. Raises ImageError.
     """
-    import io
-    import warnings
+    from workbench import photo
 
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise ImageError("empty", "the image is empty (0 bytes)")
-    with warnings.catch_warnings():
-        # Our own limit, below, is stricter than the one Pillow warns at.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ImageError("unsupported", "not a JPEG, PNG or WebP image") from None
-        except Image.DecompressionBombError:
-            raise ImageError(
-                "too-large", f"the image has more than {max_pixels / 1e6:g} megapixels"
-            ) from None
-        except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-            raise ImageError("broken", f"the image cannot be read: {error}") from error
-    if image.width * image.height > max_pixels:
-        raise ImageError(
-            "too-large",
-            f"the image has {image.width} x {image.height} pixels, more than {max_pixels / 1e6:g} megapixels",
-        )
-    try:
-        image.load()
-        return _as_rgb(_upright(image))
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, ZeroDivisionError) as error:
-        # Pillow's plugins and its EXIF reader raise all of these for damaged files.
-        raise ImageError("broken", f"the image is damaged: {error}") from error
+    return photo.decoded(data, max_pixels=max_pixels, least=None).image
 
 
-def _upright(image: "Image.Image") -> "Image.Image":
-    """Turned as its EXIF orientation says.
+def decode_for(data: bytes, contract: Preprocess) -> Photo:
+    """Photo bytes as `crop_pixels` takes them: `decode`, but at a fraction of the size where the contract
+    lets it (see `Preprocess.decode`). Raises ImageError."""
+    from workbench import photo
 
-    ImageOps.exif_transpose would also copy an upright photo, and rewrite the EXIF block, which fails in
-    many ways (struct.error, TypeError, AttributeError) where a tag we have no use for is damaged.
-    """
-    from PIL.Image import Transpose
-
-    turns: dict[object, Transpose] = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    turn = turns.get(image.getexif().get(0x0112))
-    return image if turn is None else image.transpose(turn)
+    # A network trained with `nearest` knows single pixels, not means of several.
+    scaled = contract.decode == "scaled" and contract.interpolation != "nearest"
+    return photo.decoded(data, max_pixels=MAX_PIXELS, least=2 * contract.resize if scaled else None)
 
 
-def _as_rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit gray to 255 instead of scaling it: a normal photo would turn white.
-        import numpy as np
-
-        wide = np.asarray(image, dtype=np.int64).clip(0, 65535)
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def crop_pixels(image: "Image.Image", contract: Preprocess) -> "NDArray[np.uint8]":
+def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[np.uint8]":
     """The (crop, crop, 3) uint8 pixels the network will see, before normalisation.
 
-    Raises ImageError where the image is so narrow that resizing it would take gigabytes.
+    photo: of `decode_for`, or an image in full size. Raises ImageError where it is so narrow that resizing
+    it would take gigabytes.
     """
     import numpy as np
     from PIL import Image
 
-    width, height = image.size
+    if not isinstance(photo, Photo):
+        photo = Photo(photo, photo.size, (0, 0, *photo.size))
+    image, (width, height) = photo.image, photo.size
     scale = contract.resize / min(width, height)
     size = (
         (contract.resize, max(contract.resize, round(height * scale)))
@@ -156,7 +127,8 @@ def crop_pixels(image: "Image.Image", contract: Preprocess) -> "NDArray[np.uint8
             f"have {size[0]} x {size[1]}, more than {MAX_PIXELS / 1e6:g} megapixels",
         )
     if size != image.size:
-        image = image.resize(size, Image.Resampling[contract.interpolation.upper()])
+        # By the size of the whole photo, so that one decoded smaller lies where it would lie.
+        image = image.resize(size, Image.Resampling[contract.interpolation.upper()], box=photo.box)
     left, top = (size[0] - contract.crop) // 2, (size[1] - contract.crop) // 2
     return np.asarray(image.crop((left, top, left + contract.crop, top + contract.crop)))
 
@@ -166,13 +138,12 @@ def normalize(pixels: "NDArray[np.uint8]", contract: Preprocess) -> "NDArray[np.
     import numpy as np
 
     # x/255, then (x - mean)/std, as one multiply-add per value in float32.
-    factor = 1.0 / (255.0 * np.asarray(contract.std))
-    offset = -np.asarray(contract.mean) / np.asarray(contract.std)
     batch = np.empty((pixels.shape[0], 3, *pixels.shape[1:3]), dtype=np.float32)
-    for channel in range(3):
+    for channel, (mean, std) in enumerate(zip(contract.mean, contract.std, strict=True)):
         plane = batch[:, channel]
-        np.multiply(pixels[..., channel], np.float32(factor[channel]), out=plane)
-        plane += np.float32(offset[channel])
+        plane[...] = pixels[..., channel]
+        plane *= np.float32(1.0 / (255.0 * std))
+        plane += np.float32(-mean / std)
     return batch
 
 
@@ -183,11 +154,16 @@ def batch_of(pixels: "NDArray[np.uint8]", contract: Preprocess, *, raw: bool) ->
     return np.ascontiguousarray(pixels) if raw else normalize(pixels, contract)
 
 
+def pixels_of(data: bytes, contract: Preprocess) -> "NDArray[np.uint8]":
+    """Photo bytes to the (crop, crop, 3) uint8 pixels the network will see. Raises ImageError."""
+    return crop_pixels(decode_for(data, contract), contract)
+
+
 def preprocess(data: bytes, contract: Preprocess, *, raw: bool = False) -> Batch:
     """Photo bytes to a batch of one (see `batch_of`). Raises ImageError."""
-    return batch_of(crop_pixels(decode(data), contract)[None], contract, raw=raw)
+    return batch_of(pixels_of(data, contract)[None], contract, raw=raw)
 
 
 def read_pixels(path: Path, contract: Preprocess) -> "NDArray[np.uint8]":
     """The (crop, crop, 3) uint8 pixels of a photo on disk. Raises ImageError."""
-    return crop_pixels(decode(path.read_bytes()), contract)
+    return pixels_of(path.read_bytes(), contract)

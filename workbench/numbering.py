@@ -1,7 +1,7 @@
 """Which number a new version has to carry: decided by what its clients would notice, not by hand.
 
 major   the class list or the input contract changed: clients must change too
-minor   the predictions changed
+minor   the predictions changed, or large photos are decoded otherwise
 patch   the same checkpoint, and the outputs agree within the published tolerance
 """
 
@@ -40,7 +40,7 @@ def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: A
     if moved := [
         f"{field} {getattr(old.preprocess, field)} -> {getattr(contract, field)}"
         for field in Preprocess.model_fields
-        if getattr(old.preprocess, field) != getattr(contract, field)
+        if field != "decode" and getattr(old.preprocess, field) != getattr(contract, field)
     ]:
         return Change("major", f"the preprocessing changed since {old.version}: {', '.join(moved)}")
     # The batch size is between the server and the model: no client sees it.
@@ -48,6 +48,10 @@ def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: A
         return Change("major", f"the input shape changed since {old.version}")
     if old.artifact.pixels != artifact.pixels:
         return Change("major", f"the network takes another type of input than {old.version}")
+    if old.preprocess.decode != contract.decode:
+        # Clients send the same photos; what is read from large ones differs a little.
+        turned = f"decode {old.preprocess.decode} -> {contract.decode}"
+        return Change("minor", f"the preprocessing changed since {old.version}: {turned}")
     if old.provenance.checkpoint_digest != info.checkpoint_digest:
         return Change("minor", f"it was built from another checkpoint than {old.version}")
     return None

@@ -14,6 +14,7 @@ from workbench.backends import Runtime
 from workbench.errors import WorkbenchError
 from workbench.export import Export
 from workbench.files import digest_of, file_name
+from workbench.images import Decode
 from workbench.needs import Need
 from workbench.stated import StatedPreprocess
 from workbench.steps import Step
@@ -47,6 +48,7 @@ class RecipePreprocess(StatedPreprocess):
     """
 
     scale: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
+    decode: Decode | None = None
 
     @model_validator(mode="after")
     def _one_size(self) -> "RecipePreprocess":

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from workbench.audit import Audit
 from workbench.backends import Runtime
@@ -17,6 +17,14 @@ from workbench.machine import Machine
 from workbench.saturation import Saturation
 
 Status = Literal["ok", "failed", "skipped", "pruned"]
+
+
+def _as_recorded(value: object) -> object:
+    return {"decode": "full", **value} if isinstance(value, dict) else value
+
+
+# In a file: what was written before `decode` could be chosen was measured on photos decoded in full.
+Recorded = Annotated[Preprocess, BeforeValidator(_as_recorded)]
 
 
 class _Record(BaseModel):
@@ -174,7 +182,7 @@ class TrialResult(_Record):
     latency: Latency | None = None
     saturated_ips: float | None = None
     whole_path: tuple[WholePath, ...] = ()
-    preprocess: Preprocess | None = None
+    preprocess: Recorded | None = None
     audit: Audit | None = None
     saturation: Saturation | None = None
 
@@ -216,7 +224,7 @@ class RunInfo(_Record):
     validation_images: int
     calibration_digest: str | None
     class_names: tuple[str, ...]
-    preprocess: Preprocess
+    preprocess: Recorded
     budget: Budget
     baseline: str
     runtimes: dict[str, Runtime]
@@ -269,7 +277,9 @@ class RunFolder:
 
     def golden(self, contract: Preprocess) -> Path:
         """The photos a bundle is checked with, as this preprocessing cuts them."""
-        return self.path / f"golden-{digest_of(contract.model_dump(mode='json'))[:12]}.npz"
+        # Named as before `decode` could be chosen: the runs of that time have files to find.
+        plain = {"decode"} if contract.decode == "full" else None
+        return self.path / f"golden-{digest_of(contract.model_dump(mode='json', exclude=plain))[:12]}.npz"
 
     def predictions(self, variant: str) -> Path:
         return self.path / "predictions" / f"{file_name(variant)}.npz"

@@ -12,6 +12,7 @@ from workbench import yamlfile
 from workbench.cache import cache_folder
 from workbench.checkpoint import ModelSource, StatedPreprocess
 from workbench.errors import WorkbenchError
+from workbench.images import Decode
 from workbench.results import Budget
 from workbench.sample import sample_folder
 
@@ -29,6 +30,12 @@ class DataSection(BaseModel):
     validation: Path
 
 
+class WorkspacePreprocess(StatedPreprocess):
+    """What a source may state of the preprocessing, and how photos are decoded, which none does."""
+
+    decode: Decode | None = None
+
+
 class WorkspaceFile(BaseModel):
     """`krishi.yaml`. Paths are relative to the file.
 
@@ -40,7 +47,7 @@ class WorkspaceFile(BaseModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)] | None = None
     model: ModelSource
     data: DataSection
-    preprocess: StatedPreprocess = StatedPreprocess()
+    preprocess: WorkspacePreprocess = WorkspacePreprocess()
     budget: Budget = Budget()
     registry: Path = Path("registry")
     results: Path = Path("results")
@@ -59,7 +66,7 @@ class Workspace:
     model: ModelSource
     calibration: Path | None
     validation: Path
-    preprocess: StatedPreprocess
+    preprocess: WorkspacePreprocess
     budget: Budget
     registry: Path
     results: Path
@@ -153,7 +160,7 @@ def sample(start: Path) -> Workspace:
         ),
         calibration=data / "calib",
         validation=data / "val",
-        preprocess=StatedPreprocess(),
+        preprocess=WorkspacePreprocess(),
         budget=Budget(),
         registry=start / "registry",
         results=start / "results",

@@ -13,6 +13,8 @@ from workbench import recipe
 from workbench.backends import Runtime
 from workbench.errors import WorkbenchError
 from workbench.export import Export
+from workbench.images import Preprocess
+from workbench.prepare import overridden
 from workbench.recipe import Recipe, RecipePreprocess, Variant, scaled_side
 from workbench.steps import PACKAGES, Step
 from workbench.steps.batch import DynamicBatch, FixedBatch
@@ -550,6 +552,15 @@ def test_a_scale_excludes_pixels(tmp_path: Path) -> None:
     message, hint = refused(tmp_path, "name: a\npreprocess:\n  scale: 0.5\n  crop: 96\n")
     assert "r.yaml:2: preprocess: `scale` is a fraction of the workspace's size" in message
     assert hint == "give `scale` alone, or the pixels"
+
+
+def test_the_ways_to_decode_can_be_compared(tmp_path: Path) -> None:
+    found = variants(tmp_path, "name: a\nmatrix: {preprocess.decode: [scaled, full]}\n")
+    assert [variant.name for variant in found] == ["a[decode=scaled]", "a[decode=full]"]
+    own = Preprocess(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    contracts = [overridden(own, variant.preprocess) for variant in found]
+    assert contracts == [own, own.model_copy(update={"decode": "full"})]
+    assert len({variant.digest for variant in found}) == 2
 
 
 @pytest.mark.parametrize(

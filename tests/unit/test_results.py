@@ -1,5 +1,6 @@
 """What a run leaves behind can be read back, also after a crash and by later versions."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from workbench.compare import compare
 from workbench.errors import WorkbenchError
+from workbench.files import digest_of
 from workbench.results import RunFolder, RunInfo, TrialResult, find_run, runs
 
 MakeTrial = Callable[..., TrialResult]
@@ -149,6 +151,49 @@ def test_a_run_saved_by_every_schema_version_still_loads(folder: Path) -> None:
     comparison = compare(run.info(), run.trials())
     assert comparison.winner == "int8-static[method=minmax]"
     assert [row.status for row in comparison.rows] == ["ok", "ok", "failed", "skipped"]
+
+
+def without_decode(path: Path) -> None:
+    """As it was written before there was a choice."""
+    text = path.read_text()
+    older = re.sub(r',\s*"decode":\s*"full"', "", text)
+    assert older != text and "decode" not in older
+    path.write_text(older)
+
+
+def test_a_run_from_before_photos_could_be_scaled_was_measured_at_their_full_size(
+    tmp_path: Path, run_info: MakeInfo, trial: MakeTrial
+) -> None:
+    saved = RunFolder(SAVED / "results-v1")
+    assert saved.info().preprocess.decode == "full"
+    full = saved.info().preprocess
+    run = RunFolder.create(tmp_path)
+    run.save_info(run_info(preprocess=full))
+    run.append(trial("a").model_copy(update={"preprocess": full}))
+    for name in ("run.json", "trials.jsonl"):
+        without_decode(run.path / name)
+    (one,) = run.trials()
+    assert one.preprocess == run.info().preprocess == full
+
+
+@pytest.mark.parametrize("way", ["scaled", "full"])
+def test_how_photos_were_decoded_comes_back_as_it_was_written(
+    tmp_path: Path, run_info: MakeInfo, trial: MakeTrial, way: str
+) -> None:
+    contract = run_info().preprocess.model_copy(update={"decode": way})
+    run = RunFolder.create(tmp_path)
+    run.save_info(run_info(preprocess=contract))
+    run.append(trial("a").model_copy(update={"preprocess": contract}))
+    (one,) = run.trials()
+    assert one.preprocess == run.info().preprocess == contract
+
+
+def test_the_golden_photos_of_an_earlier_run_are_found_by_the_name_they_were_given(tmp_path: Path) -> None:
+    contract = RunFolder(SAVED / "results-v1").info().preprocess
+    older = contract.model_dump(mode="json", exclude={"decode"})
+    run = RunFolder(tmp_path)
+    assert run.golden(contract) == tmp_path / f"golden-{digest_of(older)[:12]}.npz"
+    assert run.golden(contract) != run.golden(contract.model_copy(update={"decode": "scaled"}))
 
 
 def test_there_is_a_saved_run_of_every_schema_version() -> None:

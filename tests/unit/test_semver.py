@@ -1,8 +1,10 @@
 """Version numbers are strict SemVer 2.0.0, and the tool derives them from what changed."""
 
+import json
 import re
 from datetime import UTC, datetime
 from functools import cmp_to_key
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from workbench.backends import Runtime
 from workbench.errors import Refused, WorkbenchError
 from workbench.images import Preprocess
 from workbench.machine import Machine
-from workbench.manifest import FileEntry, Golden, Manifest, Provenance
+from workbench.manifest import FileEntry, Golden, Manifest, Provenance, parse_manifest
 from workbench.numbering import Change, greatest, known_change, next_version, output_change
 from workbench.results import Budget, RunInfo, TrialResult
 from workbench.semver import MAX_LENGTH, Bump, Version, is_version, parse
@@ -191,6 +193,31 @@ def test_other_preprocessing_is_a_major_change_that_says_which() -> None:
     contract = CONTRACT.model_copy(update={"resize": 12})
     change = known_change(OLD, INFO, contract, ARTIFACT)
     assert change == Change("major", "the preprocessing changed since 1.2.0: resize 10 -> 12")
+
+
+def test_another_way_to_decode_alone_is_a_minor_change() -> None:
+    full = CONTRACT.model_copy(update={"decode": "full"})
+    old = OLD.model_copy(update={"preprocess": full})
+    assert known_change(old, INFO, CONTRACT, ARTIFACT) == Change(
+        "minor", "the preprocessing changed since 1.2.0: decode full -> scaled"
+    )
+    both = full.model_copy(update={"resize": 12})
+    assert known_change(OLD, INFO, both, ARTIFACT) == Change(
+        "major", "the preprocessing changed since 1.2.0: resize 10 -> 12"
+    )
+    pixels = ARTIFACT.model_copy(update={"pixels": True})
+    change = known_change(old, INFO, CONTRACT, pixels)
+    assert change is not None and change.bump == "major"
+
+
+def test_a_manifest_from_before_photos_could_be_scaled_decodes_them_in_full() -> None:
+    data = OLD.model_dump(mode="json")
+    assert parse_manifest(json.dumps(data).encode(), Path("m")).preprocess.decode == "scaled"
+    data["measured"]["preprocess"] = dict(data["preprocess"])
+    del data["preprocess"]["decode"], data["measured"]["preprocess"]["decode"]
+    read = parse_manifest(json.dumps(data).encode(), Path("m"))
+    assert read.preprocess.decode == "full"
+    assert read.measured.preprocess == read.preprocess
 
 
 def test_another_input_shape_is_a_major_change_but_another_batch_size_is_not() -> None:

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from workbench import workspace
-from workbench.checkpoint import StatedPreprocess
 from workbench.errors import WorkbenchError
 from workbench.results import Budget
+from workbench.workspace import WorkspacePreprocess
 
 MINIMAL: dict[str, Any] = {"model": {"checkpoint": "student.ckpt"}, "data": {"validation": "data/val"}}
 
@@ -81,7 +81,7 @@ def test_a_factory_in_a_package_is_left_alone(folder: Path) -> None:
 def test_what_is_left_out_has_defaults(folder: Path) -> None:
     found = workspace.load(written(folder, MINIMAL))
     assert found.budget == Budget(max_accuracy_drop=0.01, objective="latency")
-    assert found.preprocess == StatedPreprocess()
+    assert found.preprocess == WorkspacePreprocess()
     assert (found.registry, found.results) == (folder / "registry", folder / "results")
     assert found.calibration is None
     assert not found.synthetic
@@ -89,7 +89,12 @@ def test_what_is_left_out_has_defaults(folder: Path) -> None:
 
 def test_a_preprocess_may_state_only_what_the_checkpoint_does_not(folder: Path) -> None:
     path = written(folder, {**MINIMAL, "preprocess": {"crop": 224}})
-    assert workspace.load(path).preprocess == StatedPreprocess(crop=224)
+    assert workspace.load(path).preprocess == WorkspacePreprocess(crop=224)
+
+
+def test_a_workspace_says_how_its_photos_are_decoded(folder: Path) -> None:
+    path = written(folder, {**MINIMAL, "preprocess": {"decode": "full"}})
+    assert workspace.load(path).preprocess == WorkspacePreprocess(decode="full")
 
 
 def test_the_name_is_the_folders_unless_stated(folder: Path) -> None:

@@ -16,7 +16,7 @@ from workbench.audit import Audit
 from workbench.backends import BACKENDS, Infer, Runtime
 from workbench.dataset import Images
 from workbench.errors import WorkbenchError
-from workbench.images import Batch, batch_of, crop_pixels, decode
+from workbench.images import Batch, batch_of, crop_pixels, decode_for
 from workbench.isolate import Child
 from workbench.measure.classes import softmax
 from workbench.measure.latency import WarmUp
@@ -235,7 +235,7 @@ def walk_path(infer: Infer, images: Images, request: WalkPath) -> WholePath:
     stages: list[tuple[int, int, int, int]] = []
     for _ in range(request.times):
         begun = time.perf_counter_ns()
-        image = decode(request.photo)
+        image = decode_for(request.photo, contract)
         decoded = time.perf_counter_ns()
         batch = batch_of(crop_pixels(image, contract)[None], contract, raw=images.raw)
         prepared = time.perf_counter_ns()
