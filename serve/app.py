@@ -1,75 +1,99 @@
 """The HTTP face of one published model."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve import gpu, responses, upload
+from serve import api_docs, gpu, page, predict, protocol, responses, upload
+from serve.context import engine_of, metrics_of, settings_of
 from serve.engine import Engine
-from serve.gate import PREDICT, Gate
+from serve.gate import Gate
+from serve.loader import Loader
 from serve.metrics import Metrics
 from serve.model import Model
 from serve.responses import ApiError
-from serve.schemas import Alive, ErrorBody, InputContract, Measured, ModelCard, Prediction, Ready
+from serve.schemas import Alive, ErrorBody, InputContract, Measured, ModelCard, Ready
 from serve.settings import Settings
-from workbench.images import FORMATS, MAX_PIXELS, ImageError
+from workbench import __version__
+from workbench.images import FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     app: FastAPI
 
-router = APIRouter()
+router = APIRouter(tags=["operation"])
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorBody}}
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
-_IMAGE_ERRORS = {
-    "unsupported": (415, "unsupported-image"),
-    "broken": (422, "broken-image"),
-    "empty": (422, "empty-image"),
-    "too-large": (422, "image-too-large"),
-}
-_UPLOAD_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [upload.FIELD],
-                    "properties": {upload.FIELD: {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
+
+class App(FastAPI):
+    """Behind the gate, and with the two ways to bring a key in its description; the gate asks for it."""
+
+    gate: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The gate comes before FastAPI's own layers, which would otherwise run for what it turns away."""
+        scope["app"] = self
+        await self.gate(scope, receive, send)
+
+    @property
+    def behind_the_gate(self) -> ASGIApp:
+        return super().__call__
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()
+        schema["components"]["securitySchemes"] = _SECURITY
+        return schema
 
 
 def create_app(settings: Settings) -> FastAPI:
     """An app with its own engine and metrics. Nothing is loaded before its lifespan begins."""
     metrics = Metrics()
     engine = Engine(settings, metrics)
+    loader = Loader(engine, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        engine.start()
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        engine.attach(loop)
+        loader.start()
         try:
             with gpu.watching(metrics):
                 yield
         finally:
-            engine.stop()
+            # In threads: both may wait for something that only this loop can do.
+            await asyncio.to_thread(loader.stop)
+            await asyncio.to_thread(engine.close)
 
-    app = FastAPI(title="krishi-bench", lifespan=lifespan, redirect_slashes=False, redoc_url=None)
+    app = App(
+        title="krishi-bench",
+        version=__version__,
+        description="One published image classifier.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.engine = engine
-    app.add_middleware(
-        Gate, metrics=metrics, max_body_bytes=settings.max_body_bytes, draining=lambda: engine.draining
+    app.state.loader = loader
+    app.gate = Gate(
+        app.behind_the_gate, predict=predict.predict, settings=settings, metrics=metrics, engine=engine
     )
     responses.install(app)
-    app.include_router(router)
+    # The path that must be fast is looked for first.
+    for routes in (predict.router, protocol.direct, protocol.router, router, page.router):
+        app.include_router(routes)
+    api_docs.install(app)
     return app
 
 
@@ -80,7 +104,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     """
     from serve.server import run
 
-    run(create_app(settings), host, port)
+    run(settings, host, port)
 
 
 def __getattr__(name: str) -> FastAPI:
@@ -91,91 +115,52 @@ def __getattr__(name: str) -> FastAPI:
     return made
 
 
-@router.post(
-    PREDICT,
-    response_model=Prediction,
-    openapi_extra=_UPLOAD_SCHEMA,
-    responses={status: {"model": ErrorBody} for status in (408, 413, 415, 422, 500, 503)},
-)
-async def predict(request: Request) -> Response:
-    """The class of one photo (JPEG, PNG or WebP)."""
-    started = time.perf_counter()
-    model = _model(request)
-    boundary = upload.boundary_of(request.headers.get("content-type"))
-    body = await upload.read_body(request, request.app.state.settings.body_timeout_s)
-    try:
-        guess = await _engine(request).guess(model, partial(upload.photo_of, body, boundary))
-    except ImageError as error:
-        status, code = _IMAGE_ERRORS[error.kind]
-        raise ApiError(status, code, str(error)) from error
-    manifest = model.bundle.manifest
-    prediction = Prediction(
-        class_id=guess.class_id,
-        class_name=manifest.class_names[guess.class_id],
-        confidence=guess.confidence,
-        timestamp=datetime.now(UTC).replace(microsecond=0),
-        model_version=manifest.version,
-    )
-    _metrics(request).stages.labels("total").observe(time.perf_counter() - started)
-    return _json(prediction.model_dump_json(), manifest.version)
-
-
-@router.get("/healthz")
-async def healthz() -> Alive:
-    """The process is up."""
+@router.get("/healthz", responses=_NOT_READY)
+async def healthz(request: Request) -> Alive:
+    """The process is up, and its model answers."""
+    if engine_of(request).stuck():
+        raise ApiError(503, "stuck", "the model has not answered for a minute")
     return Alive()
 
 
-@router.get("/readyz", responses={503: {"model": ErrorBody}})
+@router.get("/readyz", responses=_NOT_READY)
 async def readyz(request: Request) -> Ready:
     """A model is loaded, verified and warm, and the server is not shutting down."""
-    why_not = _engine(request).not_ready()
-    if why_not is not None:
+    engine = engine_of(request)
+    why_not, model = engine.not_ready(), engine.model
+    if why_not is not None or model is None:
+        assert why_not is not None
         raise ApiError(503, why_not.code, why_not.message, headers=_retry_after(request))
-    manifest = _model(request).bundle.manifest
-    return Ready(name=manifest.name, version=manifest.version)
+    return Ready(name=model.bundle.manifest.name, version=model.version)
 
 
-@router.get("/model", response_model=ModelCard, responses={503: {"model": ErrorBody}})
-async def model_card(request: Request) -> Response:
+@router.get(
+    "/model",
+    responses={401: {"model": ErrorBody}, **_NOT_READY},
+    openapi_extra={"security": predict.SECURITY},
+)
+async def model_card(request: Request) -> ModelCard:
     """What is served, what it takes, and what was measured before it was published."""
-    model = _model(request)
-    card = _card(model, request.app.state.settings)
-    return _json(card.model_dump_json(), card.version)
-
-
-@router.get("/metrics", response_class=Response)
-async def metrics_page(request: Request) -> Response:
-    """Prometheus text format."""
-    return Response(_metrics(request).expose(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
-
-
-def _metrics(request: Request) -> Metrics:
-    metrics: Metrics = request.app.state.metrics
-    return metrics
-
-
-def _model(request: Request) -> Model:
-    model = _engine(request).model
+    model = engine_of(request).model
     if model is None:
         raise ApiError(
             503, "not-ready", "no model is loaded; /readyz says why", headers=_retry_after(request)
         )
-    return model
+    return _card(model, settings_of(request))
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics_page(request: Request) -> Response:
+    """Prometheus text format."""
+    return Response(metrics_of(request).expose(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _retry_after(request: Request) -> dict[str, str]:
-    settings: Settings = request.app.state.settings
-    return {"Retry-After": str(max(1, round(settings.retry_s)))}
-
-
-def _json(body: str, version: str) -> Response:
-    return Response(body, media_type="application/json", headers={"X-Model-Version": version})
+    return {"Retry-After": str(max(1, round(settings_of(request).retry_s)))}
 
 
 def _card(model: Model, settings: Settings) -> ModelCard:

@@ -2,118 +2,185 @@
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from serve.line import Job, Line
 from serve.metrics import Metrics
-from serve.model import Guess, Model, opened
+from serve.model import Model
+from serve.responses import ApiError
 from serve.settings import Settings
-from workbench.errors import WorkbenchError
-from workbench.registry import Registry
+from serve.shadow import Shadow
+from serve.work import Canary, Guess, Server, Serving
 
 log = logging.getLogger("serve.engine")
+
+Result = TypeVar("Result")
+POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class NotReady:
-    """code: loading, no-model, bad-model or draining. message: the reason, for people."""
+    """code: loading, no-model, bad-model, draining or stuck. message: the reason, for people."""
 
     code: str
     message: str
 
 
 class Engine:
-    """Loads the model in a thread, so that the server answers /healthz meanwhile, and runs it in others."""
+    """Answers from the model that is installed. It is told what to install by a `Loader`, from another
+    thread; everything else happens on the event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._model: Model | None = None
+        self._serving: Serving | None = None
+        self._shadow: Shadow | None = None
+        self._acknowledged: Model | None = None
         self._why_not = NotReady("loading", "the model is being loaded")
-        self._draining = False
-        self._stop = threading.Event()
-        self._resources = ExitStack()
-        self._loader = threading.Thread(target=self._load_until_ready, name="load", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._canary: Canary | None = None
+        self._line = Line(settings.queue_budget_s, metrics.queue_depth)
+        self.draining = False
+        self.closing = False
+
+    # Seen by requests
 
     @property
     def model(self) -> Model | None:
-        """The model to answer with. It goes on answering while the server drains."""
-        return self._model
-
-    @property
-    def draining(self) -> bool:
-        return self._draining
+        """The model served. After a swap it is the new one only when the old one gave its last answer."""
+        return self._acknowledged
 
     def not_ready(self) -> NotReady | None:
         """None where requests should be sent here; else why not."""
-        if self._draining:
+        if self.draining:
             return NotReady("draining", "the server is shutting down")
-        return self._why_not if self._model is None else None
+        if self._acknowledged is None:
+            return self._why_not
+        return NotReady("stuck", "the model has not answered for a minute") if self._line.stuck() else None
 
-    def start(self) -> None:
-        self._loader.start()
+    def stuck(self) -> bool:
+        return self._line.stuck()
 
-    def drain(self) -> None:
-        """Called from a signal handler: only sets a flag."""
-        self._draining = True
+    def check(self) -> None:
+        """Raise ApiError where a request that comes now would get no answer: 503, or 429 when overloaded.
 
-    def stop(self) -> None:
-        """Wait for the loader, close the session and its threads."""
-        self._stop.set()
-        self._loader.join()
-        self._resources.close()
+        Called before a body is read, so that what is refused costs next to nothing.
+        """
+        if self.closing:
+            raise self._unavailable("draining", "the server is shutting down")
+        if self._serving is None:
+            raise self._unavailable("not-ready", "no model is loaded; /readyz says why")
+        self._line.check()
 
-    async def guess(self, model: Model, photo: Callable[[], bytes]) -> Guess:
-        """Classify one photo on the model's own threads. Raises what `photo` raises, and ImageError."""
-        work = partial(model.guess, photo, self._metrics, time.perf_counter())
-        return await asyncio.get_running_loop().run_in_executor(model.threads, work)
-
-    def _load_until_ready(self) -> None:
-        """Try until there is a model: a registry that is empty today has one tomorrow. Each reason is
-        logged once."""
-        while True:
-            why_not = self._load()
-            if why_not is None:
-                return
-            if why_not != self._why_not:
-                log.error("not ready: %s", why_not.message)
-            self._why_not = why_not
-            if self._stop.wait(self._settings.retry_s):
-                return
-
-    def _load(self) -> NotReady | None:
-        """Load the model the alias points at; None where that went well."""
-        started = time.perf_counter()
-        code = "no-model"
+    @contextmanager
+    def using(self) -> Iterator[Serving]:
+        """What to answer with, kept alive until the end of the block, whatever is installed meanwhile."""
+        serving = self._serving
+        if serving is None:
+            raise self._unavailable("not-ready", "no model is loaded; /readyz says why")
+        primary = serving.primary.model
+        primary.users += 1
         try:
-            bundle = Registry(self._settings.registry).resolve(self._settings.model, self._settings.alias)
-            code = "bad-model"
-            model = self._resources.enter_context(opened(bundle))
-        except WorkbenchError as error:
-            return NotReady(code, self._for_clients(error.message))
-        except Exception:
-            log.exception("the model could not be loaded")
-            return NotReady(code, "the model could not be loaded; the server's log has the details")
-        seconds = time.perf_counter() - started
-        self._metrics.model_loaded(bundle, seconds)
-        self._model = model
-        log.info(
-            "serving %s %s on %s, %d at a time (loaded in %.2f s)",
-            bundle.manifest.name,
-            bundle.manifest.version,
-            model.session.provider,
-            model.concurrency,
-            seconds,
-        )
-        return None
+            yield serving
+        finally:
+            primary.users -= 1
 
-    def _for_clients(self, message: str) -> str:
-        """One line, without saying where on this machine the registry lies."""
-        message = "; ".join(line.strip() for line in message.splitlines())
-        for path in (self._settings.registry.resolve(), self._settings.registry.absolute()):
-            message = message.replace(f"{path}/", "").replace(str(path), path.name)
-        return message
+    async def run(self, serving: Serving, work: Callable[[], Result], *, admitted: bool = False) -> Result:
+        """Do `work` on the model's own threads, when its turn comes. Raises what it raises.
+
+        Raises ApiError: 429 where the line is too long (unless `admitted` before), 504 where its turn came
+        after the deadline.
+        """
+        if not admitted:
+            self._line.check()
+        job = Job(work, time.perf_counter() + self._settings.deadline_s)
+        self._line.join(job)
+        try:
+            result = await serving.primary.model.threads.run(job)
+        finally:
+            self._line.leave(job)
+        if job.started is not None:
+            self._metrics.stage["queue"].observe(job.started - job.joined)
+        return result
+
+    def answered(self, guess: Guess, serving: Serving) -> None:
+        """Let the shadow see what was answered. It costs the one who asked nothing."""
+        if self._shadow is not None and guess.model is serving.primary.model:
+            self._shadow.offer(guess)
+
+    def _unavailable(self, code: str, message: str) -> ApiError:
+        retry_s = max(1, round(self._settings.retry_s))
+        return ApiError(503, code, message, headers={"Retry-After": str(retry_s)})
+
+    # Told by the loader, from its thread
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def refuse(self, why_not: NotReady) -> None:
+        self._why_not = why_not
+
+    def install(self, model: Model) -> Model | None:
+        """Answer with `model` from now on; returns the one before, which has given its last answer."""
+        return self._on_loop(lambda: self._install(model))
+
+    def add_canary(self, model: Model, weight: float) -> None:
+        async def add() -> None:
+            assert self._serving is not None
+            self._canary = Canary(model, self._metrics.meter(model.bundle, "canary"), weight)
+            self._serving = replace(self._serving, canary=self._canary)
+
+        self._on_loop(add)
+
+    def add_shadow(self, model: Model, share: float) -> None:
+        server = Server(model, self._metrics.meter(model.bundle, "shadow"))
+        self._shadow = Shadow(server, share, self._metrics, lambda: self._line.waiting > 0)
+
+    def close(self) -> None:
+        """Free every model. Called when no request is left."""
+        if self._shadow is not None:
+            self._shadow.close()
+        if self._canary is not None:
+            self._canary.model.close()
+        if self._serving is not None:
+            self._serving.primary.model.close()
+
+    async def _install(self, model: Model) -> Model | None:
+        before = self._serving
+        server = Server(model, self._metrics.meter(model.bundle, "primary"))
+        self._line.open(model.concurrency, model.seconds)
+        # One assignment: a request finds the old or the new, never a mixture.
+        self._serving = Serving(server, self._canary_beside(model, before))
+        if before is not None:
+            # Nobody takes the old one any more; those who did still answer with it.
+            while before.primary.model.users:
+                await asyncio.sleep(POLL_S)
+        # In a later turn of the loop than the last of its answers, which is therefore sent by now.
+        await asyncio.sleep(0)
+        self._acknowledged = model
+        return before.primary.model if before else None
+
+    def _canary_beside(self, primary: Model, before: Serving | None) -> Canary | None:
+        """The canary, unless it knows other classes: then it rests until a primary with its own is back."""
+        canary = self._canary
+        if canary is None:
+            return None
+        fits = canary.model.class_names == primary.class_names
+        if fits != (before is not None and before.canary is not None):
+            log.warning(
+                "the canary %s %s %s",
+                canary.model.version,
+                "answers again, beside" if fits else "rests: it knows other classes than",
+                primary.version,
+            )
+            tell = self._metrics.model_loaded if fits else self._metrics.model_gone
+            tell(canary.model.bundle, "canary")
+        return canary if fits else None
+
+    def _on_loop(self, work: Callable[[], "asyncio.Future[Result] | object"]) -> Result:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result()  # type: ignore[arg-type]

@@ -1,123 +1,212 @@
-"""What every request passes before the app sees it: an id, a size limit, a count, a last resort."""
+"""What every request passes before the app sees it: an id, a key, size limits, a count, a last resort."""
 
 import asyncio
+import hmac
 import logging
+import random
 import re
-import secrets
-from collections.abc import Callable
 from contextlib import suppress
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.metrics import Metrics
-from serve.responses import error_response
+from serve.engine import Engine
+from serve.metrics import REASONS, Metrics
+from serve.responses import ApiError, Handler, answer, error_response
+from serve.settings import Settings
 
 log = logging.getLogger("serve.gate")
 
-PREDICT = "/predict"
+PREDICT, PREDICT_BATCH = "/predict", "/predict/batch"
+_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
+_KEYED = ("/predict", "/model", "/v2/models/")
 LINGER_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REASON_OF = {"overloaded": "queue-full", "deadline-passed": "deadline"}
 
 
-class BodyTooLarge(Exception):
-    """The body is, or says it is, over the limit."""
+class Refused(Exception):
+    """The body will not be read to its end. Not an ApiError, which the app would answer itself."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class Gate:
-    """ASGI middleware. It holds the body limit while the bytes arrive, before anything parses them."""
+    """The outermost ASGI layer. It asks for the key before anything is read, and holds the body limit while
+    the bytes arrive, before anything parses them."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int, draining: Callable[[], bool]
+        self, app: ASGIApp, *, predict: Handler, settings: Settings, metrics: Metrics, engine: Engine
     ) -> None:
         self._app = app
+        self._predict = predict
+        self._settings = settings
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
-        self._draining = draining
+        self._engine = engine
+        self._buffered = _Buffered(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._max_body_bytes, self._draining)
-        if scope["path"] == PREDICT:
-            exchange.on_status = self._metrics.count_request
-            with self._metrics.in_flight():
-                await self._run(exchange)
-        else:
+        predicts, limit = self._kind(scope)
+        exchange = _Exchange(scope, receive, send, limit, self._buffered, self._engine)
+        if predicts:
+            self._metrics.inflight.inc()
+        try:
             await self._run(exchange)
+        finally:
+            self._buffered.give_back(exchange.received)
+            if predicts:
+                self._metrics.inflight.dec()
+                self._count(exchange)
         await exchange.linger()
+
+    def _kind(self, scope: Scope) -> tuple[bool, int]:
+        """Whether a request asks for predictions, and how large its body may be."""
+        path = scope["path"]
+        if path == PREDICT:
+            return True, self._settings.max_body_bytes
+        if path == PREDICT_BATCH or _INFER.fullmatch(path):
+            return True, self._settings.max_batch_bytes
+        return False, self._settings.max_body_bytes
+
+    def _count(self, exchange: "_Exchange") -> None:
+        self._metrics.requests.labels(str(exchange.status)).inc()
+        code = exchange.scope["state"].get("error_code", "")
+        if (reason := _REASON_OF.get(code, code)) in REASONS:
+            self._metrics.rejected.labels(reason).inc()
 
     async def _run(self, exchange: "_Exchange") -> None:
         scope = exchange.scope
         try:
+            self._check_key(exchange)
             exchange.check_declared_length()
-            await self._app(scope, exchange.receive, exchange.send)
-        except BodyTooLarge:
-            await exchange.refuse_body()
+            if scope["path"] == PREDICT and scope["method"] == "POST":
+                # Past the app's own layers, which cost half of what everything around a small network does;
+                # its route stays the one that is documented.
+                await answer(self._predict, scope, exchange.receive, exchange.send)
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
+        except Refused as refused:
+            await exchange.refuse(refused.error)
         except Exception:
             log.exception("request %s: %s %s failed", exchange.id, scope["method"], scope["path"])
-            if exchange.answered:
+            if exchange.status:
                 raise
-            response = error_response(exchange.id, 500, "internal", "the server failed; its log has this id")
-            await response(scope, exchange.receive, exchange.send)
+            error = ApiError(500, "internal", "the server failed; its log has this id")
+            await error_response(scope, error)(scope, exchange.receive, exchange.send)
+
+    def _check_key(self, exchange: "_Exchange") -> None:
+        key = self._settings.api_key
+        if key is None or not exchange.scope["path"].startswith(_KEYED):
+            return
+        scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else exchange.headers.get("x-api-key", "")
+        # In constant time: how far a guess is right must not show.
+        if not hmac.compare_digest(given.encode("latin-1", "replace"), key.encode()):
+            raise Refused(
+                ApiError(
+                    401,
+                    "unauthorized",
+                    "send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+            )
+
+
+class _Buffered:
+    """Bytes of bodies in memory, of all requests together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+
+    def take(self, count: int) -> None:
+        """Raises Refused where that is too much; the bytes count until they are given back."""
+        self._bytes += count
+        if self._bytes > self._limit:
+            raise Refused(
+                ApiError(
+                    429,
+                    "overloaded",
+                    "the server is receiving more than it can keep",
+                    headers={"Retry-After": "1", "Connection": "close"},
+                )
+            )
+
+    def give_back(self, count: int) -> None:
+        self._bytes -= count
 
 
 class _Exchange:
     """One request and its answer, with the channels the app gets instead of the server's own."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, draining: Callable[[], bool]
+        self, scope: Scope, receive: Receive, send: Send, limit: int, buffered: _Buffered, engine: Engine
     ) -> None:
         self.scope = scope
-        self.answered = False
-        self.on_status: Callable[[int], None] | None = None
+        self.headers = Headers(scope=scope)
+        self.received = 0
+        self.status = 0
         self._receive = receive
         self._send = send
-        self._limit = max_body_bytes
-        self._received = 0
+        self._limit = limit
+        self._buffered = buffered
+        self._engine = engine
         self._lingering = False
-        self._draining = draining
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        self.id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        self._declared = headers.get("content-length", "")
+        given = self.headers.get("x-request-id", "")
+        self.id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
         scope.setdefault("state", {})["request_id"] = self.id
 
     def check_declared_length(self) -> None:
-        if self._declared.isdecimal() and int(self._declared) > self._limit:
-            raise BodyTooLarge
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limit:
+            raise self._too_large()
+
+    def _too_large(self) -> Refused:
+        message = f"the body is larger than {self._limit / 1e6:g} MB"
+        return Refused(ApiError(413, "body-too-large", message, headers={"Connection": "close"}))
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._received += len(message.get("body", b""))
-        if self._received > self._limit:
-            raise BodyTooLarge
+        arrived = len(message.get("body", b""))
+        if arrived:
+            self.received += arrived
+            self._buffered.take(arrived)
+            if self.received > self._limit:
+                raise self._too_large()
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.answered = True
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self.id
-            if self._draining():
+            self.status = message["status"]
+            headers = message["headers"] = [*message.get("headers", ())]
+            headers.append((b"x-request-id", self.id.encode()))
+            if (model := self._engine.model) and not any(name == b"x-model-version" for name, _ in headers):
+                headers.append((b"x-model-version", model.version.encode()))
+            if self._engine.draining and not any(name == b"connection" for name, _ in headers):
                 # A connection kept alive would bring its next request here.
-                headers["Connection"] = "close"
-            if self.on_status is not None:
-                self.on_status(message["status"])
+                headers.append((b"connection", b"close"))
         await self._send(message)
 
-    async def refuse_body(self) -> None:
-        """Answer 413 at once, and leave the answer formally open for `linger`."""
-        message = f"the body is larger than {self._limit / 1e6:g} MB"
-        response = error_response(self.id, 413, "body-too-large", message, {"Connection": "close"})
-        await self.send({"type": "http.response.start", "status": 413, "headers": response.raw_headers})
+    async def refuse(self, error: ApiError) -> None:
+        """Answer at once, whatever is still being sent; where the connection is closed after that, leave the
+        answer formally open for `linger`."""
+        response = error_response(self.scope, error)
+        if not (error.headers and "Connection" in error.headers):
+            await response(self.scope, self.receive, self.send)
+            return
+        start = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}
+        await self.send(start)
         await self.send({"type": "http.response.body", "body": response.body, "more_body": True})
         self._lingering = True
 
     async def linger(self) -> None:
-        """After a 413, swallow for a while what the client still sends: closing the connection under a
-        client that is writing resets it, and the answer is lost."""
+        """Swallow for a while what the client still sends: closing the connection under a client that is
+        writing resets it, and the answer is lost."""
         if not self._lingering:
             return
         with suppress(TimeoutError):

@@ -1,9 +1,10 @@
 """GPU load and memory, read from NVIDIA's management library in a thread of its own."""
 
 import logging
+import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
 from serve.metrics import Metrics
@@ -62,13 +63,12 @@ def watch(
 
 def _read(metrics: Metrics, nvml: ModuleType, gpu: str, handle: object) -> None:
     """A reading that fails takes its sample away: no value is better than yesterday's."""
-    try:
+    utilization = used = total = math.nan
+    with suppress(nvml.NVMLError):  # not offered for a GPU in MIG mode
         utilization = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-        metrics.gpu_utilization.labels(gpu).set(utilization)
-    except nvml.NVMLError:  # not offered for a GPU in MIG mode
-        metrics.gpu_utilization.remove(gpu)
-    try:
-        used = nvml.nvmlDeviceGetMemoryInfo(handle).used
-        metrics.gpu_memory_used.labels(gpu).set(used)
-    except nvml.NVMLError:
-        metrics.gpu_memory_used.remove(gpu)
+    with suppress(nvml.NVMLError):
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        used, total = memory.used, memory.total
+    metrics.gpu_utilization.labels(gpu).set(utilization)
+    metrics.gpu_memory_used.labels(gpu).set(used)
+    metrics.gpu_memory_total.labels(gpu).set(total)

@@ -1,19 +1,18 @@
 """One published model, opened and proven, with the threads that run it."""
 
 import io
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from serve.metrics import Metrics
+from serve.batching import Gatherer
+from serve.threads import Threads
 from workbench.artifact import EXECUTABLE_FORMATS
-from workbench.backends import BACKENDS, Session
+from workbench.backends import BACKENDS, Infer, Session
 from workbench.errors import WorkbenchError
-from workbench.images import FORMATS, preprocess
+from workbench.images import FORMATS, batch_of, pixels_of
 from workbench.registry import Bundle, check_golden
 
 if TYPE_CHECKING:
@@ -21,104 +20,116 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """The most probable class and its softmax probability."""
-
-    class_id: int
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Model:
     """A bundle whose session reproduced its golden logits.
 
-    threads: where `guess` runs, so that the event loop does not. concurrency: how many there are.
+    infer: the session's, or its photos gathered into batches where the bundle's measurements say that pays.
+    threads: where photos are worked on, so that the event loop does not; concurrency: how many there are.
+    seconds: what one photo took, decoded and classified, when the model was warmed up.
+    users: requests that hold it at this moment; only the event loop counts them.
     """
 
     bundle: Bundle
     session: Session
-    threads: ThreadPoolExecutor
+    infer: Infer
+    threads: Threads
     concurrency: int
+    seconds: float = 0.0
+    users: int = 0
+    _open: ExitStack = field(default_factory=ExitStack)
 
-    def guess(self, photo: Callable[[], bytes], metrics: Metrics, queued_at: float) -> Guess:
-        """Decode, preprocess and classify one photo.
+    @property
+    def version(self) -> str:
+        return self.bundle.version
 
-        photo: gives the encoded bytes; called here so that taking a form apart is off the event loop too.
-        queued_at: time.perf_counter() when the work was handed over.
-        Raises what `photo` raises, and ImageError.
-        """
-        started = time.perf_counter()
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.bundle.manifest.class_names
+
+    def batch(self, photo: bytes) -> "NDArray[Any]":
+        """Photo bytes to a batch of one, as this model takes it. Raises ImageError."""
         manifest = self.bundle.manifest
-        batch = preprocess(photo(), manifest.preprocess, raw=manifest.artifact.pixels)
-        decoded = time.perf_counter()
-        logits = self.session.infer(batch)[0]
-        inferred = time.perf_counter()
-        guess = _top1(logits)
-        metrics.stages.labels("queue").observe(started - queued_at)
-        metrics.stages.labels("decode").observe(decoded - started)
-        metrics.stages.labels("infer").observe(inferred - decoded)
-        metrics.inference_latency.observe(inferred - decoded)
-        metrics.predictions.labels(str(guess.class_id)).inc()
-        return guess
+        pixels = pixels_of(photo, manifest.preprocess)
+        return batch_of(pixels[None], manifest.preprocess, raw=manifest.artifact.pixels)
+
+    def hold(self, resources: ExitStack) -> None:
+        """Keep these until the model is closed."""
+        both = ExitStack()
+        both.callback(resources.close)
+        both.callback(self._open.close)
+        self._open = both
+
+    def close(self) -> None:
+        """Finish what its threads have in hand, then free the session."""
+        self._open.close()
 
 
-def softmax(logits: "NDArray[np.float32]") -> "NDArray[np.float64]":
-    """(classes,) logits to probabilities, in float64; the largest is subtracted so that none overflows."""
+def probabilities_of(logits: "NDArray[np.float32]") -> "NDArray[np.float64]":
+    """Softmax of (classes,) logits, in float64; the largest is subtracted so that none overflows.
+
+    Raises RuntimeError where the logits are not finite: that is the model's fault, never the photo's.
+    """
     import numpy as np
 
     shifted = logits.astype(np.float64)
     shifted -= shifted.max()
     exponentials = np.exp(shifted)
-    probabilities: NDArray[np.float64] = exponentials / exponentials.sum()
+    total = exponentials.sum()
+    if not 0 < total < float("inf"):
+        raise RuntimeError("the model gave logits that are not finite")
+    probabilities: NDArray[np.float64] = exponentials / total
     return probabilities
 
 
-def _top1(logits: "NDArray[np.float32]") -> Guess:
-    probabilities = softmax(logits)
-    class_id = int(probabilities.argmax())
-    confidence = float(probabilities[class_id])
-    if not confidence > 0:
-        raise RuntimeError("the model gave logits that are not finite")
-    return Guess(class_id, confidence)
+def load(bundle: Bundle) -> Model:
+    """Verify the bundle's files, open it, hold it to its golden logits and warm it up.
+
+    The caller closes it. Raises WorkbenchError where any of it fails.
+    """
+    manifest = bundle.manifest
+    name = f"{manifest.name} {manifest.version}"
+    bundle.verify()
+    if manifest.artifact.format in EXECUTABLE_FORMATS:
+        raise WorkbenchError(f"{name} is a torch file: reading one can run code")
+    backend = BACKENDS[manifest.runtime.backend]
+    if (reason := backend.unavailable(manifest.runtime)) is not None:
+        raise WorkbenchError(f"{name} cannot run here: {reason}")
+    batch = manifest.batching.size if manifest.batching else 1
+    concurrency = manifest.runtime.sessions
+    with ExitStack() as resources:
+        session = resources.enter_context(backend.session(bundle.artifact, manifest.runtime))
+        # A batch is gathered from threads that wait for it, so it takes as many.
+        count = max(concurrency, batch)
+        threads = resources.enter_context(closing(Threads(count, "infer")))
+        infer = Gatherer(session.infer, batch) if batch > 1 else session.infer
+        model = Model(bundle, session, infer, threads, count)
+        _prove(model)
+        model._open = resources.pop_all()
+        return model
 
 
 @contextmanager
 def opened(bundle: Bundle) -> Iterator[Model]:
-    """Verify the bundle's files, open it, hold it to its golden logits and warm it up.
-
-    Raises WorkbenchError where any of it fails.
-    """
-    manifest = bundle.manifest
-    bundle.verify()
-    if manifest.artifact.format in EXECUTABLE_FORMATS:
-        raise WorkbenchError(f"{manifest.name} {manifest.version} is a torch file: reading one can run code")
-    backend = BACKENDS[manifest.runtime.backend]
-    if (reason := backend.unavailable(manifest.runtime)) is not None:
-        raise WorkbenchError(f"{manifest.name} {manifest.version} cannot run here: {reason}")
-    concurrency = manifest.runtime.sessions
-    with backend.session(bundle.artifact, manifest.runtime) as session:
-        _prove(bundle, session)
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="infer") as threads:
-            _start_all(threads, concurrency)
-            yield Model(bundle, session, threads, concurrency)
+    """`load`, closed at the end."""
+    model = load(bundle)
+    try:
+        yield model
+    finally:
+        model.close()
 
 
-def _start_all(threads: ThreadPoolExecutor, count: int) -> None:
-    """A pool starts its threads as work comes; started here, no request waits for one."""
-    meeting = threading.Barrier(count)
-    for waiting in [threads.submit(meeting.wait) for _ in range(count)]:
-        waiting.result()
-
-
-def _prove(bundle: Bundle, session: Session) -> None:
+def _prove(model: Model) -> None:
     """Golden logits first, then one photo per format through the path of a request: the first user must
     not pay for lazy imports."""
     from PIL import Image
 
+    bundle = model.bundle
     pixels, logits = bundle.golden()
     try:
-        check_golden(session.infer, bundle.manifest, pixels, logits)
+        check_golden(model.session.infer, bundle.manifest, pixels, logits)
+        if model.infer is not model.session.infer:
+            check_golden(model.infer, bundle.manifest, pixels, logits)
     except WorkbenchError as error:
         raise WorkbenchError(
             f"{bundle.manifest.name} {bundle.version} does not reproduce its golden logits: {error.message}"
@@ -126,5 +137,11 @@ def _prove(bundle: Bundle, session: Session) -> None:
     for image_format in FORMATS:
         encoded = io.BytesIO()
         Image.fromarray(pixels[0]).save(encoded, image_format)
-        manifest = bundle.manifest
-        session.infer(preprocess(encoded.getvalue(), manifest.preprocess, raw=manifest.artifact.pixels))
+        photo = encoded.getvalue()
+        model.seconds = min(_seconds(lambda photo=photo: model.infer(model.batch(photo))) for _ in range(2))  # type: ignore[misc]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,13 +1,16 @@
-"""Every answer that is not the one asked for, in one shape: `{"error": {code, message}, "request_id"}`."""
+"""Every answer that is not the one asked for, in one shape: `{"error": {code, message}, "request_id"}`.
 
-from collections.abc import Mapping
+Below /v2 `error` is the message alone, as the Open Inference Protocol has it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from serve.schemas import ErrorBody, ErrorDetail
+from serve.schemas import ErrorBody, ErrorDetail, ProtocolError
 
 CLIENT_CLOSED = 499  # nginx's number: nobody reads this answer, the counter does
 _CODES = {404: "not-found", 405: "method-not-allowed"}
@@ -26,16 +29,38 @@ class ApiError(Exception):
         self.headers = headers
 
 
-def error_response(
-    request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    body = ErrorBody(error=ErrorDetail(code=code, message=message), request_id=request_id)
-    return JSONResponse(body.model_dump(), status, headers)
+def error_response(scope: Scope, error: ApiError) -> Response:
+    """The answer to the request of this scope; the gate has put its id there."""
+    state = scope["state"]
+    state["error_code"] = error.code
+    request_id = state["request_id"]
+    body: ErrorBody | ProtocolError
+    if scope["path"].startswith("/v2"):
+        body = ProtocolError(error=error.message, code=error.code, request_id=request_id)
+    else:
+        body = ErrorBody(error=ErrorDetail(code=error.code, message=error.message), request_id=request_id)
+    headers = dict(error.headers) if error.headers else None
+    return Response(body.model_dump_json(), error.status, headers, "application/json")
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+async def answer(handler: Handler, scope: Scope, receive: Receive, send: Send) -> None:
+    """What the app does with a request and what its function raises, without the app."""
+    request = Request(scope, receive)
+    try:
+        response = await handler(request)
+    except ApiError as error:
+        response = error_response(scope, error)
+    except ClientDisconnect as error:
+        response = await _client_closed(request, error)
+    await response(scope, receive, send)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(request.state.request_id, error.status, error.code, error.message, error.headers)
+    return error_response(request.scope, error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -44,19 +69,15 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: "there is nothing at this path",
         405: f"{request.method} is not allowed at this path",
     }
-    return error_response(
-        request.state.request_id,
-        error.status_code,
-        _CODES.get(error.status_code, "http-error"),
-        messages.get(error.status_code, str(error.detail)),
-        error.headers,
-    )
+    code = _CODES.get(error.status_code, "http-error")
+    message = messages.get(error.status_code, str(error.detail))
+    return error_response(request.scope, ApiError(error.status_code, code, message, headers=error.headers))
 
 
 async def _client_closed(request: Request, error: Exception) -> Response:
     assert isinstance(error, ClientDisconnect)
     return error_response(
-        request.state.request_id, CLIENT_CLOSED, "client-closed", "the client closed the connection"
+        request.scope, ApiError(CLIENT_CLOSED, "client-closed", "the client closed the connection")
     )
 
 

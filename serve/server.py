@@ -4,37 +4,47 @@ import asyncio
 import copy
 import ctypes
 import logging
+import logging.config
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 
+from serve.app import create_app
 from serve.engine import Engine
+from serve.loader import Loader
 from serve.settings import Settings
 from workbench.errors import WorkbenchError
 
 log = logging.getLogger("serve.server")
+
+GRACE_S = 0.2
+HANGING_S = 5.0  # beyond the time that requests in flight are given
 
 
 class DrainingServer(uvicorn.Server):
     """On SIGTERM it says so on /readyz at once and keeps its port open for `delay_s`, so that whoever
     sends traffic here has time to notice; Ctrl+C skips that wait."""
 
-    def __init__(self, config: uvicorn.Config, *, drain: Callable[[], None], delay_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, *, delay_s: float, timeout_s: float) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._engine = engine
         self._delay_s = delay_s
+        self._last_resort = threading.Timer(timeout_s, _give_up)
+        self._last_resort.daemon = True
+
+    def ended(self) -> None:
+        self._last_resort.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._drain()
+        self._engine.draining = True
         if sig == signal.SIGINT:
             self._delay_s = 0.0
         super().handle_exit(sig, frame)
@@ -44,27 +54,92 @@ class DrainingServer(uvicorn.Server):
         started = loop.time()
         while loop.time() - started < self._delay_s:
             await asyncio.sleep(0.05)
+        self._last_resort.start()
+        await self._close_port(sockets or [])
+        # Who connected just before has sent what he wanted by now; uvicorn closes the idle connections next.
+        await asyncio.sleep(GRACE_S)
+        self._engine.closing = True
         await super().shutdown(sockets)
 
+    async def _close_port(self, listeners: list[socket.socket]) -> None:
+        """Without resetting the connections that the system accepted and we did not take yet."""
+        taken: list[socket.socket] = []
+        for listener in listeners:
+            with suppress(OSError):  # there is none left
+                while True:
+                    taken.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            listener.close()
+        for connection in taken:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
 
-def run(app: FastAPI, host: str, port: int) -> None:
-    """Serve an app made by `create_app`. See `serve.app.serve`."""
-    settings: Settings = app.state.settings
-    engine: Engine = app.state.engine
-    with listening(host, port) as listener:
-        config = uvicorn.Config(
-            app,
-            ws="none",
-            log_config=_log_config(),
-            server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+    def _protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes one for every connection."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+
+
+def _give_up() -> None:
+    """An engine that hangs would keep the process, and whoever waits for its end, for ever."""
+    log.critical("the model does not come back: ending without it")
+    os._exit(1)
+
+
+def run(settings: Settings, host: str, port: int) -> None:
+    """See `serve.app.serve`."""
+    with listening(host, port) as listener:
         address, actual_port = listener.getsockname()[:2]
+        configure_logging()
         log.info("listening on http://%s:%d", f"[{address}]" if ":" in address else address, actual_port)
-        server = DrainingServer(config, drain=engine.drain, delay_s=settings.drain_delay_s)
-        _return_freed_memory()
-        with _ending_well():
-            server.run(sockets=[listener])
+        if settings.workers > 1:
+            from serve.workers import supervise
+
+            supervise(settings, listener)
+        else:
+            run_on(settings, listener)
+
+
+def run_on(settings: Settings, listener: socket.socket) -> None:
+    """Serve what comes in on `listener`, in this process, until SIGTERM or Ctrl+C."""
+    app = create_app(settings)
+    engine: Engine = app.state.engine
+    loader: Loader = app.state.loader
+    # No line in a log per request: it would cost more than everything else around a small network, and
+    # /metrics counts them.
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        log_config=log_config(),
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+    )
+    server = DrainingServer(
+        config, engine, delay_s=settings.drain_delay_s, timeout_s=settings.drain_timeout_s + HANGING_S
+    )
+    _return_freed_memory()
+    with _ending_well(server), _told_to_look(loader):
+        server.run(sockets=[listener])
+    server.ended()
+
+
+@contextmanager
+def _told_to_look(loader: Loader) -> Iterator[None]:
+    """SIGHUP: the alias may have moved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda *_: loader.look())
+    # A worker is started with it held back, lest it dies of one that comes before this.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
@@ -83,13 +158,14 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _ending_well() -> Iterator[None]:
-    """uvicorn raises the signal it got once more when it is done, which would end us with 143 and not 0."""
+def _ending_well(server: uvicorn.Server) -> Iterator[None]:
+    """uvicorn raises the signal it got once more when it is done, which would end us with 143 and not 0.
+    And a signal that comes before it listens to signals must not be lost."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: None) for number in signals}
+    before = {number: signal.signal(number, server.handle_exit) for number in signals}
     try:
         yield
     finally:
@@ -101,18 +177,27 @@ def _return_freed_memory() -> None:
     """Have the memory of a large photo given back to the system when it is freed.
 
     glibc raises its own threshold for that after the first large block: four photos of 50 megapixels at
-    once left 382 MB behind, and leave 110 MB so, at no measurable cost. Other C libraries have no mallopt.
+    once left 382 MB behind, and leave 110 MB so. Said once, it no longer moves the other threshold either,
+    so that is said too: giving back 128 KB at a time, and having them zeroed again, took half as long as a
+    small network. Other C libraries have no mallopt.
     """
-    m_mmap_threshold, one_mebibyte = -3, 1 << 20
+    m_trim_threshold, m_mmap_threshold, mebibyte = -1, -3, 1 << 20
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(m_mmap_threshold, one_mebibyte)
+        mallopt(m_mmap_threshold, mebibyte)
+        mallopt(m_trim_threshold, 64 * mebibyte)
 
 
-def _log_config() -> dict[str, Any]:
+def configure_logging() -> None:
+    """For what is said before uvicorn does the same."""
+    logging.config.dictConfig(log_config())
+
+
+def log_config() -> dict[str, Any]:
     """uvicorn's, with our loggers beside its own, and all of it on stderr."""
     config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     config["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    config["disable_existing_loggers"] = False
     config["loggers"]["serve"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     # It warns of every malformed form, which any client can send as fast as it likes.
     config["loggers"]["python_multipart"] = {"level": "ERROR"}

@@ -29,7 +29,7 @@ def fake_nvml(*, load: list[int | None], used: list[int | None]) -> ModuleType:
         "nvmlDeviceGetCount": lambda: len(load),
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=answer(load, handle)),
-        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(used=answer(used, handle)),
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(used=answer(used, handle), total=2**34),
     }
     for name, function in functions.items():
         setattr(nvml, name, function)
@@ -54,12 +54,14 @@ def test_utilization_is_a_fraction_and_memory_is_bytes() -> None:
         'gpu_utilization{gpu="1"} 1.0',
         'gpu_memory_used{gpu="0"} 1.073741824e+09',
         'gpu_memory_used{gpu="1"} 0.0',
+        'gpu_memory_total{gpu="0"} 1.7179869184e+10',
+        'gpu_memory_total{gpu="1"} 1.7179869184e+10',
     ]
 
 
 def test_what_the_driver_does_not_say_is_not_shown() -> None:
     metrics = Metrics()
-    assert watched_once(metrics, fake_nvml(load=[None], used=[5])) == ['gpu_memory_used{gpu="0"} 5.0']
+    assert watched_once(metrics, fake_nvml(load=[None], used=[5]))[0] == 'gpu_memory_used{gpu="0"} 5.0'
     assert watched_once(metrics, fake_nvml(load=[50], used=[None])) == ['gpu_utilization{gpu="0"} 0.5']
     assert watched_once(metrics, fake_nvml(load=[None], used=[None])) == []
 

@@ -3,7 +3,7 @@
 import pytest
 
 from serve.responses import ApiError
-from serve.upload import MAX_PARTS, boundary_of, photo_of
+from serve.upload import MAX_BATCH, MAX_TEXTS, photo_of, photo_reader, photos_of
 
 
 def part(disposition: str, content: bytes = b"pixels") -> bytes:
@@ -25,7 +25,20 @@ def refused(body: bytes) -> str:
 
 
 def test_the_boundary_may_be_quoted() -> None:
-    assert boundary_of('Multipart/Form-Data; charset=utf-8; boundary="a b"') == b"a b"
+    read = photo_reader('Multipart/Form-Data; charset=utf-8; boundary="b"')
+    assert read(form(FILE)) == b"pixels"
+
+
+def test_a_bare_photo_is_its_own_body() -> None:
+    assert photo_reader("image/jpeg")(b"pixels") == b"pixels"
+
+
+def test_a_batch_keeps_the_order_and_the_names_of_its_files() -> None:
+    parts = [part(f'name="files"; filename="{i}.jpg"', bytes([i])) for i in range(MAX_BATCH)]
+    assert photos_of(form(*parts), b"b") == [(f"{i}.jpg", bytes([i])) for i in range(MAX_BATCH)]
+    with pytest.raises(ApiError) as caught:
+        photos_of(form(*parts, parts[0]), b"b")
+    assert caught.value.code == "too-many-images"
 
 
 def test_the_photo_comes_out_byte_for_byte() -> None:
@@ -38,7 +51,7 @@ def test_header_names_have_no_case() -> None:
 
 
 def test_text_fields_beside_the_file_are_ignored_up_to_a_limit() -> None:
-    texts = [part('name="note"', b"file")] * (MAX_PARTS - 1)
+    texts = [part('name="note"', b"file")] * MAX_TEXTS
     assert photo_of(form(*texts, FILE), b"b") == b"pixels"
     assert refused(form(*texts, FILE, FILE)) == "too-many-parts"
 

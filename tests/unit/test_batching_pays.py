@@ -1,0 +1,68 @@
+"""Whether photos of several requests should share a call: decided by measuring, never where answers change."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workbench.batching import GAIN, Batching, batching_of, decide
+
+PHOTOS = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
+
+
+def plain(batch: Any) -> Any:
+    return batch.reshape(len(batch), -1)[:, :5].astype(np.float32)
+
+
+def costing(seconds_a_call: float, seconds_a_photo: float) -> Any:
+    def infer(batch: Any) -> Any:
+        time.sleep(seconds_a_call + len(batch) * seconds_a_photo)
+        return plain(batch)
+
+    return infer
+
+
+def test_where_a_call_costs_as_much_as_many_photos_batches_pay() -> None:
+    found = batching_of(costing(0.004, 0.0), PHOTOS, fixed=0, sessions=1)
+    assert found.size >= 8
+    assert found.photos_per_s[found.size] > 4 * found.photos_per_s[1]
+    assert found.why.startswith(f"calls of {found.size} photos do ")
+
+
+def test_where_each_photo_costs_the_same_they_do_not() -> None:
+    assert batching_of(costing(0.0, 0.002), PHOTOS, fixed=0, sessions=1).size == 1
+
+
+def test_two_sessions_at_a_time_are_what_a_batch_has_to_beat() -> None:
+    assert batching_of(costing(0.001, 0.001), PHOTOS, fixed=0, sessions=4).size == 1
+
+
+def test_a_network_whose_answers_depend_on_the_neighbours_never_gets_any() -> None:
+    def infer(batch: Any) -> Any:
+        return plain(batch) - batch.mean()
+
+    found = batching_of(infer, PHOTOS, fixed=0, sessions=1)
+    assert (found.size, found.why) == (1, "answers depend on the other photos of a batch")
+
+
+def test_a_fixed_batch_is_left_alone() -> None:
+    assert batching_of(plain, PHOTOS, fixed=1, sessions=1).size == 1
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"),
+    [
+        ({1: 100.0, 16: 100.0 * GAIN - 1}, 1),
+        ({1: 100.0, 2: 150.0, 4: 196.0, 8: 200.0, 16: 190.0}, 4),
+        ({1: 100.0}, 1),
+        ({1: 100.0, 2: 60.0}, 1),
+    ],
+)
+def test_the_smallest_size_that_is_nearly_the_fastest_is_taken(rates: dict[int, float], size: int) -> None:
+    assert decide(rates).size == size
+
+
+def test_it_travels_through_json() -> None:
+    made = decide({1: 100.0, 8: 300.0})
+    assert Batching.model_validate_json(made.model_dump_json()) == made
