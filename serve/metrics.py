@@ -264,6 +264,7 @@ class Meter:
         self._inference = metrics.version_inference.labels(version, role)
         self._outcomes = partial(metrics.version_requests.labels, version, role)
         self._done = self._outcomes("200")
+        self._outcomes("500")  # at 0: the step to the first one would be seen by no rate
 
     def predicted(self, class_id: int, confidence: float, *, decode_s: float, infer_s: float) -> None:
         self._inference.observe(infer_s)

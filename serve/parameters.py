@@ -9,7 +9,7 @@ from serve.responses import ApiError
 
 MAX_TOP = 100
 _WHOLE = re.compile(r"[0-9]{1,4}")
-_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?")
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 DESCRIBED = [
     {

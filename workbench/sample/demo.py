@@ -1,6 +1,7 @@
 """`make demo`: the whole path on the bundled sample, each command as a user would type it.
 
-run, compare, promote, serve and one prediction. Ends with exit code 0 only if every part did.
+run, compare, promote, serve, one prediction, and the page for people. Ends with exit code 0 only if every
+part did.
 """
 
 import json
@@ -10,11 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 READY_TIMEOUT_S = 30.0
 # Of those shipped, what shows most and builds in seconds.
 RECIPES = ("fp32", "fp16", "int8-dynamic", "int8-static", "openvino")
+LOOK_S = 60
 PORT = int(os.environ.get("PORT", "8765"))
 
 
@@ -34,6 +37,7 @@ def main() -> None:
         print(f"\n$ curl -F file=@{photo.name} http://127.0.0.1:{PORT}/predict", flush=True)
         print(json.dumps(predict(photo), indent=2))
         print(f"(the photo is of class {photo.parent.name})")
+        show_page()
     finally:
         server.terminate()
         server.wait(30)
@@ -57,6 +61,19 @@ def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.1)
     sys.exit(f"the server was not ready within {READY_TIMEOUT_S:g} s; is port {PORT} taken? Set PORT=...")
+
+
+def show_page() -> None:
+    """Where somebody sits at the terminal, the server stays up for a while so that they can look at it."""
+    url = f"http://127.0.0.1:{PORT}/"
+    with urllib.request.urlopen(url, timeout=5) as response:
+        size = len(response.read())
+    print(f"\nthe page for people: {url} ({size / 1e3:.0f} KB; `serve --host 0.0.0.0` lets phones see it)")
+    if not sys.stdout.isatty():
+        return
+    print(f"it is up for {LOOK_S} s now; drop {sample_photo()} on it (Ctrl+C ends it at once)", flush=True)
+    with suppress(KeyboardInterrupt):
+        time.sleep(LOOK_S)
 
 
 def sample_photo() -> Path:
