@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -203,6 +203,7 @@ def promote(options: argparse.Namespace) -> int:
         version=options.version,
         alias=options.alias,
         force=options.force,
+        require_shadow=options.require_shadow,
     )
     _print(promotion.facts(), promotion.sentence(), options.format)
     return DONE
@@ -241,15 +242,49 @@ def verify(options: argparse.Namespace) -> int:
     return ANSWER_IS_NO if problems else DONE
 
 
+def gc(options: argparse.Namespace) -> int:
+    from workbench.reclaim import collect
+    from workbench.registry import Registry
+
+    registry = Registry(_workspace(options).registry)
+    reclaimed = collect(registry, keep=options.keep, delete=options.delete)
+    _print(reclaimed.facts(), reclaimed.text(), options.format)
+    return DONE
+
+
 def serve(options: argparse.Namespace) -> int:
     from serve.app import serve as start
     from serve.settings import Settings
 
     workspace = _workspace(options)
-    settings = Settings(
-        registry=workspace.registry, model=options.name or workspace.name, alias=options.alias
+    # What only the environment can say, such as the API key, holds here too.
+    settings = replace(
+        Settings.from_environment(),
+        registry=workspace.registry,
+        model=options.name or workspace.name,
+        alias=options.alias,
+        pin=options.pin,
+        workers=options.workers,
+        shadow=options.shadow,
+        sample=options.sample,
+        canary=options.canary,
+        weight=options.weight,
+        queue_budget_s=options.queue_budget,
+        deadline_s=options.deadline,
     )
     start(settings, host=options.host, port=options.port)
+    return DONE
+
+
+def shadow_report(options: argparse.Namespace) -> int:
+    from workbench.shadow import report_of
+    from workbench.shadow_result import write
+
+    workspace = _workspace(options)
+    report = report_of(options.url)
+    for result in report.results():
+        print(f"wrote {write(workspace.results, result)}", file=sys.stderr)
+    _print(report.facts(), report.text(), options.format)
     return DONE
 
 
@@ -285,6 +320,22 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 up")
     return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 0 up")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a fraction from 0 to 1")
+    return share
 
 
 def _workspace(options: argparse.Namespace) -> "Workspace":
@@ -445,6 +496,12 @@ def _add_publishing(add: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument(
         "--force", action="store_true", help="publish what misses the budget; recorded in the manifest"
     )
+    made.add_argument(
+        "--require-shadow",
+        type=_share,
+        metavar="F",
+        help="refuse what did not agree on at least this share of shadowed requests, such as 0.99",
+    )
     _add_format(made)
 
     made = add("models", models, "list versions, aliases and where each came from")
@@ -458,13 +515,51 @@ def _add_publishing(add: Callable[..., argparse.ArgumentParser]) -> None:
     made = add("verify", verify, "re-hash every published file")
     _add_format(made)
 
+    made = add("gc", gc, "take away published versions that nothing needs any more")
+    made.add_argument(
+        "--keep",
+        type=_number,
+        default=3,
+        metavar="N",
+        help="steps each alias can be rolled back (default: 3)",
+    )
+    made.add_argument(
+        "--delete",
+        action="store_true",
+        help="do it: move them to the trash, and delete what lay there for a day (default: only say so)",
+    )
+    _add_format(made)
+
+    _add_serving(add)
+
+
+def _add_serving(add: Callable[..., argparse.ArgumentParser]) -> None:
     made = add("serve", serve, "serve the version an alias points at")
-    made.add_argument("--alias", default="production", metavar="NAME")
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--alias", default="production", metavar="NAME", help="followed wherever it moves")
+    which.add_argument("--pin", metavar="X.Y.Z", help="serve this version and watch no alias")
     made.add_argument("--name", metavar="MODEL", help="default: the workspace's")
     made.add_argument("--host", default="127.0.0.1")
     made.add_argument(
         "--port", type=_port, default=8000, metavar="N", help="default: 8000; 0 takes a free one"
     )
+    made.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: 1)")
+    made.add_argument("--shadow", metavar="X.Y.Z", help="run a candidate beside it on a sample of requests")
+    made.add_argument("--sample", type=_share, default=0.1, metavar="F", help="of the shadow (default: 0.1)")
+    made.add_argument("--canary", metavar="X.Y.Z", help="have a candidate answer a share of the requests")
+    made.add_argument(
+        "--weight", type=_share, default=0.05, metavar="F", help="of the canary (default: 0.05)"
+    )
+    made.add_argument(
+        "--queue-budget", type=_seconds, default=1.0, metavar="T", help="wait in the queue (default: 1s)"
+    )
+    made.add_argument(
+        "--deadline", type=_seconds, default=5.0, metavar="T", help="until work has begun (default: 5s)"
+    )
+
+    made = add("shadow-report", shadow_report, "say how the shadow of a running server does, and keep it")
+    made.add_argument("--url", default="http://127.0.0.1:8000", help="default: http://127.0.0.1:8000")
+    _add_format(made)
 
 
 def _add_format(made: argparse.ArgumentParser) -> None:

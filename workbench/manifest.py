@@ -21,10 +21,10 @@ from pydantic import (
 
 from workbench.artifact import ArtifactInfo
 from workbench.backends import Runtime
+from workbench.batching import Batching
 from workbench.errors import WorkbenchError
-from workbench.images import Preprocess
 from workbench.machine import Machine
-from workbench.results import TrialResult
+from workbench.results import Recorded, TrialResult
 from workbench.semver import is_version
 
 MANIFEST_NAME = "manifest.json"
@@ -108,11 +108,12 @@ class Draft(_Record):
     artifact: ArtifactInfo
     runtime: Runtime
     class_names: tuple[str, ...]
-    preprocess: Preprocess
+    preprocess: Recorded
     golden: Golden
     measured: TrialResult
     machine: Machine
     provenance: Provenance
+    batching: Batching | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Draft":

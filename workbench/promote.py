@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from workbench.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactInfo
 from workbench.backends import BACKENDS, Runtime
+from workbench.batching import Batching, batching_of
 from workbench.bundle import compare_logits, load_arrays, logits_of, read_plain
 from workbench.cache import ArtifactCache
 from workbench.card import model_card
 from workbench.errors import Refused, WorkbenchError
-from workbench.images import Preprocess
+from workbench.images import Preprocess, batch_of
 from workbench.isolate import ChildError, call
 from workbench.manifest import (
     CARD_NAME,
@@ -26,13 +27,13 @@ from workbench.manifest import (
     Golden,
     Manifest,
     Provenance,
-    check_name,
     describe,
 )
 from workbench.numbering import Change, greatest, known_change, next_version, output_change
 from workbench.registry import Bundle, Registry
 from workbench.results import RunFolder, RunInfo, TrialResult
 from workbench.semver import Bump, parse
+from workbench.shadow_result import Demand
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +87,14 @@ class _GoldenSet:
 
 
 @dataclass(frozen=True, slots=True)
+class _Tried:
+    """What a trial start showed."""
+
+    changes: list[Change]
+    batching: Batching
+
+
+@dataclass(frozen=True, slots=True)
 class _Undecided:
     """A published version that only the new model's outputs on its golden images can be told from."""
 
@@ -105,25 +114,30 @@ def promote(
     bump: Bump | None = None,
     version: str | None = None,
     forced: str | None = None,
+    shadow: Demand | None = None,
 ) -> Promotion:
     """Publish the model of a trial and point an alias at it.
 
     bump, version: a number of the caller's choice, one of the two at most; else the tool derives it.
     forced: why to take that number though it promises more than is true; recorded in the manifest.
+    shadow: what a server that ran the model in the shadow of the alias must have found; None for nothing.
     Nothing is published where the model does not reproduce its measured logits in a process of its own.
-    Raises Refused for that, for a number that is too low or taken, and where another promotion was faster;
-    WorkbenchError where the run or the cache no longer hold what it takes.
+    Raises Refused for that, for a shadow result that is missing or too low, for a number that is too low or
+    taken, and where another promotion was faster; WorkbenchError where the run or the cache no longer hold
+    what it takes.
     """
     if bump is not None and version is not None:
         raise WorkbenchError("a version and a bump were both given", hint="give one of the two, or neither")
     if version is not None:
         parse(version)
-    pointed = registry.aliases(name).get(check_name(alias, "an alias"))
+    pointed = registry.pointed(name, alias)
     generation, previous = (pointed.generation, pointed.version) if pointed else (0, None)
     candidate = _candidate(run, trial, cache)
     reason = f"promoted {trial.variant} of run {run.run_id}" + (f", forced: {forced}" if forced else "")
 
     same = _published(registry, name, candidate, first=previous)
+    if shadow is not None:
+        _check_shadow(shadow, name, alias, same, served=previous)
     if same is not None and parse(same.version).prerelease and (bump or version not in (None, same.version)):
         same = None  # A candidate becomes a release under a number of its own.
     if same is not None and version in (None, same.version):
@@ -142,11 +156,12 @@ def promote(
     # it has to be true.
     compared = dict.fromkeys([*([previous] if previous else []), *versions[-1:]])
     changes, undecided = _compare(registry, name, compared, candidate)
-    changes += _try_out(candidate, golden, undecided, run.path / "logs" / "promote.txt")
+    tried = _try_out(candidate, golden, undecided, run.path / "logs" / "promote.txt")
+    changes += tried.changes
     change = greatest(changes)
     highest = parse(versions[-1]) if versions else None
     number, raised = next_version(highest, change, bump=bump, version=version, forced=forced is not None)
-    draft = _draft(candidate, name, number, golden, forced)
+    draft = _draft(candidate, name, number, golden, forced, tried.batching)
     bundle = registry.publish(draft, lambda folder: _write(folder, draft, candidate, golden))
     try:
         registry.point(name, alias, number, reason=reason, expected=generation)
@@ -195,6 +210,23 @@ def _published(registry: Registry, name: str, candidate: _Candidate, *, first: s
         except WorkbenchError:
             continue  # A damaged version is no version to point at; publishing anew mends it.
     return None
+
+
+def _check_shadow(shadow: Demand, name: str, alias: str, same: Bundle | None, *, served: str | None) -> None:
+    """same: the published version that is the model to promote; served: what the alias points at."""
+    if served is None:
+        raise Refused(
+            f"`{alias}` of {name} does not exist yet, so there is nothing to compare with in its shadow",
+            hint="promote the first version without --require-shadow",
+        )
+    if same is None:
+        raise Refused(
+            f"this model is not published yet, so no server can have run it in the shadow of {served}",
+            hint="publish it under another alias (`krishi-bench promote --alias candidate`), then "
+            "`krishi-bench serve --shadow X.Y.Z` and `krishi-bench shadow-report`",
+        )
+    if same.version != served:
+        shadow.check(name, same.version, same.digest, served=served)
 
 
 def _golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
@@ -268,11 +300,9 @@ def _compare(
     return changes, undecided
 
 
-def _try_out(
-    candidate: _Candidate, golden: _GoldenSet, undecided: Sequence[_Undecided], log: Path
-) -> list[Change]:
+def _try_out(candidate: _Candidate, golden: _GoldenSet, undecided: Sequence[_Undecided], log: Path) -> _Tried:
     """Run the model on its own golden images and on those of the undecided versions. Raises Refused."""
-    first, *others = _smoke(candidate, [golden.pixels, *(old.pixels for old in undecided)], log)
+    (first, *others), batching = _smoke(candidate, [golden.pixels, *(old.pixels for old in undecided)], log)
     try:
         compare_logits(first, golden.logits, golden.atol)
     except WorkbenchError as error:
@@ -280,15 +310,16 @@ def _try_out(
             f"`{candidate.trial.variant}` does not give the logits that were measured: {error.message}",
             hint="nothing was published; run it again on this machine",
         ) from error
-    return [output_change(old.manifest, old.logits, got) for old, got in zip(undecided, others, strict=True)]
+    pairs = zip(undecided, others, strict=True)
+    return _Tried([output_change(old.manifest, old.logits, got) for old, got in pairs], batching)
 
 
 def _smoke(
     candidate: _Candidate, images: Sequence["NDArray[np.uint8]"], log: Path
-) -> "list[NDArray[np.float32]]":
+) -> "tuple[list[NDArray[np.float32]], Batching]":
     variant = candidate.trial.variant
     try:
-        outputs: list[NDArray[np.float32]] = call(
+        outputs: tuple[list[NDArray[np.float32]], Batching] = call(
             "workbench.promote:smoke",
             candidate.artifact.folder.resolve(),
             candidate.artifact.info,
@@ -310,8 +341,9 @@ def smoke(
     runtime: Runtime,
     contract: Preprocess,
     images: Sequence["NDArray[np.uint8]"],
-) -> "list[NDArray[np.float32]]":
-    """Open an artifact as a server would and return the logits of each set of pixels. Runs in a child."""
+) -> "tuple[list[NDArray[np.float32]], Batching]":
+    """Open an artifact as a server would: the logits of each set of pixels, and whether batches pay. Runs in
+    a child."""
     backend = BACKENDS[runtime.backend]
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(
@@ -323,10 +355,20 @@ def smoke(
         contextlib.chdir(empty),
         backend.session(Artifact(folder, info), runtime) as session,
     ):
-        return [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
+        outputs = [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
+        photos = batch_of(images[0][:4], contract, raw=info.pixels)
+        fixed, sessions = info.input_shape[0], runtime.sessions
+        return outputs, batching_of(session.infer, photos, fixed=fixed, sessions=sessions)
 
 
-def _draft(candidate: _Candidate, name: str, version: str, golden: _GoldenSet, forced: str | None) -> Draft:
+def _draft(
+    candidate: _Candidate,
+    name: str,
+    version: str,
+    golden: _GoldenSet,
+    forced: str | None,
+    batching: Batching,
+) -> Draft:
     info, trial = candidate.info, candidate.trial
     try:
         return Draft(
@@ -351,6 +393,7 @@ def _draft(candidate: _Candidate, name: str, version: str, golden: _GoldenSet, f
                 forced=forced,
                 synthetic=info.synthetic,
             ),
+            batching=batching,
         )
     except ValidationError as error:
         raise WorkbenchError(f"`{trial.variant}` cannot be published\n  {describe(error)}") from error

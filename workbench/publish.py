@@ -10,6 +10,7 @@ from workbench.promote import Promotion, promote
 from workbench.registry import Registry
 from workbench.results import RunFolder, RunInfo, TrialResult, find_run
 from workbench.semver import Bump
+from workbench.shadow_result import Demand
 from workbench.workspace import Workspace
 
 
@@ -54,11 +55,13 @@ def publish(
     version: str | None,
     alias: str,
     force: bool,
+    require_shadow: float | None = None,
 ) -> Published:
     """Promote the winner of a run, or the variant named.
 
-    Raises Refused where it misses the workspace's budget, unless forced; then the manifest says what was
-    missed. WorkbenchError for an unknown run or variant.
+    require_shadow: the agreement, as a fraction of 1, that a shadow run must have shown at least.
+    Raises Refused where it did not, and where the variant misses the workspace's budget, unless forced; then
+    the manifest says what was missed. WorkbenchError for an unknown run or variant.
     """
     run = find_run(workspace.results, run_id)
     # The run says what was measured; the workspace, as it is now, what is good enough.
@@ -85,6 +88,7 @@ def publish(
         bump=bump,
         version=version,
         forced="; ".join(missed) or ("by --force" if force else None),
+        shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
     )
     return Published(promotion, trial.variant, alias)
 

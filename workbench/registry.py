@@ -2,12 +2,16 @@
 
 <registry>/<name>/<version>/       a bundle, never changed once it is there
 <registry>/<name>/aliases.json     what each alias points at, replaced as a whole
+<registry>/<name>/collected.json   the versions that were taken away, whose numbers stay given
 <registry>/.lock, <registry>/.tmp/ held by writers; folders being written
+<registry>/.leases/                what running servers use
+<registry>/.trash/                 collected versions, deleted a day later
 """
 
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,8 +22,10 @@ from pydantic import ValidationError
 
 from workbench.aliases import ALIASES_NAME, Alias, Pointed, read_aliases, write_aliases
 from workbench.bundle import Bundle, Problem, check_golden, load_bundle
+from workbench.collected import COLLECTED_NAME, Collected, read_collected
 from workbench.errors import Refused, WorkbenchError
 from workbench.files import fsync_path, new_folder, sha256_file, translated_os_errors
+from workbench.leases import hold
 from workbench.manifest import (
     CARD_NAME,
     GOLDEN_NAME,
@@ -55,6 +61,9 @@ __all__ = [
 ]
 
 LEFTOVER_AGE_S = 24 * 3600
+PATIENCE_S = 5.0
+RECORDS = (ALIASES_NAME, COLLECTED_NAME)
+TEMPORARY = tuple(f".{record}." for record in RECORDS)
 
 
 class Registry:
@@ -76,13 +85,54 @@ class Registry:
         """Raises WorkbenchError where `aliases.json` cannot be used; empty where there is none."""
         return read_aliases(self._folder(name) / ALIASES_NAME)
 
+    def pointed(self, name: str, alias: str) -> Alias | None:
+        """What an alias says, without looking at the version; None where there is no such alias."""
+        return self.aliases(name).get(check_name(alias, "an alias"))
+
+    def alias_stamp(self, name: str) -> tuple[int, int, int] | None:
+        """Something that changes whenever an alias of the model moves, for the price of one `lstat`.
+
+        The time of the last change in ns, inode and size of `aliases.json`; None where there is none.
+        """
+        path = self._folder(name) / ALIASES_NAME
+        try:
+            status = os.lstat(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise WorkbenchError(f"{path} cannot be looked at: {error.strerror}") from error
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+    def collected(self, name: str) -> dict[str, Collected]:
+        """The versions garbage collection took away. Raises WorkbenchError where the list cannot be used."""
+        return read_collected(self._folder(name) / COLLECTED_NAME)
+
+    def model_name(self, name: str | None) -> str:
+        """`name`, or that of the only model. Raises WorkbenchError where there is none or several."""
+        return self._only_name() if name is None else check_name(name, "a model")
+
+    @contextmanager
+    def lease(self, bundle: Bundle) -> Iterator[bool]:
+        """Say that this process uses a version, so that it is not collected; it ends with the process.
+
+        Take it before the model is read. Yields False where the registry cannot be written, as from a
+        read-only mount: then nobody is told. Raises WorkbenchError where the version is no longer there.
+        """
+        with hold(self.root, bundle.manifest.name, bundle.version) as held:
+            # A collection may have looked at the leases before this one was there.
+            self._wait_for_writer()
+            self._check_there(bundle)
+            yield held
+
     def bundle(self, name: str, version: str) -> Bundle:
         """A version, its manifest read but its files not verified. Raises WorkbenchError."""
         parse(version)
         folder = self._folder(name) / version
         if not folder.is_symlink() and not folder.is_dir():
-            known = ", ".join(self.versions(name)) or "none"
-            raise WorkbenchError(f"{self.root} has no version {version} of `{name}`", hint=f"it has {known}")
+            known = f"it has {', '.join(self.versions(name)) or 'none'}"
+            if (collected := self.collected(name).get(version)) is not None:
+                raise WorkbenchError(f"version {version} of `{name}` {collected}", hint=known)
+            raise WorkbenchError(f"{self.root} has no version {version} of `{name}`", hint=known)
         bundle = load_bundle(folder)
         if (bundle.manifest.name, bundle.version) != (name, version):
             raise WorkbenchError(f"{folder} holds {bundle.manifest.name} {bundle.version}: it was moved")
@@ -95,9 +145,9 @@ class Registry:
         or alias, where no name was given and there are several, or where the manifest is not the one the
         alias was pointed at.
         """
-        name = self._only_name() if name is None else name
-        aliases = self.aliases(name)
-        if (pointed := aliases.get(check_name(alias, "an alias"))) is None:
+        name = self.model_name(name)
+        if (pointed := self.pointed(name, alias)) is None:
+            aliases = self.aliases(name)
             self._check_known(name)
             raise WorkbenchError(
                 f"`{name}` in {self.root} has no alias `{alias}`",
@@ -127,11 +177,12 @@ class Registry:
                 with new_folder(final, scratch=self.root / ".tmp") as folder:
                     build(folder)
                     _seal(draft, folder)
-                    held.enter_context(self._lock())
+                    held.enter_context(self.locked())
                     self._check_free(draft)
             except FileExistsError as error:
                 raise Refused(f"{draft.name} {draft.version} exists already in {self.root}") from error
-            fsync_path(self.root)
+            with translated_os_errors(self.root):
+                fsync_path(self.root)
         return self.bundle(draft.name, draft.version)
 
     def point(self, name: str, alias: str, version: str, *, reason: str, expected: int | None) -> Alias:
@@ -145,12 +196,12 @@ class Registry:
     def rollback(self, name: str, alias: str) -> Bundle:
         """Return an alias to where it pointed before; called again, to where it pointed before that.
 
-        A version that is damaged by now is passed over, and the recorded reason says so; the version it
-        leaves is not looked at. Raises Refused where nothing is left to return to.
+        A version that is damaged or collected by now is passed over, and the recorded reason says so; the
+        version it leaves is not looked at. Raises Refused where nothing is left to return to.
         """
         check_name(alias, "an alias")
         self._check_known(name)
-        if (pointed := self.aliases(name).get(alias)) is None:
+        if (pointed := self.pointed(name, alias)) is None:
             raise WorkbenchError(f"`{name}` in {self.root} has no alias `{alias}`")
         passed: list[str] = []
         for steps_back, before in enumerate(reversed(pointed.trail[:-1]), start=1):
@@ -164,14 +215,17 @@ class Registry:
             self._move(name, alias, bundle, reason, pointed.generation, steps_back=steps_back)
             return bundle
         if passed:
-            raise Refused(f"every version `{alias}` pointed at before is damaged: {'; '.join(passed)}")
+            raise Refused(
+                f"no version `{alias}` pointed at before can be returned to: {'; '.join(passed)}",
+                hint="`krishi-bench models` lists what there is; `promote` points the alias at another",
+            )
         raise Refused(f"`{alias}` pointed at nothing before {pointed.version}")
 
     def verify(self) -> list[Problem]:
         """Everything in the registry that is not as it was published. Hashes every file."""
         if not self.root.is_dir():
             raise WorkbenchError(f"there is no registry at {self.root}")
-        problems = _leftovers(self.root / ".tmp", "")
+        problems = leftovers(self.root / ".tmp")
         for path in sorted(self.root.iterdir()):
             if path.name.startswith("."):
                 continue
@@ -182,9 +236,9 @@ class Registry:
         return problems
 
     def _verify_model(self, folder: Path) -> list[Problem]:
-        problems = _leftovers(folder, f".{ALIASES_NAME}.")
+        problems = leftovers(folder)
         for path in sorted(folder.iterdir()):
-            if path.name == ALIASES_NAME or path.name.startswith(f".{ALIASES_NAME}."):
+            if path.name in RECORDS or path.name.startswith(TEMPORARY):
                 continue
             if not (_is_folder(path) and is_version(path.name)):
                 problems.append(Problem(path, "does not belong to a registry"))
@@ -197,11 +251,15 @@ class Registry:
 
     def _verify_aliases(self, folder: Path) -> list[Problem]:
         path = folder / ALIASES_NAME
+        problems = []
+        try:
+            self.collected(folder.name)
+        except WorkbenchError as error:
+            problems.append(Problem(folder / COLLECTED_NAME, error.message))
         try:
             aliases = self.aliases(folder.name)
         except WorkbenchError as error:
-            return [Problem(path, error.message)]
-        problems = []
+            return [*problems, Problem(path, error.message)]
         for alias in aliases:
             try:
                 self.resolve(folder.name, alias)
@@ -215,7 +273,8 @@ class Registry:
         check_name(alias, "an alias")
         bundle.verify()
         self._prepare()
-        with self._lock():
+        with self.locked():
+            self._check_there(bundle)
             aliases = self.aliases(name)
             before = aliases.get(alias)
             generation = before.generation if before else 0
@@ -246,6 +305,11 @@ class Registry:
             raise WorkbenchError("its manifest was changed")
         bundle.verify()
         return bundle
+
+    def _check_there(self, bundle: Bundle) -> None:
+        """Raises WorkbenchError where a version that was looked at a moment ago is another one or gone."""
+        if self.bundle(bundle.manifest.name, bundle.version).digest != bundle.digest:
+            raise WorkbenchError(f"{bundle.folder} was changed meanwhile")
 
     def _folder(self, name: str) -> Path:
         folder = self.root / check_name(name, "a model")
@@ -290,6 +354,12 @@ class Registry:
                     f"{draft.name} {version} exists already in {self.root}",
                     hint="published versions never change; choose a higher number",
                 )
+        for version, collected in self.collected(draft.name).items():
+            if parse(version).precedence == precedence:
+                raise Refused(
+                    f"{draft.name} {version} existed in {self.root} and {collected}",
+                    hint="a number is never given twice; choose a higher one",
+                )
 
     def _prepare(self) -> None:
         try:
@@ -301,12 +371,28 @@ class Registry:
             ) from error
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Held by one writer at a time, and let go by the kernel should it die."""
         path = self.root / ".lock"
-        with translated_os_errors(path), path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as held:
+            with translated_os_errors(path):
+                file = held.enter_context(path.open("ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def _wait_for_writer(self) -> None:
+        """Return once no writer is at work, or after a while: one that hangs must not stop a server."""
+        deadline = time.monotonic() + PATIENCE_S
+        try:
+            with (self.root / ".lock").open("rb") as file:
+                while time.monotonic() < deadline:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                        return
+                    except BlockingIOError:
+                        time.sleep(0.01)
+        except OSError:
+            return  # No lock that can be had, no writer on this machine.
 
 
 def _seal(draft: Draft, folder: Path) -> None:
@@ -357,13 +443,23 @@ def _folders(parent: Path) -> list[Path]:
     return [path for path in found if _is_folder(path)]
 
 
-def _leftovers(folder: Path, prefix: str) -> list[Problem]:
-    """What an interrupted writer left a day ago or more; younger ones may still be at work."""
-    if not folder.is_dir():
-        return []
+def leftovers(folder: Path) -> list[Problem]:
+    """What an interrupted writer left a day ago or more; younger ones may still be at work.
+
+    folder: a model's, or `.tmp`. No link is followed, neither here nor below.
+    """
     now = time.time()
+    prefix = ("",) if folder.name == ".tmp" else TEMPORARY
     return [
-        Problem(path, "was left by an interrupted write; it can be deleted")
-        for path in sorted(folder.iterdir())
+        Problem(path, "was left by an interrupted write; `krishi-bench gc --delete` removes it")
+        for path in children(folder)
         if path.name.startswith(prefix) and now - os.lstat(path).st_mtime > LEFTOVER_AGE_S
     ]
+
+
+def children(folder: Path) -> list[Path]:
+    """What a folder holds; nothing where it is not there, or is a link."""
+    try:
+        return sorted(folder.iterdir()) if stat.S_ISDIR(os.lstat(folder).st_mode) else []
+    except FileNotFoundError:
+        return []

@@ -22,6 +22,7 @@ from workbench.machine import collect
 from workbench.promote import Promotion, promote
 from workbench.registry import Registry, check_golden
 from workbench.results import Accuracy, Budget, Latency, RunFolder, RunInfo, TrialResult
+from workbench.shadow_result import Demand, ShadowResult, write
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.5))
@@ -542,3 +543,40 @@ def say(line: str) -> None:
 
 if __name__ == "__main__":
     promote_when_told(RunFolder(Path(sys.argv[1])), Path(sys.argv[2]))
+
+
+def test_a_promotion_that_demands_a_shadow_result_says_at_each_step_what_is_missing(bench: Bench) -> None:
+    demand = Demand(bench.results, 0.99)
+    second = replace(FIRST, data=b"other weights", checkpoint="checkpoint-b")
+    with pytest.raises(Refused, match="`production` of leaf does not exist yet") as caught:
+        bench.promote(FIRST, shadow=demand)
+    assert caught.value.hint == "promote the first version without --require-shadow"
+    bench.promote(FIRST)
+
+    with pytest.raises(Refused, match=r"can have run it in the shadow of 1\.0\.0") as caught:
+        bench.promote(second, shadow=demand)
+    assert "krishi-bench promote --alias candidate" in (caught.value.hint or "")
+    candidate = bench.promote(second, alias="candidate").bundle
+
+    with pytest.raises(Refused, match=r"no shadow result compares leaf 1\.1\.0 with 1\.0\.0") as caught:
+        bench.promote(second, shadow=demand)
+    assert caught.value.hint is not None
+    assert "serve --shadow 1.1.0" in caught.value.hint
+    found = ShadowResult(
+        name="leaf",
+        version="1.0.0",
+        shadow_version="1.1.0",
+        shadow_digest=candidate.digest,
+        requests=1000,
+        agree=990,
+        at=datetime.now(UTC),
+    )
+    write(bench.results, found)
+    with pytest.raises(Refused, match=r"agreed with 1\.0\.0 on 990 of 1000 requests"):
+        bench.promote(second, shadow=demand)
+    assert bench.production == "1.0.0"
+
+    write(bench.results, found.model_copy(update={"agree": 999}))
+    done = bench.promote(second, shadow=demand)
+    assert (done.version, done.previous, bench.production) == ("1.1.0", "1.0.0", "1.1.0")
+    assert bench.promote(second, shadow=demand).unchanged

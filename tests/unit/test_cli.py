@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
@@ -100,7 +101,7 @@ def test_every_command_and_every_option_has_help(command: str, capsys: pytest.Ca
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = exited(capsys, ["--help"])
     assert shown.code == 0
-    assert all(f"\n    {command} " in shown.out for command in commands())
+    assert re.findall(r"^    ([a-z-]+)(?: |$)", shown.out, re.MULTILINE) == list(commands())
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,3 +388,71 @@ def test_a_package_of_an_extra_that_is_not_installed_is_named_with_the_extra() -
     assert (
         missing_extra(ModuleNotFoundError("No module named 'workbench.nope'", name="workbench.nope")) is None
     )
+
+
+@pytest.mark.parametrize("option", ["--sample", "--weight"])
+@pytest.mark.parametrize("text", ["-0.1", "1.1", "half", "nan", ""])
+def test_a_share_is_a_fraction_from_0_to_1(
+    capsys: pytest.CaptureFixture[str], option: str, text: str
+) -> None:
+    got = exited(capsys, ["serve", f"{option}={text}"])
+    assert got.err.endswith(f"argument {option}: `{text}` is not a fraction from 0 to 1\n")
+
+
+def test_a_version_is_pinned_or_an_alias_is_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    got = exited(capsys, ["serve", "--pin", "1.0.0", "--alias", "canary"])
+    assert (got.code, got.out) == (2, "")
+    assert "argument --alias: not allowed with argument --pin" in got.err
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a server would have been started with, instead of one."""
+    pytest.importorskip("fastapi")
+    found: list[Any] = []
+    monkeypatch.setattr("serve.app.serve", lambda settings, host, port: found.extend([settings, host, port]))
+    return found
+
+
+def test_serving_is_told_everything_the_command_line_says(
+    run: Run, workspace: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KRISHI_API_KEY", "open sesame, says the farmer")
+    told = "--pin 1.2.0 --workers 2 --shadow 1.3.0 --sample 0.2 --canary 1.4.0 --weight 0.3"
+    told += " --queue-budget 2s --deadline 10s --host 0.0.0.0 --port 80"
+    assert run("serve", "--workspace", workspace, *told.split()).code == 0
+    settings, host, port = started
+    assert (settings.registry, settings.model, settings.pin) == (workspace / "registry", "leaves", "1.2.0")
+    assert (settings.shadow, settings.sample, settings.canary, settings.weight) == (
+        "1.3.0",
+        0.2,
+        "1.4.0",
+        0.3,
+    )
+    assert (settings.workers, settings.queue_budget_s, settings.deadline_s) == (2, 2.0, 10.0)
+    assert settings.api_key == "open sesame, says the farmer"
+    assert (host, port) == ("0.0.0.0", 80)
+
+
+def test_serving_without_options_is_as_the_server_serves_by_itself(
+    run: Run, workspace: Path, started: list[Any]
+) -> None:
+    assert run("serve", "--workspace", workspace).code == 0
+    from serve.settings import Settings
+
+    settings = started[0]
+    assert settings == Settings(registry=workspace / "registry", model="leaves")
+
+
+def test_a_shadow_result_is_demanded_before_anything_is_published(run: Run, workspace: Path) -> None:
+    asked = ("promote", "--workspace", workspace, "--require-shadow")
+    got = run(*asked, "0.99")
+    assert got.code in (1, 2)
+    assert not (workspace / "registry").exists()
+
+
+def test_there_is_nothing_to_collect_where_nothing_was_published(run: Run, workspace: Path) -> None:
+    got = run("gc", "--workspace", workspace, "--delete")
+    assert (got.code, got.out) == (2, "")
+    assert got.err == f"error: there is no registry at {workspace}/registry\n"
+    assert not (workspace / "registry").exists()

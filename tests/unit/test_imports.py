@@ -17,7 +17,7 @@ HEAVY = {
 }  # fmt: skip
 # The network itself and the script that trained it: nothing imports them before torch is wanted.
 TORCH_CODE = {"workbench/sample/student.py", "workbench/sample/train.py"}
-SERVE_MAY_IMPORT = {"images", "artifact", "backends", "registry", "errors"}
+SERVE_MAY_IMPORT = {"images", "artifact", "backends", "registry", "errors", "__version__"}
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for part in ("workbench", "serve")
@@ -27,14 +27,14 @@ FILES = sorted(
 
 # As docs/design.md draws them: a module imports from its own layer and from those before it.
 LAYERS = (
-    "errors progress images files isolate semver yamlfile artifact dataset machine cache audit macs",
+    "errors progress images photo files isolate semver yamlfile artifact dataset machine cache audit macs",
     "backends checkpoint weights factory onnx_info exporters export steps results measure sample workspace "
     "recipe stated program transformers_folder transformers_processor timm_network bytesums bytewise "
     "saturation needs network explanations",
-    "build prepare compare bundle manifest aliases card numbering registry promote details "
-    "expectations advise explain",
+    "build prepare compare batching bundle manifest aliases card numbering registry collected leases reclaim "
+    "shadow_result promote details expectations advise explain",
     "checking timing look search explore tuned_recipe tune "
-    "pipeline report history publish export_command init doctor",
+    "pipeline report history publish export_command init doctor shadow",
     "terminal cli",
 )
 

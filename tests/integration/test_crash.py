@@ -1,0 +1,114 @@
+"""Whatever ends a writer at whatever step, the registry is valid and every alias old or new.
+
+What happens is in tests/crashing.py, a program of one thread, so that it may fork.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OPERATIONS = ("promote", "publish", "point", "rollback", "gc", "lease")
+WRITERS = ("promote", "rollback", "gc", "lease")  # a promotion publishes and points
+
+
+def crash(*arguments: str | Path) -> list[str]:
+    """The lines the program says, the last of them once it found nothing wrong."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.crashing", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def steps(lines: list[str]) -> int:
+    return int(lines[-1].removeprefix("steps "))
+
+
+def can_mount() -> bool:
+    return sys.platform == "linux" and crash("can-mount", "-") == ["True"]
+
+
+needs_mount = pytest.mark.skipif(not can_mount(), reason="mounting a disk takes root, or CAP_SYS_ADMIN")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_kill_9_at_every_step_leaves_a_valid_registry_and_it_can_be_done_again(
+    operation: str, tmp_path: Path
+) -> None:
+    lines = crash("kill", operation, tmp_path)
+    assert steps(lines) >= {"promote": 25, "publish": 20, "gc": 15}.get(operation, 5)
+    assert lines[0] == "step 1.2.0"
+    if operation in ("promote", "point", "rollback"):
+        assert lines[-2] != "step 1.2.0"
+
+
+@pytest.mark.parametrize("operation", WRITERS)
+def test_a_disk_that_fills_up_at_any_step_is_one_clear_error_and_nothing_is_left_behind(
+    operation: str, tmp_path: Path
+) -> None:
+    lines = crash("full", operation, tmp_path)
+    told = [line for line in lines if line.startswith("told: ")]
+    assert len(told) == (steps(lines) - 1 if operation != "lease" else 0)
+    assert all("cannot write" in line and line.endswith(": No space left on device") for line in told)
+
+
+@pytest.mark.parametrize("operation", WRITERS)
+def test_a_disk_that_turns_read_only_at_any_step_is_one_clear_error(operation: str, tmp_path: Path) -> None:
+    lines = crash("forbidden", operation, tmp_path)
+    told = [line for line in lines if line.startswith("told: ")]
+    assert len(told) == (steps(lines) - 1 if operation != "lease" else 0)
+    assert all("cannot write" in line and line.endswith(": Read-only file system") for line in told)
+
+
+@needs_mount
+@pytest.mark.parametrize("operation", ("promote", "rollback", "gc"))
+def test_on_a_disk_that_is_really_full_nothing_is_lost(operation: str, tmp_path: Path) -> None:
+    lines = crash("disk", operation, tmp_path)
+    # A collection gets its room from what it deletes first.
+    assert steps(lines) >= {"promote": 4, "rollback": 1, "gc": 0}[operation]
+    assert all(line.endswith(": No space left on device") for line in lines if line.startswith("told: "))
+
+
+@needs_mount
+@pytest.mark.parametrize("operation", ("promote", "rollback", "gc", "lease"))
+def test_from_a_disk_that_is_really_read_only_versions_are_served_and_nothing_is_written(
+    operation: str, tmp_path: Path
+) -> None:
+    lines = crash("mount", operation, tmp_path)
+    assert lines[-1] == "steps 1"
+    assert [line for line in lines if line.endswith(": Read-only file system")] or operation == "lease"
+
+
+def test_of_two_promotions_of_one_number_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
+    refused, won = sorted(crash("race", tmp_path))
+    assert refused.startswith("refused: leaf 2.0.0 exists already")
+    assert won == "won 2.0.0 of 0.2.0 0.3.0 1.0.0 1.1.0 1.2.0 2.0.0"
+
+
+def test_of_two_promotions_of_two_numbers_one_wins_the_alias_and_the_other_is_told(tmp_path: Path) -> None:
+    refused, won = sorted(crash("race-numbers", tmp_path))
+    winner = won.split()[1]
+    assert f"is published, but `production` moved to {winner} meanwhile" in refused
+    assert won.endswith("1.2.0 2.5.0 2.6.0")
+
+
+def test_of_two_first_promotions_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
+    refused, won = sorted(crash("race-first", tmp_path))
+    assert refused.startswith("refused: leaf 1.0.0 exists already")
+    assert won == "won 1.0.0 of 1.0.0"
+
+
+def test_collections_race_with_promotions_rollbacks_and_servers_and_harm_none(tmp_path: Path) -> None:
+    lines = crash("race-gc", tmp_path)
+    assert lines[-1] == "steps 25"
+    assert "served" in lines
