@@ -32,6 +32,20 @@ _SECURITY = {
 }
 
 
+_HEADERS = {
+    "X-Request-ID": {"description": "Of this request, as in the log", "schema": {"type": "string"}},
+    "X-Model-Version": {
+        "description": "Of the model that answered; absent before one is loaded",
+        "schema": {"type": "string"},
+    },
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def _headers_of(status: str) -> dict[str, Any]:
+    return _HEADERS | (_RETRY_AFTER if status in ("429", "503") else {})
+
+
 class App(FastAPI):
     """Behind the gate, and with the two ways to bring a key in its description; the gate asks for it."""
 
@@ -49,6 +63,10 @@ class App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
         schema["components"]["securitySchemes"] = _SECURITY
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                for status, response in operation["responses"].items():
+                    response.setdefault("headers", {}).update(_headers_of(status))
         return schema
 
 

@@ -68,6 +68,8 @@ class Gatherer:
 
         try:
             logits = self._infer(np.concatenate([waiting.batch for waiting in taken]))
+            if len(logits) != len(taken):
+                raise RuntimeError(f"{len(taken)} photos and {len(logits)} rows of logits")
             for row, waiting in enumerate(taken):
                 waiting.logits = logits[row : row + 1]
         except BaseException as error:

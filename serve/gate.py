@@ -3,8 +3,8 @@
 import asyncio
 import hmac
 import logging
-import random
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 
 from starlette.datastructures import Headers
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.engine import Engine
 from serve.metrics import REASONS, Metrics
-from serve.responses import ApiError, Handler, answer, error_response
+from serve.responses import ApiError, Handler, answer, error_response, request_id
 from serve.settings import Settings
 
 log = logging.getLogger("serve.gate")
@@ -21,6 +21,7 @@ PREDICT, PREDICT_BATCH = "/predict", "/predict/batch"
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 _KEYED = ("/predict", "/model", "/v2/models/")
 LINGER_S = 5.0
+SWALLOWED = 1_000_000  # bytes
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASON_OF = {"overloaded": "queue-full", "deadline-passed": "deadline"}
 
@@ -91,7 +92,7 @@ class Gate:
             else:
                 await self._app(scope, exchange.receive, exchange.send)
         except Refused as refused:
-            await exchange.refuse(refused.error)
+            await error_response(scope, refused.error)(scope, exchange.receive, exchange.send)
         except Exception:
             log.exception("request %s: %s %s failed", exchange.id, scope["method"], scope["path"])
             if exchange.status:
@@ -157,13 +158,15 @@ class _Exchange:
         self._buffered = buffered
         self._engine = engine
         self._lingering = False
+        self._declared = self.headers.get("content-length", "")
+        # Whether more of the body may come.
+        self._open = self._declared not in ("", "0") or "transfer-encoding" in self.headers
         given = self.headers.get("x-request-id", "")
-        self.id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+        self.id = given if _REQUEST_ID.fullmatch(given) else request_id()
         scope.setdefault("state", {})["request_id"] = self.id
 
     def check_declared_length(self) -> None:
-        declared = self.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._limit:
+        if self._declared.isdecimal() and int(self._declared) > self._limit:
             raise self._too_large()
 
     def _too_large(self) -> Refused:
@@ -172,6 +175,7 @@ class _Exchange:
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self._open = message.get("more_body", False)
         arrived = len(message.get("body", b""))
         if arrived:
             self.received += arrived
@@ -183,34 +187,32 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = message["headers"] = [*message.get("headers", ())]
-            headers.append((b"x-request-id", self.id.encode()))
-            if (model := self._engine.model) and not any(name == b"x-model-version" for name, _ in headers):
-                headers.append((b"x-model-version", model.version.encode()))
-            if self._engine.draining and not any(name == b"connection" for name, _ in headers):
-                # A connection kept alive would bring its next request here.
-                headers.append((b"connection", b"close"))
+            message["headers"] = self._headed(message.get("headers", ()))
+        elif self._lingering and not message.get("more_body", False):
+            message = {**message, "more_body": True}
         await self._send(message)
 
-    async def refuse(self, error: ApiError) -> None:
-        """Answer at once, whatever is still being sent; where the connection is closed after that, leave the
-        answer formally open for `linger`."""
-        response = error_response(self.scope, error)
-        if not (error.headers and "Connection" in error.headers):
-            await response(self.scope, self.receive, self.send)
-            return
-        start = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}
-        await self.send(start)
-        await self.send({"type": "http.response.body", "body": response.body, "more_body": True})
-        self._lingering = True
+    def _headed(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        headers = [*given, (b"x-request-id", self.id.encode())]
+        names = {name for name, _ in headers}
+        if (model := self._engine.model) and b"x-model-version" not in names:
+            headers.append((b"x-model-version", model.version.encode()))
+        closes = b"connection" in names
+        # What is left of a small body is swallowed, and the connection stays good; not so a large one.
+        endless = self._open and not (self._declared.isdecimal() and int(self._declared) <= SWALLOWED)
+        if not closes and (endless or self._engine.draining):
+            headers.append((b"connection", b"close"))  # kept alive, it would bring its next request here
+        self._lingering = self._open and (closes or endless)
+        return headers
 
     async def linger(self) -> None:
-        """Swallow for a while what the client still sends: closing the connection under a client that is
-        writing resets it, and the answer is lost."""
+        """Answered before the body came to its end, and the connection to be closed: the answer is left
+        formally open, and for a while what the client still sends is swallowed. Closing under a client that
+        is writing resets the connection, and the answer is lost."""
         if not self._lingering:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 while (await self._receive()).get("more_body", False):
                     pass
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})

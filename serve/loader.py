@@ -150,7 +150,7 @@ class Loader:
     def _load(self, bundle: Bundle) -> Model:
         with ExitStack() as held:
             held.enter_context(self._registry.lease(bundle))
-            model = load(bundle)
+            model = load(bundle, workers=self._settings.workers)
             model.hold(held.pop_all())
             return model
 

@@ -82,10 +82,11 @@ def probabilities_of(logits: "NDArray[np.float32]") -> "NDArray[np.float64]":
     return probabilities
 
 
-def load(bundle: Bundle) -> Model:
+def load(bundle: Bundle, *, workers: int = 1) -> Model:
     """Verify the bundle's files, open it, hold it to its golden logits and warm it up.
 
-    The caller closes it. Raises WorkbenchError where any of it fails.
+    workers: processes that do the same on this machine, and share its processors. The caller closes it.
+    Raises WorkbenchError where any of it fails.
     """
     manifest = bundle.manifest
     name = f"{manifest.name} {manifest.version}"
@@ -96,7 +97,7 @@ def load(bundle: Bundle) -> Model:
     if (reason := backend.unavailable(manifest.runtime)) is not None:
         raise WorkbenchError(f"{name} cannot run here: {reason}")
     batch = manifest.batching.size if manifest.batching else 1
-    concurrency = manifest.runtime.sessions
+    concurrency = max(1, manifest.runtime.sessions // workers)
     with ExitStack() as resources:
         session = resources.enter_context(backend.session(bundle.artifact, manifest.runtime))
         # A batch is gathered from threads that wait for it, so it takes as many.

@@ -3,6 +3,7 @@
 Below /v2 `error` is the message alone, as the Open Inference Protocol has it.
 """
 
+import random
 from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import FastAPI, Request, Response
@@ -29,16 +30,21 @@ class ApiError(Exception):
         self.headers = headers
 
 
+def request_id() -> str:
+    """Told apart in a log, not secret."""
+    return f"{random.getrandbits(64):016x}"
+
+
 def error_response(scope: Scope, error: ApiError) -> Response:
     """The answer to the request of this scope; the gate has put its id there."""
     state = scope["state"]
     state["error_code"] = error.code
-    request_id = state["request_id"]
+    given = state["request_id"]
     body: ErrorBody | ProtocolError
     if scope["path"].startswith("/v2"):
-        body = ProtocolError(error=error.message, code=error.code, request_id=request_id)
+        body = ProtocolError(error=error.message, code=error.code, request_id=given)
     else:
-        body = ErrorBody(error=ErrorDetail(code=error.code, message=error.message), request_id=request_id)
+        body = ErrorBody(error=ErrorDetail(code=error.code, message=error.message), request_id=given)
     headers = dict(error.headers) if error.headers else None
     return Response(body.model_dump_json(), error.status, headers, "application/json")
 

@@ -8,6 +8,8 @@ import logging.config
 import os
 import signal
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ from serve.app import create_app
 from serve.engine import Engine
 from serve.loader import Loader
 from serve.settings import Settings
+from serve.wire import BoundedProtocol
 from workbench.errors import WorkbenchError
 
 log = logging.getLogger("serve.server")
@@ -33,8 +36,13 @@ class DrainingServer(uvicorn.Server):
     """On SIGTERM it says so on /readyz at once and keeps its port open for `delay_s`, so that whoever
     sends traffic here has time to notice; Ctrl+C skips that wait."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, *, delay_s: float, timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: Engine, *, delay_s: float, timeout_s: float, alone: bool
+    ) -> None:
+        """timeout_s: after the delay, until the process ends whatever still runs. alone: no other process
+        takes connections from the same port."""
         super().__init__(config)
+        self._alone = alone
         self._engine = engine
         self._delay_s = delay_s
         self._last_resort = threading.Timer(timeout_s, _give_up)
@@ -55,37 +63,46 @@ class DrainingServer(uvicorn.Server):
         while loop.time() - started < self._delay_s:
             await asyncio.sleep(0.05)
         self._last_resort.start()
-        await self._close_port(sockets or [])
-        # Who connected just before has sent what he wanted by now; uvicorn closes the idle connections next.
+        if self._alone:
+            for listener in sockets or []:
+                take_no_more(listener)
+        # Who connected just before is taken in meanwhile, and has sent what he wanted at its end.
         await asyncio.sleep(GRACE_S)
         self._engine.closing = True
         await super().shutdown(sockets)
-
-    async def _close_port(self, listeners: list[socket.socket]) -> None:
-        """Without resetting the connections that the system accepted and we did not take yet."""
-        taken: list[socket.socket] = []
-        for listener in listeners:
-            with suppress(OSError):  # there is none left
-                while True:
-                    taken.append(listener.accept()[0])
-        for server in self.servers:
-            server.close()
-        for listener in listeners:
-            listener.close()
-        for connection in taken:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-
-    def _protocol(self) -> asyncio.Protocol:
-        """As uvicorn makes one for every connection."""
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
 
 
 def _give_up() -> None:
     """An engine that hangs would keep the process, and whoever waits for its end, for ever."""
     log.critical("the model does not come back: ending without it")
     os._exit(1)
+
+
+def take_no_more(listener: socket.socket) -> None:
+    """Have Linux drop whoever knocks from now on, until the port is closed.
+
+    Closing resets the connections that the system accepted and nobody took yet, and under load there always
+    is one. Who is dropped knocks again a second later, and is refused then as by any closed port. Elsewhere
+    this does nothing.
+    """
+    so_attach_filter = 26  # socket(7); the operations are those of classic BPF
+    flags_at, syn, syn_or_ack = 13, 0x02, 0x12
+    operations = b"".join(
+        struct.pack("HBBI", *operation)
+        for operation in (
+            (0x30, 0, 0, flags_at),  # load the byte of the TCP header
+            (0x54, 0, 0, syn_or_ack),  # and it
+            (0x15, 0, 1, syn),  # where it is the first of a connection,
+            (0x06, 0, 0, 0),  # drop the packet,
+            (0x06, 0, 0, 0xFFFF),  # else keep it
+        )
+    )
+    buffer = ctypes.create_string_buffer(operations)
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):
+        program = struct.pack("HP", len(operations) // 8, ctypes.addressof(buffer))
+        listener.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
 
 
 def run(settings: Settings, host: str, port: int) -> None:
@@ -111,6 +128,7 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
     # /metrics counts them.
     config = uvicorn.Config(
         app,
+        http=BoundedProtocol,
         ws="none",
         log_config=log_config(),
         access_log=False,
@@ -119,7 +137,11 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
     server = DrainingServer(
-        config, engine, delay_s=settings.drain_delay_s, timeout_s=settings.drain_timeout_s + HANGING_S
+        config,
+        engine,
+        delay_s=settings.drain_delay_s,
+        timeout_s=settings.drain_timeout_s + HANGING_S,
+        alone=settings.workers == 1,
     )
     _return_freed_memory()
     with _ending_well(server), _told_to_look(loader):
@@ -193,11 +215,19 @@ def configure_logging() -> None:
     logging.config.dictConfig(log_config())
 
 
+class _NotHttp(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.getMessage() != "Invalid HTTP request received."
+
+
 def log_config() -> dict[str, Any]:
     """uvicorn's, with our loggers beside its own, and all of it on stderr."""
     config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     config["handlers"]["access"]["stream"] = "ext://sys.stderr"
     config["disable_existing_loggers"] = False
+    # Any client can send what is no HTTP as often as it likes; a line for each would fill the log.
+    config["filters"] = {"requests": {"()": _NotHttp}}
+    config["handlers"]["default"]["filters"] = ["requests"]
     config["loggers"]["serve"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     # It warns of every malformed form, which any client can send as fast as it likes.
     config["loggers"]["python_multipart"] = {"level": "ERROR"}

@@ -1,6 +1,7 @@
 """From a request to the bytes of its photos: read whole and within limits, then taken apart in memory."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +18,11 @@ MAX_TEXTS = 7  # fields beside the photos; they are ignored
 MAX_BATCH = 32
 MAX_HEADERS = 1024  # bytes of a part's headers, on the short path
 MAX_BOUNDARY = 70  # RFC 2046
+# What clients write above a photo. Of anything else, like a second disposition, the parser decides.
+_OTHER = rb"content-(?:type|length|transfer-encoding):[ -~]*"
+_USUAL = re.compile(
+    rb"(?i)(?:%b\r\n)*content-disposition: *([^\0\r\n]*)(?:\r\n%b)*" % (_OTHER, _OTHER),
+)
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 
@@ -91,25 +97,19 @@ def _only_part(body: bytes, boundary: bytes) -> bytes | None:
     parser has to look. It goes through the headers byte by byte, which takes as long as a small network."""
     delimiter = b"\r\n--" + boundary
     begin, end = body.find(b"\r\n\r\n", 0, MAX_HEADERS), body.find(delimiter)
-    head, sep, rest = body[:begin].partition(b"\r\n")
+    start = len(delimiter)  # of the headers: the first delimiter has no line before it, but ends its own
     plain = (
         0 < begin < end
-        and head == delimiter[2:]
-        and sep
+        and body.startswith(delimiter[2:] + b"\r\n")
         and body[end + len(delimiter) :] in (b"--", b"--\r\n")
         and len(boundary) <= MAX_BOUNDARY
     )
-    if not plain:
+    if not plain or (found := _USUAL.fullmatch(body, start, begin)) is None:
         return None
-    for line in rest.split(b"\r\n"):
-        if line[:20].lower() == b"content-disposition:":
-            _, options = parse_options_header(line[20:].strip())
-            return (
-                body[begin + 4 : end]
-                if options.get(b"name") == FIELD.encode() and b"filename" in options
-                else None
-            )
-    return None
+    _, options = parse_options_header(found[1])
+    return (
+        body[begin + 4 : end] if options.get(b"name") == FIELD.encode() and b"filename" in options else None
+    )
 
 
 def photos_of(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from serve.metrics import forget_gauges
+from serve.server import take_no_more
 from serve.settings import Settings
 
 log = logging.getLogger("serve.workers")
@@ -119,9 +120,12 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
                     worker.tend(folder)
                 # No event to wake it: setting one in a signal handler can lock a thread out by itself.
                 time.sleep(POLL_S)
-            # The port closes with the last that has it open; nobody takes connections here.
-            listener.close()
             deadline = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + 5
+            # Told a moment ago, they close the port when this has passed for them too.
+            time.sleep(settings.drain_delay_s)
+            take_no_more(listener)
+            # The port closes with the last that has it open, and nobody takes connections here.
+            listener.close()
             for worker in workers:
                 worker.end(deadline - time.monotonic())
     finally:

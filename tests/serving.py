@@ -29,6 +29,7 @@ from PIL import Image
 
 from serve.app import create_app
 from serve.settings import Settings
+from serve.wire import BoundedProtocol
 from workbench.artifact import ArtifactInfo
 from workbench.backends import Runtime
 from workbench.images import Preprocess, normalize
@@ -187,7 +188,7 @@ class Running:
 
 @contextmanager
 def running(settings: Settings) -> Iterator[Running]:
-    config = uvicorn.Config(create_app(settings), ws="none", log_config=None)
+    config = uvicorn.Config(create_app(settings), http=BoundedProtocol, ws="none", log_config=None)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

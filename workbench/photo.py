@@ -228,7 +228,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         # Pillow clips 16-bit gray to 255 instead of scaling it: a normal photo would turn white.
         import numpy as np
 
-        wide = np.asarray(image, dtype=np.int64).clip(0, 65535)
+        wide = np.asarray(image)
+        if wide.dtype != np.uint16:  # copied only where it must be: a photo may have 50 megapixels
+            wide = wide.clip(0, 65535)
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -503,6 +503,18 @@ def test_a_body_that_does_not_arrive_is_given_up(registry: Path) -> None:
             assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_head_that_does_not_arrive_is_given_up(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.wire.HEAD_S", 0.2)
+    with running(Settings(registry=registry)) as server:
+        wait_until_ready(server.client)
+        host, port = server.client.base_url.host, server.client.base_url.port
+        assert port is not None
+        for sent in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"):
+            with socket.create_connection((host, port), timeout=10) as client:
+                client.sendall(sent)
+                assert client.recv(100) == b""  # closed, without an answer to half a question
+
+
 # Ending
 
 
