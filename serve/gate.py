@@ -46,6 +46,7 @@ class Gate:
         self._settings = settings
         self._metrics = metrics
         self._engine = engine
+        self._answered = metrics.requests.labels("200")
         self._buffered = _Buffered(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,6 +76,9 @@ class Gate:
         return False, self._settings.max_body_bytes
 
     def _count(self, exchange: "_Exchange") -> None:
+        if exchange.status == 200:
+            self._answered.inc()
+            return
         self._metrics.requests.labels(str(exchange.status)).inc()
         code = exchange.scope["state"].get("error_code", "")
         if (reason := _REASON_OF.get(code, code)) in REASONS:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
+from starlette.requests import Request
 
 from serve.responses import ApiError
 
@@ -40,10 +41,11 @@ class Parameters:
 DEFAULT = Parameters()
 
 
-def parameters_of(query: QueryParams) -> Parameters:
+def parameters_of(request: Request) -> Parameters:
     """Raises ApiError (422) naming the parameter that makes no sense."""
-    if not query:
+    if not request.scope["query_string"]:
         return DEFAULT
+    query = request.query_params
     top_k = _given(query, "top_k", _WHOLE, f"a whole number from 1 to {MAX_TOP}")
     threshold = _given(query, "threshold", _NUMBER, "a number from 0 to 1")
     if top_k is not None and not 1 <= top_k <= MAX_TOP:

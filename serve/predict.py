@@ -89,7 +89,7 @@ async def predict(request: Request) -> Response:
     started = time.perf_counter()
     engine, settings = engine_of(request), settings_of(request)
     engine.check()
-    asked = parameters.parameters_of(request.query_params)
+    asked = parameters.parameters_of(request)
     read = upload.photo_reader(request.headers.get("content-type"))
     body = await upload.read_body(request, settings.body_timeout_s)
     with engine.using() as serving:
@@ -105,7 +105,7 @@ async def predict_batch(request: Request) -> Response:
     """The classes of up to 32 photos, each with its own error where it is none; all of one version."""
     engine, settings = engine_of(request), settings_of(request)
     engine.check()
-    asked = parameters.parameters_of(request.query_params)
+    asked = parameters.parameters_of(request)
     read = upload.batch_reader(request.headers.get("content-type"))
     body = await upload.read_body(request, settings.body_timeout_s)
     with engine.using() as found:
@@ -173,4 +173,18 @@ def _top(guess: Guess, count: int) -> list[Said]:
 def _json(body: Said) -> Response:
     """The body as `serve.schemas` describes it; written without a check of what was just made."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return Response(text, media_type="application/json", headers={"X-Model-Version": body["model_version"]})
+    return _Json(text.encode(), body["model_version"].encode())
+
+
+class _Json(Response):
+    """Starlette's own __init__ works out what is known here."""
+
+    def __init__(self, body: bytes, version: bytes) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"content-length", str(len(body)).encode()),
+            (b"content-type", b"application/json"),
+            (b"x-model-version", version),
+        ]

@@ -85,6 +85,8 @@ def take_no_more(listener: socket.socket) -> None:
     is one. Who is dropped knocks again a second later, and is refused then as by any closed port. Elsewhere
     this does nothing.
     """
+    if sys.platform != "linux":
+        return
     so_attach_filter = 26  # socket(7); the operations are those of classic BPF
     flags_at, syn, syn_or_ack = 13, 0x02, 0x12
     operations = b"".join(
@@ -98,8 +100,6 @@ def take_no_more(listener: socket.socket) -> None:
         )
     )
     buffer = ctypes.create_string_buffer(operations)
-    if sys.platform != "linux":
-        return
     with suppress(OSError):
         program = struct.pack("HP", len(operations) // 8, ctypes.addressof(buffer))
         listener.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)

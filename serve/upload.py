@@ -23,6 +23,8 @@ _OTHER = rb"content-(?:type|length|transfer-encoding):[ -~]*"
 _USUAL = re.compile(
     rb"(?i)(?:%b\r\n)*content-disposition: *([^\0\r\n]*)(?:\r\n%b)*" % (_OTHER, _OTHER),
 )
+# Likewise of the header that names the boundary.
+_USUAL_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z_-]{1,70})")
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 
@@ -30,6 +32,8 @@ def photo_reader(content_type: str | None) -> Callable[[bytes], bytes]:
     """What takes the one photo out of a body of this type. Raises ApiError for a type we do not take."""
     if content_type is None:
         raise ApiError(422, "missing-file", f"send the photo as multipart/form-data, in the field `{FIELD}`")
+    if (usual := _USUAL_TYPE.fullmatch(content_type)) is not None:
+        return partial(photo_of, boundary=usual[1].encode())
     media_type, options = parse_options_header(content_type)
     # What kind of image it is, its first bytes say; the header only tells a bare photo from a form.
     if media_type.decode("latin-1").lower() in RAW_TYPES:

@@ -115,14 +115,14 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
             folder = Path(name)
             command = [sys.executable, "-m", "serve.worker", str(folder)]
             workers = [_Worker(slot, command, settings, listener) for slot in range(settings.workers)]
-            while not _ending(told, workers):
+            while (number := _ending(told, workers)) is None:
                 for worker in workers:
                     worker.tend(folder)
                 # No event to wake it: setting one in a signal handler can lock a thread out by itself.
                 time.sleep(POLL_S)
             deadline = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + 5
-            # Told a moment ago, they close the port when this has passed for them too.
-            time.sleep(settings.drain_delay_s)
+            # Told a moment ago, they close the port when this has passed for them too; Ctrl+C skips it.
+            time.sleep(settings.drain_delay_s if number == signal.SIGTERM else 0.0)
             take_no_more(listener)
             # The port closes with the last that has it open, and nobody takes connections here.
             listener.close()
@@ -133,12 +133,12 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
             signal.signal(number, handler)
 
 
-def _ending(told: list[int], workers: list[_Worker]) -> bool:
-    """Pass on what this process was told. True once it was to end."""
+def _ending(told: list[int], workers: list[_Worker]) -> int | None:
+    """Pass on what this process was told; the signal, once it was to end."""
     while told:
         number = told.pop(0)
         for worker in workers:
             worker.tell(number)
         if number != signal.SIGHUP:
-            return True
-    return False
+            return number
+    return None
