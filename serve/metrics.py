@@ -238,7 +238,7 @@ class Metrics:
         self._info(bundle, role, 1)
 
     def model_gone(self, bundle: "Bundle", role: Role) -> None:
-        self._info(bundle, role, math.nan)
+        self._info(bundle, role, -math.inf)
 
     def _info(self, bundle: "Bundle", role: Role, value: float) -> None:
         manifest = bundle.manifest
@@ -290,9 +290,10 @@ class Meter:
 
 
 class _Shown(Collector):
-    """Without the samples that are not a number: a gauge that has nothing to say.
+    """Without the samples that are no finite number: a gauge that has nothing to say.
 
-    Gauges are set to NaN for that, as `remove` does not reach the files that workers share.
+    Gauges are set so for that, as `remove` does not reach the files that workers share; of several workers
+    the largest counts, and any number is larger than minus infinity.
     """
 
     def __init__(self, source: Collector) -> None:
@@ -300,7 +301,7 @@ class _Shown(Collector):
 
     def collect(self) -> Iterable[Metric]:
         for metric in self._source.collect():
-            metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
+            metric.samples = [sample for sample in metric.samples if math.isfinite(sample.value)]
             yield metric
 
 

@@ -51,6 +51,8 @@ class Threads:
     def _do(self, work: "_Work") -> None:
         try:
             work.result = work.work()
+        except StopIteration as error:  # which no future takes
+            work.error = RuntimeError(repr(error))
         except BaseException as error:
             work.error = error
         self._done.append(work)
@@ -64,12 +66,15 @@ class Threads:
         """On the event loop: hand out what is ready."""
         while self._done:
             work = self._done[0]
-            if not work.future.cancelled():
-                if work.error is None:
-                    work.future.set_result(work.result)
-                else:
-                    work.future.set_exception(work.error)
-            self._done.popleft()
+            try:
+                if not work.future.cancelled():
+                    if work.error is None:
+                        work.future.set_result(work.result)
+                    else:
+                        work.future.set_exception(work.error)
+            finally:
+                # Last, so that whoever comes meanwhile need not wake the loop.
+                self._done.popleft()
 
 
 class _Work:
