@@ -16,8 +16,9 @@ install: .venv/installed
 demo: install  ## run, compare, promote, serve and predict, on the bundled sample
 	$(BIN)/python -m workbench.sample.demo
 
+# Two files of tests at a time; more would disturb those that load a server.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark
 
 check: install  ## formatting, lint and types
 	$(BIN)/ruff format --check .
