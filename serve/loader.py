@@ -102,7 +102,7 @@ class Loader:
         """Swap where the alias points elsewhere by now."""
         name, wanted = served.bundle.manifest.name, "the next"
         try:
-            stamp = self._registry.alias_stamp(name)
+            stamp = self._stamp(name)
             if stamp == self._seen:
                 return
             # Kept whatever comes of it: what failed is not tried again until the alias moves.
@@ -128,7 +128,18 @@ class Loader:
             return
         self._metrics.swaps.labels("ok").inc()
         self._metrics.model_gone(served.bundle, "primary")
-        served.close()
+        try:
+            served.close()
+        except Exception:  # such as of a disk that went away: the alias is followed all the same
+            log.exception("%s could not be freed", served.version)
+
+    def _stamp(self, name: str) -> object:
+        """What changes when the alias moves; or why it cannot be looked at, which is said once and not at
+        every look."""
+        try:
+            return self._registry.alias_stamp(name)
+        except WorkbenchError as error:
+            return error.message
 
     def _installed(self, bundle: Bundle) -> Model:
         started = time.perf_counter()

@@ -120,7 +120,10 @@ async def predict_batch(request: Request) -> Response:
 
         # As many at a time as there are threads: the rest of the line is for others.
         places = min(len(photos), serving.primary.model.concurrency)
-        await asyncio.gather(*(take_turns() for _ in range(places)))
+        # A group, so that where one fails none goes on with a model that nobody holds for it any more.
+        async with asyncio.TaskGroup() as turns:
+            for _ in range(places):
+                turns.create_task(take_turns())
     return _json({"predictions": entries} | _when(serving.primary.model.version))
 
 

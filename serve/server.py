@@ -207,7 +207,7 @@ def _return_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(m_mmap_threshold, mebibyte)
-        mallopt(m_trim_threshold, 64 * mebibyte)
+        mallopt(m_trim_threshold, 16 * mebibyte)
 
 
 def configure_logging() -> None:

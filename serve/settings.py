@@ -68,17 +68,18 @@ class Settings:
             queue_budget_s=seconds(environ, "KRISHI_QUEUE_BUDGET", 1.0),
             deadline_s=seconds(environ, "KRISHI_DEADLINE", 5.0),
             drain_delay_s=seconds(environ, "KRISHI_DRAIN_DELAY", 1.0),
-            watch_s=seconds(environ, "KRISHI_WATCH", 1.0),
+            watch_s=seconds(environ, "KRISHI_WATCH", 1.0, least=0.01),
             api_key=api_key(environ),
         )
 
 
-def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    return _number(environ, name, default, most=86400.0, what="a number of seconds")
+def seconds(environ: Mapping[str, str], name: str, default: float, *, least: float = 0.0) -> float:
+    what = f"a number of seconds, {least:g} or more" if least else "a number of seconds"
+    return _number(environ, name, default, least=least, most=86400.0, what=what)
 
 
 def share(environ: Mapping[str, str], name: str, default: float) -> float:
-    return _number(environ, name, default, most=1.0, what="a share from 0 to 1")
+    return _number(environ, name, default, least=0.0, most=1.0, what="a share from 0 to 1")
 
 
 def whole_number(environ: Mapping[str, str], name: str, default: int, *, least: int, most: int) -> int:
@@ -124,7 +125,9 @@ def api_key(environ: Mapping[str, str]) -> str | None:
     return key
 
 
-def _number(environ: Mapping[str, str], name: str, default: float, *, most: float, what: str) -> float:
+def _number(
+    environ: Mapping[str, str], name: str, default: float, *, least: float, most: float, what: str
+) -> float:
     text = environ.get(name)
     if not text:
         return default
@@ -132,6 +135,6 @@ def _number(environ: Mapping[str, str], name: str, default: float, *, most: floa
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= most:
+    if not least <= value <= most:
         raise WorkbenchError(f"{name}={text!r} is not {what}", hint=f"try {name}={default:g}")
     return value

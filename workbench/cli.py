@@ -257,21 +257,23 @@ def serve(options: argparse.Namespace) -> int:
     from serve.settings import Settings
 
     workspace = _workspace(options)
-    # What only the environment can say, such as the API key, holds here too.
+    told = {
+        "alias": options.alias,
+        "pin": options.pin,
+        "workers": options.workers,
+        "shadow": options.shadow,
+        "sample": options.sample,
+        "canary": options.canary,
+        "weight": options.weight,
+        "queue_budget_s": options.queue_budget,
+        "deadline_s": options.deadline,
+    }
     settings = replace(
-        Settings.from_environment(),
-        registry=workspace.registry,
-        model=options.name or workspace.name,
-        alias=options.alias,
-        pin=options.pin,
-        workers=options.workers,
-        shadow=options.shadow,
-        sample=options.sample,
-        canary=options.canary,
-        weight=options.weight,
-        queue_budget_s=options.queue_budget,
-        deadline_s=options.deadline,
+        Settings.from_environment(), registry=workspace.registry, model=options.name or workspace.name
     )
+    if options.alias is not None:
+        settings = replace(settings, pin=None)  # one of the two, as on the command line
+    settings = replace(settings, **{name: value for name, value in told.items() if value is not None})
     start(settings, host=options.host, port=options.port)
     return DONE
 
@@ -536,26 +538,21 @@ def _add_publishing(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_serving(add: Callable[..., argparse.ArgumentParser]) -> None:
     made = add("serve", serve, "serve the version an alias points at")
     which = made.add_mutually_exclusive_group()
-    which.add_argument("--alias", default="production", metavar="NAME", help="followed wherever it moves")
+    which.add_argument("--alias", metavar="NAME", help="followed wherever it moves (default: production)")
     which.add_argument("--pin", metavar="X.Y.Z", help="serve this version and watch no alias")
     made.add_argument("--name", metavar="MODEL", help="default: the workspace's")
     made.add_argument("--host", default="127.0.0.1")
     made.add_argument(
         "--port", type=_port, default=8000, metavar="N", help="default: 8000; 0 takes a free one"
     )
-    made.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: 1)")
+    # No defaults here: what is not given is what the environment says (serve/settings.py).
+    made.add_argument("--workers", type=_count, metavar="N", help="processes (default: 1)")
     made.add_argument("--shadow", metavar="X.Y.Z", help="run a candidate beside it on a sample of requests")
-    made.add_argument("--sample", type=_share, default=0.1, metavar="F", help="of the shadow (default: 0.1)")
+    made.add_argument("--sample", type=_share, metavar="F", help="of the shadow (default: 0.1)")
     made.add_argument("--canary", metavar="X.Y.Z", help="have a candidate answer a share of the requests")
-    made.add_argument(
-        "--weight", type=_share, default=0.05, metavar="F", help="of the canary (default: 0.05)"
-    )
-    made.add_argument(
-        "--queue-budget", type=_seconds, default=1.0, metavar="T", help="wait in the queue (default: 1s)"
-    )
-    made.add_argument(
-        "--deadline", type=_seconds, default=5.0, metavar="T", help="until work has begun (default: 5s)"
-    )
+    made.add_argument("--weight", type=_share, metavar="F", help="of the canary (default: 0.05)")
+    made.add_argument("--queue-budget", type=_seconds, metavar="T", help="wait in the queue (default: 1s)")
+    made.add_argument("--deadline", type=_seconds, metavar="T", help="until work has begun (default: 5s)")
 
     made = add("shadow-report", shadow_report, "say how the shadow of a running server does, and keep it")
     made.add_argument("--url", default="http://127.0.0.1:8000", help="default: http://127.0.0.1:8000")

@@ -128,12 +128,13 @@ class Report:
                 version=pair.version,
                 shadow_version=pair.shadow_version,
                 shadow_digest=pair.digest,
-                requests=pair.compared,
+                # Where it raised it agreed with nothing: it would have answered nobody.
+                requests=pair.compared + pair.failed,
                 agree=pair.agree,
                 at=self.at,
             )
             for pair in self.pairs
-            if pair.name is not None and pair.digest is not None and pair.compared
+            if pair.name is not None and pair.digest is not None and pair.compared + pair.failed
         ]
 
 

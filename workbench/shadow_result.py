@@ -25,7 +25,8 @@ class ShadowResult(BaseModel):
     """How often two versions chose the same class for the same requests.
 
     version: the one that answered; shadow_version, shadow_digest: the candidate beside it, and the sha256 of
-    its manifest; requests: those both predicted; agree: those of the same top-1 class.
+    its manifest; requests: those the candidate was shown, also where it raised; agree: those of the same
+    top-1 class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

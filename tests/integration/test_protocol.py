@@ -244,6 +244,22 @@ def test_nested_numbers_are_the_same_as_flat_ones(server: Running, batch: NDArra
     assert "id" not in flat
 
 
+def test_numbers_nested_in_another_order_are_not_the_tensor(
+    server: Running, batch: NDArray[np.float32]
+) -> None:
+    turned = batch[:1].transpose(0, 2, 3, 1).tolist()
+    response = server.client.post("/v2/models/leaf/infer", json={"inputs": [tensor(turned, 1)]})
+    assert (response.status_code, response.json()["code"]) == (422, "bad-tensor")
+
+
+def test_a_text_among_the_numbers_takes_no_memory(server: Running, batch: NDArray[np.float32]) -> None:
+    """numpy would give each number the room of the text: 12 GB here, for a body of 1 MB."""
+    data = [*batch[0].ravel().tolist()[1:], "a" * 1_000_000]
+    for numbers in (data, [data], [[[data]]]):
+        response = server.client.post("/v2/models/leaf/infer", json={"inputs": [tensor(numbers, 1)]})
+        assert (response.status_code, response.json()["code"]) == (422, "bad-tensor")
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

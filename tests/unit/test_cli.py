@@ -444,6 +444,21 @@ def test_serving_without_options_is_as_the_server_serves_by_itself(
     assert settings == Settings(registry=workspace / "registry", model="leaves")
 
 
+def test_what_the_command_line_leaves_open_the_environment_says(
+    run: Run, workspace: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"PIN": "1.2.0", "WORKERS": "2", "SHADOW": "1.3.0", "CANARY": "1.4.0", "QUEUE_BUDGET": "2"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"KRISHI_{name}", value)
+    assert run("serve", "--workspace", workspace, "--shadow", "1.5.0").code == 0
+    settings = started[0]
+    assert (settings.pin, settings.workers, settings.canary) == ("1.2.0", 2, "1.4.0")
+    assert (settings.shadow, settings.queue_budget_s) == ("1.5.0", 2.0)
+    # An alias that is asked for is followed, whatever the environment pins.
+    assert run("serve", "--workspace", workspace, "--alias", "staging").code == 0
+    assert (started[3].alias, started[3].pin) == ("staging", None)
+
+
 def test_a_shadow_result_is_demanded_before_anything_is_published(run: Run, workspace: Path) -> None:
     asked = ("promote", "--workspace", workspace, "--require-shadow")
     got = run(*asked, "0.99")

@@ -39,6 +39,11 @@ def test_a_delay_that_is_no_time_is_refused(text: str) -> None:
         Settings.from_environment({"KRISHI_DRAIN_DELAY": text})
 
 
+def test_looking_at_the_alias_without_a_pause_is_refused() -> None:
+    with pytest.raises(WorkbenchError, match="KRISHI_WATCH='0' is not a number of seconds, 0.01 or more"):
+        Settings.from_environment({"KRISHI_WATCH": "0"})
+
+
 @pytest.mark.parametrize("text", ["http", "65536", "-1", "\u0663"])
 def test_a_port_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(WorkbenchError, match="KRISHI_PORT"):

@@ -113,7 +113,8 @@ def test_the_command_keeps_the_result_where_promote_finds_it(
         assert "200 requests compared" in capsys.readouterr().out
     kept = find(workspace / "results", "leaf", "1.1.0", "1.0.0")
     assert kept is not None
-    assert (kept.shadow_digest, kept.requests, kept.agree) == (DIGEST, 200, 198)
+    # Where it raised it did not agree: a candidate that fails on every second photo is not demanded away.
+    assert (kept.shadow_digest, kept.requests, kept.agree) == (DIGEST, 201, 198)
 
 
 @pytest.mark.parametrize("text", [ALONE, ALONE + COUNTED])
