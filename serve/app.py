@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve import api_docs, gpu, page, predict, protocol, responses, upload
@@ -59,6 +60,12 @@ class App(FastAPI):
     @property
     def behind_the_gate(self) -> ASGIApp:
         return super().__call__
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Without Starlette's own last resort: it would answer what the gate answers, and in plain text."""
+        stack = super().build_middleware_stack()
+        assert isinstance(stack, ServerErrorMiddleware)
+        return stack.app
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()

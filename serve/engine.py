@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from serve.line import Job, Line
+from serve.line import STUCK_S, Job, Line
 from serve.metrics import Metrics
 from serve.model import Model
 from serve.responses import ApiError
@@ -156,8 +156,9 @@ class Engine:
         # One assignment: a request finds the old or the new, never a mixture.
         self._serving = Serving(server, self._canary_beside(model, before))
         if before is not None:
-            # Nobody takes the old one any more; those who did still answer with it.
-            while before.primary.model.users:
+            # Nobody takes the old one any more; those who did still answer with it, unless a call hangs.
+            old, until = before.primary.model, time.monotonic() + STUCK_S
+            while old.users and time.monotonic() < until:
                 await asyncio.sleep(POLL_S)
         # In a later turn of the loop than the last of its answers, which is therefore sent by now.
         await asyncio.sleep(0)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,7 +54,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        predicts, limit = self._kind(scope)
+        predicts, limit = self._kind(_path_of(scope))
         exchange = _Exchange(scope, receive, send, limit, self._buffered, self._engine)
         if predicts:
             self._metrics.inflight.inc()
@@ -66,9 +67,8 @@ class Gate:
                 self._count(exchange)
         await exchange.linger()
 
-    def _kind(self, scope: Scope) -> tuple[bool, int]:
+    def _kind(self, path: str) -> tuple[bool, int]:
         """Whether a request asks for predictions, and how large its body may be."""
-        path = scope["path"]
         if path == PREDICT:
             return True, self._settings.max_body_bytes
         if path == PREDICT_BATCH or _INFER.fullmatch(path):
@@ -89,7 +89,7 @@ class Gate:
         try:
             self._check_key(exchange)
             exchange.check_declared_length()
-            if scope["path"] == PREDICT and scope["method"] == "POST":
+            if _path_of(scope) == PREDICT and scope["method"] == "POST":
                 # Past the app's own layers, which cost half of what everything around a small network does;
                 # its route stays the one that is documented.
                 await answer(self._predict, scope, exchange.receive, exchange.send)
@@ -98,7 +98,7 @@ class Gate:
         except Refused as refused:
             await error_response(scope, refused.error)(scope, exchange.receive, exchange.send)
         except Exception:
-            log.exception("request %s: %s %s failed", exchange.id, scope["method"], scope["path"])
+            log.exception("request %s: %s %r failed", exchange.id, scope["method"], scope["path"])
             if exchange.status:
                 raise
             error = ApiError(500, "internal", "the server failed; its log has this id")
@@ -106,7 +106,7 @@ class Gate:
 
     def _check_key(self, exchange: "_Exchange") -> None:
         key = self._settings.api_key
-        if key is None or not exchange.scope["path"].startswith(_KEYED):
+        if key is None or not _path_of(exchange.scope).startswith(_KEYED):
             return
         scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else exchange.headers.get("x-api-key", "")
@@ -120,6 +120,12 @@ class Gate:
                     headers={"WWW-Authenticate": "Bearer"},
                 )
             )
+
+
+def _path_of(scope: Scope) -> str:
+    """As the routes see it, or what they answer would pass here by another name: without a `--root-path`
+    of uvicorn's, and without the newline that may stand behind the end of their patterns."""
+    return get_route_path(scope).removesuffix("\n")
 
 
 class _Buffered:

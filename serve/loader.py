@@ -2,12 +2,12 @@
 
 import logging
 import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from serve import children, memory
 from serve.engine import Engine, NotReady
 from serve.metrics import Metrics, Role
 from serve.model import Model, load
@@ -128,10 +128,17 @@ class Loader:
             return
         self._metrics.swaps.labels("ok").inc()
         self._metrics.model_gone(served.bundle, "primary")
+        self._free(served)
+
+    def _free(self, model: Model) -> None:
+        if model.users:
+            log.error("%s still has %d calls that hang: it is not freed", model.version, model.users)
+            return
         try:
-            served.close()
+            model.close()
         except Exception:  # such as of a disk that went away: the alias is followed all the same
-            log.exception("%s could not be freed", served.version)
+            log.exception("%s could not be freed", model.version)
+        memory.give_back()
 
     def _stamp(self, name: str) -> object:
         """What changes when the alias moves; or why it cannot be looked at, which is said once and not at
@@ -212,9 +219,12 @@ def try_out(registry: Path, bundle: Bundle, stop: threading.Event) -> None:
     """Load a bundle in a process of its own first: what crashes a runtime, or takes all memory, must not
     take the model with it that is serving. Raises WorkbenchError, and Stopped once `stop` is set."""
     name, version = bundle.manifest.name, bundle.version
-    command = [sys.executable, "-m", "serve.trial", str(registry.absolute()), name, version, bundle.digest]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        children.command("serve.trial", str(registry.absolute()), name, version, bundle.digest),
+        env=children.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as trial:
         try:
             said = _said(trial, stop)

@@ -143,7 +143,7 @@ class Metrics:
     def _predicting(self, registry: CollectorRegistry) -> None:
         self.inference_latency = Histogram(
             "inference_latency_seconds",
-            "Time in the inference engine alone, per photo.",
+            "Time in the inference engine alone, per photo; where photos share calls, with the wait for one.",
             buckets=BUCKETS,
             registry=registry,
         )

@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import FastAPI, Request, Response
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -41,7 +42,7 @@ def error_response(scope: Scope, error: ApiError) -> Response:
     state["error_code"] = error.code
     given = state["request_id"]
     body: ErrorBody | ProtocolError
-    if scope["path"].startswith("/v2"):
+    if get_route_path(scope).startswith("/v2"):
         body = ProtocolError(error=error.message, code=error.code, request_id=given)
     else:
         body = ErrorBody(error=ErrorDetail(code=error.code, message=error.message), request_id=given)

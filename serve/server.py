@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
+from serve import memory
 from serve.app import create_app
 from serve.engine import Engine
 from serve.loader import Loader
@@ -143,7 +144,7 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         timeout_s=settings.drain_timeout_s + HANGING_S,
         alone=settings.workers == 1,
     )
-    _return_freed_memory()
+    memory.tune()
     with _ending_well(server), _told_to_look(loader):
         server.run(sockets=[listener])
     server.ended()
@@ -193,21 +194,6 @@ def _ending_well(server: uvicorn.Server) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _return_freed_memory() -> None:
-    """Have the memory of a large photo given back to the system when it is freed.
-
-    glibc raises its own threshold for that after the first large block: four photos of 50 megapixels at
-    once left 382 MB behind, and leave 110 MB so. Said once, it no longer moves the other threshold either,
-    so that is said too: giving back 128 KB at a time, and having them zeroed again, took half as long as a
-    small network. Other C libraries have no mallopt.
-    """
-    m_trim_threshold, m_mmap_threshold, mebibyte = -1, -3, 1 << 20
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(m_mmap_threshold, mebibyte)
-        mallopt(m_trim_threshold, 16 * mebibyte)
 
 
 def configure_logging() -> None:

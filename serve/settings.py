@@ -7,6 +7,8 @@ from pathlib import Path
 
 from workbench.errors import WorkbenchError
 
+MOST_WORKERS = 64  # each has a model of its own; a slip of the finger must not start a thousand
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -49,6 +51,13 @@ class Settings:
     watch_s: float = 1.0
     api_key: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.workers > MOST_WORKERS:
+            raise WorkbenchError(
+                f"{self.workers} workers are more than the {MOST_WORKERS} there may be",
+                hint="one process uses all processors already; a few more are for isolation",
+            )
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Read the KRISHI_* variables (docs/serving.md). An empty one counts as absent.
@@ -60,7 +69,7 @@ class Settings:
             model=environ.get("KRISHI_MODEL") or None,
             alias=environ.get("KRISHI_ALIAS") or "production",
             pin=environ.get("KRISHI_PIN") or None,
-            workers=whole_number(environ, "KRISHI_WORKERS", 1, least=1, most=256),
+            workers=whole_number(environ, "KRISHI_WORKERS", 1, least=1, most=MOST_WORKERS),
             shadow=environ.get("KRISHI_SHADOW") or None,
             sample=share(environ, "KRISHI_SAMPLE", 0.1),
             canary=environ.get("KRISHI_CANARY") or None,
@@ -111,11 +120,12 @@ def api_key(environ: Mapping[str, str]) -> str | None:
                 "KRISHI_API_KEY and KRISHI_API_KEY_FILE are both set", hint="set one of them"
             )
         try:
-            key = Path(file).read_text(encoding="utf-8").strip()
+            key = Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise WorkbenchError(f"KRISHI_API_KEY_FILE: {file} cannot be read: {error}") from error
     if key is None:
         return None
+    key = key.strip()  # HTTP takes spaces off the ends of a header
     # What does not fit a header can never be sent, and an empty key would look like protection.
     if not (key.isascii() and key.isprintable() and 8 <= len(key) <= 256):
         raise WorkbenchError(

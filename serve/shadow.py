@@ -34,8 +34,10 @@ class Shadow:
         """Have a share of the photos that were answered seen by the shadow too, where there is time."""
         if random.random() >= self._share:
             return
-        # After a swap the primary may know other classes, and numbers of classes agree on nothing then.
-        if answered.model.class_names != self.model.class_names:
+        # After a swap the primary may know other classes, and numbers of classes agree on nothing then; or it
+        # may be this very version, which agrees with itself.
+        answering = answered.model
+        if answering.class_names != self.model.class_names or answering.version == self.model.version:
             return
         with self._lock:
             shed = self._waiting >= WAITING or self._busy()

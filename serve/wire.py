@@ -13,15 +13,15 @@ HEAD_S = 10.0
 
 class BoundedProtocol(HttpToolsProtocol):
     """A request line and headers of at most MAX_HEAD_BYTES (and what one read brings on top), complete
-    HEAD_S after their first byte or after the connection was made.
+    HEAD_S after their first byte or after the connection was made; and no more of headers behind a body.
 
     The parser gathers a URL or a header by copying all it has for each piece that comes: one client that
     never ends its URL would fill the memory and hold up everyone.
     """
 
-    _head_bytes = 0
+    _head_bytes = 0  # that came one after the other and are no body
     _in_head = False
-    _began = False
+    _progress = False  # in this read: a part of a request ended, began or went on
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -33,12 +33,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._began = False
+        self._progress = False
         super().data_received(data)
-        if self._in_head and not self._began:
+        if not self._progress:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.transport.write(_too_large())
+                if self._in_head:  # else its request is being answered, or was
+                    self.transport.write(_too_large())
                 self.transport.close()
         # Also while it sends what nobody waits for: the rest of a body that was refused, empty lines.
         if self._late is None and (self._in_head or self.cycle is None or self.cycle.response_complete):
@@ -46,13 +47,26 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = self._began = True
-        self._head_bytes = 0
+        self._in_head = True
+        self._goes_on()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._goes_on()
         self._head_is_here()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._goes_on()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._goes_on()
+        super().on_message_complete()
+
+    def _goes_on(self) -> None:
+        self._progress = True
+        self._head_bytes = 0
 
     def _await_head(self) -> None:
         if not self.transport.is_closing():

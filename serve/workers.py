@@ -5,13 +5,13 @@ import pickle
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from serve import children
 from serve.metrics import forget_gauges
 from serve.server import take_no_more
 from serve.settings import Settings
@@ -44,6 +44,7 @@ class _Worker:
             # In a session of its own: Ctrl+C is for this process, which tells the workers what to do.
             process = subprocess.Popen(
                 [*self._command, str(descriptor), str(self.slot)],
+                env=children.environment(),
                 stdin=subprocess.PIPE,
                 pass_fds=[descriptor],
                 start_new_session=True,
@@ -113,7 +114,7 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name:
             folder = Path(name)
-            command = [sys.executable, "-m", "serve.worker", str(folder)]
+            command = children.command("serve.worker", str(folder))
             workers = [_Worker(slot, command, settings, listener) for slot in range(settings.workers)]
             while (number := _ending(told, workers)) is None:
                 for worker in workers:

@@ -546,7 +546,7 @@ def _add_serving(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--port", type=_port, default=8000, metavar="N", help="default: 8000; 0 takes a free one"
     )
     # No defaults here: what is not given is what the environment says (serve/settings.py).
-    made.add_argument("--workers", type=_count, metavar="N", help="processes (default: 1)")
+    made.add_argument("--workers", type=_count, metavar="N", help="processes, at most 64 (default: 1)")
     made.add_argument("--shadow", metavar="X.Y.Z", help="run a candidate beside it on a sample of requests")
     made.add_argument("--sample", type=_share, metavar="F", help="of the shadow (default: 0.1)")
     made.add_argument("--canary", metavar="X.Y.Z", help="have a candidate answer a share of the requests")

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workbench.aliases import ALIASES_NAME, Alias, Pointed, read_aliases, write_aliases
-from workbench.bundle import Bundle, Problem, check_golden, load_bundle
+from workbench.bundle import Bundle, Problem, check_golden, compare_logits, load_bundle
 from workbench.collected import COLLECTED_NAME, Collected, read_collected
 from workbench.errors import Refused, WorkbenchError
 from workbench.files import fsync_path, new_folder, sha256_file, translated_os_errors
@@ -58,6 +58,7 @@ __all__ = [
     "Provenance",
     "Registry",
     "check_golden",
+    "compare_logits",
 ]
 
 LEFTOVER_AGE_S = 24 * 3600

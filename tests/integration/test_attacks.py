@@ -3,6 +3,7 @@
 After each attack the same process has to answer a good photo, and when it ends its log has no traceback.
 """
 
+import asyncio
 import io
 import json
 import random
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.app import create_app
 from serve.settings import Settings
 from tests.serving import (
     Running,
@@ -680,10 +682,10 @@ TENSORS: dict[str, Any] = {
     "a number of 5,000 digits": with_number("1" * 5000),
     "a number of 400 digits": with_number("1" * 400),
     "a number of 20 digits": with_number("99999999999999999999"),
-    "ten million numbers": with_data("0," * 10_000_000 + "0"),
-    "ten million lists": with_data("[]," * 10_000_000 + "[]"),
-    "ten million objects": with_data("{}," * 10_000_000 + "{}"),
-    "a million keys": "{" + ",".join(f'"{number}":0' for number in range(1_000_000)) + "}",
+    "2.5 million numbers": with_data("0," * 2_500_000 + "0"),
+    "1.5 million lists": with_data("[]," * 1_500_000 + "[]"),
+    "1.5 million objects": with_data("{}," * 1_500_000 + "{}"),
+    "400,000 keys": "{" + ",".join(f'"{number}":0' for number in range(400_000)) + "}",
     "a negative shape": tensor(shape=[-1, 3, 32, 32]),
     "a shape of booleans": tensor(shape=[True, 3, 32, 32]),
     "a shape of fractions": tensor(shape=[1.0, 3, 32, 32]),
@@ -814,7 +816,7 @@ def test_the_largest_body_does_not_keep_others_waiting(target: ServerProcess) ->
             began = time.monotonic()
             assert other.get("/healthz").status_code == 200
             waits.append(time.monotonic() - began)
-    assert {said(one.result()) for one in pending} <= {(422, "bad-tensor"), (429, "overloaded")}
+    assert {said(one.result()) for one in pending} <= {(413, "body-too-large"), (429, "overloaded")}
     assert max(waits) < 1
 
 
@@ -873,6 +875,70 @@ def test_another_way_to_write_a_path_is_no_way_in(locked: Running, path: str) ->
         wire.socket.sendall(post("Content-Length: 0").replace(b"/predict", path.encode(), 1))
         answer = wire.answer()
     assert answer is not None and answer.status in (401, 404)
+
+
+@pytest.mark.parametrize(("start", "unit"), [(b"", b"a: " + b"b" * 1000 + b"\r\n"), (b"x: ", b"b" * 1000)])
+def test_headers_behind_a_body_have_an_end_too(target: ServerProcess, start: bytes, unit: bytes) -> None:
+    """All of them, or a single one: the parser keeps them, and copies the one that does not end."""
+    with socket.create_connection((target.host, target.port), timeout=5) as client:
+        head = (
+            b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n"
+        )
+        client.sendall(head + b"\r\n1\r\na\r\n0\r\n" + start)
+        sent = 0
+        with pytest.raises(ConnectionError):
+            while sent < 20_000_000:
+                client.sendall(unit * 20)
+                sent += len(unit) * 20
+
+
+def test_a_body_of_many_small_chunks_with_a_header_behind_it_is_taken(target: ServerProcess) -> None:
+    with Wire(target.port) as wire:
+        head = (
+            b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n"
+        )
+        wire.socket.sendall(head + b"\r\n")
+        wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(len(GOOD)):
+            wire.socket.sendall(b"1;" + b"e" * 100 + b"\r\n")
+            wire.socket.sendall(GOOD[at : at + 1] + b"\r\n")
+        wire.socket.sendall(b"0\r\nChecksum: none\r\n\r\n")
+        answer = wire.answer()
+    assert answer is not None and answer.status == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", INFER])
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_body_bytes": 2000, "max_batch_bytes": 2000}, (413, "body-too-large")),
+        ({"max_buffered_bytes": 2000}, (429, "overloaded")),
+    ],
+)
+def test_every_path_holds_its_limits_while_a_body_arrives(
+    registry: Path, path: str, limits: dict[str, Any], expected: tuple[int, str]
+) -> None:
+    with running(replace(Settings(registry=registry), **limits)) as server:
+        wait_until_ready(server.client)
+        answer = server.client.post(path, content=iter([b"a" * 2500]), headers={"Content-Type": MULTIPART})
+        assert said(answer) == expected
+
+
+@pytest.mark.parametrize("path", ["/api/predict", "/api/model", "/api/v2/models/leaf/infer", "/predict\n"])
+def test_below_a_prefix_the_key_is_asked_for_too(tmp_path: Path, path: str) -> None:
+    """As with uvicorn's `--root-path`, which it puts in front of the path that the client asked for."""
+    app = create_app(Settings(registry=tmp_path, api_key="a key of ours"))
+
+    async def asked() -> tuple[httpx.Response, str]:
+        transport = httpx.ASGITransport(app, root_path="/api")
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            answer = await client.post(path.replace("\n", "%0A"))
+            return answer, (await client.get("/metrics")).text
+
+    answer, metrics = asyncio.run(asked())
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    if path != "/api/model":
+        assert 'requests_total{code="401"} 1.0' in metrics
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,15 @@ def test_numbers_nested_in_another_order_are_not_the_tensor(
     assert (response.status_code, response.json()["code"]) == (422, "bad-tensor")
 
 
+def test_a_request_of_very_many_keys_is_refused_before_they_are_made(server: Running) -> None:
+    body = b"{" + b",".join(b'"%07d":1' % key for key in range(50_000)) + b"}"
+    answer = server.client.post("/v2/models/leaf/infer", content=body).json()
+    assert (answer["code"], answer["error"]) == (
+        "bad-tensor",
+        "the body holds more than the numbers of 32 photos",
+    )
+
+
 def test_a_text_among_the_numbers_takes_no_memory(server: Running, batch: NDArray[np.float32]) -> None:
     """numpy would give each number the room of the text: 12 GB here, for a body of 1 MB."""
     data = [*batch[0].ravel().tolist()[1:], "a" * 1_000_000]

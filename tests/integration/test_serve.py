@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from serve.model import Model
 from serve.settings import Settings
 from tests.serving import (
     CLASS_NAMES,
@@ -272,6 +274,32 @@ def test_a_defect_of_ours_is_a_500_that_tells_nothing(
     assert "secret" not in response.text
     assert response.json()["request_id"] in caplog.text
     assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_where_one_photo_of_a_batch_fails_none_goes_on_behind_the_answer(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would work with a model that a swap may have closed by then, and wait for ever."""
+    begun: list[int] = []
+    batch = Model.batch
+
+    def failing(model: Model, photo: bytes) -> Any:
+        begun.append(1)
+        if len(begun) == 1:
+            raise ZeroDivisionError
+        time.sleep(0.05)
+        return batch(model, photo)
+
+    monkeypatch.setattr("workbench.backends.base.usable_cores", lambda: 2)
+    with running(Settings(registry=registry)) as server:
+        wait_until_ready(server.client)
+        monkeypatch.setattr(Model, "batch", failing)
+        photos = [("files", encoded(noise(1)))] * 8
+        response = server.client.post("/predict/batch", files=photos)
+        assert (response.status_code, error_code(response)) == (500, "internal")
+        answered = len(begun)
+        time.sleep(0.2)
+        assert len(begun) == answered < 8
 
 
 # Starting

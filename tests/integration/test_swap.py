@@ -1,8 +1,10 @@
 """Another version takes over while the server serves: nobody notices, and what cannot serve does not."""
 
+import errno
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 import serve.loader
+from serve.model import Model
 from serve.settings import Settings
 from tests.load import Answer, Load, children, heavy_onnx, point, publish_cut, publish_model, sample, say
 from tests.serving import (
@@ -300,6 +303,54 @@ def test_a_registry_that_goes_away_does_not_end_it(tmp_path: Path) -> None:
         (tmp_path / "away").rename(registry)
         publish(registry, version="1.1.0", seed=8)
         wait_for(lambda: served(server.client) == "1.1.0")
+
+
+def test_a_folder_that_became_a_link_is_one_failure_and_not_one_at_every_look(tmp_path: Path) -> None:
+    publish(tmp_path)
+    publish(tmp_path, version="1.1.0", seed=8, alias=None)
+    with running(Settings(registry=tmp_path, watch_s=0.01)) as server:
+        wait_until_ready(server.client)
+        (tmp_path / "leaf").rename(tmp_path / "away")
+        (tmp_path / "leaf").symlink_to(tmp_path / "away")
+        wait_for(lambda: swaps(server.client, "failed") == 1)
+        time.sleep(0.2)
+        assert swaps(server.client, "failed") == 1
+        (tmp_path / "leaf").unlink()
+        (tmp_path / "away").rename(tmp_path / "leaf")
+        point(tmp_path, "1.1.0")
+        wait_for(lambda: served(server.client) == "1.1.0")
+
+
+def test_a_version_that_cannot_be_freed_does_not_end_the_swaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its lease may lie on a disk that went away."""
+    for number in range(3):
+        publish(tmp_path, version=f"1.0.{number}", seed=number, alias=None)
+    point(tmp_path, "1.0.0")
+    close = Model.close
+
+    def failing(model: Model) -> None:
+        close(model)
+        if model.version == "1.0.0":
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Model, "close", failing)
+    with running(Settings(registry=tmp_path, watch_s=0.01)) as server:
+        wait_until_ready(server.client)
+        for version in ("1.0.1", "1.0.2"):
+            point(tmp_path, version)
+            wait_for(lambda version=version: served(server.client) == version)  # type: ignore[misc]
+    assert "1.0.0 could not be freed" in caplog.text
+
+
+def test_a_trial_finds_our_modules_and_not_those_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = publish(tmp_path / "registry")
+    (tmp_path / "serve.py").write_text("raise SystemExit('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    serve.loader.try_out(tmp_path / "registry", bundle, threading.Event())
 
 
 # What a swap leaves behind

@@ -1,4 +1,4 @@
-"""Whether photos of several requests should share a call: decided by measuring, never where answers change."""
+"""Whether photos of several requests should share a call: measured, and never where answers change."""
 
 import time
 from typing import Any

@@ -27,6 +27,13 @@ def test_settings_come_from_the_environment() -> None:
     )
 
 
+def test_a_slip_of_the_finger_does_not_start_a_thousand_workers() -> None:
+    with pytest.raises(WorkbenchError, match="KRISHI_WORKERS='999'"):
+        Settings.from_environment({"KRISHI_WORKERS": "999"})
+    with pytest.raises(WorkbenchError, match="999 workers are more than the 64"):
+        Settings(workers=999)
+
+
 def test_an_empty_variable_counts_as_absent() -> None:
     environ = {"KRISHI_REGISTRY": "", "KRISHI_MODEL": "", "KRISHI_ALIAS": "", "KRISHI_DRAIN_DELAY": ""}
     assert Settings.from_environment(environ) == Settings.from_environment({}) == Settings()
@@ -39,8 +46,15 @@ def test_a_delay_that_is_no_time_is_refused(text: str) -> None:
         Settings.from_environment({"KRISHI_DRAIN_DELAY": text})
 
 
+def test_spaces_around_the_key_are_none_of_it() -> None:
+    assert Settings.from_environment({"KRISHI_API_KEY": " our own key\n"}).api_key == "our own key"
+    # One that holds nothing else is a mistake, and must not open the server.
+    with pytest.raises(WorkbenchError, match="8 to 256 printable ASCII characters"):
+        Settings.from_environment({"KRISHI_API_KEY": "          "})
+
+
 def test_looking_at_the_alias_without_a_pause_is_refused() -> None:
-    with pytest.raises(WorkbenchError, match="KRISHI_WATCH='0' is not a number of seconds, 0.01 or more"):
+    with pytest.raises(WorkbenchError, match="KRISHI_WATCH='0' is not a number"):
         Settings.from_environment({"KRISHI_WATCH": "0"})
 
 
