@@ -201,7 +201,8 @@ class Loader:
             else:
                 self._engine.add_shadow(model, settings.sample)
             self._metrics.model_loaded(bundle, role)
-            log.info("%s: %s", role, version)
+            does, share = ("answers", settings.weight) if role == "canary" else ("sees", settings.sample)
+            log.info("%s: %s %s %g %% of the photos", role, version, does, 100 * share)
 
     def _failed(self, served: Model, wanted: str, message: str) -> None:
         self._metrics.swaps.labels("failed").inc()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.registry import check_name, parse
 
 MOST_WORKERS = 64  # each has a model of its own; a slip of the finger must not start a thousand
 
@@ -52,6 +53,12 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        check_name(self.alias, "an alias")
+        if self.model is not None:
+            check_name(self.model, "a model")
+        for version in (self.pin, self.shadow, self.canary):
+            if version is not None:
+                parse(version)
         if self.workers > MOST_WORKERS:
             raise WorkbenchError(
                 f"{self.workers} workers are more than the {MOST_WORKERS} there may be",

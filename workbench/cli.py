@@ -548,11 +548,17 @@ def _add_serving(add: Callable[..., argparse.ArgumentParser]) -> None:
     # No defaults here: what is not given is what the environment says (serve/settings.py).
     made.add_argument("--workers", type=_count, metavar="N", help="processes, at most 64 (default: 1)")
     made.add_argument("--shadow", metavar="X.Y.Z", help="run a candidate beside it on a sample of requests")
-    made.add_argument("--sample", type=_share, metavar="F", help="of the shadow (default: 0.1)")
+    made.add_argument(
+        "--sample", type=_share, metavar="F", help="share of photos the shadow sees (default: 0.1)"
+    )
     made.add_argument("--canary", metavar="X.Y.Z", help="have a candidate answer a share of the requests")
-    made.add_argument("--weight", type=_share, metavar="F", help="of the canary (default: 0.05)")
-    made.add_argument("--queue-budget", type=_seconds, metavar="T", help="wait in the queue (default: 1s)")
-    made.add_argument("--deadline", type=_seconds, metavar="T", help="until work has begun (default: 5s)")
+    made.add_argument("--weight", type=_share, metavar="F", help="share of photos it answers (default: 0.05)")
+    made.add_argument(
+        "--queue-budget", type=_seconds, metavar="T", help="refuse (429) what would wait longer (default: 1s)"
+    )
+    made.add_argument(
+        "--deadline", type=_seconds, metavar="T", help="drop (504) what did wait longer (default: 5s)"
+    )
 
     made = add("shadow-report", shadow_report, "say how the shadow of a running server does, and keep it")
     made.add_argument("--url", default="http://127.0.0.1:8000", help="default: http://127.0.0.1:8000")

@@ -58,7 +58,9 @@ __all__ = [
     "Provenance",
     "Registry",
     "check_golden",
+    "check_name",
     "compare_logits",
+    "parse",
 ]
 
 LEFTOVER_AGE_S = 24 * 3600

@@ -79,18 +79,18 @@ class Pair:
     def text(self) -> str:
         who = f"{self.name or 'model'} {self.shadow_version} in the shadow of {self.version}"
         if self.agreement is None:
-            return f"{who}: no request compared yet ({self.failed} failed, {self.shed} shed)"
+            return f"{who}: no request compared yet ({self.failed} failed, {self.shed} left out)"
         share, low, high = self.agreement
         lines = [
             f"{who}: {self.compared} requests compared",
             f"  agreement {100 * share:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
             f"{self.disagree} differ",
-            f"  failed {self.failed}, shed {self.shed}",
+            f"  {self.failed} failed, {self.shed} left out while the server was busy",
         ]
         if self.served_s is not None and self.shadow_s is not None:
             times = f"{1000 * self.shadow_s:.2f} ms against {1000 * self.served_s:.2f} ms"
             ratio = f", {self.ratio:.2f} times" if self.ratio is not None else ""
-            lines.append(f"  mean inference {times}{ratio}")
+            lines.append(f"  mean inference {times}{ratio}; the shadow runs at low priority")
         return "\n".join(lines)
 
 

@@ -274,6 +274,7 @@ def test_a_shadow_that_raises_changes_no_answer(
     with running(Settings(registry=registry, shadow=OTHER, sample=1.0)) as server:
         accompanied(server, "shadow")
         expected = answers(server, PHOTOS[:1])[0]["confidence"]
+        wait_for(lambda: compared(server.metrics(), "agree") + compared(server.metrics(), "disagree") == 1)
 
         def failing(model: Model, photo: bytes) -> Any:
             if model.version == OTHER:

@@ -57,6 +57,7 @@ def test_a_fixed_batch_is_left_alone() -> None:
         ({1: 100.0, 2: 150.0, 4: 196.0, 8: 200.0, 16: 190.0}, 4),
         ({1: 100.0}, 1),
         ({1: 100.0, 2: 60.0}, 1),
+        ({1: 5000.0, 16: 9000.0}, 1),  # 0.1 ms a photo
     ],
 )
 def test_the_smallest_size_that_is_nearly_the_fastest_is_taken(rates: dict[int, float], size: int) -> None:

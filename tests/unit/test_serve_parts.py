@@ -34,6 +34,22 @@ def test_a_slip_of_the_finger_does_not_start_a_thousand_workers() -> None:
         Settings(workers=999)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PIN", "1.0"),
+        ("PIN", "latest"),
+        ("SHADOW", "x"),
+        ("CANARY", "1"),
+        ("ALIAS", "../x"),
+        ("MODEL", "A B"),
+    ],
+)
+def test_what_can_be_no_version_or_name_is_refused_at_once(name: str, text: str) -> None:
+    with pytest.raises(WorkbenchError, match=f"`?{text}`? is not a"):
+        Settings.from_environment({f"KRISHI_{name}": text})
+
+
 def test_an_empty_variable_counts_as_absent() -> None:
     environ = {"KRISHI_REGISTRY": "", "KRISHI_MODEL": "", "KRISHI_ALIAS": "", "KRISHI_DRAIN_DELAY": ""}
     assert Settings.from_environment(environ) == Settings.from_environment({}) == Settings()

@@ -81,8 +81,8 @@ def test_the_report_says_how_often_both_agree_and_how_long_both_took() -> None:
     assert report.text().splitlines() == [
         "leaf 1.1.0 in the shadow of 1.0.0: 200 requests compared",
         "  agreement 99.00 % (95 % interval 96.43 to 99.73), 2 differ",
-        "  failed 1, shed 7",
-        "  mean inference 2.00 ms against 4.00 ms, 0.50 times",
+        "  1 failed, 7 left out while the server was busy",
+        "  mean inference 2.00 ms against 4.00 ms, 0.50 times; the shadow runs at low priority",
     ]
     pair = report.pairs[0].facts()
     assert report.facts()["pairs"] == [pair]
@@ -130,7 +130,9 @@ def test_where_no_shadow_runs_that_is_said_and_nothing_is_kept(
 def test_a_shadow_that_was_asked_nothing_yet_says_so_and_keeps_nothing() -> None:
     with serving(RUNNING, 200) as url:
         report = report_of(url)
-    assert report.text() == "leaf 1.1.0 in the shadow of 1.0.0: no request compared yet (0 failed, 0 shed)"
+    assert (
+        report.text() == "leaf 1.1.0 in the shadow of 1.0.0: no request compared yet (0 failed, 0 left out)"
+    )
     assert report.results() == []
 
 
