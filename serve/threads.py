@@ -34,7 +34,12 @@ class Threads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._todo.put(_Work(work, future, loop))
-        return await future
+        try:
+            return await future
+        finally:
+            # Else an error, its traceback, this frame and the future hold each other, and a photo of 10 MB
+            # with them, until the collector of cycles comes by.
+            del future
 
     def close(self) -> None:
         """Returns when everything that was handed over is done. Not from the event loop."""
@@ -61,6 +66,7 @@ class Threads:
         with suppress(IndexError):
             if self._done[0] is work:
                 work.loop.call_soon_threadsafe(self._deliver)
+        del work  # this frame is in the traceback of the error that the work holds: a cycle, see `run`
 
     def _deliver(self) -> None:
         """On the event loop: hand out what is ready."""
