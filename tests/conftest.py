@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import math
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,15 @@ from workbench.results import Accuracy, Budget, Latency, RunInfo, TrialResult
 # No deadline: a busy machine is not a defect. The same examples every time: a test fails for a change.
 hypothesis.settings.register_profile("krishi-bench", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("krishi-bench")
+
+
+@pytest.fixture(autouse=True)
+def _server_logs_are_heard() -> None:
+    """A library, or a server started in this process, may have silenced them for all tests after it."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("serve") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+
 
 MACHINE = Machine(
     cpu="Test CPU @ 2.00GHz",

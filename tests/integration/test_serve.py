@@ -1,5 +1,6 @@
 """The server over real HTTP: what it answers, what it refuses, how it starts and how it ends."""
 
+import gc
 import os
 import re
 import signal
@@ -300,6 +301,34 @@ def test_where_one_photo_of_a_batch_fails_none_goes_on_behind_the_answer(
         answered = len(begun)
         time.sleep(0.2)
         assert len(begun) == answered < 8
+
+
+def test_a_refused_photo_leaves_nothing_that_only_the_collector_of_cycles_frees(registry: Path) -> None:
+    """Errors hold frames, and frames hold photos: a cycle of them keeps megabytes until it is found."""
+    form = {"Content-Type": MULTIPART}
+    requests: dict[str, dict[str, Any]] = {
+        "good": {"files": {"file": ("a.jpg", encoded(noise(1)), "image/jpeg")}},
+        "no photo": {"files": {"file": ("a.jpg", b"x" * 200_000, "image/jpeg")}},
+        "broken": {"files": {"file": ("a.jpg", encoded(noise(1))[:-400], "image/jpeg")}},
+        "no form": {"content": b"x" * 1000, "headers": form},
+        "two files": {"content": FILE_PART * 2 + END, "headers": form},
+        "bad parameter": {"content": FILE_PART + END, "headers": form, "params": {"top_k": "x"}},
+        "another type": {"content": b"{}", "headers": {"Content-Type": "application/json"}},
+    }
+    left = {}
+    with running(Settings(registry=registry)) as server:
+        wait_until_ready(server.client)
+        for name, request in requests.items():
+            server.client.post("/predict", **request)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(20):
+                    server.client.post("/predict", **request)
+                left[name] = gc.collect() / 20  # the client's own, mostly
+            finally:
+                gc.enable()
+    assert max(left.values()) < left["good"] + 10, left
 
 
 # Starting
