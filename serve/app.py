@@ -1,5 +1,6 @@
 """The HTTP face of one published model."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from serve.gate import Gate
 from serve.loader import Loader
 from serve.metrics import Metrics
 from serve.model import Model
-from serve.responses import ApiError
 from serve.schemas import Alive, ErrorBody, InputContract, Measured, ModelCard, Ready
 from serve.settings import Settings
 from workbench import __version__
@@ -31,8 +31,6 @@ _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-
-
 _HEADERS = {
     "X-Request-ID": {"description": "Of this request, as in the log", "schema": {"type": "string"}},
     "X-Model-Version": {
@@ -68,6 +66,8 @@ class App(FastAPI):
         return stack.app
 
     def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is not None:
+            return self.openapi_schema
         schema = super().openapi()
         schema["components"]["securitySchemes"] = _SECURITY
         for operations in schema["paths"].values():
@@ -85,10 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        engine.attach(loop)
+        engine.attach(asyncio.get_running_loop())
         loader.start()
         try:
             with gpu.watching(metrics):
@@ -143,19 +140,14 @@ def __getattr__(name: str) -> FastAPI:
 @router.get("/healthz", responses=_NOT_READY)
 async def healthz(request: Request) -> Alive:
     """The process is up, and its model answers."""
-    if engine_of(request).stuck():
-        raise ApiError(503, "stuck", "the model has not answered for a minute")
+    engine_of(request).check_alive()
     return Alive()
 
 
 @router.get("/readyz", responses=_NOT_READY)
 async def readyz(request: Request) -> Ready:
     """A model is loaded, verified and warm, and the server is not shutting down."""
-    engine = engine_of(request)
-    why_not, model = engine.not_ready(), engine.model
-    if why_not is not None or model is None:
-        assert why_not is not None
-        raise ApiError(503, why_not.code, why_not.message, headers=_retry_after(request))
+    model = engine_of(request).ready()
     return Ready(name=model.bundle.manifest.name, version=model.version)
 
 
@@ -166,12 +158,7 @@ async def readyz(request: Request) -> Ready:
 )
 async def model_card(request: Request) -> ModelCard:
     """What is served, what it takes, and what was measured before it was published."""
-    model = engine_of(request).model
-    if model is None:
-        raise ApiError(
-            503, "not-ready", "no model is loaded; /readyz says why", headers=_retry_after(request)
-        )
-    return _card(model, settings_of(request))
+    return _card(engine_of(request).served(), settings_of(request))
 
 
 @router.get(
@@ -182,10 +169,6 @@ async def model_card(request: Request) -> ModelCard:
 async def metrics_page(request: Request) -> Response:
     """Prometheus text format."""
     return Response(metrics_of(request).expose(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _retry_after(request: Request) -> dict[str, str]:
-    return {"Retry-After": str(max(1, round(settings_of(request).retry_s)))}
 
 
 def _card(model: Model, settings: Settings) -> ModelCard:

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serve.line import STUCK_S, Job, Line
 from serve.metrics import Metrics
@@ -28,6 +28,11 @@ class NotReady:
 
     code: str
     message: str
+
+
+STUCK = NotReady("stuck", "the model has not answered for a minute")
+DRAINING = NotReady("draining", "the server is shutting down")
+NOT_LOADED = NotReady("not-ready", "no model is loaded; /readyz says why")
 
 
 class Engine:
@@ -57,13 +62,27 @@ class Engine:
     def not_ready(self) -> NotReady | None:
         """None where requests should be sent here; else why not."""
         if self.draining:
-            return NotReady("draining", "the server is shutting down")
+            return DRAINING
         if self._acknowledged is None:
             return self._why_not
-        return NotReady("stuck", "the model has not answered for a minute") if self._line.stuck() else None
+        return STUCK if self._line.stuck() else None
 
-    def stuck(self) -> bool:
-        return self._line.stuck()
+    def check_alive(self) -> None:
+        """Raise ApiError (503) where every thread hangs, and only a new process will help."""
+        if self._line.stuck():
+            raise self._unavailable(STUCK)
+
+    def served(self) -> Model:
+        """The model served. Raises ApiError (503) where there is none."""
+        if self._acknowledged is None:
+            raise self._unavailable(NOT_LOADED)
+        return self._acknowledged
+
+    def ready(self) -> Model:
+        """The model served, where requests should be sent here; else raises ApiError (503) saying why."""
+        if (why_not := self.not_ready()) is not None:
+            raise self._unavailable(why_not)
+        return self.served()
 
     def check(self) -> None:
         """Raise ApiError where a request that comes now would get no answer: 503, or 429 when overloaded.
@@ -71,9 +90,9 @@ class Engine:
         Called before a body is read, so that what is refused costs next to nothing.
         """
         if self.closing:
-            raise self._unavailable("draining", "the server is shutting down")
+            raise self._unavailable(DRAINING)
         if self._serving is None:
-            raise self._unavailable("not-ready", "no model is loaded; /readyz says why")
+            raise self._unavailable(NOT_LOADED)
         self._line.check()
 
     @contextmanager
@@ -81,7 +100,7 @@ class Engine:
         """What to answer with, kept alive until the end of the block, whatever is installed meanwhile."""
         serving = self._serving
         if serving is None:
-            raise self._unavailable("not-ready", "no model is loaded; /readyz says why")
+            raise self._unavailable(NOT_LOADED)
         primary = serving.primary.model
         primary.users += 1
         try:
@@ -112,9 +131,9 @@ class Engine:
         if self._shadow is not None and guess.model is serving.primary.model:
             self._shadow.offer(guess)
 
-    def _unavailable(self, code: str, message: str) -> ApiError:
+    def _unavailable(self, why_not: NotReady) -> ApiError:
         retry_s = max(1, round(self._settings.retry_s))
-        return ApiError(503, code, message, headers={"Retry-After": str(retry_s)})
+        return ApiError(503, why_not.code, why_not.message, headers={"Retry-After": str(retry_s)})
 
     # Told by the loader, from its thread
 
@@ -126,7 +145,7 @@ class Engine:
 
     def install(self, model: Model) -> Model | None:
         """Answer with `model` from now on; returns the one before, which has given its last answer."""
-        return self._on_loop(lambda: self._install(model))
+        return self._on_loop(self._install(model))
 
     def add_canary(self, model: Model, weight: float) -> None:
         async def add() -> None:
@@ -134,7 +153,7 @@ class Engine:
             self._canary = Canary(model, self._metrics.meter(model.bundle, "canary"), weight)
             self._serving = replace(self._serving, canary=self._canary)
 
-        self._on_loop(add)
+        self._on_loop(add())
 
     def add_shadow(self, model: Model, share: float) -> None:
         server = Server(model, self._metrics.meter(model.bundle, "shadow"))
@@ -182,6 +201,6 @@ class Engine:
             tell(canary.model.bundle, "canary")
         return canary if fits else None
 
-    def _on_loop(self, work: Callable[[], "asyncio.Future[Result] | object"]) -> Result:
+    def _on_loop(self, work: Coroutine[Any, Any, Result]) -> Result:
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work(), self._loop).result()  # type: ignore[arg-type]
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import Gauge
 
@@ -45,7 +45,7 @@ class Line:
     def __init__(self, budget_s: float, depth: Gauge) -> None:
         self._budget_s = budget_s
         self._depth = depth
-        self._jobs: dict[Job[object], None] = {}  # a set that remembers who came first
+        self._jobs: dict[Job[Any], None] = {}  # a set that remembers who came first
         self._places = 1
         self._seconds = 0.0
 
@@ -71,12 +71,12 @@ class Line:
                 headers={"Retry-After": str(max(1, math.ceil(wait_s)))},
             )
 
-    def join(self, job: Job[Result]) -> None:
-        self._jobs[job] = None  # type: ignore[index]
+    def join(self, job: Job[Any]) -> None:
+        self._jobs[job] = None
         self._depth.set(self.waiting)
 
-    def leave(self, job: Job[Result]) -> None:
-        del self._jobs[job]  # type: ignore[arg-type]
+    def leave(self, job: Job[Any]) -> None:
+        del self._jobs[job]
         self._depth.set(self.waiting)
         if job.started is not None and job.ended is not None:
             self._seconds += SMOOTHING * ((job.ended - job.started) - self._seconds)

@@ -3,15 +3,12 @@
 https://github.com/kserve/open-inference-protocol; the binary extension is Triton's.
 """
 
-import json
-import math
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from serve import upload, work
+from serve import upload
 from serve.context import engine_of, settings_of
 from serve.model import Model
 from serve.predict import REFUSALS, SECURITY, Direct
@@ -24,19 +21,8 @@ from serve.schemas import (
     ServerMetadata,
     TensorMetadata,
 )
-from serve.work import Serving
+from serve.tensors import BYTES, HEADER_LENGTH, INPUT, OUTPUT, answer, tensor_of
 from workbench import __version__
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-INPUT, OUTPUT = "image", "logits"
-MAX_ROWS = 32
-MAX_JSON_BYTES = 6_000_000  # while it is read no other thread runs, health included: 0.3 s for 24 MB
-SPARE = 1000  # commas, brackets and quotes beside those of the tensor
-HEADER_LENGTH = "inference-header-content-length"
-_BYTES = {"FP32": 4, "UINT8": 1}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 direct = APIRouter(prefix="/v2", route_class=Direct, tags=["Open Inference Protocol"])
@@ -66,16 +52,14 @@ async def server_metadata() -> ServerMetadata:
 @router.get("/health/live", responses={503: {"model": ProtocolError}})
 async def live(request: Request) -> dict[str, bool]:
     """The process is up."""
-    if engine_of(request).stuck():
-        raise ApiError(503, "stuck", "the model has not answered for a minute")
+    engine_of(request).check_alive()
     return {"live": True}
 
 
 @router.get("/health/ready", responses={503: {"model": ProtocolError}})
 async def ready(request: Request) -> dict[str, bool]:
     """A model is loaded and the server is not shutting down."""
-    if (why_not := engine_of(request).not_ready()) is not None:
-        raise ApiError(503, why_not.code, why_not.message)
+    engine_of(request).ready()
     return {"ready": True}
 
 
@@ -83,8 +67,8 @@ async def ready(request: Request) -> dict[str, bool]:
 @router.get("/models/{name}/versions/{version}", responses=_LOST, openapi_extra=_VERSIONED)
 async def model_metadata(request: Request) -> ModelMetadata:
     """The model served and its tensors."""
-    model = _checked(engine_of(request).model, request)
-    tensor = _tensor(model)
+    model = _checked(engine_of(request).served(), request)
+    tensor = tensor_of(model)
     manifest = model.bundle.manifest
     return ModelMetadata(
         name=manifest.name,
@@ -99,7 +83,7 @@ async def model_metadata(request: Request) -> ModelMetadata:
 @router.get("/models/{name}/versions/{version}/ready", responses=_LOST, openapi_extra=_VERSIONED)
 async def model_ready(request: Request) -> ModelReady:
     """This model is loaded."""
-    return ModelReady(name=_checked(engine_of(request).model, request).bundle.manifest.name)
+    return ModelReady(name=_checked(engine_of(request).served(), request).bundle.manifest.name)
 
 
 _INFER: dict[str, Any] = {
@@ -122,7 +106,7 @@ _INFER: dict[str, Any] = {
                                 "properties": {
                                     "name": {"const": INPUT},
                                     "shape": {"type": "array", "items": {"type": "integer"}},
-                                    "datatype": {"enum": sorted(_BYTES)},
+                                    "datatype": {"enum": sorted(BYTES)},
                                     "parameters": {"type": "object"},
                                     "data": {"type": "array"},
                                 },
@@ -173,192 +157,18 @@ async def infer(request: Request) -> Response:
     body = await upload.read_body(request, settings.body_timeout_s)
     with engine.using() as serving:
         model = _checked(serving.primary.model, request)
-        answer, header_bytes = await engine.run(serving, partial(_answer, serving, body, header))
+        body, json_bytes = await engine.run(serving, partial(answer, serving.primary, body, header))
     headers = {"X-Model-Version": model.version}
-    if header_bytes is None:
-        return Response(answer, media_type="application/json", headers=headers)
-    headers["Inference-Header-Content-Length"] = str(header_bytes)
-    return Response(answer, media_type="application/octet-stream", headers=headers)
+    if json_bytes is None:
+        return Response(body, media_type="application/json", headers=headers)
+    headers["Inference-Header-Content-Length"] = str(json_bytes)
+    return Response(body, media_type="application/octet-stream", headers=headers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """What the model takes, without its rows."""
-
-    datatype: str
-    shape: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape) * _BYTES[self.datatype]
-
-
-def _tensor(model: Model) -> _Tensor:
-    manifest = model.bundle.manifest
-    side = manifest.preprocess.crop
-    return _Tensor("UINT8", (side, side, 3)) if manifest.artifact.pixels else _Tensor("FP32", (3, side, side))
-
-
-def _checked(model: Model | None, request: Request) -> Model:
+def _checked(model: Model, request: Request) -> Model:
     """The model, where it is the one in the path of the request. Raises ApiError."""
-    if model is None:
-        raise ApiError(503, "not-ready", "no model is loaded; /readyz says why", headers={"Retry-After": "5"})
     manifest = model.bundle.manifest
     name, version = request.path_params["name"], request.path_params.get("version")
     if name != manifest.name or version not in (None, manifest.version):
         raise ApiError(404, "not-found", f"this server serves {manifest.name} {manifest.version}")
     return model
-
-
-# In a thread: numbers in JSON take longer to read than a network takes to answer
-
-
-def _answer(serving: Serving, body: bytes, header: str | None) -> tuple[bytes, int | None]:
-    """The body of the answer, and how many of its bytes are JSON where tensors follow them."""
-    import numpy as np
-
-    model = serving.primary.model
-    tensor = _tensor(model)
-    asked, binary = _parts(body, header, tensor)
-    batch = _batch(asked, binary, tensor)
-    wants_binary = _wants_binary(asked)
-    logits = work.logits_of(serving.primary, batch)
-    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(logits.shape)}
-    answer: dict[str, Any] = {
-        "model_name": model.bundle.manifest.name,
-        "model_version": model.version,
-        "outputs": [output],
-    }
-    if isinstance(asked.get("id"), str):
-        answer["id"] = asked["id"]
-    if wants_binary:
-        raw = logits.astype("<f4").tobytes()
-        output["parameters"] = {"binary_data_size": len(raw)}
-        head = json.dumps(answer).encode()
-        return head + raw, len(head)
-    if not np.isfinite(logits).all():
-        raise _bad("the logits of these numbers are not finite, which JSON cannot say: ask for binary data")
-    output["data"] = logits.ravel().tolist()
-    return json.dumps(answer).encode(), None
-
-
-def _parts(body: bytes, header: str | None, tensor: _Tensor) -> tuple[dict[str, Any], bytes]:
-    length = len(body)
-    if header is not None:
-        # Not longer than a number of bytes can be: Python refuses to read endless ones.
-        if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= len(body)):
-            raise _bad(f"{HEADER_LENGTH} must be the number of bytes of JSON that the body begins with")
-        length = int(header)
-    if length > MAX_JSON_BYTES:
-        raise ApiError(
-            413,
-            "body-too-large",
-            f"the JSON is larger than {MAX_JSON_BYTES / 1e6:g} MB: send the tensor as binary data",
-        )
-    text = body[:length]
-    _check_counts(text, tensor)
-    try:
-        asked = json.loads(text)
-    except (ValueError, RecursionError):
-        raise _bad("the body is not JSON") from None
-    if not isinstance(asked, dict):
-        raise _bad("the body is not a JSON object")
-    return asked, body[length:]
-
-
-def _check_counts(text: bytes, tensor: _Tensor) -> None:
-    """Before they are made: a list of empty lists takes twenty times the memory that its text takes, and a
-    million keys stop every thread for as long as they are read."""
-    first, second, _ = tensor.shape
-    numbers, lists = MAX_ROWS * math.prod(tensor.shape), MAX_ROWS * (1 + first + first * second)
-    too_many = (
-        text.count(b",") > numbers + SPARE
-        or text.count(b"[") + text.count(b"{") > lists + SPARE
-        or text.count(b'"') > SPARE
-    )
-    if too_many:
-        raise _bad(f"the body holds more than the numbers of {MAX_ROWS} photos")
-
-
-def _batch(asked: dict[str, Any], binary: bytes, tensor: _Tensor) -> "NDArray[Any]":
-    import numpy as np
-
-    given = asked.get("inputs")
-    if not (isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict)):
-        raise _bad(f"`inputs` must be a list of one tensor, `{INPUT}`")
-    (one,) = given
-    shape = one.get("shape")
-    if one.get("name") != INPUT:
-        raise _bad(f"the input is called `{INPUT}`")
-    if one.get("datatype") != tensor.datatype:
-        raise _bad(f"`{INPUT}` is {tensor.datatype}")
-    fits = (
-        isinstance(shape, list)
-        and all(type(side) is int for side in shape)
-        and tuple(shape[1:]) == tensor.shape
-    )
-    if not fits or not 1 <= shape[0] <= MAX_ROWS:
-        raise _bad(
-            f"the shape of `{INPUT}` is [n, {', '.join(map(str, tensor.shape))}], n from 1 to {MAX_ROWS}"
-        )
-    kind = np.dtype("<f4" if tensor.datatype == "FP32" else "u1")
-    size = _parameter(one, "binary_data_size")
-    if size is not None:
-        if size != shape[0] * tensor.row_bytes or len(binary) != size:
-            raise _bad(f"binary_data_size and the bytes after the JSON must be {shape[0] * tensor.row_bytes}")
-        return np.frombuffer(binary, kind).reshape(shape)
-    return _numbers(one.get("data"), shape, kind)
-
-
-def _numbers(data: object, shape: list[int], kind: "np.dtype[Any]") -> "NDArray[Any]":
-    import numpy as np
-
-    problem = _bad(f"`data` must hold the {math.prod(shape)} numbers of the tensor, flat or nested")
-    if not isinstance(data, list) or not _only_numbers(data, len(shape)):
-        raise problem
-    try:
-        found = np.asarray(data)
-    except (ValueError, OverflowError):
-        raise problem from None
-    if found.dtype.kind not in "iuf" or found.shape not in ((math.prod(shape),), tuple(shape)):
-        raise problem
-    if kind.kind == "u" and (found.dtype.kind == "f" or found.min() < 0 or found.max() > 255):
-        raise _bad("`data` must hold whole numbers from 0 to 255")
-    with np.errstate(over="ignore"):
-        return found.astype(kind).reshape(shape)
-
-
-def _only_numbers(data: list[Any], depth: int) -> bool:
-    """In lists of at most `depth` levels. Asked before numpy sees them: it gives every number the room of
-    the longest text beside it, gigabytes for a megabyte that was sent."""
-    kinds = set(map(type, data))
-    if kinds == {list} and depth > 1:
-        return all(_only_numbers(inner, depth - 1) for inner in data)
-    return kinds <= {int, float}
-
-
-def _wants_binary(asked: dict[str, Any]) -> bool:
-    wanted = _parameter(asked, "binary_data_output") is True
-    outputs = asked.get("outputs", [])
-    if not (isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)):
-        raise _bad(f"`outputs` must be a list of tensors; there is `{OUTPUT}`")
-    for output in outputs:
-        if output.get("name") != OUTPUT:
-            raise _bad(f"the only output is `{OUTPUT}`")
-        said = _parameter(output, "binary_data")
-        wanted = said is True if said is not None else wanted
-        if _parameter(output, "classification"):
-            raise _bad("classification is what /predict is for")
-    return wanted
-
-
-def _parameter(tensor: dict[str, Any], name: str) -> object:
-    parameters = tensor.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise _bad("`parameters` must be an object")
-    found: object = parameters.get(name)
-    return found
-
-
-def _bad(message: str) -> ApiError:
-    return ApiError(422, "bad-tensor", message)

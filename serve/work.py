@@ -40,8 +40,9 @@ class Canary(Server):
     def takes(self, photo: bytes) -> bool:
         """By the photo's own bytes, so that the same photo always gets the same version."""
         # Salted, or every canary would get the same users' photos.
-        hashed = hashlib.sha256(self.model.version.encode() + photo).digest()
-        return int.from_bytes(hashed[:8]) < self.weight * 2**64
+        hashed = hashlib.sha256(self.model.version.encode())
+        hashed.update(photo)
+        return int.from_bytes(hashed.digest()[:8]) < self.weight * 2**64
 
 
 @dataclass(frozen=True, slots=True)
