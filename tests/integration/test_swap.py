@@ -242,7 +242,7 @@ def test_ending_does_not_wait_for_a_candidate_on_trial(tmp_path: Path) -> None:
         (trial,) = children(process.process.pid, "serve.trial")
         asked = time.monotonic()
         assert process.end() == 0
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - asked < 10
         assert not trial.is_running()
     assert "Traceback" not in process.log
 
