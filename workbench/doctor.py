@@ -1,4 +1,4 @@
-"""`krishi-bench doctor`: what this machine can run, and how good its clock is."""
+"""`krishi-bench doctor`: what this machine can run, where its GPU's chain breaks, how good its clock is."""
 
 import math
 import tempfile
@@ -15,6 +15,7 @@ from workbench.measure.environment import HostWatch, conditions
 from workbench.measure.latency import Plan, log_ratios, measure
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
+from workbench.nvidia_chain import Chain, chain
 from workbench.progress import Progress, Report
 from workbench.results import Conditions
 
@@ -35,6 +36,9 @@ RUNTIMES = (
     Runtime(),
     Runtime(device="cuda"),
     Runtime(device="cuda", provider="tensorrt"),
+    Runtime(device="cuda", provider="tensorrt-rtx"),
+    Runtime(backend="openvino"),
+    Runtime(backend="tensorrt", device="cuda"),
     Runtime(backend="torch"),
     Runtime(backend="torch", device="cuda"),
 )
@@ -68,13 +72,14 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """runtimes: what can run here, None, or why not and what to install."""
+    """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on."""
 
     machine: Machine
     features: dict[str, bool]
     conditions: Conditions
     usable_cores: int
     runtimes: dict[str, str | None]
+    nvidia: Chain
     clock: Clock
 
     def facts(self) -> dict[str, object]:
@@ -86,6 +91,7 @@ class Diagnosis:
             "conditions": self.conditions.model_dump(mode="json"),
             "usable_cores": self.usable_cores,
             "runtimes": self.runtimes,
+            "nvidia": self.nvidia.facts(),
             "clock": asdict(self.clock),
         }
 
@@ -102,13 +108,24 @@ class Diagnosis:
             + ", ".join(f"{name} ({FEATURES[name]})" for name, has in self.features.items() if has),
             "without   " + ", ".join(name for name, has in self.features.items() if not has),
             "runtimes",
-            *(f"  {name:<22} {why or 'runs here'}" for name, why in self.runtimes.items()),
+            *(f"  {name:<24} {self._why(why)}" for name, why in self.runtimes.items()),
+            *self._nvidia(),
             f"clock     {clock.sentence()}",
         ]
         if clock.disturbed:
             count = len(clock.disturbed)
             lines.append(f"          {count} of {clock.rounds} rounds were disturbed: {clock.disturbed[0]}")
         return "\n".join(lines)
+
+    def _why(self, why: str | None) -> str:
+        """What the chain says below is not said for each runtime as well."""
+        broken = self.nvidia.first_broken
+        told = broken is not None and why == f"{broken.found}: {broken.remedy}"
+        return "no: see `nvidia` below" if told else why or "runs here"
+
+    def _nvidia(self) -> list[str]:
+        head, *links = self.nvidia.lines()
+        return [f"nvidia    {head}", *links]
 
 
 def diagnose(report: Report) -> Diagnosis:
@@ -118,7 +135,9 @@ def diagnose(report: Report) -> Diagnosis:
         features=features(),
         conditions=conditions(),
         usable_cores=machine.usable_cores(),
+        # In this order: the chain leaves libraries open that would answer for the runtimes.
         runtimes={_name(runtime): BACKENDS[runtime.backend].unavailable(runtime) for runtime in RUNTIMES},
+        nvidia=chain(),
         clock=clock(report),
     )
 

@@ -39,7 +39,10 @@ LIBRARIES: dict[str, str | None] = {
     "onnxruntime-openvino": None,
     "openvino": "openvino",
     "nncf": "openvino",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13": "tensorrt-rtx",
     "tensorrt": "tensorrt",
+    "cuda-python": "tensorrt",
+    "cuda-bindings": "tensorrt",
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
@@ -47,7 +50,7 @@ LIBRARIES: dict[str, str | None] = {
     "onnxsim": "export",
     "transformers": None,
     "timm": None,
-    "nvidia-modelopt": None,
+    "nvidia-modelopt": "modelopt",
 }
 
 Installed = Callable[[str], str | None]

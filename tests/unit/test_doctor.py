@@ -1,12 +1,16 @@
 """What `doctor` finds in a processor's description, and how it says it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from workbench.doctor import FEATURES, Clock, Diagnosis, features
 from workbench.machine import Machine
+from workbench.nvidia import NO_DRIVER
+from workbench.nvidia_chain import Chain, Link, chain
+from workbench.nvidia_links import here
 from workbench.results import Conditions
 
 X86 = """\
@@ -66,6 +70,13 @@ DIAGNOSIS = Diagnosis(
     conditions=Conditions(affinity=(0, 1, 2, 3), quota=1.5, governor="unknown", turbo="off"),
     usable_cores=1,
     runtimes={"onnxruntime cpu": None, "torch cuda": "torch sees no CUDA device"},
+    nvidia=Chain(
+        (
+            Link("NVIDIA driver", "for everything", "ok", "580.65.06"),
+            Link("cuBLAS", "for onnxruntime", "broken", "it is not here", "pip install it"),
+            Link("cuDNN 9", "for onnxruntime", "not looked at"),
+        )
+    ),
     clock=Clock(rounds=8, noise_floor=0.0123, detectable=0.0051, disturbed=("somebody was busy",) * 2),
 )
 
@@ -79,12 +90,29 @@ def test_a_diagnosis_reads_like_this() -> None:
         "features  avx2 (256-bit vectors), avx_vnni (INT8 dot products)\n"
         "without   avx512f, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, asimddp, i8mm, asimdhp\n"
         "runtimes\n"
-        "  onnxruntime cpu        runs here\n"
-        "  torch cuda             torch sees no CUDA device\n"
+        "  onnxruntime cpu          runs here\n"
+        "  torch cuda               torch sees no CUDA device\n"
+        "nvidia    first broken link: cuBLAS (for onnxruntime): it is not here: pip install it\n"
+        "  NVIDIA driver            580.65.06\n"
+        "  cuBLAS                   it is not here: pip install it\n"
+        "  cuDNN 9                  not looked at\n"
         "clock     two copies of the same thing differ by up to 1.2 % (8 rounds); "
         "a run would find differences from 0.5 % up\n"
         "          2 of 8 rounds were disturbed: somebody was busy"
     )
+
+
+def test_what_all_runtimes_lack_is_said_once() -> None:
+    found = chain(replace(here(), load=no_library))
+    reason = f"{found.links[0].found}: {found.links[0].remedy}"
+    assert reason == NO_DRIVER
+    text = replace(DIAGNOSIS, runtimes={"torch cuda": reason}, nvidia=found).text()
+    assert text.count("no NVIDIA driver is here") == 1
+    assert "  torch cuda               no: see `nvidia` below\n" in text
+
+
+def no_library(name: str) -> object:
+    raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
 
 def test_a_clock_nobody_had_time_to_try_is_not_said_to_be_good() -> None:
@@ -95,13 +123,16 @@ def test_a_clock_nobody_had_time_to_try_is_not_said_to_be_good() -> None:
 def test_the_facts_are_json_and_hold_what_the_text_says() -> None:
     facts = json.loads(json.dumps(DIAGNOSIS.facts(), allow_nan=False))
     assert set(facts) == {
-        "machine", "fingerprint", "features", "conditions", "usable_cores", "runtimes", "clock",
+        "machine", "fingerprint", "features", "conditions", "usable_cores", "runtimes", "nvidia", "clock",
     }  # fmt: skip
     assert facts["conditions"] == {
         "affinity": [0, 1, 2, 3],
         "quota": 1.5,
         "governor": "unknown",
         "turbo": "off",
+        "gpu": None,
     }
     assert facts["clock"]["noise_floor"] == 0.0123
     assert facts["runtimes"]["torch cuda"] == "torch sees no CUDA device"
+    assert facts["nvidia"]["first_broken"] == "cuBLAS"
+    assert [link["state"] for link in facts["nvidia"]["links"]] == ["ok", "broken", "not looked at"]

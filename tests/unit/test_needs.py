@@ -1,13 +1,17 @@
 """What recipes need: libraries by version, processor features, either of two."""
 
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from workbench import machine
-from workbench.needs import FEATURES, cpu_flags, features, understood, unmet
+from workbench.needs import FEATURES, LIBRARIES, cpu_flags, features, understood, unmet
 from workbench.yamlfile import Problem
 
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HERE = {"openvino": "2025.3.0", "onnxruntime": "1.23.0rc1"}
 ZEN4 = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16"})
 
@@ -40,6 +44,11 @@ def test_what_is_here_is_met(needs: Sequence[str]) -> None:
         (
             "nncf>=2.15",
             "it needs nncf>=2.15: nncf is not installed: pip install 'krishi-bench[openvino]'",
+        ),
+        (
+            "nvidia-modelopt",
+            "it needs nvidia-modelopt: nvidia-modelopt is not installed: "
+            "pip install 'krishi-bench[modelopt]'",
         ),
         ("timm", "it needs timm: timm is not installed: pip install 'timm'"),
         ("openvino>=2026", "it needs openvino>=2026: openvino 2025.3.0 is installed"),
@@ -74,6 +83,14 @@ def test_a_need_that_says_nothing_is_refused(need: str) -> None:
 
 def test_every_feature_is_one_that_the_machine_reports() -> None:
     assert set().union(*FEATURES.values()) <= set(machine.FEATURES)
+
+
+def test_the_extra_of_a_library_is_one_that_exists_and_brings_it() -> None:
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    brought_along = {"cuda-bindings"}  # by cuda-python
+    for name, extra in LIBRARIES.items():
+        if extra is not None and name not in brought_along:
+            assert name in {Requirement(line).name for line in extras[extra]}, f"{extra} brings no {name}"
 
 
 def test_by_default_this_machine_and_this_environment_are_asked() -> None:

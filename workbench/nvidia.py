@@ -1,0 +1,62 @@
+"""The NVIDIA GPU of this machine, asked of the driver itself: no package of NVIDIA's is needed for that."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+DRIVER = "libcuda.so.1"
+MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+NO_DRIVER = (
+    f"no NVIDIA driver is here ({DRIVER} cannot be loaded): on a machine with an NVIDIA GPU install its "
+    "driver; in a container, start it with `--gpus all`"
+)
+NO_GPU = (
+    "the NVIDIA driver is here, but shows no GPU: see `nvidia-smi`, and the variable CUDA_VISIBLE_DEVICES"
+)
+
+Load = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`."""
+
+    name: str
+    capability: str
+    cuda: str
+
+
+def missing_gpu() -> str | None:
+    """None where there is a GPU that CUDA can use; else what is missing, and the remedy."""
+    found = gpu()
+    return found if isinstance(found, str) else None
+
+
+@lru_cache(maxsize=1)
+def gpu() -> Gpu | str:
+    """The GPU, or why there is none."""
+    return read_gpu(ctypes.CDLL)
+
+
+def read_gpu(load: Load) -> Gpu | str:
+    """load: opens a shared library by its name, as `ctypes.CDLL` does; raises OSError."""
+    try:
+        driver = load(DRIVER)
+    except OSError:
+        return NO_DRIVER
+    if (code := driver.cuInit(0)) != 0:
+        # CUDA_ERROR_NO_DEVICE is 100; others are a driver that does not fit its kernel module, above all.
+        return NO_GPU if code == 100 else f"the NVIDIA driver does not start (error {code}): see `nvidia-smi`"
+    count, version = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if count.value == 0:
+        return NO_GPU
+    name, major, minor = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetName(name, 256, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, 0)
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", cuda)
