@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from workbench import machine, steps
+from workbench import machine, nvidia, steps
 from workbench.artifact import Artifact
-from workbench.backends import BackendName
+from workbench.backends import BackendName, Runtime, tensorrt
 from workbench.backends.packages import versions
 from workbench.cache import ArtifactCache
 from workbench.checkpoint import ModelSource, load_model
@@ -71,24 +71,35 @@ def code_digest() -> str:
     """Of the code that builds: an artifact made by other code is never taken from the cache."""
     here = Path(__file__).parent
     names = (
-        "build", "bytesums", "bytewise", "checkpoint", "dataset", "export", "exporters", "factory", "images",
-        "photo", "onnx_info", "program", "saturation", "stated", "timm_network", "transformers_folder",
-        "transformers_processor", "weights",
+        "backends/torch", "backends/torch_cuda", "build", "bytesums", "bytewise", "checkpoint", "dataset",
+        "export", "exporters", "factory", "images", "photo", "onnx_info", "program", "saturation", "stated",
+        "timm_network", "transformers_folder", "transformers_processor", "weights",
     )  # fmt: skip
     files = sorted([*here.glob("steps/*.py"), *(here / f"{name}.py" for name in names)])
     return sha256_bytes(b"".join(file.read_bytes() for file in files))
 
 
 def find(job: Job, variant: Variant) -> tuple[str, Artifact] | None:
-    """The finished artifact and its key, where every link of the chain is in the cache."""
+    """The finished artifact and its key, where every link of the chain is in the cache.
+
+    None for TensorRT, whose engine is kept elsewhere: `build` looks, and is quick where nothing is missing.
+    """
+    if variant.runtime.backend == "tensorrt":
+        return None
     return _chain(job, variant, lambda key, _: ArtifactCache(job.cache).find(key))
 
 
 def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
-    """Build what the cache lacks. Runs in a process of its own. Raises WorkbenchError."""
+    """Build what the cache lacks. Runs in a process of its own. Raises WorkbenchError.
+
+    TensorRT's engine too, which searches for minutes: kept for this machine, where opening the artifact finds
+    it.
+    """
     cache = ArtifactCache(job.cache)
     built = _chain(job, variant, lambda key, make: cache.find(key) or cache.store(key, make))
     assert built is not None
+    if variant.runtime.backend == "tensorrt":
+        tensorrt.prepare(built[1], variant.runtime)
     return built
 
 
@@ -127,8 +138,17 @@ def _exported_as(variant: Variant) -> str:
         return "onnx"
     if not runtime.compile:
         return "torch"
-    what = f"{runtime.precision or 'f32'}, batch {runtime.batch}, {runtime.intra_threads} threads"
-    return f"torch, compiled for {what}"
+    what = f"{runtime.device}, {runtime.precision or 'f32'}, batch {runtime.batch}"
+    threads = f", {runtime.intra_threads} threads" if runtime.device == "cpu" else ""
+    return f"torch, compiled for {what}{threads}"
+
+
+def _made_for(runtime: Runtime) -> str | None:
+    """What a compiled network runs on alone: the processor, and the GPU where it is compiled for that."""
+    if not runtime.compile:
+        return None
+    processor = machine.collect().processor
+    return processor if runtime.device == "cpu" else f"{nvidia.gpu()}, {processor}"
 
 
 def _export_key(job: Job, variant: Variant) -> str:
@@ -138,7 +158,7 @@ def _export_key(job: Job, variant: Variant) -> str:
             "export",
             code_digest(),
             kind,
-            machine.collect().processor if variant.runtime.compile else None,
+            _made_for(variant.runtime),
             job.source_digest,
             # An ONNX source is held against what was asked for in so many words, not against defaults.
             [export.model_dump(mode="json"), sorted(export.model_fields_set)] if kind == "onnx" else None,
@@ -153,8 +173,8 @@ def _link_key(job: Job, source: Artifact, link: _Link) -> str:
         return digest_of(["convert", link.backend, code_digest(), source.digest, versions("openvino")])
     use = link.step.use
     given: list[object] = [link.step.model_dump(mode="json"), versions(*steps.PACKAGES[use])]
-    if use in steps.CALIBRATED and job.calibration:
-        given.append(job.calibration.digest)
+    if use in steps.RANGED:
+        given.append((job.calibration or job.photos).digest)
     if use == "nncf_int8":
         given += [link.backend, job.photos.digest, job.choosing]
     if use == "fold_preprocess":
@@ -193,6 +213,7 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
                 precision=runtime.precision,
                 batch=runtime.batch,
                 threads=runtime.intra_threads,
+                device=runtime.device,
             )
             info = torch_artifact_info(torch_file, written, job.input_shape)
         else:

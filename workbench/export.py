@@ -1,15 +1,16 @@
 """torch to a file a runtime opens: ONNX with the opset asked for, or an error; or torch's own formats."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workbench.artifact import ArtifactInfo, Format
+from workbench.artifact import ArtifactInfo, Format, Precision
 from workbench.backends.base import Hint
+from workbench.backends.torch_cuda import tensor_float
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.exporters import (
     NETWORK_ERRORS,
@@ -35,9 +36,10 @@ Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 # What each writes and keeps, tried one by one with torch 2.13: below 18, dynamo writes 18 without an error.
 OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7, 23)}
 TOLERANCE = 1e-3  # of max(1, the largest logit)
-# bf16 keeps 8 bits: 0.4 % per rounding, and a deep network rounds many times. Enough to tell a wrong program
-# from a coarse one; what the coarseness costs is for the accuracy to say.
-BF16_TOLERANCE = 0.1
+# bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; and a deep network rounds many times. Enough
+# to tell a wrong program from a coarse one; what the coarseness costs is for the accuracy to say.
+COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
+STORED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # of a compiled package's frozen weights
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
 
 
@@ -120,12 +122,14 @@ def export_torch(
     precision: Hint | None = None,
     batch: int = 1,
     threads: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> Format:
     """Write the network for the torch backend and compare its logits with torch's.
 
     A TorchScript module stays one; any other becomes a torch.export program, the batch size free.
-    compile: a package compiled ahead of time instead, for exactly `batch` photos a call, `threads` threads
-    and `precision`; the other formats leave all three to the session. Returns the format written.
+    compile: a package compiled ahead of time instead, for `device` and exactly `batch` photos a call,
+    `threads` threads and `precision`; the other formats leave all that to the session. A model compiled for
+    a GPU is on it afterwards. Returns the format written.
     samples, errors: as in `export_onnx`; Unsuited where the network cannot be compiled here.
     """
     import torch
@@ -137,11 +141,13 @@ def export_torch(
             "runtime.compile: a TorchScript module cannot be compiled ahead of time",
             hint="give the checkpoint with `model.factory`",
         )
-    with _removed_on_error(target), chatter_on_stderr():
+    asked = precision or "f32"
+    switched = tensor_float(asked == "tf32") if compile and device == "cuda" else nullcontext()
+    with _removed_on_error(target), chatter_on_stderr(), switched:
         if compile:
             written: Format = "torch-aoti"
             images = _first(samples, batch)
-            write_package(model, target, images, precision=precision or "f32", threads=threads)
+            write_package(model, target, images, precision=asked, threads=threads, device=device)
         elif isinstance(model, torch.jit.ScriptModule):
             written = "torchscript"
             model.save(str(target))
@@ -149,8 +155,15 @@ def export_torch(
             written = "torch-export"
             write_program(model, target, _first(samples, 2))
         reopened = _open_torch(target, written)
-        tolerance = BF16_TOLERANCE if compile and precision == "bf16" else TOLERANCE
-        _compare(expected, samples, lambda given: torch_logits(reopened, given), tolerance)
+        tolerance = COARSE.get(asked, TOLERANCE) if compile else TOLERANCE
+        try:
+            _compare(expected, samples, lambda given: torch_logits(reopened, given), tolerance)
+        except WorkbenchError as error:
+            if not compile or asked != "f16":
+                raise
+            raise WorkbenchError(
+                f"runtime.precision: in f16, {error.message}", hint="f16 ends at 65504: try `bf16`"
+            ) from error
     return written
 
 
@@ -160,16 +173,16 @@ def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> Arti
 
     model = _open_torch(path, written)
     classes = {torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1] for n in (1, 3)}
-    compiled = isinstance(model, Package)
+    package = model if isinstance(model, Package) else None
     return ArtifactInfo(
         format=written,
         file=path.name,
         sha256=sha256_file(path),
         size_bytes=path.stat().st_size,
-        precision="bf16" if compiled and model.precision == "bf16" else "fp32",
-        input_shape=(model.batch if compiled else 0, *input_shape[1:]),
+        precision=STORED.get(package.precision, "fp32") if package else "fp32",
+        input_shape=(package.batch if package else 0, *input_shape[1:]),
         classes=classes.pop(),
-        bound_to=collect().processor if compiled else None,
+        bound_to=(package.bound_to or collect().processor) if package else None,
     )
 
 
@@ -233,11 +246,16 @@ def torch_logits(
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A compiled package for any number of photos, which takes `batch` at a time."""
+    """A compiled package for any number of photos of the host, which takes `batch` at a time.
+
+    bound_to: the GPU and what else it was made for, as noted in it; None for a package for the CPU.
+    """
 
     forward: "Callable[[torch.Tensor], torch.Tensor]"
     batch: int
     precision: str
+    device: str
+    bound_to: str | None
 
     def __call__(self, images: "torch.Tensor") -> "torch.Tensor":
         import torch
@@ -246,8 +264,8 @@ class Package:
 
         given = images.numpy()
         parts = [given[start : start + self.batch] for start in range(0, len(given), self.batch)]
-        logits = [self.forward(torch.from_numpy(filled(part, self.batch))) for part in parts]
-        return torch.cat(logits)[: len(given)]
+        full = [torch.from_numpy(filled(part, self.batch)).to(self.device) for part in parts]
+        return torch.cat([self.forward(part).cpu() for part in full])[: len(given)]
 
 
 def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
@@ -261,7 +279,8 @@ def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
         from workbench.backends.torch import open_package
 
         forward, facts = open_package(path.read_bytes(), 1, path.name)
-        return Package(forward, int(facts["batch"]), facts["precision"])
+        device, bound_to = facts.get("device", "cpu"), facts.get("bound_to")
+        return Package(forward, int(facts["batch"]), facts["precision"], device, bound_to)
     with path.open("rb") as file:
         module: torch.nn.Module = torch.export.load(file).module()
     return module

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,39 +95,35 @@ def write_program(model: "torch.nn.Module", target: Path, images: "NDArray[np.fl
 
 
 def write_package(
-    model: "torch.nn.Module", target: Path, images: "NDArray[np.float32]", *, precision: str, threads: int
+    model: "torch.nn.Module",
+    target: Path,
+    images: "NDArray[np.float32]",
+    *,
+    precision: str,
+    threads: int,
+    device: str = "cpu",
 ) -> None:
     """Compile the network ahead of time with inductor, weights frozen, for batches of the shape of `images`.
 
-    precision: `f32`, or `bf16`: convolutions and matrix products under autocast, logits in float32.
-    threads: of the code that is written, which knows no other number. All of it is noted in the package.
-    Takes 10 to 60 seconds. Raises Unsuited where no C++ compiler is found, WorkbenchError where it fails.
+    precision: `f32`, `tf32` on a GPU, or `bf16` and `f16`: convolutions and matrix products under autocast,
+    logits in float32. threads: of the code that is written, which knows no other number; a GPU's has none.
+    device: the model is moved to `cuda`, and stays there. All of it is noted in the package. Takes 10 to 60
+    seconds. Raises Unsuited where a compiler is missing, WorkbenchError where it fails.
     """
     import torch
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
     from torch._inductor.utils import fresh_cache
 
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise Unsuited(
-            "runtime.compile: torch needs a C++ compiler (g++ or clang++) to compile ahead of time",
-            hint="install one, for example `apt install g++`; the variable CXX names another than g++",
-        ) from error
-    facts = {"precision": precision, "threads": str(threads), "batch": str(len(images))}
-    settings: dict[str, Any] = {
-        "freezing": True,
-        "compile_threads": 1,  # no pool of processes for one or two files
-        "cpp.threads": threads,
-        "aot_inductor.metadata": facts,
-    }
+    from workbench.backends.torch import noted
+
+    _find_compilers(device)
+    facts = {**noted(precision, device, threads), "batch": str(len(images))}
     try:
         with torch.no_grad(), fresh_cache():
-            program = torch.export.export(_in_precision(model, precision), (torch.from_numpy(images),))
+            arguments = (torch.from_numpy(images).to(device),)
+            program = torch.export.export(_in_precision(model.to(device), precision, device), arguments)
             with target.open("wb") as file:  # a path would have to end in .pt2
                 torch._inductor.aoti_compile_and_package(
-                    program, package_path=file, inductor_configs=settings
+                    program, package_path=file, inductor_configs=inductor_settings(device, threads, facts)
                 )
     except NETWORK_ERRORS as error:
         raise WorkbenchError(
@@ -135,11 +132,52 @@ def write_package(
         ) from error
 
 
-def _in_precision(model: "torch.nn.Module", precision: str) -> "torch.nn.Module":
+def inductor_settings(device: str, threads: int, facts: dict[str, str]) -> dict[str, Any]:
+    """What inductor is told. facts: kept in the package."""
+    return {
+        "freezing": True,
+        "compile_threads": 1,  # no pool of processes for one or two files
+        **({"cpp.threads": threads} if device == "cpu" else {}),
+        "aot_inductor.metadata": facts,
+    }
+
+
+def _find_compilers(device: str) -> None:
+    """Raise Unsuited where the tools to compile with are not here."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise Unsuited(
+            "runtime.compile: torch needs a C++ compiler (g++ or clang++) to compile ahead of time",
+            hint="install one, for example `apt install g++`; the variable CXX names another than g++",
+        ) from error
+    if device != "cuda":
+        return
+    if find_spec("setuptools") is None:
+        raise Unsuited(
+            "runtime.compile: torch compiles for a GPU with the package `setuptools`, which is not installed",
+            hint="pip install setuptools",
+        )
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None:
+        raise Unsuited(
+            "runtime.compile: torch needs the headers of the CUDA toolkit to compile ahead of time for a GPU",
+            hint="install the toolkit of torch's CUDA version and name its folder in the variable CUDA_HOME",
+        )
+
+
+def _in_precision(model: "torch.nn.Module", precision: str, device: str) -> "torch.nn.Module":
     import torch
 
-    if precision == "f32":
+    from workbench.backends.torch import HALF
+
+    if precision not in HALF:
         return model
+    half: torch.dtype = getattr(torch, HALF[precision])
 
     class Autocast(torch.nn.Module):
         def __init__(self) -> None:
@@ -147,7 +185,7 @@ def _in_precision(model: "torch.nn.Module", precision: str) -> "torch.nn.Module"
             self.network = model
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(device, half):
                 logits: torch.Tensor = self.network(images)
             return logits.float()
 

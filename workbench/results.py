@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from workbench.audit import Audit
-from workbench.backends import Runtime
+from workbench.backends import Engine, Runtime
 from workbench.errors import WorkbenchError
 from workbench.files import digest_of, file_name, make_folder, translated_os_errors, write_atomic
 from workbench.images import Preprocess
@@ -73,16 +73,78 @@ class Accuracy(_Record):
         return self.correct / self.images
 
 
+class GpuConditions(_Record):
+    """What decides the speed of a GPU and stays as it is. Clocks in MHz, power in watts; None: not told.
+
+    default_power_w: the limit it was made with; below it, somebody lowered it.
+    """
+
+    name: str
+    driver: str
+    memory_bytes: int | None
+    max_sm_mhz: int | None
+    max_memory_mhz: int | None
+    power_limit_w: float | None
+    default_power_w: float | None
+    persistence: bool | None
+    mig: bool | None
+
+
 class Conditions(_Record):
     """What decides the speed of a processor and can be read once; "unknown" where it cannot, never "ok".
 
     affinity: processors this process may use. quota: processors' worth of time a container may use.
+    gpu: of the GPU that was measured on; None where none was.
     """
 
     affinity: tuple[int, ...]
     quota: float | None
     governor: str
     turbo: str
+    gpu: GpuConditions | None = None
+
+
+class GpuState(_Record):
+    """The GPU while something was timed, read a few times a second; None where NVML does not tell.
+
+    sm_mhz, memory_mhz: the lowest and the highest clock seen. celsius: the highest. watts: the mean.
+    throttled: reasons that NVML gave for lowered clocks, idling aside. others: processes on the GPU that are
+    none of ours.
+    """
+
+    sm_mhz: tuple[int, int] | None
+    memory_mhz: tuple[int, int] | None
+    celsius: int | None
+    watts: float | None
+    throttled: tuple[str, ...] | None
+    others: int | None
+
+
+class GpuThroughput(_Record):
+    """Photos a second at a batch size. with_copies: host memory to host memory, as a server calls it.
+    on_device: without the copies; None where the runtime has no such call."""
+
+    batch: int
+    with_copies: float
+    on_device: float | None
+
+
+class GpuUse(_Record):
+    """What a variant did on the GPU. One photo a call, but for throughput.
+
+    device_p50_ns: the call without the copies, and how that was taken. memory_bytes: of the GPU, held by the
+    measuring process; whole_gpu: NVML did not tell by process, so it is what the GPU's use grew by.
+    joules: per photo, at the largest batch of `throughput`, of the whole GPU. engine: what was built for it.
+    """
+
+    device_p50_ns: float | None = None
+    device_how: str | None = None
+    memory_bytes: int | None = None
+    whole_gpu: bool = False
+    joules: float | None = None
+    throughput: tuple[GpuThroughput, ...] = ()
+    state: GpuState | None = None
+    engine: Engine | None = None
 
 
 class Environment(_Record):
@@ -101,6 +163,7 @@ class Environment(_Record):
     spin_s: float
     disturbed: str | None
     preemptions: int = 0
+    gpu: GpuState | None = None
 
 
 class Latency(_Record):
@@ -153,6 +216,7 @@ class TrialResult(_Record):
     saturated_ips: photos a second with every processor busy, as the server would run it.
     preprocess: its own, where it is not the run's. size_bytes: of all its files. audit: what really ran.
     saturation: what 16-bit accumulation, as on CPUs without VNNI, would change; None where nothing could.
+    gpu: of variants that run on one.
     """
 
     schema_version: Literal[1] = 1
@@ -185,6 +249,7 @@ class TrialResult(_Record):
     preprocess: Recorded | None = None
     audit: Audit | None = None
     saturation: Saturation | None = None
+    gpu: GpuUse | None = None
 
 
 class Budget(_Record):

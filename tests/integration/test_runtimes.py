@@ -374,9 +374,3 @@ def test_the_null_backend_takes_photos_in_both_forms(artifact: Artifact) -> None
         with BACKENDS["null"].session(null, runtime) as session:
             assert session.infer(batch).shape == (len(batch), CLASSES)
         assert BACKENDS["null"].audit(null, runtime, batch).macs == 0
-
-
-def test_compiling_for_a_gpu_is_not_offered() -> None:
-    reason = BACKENDS["torch"].unavailable(Runtime(backend="torch", device="cuda", compile=True))
-    assert reason is not None
-    assert "for the cpu" in reason

@@ -1,12 +1,12 @@
 """Profiles, threads, batches and the options of each backend: what a runtime asks of this machine."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from workbench.backends import Runtime
-from workbench.backends.base import FIELDS_OF
+from workbench.backends.base import FIELDS_OF, PRECISIONS, Hint
 from workbench.machine import usable_cores
 
 CORES = usable_cores()
@@ -48,7 +48,7 @@ def test_a_runtime_that_behaves_otherwise_is_another_and_survives_being_saved(
     assert Runtime.model_validate_json(changed.model_dump_json()) == changed
 
 
-# A value of each option that one backend alone has, other than its default.
+# A value of each option that not every backend has, other than its default.
 OPTIONS: dict[str, Any] = {
     "provider": "cpu",
     "graph_level": "basic",
@@ -57,10 +57,24 @@ OPTIONS: dict[str, Any] = {
     "arena": False,
     "prepacking": False,
     "flush_denormals": True,
-    "precision": "bf16",
+    "precision": "f32",
     "streams": 2,
     "compile": True,
+    "cuda_graph": True,
+    "max_batch": 16,
+    "workspace_mb": 512,
+    "builder_level": 4,
+    "hardware_compatible": True,
+    "version_compatible": True,
 }
+
+
+def placed(backend: str, option: str) -> dict[str, Any]:
+    """A runtime of this backend with the option set, on the device that both run on."""
+    fields = {"backend": backend, option: OPTIONS[option]}
+    if backend == "tensorrt" or (option == "cuda_graph" and backend not in ("openvino", "null")):
+        fields["device"] = "cuda"
+    return fields
 
 
 def test_every_option_of_a_backend_is_known_here() -> None:
@@ -72,11 +86,11 @@ def test_every_option_of_a_backend_is_known_here() -> None:
 def test_an_option_is_taken_by_the_backends_that_have_it_and_refused_by_the_others(
     backend: Any, option: str
 ) -> None:
-    fields = {"backend": backend, option: OPTIONS[option]}
+    fields = placed(backend, option)
     if option in FIELDS_OF[backend]:
         runtime = Runtime.model_validate(fields)
         assert getattr(runtime, option) == OPTIONS[option]
-        assert runtime != Runtime(backend=backend)
+        assert runtime != Runtime.model_validate({name: fields[name] for name in fields if name != option})
         return
     with pytest.raises(ValidationError, match=f"`{option}` belongs to .*; backend `{backend}` has none"):
         Runtime.model_validate(fields)
@@ -88,14 +102,43 @@ def test_an_option_is_taken_by_the_backends_that_have_it_and_refused_by_the_othe
         {"device": "cuda", "provider": "openvino"},
         {"device": "cuda", "provider": "cpu"},
         {"provider": "cuda"},
+        {"provider": "tensorrt-rtx"},
         {"graph_level": "most"},
-        {"backend": "torch", "precision": "f16"},
-        {"backend": "torch", "precision": "int8"},
+        {"cuda_graph": True},
+        {"backend": "torch", "cuda_graph": True},
+        {"backend": "tensorrt"},
+        {"backend": "tensorrt", "device": "cuda", "builder_level": 6},
+        {"backend": "tensorrt", "device": "cuda", "max_batch": 8, "batch": 16},
+        {"backend": "tensorrt", "device": "cuda", "workspace_mb": 0},
+        {"backend": "openvino", "device": "cuda"},
     ],
 )
 def test_options_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Runtime.model_validate(wrong)
+
+
+@pytest.mark.parametrize("backend", sorted(FIELDS_OF))
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", get_args(Hint))
+def test_a_precision_is_taken_where_the_backend_has_it_and_the_answer_lists_those_it_has(
+    backend: Any, device: str, precision: str
+) -> None:
+    plain = {"backend": backend, "device": device}
+    has = PRECISIONS.get((backend, device), frozenset())
+    if precision in has:
+        assert Runtime.model_validate({**plain, "precision": precision}).precision == precision
+        return
+    with pytest.raises(ValidationError) as caught:
+        Runtime.model_validate({**plain, "precision": precision})
+    if backend in ("onnxruntime", "tensorrt") and has:
+        assert f"it takes {' or '.join(sorted(has))}; fp16 is a step of the recipe" in str(caught.value)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
+def test_the_gpu_providers_of_onnxruntime_run_on_cuda(provider: Any) -> None:
+    runtime = Runtime(device="cuda", provider=provider, cuda_graph=True, precision="tf32")
+    assert Runtime.model_validate_json(runtime.model_dump_json()) == runtime
 
 
 def test_the_openvino_provider_runs_on_the_cpu() -> None:

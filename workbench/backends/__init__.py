@@ -1,13 +1,14 @@
 """The runtimes, in one literal table. Importing it loads none of them."""
 
-from workbench.backends import null, openvino, ort, torch
-from workbench.backends.base import Backend, BackendName, Infer, Runtime, Session
+from workbench.backends import null, openvino, ort, tensorrt, torch
+from workbench.backends.base import Backend, BackendName, Engine, Infer, OnDevice, Runtime, Session
 
 BACKENDS: dict[BackendName, Backend] = {
     "onnxruntime": ort,
     "openvino": openvino,
+    "tensorrt": tensorrt,
     "torch": torch,
     "null": null,
 }
 
-__all__ = ["BACKENDS", "Backend", "BackendName", "Infer", "Runtime", "Session"]
+__all__ = ["BACKENDS", "Backend", "BackendName", "Engine", "Infer", "OnDevice", "Runtime", "Session"]

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from workbench.artifact import Artifact, Format
 from workbench.audit import Audit
@@ -16,18 +16,36 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BackendName = Literal["onnxruntime", "openvino", "torch", "null"]
-Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
-Hint = Literal["f32", "bf16", "f16"]
+BackendName = Literal["onnxruntime", "openvino", "tensorrt", "torch", "null"]
+Provider = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino"]
+Hint = Literal["f32", "tf32", "bf16", "f16"]
 
 # The fields of `runtime` that one backend alone understands; on any other they are an error, not ignored.
 FIELDS_OF: dict[BackendName, frozenset[str]] = {
     "onnxruntime": frozenset(
-        {"provider", "graph_level", "spinning", "execution_mode", "arena", "prepacking", "flush_denormals"}
+        {
+            "provider", "graph_level", "spinning", "execution_mode", "arena", "prepacking", "flush_denormals",
+            "precision", "cuda_graph",
+        }
     ),
     "openvino": frozenset({"precision", "streams"}),
-    "torch": frozenset({"precision", "compile"}),
+    "tensorrt": frozenset(
+        {
+            "precision", "cuda_graph", "max_batch", "workspace_mb", "builder_level", "hardware_compatible",
+            "version_compatible",
+        }
+    ),
+    "torch": frozenset({"precision", "compile", "cuda_graph"}),
     "null": frozenset(),
+}  # fmt: skip
+# What a backend computes in where the graph leaves it open, on the CPU and on a GPU. ONNX files say fp16.
+PRECISIONS: dict[tuple[BackendName, str], frozenset[Hint]] = {
+    ("onnxruntime", "cpu"): frozenset({"f32"}),
+    ("onnxruntime", "cuda"): frozenset({"f32", "tf32"}),
+    ("openvino", "cpu"): frozenset({"f32", "bf16", "f16"}),
+    ("tensorrt", "cuda"): frozenset({"f32", "tf32"}),
+    ("torch", "cpu"): frozenset({"f32", "bf16"}),
+    ("torch", "cuda"): frozenset({"f32", "tf32", "bf16", "f16"}),
 }
 
 
@@ -39,7 +57,14 @@ class Runtime(BaseModel):
     calls; `latency` gives all processors to one session, whose threads spin while they wait.
     threads: of one session, where the profile's number is not what you want.
     batch: photos per call while timing. The server answers photo by photo.
-    precision: what openvino and torch compute in, where the graph leaves it open.
+    precision: what is computed in, where the graph leaves it open. `tf32`: a GPU rounds what it multiplies
+    to TensorFloat-32, 10 bits behind the point; left to themselves, GPU libraries do so for `f32` too, and
+    here they do not.
+    cuda_graph: the GPU repeats a call that was recorded once, instead of being told each kernel.
+    max_batch: photos a TensorRT engine takes at most, where the graph's batch is free; 64 by default.
+    workspace_mb: GPU memory its builder may use; all that is free by default. builder_level: how long it
+    searches, 0 to 5; 3 by default. hardware_compatible: an engine for every GPU since Ampere, and slower.
+    version_compatible: for later TensorRT versions too.
     streams: inference requests that openvino works on at once.
     compile: torch compiles the network ahead of time (inductor, weights frozen) while the artifact is built.
     graph_level: how far onnxruntime rewrites the graph when it opens it. spinning: its threads spin while
@@ -59,6 +84,12 @@ class Runtime(BaseModel):
     precision: Hint | None = None
     streams: PositiveInt | None = None
     compile: bool = False
+    cuda_graph: bool = False
+    max_batch: PositiveInt | None = None
+    workspace_mb: PositiveInt | None = None
+    builder_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
     graph_level: Literal["disable", "basic", "extended", "layout", "all"] = "all"
     spinning: bool | None = None
     execution_mode: Literal["sequential", "parallel"] = "sequential"
@@ -86,8 +117,21 @@ class Runtime(BaseModel):
                     raise ValueError(f"`{name}` belongs to {owner}; backend `{self.backend}` has none")
         if self.provider is not None and (self.provider in ("cpu", "openvino")) != (self.device == "cpu"):
             raise ValueError(f"provider `{self.provider}` does not run on device `{self.device}`")
-        if self.backend == "torch" and self.precision == "f16" and self.device == "cpu":
-            raise ValueError("precision `f16` on the cpu belongs to openvino; torch computes in f32 or bf16")
+        if self.backend == "tensorrt" and self.device != "cuda":
+            raise ValueError("backend `tensorrt` runs on NVIDIA GPUs: it needs `device: cuda`")
+        if self.device == "cuda" and self.backend in ("openvino", "null"):
+            raise ValueError(f"backend `{self.backend}` runs on the cpu only")
+        if self.cuda_graph and self.device != "cuda":
+            raise ValueError("`cuda_graph` needs `device: cuda`")
+        if self.max_batch is not None and self.max_batch < self.batch:
+            raise ValueError(f"`max_batch` {self.max_batch} is less than `batch` {self.batch}")
+        takes = PRECISIONS.get((self.backend, self.device), frozenset())
+        if self.precision is not None and self.precision not in takes:
+            raise ValueError(
+                f"precision `{self.precision}` does not exist for {self.backend} on {self.device}: "
+                f"it takes {' or '.join(sorted(takes))}"
+                + ("; fp16 is a step of the recipe" if self.backend in ("onnxruntime", "tensorrt") else "")
+            )
         return self
 
 
@@ -97,13 +141,42 @@ in and out."""
 
 
 @dataclass(frozen=True, slots=True)
+class OnDevice:
+    """Calls of a GPU without the copies: the input is there before, the logits stay there.
+
+    time: (batch, calls) -> nanoseconds of each. how: by what they were taken, in a few words.
+    """
+
+    time: Callable[[Batch, int], tuple[int, ...]]
+    how: str
+
+
+class Engine(BaseModel):
+    """What a GPU runtime made of the artifact for the machine it is on, and for that machine alone.
+
+    bound_to: GPU, driver and library versions. build_s: None where it was built before and kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_bytes: int
+    bound_to: str
+    build_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
-    """An opened artifact, with what was read back from the runtime rather than asked of it."""
+    """An opened artifact, with what was read back from the runtime rather than asked of it.
+
+    on_device, engine: of GPU runtimes that have them.
+    """
 
     infer: Infer
     device: str
     provider: str
     threads: int
+    on_device: OnDevice | None = None
+    engine: Engine | None = None
 
 
 class Backend(Protocol):

@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for a file it cannot open or run."""
+def onnxruntime_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a file it cannot open or run, and `more`: its Python side raises others."""
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
     return (
         native.Fail,
+        native.EPFail,
         native.InvalidGraph,
         native.InvalidProtobuf,
         native.InvalidArgument,
         native.NotImplemented,
         native.RuntimeException,
+        *more,
     )
 
 

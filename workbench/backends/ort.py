@@ -1,4 +1,4 @@
-"""ONNX Runtime: CPU, and the CUDA, TensorRT and OpenVINO providers where the installed build has them."""
+"""ONNX Runtime: on the CPU by itself or OpenVINO, on NVIDIA GPUs by CUDA, TensorRT or TensorRT-RTX."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.artifact import Artifact, Format
 from workbench.audit import Audit
-from workbench.backends.base import Provider, Runtime, Session
+from workbench.backends import ort_gpu
+from workbench.backends.base import OnDevice, Provider, Runtime, Session
 from workbench.backends.opening import filled, for_any_batch, onnxruntime_errors, refuse_foreign
+from workbench.backends.ort_assigned import refuse_other
+from workbench.backends.ort_audit import audit_onnx
+from workbench.backends.ort_missing import CUDA, PLUGIN_PACKAGE, RTX, TENSORRT, missing_link
 from workbench.backends.packages import missing_package
 from workbench.errors import WorkbenchError
 from workbench.images import Batch
@@ -19,21 +23,22 @@ if TYPE_CHECKING:
 
 NAME = "onnxruntime"
 FORMATS: frozenset[Format] = frozenset({"onnx"})
-PACKAGES: tuple[str, ...] = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
+PACKAGES: tuple[str, ...] = (
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", PLUGIN_PACKAGE,
+    "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "tensorrt-cu13", "tensorrt-cu12",
+)  # fmt: skip
 
 PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": CUDA,
+    "tensorrt": TENSORRT,
+    "tensorrt-rtx": RTX,
     "openvino": "OpenVINOExecutionProvider",
 }
-GPU = "on a machine with an NVIDIA GPU, install 'krishi-bench[gpu]' in an environment without onnxruntime"
 # The packages that bring a provider carry their own onnxruntime and cannot live beside another one.
-INSTALL: dict[Provider, str] = {
-    "cpu": "install 'krishi-bench[cpu]'",
-    "cuda": GPU,
-    "tensorrt": GPU,
-    "openvino": "install onnxruntime-openvino in an environment without onnxruntime, "
+INSTALL = {
+    "CPUExecutionProvider": "install 'krishi-bench[cpu]'",
+    "OpenVINOExecutionProvider": "install onnxruntime-openvino in an environment without onnxruntime, "
     "or use `backend: openvino`, which needs neither",
 }
 GRAPH_LEVELS = {
@@ -50,14 +55,17 @@ def _provider(runtime: Runtime) -> str:
 
 
 def unavailable(runtime: Runtime) -> str | None:
+    if runtime.device == "cuda":
+        if runtime.execution_mode == "parallel":
+            return "`execution_mode: parallel` is for the cpu: a GPU runs one kernel after the other"
+        return missing_link(_provider(runtime))
     if (missing := missing_package("onnxruntime", extra="ort")) is not None:
         return missing
     import onnxruntime
 
     wanted, here = _provider(runtime), onnxruntime.get_available_providers()
     if wanted not in here:
-        install = INSTALL[runtime.provider or runtime.device]
-        return f"this onnxruntime has no {wanted} (it has {', '.join(here)}): {install}"
+        return f"this onnxruntime has no {wanted} (it has {', '.join(here)}): {INSTALL[wanted]}"
     if runtime.execution_mode == "parallel" and runtime.intra_threads == 1:
         return (
             "`execution_mode: parallel` needs two threads or more, and the session has one: "
@@ -110,10 +118,10 @@ def provider_options(runtime: Runtime) -> dict[str, str]:
 
 def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
     """What a session with these options runs, node by node."""
-    from workbench.backends.ort_audit import audit_onnx
-
     refuse_foreign(artifact)
     batch = filled(sample, artifact.info.input_shape[0])
+    if runtime.device == "cuda":
+        return ort_gpu.audit(artifact, runtime, _provider(runtime), options_of(runtime), batch)
     given = provider_options(runtime)
     return audit_onnx(artifact, options_of(runtime), {_provider(runtime): given}, batch)
 
@@ -124,30 +132,35 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
 
     A fixed batch is filled up. Raises WorkbenchError where the file cannot be opened, where it is bound to
     another processor, or where onnxruntime silently did otherwise than asked: took another provider than the
-    first, ran branches in sequence, or kept denormal numbers.
+    first, or gave it nothing to do, ran branches in sequence, or kept denormal numbers.
     """
     refuse_foreign(artifact)
-    opened = _open(artifact, runtime)
     wanted = _provider(runtime)
-    _check_options(opened, runtime, wanted)
+    if runtime.device == "cuda":
+        opened, engine = ort_gpu.opened(artifact, runtime, wanted, options_of(runtime))
+    else:
+        opened, engine = _open(artifact, runtime), None
+        refuse_other(opened.get_providers()[0], wanted, lambda _: None)
+    _check_options(opened, runtime)
     inputs, outputs = opened.get_inputs(), opened.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
             f"{artifact.path.name} has {len(inputs)} inputs and {len(outputs)} outputs: "
             "a classifier has one of each"
         )
+    threads = opened.get_session_options().intra_op_num_threads
+    if runtime.device == "cuda":
+        bound = ort_gpu.called(opened, artifact, runtime, wanted)
+        on_device = OnDevice(bound.time, ort_gpu.HOW)
+        yield Session(bound.infer, runtime.device, wanted, threads, on_device=on_device, engine=engine)
+        return
     name, output_names = inputs[0].name, [outputs[0].name]
 
     def run(batch: Batch) -> "NDArray[np.float32]":
         logits: NDArray[np.float32] = opened.run(output_names, {name: batch})[0]
         return logits
 
-    yield Session(
-        for_any_batch(run, artifact.info.input_shape[0]),
-        device=runtime.device,
-        provider=wanted,
-        threads=opened.get_session_options().intra_op_num_threads,
-    )
+    yield Session(for_any_batch(run, artifact.info.input_shape[0]), runtime.device, wanted, threads)
 
 
 def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession":
@@ -164,15 +177,10 @@ def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession
         raise WorkbenchError(f"onnxruntime cannot open {artifact.path.name}: {error}") from error
 
 
-def _check_options(opened: "onnxruntime.InferenceSession", runtime: Runtime, wanted: str) -> None:
-    """Raise WorkbenchError where the session is not as asked: onnxruntime falls back without an error."""
+def _check_options(opened: "onnxruntime.InferenceSession", runtime: Runtime) -> None:
+    """Raise WorkbenchError where the session is not as asked: onnxruntime does otherwise without an error."""
     import numpy as np
 
-    if opened.get_providers()[0] != wanted:
-        raise WorkbenchError(
-            f"asked for {wanted}, onnxruntime took {opened.get_providers()[0]}",
-            hint="the provider's libraries did not load; the log of this trial names the missing one",
-        )
     got = opened.get_session_options().execution_mode.name
     if got != f"ORT_{runtime.execution_mode.upper()}":
         raise WorkbenchError(f"runtime.execution_mode: asked for {runtime.execution_mode}, got {got}")

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.artifact import Artifact
 from workbench.audit import Audit, Computed, Product, audit_of
 from workbench.backends.opening import onnxruntime_errors
+from workbench.backends.ort_assigned import RECORD, assigned, refuse_idle, refuse_other
+from workbench.backends.ort_missing import missing_libraries
 from workbench.errors import WorkbenchError
 from workbench.macs import MULTIPLYING, in_order, macs_of, macs_of_call, multiplying
 
@@ -46,32 +48,51 @@ def audit_onnx(
     options: "onnxruntime.SessionOptions",
     providers: Mapping[str, dict[str, str]],
     sample: "NDArray[Any]",
+    *,
+    wanted: str | None = None,
 ) -> Audit:
     """Open the artifact as the real session does, run `sample` through it once, and read what ran.
 
     options: fresh ones with the real session's settings; they are changed here. Weights are not packed
     ahead, because the profile loses the shape of packed ones; that changes neither the nodes nor their
-    types. providers: with the options of each. sample: one batch as the session takes it.
-    Raises WorkbenchError where onnxruntime cannot open or run the file.
+    types. providers: with the options of each; empty where `options` have them. sample: one batch as the
+    session takes it. wanted: the provider that must have got some of the nodes, which are then counted as
+    they were assigned, before it fused them. Raises WorkbenchError where onnxruntime cannot open or run the
+    file, or `wanted` got nothing.
     """
     import onnx
 
-    data = artifact.read()
     with TemporaryDirectory() as folder:
-        rewritten = Path(folder) / "rewritten.onnx" if set(providers) <= OWN_NODES else None
-        calls = _calls(data, options, providers, sample, Path(folder), rewritten, artifact.path.name)
+        own = bool(providers) and set(providers) <= OWN_NODES
+        rewritten = Path(folder) / "rewritten.onnx" if own else None
+        calls, nodes = _calls(artifact, options, providers, sample, Path(folder), rewritten, wanted)
         unfused = None if rewritten is None else unfused_qdq(onnx.load(rewritten).graph)
-    source = onnx.load_from_string(data)
+    source = onnx.load_from_string(artifact.read())
     counted = macs_of(source)
     whole = len(counted) == len(multiplying(source))
     return audit_of(
         products_of(calls, batch=len(sample), blocked=macs_by_tensor(source, counted)),
         asked=artifact.info.precision,
-        providers=Counter(call.provider for call in calls),
+        providers=nodes if wanted is not None else Counter(call.provider for call in calls),
         casts=sum(map(_casts, calls)),
         unfused_qdq=unfused,
         macs=sum(counted.values()) if whole else None,
     )
+
+
+def providers_in_profile(
+    artifact: Artifact,
+    options: "onnxruntime.SessionOptions",
+    chain: Sequence[tuple[str, dict[str, str]]],
+    sample: "NDArray[Any]",
+) -> dict[str, int]:
+    """Nodes that ran per provider, for versions of onnxruntime that do not tell how a graph was split.
+
+    options: changed, as `audit_onnx` does. Raises WorkbenchError.
+    """
+    with TemporaryDirectory() as folder:
+        calls, _ = _calls(artifact, options, dict(chain), sample, Path(folder), None, None)
+    return dict(Counter(call.provider for call in calls))
 
 
 def products_of(calls: Iterable[Call], *, batch: int, blocked: Mapping[str, int]) -> list[Product]:
@@ -149,29 +170,40 @@ def unfused_qdq(graph: "onnx.GraphProto") -> int:
 
 
 def _calls(
-    data: bytes,
+    artifact: Artifact,
     options: "onnxruntime.SessionOptions",
     providers: Mapping[str, dict[str, str]],
     sample: "NDArray[Any]",
     folder: Path,
     rewritten: Path | None,
-    name: str,
-) -> list[Call]:
+    wanted: str | None,
+) -> tuple[list[Call], dict[str, int]]:
+    """The nodes that ran, and those of each provider: as assigned where that is told, else as they ran."""
     import onnxruntime
 
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry(RECORD, "1")
     options.log_severity_level = 3
     if rewritten is not None:
         options.optimized_model_filepath = str(rewritten)
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=list(providers.items()))
+        session = onnxruntime.InferenceSession(
+            artifact.read(), options, providers=list(providers.items()) or None, enable_fallback=False
+        )
+        if wanted is not None:
+            refuse_other(session.get_providers()[0], wanted, missing_libraries)
         session.run(None, {session.get_inputs()[0].name: sample})
-    except onnxruntime_errors() as error:
-        raise WorkbenchError(f"audit: onnxruntime cannot run {name}: {error}") from error
+    except onnxruntime_errors(RuntimeError, ValueError) as error:
+        reason = (missing_libraries(wanted) if wanted else None) or str(error).strip()
+        raise WorkbenchError(f"audit: onnxruntime cannot run {artifact.path.name}: {reason}") from error
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return [_call(event["name"], event["args"]) for event in events if _is_node(event)]
+    calls = [_call(event["name"], event["args"]) for event in events if _is_node(event)]
+    nodes = assigned(session) or dict(Counter(call.provider for call in calls))
+    if wanted is not None:
+        refuse_idle(nodes, wanted)
+    return calls, nodes
 
 
 def _is_node(event: dict[str, Any]) -> bool:

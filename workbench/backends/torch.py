@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.artifact import Artifact, Format
 from workbench.audit import Audit, Computed, Product, audit_of
+from workbench.backends import torch_calls, torch_cuda
 from workbench.backends.base import Runtime, Session
 from workbench.backends.opening import for_any_batch, refuse_foreign
 from workbench.backends.packages import missing_package
@@ -25,21 +26,19 @@ NAME = "torch"
 FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
 PACKAGES: tuple[str, ...] = ("torch",)
 HALF = {"bf16": "bfloat16", "f16": "float16"}
-ASKED: dict[str, Computed] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+# TF32 is a way to multiply float32; the tensors, which the audit looks at, stay float32.
+ASKED: dict[str, Computed] = {"f32": "fp32", "tf32": "fp32", "bf16": "bf16", "f16": "fp16"}
 BF16_CPUS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch.cpu names what cpuinfo says
 
 
 def unavailable(runtime: Runtime) -> str | None:
+    if runtime.device == "cuda":
+        return torch_cuda.unavailable(runtime)
     if (missing := missing_package("torch", extra="export")) is not None:
         return missing
     import torch
 
-    if runtime.device == "cuda":
-        if runtime.compile:
-            return "`compile: true` is for the cpu: leave it out, or use the onnxruntime backend on the GPU"
-        if not torch.cuda.is_available():
-            return "torch sees no CUDA GPU: it needs an NVIDIA GPU, its driver and a CUDA build of torch"
-    elif runtime.precision == "bf16" and not any(map(torch.cpu.get_capabilities().get, BF16_CPUS)):
+    if runtime.precision == "bf16" and not any(map(torch.cpu.get_capabilities().get, BF16_CPUS)):
         return (
             "this processor has no bf16 instructions (AVX512-BF16, AMX, or ARM's): torch would emulate "
             "bf16, slower than f32"
@@ -52,15 +51,17 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     """Open a torch artifact from its verified bytes, in inference mode.
 
     A compiled one is never compiled here. Raises WorkbenchError where the file cannot be opened, or was
-    compiled for another processor, precision or number of threads.
+    compiled for another machine, precision or number of threads.
     """
     import torch
 
     torch.set_num_threads(runtime.intra_threads)
-    if artifact.info.format == "torch-aoti":
-        forward, provider = _compiled(artifact, runtime), "inductor"
-    else:
-        forward, provider = _eager(artifact, runtime), "eager"
+    open_it, provider = (_compiled, "inductor") if artifact.info.format == "torch-aoti" else (_eager, "eager")
+    if runtime.device == "cuda":
+        with torch_cuda.tensor_float(runtime.precision == "tf32"):
+            yield torch_calls.open_session(open_it(artifact, runtime), artifact, runtime, provider)
+        return
+    forward = open_it(artifact, runtime)
 
     def run(batch: Batch) -> "NDArray[np.float32]":
         # In a thread that never asked, oneDNN starts a helper per processor, whatever was set above.
@@ -80,7 +81,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
 def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
     """Eager: every operator that multiplies, as torch dispatches it. Compiled: what the package says."""
     if artifact.info.format == "torch-aoti":
-        refuse_foreign(artifact)
+        _refuse_foreign(artifact, runtime)
         return _audit_of_package(artifact, runtime)
     products, casts = _watched(_eager(artifact, runtime), sample)
     return audit_of(
@@ -93,14 +94,15 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
 
 
 def _audit_of_package(artifact: Artifact, runtime: Runtime) -> Audit:
-    precision: Literal["bf16", "fp32"] = "bf16" if artifact.info.precision == "bf16" else "fp32"
-    how = {
-        "fp32": "fp32 for all multiplications",
-        "bf16": "bf16 for convolutions and matrix products, fp32 for the rest",
-    }
+    stored: dict[str, Literal["bf16", "fp16", "fp32"]] = {"bf16": "bf16", "fp16": "fp16"}
+    precision = stored.get(artifact.info.precision, "fp32")
+    half = f"{precision} for convolutions and matrix products, fp32 for the rest"
+    how = half if precision != "fp32" else "fp32 for all multiplications"
+    if runtime.precision == "tf32":
+        how += ", which the GPU may round to TF32"
     return Audit(
         computes=precision,
-        verdict=f"compiled to compute in {how[precision]}; the package does not tell more",
+        verdict=f"compiled to compute in {how}; the package does not tell more",
         as_asked=precision == ASKED[runtime.precision or "f32"],
     )
 
@@ -158,10 +160,12 @@ def _eager(artifact: Artifact, runtime: Runtime) -> "Forward":
             if artifact.info.format == "torchscript":
                 module = torch.jit.load(data, map_location=runtime.device).eval()  # type: ignore[no-untyped-call]
             else:
-                module = torch.export.load(data).module().to(runtime.device)
+                module = _on_device(torch.export.load(data), runtime.device).module()
         except (RuntimeError, ValueError) as error:
             raise WorkbenchError(f"torch cannot open {artifact.path.name}: {error}") from error
     half = getattr(torch, HALF[runtime.precision]) if runtime.precision in HALF else None
+    if half is not None and runtime.device == "cuda":
+        torch_cuda.round_weights(module, half)
 
     def forward(batch: "torch.Tensor") -> "torch.Tensor":
         with torch.autocast(runtime.device, half or torch.bfloat16, enabled=half is not None):
@@ -171,11 +175,28 @@ def _eager(artifact: Artifact, runtime: Runtime) -> "Forward":
     return forward
 
 
+def _on_device(program: "torch.export.ExportedProgram", device: str) -> "torch.export.ExportedProgram":
+    """The program with its weights there, its constants, and the tensors that its forward makes."""
+    if device == "cpu":
+        return program
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, device)
+
+
+def _refuse_foreign(artifact: Artifact, runtime: Runtime) -> None:
+    if runtime.device == "cuda":
+        torch_cuda.refuse_foreign(artifact)
+    else:
+        refuse_foreign(artifact)
+
+
 def _compiled(artifact: Artifact, runtime: Runtime) -> "Forward":
-    refuse_foreign(artifact)
-    forward, facts = open_package(artifact.read(), runtime.sessions, artifact.path.name)
-    asked = {"precision": runtime.precision or "f32", "threads": str(runtime.intra_threads)}
-    for field, wanted in asked.items():
+    _refuse_foreign(artifact, runtime)
+    forward, facts = open_package(
+        artifact.read(), runtime.sessions, artifact.path.name, recorded=runtime.cuda_graph
+    )
+    for field, wanted in noted(runtime.precision, runtime.device, runtime.intra_threads).items():
         if facts.get(field) != wanted:
             raise WorkbenchError(
                 f"{artifact.path.name} was compiled for {field} {facts.get(field)}, not {wanted}",
@@ -194,16 +215,28 @@ def _compiled(artifact: Artifact, runtime: Runtime) -> "Forward":
     return checked
 
 
-def open_package(data: bytes, calls_at_once: int, name: str) -> "tuple[Forward, Mapping[str, str]]":
+def noted(precision: str | None, device: str, threads: int) -> dict[str, str]:
+    """What decides whether a package is the one to open: noted in it when it is compiled."""
+    if device == "cuda":
+        return {"device": "cuda", "precision": precision or "f32", "bound_to": torch_cuda.bound_to()}
+    return {"precision": precision or "f32", "threads": str(threads)}
+
+
+def open_package(
+    data: bytes, calls_at_once: int, name: str, *, recorded: bool = False
+) -> "tuple[Forward, Mapping[str, str]]":
     """A package that inductor compiled, and what was noted in it (see `exporters.write_package`).
 
-    calls_at_once: more than these wait for each other. Raises WorkbenchError.
+    calls_at_once: more than these wait for each other. recorded: for a CUDA graph, which the package's own
+    watch over its calls would disturb; the caller sees to it that they do not overlap. Raises WorkbenchError.
     """
     from torch._inductor.package.package import load_package
 
     try:
         # From a buffer: torch copies it to a file that nobody else can write, and removes it again.
-        package = load_package(io.BytesIO(data), num_runners=calls_at_once)
+        package = load_package(
+            io.BytesIO(data), run_single_threaded=recorded, num_runners=1 if recorded else calls_at_once
+        )
         facts = package.get_metadata()
     except (RuntimeError, ValueError) as error:
         raise WorkbenchError(f"torch cannot open {name}: {error}") from error

@@ -1,0 +1,357 @@
+"""onnxruntime's GPU providers: what can be proved of them without a GPU, and with one where there is one.
+
+Buffers on a device are ordinary memory when the device is the CPU: all but the copies is the same code.
+"""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
+ort = pytest.importorskip("onnxruntime", reason="its sessions are opened")
+
+from workbench import nvidia  # noqa: E402
+from workbench.artifact import Artifact  # noqa: E402
+from workbench.backends import BACKENDS, Runtime, ort_binding, ort_gpu  # noqa: E402
+from workbench.backends.ort_assigned import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
+from workbench.backends.ort_audit import providers_in_profile  # noqa: E402
+from workbench.backends.ort_binding import KEPT, Bound  # noqa: E402
+from workbench.backends.ort_missing import CUDA, RTX, TENSORRT  # noqa: E402
+from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.onnx_info import artifact_info  # noqa: E402
+
+SIDE, CLASSES = 16, 4
+IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((8, 3, SIDE, SIDE), np.float32)
+CPU = "CPUExecutionProvider"
+GRAPHS = Runtime(device="cuda", cuda_graph=True, batch=3)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    rng = np.random.default_rng(1)
+    node, kind = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    stored = {"w0": rng.normal(size=(8, 3, 3, 3)), "w1": rng.normal(size=(CLASSES, 8))}
+    nodes = [
+        node("Conv", ["x", "w0"], ["a"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["b"]),
+        node("GlobalAveragePool", ["b"], ["c"]),
+        node("Flatten", ["c"], ["d"]),
+        node("Gemm", ["d", "w1"], ["y"], transB=1),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", kind, ["n", 3, SIDE, SIDE])],
+        [onnx.helper.make_tensor_value_info("y", kind, ["n", CLASSES])],
+        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    return Artifact(path.parent, artifact_info(path))
+
+
+def options() -> Any:
+    made = ort.SessionOptions()
+    made.intra_op_num_threads = 1
+    made.log_severity_level = 3
+    made.add_session_config_entry(RECORD, "1")
+    return made
+
+
+@pytest.fixture(scope="module")
+def opened(artifact: Artifact) -> Any:
+    return ort.InferenceSession(artifact.read(), options(), providers=[CPU])
+
+
+@pytest.fixture(scope="module")
+def expected(opened: Any) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = opened.run(None, {"x": IMAGES})[0]
+    return logits
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ort_binding.Buffers]]:
+    """All buffers that are made."""
+    found: list[ort_binding.Buffers] = []
+    real = Bound._new
+
+    def remember(self: Bound, *shape: Any) -> ort_binding.Buffers:
+        found.append(real(self, *shape))
+        return found[-1]
+
+    monkeypatch.setattr(Bound, "_new", remember)
+    yield found
+
+
+def in_threads(count: int, work: Any) -> None:
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_logits_through_bound_buffers_are_those_of_a_plain_call(
+    opened: Any, expected: NDArray[np.float32]
+) -> None:
+    bound = Bound(opened, CLASSES, device="cpu")
+    for count in (1, 3, 1, 8):
+        np.testing.assert_allclose(bound.infer(IMAGES[:count]), expected[:count], rtol=1e-5, atol=1e-5)
+    first = bound.infer(IMAGES[:1])
+    bound.infer(IMAGES[1:2])
+    np.testing.assert_allclose(first, expected[:1], rtol=1e-5, atol=1e-5)  # handed out, not lent
+
+
+def test_a_batch_that_is_not_in_one_piece_is_copied_as_it_reads(
+    opened: Any, expected: NDArray[np.float32]
+) -> None:
+    logits = Bound(opened, CLASSES, device="cpu").infer(IMAGES[::2])
+    np.testing.assert_allclose(logits, expected[::2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("graph_key", [None, "gpu_graph_id"])
+def test_threads_that_call_at_once_get_their_own_answers(
+    opened: Any, expected: NDArray[np.float32], graph_key: str | None
+) -> None:
+    bound = Bound(opened, CLASSES, (1, 2), device="cpu", graph_key=graph_key)
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        answers = [bound.infer(IMAGES[index : index + 1]) for _ in range(50)]
+        wrong.extend(index for logits in answers if not np.allclose(logits, expected[index], atol=1e-5))
+
+    in_threads(4, work)
+    assert wrong == []
+
+
+def test_each_thread_has_buffers_of_its_own_and_keeps_few(
+    opened: Any, made: list[ort_binding.Buffers]
+) -> None:
+    bound = Bound(opened, CLASSES, device="cpu")
+    for count in (*range(1, KEPT + 2), KEPT + 1):
+        bound.infer(IMAGES[:count])
+    assert len(made) == KEPT + 1
+    assert len(bound._of_this_thread()) == KEPT
+    in_threads(2, lambda _: bound.infer(IMAGES[:1]))
+    assert len(made) == KEPT + 3
+
+
+def test_a_captured_graph_keeps_its_addresses_and_is_told_apart_by_its_batch(
+    opened: Any, expected: NDArray[np.float32], made: list[ort_binding.Buffers], artifact: Artifact
+) -> None:
+    bound = ort_gpu.called(opened, artifact, GRAPHS, CUDA, device="cpu")
+    for count in (3, 5, 3, 6, 3):
+        np.testing.assert_allclose(bound.infer(IMAGES[:count]), expected[:count], rtol=1e-5, atol=1e-5)
+    in_threads(2, lambda _: bound.infer(IMAGES[:3]))
+    assert [buffers.photos.shape()[0] for buffers in made] == [3, 8]  # 5 and 6 photos are filled up to 8
+    told = [buffers.options.get_run_config_entry("gpu_graph_id") for buffers in made if buffers.options]
+    assert told == ["3", "8"]
+
+
+def test_calls_without_copies_are_timed_one_by_one_after_one_that_is_not(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter([100, 130, 200, 250])
+    bound = Bound(opened, CLASSES, device="cpu", clock=lambda: next(ticks))
+    runs: list[ort_binding.Buffers] = []
+    monkeypatch.setattr(bound, "_run", runs.append)
+    assert bound.time(IMAGES[:2], 2) == (30, 50)
+    assert len(runs) == 3
+
+
+def test_too_many_photos_are_refused_and_what_onnxruntime_says_is_passed_on(opened: Any) -> None:
+    bound = Bound(opened, CLASSES, (1, 4), device="cpu")
+    with pytest.raises(WorkbenchError, match="takes 4 photos at a time, not 5"):
+        bound.infer(IMAGES[:5])
+    with pytest.raises(WorkbenchError, match=r"cannot run a batch of shape \(1, 3, 8, 16\)"):
+        bound.infer(IMAGES[:1, :, :8])
+    assert bound.infer(IMAGES[:1]).shape == (1, CLASSES)
+
+
+def test_memory_on_a_gpu_that_is_not_there_is_an_error_to_be_read(opened: Any) -> None:
+    if CUDA in ort.get_available_providers() and nvidia.missing_gpu() is None:
+        pytest.skip("there is a GPU")
+    with pytest.raises(WorkbenchError, match="cannot run a batch of shape"):
+        Bound(opened, CLASSES).infer(IMAGES[:1])
+
+
+def test_a_session_says_itself_which_provider_got_which_nodes(opened: Any) -> None:
+    if not hasattr(opened, "get_provider_graph_assignment_info"):
+        pytest.skip("onnxruntime tells this since 1.24")
+    nodes = assigned(opened)
+    assert nodes is not None
+    assert set(nodes) == {CPU}
+    assert nodes[CPU] in (4, 5)  # of the five of the file, what basic rewriting left
+
+
+def test_an_onnxruntime_that_does_not_say_so_is_watched_while_it_runs(artifact: Artifact) -> None:
+    assert assigned(object()) is None
+    nodes = providers_in_profile(artifact, options(), [(CPU, {})], IMAGES[:1])
+    assert set(nodes) == {CPU}
+
+
+def test_a_provider_that_took_nothing_is_refused_with_the_numbers() -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        refuse_idle({CPU: 99}, CUDA)
+    assert caught.value.message == f"{CUDA} took none of the 99 nodes; all ran on {CPU}"
+    refuse_idle({CPU: 98, CUDA: 1}, CUDA)
+
+
+def test_a_session_that_fell_back_as_a_whole_names_the_library() -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        refuse_other(CPU, CUDA, lambda _: "it needs libcublasLt.so.13")
+    assert caught.value.message == f"asked for {CUDA}, onnxruntime took {CPU}: it needs libcublasLt.so.13"
+    refuse_other(CUDA, CUDA, lambda _: None)
+
+
+class Part:
+    def __init__(self, ep_name: str, nodes: int) -> None:
+        self.ep_name, self.nodes = ep_name, nodes
+
+    def get_nodes(self) -> list[object]:
+        return [object()] * self.nodes
+
+
+class Fake:
+    """A session that says it has CUDA, and how it was split."""
+
+    split: tuple[Part, ...] = ()
+    asked: tuple[Any, ...] = ()
+
+    def __init__(self, data: bytes, options: Any, *, providers: Any, enable_fallback: bool) -> None:
+        del data
+        Fake.asked = (options, providers, enable_fallback)
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+    def get_provider_graph_assignment_info(self) -> tuple[Part, ...]:
+        return self.split
+
+
+def test_a_session_whose_provider_did_nothing_is_not_opened(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "InferenceSession", Fake)
+    monkeypatch.setattr(Fake, "split", (Part(CPU, 3), Part(CPU, 2)))
+    runtime = Runtime(device="cuda")
+    with pytest.raises(WorkbenchError, match="took none of the 5 nodes"):
+        ort_gpu.opened(artifact, runtime, CUDA, options())
+    monkeypatch.setattr(Fake, "split", (Part(CUDA, 4), Part(CPU, 1)))
+    _, engine = ort_gpu.opened(artifact, runtime, CUDA, options())
+    assert engine is None
+    asked, providers, fallback = Fake.asked
+    assert asked.get_session_config_entry(RECORD) == "1"
+    assert [name for name, _ in providers] == [CUDA, CPU]
+    assert fallback is False  # else a failing call reopens the file on the CPU, and goes on
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A GPU, a private cache, and a process in which nothing was opened yet."""
+    gpu = nvidia.Gpu("Test GPU", "8.9", "13.0")
+    monkeypatch.setattr(nvidia, "gpu", lambda: gpu)
+    monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
+    monkeypatch.setenv("KRISHI_CACHE", str(tmp_path))
+    monkeypatch.setenv(ort_gpu.TF32, "")
+    monkeypatch.setattr(ort_gpu, "_tf32_was", [])
+
+
+@pytest.mark.usefixtures("pretended")
+def test_what_tensorrt_leaves_stays_on_the_gpu(artifact: Artifact, tmp_path: Path) -> None:
+    runtime = Runtime(device="cuda", provider="tensorrt", cuda_graph=True)
+    with ort_gpu.configured(artifact, runtime, TENSORRT, options()) as (chain, cache):
+        assert [name for name, _ in chain] == [TENSORRT, CUDA, CPU]
+        assert cache is not None
+        assert chain[0][1]["trt_engine_cache_path"] == str(cache.place)
+        assert Path(chain[0][1]["trt_timing_cache_path"]).is_relative_to(tmp_path / "engines" / "timing")
+        assert chain[0][1]["trt_profile_max_shapes"] == "x:64x3x16x16"
+        assert chain[1][1]["enable_cuda_graph"] == "0"  # TensorRT captures the whole
+
+
+@pytest.mark.usefixtures("pretended")
+def test_the_plug_in_is_chosen_by_its_device(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chosen:
+        given: tuple[Any, dict[str, str]]
+
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            pass
+
+        def add_provider_for_devices(self, devices: Any, told: dict[str, str]) -> None:
+            self.given = (devices, told)
+
+    monkeypatch.setattr(ort_gpu, "rtx_devices", lambda: ("the GPU",))
+    chosen = Chosen()
+    runtime = Runtime(device="cuda", provider="tensorrt-rtx", batch=2)
+    with ort_gpu.configured(artifact, runtime, RTX, chosen) as (chain, _):
+        assert chain == []
+    devices, told = chosen.given
+    assert devices == ("the GPU",)
+    assert told["nv_profile_opt_shapes"] == "x:2x3x16x16"
+    assert Path(told["nv_runtime_cache_path"]).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+@pytest.mark.parametrize("provider", [None, "tensorrt", "tensorrt-rtx"])
+def test_without_a_gpu_a_session_forced_open_is_refused_with_the_reason(
+    artifact: Artifact, provider: str | None, request: pytest.FixtureRequest
+) -> None:
+    if nvidia.missing_gpu() is None:
+        pytest.skip("there is a GPU")
+    request.getfixturevalue("pretended")
+    runtime = Runtime.model_validate({"device": "cuda", "provider": provider})
+    reason = BACKENDS["onnxruntime"].unavailable(runtime)
+    assert reason is not None
+    for call in (
+        lambda: BACKENDS["onnxruntime"].session(artifact, runtime).__enter__(),
+        lambda: BACKENDS["onnxruntime"].audit(artifact, runtime, IMAGES[:1]),
+    ):
+        with pytest.raises(WorkbenchError) as caught:
+            call()
+        named = "TensorRT-RTX" if provider == "tensorrt-rtx" else "needs lib"
+        assert named.lower() in caught.value.message.lower()
+        if CUDA in ort.get_available_providers() and provider != "tensorrt-rtx":
+            assert reason in caught.value.message
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_on_a_gpu_the_answers_stay_and_the_provider_did_the_work(
+    artifact: Artifact,
+    expected: NDArray[np.float32],
+    provider: str,
+    cuda_graph: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fields = {"device": "cuda", "provider": provider, "cuda_graph": cuda_graph}
+    runtime = Runtime.model_validate(fields)
+    if reason := BACKENDS["onnxruntime"].unavailable(runtime):
+        pytest.skip(reason)
+    monkeypatch.setenv("KRISHI_CACHE", str(tmp_path))
+    wanted = {"cuda": CUDA, "tensorrt": TENSORRT, "tensorrt-rtx": RTX}[provider]
+    with BACKENDS["onnxruntime"].session(artifact, runtime) as session:
+        for count in (1, 3, 8, 1):
+            np.testing.assert_allclose(session.infer(IMAGES[:count]), expected[:count], rtol=1e-3, atol=1e-3)
+        assert (session.device, session.provider) == ("cuda", wanted)
+        assert session.on_device is not None
+        times = session.on_device.time(IMAGES[:8], 5)
+        assert len(times) == 5
+        assert min(times) > 0
+        wrong: list[int] = []
+
+        def work(index: int) -> None:
+            answers = [session.infer(IMAGES[index : index + 1]) for _ in range(20)]
+            wrong.extend(index for logits in answers if not np.allclose(logits, expected[index], atol=1e-3))
+
+        in_threads(4, work)
+        assert wrong == []
+    found = BACKENDS["onnxruntime"].audit(artifact, runtime, IMAGES[:1])
+    assert found.providers.get(wanted, 0) > 0

@@ -1,0 +1,89 @@
+"""Engines that a provider of onnxruntime builds and opens by itself, in a private folder that we watch.
+
+The provider trusts whatever lies in the folder it is given. So the folder is this user's alone, and what
+is in it is compared with the digests noted when it was written; what differs is removed, and built again.
+The TensorRT-RTX plug-in writes when its session closes, unseen: there the folder's owner and rights must do.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from workbench.artifact import Sha256
+from workbench.backends import engines
+from workbench.backends.base import Engine
+from workbench.files import sha256_bytes
+
+NOTED = "provider.json"
+OURS = frozenset({NOTED, engines.LOCK})
+DIGESTS = TypeAdapter(dict[str, Sha256])
+
+
+@dataclass(slots=True)
+class Cache:
+    """place: None where nothing can be kept, as in a read-only container: engines are built at each start.
+
+    build_s: that opening took, where nothing was there to be opened.
+    """
+
+    place: Path | None
+    binding: str
+    build_s: float | None = None
+
+    def engine(self) -> Engine | None:
+        """What the provider keeps there; None where that is nothing."""
+        size = sum(path.stat().st_size for path in _files(self.place)) if self.place else 0
+        return Engine(size_bytes=size, bound_to=self.binding, build_s=self.build_s) if size else None
+
+
+@contextmanager
+def opening(parts: Sequence[str], binding: str, *, noted: bool = True) -> Iterator[Cache]:
+    """The folder for what is made of `parts`, while the provider opens a file with it: one process at a time.
+
+    noted: the provider has written all it keeps when the file is open. Raises WorkbenchError where the
+    folder is not this user's alone (see `engines.folder`).
+    """
+    started = time.perf_counter()
+    try:
+        place = engines.folder([*parts, binding])
+    except engines.Unwritable:
+        yield Cache(None, binding)
+        return
+    with engines.alone(place):
+        if noted:
+            sweep(place)
+        found = bool(_files(place))
+        cache = Cache(place, binding)
+        yield cache
+        cache.build_s = None if found else time.perf_counter() - started
+        if noted:
+            note(place)
+
+
+def note(place: Path) -> None:
+    """Note the digests of what the provider left in the folder."""
+    found = {path.name: sha256_bytes(path.read_bytes()) for path in _files(place)}
+    engines.write_private(place / NOTED, DIGESTS.dump_json(found, indent=2) + b"\n")
+
+
+def sweep(place: Path) -> None:
+    """Remove every file that was not noted, or changed since: nobody vouches for it."""
+    try:
+        noted = DIGESTS.validate_json(engines.read_private(place / NOTED) or b"{}")
+    except ValidationError:
+        noted = {}
+    for path in place.iterdir():
+        if path.name not in OURS and (path.is_symlink() or path.is_file()) and not _as_noted(path, noted):
+            path.unlink()
+
+
+def _as_noted(path: Path, noted: dict[str, str]) -> bool:
+    return not path.is_symlink() and sha256_bytes(path.read_bytes()) == noted.get(path.name)
+
+
+def _files(place: Path) -> list[Path]:
+    return [path for path in sorted(place.iterdir()) if path.name not in OURS and path.is_file()]
