@@ -21,7 +21,7 @@ from workbench.progress import Progress, Report
 from workbench.recipe import BASELINE, Variant
 from workbench.report import html
 from workbench.results import RunFolder, RunInfo, TrialResult
-from workbench.steps import CALIBRATED
+from workbench.steps import RANGED
 from workbench.timing import time_all
 from workbench.workspace import Workspace
 
@@ -30,6 +30,7 @@ NETWORK_TIMEOUT_S = 120.0
 LIBRARIES = (
     "krishi-bench", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
     "openvino", "nncf", "onnxslim", "onnxsim", "numpy", "pillow",
+    "tensorrt", "cuda-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "nvidia-modelopt",
 )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def run_workspace(
     """
     folder = RunFolder.create(workspace.results)
     try:
-        calibrate = any(step.use in CALIBRATED for variant in variants for step in variant.steps)
+        calibrate = any(step.use in RANGED for variant in variants for step in variant.steps)
         prepared = prepare(workspace, report, calibrate=calibrate)
         for result in run(prepared, variants, folder, options, report):
             if result.status != "ok":

@@ -8,6 +8,7 @@ from workbench.recipe import RecipePreprocess, Variant
 from workbench.steps import Step
 from workbench.steps.int8 import StaticInt8
 from workbench.steps.layers import Layer
+from workbench.steps.modelopt_int8 import ModeloptInt8
 from workbench.steps.nncf_int8 import NncfInt8
 from workbench.steps.roles import Role
 
@@ -42,7 +43,7 @@ def capped(variant: Variant, available: int) -> Variant:
         if isinstance(step, StaticInt8) and step.calibration.images > available:
             fewer = step.calibration.model_copy(update={"images": available})
             return step.model_copy(update={"calibration": fewer})
-        if isinstance(step, NncfInt8) and step.images > available:
+        if isinstance(step, NncfInt8 | ModeloptInt8) and step.images > available:
             return step.model_copy(update={"images": available})
         return step
 
@@ -112,7 +113,7 @@ def _repairs(variant: Variant, step: StaticInt8, absent: frozenset[Role]) -> Ite
         if method != step.calibration.method:
             calibration = {**step.calibration.model_dump(), "method": method}
             yield Move(with_step(variant, method, calibration=calibration), "another way to find ranges")
-    if step.per_channel:
+    if step.per_channel and step.placement == "onnxruntime":
         yield Move(with_step(variant, "per-tensor", per_channel=False), "one scale per tensor of weights")
 
 

@@ -13,9 +13,11 @@ from workbench.steps.batch import DynamicBatch, FixedBatch, dynamic_batch, fixed
 from workbench.steps.check import check, check_order, check_sequence
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
 from workbench.steps.fp16 import Fp16, fp16
-from workbench.steps.int8 import DynamicInt8, StaticInt8, dynamic_int8, static_int8
+from workbench.steps.int8 import DynamicInt8, StaticInt8, static_int8
+from workbench.steps.modelopt_int8 import ModeloptInt8, modelopt_onnx
 from workbench.steps.nncf_int8 import NncfInt8, nncf_onnx
 from workbench.steps.optimize import Optimize, optimize
+from workbench.steps.quantizer import dynamic_int8
 from workbench.steps.simplify import Simplify, simplify
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ Step = Annotated[
     | DynamicInt8
     | StaticInt8
     | NncfInt8
+    | ModeloptInt8
     | Fp16
     | FoldPreprocess
     | Optimize
@@ -33,7 +36,8 @@ Step = Annotated[
     | DynamicBatch,
     Field(discriminator="use"),
 ]
-CALIBRATED = frozenset({"static_int8", "nncf_int8"})
+# What looks at calibration photos; `fp16` at a few others where there are none.
+RANGED = frozenset({"static_int8", "nncf_int8", "modelopt_int8", "fp16"})
 
 # The distributions whose versions decide what a step produces: part of its cache key.
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -41,7 +45,10 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "dynamic_int8": ("onnx", "onnxruntime", "onnxruntime-gpu"),
     "static_int8": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy"),
     "nncf_int8": ("onnx", "nncf", "openvino", "numpy"),
-    "fp16": ("onnx", "onnxruntime", "onnxruntime-gpu"),
+    "modelopt_int8": (
+        *("nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy"),
+    ),
+    "fp16": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "nvidia-modelopt", "onnx-graphsurgeon"),
     "fold_preprocess": ("onnx",),
     "optimize": ("onnx", "onnxruntime", "onnxruntime-gpu"),
     "fixed_batch": ("onnx",),
@@ -50,8 +57,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 
 
 __all__ = [
-    "CALIBRATED",
     "PACKAGES",
+    "RANGED",
     "Photos",
     "Step",
     "apply",
@@ -65,9 +72,9 @@ __all__ = [
 class Photos:
     """What steps and their checks may look at.
 
-    calibration: for the steps in CALIBRATED. validation, choosing: photos, and the rows of those that
-    choose, for nncf's accuracy control. samples: a few as the source takes them (see `images.batch_of`);
-    noise by default.
+    calibration: for the steps in RANGED. validation, choosing: photos, and the rows of those that choose, for
+    nncf's accuracy control. samples: a few as the source takes them (see `images.batch_of`); noise by
+    default.
     """
 
     contract: Preprocess
@@ -98,8 +105,10 @@ def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
         case NncfInt8():
             calibration = calibration_of(step, photos)
             nncf_onnx(step, source, target, calibration, photos.validation, photos.choosing)
+        case ModeloptInt8():
+            modelopt_onnx(step, source, target, calibration_of(step, photos))
         case Fp16():
-            fp16(step, source, target)
+            fp16(step, source, target, photos.calibration, photos.samples)
         case FoldPreprocess():
             fold_preprocess(source, target, photos.contract)
         case Optimize():
@@ -112,7 +121,7 @@ def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
             assert_never(step)
 
 
-def calibration_of(step: StaticInt8 | NncfInt8, photos: Photos) -> "Images":
+def calibration_of(step: StaticInt8 | NncfInt8 | ModeloptInt8, photos: Photos) -> "Images":
     """Raises WorkbenchError where the workspace names none."""
     if photos.calibration is None:
         raise WorkbenchError(

@@ -8,7 +8,8 @@ from workbench.artifact import Precision
 from workbench.errors import WorkbenchError
 from workbench.images import Batch, Preprocess, normalize
 from workbench.onnx_info import OnnxFacts, describe, load, logits_of
-from workbench.steps.calibration import batch_size, extremes_of, instrumented
+from workbench.steps.fp16_casts import FLOAT16, casts_to, half_share, types_of
+from workbench.steps.fp16_ranges import measured
 from workbench.weights import first_line
 
 if TYPE_CHECKING:
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_FP16 = 65504.0
+LEAST_HALF = 0.5  # of the MACs of an fp16 file
 SAME = 1e-4  # of the largest logit: what folding constants may change
 SAME_INT8 = 0.05  # likewise where values on the edge between two levels may round the other way
 
-NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "nncf_int8", "fp16"})
+NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "nncf_int8", "modelopt_int8", "fp16"})
+HALVES = frozenset({"fp16", "static_int8", "modelopt_int8"})  # what they do not quantise may become FP16
 EXACT = frozenset({"simplify", "fold_preprocess", "optimize", "fixed_batch", "dynamic_batch"})
 BATCH = frozenset({"fixed_batch", "dynamic_batch"})
 LAST = frozenset({"fold_preprocess", "optimize"})
@@ -78,8 +81,8 @@ def check(
 
     samples: photos as the source takes them; noise by default. contract: of a step that folds it.
     Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes
-    changed, where logits are not finite; for the steps in EXACT, where precision or logits changed; for
-    `fp16`, where an activation does not fit.
+    changed, where logits are not finite; for the steps in EXACT, where precision or logits changed; for those
+    in HALVES, where an activation became FP16 and does not fit.
     """
     before = describe(source)
     batch = noise(before) if samples is None else samples
@@ -100,8 +103,10 @@ def check(
                 )
             tolerance = SAME_INT8 if before.precision == "int8" else SAME
             _same_logits(logits_of(source, before, batch), logits, tolerance)
-        if step == "fp16":
+        if step in HALVES:
             _fits_fp16(source, result, batch)
+        if step == "fp16":
+            _mostly_half(result)
     except WorkbenchError as error:
         result.unlink(missing_ok=True)
         raise WorkbenchError(f"step `{step}`: {error.message}", hint=error.hint) from error
@@ -183,14 +188,34 @@ def _fits_fp16(source: Path, result: Path, batch: "NDArray[np.float32]") -> None
     import onnx
 
     model = load(source)
-    typed = onnx.shape_inference.infer_shapes(load(result)).graph.value_info
-    half = {value.name for value in typed if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
-    run = instrumented(model, [name for node in model.graph.node for name in node.output if name in half])
-    size = batch_size(model)
-    photos = (batch[start : start + size] for start in range(0, len(batch), size))
-    for name, (low, high) in extremes_of(run(photo) for photo in photos).items():
-        if max(-low, high) > LARGEST_FP16:
+    converted = load(result)
+    types = types_of(converted)
+    cast = {node.input[0] for node in converted.graph.node if FLOAT16 in casts_to(node)}
+    half = cast | {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT16}
+    if not half:
+        return
+    for name, peak in measured(model, [batch]).tensors.items():
+        if name in half and LARGEST_FP16 < peak < float("inf"):
             raise WorkbenchError(
-                f"the activation `{name}` reaches {max(-low, high):.3g}; fp16 ends at {LARGEST_FP16:g}",
-                hint="leave the node that computes it in fp32, with `exclude_nodes` or `exclude_op_types`",
+                f"the activation `{name}` reaches {peak:.3g}; fp16 ends at {LARGEST_FP16:g}",
+                hint="leave the node that computes it in fp32, with `exclude_nodes` or `exclude_op_types`; "
+                "`keep_sensitive: true` of `fp16` finds such nodes",
             )
+
+
+def _mostly_half(result: Path) -> None:
+    """A file that would be computed in FP32 between casts is not what was asked for."""
+    from workbench.steps.fp16 import notes_of
+
+    share = half_share(load(result))
+    if share is None or share >= LEAST_HALF:
+        return
+    notes = notes_of(result)
+    kept = list(notes.kept.items()) if notes else []
+    because = f" (FP16 would harm {len(kept)} nodes: `{kept[0][0]}`, as {kept[0][1]})" if kept else ""
+    raise WorkbenchError(
+        f"{share:.0%} of the multiplications are in fp16, the others were left in fp32{because}",
+        hint="leave the step out, or use bf16, which has the range of fp32"
+        if kept
+        else "exclude fewer nodes, or leave the step out",
+    )

@@ -1,12 +1,39 @@
-"""FP16 graphs."""
+"""FP16 graphs, with what FP16 would harm left in FP32."""
 
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from workbench.errors import WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError
+from workbench.images import Batch
+from workbench.steps import autocast
+from workbench.steps.fp16_casts import control_flow, count_casts, half_share, without_cast_pairs
+from workbench.steps.fp16_graph import (
+    always_kept,
+    between,
+    by_onnxruntime,
+    prepared,
+    separated,
+    without_half,
+)
+from workbench.steps.fp16_ranges import Sensitive, sensitive
 from workbench.steps.nodes import known_op_types, matching
+
+if TYPE_CHECKING:
+    import onnx
+
+    from workbench.dataset import Images
+
+Converter = Literal["onnxruntime", "modelopt"]
+
+PHOTOS = 64  # looked at for ranges
+NOTES = "krishi_bench.fp16"  # the key of the file's metadata
+SHOWN = 5
 
 
 class Fp16(BaseModel):
@@ -15,6 +42,12 @@ class Fp16(BaseModel):
     keep_io_types: photos and logits stay FP32 (the graph gets a cast at each end); every backend gives and
     takes float32, so there is no other choice.
     exclude_op_types, exclude_nodes: what stays in FP32; names of nodes, or glob patterns.
+    keep_sensitive: nodes that FP16 would harm stay in FP32 too: what they take, give or add up would be
+    beyond 65504 (with a margin for photos not seen) or vanish, or their weights would. Found by running the
+    FP32 network over photos of data.calibration, or a few of the validation photos where there are none.
+    Without it, an activation that does not fit is an error.
+    converter: `modelopt` is AutoCast of NVIDIA ModelOpt; `auto` takes it where it is installed and does the
+    network, and onnxruntime's converter elsewhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,29 +56,155 @@ class Fp16(BaseModel):
     keep_io_types: Literal[True] = True
     exclude_op_types: tuple[str, ...] = ()
     exclude_nodes: tuple[str, ...] = ()
+    keep_sensitive: bool = True
+    converter: Literal["auto", "onnxruntime", "modelopt"] = "auto"
 
 
-def fp16(step: Fp16, source: Path, target: Path) -> None:
-    """Convert with onnxruntime's converter, which leaves some operators in FP32 of itself.
+@dataclass(frozen=True, slots=True)
+class Fp16Notes:
+    """What a conversion did, as it is noted in the file.
 
-    Raises WorkbenchError where an exclusion fits nothing, or where nothing was left to convert.
+    kept: nodes that stayed in FP32 because FP16 would harm them, and why. half_share: fraction of the MACs in
+    FP16; None where shapes hide it. casts: between FP16 and FP32, those at both ends included.
+    """
+
+    converter: Converter
+    kept: Mapping[str, str]
+    half_share: float | None
+    casts: int
+
+    def text(self) -> str:
+        """One line for the log."""
+        share = "" if self.half_share is None else f", {self.half_share:.1%} of the multiplications in FP16"
+        names = [f"`{name}` ({reason})" for name, reason in list(self.kept.items())[:SHOWN]]
+        more = [f"{len(self.kept) - SHOWN} more"] if len(self.kept) > SHOWN else []
+        listed = f": {', '.join([*names, *more])}" if names else ""
+        nodes = "node" if len(self.kept) == 1 else "nodes"
+        return (
+            f"fp16: converted with {self.converter}, {len(self.kept)} sensitive {nodes} kept in FP32{listed}"
+            f"{share}, {self.casts} casts"
+        )
+
+
+def fp16(
+    step: Fp16,
+    source: Path,
+    target: Path,
+    images: "Images | None" = None,
+    samples: "Batch | None" = None,
+) -> None:
+    """Convert the graph; what was done is written to stderr and noted in the file (see `notes_of`).
+
+    images: photos for `keep_sensitive`; else samples, a batch as the network takes it; else noise.
+    Raises WorkbenchError where an exclusion fits nothing, where nothing was left to convert, or where no
+    converter manages; Unsuited where the converter asked for is not installed.
     """
     import onnx
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
     from workbench.onnx_info import load, weights
 
-    model = load(source)
-    op_types = known_op_types(step.exclude_op_types, model, field="fp16.exclude_op_types")
-    nodes = matching(step.exclude_nodes, model, field="fp16.exclude_nodes")
-    converted = convert_float_to_float16(
-        model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *op_types], node_block_list=nodes
-    )
-    if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in weights(converted)):
+    if step.converter == "modelopt" and (reason := autocast.missing()):
+        raise Unsuited(f"fp16.converter: modelopt: {reason}", hint=autocast.INSTALL)
+    original = load(source)
+    op_types = known_op_types(step.exclude_op_types, original, field="fp16.exclude_op_types")
+    matching(step.exclude_nodes, original, field="fp16.exclude_nodes")
+    model = prepared(original)
+    # Constants have become weights of the nodes that read them: a pattern may fit them alone.
+    excluded = set(matching(_fitting(step.exclude_nodes, model), model, field="fp16.exclude_nodes"))
+    excluded |= {node.name for node in model.graph.node if node.op_type in op_types}
+    batches = list(_batches(source, images, samples))
+    found = sensitive(model, batches) if step.keep_sensitive else Sensitive({}, frozenset())
+    kept = excluded | set(found.nodes) | set(always_kept(model)) | set(without_half(model))
+    while more := between(model, kept):
+        kept.update(more)
+    separated(model, kept)
+    for converter, last in _converters(step, model):
+        try:
+            if converter == "modelopt":
+                converted = autocast.by_autocast(model, kept, found.tensors)
+            else:
+                converted = by_onnxruntime(model, kept, op_types)
+            if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in weights(converted)):
+                raise WorkbenchError("fp16: no weight was converted", hint=_nothing_left(step, found))
+            tidy = without_cast_pairs(converted)
+            notes = Fp16Notes(converter, found.nodes, half_share(tidy), count_casts(tidy))
+            _write(tidy, notes, target, batches[0])
+        except (WorkbenchError, ImportError) as error:
+            if last:
+                raise
+            sys.stderr.write(f"fp16: onnxruntime's converter, because of {error}\n")
+        else:
+            sys.stderr.write(f"{notes.text()}\n")
+            return
+
+
+def _fitting(patterns: tuple[str, ...], model: "onnx.ModelProto") -> list[str]:
+    from fnmatch import fnmatchcase
+
+    names = [node.name for node in model.graph.node]
+    return [p for p in patterns if any(name == p or fnmatchcase(name, p) for name in names)]
+
+
+def _batches(source: Path, images: "Images | None", samples: "Batch | None") -> Iterator[Batch]:
+    from workbench.onnx_info import describe
+    from workbench.steps.check import noise
+
+    if images is not None:
+        yield from images.spread(min(PHOTOS, len(images)), 1)
+    else:
+        batch = noise(describe(source)) if samples is None else samples
+        yield from (batch[row : row + 1] for row in range(len(batch)))
+
+
+def _converters(step: Fp16, model: "onnx.ModelProto") -> "list[tuple[Converter, bool]]":
+    """Those to try in turn, and whether it is the last. Raises Unsuited where the one asked for cannot."""
+    if step.converter == "onnxruntime":
+        return [("onnxruntime", True)]
+    reason = autocast.missing() or autocast.unsuited(model)
+    if step.converter == "modelopt":
+        if reason:
+            raise Unsuited(f"fp16.converter: modelopt: {reason}", hint="set `converter: auto`")
+        return [("modelopt", True)]
+    if reason:
+        sys.stderr.write(f"fp16: onnxruntime's converter, because {reason}\n")
+        return [("onnxruntime", True)]
+    return [("modelopt", False), ("onnxruntime", True)]
+
+
+def _nothing_left(step: Fp16, found: Sensitive) -> str:
+    if found.nodes and not (step.exclude_nodes or step.exclude_op_types):
+        name, reason = next(iter(found.nodes.items()))
+        return f"FP16 is not for this network: `{name}` stays in FP32 because {reason}, and so do the others"
+    return "exclude fewer nodes, or leave the step out"
+
+
+def notes_of(path: Path) -> Fp16Notes | None:
+    """What `fp16` noted in a file; None where it did not make it. Raises WorkbenchError as `load` does."""
+    from workbench.onnx_info import load
+
+    for entry in load(path).metadata_props:
+        if entry.key == NOTES:
+            return Fp16Notes(**json.loads(entry.value))
+    return None
+
+
+def _write(model: "onnx.ModelProto", notes: Fp16Notes, target: Path, batch: "Batch") -> None:
+    """Raise WorkbenchError, and leave no file, where the converter left what cannot be opened or run."""
+    import onnx
+
+    from workbench.onnx_info import describe, logits_of
+
+    model.metadata_props.add(key=NOTES, value=json.dumps(asdict(notes)))
+    onnx.save(model, target)
+    try:
+        logits_of(target, describe(target), batch)
+    except WorkbenchError as error:
+        target.unlink()
+        bodies = control_flow(model)
+        other = "onnxruntime" if notes.converter == "modelopt" else "modelopt"
         raise WorkbenchError(
-            "fp16: no weight was converted", hint="exclude fewer nodes, or leave the step out"
-        )
-    ordered = OnnxModel(converted)
-    ordered.topological_sort(is_deterministic=True)  # the converter puts its casts last
-    onnx.save(ordered.model, target)
+            f"fp16: {notes.converter}'s converter writes a graph that does not run: {error.message}",
+            hint=f"it has `{bodies[0]}`, which converters get wrong: put `simplify` before `fp16`"
+            if bodies
+            else f"put `simplify` before `fp16`, or set `converter: {other}`",
+        ) from error

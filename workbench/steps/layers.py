@@ -213,6 +213,7 @@ def _input_scale(
     twin: "onnx.NodeProto", made_by: "Mapping[str, onnx.NodeProto]", stored: "Mapping[str, onnx.TensorProto]"
 ) -> "Sequence[onnx.TensorProto] | None":
     """Scale and zero point of what a quantised layer reads, renamed for it; None where it reads floats."""
+    import numpy as np
     import onnx
 
     reader = made_by.get(twin.input[0])
@@ -224,6 +225,9 @@ def _input_scale(
     for what, name in zip(("scale", "zero"), reader.input[1:3], strict=True):
         tensor = onnx.TensorProto()
         tensor.CopyFrom(stored[name])
+        if tensor.data_type == onnx.TensorProto.FLOAT16:  # what stays float there is fp16; here it is fp32
+            scale = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(scale))
         tensor.name = f"{what} of {twin.name}"
         found.append(tensor)
     return found
