@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,14 @@ from workbench.images import Preprocess
 from workbench.isolate import ChildError, call
 from workbench.machine import usable_cores
 from workbench.measure.accuracy import accuracy, parity
+from workbench.measure.nvml import Reader, opened_gpu
 from workbench.measure.parts import Parts
 from workbench.measure.worker import Memory, Opened, Worker
 from workbench.needs import unmet
 from workbench.prepare import Prepared, overridden
 from workbench.progress import Progress, Report
 from workbench.recipe import BASELINE, Variant
-from workbench.results import Accuracy, RunFolder, TrialResult
+from workbench.results import Accuracy, GpuUse, RunFolder, TrialResult
 from workbench.saturation import Saturation
 
 if TYPE_CHECKING:
@@ -216,18 +218,24 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
     """Open the artifact and run every validation photo through it. Raises WorkbenchError."""
     log = context.folder.log(variant.name)
     photos = context.job_of(variant.name).photos
-    with Worker(built.artifact, variant.runtime, photos, log=log) as worker:
-        worker.ready()
-        opened = worker.describe()
-        worker.burst(MEMORY_CALLS)
-        # Before the photos: they are mapped from a file, and its pages would count.
-        memory = worker.memory()
-        audit = worker.audit()
-        logits = worker.evaluate(
-            lambda done, total: context.report(
-                replace(context.stage, what=f"{variant.name}, photo {done} of {total}")
-            )
-        )
+
+    def report(doing: str) -> None:
+        context.report(replace(context.stage, what=f"{variant.name}, {doing}"))
+
+    # NVML is opened for GPU variants only, and here: in the worker its memory would count as the runtime's.
+    with opened_gpu() if variant.runtime.device == "cuda" else nullcontext() as gpu:
+        before_bytes = gpu.used_bytes() if gpu is not None else None
+        with Worker(built.artifact, variant.runtime, photos, log=log) as worker:
+            if builds_engine(variant.runtime):
+                report("building the engine, or opening the one that is kept")
+            worker.ready()
+            opened = worker.describe()
+            worker.burst(MEMORY_CALLS)
+            # Before the photos: they are mapped from a file, and its pages would count.
+            memory = worker.memory()
+            on_gpu = _on_gpu(variant.runtime, opened, gpu, worker.pid, before_bytes)
+            audit = worker.audit()
+            logits = worker.evaluate(lambda done, total: report(f"photo {done} of {total}"))
     assert context.reference is not None
     _as_asked(variant, built.artifact, opened)
     agreement = parity(logits, context.reference)
@@ -247,6 +255,7 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
             "artifact_key": built.key,
             "size_bytes": info.total_bytes,
             "audit": audit,
+            "gpu": on_gpu,
             "saturation": _saturation(context, variant, built),
             "build_s": built.build_s,
             "load_s": opened.load_s,
@@ -258,6 +267,24 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }
     )
+
+
+def builds_engine(runtime: Runtime) -> bool:
+    """Whether opening it may take minutes, once: the runtime makes an engine for the GPU that is here."""
+    return runtime.backend == "tensorrt" or runtime.provider in ("tensorrt", "tensorrt-rtx")
+
+
+def _on_gpu(
+    runtime: Runtime, opened: Opened, gpu: Reader | None, pid: int, before_bytes: int | None
+) -> GpuUse | None:
+    """What is known of a GPU variant before it is timed; None for the others.
+
+    before_bytes: the GPU's memory in use before its process started.
+    """
+    if runtime.device != "cuda":
+        return None
+    memory_bytes, whole_gpu = (None, False) if gpu is None else gpu.memory_of(pid, before_bytes)
+    return GpuUse(memory_bytes=memory_bytes, whole_gpu=whole_gpu, engine=opened.engine)
 
 
 def _saturation(context: Context, variant: Variant, built: Built) -> Saturation | None:

@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.recipe import BASELINE
-from workbench.results import Accuracy, Budget, RunInfo, Status, TrialResult
+from workbench.results import Accuracy, Budget, GpuUse, RunInfo, Status, TrialResult
 from workbench.saturation import told
 
 Verdict = Literal["within", "beyond", "too few images"]
@@ -28,6 +28,7 @@ class Row:
     crop: pixels of its input, where it is not the run's. precision: the weights are stored in; computes: what
     most multiplications really run in, and *_share what part of them; audit: that as a sentence.
     casts, unfused_qdq: nodes that only convert. validated: on which processors its INT8 sums are exact.
+    gpu: what it does on the GPU, as it was recorded.
     """
 
     variant: str
@@ -63,6 +64,7 @@ class Row:
     unfused_qdq: int | None = None
     audit: str | None = None
     validated: str | None = None
+    gpu: GpuUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,6 +425,7 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         precision=trial.precision,
         **_audited(trial),
         validated=told(trial.saturation) if trial.saturation else None,
+        gpu=trial.gpu,
     )
 
 

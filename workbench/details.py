@@ -37,7 +37,30 @@ class Details:
         }
 
     def text(self) -> str:
-        return "\n".join([self._title(), *self._accuracy(), *self._latency(), *self._cost(), *self._audit()])
+        return "\n".join(
+            [self._title(), *self._accuracy(), *self._latency(), *self._cost(), *self._gpu(), *self._audit()]
+        )
+
+    def _gpu(self) -> list[str]:
+        if (use := self.trial.gpu) is None:
+            return []
+        lines = []
+        if use.device_p50_ns is not None:
+            lines.append(f"  p50 without copies {use.device_p50_ns / 1e6:.3f} ms, by {use.device_how}")
+        if use.memory_bytes is not None:
+            grown = ", as the whole GPU's use grew" if use.whole_gpu else ""
+            lines.append(f"  memory {use.memory_bytes / 1e6:.1f} MB{grown}")
+        for rate in use.throughput:
+            alone = "" if rate.on_device is None else f", {rate.on_device:.1f} without copies"
+            lines.append(f"  batch {rate.batch}: {rate.with_copies:.1f} photos/s{alone}")
+        if use.joules is not None:
+            lines.append(f"  energy {use.joules:.3g} J a photo, of the whole GPU, at the largest batch")
+        if (engine := use.engine) is not None:
+            built = "kept from before" if engine.build_s is None else f"built in {engine.build_s:.0f} s"
+            lines.append(f"  engine {engine.size_bytes / 1e6:.1f} MB, {built}, for {engine.bound_to}")
+        if (state := use.state) is not None and state.throttled:
+            lines.append(f"  slowed meanwhile by {', '.join(state.throttled)}")
+        return ["on the GPU", *lines] if lines else []
 
     def _audit(self) -> list[str]:
         audit, saturation = self.trial.audit, self.trial.saturation

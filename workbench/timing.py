@@ -6,6 +6,7 @@ measured again in fresh rounds, and those are the numbers published.
 
 import io
 import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,12 +22,14 @@ from workbench.isolate import ChildError
 from workbench.machine import available_cpus
 from workbench.measure import samples
 from workbench.measure.environment import HostWatch, conditions
+from workbench.measure.gpu import GpuWatch, gpu_conditions
+from workbench.measure.gpu_use import sizes_of, use_of
 from workbench.measure.latency import Measured, Plan, log_ratios, measure, summarize
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
 from workbench.progress import Progress
 from workbench.recipe import BASELINE
-from workbench.results import RunInfo, TrialResult, WholePath
+from workbench.results import Conditions, GpuUse, RunInfo, TrialResult, WholePath
 
 TWIN = f"{BASELINE} (again)"
 RACE, FINAL = "race", "final"  # the sessions of latency.parquet
@@ -35,6 +38,7 @@ FINAL_ROUNDS = 12  # at most
 SATURATE_S = 0.3
 SATURATE_TIMES = 3
 LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
+GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
 PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
 
@@ -66,7 +70,7 @@ def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], pl
         race = replace(plan, budget_s=plan.budget_s * (1 - FINAL_SHARE))
         _session(context, sessions, RACE, names, contenders, race)
         raced = with_latency(trials, sessions)
-        info = _about(info, sessions)
+        info = _about(info, sessions).model_copy(update={"conditions": _conditions(context, names)})
         finalists = _finalists(info, raced)
         final = replace(
             plan,
@@ -84,7 +88,16 @@ def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], pl
     except ChildError as error:
         # All that was timed counts without these figures.
         context.report(Progress("failed", 0, 0, f"throughput and whole path: {error.message}"))
-    return Timed(timed, _about(info, sessions))
+    return Timed(_with_gpu_use(context, finalists, timed), _about(info, sessions))
+
+
+def _on_gpu(context: Context, variant: str) -> bool:
+    return context.runtimes[variant].device == "cuda"
+
+
+def _conditions(context: Context, names: Sequence[str]) -> Conditions:
+    measured_on = any(_on_gpu(context, name) for name in names)
+    return conditions(gpu=gpu_conditions() if measured_on else None)
 
 
 def _may_win(trial: TrialResult, info: RunInfo) -> bool:
@@ -125,7 +138,8 @@ def _session(
         twin=TWIN,
         contenders=contenders,
         batch_sizes={name: runtime.batch for name, (_, runtime) in variants.items() if runtime.batch > 1},
-        watch=HostWatch(cpus),
+        # Where nothing runs on a GPU, nothing of NVIDIA's is touched.
+        watch=HostWatch(cpus, gpu=GpuWatch() if any(_on_gpu(context, name) for name in names) else None),
         progress=lambda done, total: context.report(
             Progress("timing", done, total, f"rounds at most, {session} of {len(names)}")
         ),
@@ -161,7 +175,6 @@ def _about(info: RunInfo, sessions: Mapping[str, Measured]) -> RunInfo:
     return info.model_copy(
         update={
             "noise_floor": max(known) if known else None,
-            "conditions": conditions(),
             "environments": tuple(e for measured in sessions.values() for e in measured.environments),
             "repeated_rounds": sum(len(measured.unused) for measured in sessions.values()),
             "timing_ended": "; ".join(f"{name}: {measured.ended}" for name, measured in sessions.items()),
@@ -215,6 +228,51 @@ def _with_extras(
         else trial
         for trial in trials
     ]
+
+
+def _with_gpu_use(
+    context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
+) -> list[TrialResult]:
+    """The trials with what they do on the GPU: the finalists, and the fastest others while there is time."""
+    timed = [trial for trial in trials if _on_gpu(context, trial.variant) and trial.latency is not None]
+    timed.sort(key=lambda t: (t.variant not in finalists, t.latency.p50_ns if t.latency else 0))
+    began = time.monotonic()
+    uses: dict[str, GpuUse] = {}
+    for number, trial in enumerate(timed):
+        if trial.variant not in finalists and time.monotonic() - began > GPU_USE_S:
+            left = ", ".join(t.variant for t in timed[number:])
+            context.report(Progress("left out", 0, 0, f"figures of the GPU, for want of time: {left}"))
+            break
+        context.report(Progress("measuring on the GPU", number, len(timed), trial.variant))
+        try:
+            uses[trial.variant] = _gpu_use(context, trial)
+        except ChildError as error:
+            # All that was timed counts without these figures.
+            _gpu_failed(context, trial.variant, error.message)
+    return [
+        trial.model_copy(update={"gpu": uses[trial.variant]}) if trial.variant in uses else trial
+        for trial in trials
+    ]
+
+
+def _gpu_use(context: Context, trial: TrialResult) -> GpuUse:
+    """In a process of its own, with nothing else computing. Raises ChildError where it does not open."""
+    name = trial.variant
+    artifact, runtime = context.built[name].artifact, context.runtimes[name]
+    with Worker(artifact, runtime, context.job_of(name).photos, log=context.folder.log(name)) as worker:
+        worker.ready()
+        worker.warm_up()
+        return use_of(
+            worker,
+            trial.gpu or GpuUse(),
+            sizes_of(artifact, runtime),
+            GpuWatch(),
+            lambda problem: _gpu_failed(context, name, problem),
+        )
+
+
+def _gpu_failed(context: Context, variant: str, problem: str) -> None:
+    context.report(Progress("failed", 0, 0, f"figures of the GPU for {variant}: {problem}"))
 
 
 def _resized_jpeg(context: Context, shorter_side: int) -> bytes:

@@ -35,13 +35,14 @@ from tests.e2e.tiny import (
 )
 from workbench.cli import main
 from workbench.images import Preprocess, normalize, read_pixels
+from workbench.nvidia import missing_gpu
 from workbench.results import RunFolder, TrialResult, runs
 
 ROW_KEYS = [
     "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes", "top1",
     "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci", "throughput_ips",
     "load_ms", "peak_memory_bytes", "pareto", "winner", "crop", "precision", "computes", "int8_share",
-    "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated",
+    "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated", "gpu",
 ]  # fmt: skip
 CONTRACT = Preprocess(resize=36, crop=32, mean=MEAN, std=STD)
 ROUNDS, TURNS = 6, 5
@@ -160,7 +161,7 @@ def test_a_gpu_variant_is_skipped_and_says_why(finished: object, run_folder: Run
         if trial.status == "ok":
             pytest.skip("this machine has a GPU")
         assert trial.status == "skipped"
-        assert "ExecutionProvider" in (trial.reason or "")
+        assert (missing_gpu() or "ExecutionProvider") in (trial.reason or "")
         assert (trial.accuracy, trial.latency, trial.size_bytes) == (None, None, None)
 
 

@@ -1,6 +1,7 @@
 """The process that holds one session: what it answers is the runtime's own, and it says what it costs."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from workbench.images import Preprocess
 from workbench.isolate import ChildError
 from workbench.measure.latency import WarmUp
 from workbench.measure.worker import TIMED_IMAGES, Worker, warm_up
+from workbench.nvidia import missing_gpu
 
 CONTRACT = Preprocess(resize=20, crop=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 PHOTOS, CLASSES = 70, 5  # more than one chunk of an evaluation
@@ -120,6 +122,15 @@ def test_a_warm_up_calls_the_session(worker: Worker) -> None:
     assert worker.warm_up().calls >= 20
 
 
+def test_batches_are_timed_by_the_worker_and_what_a_cpu_has_not_is_none(worker: Worker) -> None:
+    assert worker.describe().engine is None
+    assert worker.device_times(1) is None
+    speed = worker.gpu_throughput(2)
+    assert speed is not None
+    assert (speed.batch, speed.on_device) == (2, None)
+    assert speed.with_copies > 1
+
+
 def test_memory_is_what_the_model_takes_above_an_empty_worker(
     worker: Worker, artifact: Artifact, images: Images, tmp_path: Path
 ) -> None:
@@ -167,7 +178,8 @@ def test_a_runtime_that_is_not_here_is_told_as_such(
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     with (
-        pytest.raises(ChildError, match="has no CUDAExecutionProvider"),
+        # The driver is asked first: without one, what is installed does not matter.
+        pytest.raises(ChildError, match=re.escape(missing_gpu() or "has no CUDAExecutionProvider")),
         Worker(artifact, Runtime(device="cuda"), images, log=tmp_path / "log.txt") as worker,
     ):
         worker.ready()

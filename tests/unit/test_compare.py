@@ -234,7 +234,7 @@ def test_the_keys_of_a_row_are_the_documented_ones() -> None:
     assert " ".join(field.name for field in fields(Row)) == (
         "variant recipe status reason backend device opset digest size_bytes top1 drop drop_ci p50_ms p90_ms "
         "p95_ms p99_ms speedup speedup_ci throughput_ips load_ms peak_memory_bytes pareto winner "
-        "crop precision computes int8_share half_share fp32_share casts unfused_qdq audit validated"
+        "crop precision computes int8_share half_share fp32_share casts unfused_qdq audit validated gpu"
     )
 
 

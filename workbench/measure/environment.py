@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 
 from workbench.machine import available_cpus
-from workbench.results import Conditions, Environment
+from workbench.measure.gpu import GpuWatch
+from workbench.results import Conditions, Environment, GpuConditions
 
 STEAL_LIMIT = 0.02  # of the processors' time, taken by the hypervisor for other guests
 PRESSURE_LIMIT = 0.20  # of the time, some process waited for a processor
@@ -30,7 +31,7 @@ class HostWatch:
     """Watches the whole machine from `begin` to `end` of a round (`latency.Watch`).
 
     cpus: the processors the sessions are pinned to; the spin probe runs on them too.
-    proc: where the kernel's files are. clock: in seconds.
+    proc: where the kernel's files are. clock: in seconds. gpu: watched too; None where none is measured on.
     """
 
     def __init__(
@@ -39,22 +40,28 @@ class HostWatch:
         *,
         proc: Path = Path("/proc"),
         clock: Callable[[], float] = time.perf_counter,
+        gpu: GpuWatch | None = None,
     ) -> None:
         self._cpus = cpus
         self._proc = proc
         self._clock = clock
+        self._gpu = gpu
         self._before: _Counters | None = None
         self._probes: list[float] = []
         self._probe_before = 0.0
 
     def begin(self) -> None:
         self._probe_before = self._probe()
+        if self._gpu is not None:
+            self._gpu.begin()
         self._before = self._counters()
 
     def end(self) -> Environment:
         before, after = self._before, self._counters()
         assert before is not None, "end() without begin()"
         runnable = self._runnable()
+        # Before the probe: the thread that reads the GPU would compete with it.
+        gpu = None if self._gpu is None else self._gpu.end()
         probe = max(self._probe_before, self._probe())
         usual = median(self._probes)
         steal = _share(before.steal, after.steal, before.ticks, after.ticks)
@@ -79,6 +86,7 @@ class HostWatch:
             )
             if found
         ]
+        causes += gpu.causes if gpu is not None else ()
         return Environment(
             seconds=seconds,
             steal=steal,
@@ -86,6 +94,7 @@ class HostWatch:
             runnable=runnable,
             spin_s=probe,
             disturbed="; ".join(causes) or None,
+            gpu=None if gpu is None else gpu.state,
         )
 
     def _probe(self) -> float:
@@ -142,8 +151,8 @@ def _numbers(path: Path, prefix: str) -> list[int]:
     return [int(word) for word in line.removeprefix(prefix).split()] if line.startswith(prefix) else []
 
 
-def conditions(*, sys: Path = Path("/sys")) -> Conditions:
-    """Read the conditions of this machine. sys: where the kernel's files are."""
+def conditions(*, sys: Path = Path("/sys"), gpu: GpuConditions | None = None) -> Conditions:
+    """Read the conditions of this machine. sys: where the kernel's files are. gpu: of the one measured on."""
     cpu = sys / "devices" / "system" / "cpu"
     boost = _first_line(cpu / "cpufreq" / "boost")
     no_turbo = _first_line(cpu / "intel_pstate" / "no_turbo")
@@ -154,4 +163,5 @@ def conditions(*, sys: Path = Path("/sys")) -> Conditions:
         quota=int(quota[0]) / int(quota[1]) if len(quota) == 2 and quota[0] != "max" else None,
         governor=_first_line(cpu / "cpu0" / "cpufreq" / "scaling_governor") or "unknown",
         turbo=turbo,
+        gpu=gpu,
     )

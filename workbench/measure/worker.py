@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Self, assert_never
 
 from workbench.artifact import Artifact
 from workbench.audit import Audit
-from workbench.backends import BACKENDS, Infer, Runtime
+from workbench.backends import BACKENDS, Engine, Infer, Runtime
 from workbench.dataset import Images
 from workbench.errors import WorkbenchError
 from workbench.images import Batch, batch_of, crop_pixels, decode_for
 from workbench.isolate import Child
+from workbench.measure import gpu_use
 from workbench.measure.classes import softmax
 from workbench.measure.latency import WarmUp
-from workbench.results import WholePath
+from workbench.results import GpuThroughput, WholePath
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 OPEN_TIMEOUT_S = 300.0
+GPU_OPEN_TIMEOUT_S = 900.0  # some runtimes build an engine for the GPU when they open a file first
 TURN_TIMEOUT_S = 120.0
 EVALUATE_CHUNK = 64
 TIMED_IMAGES = 8  # real photos the timed calls cycle through
@@ -42,7 +44,7 @@ class Opened:
     """What the session says of itself.
 
     load_s: from the file on disk to a session that can be called, the runtime already imported.
-    cold_start_s: from the start of this process to its first answer.
+    cold_start_s: from the start of this process to its first answer. engine: of GPU runtimes that have one.
     """
 
     load_s: float
@@ -50,6 +52,7 @@ class Opened:
     device: str
     provider: str
     threads: int
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,27 @@ class WalkPath:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeOnDevice:
+    """Time calls of this many photos without the copies."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureThroughput:
+    """Calls of this many photos, with and without the copies."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEnergy:
+    """Call with this many photos until the GPU's energy counter has moved well."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Resident bytes of this process: the most since it started, and now."""
 
@@ -113,7 +137,8 @@ class Memory:
     steady_bytes: int
 
 
-Request = Describe | Evaluate | Warm | Burst | ReadMemory | ReadAudit | Saturate | WalkPath
+OnGpu = TimeOnDevice | MeasureThroughput | ReadEnergy
+Request = Describe | Evaluate | Warm | Burst | ReadMemory | ReadAudit | Saturate | WalkPath | OnGpu
 
 
 @contextmanager
@@ -136,7 +161,9 @@ def hold(
         photos = [next(images.rows([0]))]
         session.infer(photos[0])
         cold_start_s = time.monotonic() - spawned_s
-        opened = Opened(load_s, cold_start_s, session.device, session.provider, session.threads)
+        opened = Opened(
+            load_s, cold_start_s, session.device, session.provider, session.threads, session.engine
+        )
         photos = list(images.spread(TIMED_IMAGES * runtime.batch, runtime.batch))
         turn = 0
 
@@ -166,6 +193,12 @@ def hold(
                     return saturated_ips(session.infer, photos[0], runtime.sessions, request.seconds)
                 case WalkPath():
                     return walk_path(session.infer, images, request)
+                case TimeOnDevice():
+                    return gpu_use.device_times(session.on_device, photos_of(images, request.size))
+                case MeasureThroughput():
+                    return gpu_use.throughput(session, photos_of(images, request.size))
+                case ReadEnergy():
+                    return gpu_use.joules(session.infer, photos_of(images, request.size))
                 case _:
                     assert_never(request)
 
@@ -177,6 +210,11 @@ def evaluate(infer: Infer, images: Images, rows: Sequence[int]) -> "NDArray[np.f
     import numpy as np
 
     return np.concatenate([infer(batch) for batch in images.rows(rows)])
+
+
+def photos_of(images: Images, size: int) -> Batch:
+    """One batch of this many photos, spread over all; some more than once where there are fewer."""
+    return next(images.spread(size, size))
 
 
 def warm_up(timed: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> WarmUp:
@@ -278,10 +316,15 @@ class Worker:
             label="the measuring process",
         )
         self._images = len(images)
+        self._open_timeout_s = GPU_OPEN_TIMEOUT_S if runtime.device == "cuda" else OPEN_TIMEOUT_S
+
+    @property
+    def pid(self) -> int:
+        return self._child.process.pid
 
     def ready(self) -> None:
         """Wait for the session to be open. Raises ChildError."""
-        self._child.ready(OPEN_TIMEOUT_S)
+        self._child.ready(self._open_timeout_s)
 
     def describe(self) -> Opened:
         opened: Opened = self._child.ask(Describe(), TURN_TIMEOUT_S)
@@ -311,7 +354,7 @@ class Worker:
 
     def preemptions(self) -> int:
         """Involuntary context switches of the child so far; 0 where the system does not tell."""
-        status = Path(f"/proc/{self._child.process.pid}/status")
+        status = Path(f"/proc/{self.pid}/status")
         try:
             lines = status.read_text().splitlines()
         except OSError:
@@ -335,6 +378,21 @@ class Worker:
     def walk_path(self, photo: bytes, name: str, times: int) -> WholePath:
         path: WholePath = self._child.ask(WalkPath(photo, name, times), TURN_TIMEOUT_S)
         return path
+
+    def device_times(self, size: int) -> gpu_use.DeviceTimes | None:
+        """Of calls without the copies; None where the runtime has none. Raises ChildError."""
+        times: gpu_use.DeviceTimes | None = self._child.ask(TimeOnDevice(size), TURN_TIMEOUT_S)
+        return times
+
+    def gpu_throughput(self, size: int) -> GpuThroughput | None:
+        """Photos a second in batches of `size`; None where a call takes too long."""
+        speed: GpuThroughput | None = self._child.ask(MeasureThroughput(size), TURN_TIMEOUT_S)
+        return speed
+
+    def joules(self, size: int) -> float | None:
+        """Energy per photo in batches of `size`; None where the GPU does not count it."""
+        spent: float | None = self._child.ask(ReadEnergy(size), TURN_TIMEOUT_S)
+        return spent
 
     def __enter__(self) -> Self:
         return self

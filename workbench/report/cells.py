@@ -81,6 +81,15 @@ def measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.status in ("ok", "pruned") and row.size_bytes is not None]
 
 
+def absent(rows: Sequence[Row]) -> list[tuple[str, list[str], str]]:
+    """What did not end `ok`: status, the variants, and the reason that they share."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.status != "ok":
+            found.setdefault((row.status, row.reason or ""), []).append(row.variant)
+    return [(status, variants, reason) for (status, reason), variants in found.items()]
+
+
 def photos(info: RunInfo) -> str:
     """`1200 validation photos (600 choose, 600 certify)`."""
     certify, text = info.certification_images, f"{info.validation_images} validation photos"

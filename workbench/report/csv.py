@@ -1,13 +1,14 @@
-"""The comparison as CSV: the keys of the JSON, intervals in two columns each."""
+"""The comparison as CSV: the keys of the JSON, intervals in two columns each, of the GPU single figures."""
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 from workbench.compare import Comparison, Row
 
 INTERVALS = ("drop_ci", "speedup_ci")
+GPU_FIGURES = ("device_p50_ns", "memory_bytes", "joules")  # of `gpu`, which holds tables too
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
@@ -26,13 +27,19 @@ def _names() -> list[str]:
 
 
 def _columns(name: str) -> list[str]:
+    if name == "gpu":
+        return [f"gpu_{figure}" for figure in GPU_FIGURES]
     return [f"{name}_low", f"{name}_high"] if name in INTERVALS else [name]
 
 
 def _values(row: Row) -> list[object]:
-    values = asdict(row)
-    return [
-        item
-        for name in _names()
-        for item in ((values[name] or (None, None)) if name in INTERVALS else [values[name]])
-    ]
+    return [value for name in _names() for value in _value(row, name)]
+
+
+def _value(row: Row, name: str) -> Sequence[object]:
+    if name == "gpu":
+        return [getattr(row.gpu, figure) if row.gpu else None for figure in GPU_FIGURES]
+    value: object = getattr(row, name)
+    if name in INTERVALS:
+        return value if isinstance(value, tuple) else (None, None)
+    return [value]

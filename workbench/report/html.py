@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from workbench.compare import Comparison
-from workbench.report import cells
+from workbench.report import cells, gpu
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -33,24 +33,42 @@ def _one(comparison: Comparison) -> str:
     facts = (
         f"<p class=note>{cells.photos(info)}"
         f"{' (synthetic)' if info.synthetic else ''}; "
-        f"{escape(info.machine.cpu)}, {info.machine.cores} cores; noise floor of speed-ups {floor}</p>"
+        f"{escape(info.machine.cpu)}, {info.machine.cores} cores; noise floor of speed-ups {floor}"
+        f"{'' if (line := gpu.machine_line(info)) is None else f'<br>{escape(line)}'}</p>"
     )
-    head = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in cells.HEADINGS) + "</tr>"
-    body = "".join(
-        f"<tr{' class=winner' if row.winner else ''}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells.cells(row))
-        + "</tr>"
-        for row in cells.measured(comparison.rows)
-    )
+    measured = cells.measured(comparison.rows)
+    table = _table(cells.HEADINGS, [cells.cells(row) for row in measured], [row.winner for row in measured])
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in comparison.reasons)
     absent = "".join(
-        f"<li>{row.status} <code>{escape(row.variant)}</code>: {escape(row.reason or '')}</li>"
-        for row in comparison.rows
-        if row.status != "ok"
+        f"<li>{status} {_names(variants)}: {escape(reason)}</li>"
+        for status, variants, reason in cells.absent(comparison.rows)
     )
-    audits = "".join(
-        f"<li>{escape(line)}</li>" for line in cells.audit_lines(cells.measured(comparison.rows))
-    )
+    audits = "".join(f"<li>{escape(line)}</li>" for line in cells.audit_lines(measured))
     audited = f"<h2>What really ran</h2><ul>{audits}</ul>" if audits else ""
     legend = f"<p class=note>{cells.LEGEND}</p>"
-    return f"{heading}{facts}<table>{head}{body}</table>{legend}<ul>{reasons}{absent}</ul>{audited}"
+    return f"{heading}{facts}{table}{legend}<ul>{reasons}{absent}</ul>{_on_gpu(comparison)}{audited}"
+
+
+def _names(variants: Sequence[str]) -> str:
+    return ", ".join(f"<code>{escape(variant)}</code>" for variant in variants)
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], winners: Sequence[bool]) -> str:
+    """winners: whether each line is the winner's."""
+    head = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in headings) + "</tr>"
+    body = "".join(
+        f"<tr{' class=winner' if winner else ''}>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in line)
+        + "</tr>"
+        for line, winner in zip(lines, winners, strict=True)
+    )
+    return f"<table>{head}{body}</table>"
+
+
+def _on_gpu(comparison: Comparison) -> str:
+    parts = []
+    for grid in gpu.grids(comparison):
+        table = _table(grid.headings, grid.rows, [False] * len(grid.rows))
+        note = f"<p class=note>{escape(grid.note)}</p>" if grid.note is not None else ""
+        parts.append(f"<h2>{escape(grid.title)}</h2>{table}{note}")
+    return "".join(parts)

@@ -10,7 +10,11 @@ from workbench.compare import Comparison
 def render(comparisons: Sequence[Comparison]) -> str:
     """A list of rows, each with the run it belongs to."""
     rows = [
-        {**asdict(row), "run": comparison.info.run_id}
+        {
+            **asdict(row),
+            "gpu": row.gpu and row.gpu.model_dump(mode="json"),
+            "run": comparison.info.run_id,
+        }
         for comparison in comparisons
         for row in comparison.rows
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from workbench.compare import Comparison
-from workbench.report import cells
+from workbench.report import cells, gpu
 
 
 def render(comparisons: Sequence[Comparison], *, columns: cells.Columns = "speed") -> str:
@@ -18,25 +18,37 @@ def _one(comparison: Comparison, columns: cells.Columns) -> str:
         f"**{info.name}**, run `{info.run_id}`, {cells.photos(info)}"
         + (" (synthetic)" if info.synthetic else "")
         + f"; {info.machine.cpu}, {info.machine.cores} cores; noise floor {floor}",
+        *(["", _plain(line)] if (line := gpu.machine_line(info)) is not None else []),
         "",
-        _line([heading or " " for heading in headings]),
-        _line(["---", "---", *["---:"] * (len(headings) - 2)]),
-        *(
-            _line([mark, _code(name), *rest])
-            for mark, name, *rest in (cells.columns_of(columns, row) for row in measured)
-        ),
+        *_table(headings, [cells.columns_of(columns, row) for row in measured]),
         "",
         cells.LEGEND,
         "",
+        *_on_gpu(comparison, columns),
         *(
-            f"- {row.status} {_code(row.variant)}: {_plain(row.reason or '')}"
-            for row in comparison.rows
-            if row.status != "ok"
+            f"- {status} {', '.join(map(_code, variants))}: {_plain(reason)}"
+            for status, variants, reason in cells.absent(comparison.rows)
         ),
         *(f"- {_plain(verdict)}" for verdict in (cells.audit_lines(measured) if columns == "audit" else [])),
         *(f"- {_plain(reason)}" for reason in comparison.reasons),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        _line([heading or " " for heading in headings]),
+        _line(["---", "---", *["---:"] * (len(headings) - 2)]),
+        *(_line([mark, _code(name), *rest]) for mark, name, *rest in lines),
+    ]
+
+
+def _on_gpu(comparison: Comparison, columns: cells.Columns) -> list[str]:
+    lines = []
+    for grid in gpu.grids(comparison) if columns == "speed" else []:
+        note = [_plain(grid.note).replace("*", "\\*"), ""] if grid.note is not None else []
+        lines += [grid.title, "", *_table(grid.headings, grid.rows), "", *note]
+    return lines
 
 
 def _code(text: str) -> str:

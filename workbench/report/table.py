@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workbench.compare import Comparison
-from workbench.report import cells
+from workbench.report import cells, gpu
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,6 @@ def render(
 
 
 def _one(console: "Console", comparison: Comparison, columns: cells.Columns) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     info = comparison.info
@@ -38,30 +37,45 @@ def _one(console: "Console", comparison: Comparison, columns: cells.Columns) -> 
     title = f"{info.name}, run {info.run_id}: {cells.photos(info)}"
     console.print(Text(title), style="bold")
     console.print(Text(f"{info.machine.cpu}, {info.machine.cores} cores; noise floor of speed-ups {floor}"))
+    if (line := gpu.machine_line(info)) is not None:
+        console.print(Text(line))
     if info.synthetic:
         console.print(
             "the photos of the bundled sample are synthetic: its accuracy says nothing about fields"
         )
     headings = cells.headings_of(columns)
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
     measured = cells.measured(comparison.rows)
-    lines = [cells.columns_of(columns, row) for row in measured]
-    width = _variant_width(headings, lines)
-    for row, (mark, name, *rest) in zip(measured, lines, strict=True):
-        style = "bold green" if row.winner else ""
-        table.add_row(*(Text(cell) for cell in (mark, _folded(name, width), *rest)), style=style)
-    console.print(table)
+    styles = ["bold green" if row.winner else "" for row in measured]
+    _table(console, headings, [cells.columns_of(columns, row) for row in measured], styles)
     console.print(cells.LEGEND, style="dim")
-    for row in comparison.rows:
-        if row.status != "ok":
-            console.print(Text(f"{row.status} {row.variant}: {row.reason}"), style="yellow")
+    for grid in gpu.grids(comparison) if columns == "speed" else []:
+        console.print(Text(grid.title))
+        _table(console, grid.headings, grid.rows, [""] * len(grid.rows))
+        if grid.note is not None:
+            console.print(Text(grid.note), style="dim")
+    for status, variants, reason in cells.absent(comparison.rows):
+        console.print(Text(f"{status} {', '.join(variants)}: {reason}"), style="yellow")
     for verdict in cells.audit_lines(measured) if columns == "audit" else []:
         console.print(Text(verdict))
     for reason in comparison.reasons:
         console.print(Text(reason))
     console.print()
+
+
+def _table(
+    console: "Console", headings: Sequence[str], lines: Sequence[Sequence[str]], styles: Sequence[str]
+) -> None:
+    """styles: of each line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
+    width = _variant_width(headings, lines)
+    for style, (mark, name, *rest) in zip(styles, lines, strict=True):
+        table.add_row(*(Text(cell) for cell in (mark, _folded(name, width), *rest)), style=style)
+    console.print(table)
 
 
 def _variant_width(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
