@@ -17,7 +17,7 @@ from workbench.registry import Bundle, Registry
 
 log = logging.getLogger("serve.loader")
 
-TRIAL_TIMEOUT_S = 300.0
+TRIAL_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 TRIAL_POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
 
@@ -220,6 +220,7 @@ def try_out(registry: Path, bundle: Bundle, stop: threading.Event) -> None:
     """Load a bundle in a process of its own first: what crashes a runtime, or takes all memory, must not
     take the model with it that is serving. Raises WorkbenchError, and Stopped once `stop` is set."""
     name, version = bundle.manifest.name, bundle.version
+    timeout_s = TRIAL_TIMEOUT_S[bundle.manifest.runtime.device]
     with subprocess.Popen(
         children.command("serve.trial", str(registry.absolute()), name, version, bundle.digest),
         env=children.environment(),
@@ -228,9 +229,9 @@ def try_out(registry: Path, bundle: Bundle, stop: threading.Event) -> None:
         stderr=subprocess.STDOUT,
     ) as trial:
         try:
-            said = _said(trial, stop)
+            said = _said(trial, stop, timeout_s)
         except subprocess.TimeoutExpired:
-            raise WorkbenchError(f"{name} {version} did not load within {TRIAL_TIMEOUT_S:g} s") from None
+            raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s") from None
         finally:
             trial.kill()
     if trial.returncode < 0:
@@ -239,9 +240,9 @@ def try_out(registry: Path, bundle: Bundle, stop: threading.Event) -> None:
         raise WorkbenchError(said[-1] if said else f"{name} {version} does not load")
 
 
-def _said(trial: "subprocess.Popen[bytes]", stop: threading.Event) -> list[str]:
+def _said(trial: "subprocess.Popen[bytes]", stop: threading.Event, timeout_s: float) -> list[str]:
     """The lines it wrote until its end. Raises subprocess.TimeoutExpired, and Stopped once `stop` is set."""
-    deadline = time.monotonic() + TRIAL_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             output, _ = trial.communicate(timeout=TRIAL_POLL_S)

@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 CONTRACT = Preprocess(resize=36, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CLASS_NAMES = ("Corn_Rust", "Potato_Healthy", "Tomato_Early_Blight", "Tomato_Leaf_Mold", "Wheat_Rust")
 PREDICTION_KEYS = ["class_id", "class_name", "confidence", "timestamp", "model_version"]
+CPU = Runtime()
 
 
 # A published model, small and real
@@ -69,7 +70,7 @@ def tiny_onnx(seed: int = 7) -> bytes:
     return data
 
 
-def draft(data: bytes, version: str) -> Draft:
+def draft(data: bytes, version: str, runtime: Runtime = CPU) -> Draft:
     measured = TrialResult(
         variant="fp32",
         recipe="fp32",
@@ -116,7 +117,7 @@ def draft(data: bytes, version: str) -> Draft:
             input_shape=(0, 3, 32, 32),
             classes=len(CLASS_NAMES),
         ),
-        runtime=Runtime(),
+        runtime=runtime,
         class_names=CLASS_NAMES,
         preprocess=CONTRACT,
         golden=Golden(file="golden.npz", images=3, atol=1e-3),
@@ -142,6 +143,7 @@ def publish(
     golden_error: float = 0.0,
     seed: int = 7,
     alias: str | None = "production",
+    runtime: Runtime = CPU,
 ) -> Bundle:
     """Publish a tiny model and point an alias at it. golden_error: added to its golden logits; seed: of its
     weights."""
@@ -156,7 +158,7 @@ def publish(
         (folder / "MODEL_CARD.md").write_text("# leaf\n")
 
     registry = Registry(root)
-    bundle = registry.publish(draft(data, version), build)
+    bundle = registry.publish(draft(data, version, runtime), build)
     if alias is not None:
         registry.point("leaf", alias, version, reason="test", expected=None)
     return bundle

@@ -111,7 +111,7 @@ def _limits(draft: Draft) -> list[str]:
     if (audit := draft.measured.audit) is not None:
         lines.append(f"- What ran when it was measured: {audit.verdict}.")
     if draft.artifact.bound_to is not None:
-        lines.append(f"- The file runs on this processor only: {draft.artifact.bound_to}.")
+        lines.append(f"- The file runs on this machine only: {draft.artifact.bound_to}.")
     latency = draft.measured.latency
     if latency is not None and not latency.settled:
         lines.append("- Its times had not settled when they were taken: read them as rough.")

@@ -11,6 +11,7 @@ from workbench.network import NetworkFacts
 from workbench.recipe import Variant
 from workbench.steps.fp16 import Fp16
 from workbench.steps.int8 import DynamicInt8, StaticInt8
+from workbench.steps.modelopt_int8 import ModeloptInt8
 from workbench.steps.nncf_int8 import NncfInt8
 
 MEASURED = "measured: MobileNetV2, ResNet-50 and a MobileNetV3-like student, 1 thread, x86 with VNNI"
@@ -19,6 +20,10 @@ TOUVRON = "Touvron et al. 2019, Fixing the train-test resolution discrepancy"
 SMOOTHQUANT = "Xiao et al. 2023, SmoothQuant"
 DATA_FREE = "Nagel et al. 2019, Data-free quantization through weight equalization and bias correction"
 ARITHMETIC = "multiply-accumulates of this network"
+CUDA_GRAPHS = "NVIDIA, CUDA graph best practice"
+TENSOR_CORES = "NVIDIA Ampere and Hopper architecture whitepapers: peak rates by precision; not measured here"
+STRONG_TYPES = "TensorRT documentation, Strongly typed networks"
+ENGINES = "TensorRT documentation, Engine compatibility"
 RULES = "how krishi-bench measures and serves"
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -28,6 +33,9 @@ TIDYING = frozenset({"simplify", "optimize", "fixed_batch", "dynamic_batch", "fo
 MANY_GATES = 0.25  # gates per convolution
 MUCH_DEPTHWISE = 0.3  # of the MACs
 MUCH_MATMUL = 0.2  # of the MACs
+FEW_MACS = (
+    2e9  # a photo: on a data-centre GPU less than 0.1 ms of work in FP32, as long as starting ten kernels
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     runtime = variant.runtime
     yield from _size(variant, situation)
     if runtime.device == "cuda":
-        yield Opinion("a GPU multiplies many times faster than a processor", RULES, 2.0, 30.0)
+        yield from _gpu(variant, situation)
     else:
         for step in variant.steps:
             match step:
@@ -248,6 +256,56 @@ def _fp16(situation: Situation) -> Iterator[Opinion]:
             0.25,
             1.3,
         )
+
+
+def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    """Wide ranges, from what the makers say: no GPU of ours has been measured."""
+    runtime = variant.runtime
+    yield Opinion("a GPU multiplies many times faster than a processor", TENSOR_CORES, 2.0, 30.0)
+    small = runtime.batch == 1 and (situation.facts.macs or 0) < FEW_MACS
+    if small and not runtime.cuda_graph:
+        yield Opinion(
+            "starting the kernels of a small network, one by one, takes longer than one photo's work: a CUDA "
+            "graph starts them all at once",
+            CUDA_GRAPHS,
+            0.4,
+            1.0,
+        )
+    if runtime.precision == "tf32":
+        yield Opinion("TF32 puts FP32 networks on the tensor cores", TENSOR_CORES, 1.0, 3.0)
+    half = runtime.precision in ("f16", "bf16") or any(isinstance(step, Fp16) for step in variant.steps)
+    if half:
+        # Where starting kernels takes the time, faster kernels change little.
+        low, high = (1.0, 2.0) if small else (1.3, 4.0)
+        yield Opinion("FP16 runs on the tensor cores", TENSOR_CORES, low, high)
+    yield from _gpu_int8(variant, small=small)
+    if runtime.backend == "torch" and not runtime.compile and not runtime.cuda_graph:
+        yield Opinion("torch starts one kernel an operator", CUDA_GRAPHS, 0.3, 1.0)
+    if runtime.backend == "tensorrt" or runtime.provider in ("tensorrt", "tensorrt-rtx"):
+        yield Opinion(
+            "TensorRT fuses layers and times the kernels it chooses; each machine builds its own engine",
+            ENGINES,
+            1.0,
+            2.5,
+        )
+
+
+def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
+    for step in variant.steps:
+        if isinstance(step, DynamicInt8):
+            yield Opinion(
+                "dynamic INT8 is made of operators that run on the CPU", "onnxruntime's kernels", stop=True
+            )
+        elif isinstance(step, StaticInt8) and step.placement != "tensorrt":
+            yield Opinion(
+                "quantised for CPUs: on a GPU only `placement: tensorrt` puts the pairs where they are fused",
+                STRONG_TYPES,
+                0.4,
+                1.2,
+            )
+        elif isinstance(step, StaticInt8 | ModeloptInt8):
+            low, high = (0.8, 1.5) if small else (1.2, 4.0)
+            yield Opinion("INT8 runs on the tensor cores where pairs are fused", TENSOR_CORES, low, high)
 
 
 def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:

@@ -3,7 +3,7 @@
 A table and nothing else; `explain` reads it. Keys: the `use` of a step, the name of a backend,
 `owner.setting` for a setting that is not at its default, `owner.setting=value` for one value of it.
 Speeds are ratios to plain FP32 in onnxruntime: MobileNetV2 and ResNet-50 at 224 pixels, one thread, on one
-x86 machine with VNNI.
+x86 machine with VNNI. What is said of GPUs is what the sources say: none of it was measured here.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,13 @@ MEASURED = "measured: onnxruntime 1.32, openvino 2026.4, torch 2.13, x86 with VN
 MEASURED_DECODE = "libjpeg documentation, scale_num; measured: Pillow 13, JPEG of 12 megapixels to 256 pixels"
 TOUVRON = "Touvron et al. 2019, Fixing the train-test resolution discrepancy (NeurIPS)"
 NAGEL = "Nagel et al. 2019, Data-free quantization through weight equalization and bias correction (ICCV)"
+TENSORRT = "TensorRT documentation, Optimizing performance"
+TENSORRT_TYPES = "TensorRT documentation, Strongly typed networks and Working with quantized types"
+TENSORRT_ENGINES = "TensorRT documentation, Engine compatibility"
+TENSORRT_RTX = "TensorRT-RTX documentation, Support matrix; onnxruntime-ep-nv-tensorrt-rtx 0.5"
+CUDA_GRAPHS = "NVIDIA, CUDA graph best practice; TensorRT documentation, Optimizing performance"
+TF32 = "NVIDIA Ampere architecture whitepaper; torch documentation, CUDA semantics"
+MODELOPT = "NVIDIA ModelOpt documentation, ONNX quantization and AutoCast"
 KRISHNAMOORTHI = "Krishnamoorthi 2018, Quantizing deep convolutional networks for efficient inference"
 
 
@@ -101,6 +108,18 @@ NOTES: dict[str, Note] = {
         "old runtimes that do not read QDQ",
         "with int8 activations it is slow on x86; other runtimes cannot read it",
         ORT_QUANTIZATION,
+    ),
+    "static_int8.placement=tensorrt": Note(
+        "pairs at the inputs of convolutions and products alone, symmetric, biases in float",
+        "TensorRT, which fuses a pair into the layer behind it and a residual addition into the convolution",
+        "CPUs: most of the graph stays in float",
+        f"{TENSORRT_TYPES}; NVIDIA TensorRT documentation, Q/DQ layer placement",
+    ),
+    "static_int8.rest=fp16": Note(
+        "what is not quantised is written in FP16, which TensorRT runs as it is written",
+        "layers left out, and everything between convolutions, on tensor cores",
+        "values over 65504; it needs opset 19",
+        TENSORRT_TYPES,
     ),
     "static_int8.per_channel=true": Note(
         "a weight scale for every output channel",
@@ -224,10 +243,53 @@ NOTES: dict[str, Note] = {
         "the sensitive parts of attention stay in float", "transformers", None, NNCF
     ),
     "fp16": Note(
-        "weights and arithmetic in 16-bit floats",
+        "weights and arithmetic in 16-bit floats; nodes that it would harm stay in FP32",
         "GPUs with tensor cores; everywhere the file is half as large",
-        "x86 processors compute it in FP32 behind casts: 0.86 times; values over 65504 overflow",
-        f"{MEASURED}; onnxruntime issue 16778",
+        "x86 processors compute it in FP32 behind casts: 0.86 times; each border to what stays "
+        "in FP32 is a cast",
+        f"{MEASURED}; onnxruntime issue 16778; {TENSORRT_TYPES}",
+    ),
+    "fp16.keep_sensitive=true": Note(
+        "runs the FP32 network over photos; what would not fit into FP16, or would vanish in it, stays FP32",
+        "networks with large activations, which would otherwise give infinities on a GPU",
+        "speed, where much stays in FP32: each border costs a cast",
+        f"{MODELOPT}; krishi-bench, docs/gpu.md",
+    ),
+    "fp16.keep_sensitive=false": Note(
+        "converts all that the converter can",
+        "networks known to fit: nothing is run over photos",
+        "an activation that does not fit is an error, and one that is rare enough is found by nobody",
+        "krishi-bench, docs/gpu.md",
+    ),
+    "fp16.converter": Note(
+        "who writes the casts: onnxruntime's converter, or AutoCast of NVIDIA's ModelOpt",
+        "modelopt: what TensorRT's own documentation points to since its FP16 switch is gone",
+        "modelopt pins an older onnx and onnxruntime-gpu",
+        f"{MODELOPT}; {TENSORRT_TYPES}",
+    ),
+    "modelopt_int8": Note(
+        "INT8 by NVIDIA's ModelOpt: explicit pairs (QDQ), calibrated on photos",
+        "TensorRT, and to compare our own calibration with NVIDIA's",
+        "its packages pin an older onnx and onnxruntime-gpu; on CPUs most of the graph stays in float",
+        f"{MODELOPT}; {TENSORRT_TYPES}",
+    ),
+    "modelopt_int8.method=entropy": Note(
+        "the range that keeps most of the distribution (KL divergence)",
+        "long tails, as of swish",
+        "it clips what is rare",
+        MODELOPT,
+    ),
+    "modelopt_int8.method=max": Note(
+        "the range is all that was seen",
+        "ReLU networks, and few photos",
+        "one outlier stretches the range and coarsens everything else",
+        MODELOPT,
+    ),
+    "modelopt_int8.high_precision_dtype=fp16": Note(
+        "what is not quantised is written in FP16, which TensorRT runs as it is written",
+        "everything between convolutions, on tensor cores",
+        "values over 65504",
+        TENSORRT_TYPES,
     ),
     "fold_preprocess": Note(
         "the graph takes uint8 pixels and normalises them itself",
@@ -265,6 +327,13 @@ NOTES: dict[str, Note] = {
         "start-up: networks are compiled when they are opened",
         f"{OPENVINO}; {MEASURED}",
     ),
+    "tensorrt": Note(
+        "runs an engine that TensorRT builds from the ONNX file, on the machine that runs it",
+        "NVIDIA GPUs: layers fused, kernels chosen by timing them on the GPU that is there",
+        "building takes long, and again for every GPU, driver and TensorRT version; an engine is code, and "
+        "never travels",
+        f"{TENSORRT}; {TENSORRT_ENGINES}",
+    ),
     "torch": Note(
         "runs the network in torch",
         "as the reference, and compiled where BF16 is in hardware",
@@ -278,11 +347,66 @@ NOTES: dict[str, Note] = {
         "nodes that it cannot take fall back to the CPU with copies between",
         "onnxruntime documentation, Execution providers",
     ),
+    "runtime.provider=tensorrt": Note(
+        "onnxruntime hands the network to TensorRT, and what that cannot take to its CUDA provider",
+        "networks of which TensorRT lacks an operator",
+        "it is linked with TensorRT 10; the first start builds the engine",
+        "onnxruntime documentation, TensorRT execution provider",
+    ),
+    "runtime.provider=tensorrt-rtx": Note(
+        "TensorRT-RTX, a plug-in of the plain onnxruntime; kernels are compiled on the GPU that is there",
+        "GeForce RTX and RTX PRO: it comes whole with pip, and engines take seconds",
+        "data-centre GPUs (compute capability 8.0, 9.0, 10.0) are not among those it takes",
+        TENSORRT_RTX,
+    ),
     "runtime.device=cuda": Note(
-        "runs on an NVIDIA GPU",
+        "runs on an NVIDIA GPU; FP32 is exact unless `precision: tf32` says otherwise",
         "large networks and batches",
-        "copies of small photos take longer than the work",
-        MEASURED,
+        "at one photo a call, starting kernels and copying can take longer than the work",
+        CUDA_GRAPHS,
+    ),
+    "runtime.precision=tf32": Note(
+        "what a GPU multiplies is rounded to 10 bits of mantissa; sums stay in FP32",
+        "GPUs since Ampere: tensor cores for FP32 networks, nothing converted. Libraries have it on by "
+        "default, and here it is a variant of its own",
+        "it is not FP32: three decimal digits of each factor count",
+        TF32,
+    ),
+    "runtime.cuda_graph=true": Note(
+        "records the kernels of a call once, and starts them all at once from then on",
+        "small networks at one photo a call, whose time goes into starting kernels one by one",
+        "GPU memory for each batch size recorded; nothing to gain where the GPU is busy anyway",
+        CUDA_GRAPHS,
+    ),
+    "runtime.max_batch": Note(
+        "the most photos that an engine takes in one call; 64 by default",
+        "larger: throughput; smaller: less GPU memory, and a shorter build",
+        "more photos than that go in several calls",
+        "TensorRT documentation, Working with dynamic shapes",
+    ),
+    "runtime.workspace_mb": Note(
+        "GPU memory that the builder may use for trying kernels",
+        "machines where something else runs on the GPU",
+        "too little rules out the fastest kernels",
+        TENSORRT,
+    ),
+    "runtime.builder_level": Note(
+        "how long TensorRT searches, 0 to 5; 3 by default",
+        "5: the last percents of speed; 0 to 2: short builds while trying things",
+        "5 can take many times longer to build",
+        TENSORRT,
+    ),
+    "runtime.hardware_compatible=true": Note(
+        "an engine that runs on every GPU since Ampere",
+        "fleets of mixed GPUs that share a disk",
+        "speed: kernels made for one GPU are left out; here each machine builds its own anyway",
+        TENSORRT_ENGINES,
+    ),
+    "runtime.version_compatible=true": Note(
+        "an engine that later versions of TensorRT open too",
+        "updates of TensorRT without building again",
+        "speed, and a larger engine; here an engine of another version is built again anyway",
+        TENSORRT_ENGINES,
     ),
     "runtime.profile=latency": Note(
         "one session on all processors, whose threads spin",
@@ -304,20 +428,21 @@ NOTES: dict[str, Note] = {
     ),
     "runtime.precision=bf16": Note(
         "multiplies in BF16",
-        "processors with avx512_bf16 or amx: 1.6 (MobileNetV2) and 2.0 times (ResNet-50) in openvino",
+        "processors with avx512_bf16 or amx: 1.6 (MobileNetV2) and 2.0 times (ResNet-50) in openvino; GPUs "
+        "since Ampere",
         "without those instructions it is emulated, slowly; 8 bits of mantissa",
         f"{OPENVINO}; {MEASURED}",
     ),
     "runtime.precision=f16": Note(
-        "multiplies in FP16 where the processor can",
-        "ARM with asimdhp, avx512_fp16",
+        "multiplies in FP16 where the hardware can",
+        "GPUs with tensor cores; ARM with asimdhp, avx512_fp16",
         "overflow over 65504",
         OPENVINO,
     ),
     "runtime.compile=true": Note(
         "inductor compiles the network ahead of time, weights frozen",
-        "with BF16: 0.8 (MobileNetV2) and 1.8 times (ResNet-50)",
-        "20 to 60 s a build; the file runs on processors like this one only, and is not promoted",
+        "with BF16 on a CPU: 0.8 (MobileNetV2) and 1.8 times (ResNet-50)",
+        "20 to 60 s a build; the file runs on hardware like this only, and is not promoted",
         MEASURED,
     ),
     "runtime.streams": Note(

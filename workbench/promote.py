@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SMOKE_TIMEOUT_S = 300.0
+SMOKE_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +327,7 @@ def _smoke(
             candidate.contract,
             images,
             log=log,
-            timeout_s=SMOKE_TIMEOUT_S,
+            timeout_s=SMOKE_TIMEOUT_S[candidate.runtime.device],
             label=f"the trial start of `{variant}`",
         )
     except ChildError as error:
@@ -358,7 +358,8 @@ def smoke(
         outputs = [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
         photos = batch_of(images[0][:4], contract, raw=info.pixels)
         fixed, sessions = info.input_shape[0], runtime.sessions
-        return outputs, batching_of(session.infer, photos, fixed=fixed, sessions=sessions)
+        device = runtime.device
+        return outputs, batching_of(session.infer, photos, fixed=fixed, sessions=sessions, device=device)
 
 
 def _draft(

@@ -65,7 +65,8 @@ def needed_to_stop(drain_delay_s: float) -> float:
 
 @pytest.mark.parametrize("file", DEPLOYMENT_FILES, ids=lambda path: path.name)
 def test_every_variable_of_ours_is_one_the_server_reads(file: Path) -> None:
-    sources = "".join((SERVE / name).read_text() for name in ("settings.py", "__main__.py"))
+    read_by = (SERVE / "settings.py", SERVE / "__main__.py", SERVE.parent / "workbench" / "cache.py")
+    sources = "".join(path.read_text() for path in read_by)
     known = set(re.findall(r"\"(KRISHI_[A-Z_]+)\"", sources))
     named = set(re.findall(r"\bKRISHI_[A-Z_]+\b", file.read_text()))
     assert named <= known

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from workbench import recipe
-from workbench.backends.base import BackendName
+from workbench.backends.base import BackendName, Runtime
 from workbench.explain import Explanation, explain
 from workbench.explanations import EXPORTERS, NOTES
 from workbench.export import Exporter
@@ -27,16 +27,26 @@ def test_every_step_backend_and_exporter_has_a_note() -> None:
     assert set(get_args(Exporter)) == set(EXPORTERS)
 
 
+def test_every_setting_of_a_runtime_has_a_note() -> None:
+    explained = {key.partition("=")[0] for key in NOTES}
+    plain = {"backend"}  # its value names the backend, which has a note
+    assert {f"runtime.{name}" for name in set(Runtime.model_fields) - plain} <= explained
+
+
+def test_every_value_that_only_a_gpu_has_is_explained() -> None:
+    for key in ("provider=tensorrt", "provider=tensorrt-rtx", "precision=tf32", "cuda_graph=true"):
+        assert f"runtime.{key}" in NOTES
+
+
 def test_every_note_says_what_it_does_and_who_says_so() -> None:
     assert all(note.does and note.source for note in (*NOTES.values(), *EXPORTERS.values()))
 
 
 def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
-    from workbench.backends import Runtime
     from workbench.recipe import RecipePreprocess
     from workbench.steps import Step
 
-    owners = {"runtime": Runtime, "preprocess": RecipePreprocess}
+    owners: dict[str, Any] = {"runtime": Runtime, "preprocess": RecipePreprocess}
     for model in get_args(get_args(Step)[0]):
         owners[get_args(model.model_fields["use"].annotation)[0]] = model
     for key in NOTES:
@@ -48,7 +58,7 @@ def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
         model = owners[owner]
         for field in fields:
             assert field in model.model_fields, key
-            model = model.model_fields[field].annotation  # type: ignore[assignment]
+            model = model.model_fields[field].annotation
 
 
 @pytest.mark.parametrize("name", SHIPPED)

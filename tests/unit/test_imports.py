@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
-    "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "pandas", "pyarrow", "fastapi", "onnxscript",
-    "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
+    "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "modelopt", "pynvml", "pandas", "pyarrow",
+    "fastapi", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
 }  # fmt: skip
 # The network itself and the script that trained it: nothing imports them before torch is wanted.
 TORCH_CODE = {"workbench/sample/student.py", "workbench/sample/train.py"}
@@ -27,10 +27,11 @@ FILES = sorted(
 
 # As docs/design.md draws them: a module imports from its own layer and from those before it.
 LAYERS = (
-    "errors progress images photo files isolate semver yamlfile artifact dataset machine cache audit macs",
+    "errors progress images photo files isolate semver yamlfile artifact dataset machine cache audit macs "
+    "nvidia",
     "backends checkpoint weights factory onnx_info exporters export steps results measure sample workspace "
     "recipe stated program transformers_folder transformers_processor timm_network bytesums bytewise "
-    "saturation needs network explanations",
+    "saturation needs network explanations nvidia_chain nvidia_links",
     "build prepare compare batching bundle manifest aliases card numbering registry collected leases reclaim "
     "shadow_result promote details expectations advise explain",
     "checking timing look search explore tuned_recipe tune "

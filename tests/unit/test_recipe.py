@@ -145,7 +145,7 @@ def test_a_misspelt_step_is_answered_in_full(tmp_path: Path) -> None:
     assert message == (
         "r.yaml is not a valid recipe\n"
         "  r.yaml:3: steps[0]: `static_int` is not one of simplify, dynamic_int8, static_int8, nncf_int8, "
-        "fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch"
+        "modelopt_int8, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch"
     )
     assert hint == "did you mean `static_int8`?"
 
@@ -578,5 +578,25 @@ def test_a_shipped_recipe_is_found_by_its_name_and_a_misspelt_one_is_answered() 
     assert caught.value.hint == "did you mean `int8-static`?"
 
 
-def test_the_shipped_recipes_stay_few_enough_for_one_run() -> None:
-    assert len(recipe.load([recipe.shipped()])) <= 32
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_shipped_recipes_stay_few_enough_for_one_run(device: str) -> None:
+    assert sum(variant.runtime.device == device for variant in recipe.load([recipe.shipped()])) <= 32
+
+
+def test_the_recipes_for_gpus_ask_the_runtime_alone_what_is_missing() -> None:
+    # `needs` is asked before the runtime: it would have people install packages for a GPU that is not there.
+    loaded = recipe.load([recipe.shipped()])
+    assert not any(variant.needs for variant in loaded if variant.runtime.device == "cuda")
+
+
+def test_every_gpu_runtime_is_tried_by_a_shipped_recipe() -> None:
+    loaded = [v.runtime for v in recipe.load([recipe.shipped()]) if v.runtime.device == "cuda"]
+    assert {(r.backend, r.provider or r.device) for r in loaded} == {
+        ("onnxruntime", "cuda"),
+        ("onnxruntime", "tensorrt"),
+        ("onnxruntime", "tensorrt-rtx"),
+        ("tensorrt", "cuda"),
+        ("torch", "cuda"),
+    }
+    reference = [r for r in loaded if r == Runtime(backend="torch", device="cuda", precision="f32")]
+    assert len(reference) == 1
