@@ -66,6 +66,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                # It looks for modules where this process does: `-m` alone would put the current folder first,
+                # and with it a user's own `workbench` or `torch.py`.
+                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         self._pipe = Connection(ours.detach())
         self._pipe.send_bytes(pickle.dumps((os.getpid(), factory, arguments, cpus)))

@@ -87,7 +87,8 @@ def counter(start, farewell):
 def jobs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path_factory.mktemp("jobs")
     (folder / "jobs.py").write_text(JOBS)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))  # for processes that start children of their own
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
 
 
 @pytest.fixture
@@ -125,6 +126,15 @@ def is_running(pid: int) -> bool:
 
 
 def test_an_answer_comes_back(log: Path) -> None:
+    assert call("math:hypot", 3, 4, log=log, timeout_s=TIMEOUT_S, label="the job") == 5.0
+
+
+def test_what_lies_in_the_current_folder_is_not_taken_for_a_module_of_ours(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "workbench.py").write_text("raise SystemExit('not this one')")
+    (tmp_path / "pickle.py").write_text("raise SystemExit('nor this one')")
+    monkeypatch.chdir(tmp_path)
     assert call("math:hypot", 3, 4, log=log, timeout_s=TIMEOUT_S, label="the job") == 5.0
 
 
