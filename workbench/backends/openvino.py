@@ -55,8 +55,6 @@ def without_telemetry() -> None:
 def unavailable(runtime: Runtime) -> str | None:
     if (missing := missing_package("openvino", extra="openvino")) is not None:
         return missing
-    if runtime.device != "cpu":
-        return f"openvino runs on the cpu here, not on `{runtime.device}`"
     able = _capabilities()
     if runtime.precision in (None, "f32") or CAPABILITY[runtime.precision] in able:
         return None
