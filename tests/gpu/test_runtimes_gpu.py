@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from workbench.artifact import Artifact  # noqa: E402
 from workbench.backends import BACKENDS, Runtime, Session  # noqa: E402
+from workbench.backends.opening import TF32  # noqa: E402
 from workbench.images import Preprocess, normalize, preprocess  # noqa: E402
 from workbench.onnx_info import artifact_info  # noqa: E402
 from workbench.steps import Photos, apply  # noqa: E402
@@ -50,6 +51,9 @@ PROVIDERS = {
 @pytest.fixture(autouse=True)
 def _engines_of_this_test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "cache"))
+    # onnxruntime's TensorRT sets it for its whole process: the tests of TF32 in torch come later in this one.
+    monkeypatch.setenv(TF32, "")
+    monkeypatch.delenv(TF32)
 
 
 @pytest.fixture(params=list(RUNTIMES))

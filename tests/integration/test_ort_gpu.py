@@ -18,6 +18,7 @@ ort = pytest.importorskip("onnxruntime", reason="its sessions are opened")
 from workbench import nvidia  # noqa: E402
 from workbench.artifact import Artifact  # noqa: E402
 from workbench.backends import BACKENDS, Runtime, ort_binding, ort_gpu  # noqa: E402
+from workbench.backends.opening import TF32  # noqa: E402
 from workbench.backends.ort_assigned import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
 from workbench.backends.ort_audit import providers_in_profile  # noqa: E402
 from workbench.backends.ort_binding import KEPT, Bound  # noqa: E402
@@ -152,6 +153,34 @@ def test_a_captured_graph_keeps_its_addresses_and_is_told_apart_by_its_batch(
     assert [buffers.photos.shape()[0] for buffers in made] == [3, 8]  # 5 and 6 photos are filled up to 8
     told = [buffers.options.get_run_config_entry("gpu_graph_id") for buffers in made if buffers.options]
     assert told == ["3", "8"]
+    plugin = ort_gpu.called(opened, artifact, GRAPHS, RTX, device="cpu")
+    plugin.infer(IMAGES[:3])
+    (run,) = [buffers.options for buffers in made[-1:] if buffers.options]
+    # By its own key, and by the one that onnxruntime asks it with.
+    assert [run.get_run_config_entry(k) for k in ("cuda_graph_annotation_id", "gpu_graph_id")] == ["3", "3"]
+
+
+def test_graphs_are_captured_for_two_threads_at_most_however_many_call(
+    opened: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = ort_gpu.called(opened, artifact, GRAPHS, CUDA, device="cpu")
+    callers: list[threading.Thread] = []
+    run = bound._run
+
+    def remembered(buffers: ort_binding.Buffers) -> None:
+        callers.append(threading.current_thread())
+        run(buffers)
+
+    monkeypatch.setattr(bound, "_run", remembered)
+    bound.infer(IMAGES[:1])
+    bound.time(IMAGES[:1], 1)
+    assert set(callers) == {threading.current_thread()}  # no detour while nobody else calls
+    in_threads(6, lambda _: bound.infer(IMAGES[:2]))
+    bound.infer(IMAGES[:1])
+    assert len(set(callers)) == 2
+    assert callers[-1] is not threading.current_thread()
+    with pytest.raises(WorkbenchError, match="cannot run a batch"):
+        bound.infer(IMAGES[:1, :, :8])
 
 
 def test_calls_without_copies_are_timed_one_by_one_after_one_that_is_not(
@@ -259,7 +288,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(nvidia, "gpu", lambda: gpu)
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
     monkeypatch.setenv("KRISHI_CACHE", str(tmp_path))
-    monkeypatch.setenv(ort_gpu.TF32, "")
+    monkeypatch.setenv(TF32, "")
     monkeypatch.setattr(ort_gpu, "_tf32_was", [])
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from workbench.dataset import Images
 from workbench.images import Preprocess
 from workbench.isolate import ChildError
 from workbench.measure.latency import WarmUp
-from workbench.measure.worker import TIMED_IMAGES, Worker, warm_up
+from workbench.measure.worker import TIMED_IMAGES, Worker, saturated_ips, warm_up
 from workbench.nvidia import missing_gpu
 
 CONTRACT = Preprocess(resize=20, crop=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -227,3 +229,17 @@ def test_a_session_that_never_gets_steady_is_called_so_after_a_second() -> None:
 
 def test_a_session_slower_than_the_limit_is_called_once() -> None:
     assert warm_up(*scripted(iter([4000]))) == WarmUp(1, settled=False, typical_ns=4e9)
+
+
+def test_what_a_thread_prepares_in_its_first_call_is_no_part_of_the_throughput() -> None:
+    seen = threading.local()
+
+    def infer(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        time.sleep(0.005 if hasattr(seen, "before") else 0.5)  # a graph is recorded, for one
+        seen.before = True
+        return batch
+
+    assert 150 < saturated_ips(infer, np.zeros((2, 1), np.float32), 1, 0.2) <= 400
+    started = time.perf_counter()
+    assert saturated_ips(infer, np.zeros((2, 1), np.float32), 3, 0.2) > 300
+    assert time.perf_counter() - started < 5.0

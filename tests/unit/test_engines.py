@@ -198,6 +198,27 @@ def test_an_engine_of_this_user_that_tensorrt_refuses_is_built_again(
     assert (len(world.built), world.deserialized) == (2, 2)
 
 
+def test_a_good_engine_is_not_built_again_because_the_gpu_is_full(
+    world: World, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.nvidia import fake_engine
+
+    def full(self: Any, serialized: bytes) -> None:
+        error = world.enums["ILogger.Severity"]["ERROR"]
+        self._logger.log(
+            error, "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"
+        )
+
+    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    with monkeypatch.context() as patched:
+        patched.setattr(fake_engine.Runtime, "deserialize_cuda_engine", full)
+        with pytest.raises(WorkbenchError, match="out of memory") as caught:
+            engine_of(artifact)
+    assert "the GPU's memory is full" in (caught.value.hint or "")
+    assert len(world.built) == 1
+    assert engine_of(artifact).build_s is None
+
+
 def test_what_decides_an_engine_decides_where_it_is_kept(
     world: World, artifact: Artifact, tmp_path: Path
 ) -> None:
@@ -300,3 +321,30 @@ def test_the_binding_names_the_cuda_of_a_driver_that_hides_its_version(
     monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.NO_GPU)
     with pytest.raises(WorkbenchError, match="shows no GPU"):
         engines.bound_to("TensorRT 1")
+
+
+def test_engines_are_not_kept_in_a_folder_that_another_user_can_exchange(
+    world: World, artifact: Artifact, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving a folder to another user takes root")
+    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    os.chown(tmp_path / "cache", 65534, 65534)
+    with pytest.raises(WorkbenchError, match=r"cache belongs to another user \(id 65534\)") as caught:
+        engine_of(artifact)
+    assert "KRISHI_CACHE" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("precision", "here"), [("tf32", "0"), ("f32", "1"), (None, "1")])
+def test_no_engine_is_kept_under_a_precision_that_the_environment_overrides(
+    world: World,
+    artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str | None,
+    here: str,
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", here)
+    with pytest.raises(WorkbenchError, match=r"TF32 is switched o(n|ff) for this whole process"):
+        engine_of(artifact, precision=precision)
+    assert not list(tmp_path.rglob("*.plan"))

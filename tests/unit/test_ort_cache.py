@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.backends import engines
 from workbench.backends.ort_cache import opening
 from workbench.errors import WorkbenchError
 
@@ -83,3 +84,17 @@ def test_where_nothing_can_be_written_engines_are_built_each_time(
     with opening(["model"], HERE) as kept:
         assert kept.place is None
     assert kept.engine() is None
+
+
+def test_a_session_serves_where_its_engine_cannot_be_noted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise WorkbenchError(f"{path}: no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engines, "write_private", full)
+        place = built()
+    assert "no space left on device: the engine is not kept" in capsys.readouterr().err
+    with opening(["model"], HERE):
+        assert not list(place.glob("*.engine"))  # nobody vouches for it

@@ -7,6 +7,7 @@ import pytest
 
 from workbench.artifact import Artifact, ArtifactInfo
 from workbench.backends import Runtime, ort_gpu
+from workbench.backends.opening import TF32
 from workbench.backends.ort_missing import CUDA, RTX, TENSORRT
 from workbench.backends.ort_options import cuda_options, profiles, rtx_options, sizes, tensorrt_options
 from workbench.errors import WorkbenchError
@@ -43,22 +44,38 @@ def test_algorithms_are_searched_for_where_shapes_are_few() -> None:
 def test_cuda_graphs_are_asked_for_by_the_name_each_provider_knows(wanted: bool) -> None:
     runtime, value = gpu(cuda_graph=wanted), "1" if wanted else "0"
     assert cuda_options(artifact(), runtime)["enable_cuda_graph"] == value
-    assert tensorrt_options(artifact(), runtime, "x", None, None)["trt_cuda_graph_enable"] == value
+    assert tensorrt_options(artifact(), runtime, "x", None, None)["trt_cuda_graph_enable"] == str(wanted)
     assert rtx_options(artifact(), runtime, "x", None)["enable_cuda_graph"] == value
 
 
 def test_tensorrt_computes_in_what_the_graph_says() -> None:
     options = tensorrt_options(artifact(precision="fp16"), gpu(), "x", "/engines", "/times")
     assert not [name for name in options if "fp16" in name or "int8" in name or "bf16" in name]
-    assert (options["trt_engine_cache_enable"], options["trt_engine_cache_path"]) == ("1", "/engines")
-    assert (options["trt_timing_cache_enable"], options["trt_timing_cache_path"]) == ("1", "/times")
+    assert (options["trt_engine_cache_enable"], options["trt_engine_cache_path"]) == ("True", "/engines")
+    assert (options["trt_timing_cache_enable"], options["trt_timing_cache_path"]) == ("True", "/times")
 
 
 def test_where_nothing_can_be_kept_no_cache_is_asked_for() -> None:
     options = tensorrt_options(artifact(), gpu(), "x", None, None)
-    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("0", "0")
+    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("False", "False")
     assert not [name for name in options if name.endswith("_path")]
     assert "nv_runtime_cache_path" not in rtx_options(artifact(), gpu(), "x", None)
+
+
+@pytest.mark.parametrize("folder", [None, "/engines"])
+def test_tensorrts_switches_are_the_words_that_onnxruntimes_python_side_takes(folder: str | None) -> None:
+    options = tensorrt_options(artifact(4), gpu(cuda_graph=True), "x", folder, folder)
+    switches = {value for name, value in options.items() if name.endswith("_enable")}
+    assert switches and switches <= {"True", "False"}  # it refuses "1": "should be 'True' or 'False'"
+
+
+def test_tensorrt_records_one_batch_size_alone() -> None:
+    runtime = gpu(cuda_graph=True, provider="tensorrt")
+    with pytest.raises(
+        WorkbenchError, match="records one call and repeats it for every batch size"
+    ) as caught:
+        ort_gpu.opened(artifact(), runtime, TENSORRT, None)
+    assert "fixed_batch" in (caught.value.hint or "")
 
 
 def test_a_free_batch_is_built_for_a_range_and_a_fixed_one_is_not() -> None:
@@ -85,8 +102,8 @@ def test_a_graph_is_captured_for_few_sizes_and_the_measured_one_is_among_them() 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """One that has opened no engine yet. Its variables are put back."""
-    monkeypatch.setenv(ort_gpu.TF32, "unset")
-    monkeypatch.delenv(ort_gpu.TF32)
+    monkeypatch.setenv(TF32, "unset")
+    monkeypatch.delenv(TF32)
     monkeypatch.setattr(ort_gpu, "_tf32_was", [])
     return monkeypatch
 
@@ -95,9 +112,9 @@ def test_tensorrt_is_kept_from_tf32_by_the_variable_that_it_reads(process: pytes
     import os
 
     ort_gpu.settle_tf32(gpu(), CUDA)
-    assert ort_gpu.TF32 not in os.environ  # the CUDA provider has an option
+    assert TF32 not in os.environ  # the CUDA provider has an option
     ort_gpu.settle_tf32(gpu(), TENSORRT)
-    assert os.environ[ort_gpu.TF32] == "0"
+    assert os.environ[TF32] == "0"
     ort_gpu.settle_tf32(gpu(precision="f32"), TENSORRT)
     with pytest.raises(WorkbenchError, match="TF32 is switched off for this whole process"):
         ort_gpu.settle_tf32(gpu(precision="tf32"), TENSORRT)
@@ -110,7 +127,7 @@ def test_a_process_that_began_with_tf32_cannot_be_exact_any_more(process: pytest
 
 
 def test_a_variable_that_forces_tf32_is_not_overlooked(process: pytest.MonkeyPatch) -> None:
-    process.setenv(ort_gpu.TF32, "1")
+    process.setenv(TF32, "1")
     with pytest.raises(WorkbenchError, match="TF32 is switched on") as caught:
         ort_gpu.settle_tf32(gpu(), CUDA)
     assert "unset NVIDIA_TF32_OVERRIDE" in (caught.value.hint or "")

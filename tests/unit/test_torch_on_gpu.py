@@ -154,6 +154,19 @@ def test_tf32_is_off_in_matrix_products_and_convolutions_unless_asked_for(
         assert switches() == ("ieee", False, "ieee", "ieee")
 
 
+@pytest.mark.parametrize(("allowed", "here"), [(True, "0"), (False, "1")])
+def test_an_environment_that_decides_on_tf32_is_not_overlooked(
+    allowed: bool, here: str, monkeypatch: pytest.MonkeyPatch, switches: Callable[[], tuple[object, ...]]
+) -> None:
+    before = switches()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", here)
+    error = error_of(lambda: torch_cuda.tensor_float(allowed).__enter__())
+    assert "TF32 is switched" in error.message
+    assert switches() == before
+    with torch_cuda.tensor_float(not allowed):  # nothing was left open by what was refused
+        pass
+
+
 def test_a_model_with_tf32_is_not_opened_beside_one_without(
     switches: Callable[[], tuple[object, ...]],
 ) -> None:

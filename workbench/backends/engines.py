@@ -78,13 +78,23 @@ def folder(parts: Sequence[str]) -> Path:
     Raises Unwritable where it cannot be made, and WorkbenchError where it, or the folder of all engines, is
     a link or open to others: what lies there may be anybody's.
     """
-    root = cache_folder() / "engines"
-    return _private(_private(root) / digest_of(list(parts)))
+    return _private(_root() / digest_of(list(parts)))
 
 
 def timing_folder(binding: str) -> Path:
     """The private folder for what a builder measured on this machine. Raises as `folder` does."""
-    return _private(_private(_private(cache_folder() / "engines") / "timing") / digest_of(binding))
+    return _private(_private(_root() / "timing") / digest_of(binding))
+
+
+def _root() -> Path:
+    """The folder of all engines, in a cache whose owner cannot put another in its place."""
+    root = _private(cache_folder() / "engines")
+    if (owner := root.parent.stat().st_uid) not in (0, os.geteuid()):
+        raise WorkbenchError(
+            f"{root.parent} belongs to another user (id {owner}), who could exchange the engines in it",
+            hint="point KRISHI_CACHE at a folder of yours",
+        )
+    return root
 
 
 def _private(path: Path) -> Path:

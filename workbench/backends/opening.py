@@ -1,5 +1,6 @@
 """What sessions of every runtime share: on which processor they open, how many photos they take."""
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from workbench.machine import collect
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+TF32 = "NVIDIA_TF32_OVERRIDE"  # for all of NVIDIA's libraries, whatever they are told in the program
 
 
 def onnxruntime_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
@@ -39,6 +42,20 @@ def refuse_foreign(artifact: Artifact) -> None:
             f"{artifact.path.name} was made for the processor {made_for}; this machine has {here}",
             hint="build it here: `krishi-bench run` with the same recipe on this machine",
         )
+
+
+def refuse_override(tf32: bool) -> None:
+    """Raise WorkbenchError where the environment switches TF32 otherwise than asked for."""
+    if os.environ.get(TF32) == ("0" if tf32 else "1"):
+        raise switched(on=not tf32)
+
+
+def switched(*, on: bool) -> WorkbenchError:
+    """The error for a process in which TF32 is decided already."""
+    return WorkbenchError(
+        f"runtime.precision: TF32 is switched {'on' if on else 'off'} for this whole process",
+        hint=f"unset {TF32}, and do not serve or measure variants with and without it in one process",
+    )
 
 
 def filled(batch: "NDArray[Any]", size: int) -> "NDArray[Any]":

@@ -3,9 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.backends.opening import filled, onnxruntime_errors
 from workbench.errors import WorkbenchError
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import NDArray
 
+SESSION_KEY = "gpu_graph_id"  # by which onnxruntime itself asks any provider whether it has captured a graph
 KEPT = 4  # shapes a thread keeps buffers for: a batch of 64 photos of 224 pixels takes 38 MB
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class Bound:
 
     Every thread has buffers of its own. A captured graph reads and writes the addresses it was captured
     with, and onnxruntime captures for one caller at a time: with graphs, threads share buffers and take
-    turns.
+    turns. It also keeps, for each thread that ever called, graphs and libraries' handles of that thread's
+    own until the session closes: so once a second thread calls, one thread calls for all.
     """
 
     def __init__(
@@ -56,26 +62,48 @@ class Bound:
         self._device = device
         self._graph_key = graph_key
         self._clock = clock
-        self._turn: AbstractContextManager[Any] = nullcontext() if graph_key is None else threading.Lock()
+        self._turn = threading.Lock()
+        self._first: threading.Thread | None = None
+        self._for_all: ThreadPoolExecutor | None = None
         self._own = threading.local()
         self._shared: dict[Any, Buffers] = {}
 
     def infer(self, batch: "NDArray[Any]") -> "NDArray[np.float32]":
         """Logits of a batch: copied to the device, computed, copied back. Raises WorkbenchError."""
-        with self._turn, _translated(batch):
+
+        def call() -> "NDArray[np.float32]":
             buffers = self._loaded(batch)
             self._run(buffers)
             logits: NDArray[np.float32] = buffers.logits.numpy()[: len(batch)].copy()
-        return logits
+            return logits
+
+        with _translated(batch):
+            return self._placed(call)
 
     def time(self, batch: "NDArray[Any]", calls: int) -> tuple[int, ...]:
         """Nanoseconds of each of so many calls, with the photos on the device before and the logits left
         there. One call before them is not counted: it captures the graph, and chooses kernels.
         """
-        with self._turn, _translated(batch):
+
+        def call() -> tuple[int, ...]:
             buffers = self._loaded(batch)
             self._run(buffers)
             return tuple(self._timed(buffers) for _ in range(calls))
+
+        with _translated(batch):
+            return self._placed(call)
+
+    def _placed(self, call: "Callable[[], Answer]") -> "Answer":
+        """Run a call on the thread that it belongs on: this one, where no graphs are captured."""
+        if self._graph_key is None:
+            return call()
+        with self._turn:
+            self._first = self._first or threading.current_thread()
+            if self._for_all is None:
+                if self._first is threading.current_thread():
+                    return call()
+                self._for_all = ThreadPoolExecutor(1, "cuda-graphs")
+            return self._for_all.submit(call).result()
 
     def _timed(self, buffers: Buffers) -> int:
         before = self._clock()
@@ -126,7 +154,8 @@ class Bound:
         options = None
         if self._graph_key is not None:
             options = onnxruntime.RunOptions()
-            options.add_run_config_entry(self._graph_key, str(shape[0]))
+            for key in dict.fromkeys((self._graph_key, SESSION_KEY)):
+                options.add_run_config_entry(key, str(shape[0]))
         return Buffers(photos, logits, binding, options)
 
 

@@ -5,6 +5,7 @@ is in it is compared with the digests noted when it was written; what differs is
 The TensorRT-RTX plug-in writes when its session closes, unseen: there the folder's owner and rights must do.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from workbench.artifact import Sha256
 from workbench.backends import engines
 from workbench.backends.base import Engine
+from workbench.errors import WorkbenchError
 from workbench.files import sha256_bytes
 
 NOTED = "provider.json"
@@ -61,7 +63,10 @@ def opening(parts: Sequence[str], binding: str, *, noted: bool = True) -> Iterat
         yield cache
         cache.build_s = None if found else time.perf_counter() - started
         if noted:
-            note(place)
+            try:
+                note(place)
+            except WorkbenchError as error:  # A full disk: this session serves, the next start builds again.
+                sys.stderr.write(f"onnxruntime: {error.message}: the engine is not kept\n")
 
 
 def note(place: Path) -> None:

@@ -10,7 +10,7 @@ from workbench.artifact import Artifact
 from workbench.audit import Audit
 from workbench.backends import engines, ort_cache
 from workbench.backends.base import Engine, Runtime
-from workbench.backends.opening import onnxruntime_errors
+from workbench.backends.opening import TF32, onnxruntime_errors, refuse_override, switched
 from workbench.backends.ort_assigned import RECORD, assigned, refuse_idle, refuse_other
 from workbench.backends.ort_audit import audit_onnx, providers_in_profile
 from workbench.backends.ort_binding import Bound
@@ -36,27 +36,21 @@ Chain = list[tuple[str, Options]]
 CPU = "CPUExecutionProvider"
 PROBE_SIDE = 224  # pixels, where the graph leaves height and width free
 HOW = "wall clock, buffers on the GPU"
-# TensorRT's providers have no option for TF32, which it uses unless this says 0 (onnxruntime issue 6427).
-TF32 = "NVIDIA_TF32_OVERRIDE"
-
-
 _tf32_was: list[bool] = []  # what the first engine of this process was opened with
 
 
 def settle_tf32(runtime: Runtime, provider: str) -> None:
     """See to it that FP32 is FP32, or TF32 where that was asked for.
 
-    TensorRT and cuBLAS read the variable when they start, so it is decided once per process. Raises
+    TensorRT's providers have no option for TF32, which it uses unless the variable says 0 (onnxruntime issue
+    6427). TensorRT and cuBLAS read it when they start, so it is decided once per process. Raises
     WorkbenchError where it was decided otherwise.
     """
-    wanted, here = runtime.precision == "tf32", os.environ.get(TF32)
-    decided = _tf32_was[0] if _tf32_was and provider in ENGINES else wanted
-    if (here == "0" and wanted) or (here == "1" and not wanted) or decided != wanted:
-        raise WorkbenchError(
-            f"runtime.precision: TF32 is switched {'off' if wanted else 'on'} for this whole process",
-            hint=f"unset {TF32}, and do not serve or measure variants with and without it in one process",
-        )
+    wanted = runtime.precision == "tf32"
+    refuse_override(wanted)
     if provider in ENGINES:
+        if _tf32_was and _tf32_was[0] != wanted:
+            raise switched(on=_tf32_was[0])
         _tf32_was.append(wanted)
         if not wanted:
             os.environ[TF32] = "0"
@@ -128,6 +122,13 @@ def opened(
 
     Raises WorkbenchError where it cannot be opened, or the provider took nothing of it.
     """
+    if provider == TENSORRT and runtime.cuda_graph and artifact.info.input_shape[0] == 0:
+        # It ignores which graph is asked for: photos in a batch of another size would get old logits.
+        raise WorkbenchError(
+            "runtime.cuda_graph: onnxruntime's TensorRT provider records one call and repeats it for every "
+            "batch size",
+            hint="fix the batch with the step `fixed_batch`, or use `backend: tensorrt`, which records each",
+        )
     with configured(artifact, runtime, provider, options) as (chain, cache):
         session = open_with(artifact, options, chain, provider)
         refuse_other(session.get_providers()[0], provider, missing_libraries)

@@ -8,7 +8,7 @@ Options = dict[str, str]
 
 ENGINES = frozenset({TENSORRT, RTX})  # the providers that build one
 MAX_BATCH = 64  # photos, where the graph's batch is free: engines are built for a range
-# The run option by which a provider tells captured graphs apart.
+# The run option by which a provider tells captured graphs apart. TensorRT's does not (see `ort_gpu.opened`).
 GRAPH_KEY = {CUDA: "gpu_graph_id", TENSORRT: "gpu_graph_id", RTX: "cuda_graph_annotation_id"}
 
 
@@ -36,13 +36,14 @@ def tensorrt_options(
     """Of the TensorRT provider. name: of the graph's input. folder, timings: where it keeps those.
 
     Neither `trt_fp16_enable` nor `trt_int8_enable`: without them the network is strongly typed, and TensorRT
-    computes in what the graph says (onnxruntime pull request 18707).
+    computes in what the graph says (onnxruntime pull request 18707). `True` and `False` in so many words:
+    onnxruntime's Python side refuses `1` and `0` for this provider, and for this one alone.
     """
     options = {
         "device_id": "0",
-        "trt_engine_cache_enable": "1" if folder else "0",
-        "trt_timing_cache_enable": "1" if timings else "0",
-        "trt_cuda_graph_enable": "1" if runtime.cuda_graph else "0",
+        "trt_engine_cache_enable": str(folder is not None),
+        "trt_timing_cache_enable": str(timings is not None),
+        "trt_cuda_graph_enable": str(runtime.cuda_graph),
         **profiles(artifact, runtime, name, "trt_profile_{}_shapes"),
     }
     if folder:

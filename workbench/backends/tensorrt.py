@@ -17,7 +17,7 @@ from workbench.artifact import Artifact, Format
 from workbench.audit import Audit
 from workbench.backends import cuda, engines
 from workbench.backends.base import Engine, OnDevice, Runtime, Session
-from workbench.backends.opening import filled, for_any_batch, refuse_foreign
+from workbench.backends.opening import filled, for_any_batch, refuse_foreign, refuse_override
 from workbench.backends.packages import missing_package
 from workbench.backends.tensorrt_build import GPU_HINT, Plan, build, plan_of
 from workbench.backends.tensorrt_lanes import Lanes, split
@@ -37,6 +37,7 @@ PACKAGES: tuple[str, ...] = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda
 OLDEST = (10, 3)  # strongly typed networks, contexts that take their memory from us, without deprecated names
 INSTALL = "pip install 'krishi-bench[tensorrt]'"
 PROVIDER = "TensorRT"
+FULL = ("out of memory", "could not be allocated", "outofmemory")  # TensorRT's words for a full GPU
 HOW = "CUDA events between calls queued one behind the other"
 
 
@@ -155,7 +156,10 @@ def _opened(artifact: Artifact, runtime: Runtime, plan: Plan) -> tuple[Any, Engi
     data, found = _found_or_built(artifact, plan)
     try:
         return _deserialized(data, runtime), found
-    except WorkbenchError:
+    except WorkbenchError as error:
+        if any(words in error.message.lower() for words in FULL):
+            # Nothing is wrong with the engine, and building one takes more memory than opening it.
+            raise WorkbenchError(error.message, hint=cuda.HINTS["cudaErrorMemoryAllocation"]) from error
         if found.build_s is not None:
             raise
     data, found = _found_or_built(artifact, plan, anew=True)
@@ -175,6 +179,7 @@ def _found_or_built(artifact: Artifact, plan: Plan, *, anew: bool = False) -> tu
     """The bytes of an engine that was kept, or of a new one. The ONNX file is verified either way."""
     import tensorrt as trt
 
+    refuse_override(plan.tf32)  # before it is kept under what it would not be
     onnx = artifact.read()
     binding = engines.bound_to(f"TensorRT {trt.__version__}")
     try:

@@ -56,4 +56,4 @@ def made(trt: Any, doing: str, make: Callable[[], Any], *, hint: str | None = No
 
 def reasons(trt: Any) -> str:
     """The last complaints, in one line; empty where there was none."""
-    return "; ".join(" ".join(message.split()) for message in log_of(trt).errors)
+    return "; ".join(" ".join(message.split()) for message in tuple(log_of(trt).errors))

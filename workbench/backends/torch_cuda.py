@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from workbench import nvidia
 from workbench.artifact import Artifact
 from workbench.backends.base import Runtime
+from workbench.backends.opening import refuse_override
 from workbench.backends.packages import missing_package
 from workbench.errors import WorkbenchError
 from workbench.machine import collect
@@ -127,10 +128,12 @@ def tensor_float(allowed: bool) -> Iterator[None]:
 
     torch has one switch for the whole process: raises WorkbenchError where another session wants it
     otherwise. Matrix products are switched by the one function that keeps torch's older and newer settings
-    in step: inductor reads the older one, and refuses a mixture of both.
+    in step: inductor reads the older one, and refuses a mixture of both. Raises too where the environment
+    decides otherwise.
     """
     import torch
 
+    refuse_override(allowed)
     with _switch:
         if (not allowed) in _open:
             raise WorkbenchError(
