@@ -40,6 +40,7 @@ class ArtifactInfo(BaseModel):
     input_shape: (N, C, H, W), 0 where the size is free, whatever the layout. classes: logits per image.
     pixels: it takes (N, H, W, 3) uint8 pixels and normalises them itself.
     bound_to: the processor it was made for and runs on alone; None for a file that runs everywhere.
+    note: what the last step to say something said of its work, one sentence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class ArtifactInfo(BaseModel):
     companions: tuple[Companion, ...] = ()
     pixels: bool = False
     bound_to: str | None = None
+    note: str | None = None
 
     @property
     def total_bytes(self) -> int:

@@ -59,6 +59,8 @@ def batching_of(
     if not np.allclose(single, together, rtol=0, atol=SAME[device] * float(np.abs(single).max())):
         return Batching(size=1, photos_per_s={}, why="answers depend on the other photos of a batch")
     batches = {size: np.resize(photos, (size, *photos.shape[1:])) for size in (1, *SIZES)}
+    for batch in batches.values():
+        infer(batch)  # A GPU's runtime chooses kernels, or records a graph, when a size first comes up.
     sizes = [1, *(size for size in SIZES if _seconds(infer, batches[size]) <= LONGEST_CALL_S)]
     # Most networks on most processors gain nothing, and the largest batch shows that.
     rates = _rates(infer, batches, [1, sizes[-1]], sessions)

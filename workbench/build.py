@@ -262,7 +262,8 @@ def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
     steps.apply(step, source.path, target, photos)
     info = artifact_info(target)
     bound = bound_to(step) if step.use == "optimize" else source.info.bound_to
-    return Artifact(folder, info.model_copy(update={"bound_to": bound}))
+    note = steps.note_of(step, target) or source.info.note
+    return Artifact(folder, info.model_copy(update={"bound_to": bound, "note": note}))
 
 
 def _probes(job: Job) -> "NDArray[np.uint8]":

@@ -244,6 +244,7 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
     assert context.baseline is not None and context.empty_worker is not None
     write_arrays(context.folder.predictions(variant.name), logits=logits)
     info = built.artifact.info
+    built_now = opened.engine is not None and opened.engine.build_s is not None
     return result.model_copy(
         update={
             "device": opened.device,
@@ -251,15 +252,17 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
             "threads": opened.threads,
             "opset": info.opset,
             "precision": info.precision,
+            "note": info.note,
             "artifact_digest": built.artifact.digest,
             "artifact_key": built.key,
             "size_bytes": info.total_bytes,
             "audit": audit,
             "gpu": on_gpu,
-            "saturation": _saturation(context, variant, built),
+            "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
             "build_s": built.build_s,
-            "load_s": opened.load_s,
-            "cold_start_s": opened.cold_start_s,
+            # Not where the engine was built meanwhile: the next start finds it.
+            "load_s": None if built_now else opened.load_s,
+            "cold_start_s": None if built_now else opened.cold_start_s,
             "peak_memory_bytes": max(0, memory.peak_bytes - context.empty_worker.peak_bytes),
             "steady_memory_bytes": max(0, memory.steady_bytes - context.empty_worker.steady_bytes),
             "parity": agreement,

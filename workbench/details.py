@@ -65,6 +65,7 @@ class Details:
     def _audit(self) -> list[str]:
         audit, saturation = self.trial.audit, self.trial.saturation
         lines = [f"what ran: {audit.verdict}"] if audit else []
+        lines += [f"  {self.trial.note}"] if self.trial.note else []
         if saturation is not None:
             lines.append(f"  {told(saturation)}")
         return lines

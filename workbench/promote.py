@@ -266,7 +266,7 @@ def _tolerance(candidate: _Candidate) -> float:
     """Relative to the largest golden logit.
 
     INT8 and FP16 kernels round differently from one CPU to another (with and without VNNI, say), and so
-    does FP32 on GPUs, some of which multiply in TF32; FP32 on CPUs only adds in another order.
+    do GPUs, which add in another order for each size of batch; FP32 on CPUs only adds in another order.
     """
     runtime = candidate.runtime
     exact = (

@@ -19,6 +19,7 @@ from workbench.needs import Need
 from workbench.stated import StatedPreprocess
 from workbench.steps import Step
 from workbench.steps.check import check_sequence
+from workbench.steps.fit import check_fit
 
 KIND = "recipe"
 BASELINE = "baseline"
@@ -98,20 +99,9 @@ class Recipe(BaseModel):
     matrix: dict[str, Axis] = {}
 
     @model_validator(mode="after")
-    def _steps_fit_the_backend(self) -> "Recipe":
-        uses, backend = [step.use for step in self.steps], self.runtime.backend
-        if backend == "torch" and uses:
-            raise yamlfile.Problem(
-                f"step `{uses[0]}` changes an ONNX file, and backend `torch` runs torch's own",
-                hint="leave the steps out, or choose `onnxruntime` or `openvino` as `runtime.backend`",
-                at=("steps", 0),
-            )
-        if backend == "openvino" and "nncf_int8" in uses[:-1]:
-            raise yamlfile.Problem(
-                f"step `{uses[-1]}` comes after `nncf_int8`, whose result on openvino is no ONNX file",
-                hint="move `nncf_int8` to the end",
-                at=("steps", len(uses) - 1),
-            )
+    def _steps_fit(self) -> "Recipe":
+        opset = self.export.opset if "opset" in self.export.model_fields_set else None
+        check_fit(self.steps, self.runtime.backend, opset)
         return self
 
 

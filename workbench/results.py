@@ -210,7 +210,7 @@ class TrialResult(_Record):
     """One variant in one run: what was built, what was measured, and how it ended.
 
     reason: why it did not end `ok`. digest: of the variant; artifact_digest: of the model file.
-    provider, threads, opset, precision: read back from the session and the file.
+    provider, threads, opset, precision: read back from the session and the file. note: of the artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
     runtime in it. accuracy: on the photos that choose; certification: on those that choose nothing.
     saturated_ips: photos a second with every processor busy, as the server would run it.
@@ -231,6 +231,7 @@ class TrialResult(_Record):
     threads: int | None = None
     opset: int | None = None
     precision: str | None = None
+    note: str | None = None
     steps: int = 0
     artifact_digest: str | None = None
     artifact_key: str | None = None

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,20 @@ def test_no_engine_is_kept_under_a_precision_that_the_environment_overrides(
     with pytest.raises(WorkbenchError, match=r"TF32 is switched o(n|ff) for this whole process"):
         engine_of(artifact, precision=precision)
     assert not list(tmp_path.rglob("*.plan"))
+
+
+def test_an_engine_that_nobody_opened_for_long_goes_when_another_comes(
+    world: World, artifact: Artifact, tmp_path: Path
+) -> None:
+    engine_of(artifact)
+    (old,) = (record.parent for record in tmp_path.rglob(engines.RECORD))
+    long_ago = time.time() - engines.FORGET_S - 60
+    os.utime(old, (long_ago, long_ago))
+    engine_of(artifact)  # opened: it is in use
+    engine_of(artifact, precision="tf32")
+    assert old.is_dir()
+    os.utime(old, (long_ago, long_ago))
+    engine_of(artifact, max_batch=2)
+    assert not old.exists()
+    assert len(list(tmp_path.rglob(engines.RECORD))) == 2
+    assert list((old.parent / engines.TIMING_FOLDER).iterdir())

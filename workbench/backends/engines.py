@@ -8,10 +8,12 @@ not fit is built again.
 """
 
 import os
+import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +27,8 @@ from workbench.errors import WorkbenchError
 from workbench.files import digest_of, exclusive, fsync_path, sha256_bytes, token, translated_os_errors
 
 ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
+TIMING_FOLDER = "timing"
+FORGET_S = 90 * 86400.0
 PRIVATE = 0o077  # rights that nobody but the owner may have
 DRIVER_VERSION = Path("/sys/module/nvidia/version")
 
@@ -78,12 +82,15 @@ def folder(parts: Sequence[str]) -> Path:
     Raises Unwritable where it cannot be made, and WorkbenchError where it, or the folder of all engines, is
     a link or open to others: what lies there may be anybody's.
     """
-    return _private(_root() / digest_of(list(parts)))
+    place = _private(_root() / digest_of(list(parts)))
+    with suppress(OSError):  # a cache that was filled ahead and is read-only
+        os.utime(place)
+    return place
 
 
 def timing_folder(binding: str) -> Path:
     """The private folder for what a builder measured on this machine. Raises as `folder` does."""
-    return _private(_private(_root() / "timing") / digest_of(binding))
+    return _private(_private(_root() / TIMING_FOLDER) / digest_of(binding))
 
 
 def _root() -> Path:
@@ -152,7 +159,17 @@ def keep(place: Path, data: bytes, *, binding: str, build_s: float) -> Record:
         (place / RECORD).unlink(missing_ok=True)
     write_private(place / ENGINE, data)
     write_private(place / RECORD, record.model_dump_json(indent=2).encode() + b"\n")
+    _forget_old(place.parent)
     return record
+
+
+def _forget_old(root: Path) -> None:
+    """Delete what was not opened for long: each update of the driver leaves a set of engines behind."""
+    now = time.time()
+    for place in root.iterdir():
+        with suppress(FileNotFoundError):  # another process was faster
+            if place.name != TIMING_FOLDER and now - place.lstat().st_mtime > FORGET_S:
+                shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

@@ -154,7 +154,8 @@ def tensor_float(allowed: bool) -> Iterator[None]:
 
 
 def round_weights(module: "torch.nn.Module", half: "torch.dtype") -> None:
-    """Hold in `half` what autocast would round to it in every call: weights of two dimensions and more.
+    """Hold in `half` what autocast would round to it in every call: weights of two dimensions and more, and
+    with them position embeddings, which autocast would leave.
 
     The rest (biases, statistics, scales) stays in float32, as under autocast alone: norms need that. Their
     layout stays as it was exported: with `channels_last`, which cuDNN prefers for half precision, the views

@@ -12,7 +12,7 @@ from workbench.onnx_info import load, precision_of
 from workbench.steps.batch import DynamicBatch, FixedBatch, dynamic_batch, fixed_batch
 from workbench.steps.check import check, check_order, check_sequence
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
-from workbench.steps.fp16 import Fp16, fp16
+from workbench.steps.fp16 import Fp16, fp16, notes_of
 from workbench.steps.int8 import DynamicInt8, StaticInt8, static_int8
 from workbench.steps.modelopt_int8 import ModeloptInt8, modelopt_onnx
 from workbench.steps.nncf_int8 import NncfInt8, nncf_onnx
@@ -65,6 +65,7 @@ __all__ = [
     "calibration_of",
     "check_order",
     "check_sequence",
+    "note_of",
 ]
 
 
@@ -119,6 +120,14 @@ def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
             dynamic_batch(source, target)
         case _:
             assert_never(step)
+
+
+def note_of(step: Step, result: Path) -> str | None:
+    """What a step says of its work, for those who read the results."""
+    if not isinstance(step, Fp16 | StaticInt8):
+        return None
+    notes = notes_of(result)
+    return notes.text() if notes else None
 
 
 def calibration_of(step: StaticInt8 | NncfInt8 | ModeloptInt8, photos: Photos) -> "Images":
