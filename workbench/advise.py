@@ -38,7 +38,7 @@ class Item:
     """What is expected of one variant.
 
     low, high: speed over that of the plain FP32 export on onnxruntime, one thread; None where it cannot run,
-    or where no rule says anything.
+    or where no rule says anything. absent: why it cannot run here; None where it can.
     """
 
     variant: str
@@ -48,6 +48,7 @@ class Item:
     low: float | None
     high: float | None
     reasons: tuple[Reason, ...]
+    absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,20 @@ class Advice:
     def headlines(self) -> list[str]:
         """Two or three lines for the start of a run."""
         worth = [item.variant for item in _promising_first(self.items) if item.worth]
-        poor = len(self.items) - len(worth)
         lines = [f"network: {self.network.sentence()}"]
         lines.append(f"worth trying: {', '.join(worth) or 'nothing that is here'}")
+        poor = [f"{title}: {len(found)} of {len(self.items)}" for title, found in self._poor() if found]
         if poor:
-            lines.append(f"not worth trying: {poor} of {len(self.items)} (`krishi-bench advise` says why)")
+            lines.append(f"{'; '.join(poor)} (`krishi-bench advise` says why)")
         return lines
+
+    def _poor(self) -> list[tuple[str, list[Item]]]:
+        """What is not worth trying and what cannot be tried, under their headings."""
+        poor = [item for item in self.items if not item.worth]
+        return [
+            ("not worth trying", [item for item in poor if item.absent is None]),
+            ("cannot run here", [item for item in poor if item.absent is not None]),
+        ]
 
     def text(self) -> str:
         """The advice for a terminal of 100 columns."""
@@ -83,10 +92,11 @@ class Advice:
             *wrapped(self.network.sentence(), ""),
         ]
         sources: dict[str, int] = {}  # numbered as they are met: each is given in full once, at the end
-        for title, worth in (("worth trying", True), ("not worth trying", False)):
-            chosen = [item for item in self.items if item.worth is worth]
+        unfit, away = self._poor()
+        promising = _promising_first([item for item in self.items if item.worth])
+        for title, chosen in (("worth trying", promising), unfit, *([away] if away[1] else [])):
             lines += ["", f"{title}:" if chosen else f"{title}: nothing"]
-            for group in _groups(_promising_first(chosen) if worth else chosen):
+            for group in _groups(chosen):
                 lines += _entry(group, sources)
         lines += ["", "sources:"]
         for source, number in sources.items():
@@ -125,19 +135,32 @@ def advised(advice: Advice, variants: Sequence[Variant]) -> list[Variant]:
 
 
 def hindsight(advice: Advice, comparison: Comparison) -> list[str]:
-    """Where the advice was wrong, a sentence each, and how often it was right. Empty if nothing was timed."""
+    """Where the advice was wrong, a sentence each, how often it was right, and what `--advised` left out.
+
+    The first two are empty if nothing was timed.
+    """
     rows = {row.variant: row for row in comparison.rows if row.speedup is not None}
     judged = [(item, rows[item.variant]) for item in advice.items if item.variant in rows and item.low]
     wrong = [sentence for item, row in judged if (sentence := _wrong(item, row)) is not None]
-    if not judged:
-        return []
-    right = len(judged) - len(wrong)
-    return [*wrong, f"the advice was right about {right} of {len(judged)} variants that were timed"]
+    if judged:
+        right = len(judged) - len(wrong)
+        wrong.append(f"the advice was right about {right} of {len(judged)} variants that were timed")
+    return wrong + _left_out(advice, comparison)
+
+
+def _left_out(advice: Advice, comparison: Comparison) -> list[str]:
+    """A run tries all of its variants, but for those that `--advised` leaves out."""
+    tried = {row.variant for row in comparison.rows}
+    out = [item for item in advice.items if item.variant not in tried]
+    away = sum(item.absent is not None for item in out)
+    counts = {"not worth trying": len(out) - away, "that cannot run here": away}
+    told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return [f"--advised left out {told} (`krishi-bench advise` says why)"] if told else []
 
 
 def _absent(variant: Variant, reason: str) -> Item:
     reasons = (Reason(f"it cannot run here: {reason}", "this machine"),)
-    return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons)
+    return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons, absent=reason)
 
 
 def _judged(variant: Variant, situation: Situation, objective: Objective) -> Item:
@@ -197,21 +220,24 @@ def _promising_first(items: Sequence[Item]) -> list[Item]:
 
 
 def _groups(items: Sequence[Item]) -> list[list[Item]]:
-    """Variants of one recipe with the same reasons, together."""
+    """Variants of one recipe with the same reasons, together; what cannot run here by the reason alone."""
     groups: dict[object, list[Item]] = {}
     for item in items:
-        groups.setdefault((item.recipe, item.low, item.high, item.reasons), []).append(item)
+        key = item.absent or (item.recipe, item.low, item.high, item.reasons)
+        groups.setdefault(key, []).append(item)
     return list(groups.values())
 
 
 def _entry(group: Sequence[Item], sources: dict[str, int]) -> list[str]:
     first = group[0]
-    labels = [item.variant.removeprefix(first.recipe) for item in group]
-    name = first.recipe + (" " if len(labels) > 1 else "") + " ".join(labels)
-    lines = wrapped(name + _range(first), "  ")
+    labels: dict[str, list[str]] = {}
+    for item in group:
+        labels.setdefault(item.recipe, []).append(item.variant.removeprefix(item.recipe))
+    names = [recipe + (" " if len(found) > 1 else "") + " ".join(found) for recipe, found in labels.items()]
+    lines = wrapped(", ".join(names) + _range(first), "  ")
     for reason in first.reasons:
         number = sources.setdefault(reason.source, len(sources) + 1)
-        lines += wrapped(f"{reason.text} [{number}]", "      ", "    - ")
+        lines += wrapped(f"{first.absent or reason.text} [{number}]", "      ", "    - ")
     return lines
 
 

@@ -350,7 +350,8 @@ def _show(comparisons: Sequence["Comparison"], form: "Format", columns: "Columns
     from workbench.report import render
 
     sys.stdout.write(render(form, comparisons, color=sys.stdout.isatty(), columns=columns))
-    return DONE if all(found.winner and found.certified for found in comparisons) else ANSWER_IS_NO
+    answered = all(found.winner and found.certified and not found.nothing_else for found in comparisons)
+    return DONE if answered else ANSWER_IS_NO
 
 
 def _print(answer: object, text: str, form: str) -> None:
@@ -422,7 +423,11 @@ def _add_building(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="files, folders or names of shipped ones (default: all shipped)",
     )
     made.add_argument(
-        "--time-budget", type=_seconds, default=180.0, metavar="T", help="for timing: 60s, 10m (default: 3m)"
+        "--time-budget",
+        type=_seconds,
+        default=180.0,
+        metavar="T",
+        help="for timing: 60s, 10m (default: 3m); building and checking come on top",
     )
     made.add_argument(
         "--rounds",

@@ -1,6 +1,7 @@
 """From results to a decision: rows against the baseline, the Pareto front, the winner and why. Pure."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -13,6 +14,7 @@ from workbench.saturation import told
 Verdict = Literal["within", "beyond", "too few images"]
 UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
 SMALLEST_DIFFERENCE = 0.01  # speeds closer than this, or than the noise floor, are the same
+SEEN: frozenset[Status] = frozenset({"ok", "pruned"})  # measured, if only until it could not win any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class Comparison:
     reasons: tuple[str, ...]
     info: RunInfo
 
+    @property
+    def nothing_else(self) -> bool:
+        """Was nothing measured besides the baseline? Then its winning says nothing about the others."""
+        return not any(row.variant != BASELINE and row.status in SEEN for row in self.rows)
+
 
 def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
     """Judge the trials of one run under its budget."""
@@ -130,7 +137,7 @@ def _verdict(drop: PairedDrop, trial: TrialResult, budget: Budget) -> Verdict:
 
 def shortfalls(trial: TrialResult, budget: Budget, class_names: Sequence[str] = ()) -> list[str]:
     """Every way the trial misses the budget, as phrases; empty where it fits."""
-    if trial.status not in ("ok", "pruned") or trial.latency is None or trial.size_bytes is None:
+    if trial.status not in SEEN or trial.latency is None or trial.size_bytes is None:
         return [trial.reason or "it was not measured to the end"]
     found = untimed_shortfalls(trial, budget, class_names)
     if trial.latency.batch_size > 1:
@@ -234,7 +241,7 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
         misses = [
             f"{t.variant}: {'; '.join(shortfalls(t, budget, info.class_names))}" for t in trials if t.accuracy
         ]
-        return None, ["no winner: nothing fits the budget", *misses]
+        return None, ["no winner: nothing fits the budget", *misses, *_unmeasured(trials)]
     best = pool[0]
     # The noise floor is of times; sizes and memory have none.
     tolerance = _tolerance(info) if budget.objective == "latency" else SMALLEST_DIFFERENCE
@@ -242,6 +249,8 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
     smallest = min(trial.size_bytes or 0 for trial in tied)
     small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
     winner = min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, budget)))
+    if unmeasured := _unmeasured(trials):
+        return winner, unmeasured  # it beats nobody
     reasons = [f"winner: {winner.variant}, {_merits(winner)}"]
     fitting = [t for t in trials if t.status == "ok" and not shortfalls(t, budget)]
     others = [t.variant for t in fitting if t is not winner and _near(t, winner, budget, tolerance)]
@@ -253,6 +262,17 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | 
     if winner.variant == BASELINE:
         reasons.append("nothing that fits the budget beats the plain FP32 export: ship that")
     return winner, reasons + _why_better_ones_lost(trials, winner, budget)
+
+
+def _unmeasured(trials: Sequence[TrialResult]) -> list[str]:
+    """That nothing besides the baseline was measured, as a sentence; empty where something was."""
+    others = Counter(trial.status for trial in trials if trial.variant != BASELINE)
+    if others.keys() & SEEN:
+        return []
+    if not others:
+        return ["nothing else was measured"]
+    counts = ", ".join(f"{count} {status}" for status, count in others.items())
+    return [f"nothing else was measured ({counts}): this says nothing about them"]
 
 
 def _near(trial: TrialResult, winner: TrialResult, budget: Budget, tolerance: float) -> bool:

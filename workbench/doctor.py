@@ -52,11 +52,12 @@ class Clock:
 
     noise_floor: how far from 1 the ratio of two copies may be, as a fraction. detectable: the smallest
     difference that a run with the default budget would find 19 times in 20. None where there was time for
-    too few rounds. disturbed: rounds of `rounds` in which the machine was busy with something else, and
-    with what.
+    too few rounds. tries: rounds with those that were repeated because the machine was disturbed.
+    disturbed: with what it was busy, one for each such try.
     """
 
     rounds: int
+    tries: int
     noise_floor: float | None
     detectable: float | None
     disturbed: tuple[str, ...]
@@ -114,7 +115,10 @@ class Diagnosis:
         ]
         if clock.disturbed:
             count = len(clock.disturbed)
-            lines.append(f"          {count} of {clock.rounds} rounds were disturbed: {clock.disturbed[0]}")
+            again = " (repeats counted)" if clock.tries > clock.rounds else ""
+            lines.append(
+                f"          {count} of {clock.tries} rounds{again} were disturbed: {clock.disturbed[0]}"
+            )
         return "\n".join(lines)
 
     def _why(self, why: str | None) -> str:
@@ -187,12 +191,13 @@ def clock(report: Report) -> Clock:
         )
     disturbed = tuple(e.disturbed for e in measured.environments if e.disturbed)
     bounds = Ratio(tuple(log_ratios(measured, "a").get("b", {}).values())).log_interval
+    rounds, tries = measured.rounds, len(measured.environments)
     if bounds is None:
-        return Clock(measured.rounds, None, None, disturbed)
+        return Clock(rounds, tries, None, None, disturbed)
     low, high = bounds
     # An interval shrinks with the root of the rounds; twice its half-width is found 19 times in 20.
-    half = (high - low) / 2 * math.sqrt(measured.rounds / Plan().rounds)
-    return Clock(measured.rounds, math.expm1(max(abs(low), abs(high))), math.expm1(2 * half), disturbed)
+    half = (high - low) / 2 * math.sqrt(rounds / Plan().rounds)
+    return Clock(rounds, tries, math.expm1(max(abs(low), abs(high))), math.expm1(2 * half), disturbed)
 
 
 def _name(runtime: Runtime) -> str:

@@ -118,9 +118,13 @@ def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         return
     # Seen between these powers of the side: not everything scales with the number of pixels.
     low, high = sorted((scale**-1.2, scale**-2))
-    yield Opinion(
-        f"photos of {100 * scale**2:.0f} % of the pixels: the work shrinks with them", MEASURED, low, high
-    )
+    pixels = f"photos of {100 * scale**2:.0f} % of the pixels"
+    if variant.runtime.device == "cuda":
+        # Where starting kernels takes the time, the pixels change little.
+        low, high = sorted((1.0, scale**-2))
+        yield Opinion(f"{pixels}: less work, and as many kernels to start", ARITHMETIC, low, high)
+    else:
+        yield Opinion(f"{pixels}: the work shrinks with them", MEASURED, low, high)
     if scale < 1:
         yield Opinion(
             "networks trained on random crops saw objects larger than at test time, so smaller photos often "

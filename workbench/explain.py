@@ -1,14 +1,14 @@
 """What a recipe does, when that helps and when it hurts, with the source of each statement."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from workbench import needs
-from workbench.explanations import EXPORTERS, NOTES, Note
+from workbench.explanations import EXPORTERS, NOTES, ON_GPU, Note
 from workbench.recipe import Recipe, Variant
 
 WIDTH = 100
@@ -76,7 +76,8 @@ def explain(
     """Explain a recipe and the variants it expands into (`recipe.parse` gives both).
 
     flags: the processor's features; this one's by default. What has no entry in `explanations.NOTES` is
-    left out: a setting at its default, or one whose name says it all.
+    left out: a setting at its default, or one whose name says it all. Where a variant runs decides whether
+    it is the note of processors or of GPUs.
     """
     axes = tuple(f"{key}: {', '.join(map(_value, values))}" for key, values in recipe.matrix.items())
     return Explanation(
@@ -104,29 +105,33 @@ def _merged(variants: Sequence[Variant]) -> tuple[Part, ...]:
 
 
 def _sections(variant: Variant) -> Iterator[list[Part]]:
-    exporter = variant.export.exporter
+    exporter, notes = variant.export.exporter, _notes(variant)
     exported = variant.runtime.backend != "torch"
     yield [Part(f"export with {exporter}", (), EXPORTERS[exporter])] if exported else []
-    yield list(_settings("preprocess", variant.preprocess))
+    yield list(_settings("preprocess", variant.preprocess, notes))
     yield [
         part
         for step in variant.steps
-        for part in (Part(f"step {step.use}", (), NOTES[step.use]), *_settings(step.use, step))
+        for part in (Part(f"step {step.use}", (), notes[step.use]), *_settings(step.use, step, notes))
     ]
     backend = variant.runtime.backend
-    yield [Part(f"runtime {backend}", (), NOTES[backend]), *_settings("runtime", variant.runtime)]
+    yield [Part(f"runtime {backend}", (), notes[backend]), *_settings("runtime", variant.runtime, notes)]
 
 
-def _settings(owner: str, model: BaseModel) -> Iterator[Part]:
+def _notes(variant: Variant) -> Mapping[str, Note]:
+    return {**NOTES, **ON_GPU} if variant.runtime.device == "cuda" else NOTES
+
+
+def _settings(owner: str, model: BaseModel, notes: Mapping[str, Note]) -> Iterator[Part]:
     """The settings that are not at their default, or whose value has a note of its own."""
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if isinstance(value, BaseModel) and f"{owner}.{name}" not in NOTES:
-            yield from _settings(f"{owner}.{name}", value)
+        if isinstance(value, BaseModel) and f"{owner}.{name}" not in notes:
+            yield from _settings(f"{owner}.{name}", value, notes)
             continue
-        note = NOTES.get(f"{owner}.{name}={_value(value)}")
+        note = notes.get(f"{owner}.{name}={_value(value)}")
         if note is None and value != field.default:
-            note = NOTES.get(f"{owner}.{name}")
+            note = notes.get(f"{owner}.{name}")
         if note is not None:
             yield Part(f"{owner}.{name}", (_value(value),), note)
 

@@ -1,7 +1,8 @@
 """What is known of each step, setting and runtime: what it does, when it helps, when it hurts, says who.
 
-A table and nothing else; `explain` reads it. Keys: the `use` of a step, the name of a backend,
-`owner.setting` for a setting that is not at its default, `owner.setting=value` for one value of it.
+Tables and nothing else; `explain` reads them. Keys: the `use` of a step, the name of a backend,
+`owner.setting` for a setting that is not at its default, `owner.setting=value` for one value of it. NOTES
+hold everywhere, and on a GPU where ON_GPU has no other.
 Speeds are ratios to plain FP32 in onnxruntime: MobileNetV2 and ResNet-50 at 224 pixels, one thread, on one
 x86 machine with VNNI. What is said of GPUs is what the sources say: none of it was measured here.
 """
@@ -21,6 +22,8 @@ TENSORRT_TYPES = "TensorRT documentation, Strongly typed networks and Working wi
 TENSORRT_ENGINES = "TensorRT documentation, Engine compatibility"
 TENSORRT_RTX = "TensorRT-RTX documentation, Support matrix; onnxruntime-ep-nv-tensorrt-rtx 0.5"
 CUDA_GRAPHS = "NVIDIA, CUDA graph best practice; TensorRT documentation, Optimizing performance"
+TENSOR_CORES = "NVIDIA Ampere and Hopper architecture whitepapers: peak rates by precision"
+INDUCTOR = "torch documentation, AOTInductor"
 TF32 = "NVIDIA Ampere architecture whitepaper; torch documentation, CUDA semantics"
 MODELOPT = "NVIDIA ModelOpt documentation, ONNX quantization and AutoCast"
 KRISHNAMOORTHI = "Krishnamoorthi 2018, Quantizing deep convolutional networks for efficient inference"
@@ -244,7 +247,7 @@ NOTES: dict[str, Note] = {
     ),
     "fp16": Note(
         "weights and arithmetic in 16-bit floats; nodes that it would harm stay in FP32",
-        "GPUs with tensor cores; everywhere the file is half as large",
+        "the file is half as large; GPUs with tensor cores compute it faster",
         "x86 processors compute it in FP32 behind casts: 0.86 times; each border to what stays "
         "in FP32 is a cast",
         f"{MEASURED}; onnxruntime issue 16778; {TENSORRT_TYPES}",
@@ -428,14 +431,13 @@ NOTES: dict[str, Note] = {
     ),
     "runtime.precision=bf16": Note(
         "multiplies in BF16",
-        "processors with avx512_bf16 or amx: 1.6 (MobileNetV2) and 2.0 times (ResNet-50) in openvino; GPUs "
-        "since Ampere",
+        "processors with avx512_bf16 or amx: 1.6 (MobileNetV2) and 2.0 times (ResNet-50) in openvino",
         "without those instructions it is emulated, slowly; 8 bits of mantissa",
         f"{OPENVINO}; {MEASURED}",
     ),
     "runtime.precision=f16": Note(
         "multiplies in FP16 where the hardware can",
-        "GPUs with tensor cores; ARM with asimdhp, avx512_fp16",
+        "ARM with asimdhp, x86 with avx512_fp16",
         "overflow over 65504",
         OPENVINO,
     ),
@@ -480,8 +482,8 @@ NOTES: dict[str, Note] = {
     ),
     "preprocess.scale": Note(
         "another input size, as a fraction of the workspace's; the same part of the photo",
-        "fully convolutional networks: the work shrinks with the square (1.7 times at 160 instead of 224 "
-        "pixels, and no loss); trained on random crops, they saw larger objects than at test time",
+        "fully convolutional networks: the work shrinks with the square (on a CPU 1.7 times at 160 instead "
+        "of 224 pixels, and no loss); trained on random crops, they saw larger objects than at test time",
         "signs of a few pixels vanish; networks of one size are skipped",
         f"{TOUVRON}; {MEASURED}",
     ),
@@ -523,3 +525,88 @@ NOTES: dict[str, Note] = {
         "another normalisation", "when the checkpoint states it wrongly", "otherwise", "krishi-bench"
     ),
 }
+
+ON_GPU: dict[str, Note] = {
+    "static_int8": Note(
+        NOTES["static_int8"].does,
+        "large plain convolutions and batches, on tensor cores, with `placement: tensorrt`",
+        "any other placement is made for CPUs: its pairs run as kernels of their own; depthwise "
+        "convolutions, hard-swish and transformers lose accuracy first",
+        f"{TENSORRT_TYPES}; {TENSOR_CORES}",
+    ),
+    "static_int8.activation=uint8": Note(
+        NOTES["static_int8.activation=uint8"].does,
+        None,
+        "TensorRT, which takes symmetric int8 alone",
+        TENSORRT_TYPES,
+    ),
+    "static_int8.activation=int8": Note(
+        NOTES["static_int8.activation=int8"].does,
+        "TensorRT, which takes nothing else",
+        "half the levels after a ReLU",
+        TENSORRT_TYPES,
+    ),
+    "static_int8.format=qoperator": Note(
+        NOTES["static_int8.format=qoperator"].does,
+        None,
+        "TensorRT cannot read it",
+        f"{ORT_QUANTIZATION}; {TENSORRT_TYPES}",
+    ),
+    "static_int8.reduce_range=true": Note(
+        NOTES["static_int8.reduce_range=true"].does,
+        None,
+        "half the levels of the weights, for nothing: it is for x86 processors without VNNI",
+        ORT_QUANTIZATION,
+    ),
+    "dynamic_int8": Note(
+        NOTES["dynamic_int8"].does,
+        None,
+        "its operators run on the CPU, with copies from and to the GPU between",
+        "onnxruntime documentation, Execution providers",
+    ),
+    "dynamic_int8.op_types": Note(
+        NOTES["dynamic_int8.op_types"].does,
+        None,
+        "each runs on the CPU then, with copies from and to the GPU",
+        "onnxruntime documentation, Execution providers",
+    ),
+    "nncf_int8": Note(
+        NOTES["nncf_int8"].does,
+        None,
+        "its pairs are placed for CPUs; for GPUs there are static_int8 with `placement: tensorrt` and "
+        "modelopt_int8",
+        f"{NNCF}; {TENSORRT_TYPES}",
+    ),
+    "fp16": Note(
+        NOTES["fp16"].does,
+        "large networks and batches, on tensor cores; the file is half as large",
+        "each border to what stays in FP32 is a cast; at one photo a call, small networks wait for kernels "
+        "to start",
+        f"{TENSOR_CORES}; {TENSORRT_TYPES}",
+    ),
+    "torch": Note(
+        NOTES["torch"].does,
+        "as the reference, and for operators that other runtimes lack",
+        "eager, it starts at least one kernel an operator on the GPU: small networks wait for that",
+        CUDA_GRAPHS,
+    ),
+    "runtime.compile=true": Note(
+        NOTES["runtime.compile=true"].does,
+        "operators are fused, so that the GPU has fewer kernels to start",
+        "the file runs on a GPU like this only, and is not promoted",
+        INDUCTOR,
+    ),
+    "runtime.precision=bf16": Note(
+        NOTES["runtime.precision=bf16"].does,
+        "GPUs since Ampere: tensor cores, and the range of FP32",
+        "8 bits of mantissa",
+        TENSOR_CORES,
+    ),
+    "runtime.precision=f16": Note(
+        "multiplies in FP16",
+        "GPUs with tensor cores, for large networks and batches",
+        "overflow over 65504",
+        TENSOR_CORES,
+    ),
+}
+"""Other notes of the same keys, for variants that run on a GPU."""

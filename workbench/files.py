@@ -68,13 +68,17 @@ def make_folder(path: Path) -> None:
         ) from None
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader, or a crash, sees the old file or the new one, never a part."""
+def write_atomic(path: Path, data: bytes, *, rights: int = 0o666) -> None:
+    """Write `data` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    rights: of a new file, less what the umask takes.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{token()}")
     with translated_os_errors(path):
         make_folder(path.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights)
         try:
-            with temporary.open("wb") as file:
+            with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

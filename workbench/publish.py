@@ -60,8 +60,9 @@ def publish(
     """Promote the winner of a run, or the variant named.
 
     require_shadow: the agreement, as a fraction of 1, that a shadow run must have shown at least.
-    Raises Refused where it did not, and where the variant misses the workspace's budget, unless forced; then
-    the manifest says what was missed. WorkbenchError for an unknown run or variant.
+    Raises Refused where it did not, where the variant was skipped or failed, and where it misses the
+    workspace's budget, unless forced; then the manifest says what was missed. WorkbenchError for an unknown
+    run or variant.
     """
     run = find_run(workspace.results, run_id)
     # The run says what was measured; the workspace, as it is now, what is good enough.
@@ -72,6 +73,13 @@ def publish(
             hint="run again under the new name, or set `name` in krishi.yaml back",
         )
     trial = _chosen(run, info, variant)
+    if trial.status in ("skipped", "failed"):
+        ended = "was skipped" if trial.status == "skipped" else "failed"
+        why = f": {trial.reason}" if trial.reason else ""
+        raise Refused(
+            f"`{trial.variant}` of run {run.run_id} {ended}, so there is nothing to publish{why}",
+            hint="choose another with --variant",
+        )
     missed = shortfalls(trial, info.budget, info.class_names) + certification_shortfalls(trial, info)
     if missed and not force:
         raise Refused(

@@ -55,6 +55,8 @@ class Tuned:
     def sentence(self) -> str:
         """What came of it, for a person."""
         told = "\n".join(self.story)
+        if self.recipe is None and self.comparison.nothing_else:
+            return f"{told}\nnothing besides the plain FP32 export could be measured: no recipe was written"
         if self.recipe is None:
             return f"{told}\nnothing that keeps the budget beat the plain FP32 export: no recipe was written"
         again = f"wrote {self.recipe}: `krishi-bench run {self.recipe}` measures it again"

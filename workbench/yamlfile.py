@@ -17,6 +17,8 @@ from workbench.errors import WorkbenchError
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What others call things; suggested where the name we know is one of those that may stand there.
+SYNONYMS = {"gpu": "cuda", "nvidia": "cuda", "trt": "tensorrt", "ort": "onnxruntime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +159,15 @@ def validated(
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems, hints = [], []
+        found: list[tuple[str, str | None]] = []
         for detail in error.errors(include_url=False):
             place = _place_in(data, _location(detail), missing=detail["type"] == "missing")
             message, hint = _explained(model, detail)
-            problems.append(f"  {document.where(at or place)}: {dotted(place) or kind}: {message}")
-            if hint:
-                hints.append(hint)
-        text = f"{document.path} is not a valid {kind}\n" + "\n".join(problems)
-        raise WorkbenchError(text, hint=" ".join(dict.fromkeys(hints)) or None) from None
+            found.append((f"  {document.where(at or place)}: {dotted(place) or kind}: {message}", hint))
+        # Of several problems each keeps its hint; the hint of a single one stands on its own.
+        lines = [f"{line}; {hint}" if hint and len(found) > 1 else line for line, hint in found]
+        text = f"{document.path} is not a valid {kind}\n" + "\n".join(lines)
+        raise WorkbenchError(text, hint=found[0][1] if len(found) == 1 else None) from None
 
 
 def _location(detail: Any) -> Place:
@@ -174,9 +176,16 @@ def _location(detail: Any) -> Place:
 
 
 def closest(word: str, known: list[str]) -> str | None:
+    """The name that was probably meant, in whatever case; `CUDAExecutionProvider` is `cuda`."""
     import difflib
 
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
+    plain = {name.lower(): name for name in reversed(known)}
+    given = word.lower().removesuffix("executionprovider")
+    if (other := SYNONYMS.get(given)) in plain:
+        return plain[other]
+    # Case counts where it alone tells names apart.
+    meant = difflib.get_close_matches(word, known, n=1, cutoff=0.9)
+    return next(iter(meant or map(plain.get, difflib.get_close_matches(given, plain, n=1, cutoff=0.5))), None)
 
 
 def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -> Place:

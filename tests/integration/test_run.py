@@ -345,7 +345,8 @@ def test_the_reason_of_a_failure_says_what_is_wrong_and_what_to_do(
 
 def test_a_build_that_takes_too_long_fails_alone(elsewhere: Bench) -> None:
     recipe = write(elsewhere.root / "new.yaml", "{name: new, export: {exporter: torchscript, opset: 16}}")
-    elsewhere.run("run", recipe, *BRIEF, *NO_TIME_TO_BUILD)
+    said = elsewhere.run("run", recipe, *BRIEF, *NO_TIME_TO_BUILD, code=1).stdout
+    assert "nothing else was measured (1 failed): this says nothing about them" in said
     trial = last_trials(elsewhere)["new"]
     assert (trial.status, trial.reason) == ("failed", "the build took longer than 0.001 s and was stopped")
 
@@ -654,7 +655,7 @@ def test_a_baseline_that_takes_too_long_to_build_ends_the_run(
 def test_static_int8_without_calibration_photos_fails_alone(bench: Bench, elsewhere: Bench) -> None:
     text = (elsewhere.root / "krishi.yaml").read_text()
     write(elsewhere.root / "krishi.yaml", re.sub(r', "calibration": "[^"]*"', "", text))
-    elsewhere.run("run", bench.root / "recipes" / "int8-static.yaml", *BRIEF)
+    elsewhere.run("run", bench.root / "recipes" / "int8-static.yaml", *BRIEF, code=1)
     trial = last_trials(elsewhere)["int8-static"]
     assert trial.status == "failed"
     assert "static_int8 needs photos to calibrate on" in (trial.reason or "")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,36 @@ def advice(variants: Callable[[str], list[Variant]]) -> Advice:
 def test_what_cannot_run_here_is_not_worth_trying_and_says_why(advice: Advice) -> None:
     assert not advice.items[3].worth
     assert advice.items[3].reasons[0].text == "it cannot run here: `nncf` is not installed"
+    assert advice.items[3].absent == "`nncf` is not installed"
+
+
+def test_what_cannot_run_here_has_a_heading_of_its_own_and_each_reason_is_given_once(
+    variants: Callable[[str], list[Variant]],
+) -> None:
+    found = variants(
+        "matrix:\n  runtime: [{device: cuda}, {device: cuda, cuda_graph: true}, {device: cpu}]\n"
+    )
+    found.append(replace(found[0], name="b", recipe="b"))
+    absent = {
+        variant.name: "no NVIDIA driver is here" for variant in found if variant.runtime.device == "cuda"
+    }
+    given = advise(network(), machine(), absent, found)
+    poor, _, away = given.text().partition("\nnot worth trying:\n")[2].partition("\ncannot run here:\n")
+    assert poor.startswith("  a[cpu]: expected ")
+    assert away.startswith("  a [cuda] [cuda,cuda_graph=true], b\n    - no NVIDIA driver is here [")
+    assert given.text().count("no NVIDIA driver is here") == 1
+    assert given.headlines()[1:] == [
+        "worth trying: nothing that is here",
+        "not worth trying: 1 of 4; cannot run here: 3 of 4 (`krishi-bench advise` says why)",
+    ]
+    assert advised(given, found) == []
+
+
+def test_where_everything_can_run_nothing_is_said_of_what_cannot(
+    variants: Callable[[str], list[Variant]],
+) -> None:
+    given = advise(network(), machine(), {}, variants(""))
+    assert "cannot run here" not in given.text() + "".join(given.headlines())
 
 
 def test_only_what_is_worth_trying_is_kept(variants: Callable[[str], list[Variant]]) -> None:
@@ -215,6 +246,7 @@ def test_hindsight_says_where_the_advice_was_wrong(
     assert lines[1].startswith(f"{names[1]} was said to be slower and is faster: 1.40 times the baseline")
     assert "hard-swish" in lines[1] and "[" in lines[1]
     assert lines[2] == "the advice was right about 1 of 3 variants that were timed"
+    assert lines[3:] == ["--advised left out 1 that cannot run here (`krishi-bench advise` says why)"]
 
 
 def test_hindsight_says_where_a_promise_was_not_kept(
@@ -226,6 +258,14 @@ def test_hindsight_says_where_a_promise_was_not_kept(
     assert "was said to be faster and is slower: 0.90 times" in lines[0]
     assert "gained less than was said: 1.50 times" in lines[1]
     assert lines[2] == "the advice was right about 0 of 2 variants that were timed"
+
+
+def test_what_was_left_out_is_counted_where_nothing_was_timed(
+    advice: Advice, trial: Trial, run_info: Callable[..., RunInfo]
+) -> None:
+    assert hindsight(advice, compare(run_info(), [trial("baseline")])) == [
+        "--advised left out 3 not worth trying and 1 that cannot run here (`krishi-bench advise` says why)"
+    ]
 
 
 def test_hindsight_of_a_run_without_times_says_nothing(

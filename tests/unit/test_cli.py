@@ -315,6 +315,20 @@ def test_no_winner_is_done_with_the_answer_no(
     assert "no winner: nothing fits the budget" in got.out
 
 
+def test_where_nothing_that_was_asked_for_could_be_measured_the_answer_is_no(
+    run: Run, workspace: Path, trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    folder = RunFolder.create(workspace / "results")
+    folder.save_info(run_info(run_id=folder.run_id))
+    folder.append(trial("baseline"))
+    folder.append(absent_trial("gpu", "skipped", "no CUDA device"))
+    got = run("compare", folder.run_id, "--workspace", workspace)
+    assert (got.code, got.err) == (1, "")
+    assert "nothing else was measured (1 skipped): this says nothing about them" in got.out
+    folder.append(trial("slow", speedup=0.5))
+    assert run("compare", folder.run_id, "--workspace", workspace).code == 0
+
+
 def test_what_did_not_end_well_cannot_be_promoted(run: Run, workspace: Path) -> None:
     got = run("promote", "--workspace", workspace, "--variant", "int8-dynamic")
     assert (got.code, got.out) == (1, "")

@@ -20,6 +20,7 @@ from workbench.compare import (
     untimed_shortfalls,
 )
 from workbench.results import Accuracy, Budget, Latency, RunInfo, TrialResult, WholePath
+from workbench.tune import Tuned
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]
@@ -200,6 +201,52 @@ def test_what_failed_or_was_skipped_keeps_its_reason_and_cannot_win(
     ]
     assert got.winner == "baseline"
     assert all(row.speedup is row.top1 is row.p50_ms is None for row in got.rows[1:])
+
+
+def test_where_nothing_else_was_measured_the_baseline_beats_nobody(
+    trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    gone = [absent_trial(f"gpu{number}", "skipped", "no CUDA device") for number in range(4)]
+    got = compare(run_info(), [trial("baseline"), *gone])
+    assert got.nothing_else
+    assert got.winner == "baseline"
+    assert got.reasons == (
+        "nothing else was measured (4 skipped): this says nothing about them",
+        UNCERTIFIED,
+    )
+    broken = absent_trial("broken", "failed", "the build was killed by SIGSEGV")
+    small = run_info(budget=Budget(max_size_mb=1))
+    assert compare(small, [trial("baseline"), *gone, broken]).reasons[-1] == (
+        "nothing else was measured (4 skipped, 1 failed): this says nothing about them"
+    )
+
+
+def test_a_search_that_could_measure_nothing_else_does_not_say_that_nothing_beat_the_baseline(
+    trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    gone = absent_trial("gpu", "skipped", "no CUDA device")
+    alone = compare(run_info(), [trial("baseline"), gone])
+    assert Tuned(alone, None, ("searched",)).sentence() == (
+        "searched\nnothing besides the plain FP32 export could be measured: no recipe was written"
+    )
+    against = compare(run_info(), [trial("baseline"), gone, trial("slow", speedup=0.5)])
+    assert "nothing that keeps the budget beat" in Tuned(against, None, ()).sentence()
+
+
+def test_one_other_that_was_measured_is_enough_to_compare_with(
+    trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    gone = absent_trial("gpu", "skipped", "no CUDA device")
+    for other in (trial("slow", speedup=0.5), absent_trial("late", "pruned", "others promised more")):
+        got = compare(run_info(), [trial("baseline"), gone, other])
+        assert not got.nothing_else
+        assert "nothing that fits the budget beats the plain FP32 export: ship that" in got.reasons
+
+
+def test_a_baseline_that_was_measured_alone_is_said_to_be_alone(trial: MakeTrial, run_info: MakeInfo) -> None:
+    got = compare(run_info(), [trial("baseline")])
+    assert got.nothing_else
+    assert got.reasons == ("nothing else was measured", UNCERTIFIED)
 
 
 def test_a_trial_that_was_checked_and_never_timed_cannot_win(trial: MakeTrial, run_info: MakeInfo) -> None:

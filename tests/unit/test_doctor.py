@@ -77,7 +77,9 @@ DIAGNOSIS = Diagnosis(
             Link("cuDNN 9", "for onnxruntime", "not looked at"),
         )
     ),
-    clock=Clock(rounds=8, noise_floor=0.0123, detectable=0.0051, disturbed=("somebody was busy",) * 2),
+    clock=Clock(
+        rounds=8, tries=12, noise_floor=0.0123, detectable=0.0051, disturbed=("somebody was busy",) * 10
+    ),
 )
 
 
@@ -98,8 +100,13 @@ def test_a_diagnosis_reads_like_this() -> None:
         "  cuDNN 9                  not looked at\n"
         "clock     two copies of the same thing differ by up to 1.2 % (8 rounds); "
         "a run would find differences from 0.5 % up\n"
-        "          2 of 8 rounds were disturbed: somebody was busy"
+        "          10 of 12 rounds (repeats counted) were disturbed: somebody was busy"
     )
+
+
+def test_disturbed_rounds_are_counted_among_all_that_were_tried() -> None:
+    clock = replace(DIAGNOSIS.clock, tries=8, disturbed=("somebody was busy",) * 2)
+    assert "\n          2 of 8 rounds were disturbed: " in replace(DIAGNOSIS, clock=clock).text()
 
 
 def test_what_all_runtimes_lack_is_said_once() -> None:
@@ -116,7 +123,7 @@ def no_library(name: str) -> object:
 
 
 def test_a_clock_nobody_had_time_to_try_is_not_said_to_be_good() -> None:
-    clock = Clock(rounds=3, noise_floor=None, detectable=None, disturbed=())
+    clock = Clock(rounds=3, tries=3, noise_floor=None, detectable=None, disturbed=())
     assert clock.sentence() == "3 rounds in the time there was: too few to say how good it is"
 
 

@@ -75,7 +75,22 @@ def test_tensorrt_is_expected_before_onnxruntime_and_that_before_eager_torch(tmp
 def test_int8_made_for_tensorrt_is_expected_before_int8_made_for_cpus(tmp_path: Path, use: str) -> None:
     runtime = "runtime: {backend: tensorrt, device: cuda}"
     made_for_it = expected(tmp_path, f"steps: [{{use: {use}}}]\n{runtime}", LARGE)[0]
-    assert made_for_it > expected(tmp_path, f"steps: [{{use: static_int8}}]\n{runtime}", LARGE)[0]
+    assert (
+        made_for_it
+        > expected(tmp_path, f"steps: [{{use: static_int8, activation: int8}}]\n{runtime}", LARGE)[0]
+    )
+
+
+def test_a_smaller_photo_is_expected_to_gain_less_on_a_gpu_and_cites_no_cpu(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: a\npreprocess: {scale: 0.5}\nsteps: [{use: fp16}]\nruntime: {device: cuda, precision: tf32}\n"
+    )
+    (variant,) = recipe.read(path)
+    said = list(opinions(variant, situation(SMALL)))
+    assert not any("x86" in opinion.source for opinion in said)
+    (smaller,) = (opinion for opinion in said if "25 % of the pixels" in opinion.text)
+    assert (smaller.low, smaller.high) == (1.0, 4.0)
 
 
 def test_dynamic_int8_is_not_worth_trying_on_a_gpu(tmp_path: Path) -> None:

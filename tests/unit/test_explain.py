@@ -1,5 +1,6 @@
 """What `explain` says: every thing a recipe does, with a source, in 100 columns."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -9,7 +10,7 @@ import pytest
 from workbench import recipe
 from workbench.backends.base import BackendName, Runtime
 from workbench.explain import Explanation, explain
-from workbench.explanations import EXPORTERS, NOTES
+from workbench.explanations import EXPORTERS, NOTES, ON_GPU
 from workbench.export import Exporter
 from workbench.steps import PACKAGES
 
@@ -39,7 +40,7 @@ def test_every_value_that_only_a_gpu_has_is_explained() -> None:
 
 
 def test_every_note_says_what_it_does_and_who_says_so() -> None:
-    assert all(note.does and note.source for note in (*NOTES.values(), *EXPORTERS.values()))
+    assert all(note.does and note.source for note in (*NOTES.values(), *ON_GPU.values(), *EXPORTERS.values()))
 
 
 def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
@@ -49,7 +50,7 @@ def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
     owners: dict[str, Any] = {"runtime": Runtime, "preprocess": RecipePreprocess}
     for model in get_args(get_args(Step)[0]):
         owners[get_args(model.model_fields["use"].annotation)[0]] = model
-    for key in NOTES:
+    for key in NOTES | ON_GPU:
         path, _, _ = key.partition("=")
         owner, *fields = path.split(".")
         if not fields:
@@ -90,6 +91,51 @@ def test_steps_settings_and_axes_are_explained_in_the_order_of_the_recipe(tmp_pa
     assert found.axes == ("runtime.threads: 1, 2",)
     assert found.unmet == "it needs amx: this processor has no amx"
     assert "\nskipped here: it needs amx" in found.text()
+
+
+OF_CPUS = re.compile(r"measured: onnxruntime|OpenVINO|[Xx]86|VNNI|on a CPU: |dot products|\d times\b")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_said_of_a_gpu_recipe_is_of_gpus(name: str) -> None:
+    parsed, variants = recipe.parse(recipe.find(name))
+    if {variant.runtime.device for variant in variants} == {"cuda"}:
+        for part in explain(parsed, variants).parts:
+            if not part.title.startswith("export with"):  # exporting is the same for both
+                note = part.note
+                said = " ".join(filter(None, (note.does, note.helps, note.hurts, note.source)))
+                assert not OF_CPUS.search(said), part.title
+
+
+@pytest.mark.parametrize(
+    ("steps", "runtime", "titles"),
+    [
+        (
+            "[]",
+            "backend: torch, precision: f16, compile: true",
+            "runtime torch|runtime.precision|runtime.compile",
+        ),
+        ("[]", "backend: torch, precision: bf16", "runtime.precision"),
+        ("[{use: static_int8, reduce_range: true}]", "backend: onnxruntime", "step static_int8"),
+        ("[{use: dynamic_int8}]", "backend: onnxruntime", "step dynamic_int8"),
+        ("[{use: nncf_int8}]", "backend: onnxruntime", "step nncf_int8"),
+        ("[{use: fp16}]", "backend: onnxruntime", "step fp16"),
+    ],
+)
+def test_what_is_measured_on_cpus_is_not_said_of_a_gpu(
+    tmp_path: Path, steps: str, runtime: str, titles: str
+) -> None:
+    text = f"name: a\nsteps: {steps}\nruntime: {{device: cuda, {runtime}}}\n"
+    found = {part.title: part.note for part in explained(tmp_path, text).parts}
+    for title in titles.split("|"):
+        assert found[title] in ON_GPU.values()
+        assert found[title] not in NOTES.values()
+
+
+def test_a_recipe_for_both_explains_both(tmp_path: Path) -> None:
+    text = "name: a\nsteps: [{use: fp16}]\nmatrix: {runtime.device: [cpu, cuda]}\n"
+    notes = [part.note for part in explained(tmp_path, text).parts if part.title == "step fp16"]
+    assert notes == [NOTES["fp16"], ON_GPU["fp16"]]
 
 
 def test_many_variants_are_counted_rather_than_listed(tmp_path: Path) -> None:

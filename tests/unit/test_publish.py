@@ -195,6 +195,22 @@ def test_what_is_good_enough_is_what_the_workspace_says_now(bench: Bench) -> Non
         bench.publish(variant="good")
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(("status", "ended"), [("skipped", "was skipped"), ("failed", "failed")])
+def test_of_what_was_never_measured_there_is_nothing_to_publish_by_force_either(
+    bench: Bench, absent_trial: MakeTrial, status: str, ended: str, force: bool
+) -> None:
+    run = bench.run()
+    run.append(absent_trial("gpu", status, "no CUDA device"))
+    with pytest.raises(Refused) as caught:
+        bench.publish(variant="gpu", force=force)
+    assert caught.value.message == (
+        f"`gpu` of run {run.run_id} {ended}, so there is nothing to publish: no CUDA device"
+    )
+    assert caught.value.hint == "choose another with --variant"
+    assert bench.versions == []
+
+
 def test_a_run_of_another_model_is_not_promoted_under_this_name(bench: Bench) -> None:
     bench.run()
     bench.workspace = replace(bench.workspace, name="other")

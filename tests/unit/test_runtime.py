@@ -135,6 +135,28 @@ def test_a_precision_is_taken_where_the_backend_has_it_and_the_answer_lists_thos
         assert f"it takes {' or '.join(sorted(has))}; fp16 is a step of the recipe" in str(caught.value)
 
 
+def test_an_option_that_several_backends_have_is_said_to_belong_to_all_of_them() -> None:
+    with pytest.raises(
+        ValidationError, match="`cuda_graph` belongs to onnxruntime, tensorrt, torch; backend"
+    ):
+        Runtime.model_validate({"backend": "openvino", "cuda_graph": True})
+
+
+@pytest.mark.parametrize("word", ["fp16", "float16", "half"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+def test_fp16_is_answered_with_the_step_and_not_with_a_precision_that_is_refused_next(
+    backend: str, word: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Runtime.model_validate({"backend": backend, "device": "cuda", "precision": word})
+    assert (
+        f"precision `{word}` does not exist for {backend}: fp16 is a step of the recipe, "
+        "`steps: [{use: fp16}]`" in str(caught.value)
+    )
+    with pytest.raises(ValidationError, match="Input should be 'f32', 'tf32', 'bf16' or 'f16'"):
+        Runtime.model_validate({"backend": "torch", "device": "cuda", "precision": word})
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_the_gpu_providers_of_onnxruntime_run_on_cuda(provider: Any) -> None:
     runtime = Runtime(device="cuda", provider=provider, cuda_graph=True, precision="tf32")

@@ -5,7 +5,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from workbench.artifact import Artifact, Format
 from workbench.audit import Audit
@@ -20,6 +28,7 @@ BackendName = Literal["onnxruntime", "openvino", "tensorrt", "torch", "null"]
 Provider = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino"]
 Hint = Literal["f32", "tf32", "bf16", "f16"]
 
+GPU_SESSIONS = 8
 # The fields of `runtime` that one backend alone understands; on any other they are an error, not ignored.
 FIELDS_OF: dict[BackendName, frozenset[str]] = {
     "onnxruntime": frozenset(
@@ -104,17 +113,31 @@ class Runtime(BaseModel):
 
     @property
     def sessions(self) -> int:
-        """Calls that run at once on this machine, so that no processor is promised twice."""
-        return max(1, usable_cores() // self.intra_threads)
+        """Calls that run at once on this machine, so that no processor is promised twice. On a GPU more than
+        a few gain nothing, and each takes memory of it."""
+        here = max(1, usable_cores() // self.intra_threads)
+        return here if self.device == "cpu" else min(here, GPU_SESSIONS)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _fp16_is_a_step(cls, given: object, info: ValidationInfo) -> object:
+        # Else `f16` would be suggested, which is refused next.
+        backend = info.data.get("backend")
+        if given in ("fp16", "float16", "half") and backend in ("onnxruntime", "tensorrt"):
+            raise ValueError(
+                f"precision `{given}` does not exist for {backend}: fp16 is a step of the recipe, "
+                "`steps: [{use: fp16}]`"
+            )
+        return given
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "Runtime":
-        for owner, names in FIELDS_OF.items():
-            mine = FIELDS_OF[self.backend]
-            for name in sorted(self.model_fields_set & names - mine):
-                # A default that was written out, as in a manifest, asks for nothing.
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"`{name}` belongs to {owner}; backend `{self.backend}` has none")
+        known = frozenset().union(*FIELDS_OF.values())
+        for name in sorted(self.model_fields_set & known - FIELDS_OF[self.backend]):
+            # A default that was written out, as in a manifest, asks for nothing.
+            if getattr(self, name) != type(self).model_fields[name].default:
+                owners = ", ".join(owner for owner, names in FIELDS_OF.items() if name in names)
+                raise ValueError(f"`{name}` belongs to {owners}; backend `{self.backend}` has none")
         if self.provider is not None and (self.provider in ("cpu", "openvino")) != (self.device == "cpu"):
             raise ValueError(f"provider `{self.provider}` does not run on device `{self.device}`")
         if self.backend == "tensorrt" and self.device != "cuda":

@@ -24,7 +24,7 @@ from workbench import nvidia
 from workbench.artifact import Sha256
 from workbench.cache import cache_folder
 from workbench.errors import WorkbenchError
-from workbench.files import digest_of, exclusive, fsync_path, sha256_bytes, token, translated_os_errors
+from workbench.files import digest_of, exclusive, sha256_bytes, translated_os_errors, write_atomic
 
 ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
 TIMING_FOLDER = "timing"
@@ -201,16 +201,4 @@ def read_private(path: Path) -> bytes | None:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that this user alone can read, whole or not at all. Raises as `write_atomic` does."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{token()}")
-    with translated_os_errors(path):
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        fsync_path(path.parent)
+    write_atomic(path, data, rights=0o600)

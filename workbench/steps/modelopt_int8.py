@@ -11,7 +11,7 @@ from workbench.errors import Unsuited, WorkbenchError
 from workbench.exporters import chatter_on_stderr
 from workbench.steps.autocast import INSTALL, missing
 from workbench.steps.calibration import batch_size
-from workbench.steps.nodes import known_op_types, matching
+from workbench.steps.nodes import known_op_types, matching, named
 from workbench.weights import first_line
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def modelopt_onnx(step: ModeloptInt8, source: Path, target: Path, images: "Image
 
     from workbench.onnx_info import image_input, opset_of
 
-    model = _named(source)
+    model = named(source)
     if opset_of(model) < LOWEST_OPSET:
         raise WorkbenchError(
             f"modelopt_int8: ModelOpt needs opset {LOWEST_OPSET}, the model has {opset_of(model)}",
@@ -117,19 +117,6 @@ def _quantized(
                 f"modelopt_int8: ModelOpt fails on this network: {type(error).__name__}: {first_line(error)}",
                 hint="`static_int8` with `placement: tensorrt` is another way; the log has ModelOpt's words",
             ) from error
-
-
-def _named(source: Path) -> "onnx.ModelProto":
-    """The model with a name of its own for every node, by its output where it has none."""
-    from workbench.onnx_info import load
-
-    model = load(source)
-    seen: set[str] = set()
-    for node in model.graph.node:
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{node.output[0]}"
-        seen.add(node.name)
-    return model
 
 
 def _photos(step: ModeloptInt8, model: "onnx.ModelProto", images: "Images") -> "NDArray[np.float32]":

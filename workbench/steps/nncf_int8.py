@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.steps import ir
 from workbench.steps.calibration import batch_size
 from workbench.steps.nncf_call import Photos, quantized
-from workbench.steps.nodes import known_op_types, matching
+from workbench.steps.nodes import known_op_types, matching, named
 
 if TYPE_CHECKING:
     import onnx
@@ -89,7 +89,7 @@ def nncf_onnx(
 
     from workbench.onnx_info import image_input, opset_of
 
-    model = _named(source)
+    model = named(source)
     if opset_of(model) < LOWEST_OPSET:
         raise WorkbenchError(
             f"nncf_int8: quantising per channel needs opset {LOWEST_OPSET}, the model has {opset_of(model)}",
@@ -115,7 +115,7 @@ def nncf_ir(
     choosing: Sequence[int] | None = None,
 ) -> None:
     """Quantise an ONNX file into an IR in `folder` (see `ir.save`). Raises as `nncf_onnx` does."""
-    model = _named(source)
+    model = named(source)
     photos = _photos(step, model, images)
     network = ir.read(source)
     result = quantized(
@@ -159,19 +159,6 @@ def _to_unsigned(model: "onnx.ModelProto") -> None:
     graph.initializer.extend(kept)
     # The types noted for tensors between nodes would be wrong now, and nobody needs them.
     graph.ClearField("value_info")
-
-
-def _named(source: Path) -> "onnx.ModelProto":
-    """The model with a name of its own for every node, which NNCF wants: by its output where it has none."""
-    from workbench.onnx_info import load
-
-    model = load(source)
-    seen: set[str] = set()
-    for node in model.graph.node:
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{node.output[0]}"
-        seen.add(node.name)
-    return model
 
 
 def _ignored(step: NncfInt8, model: "onnx.ModelProto") -> "list[onnx.NodeProto]":

@@ -40,6 +40,20 @@ def prepare(source: Path, target: Path) -> "onnx.ModelProto":
     return model
 
 
+def named(source: Path) -> "onnx.ModelProto":
+    """The model with a name of its own for every node, by its output where it has none: NNCF and ModelOpt
+    want that."""
+    from workbench.onnx_info import load
+
+    model = load(source)
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{node.output[0]}"
+        seen.add(node.name)
+    return model
+
+
 def _unused(name: str, used: Collection[str]) -> str:
     while name in used:
         name += "_"
