@@ -145,7 +145,7 @@ def test_all_are_timed_against_the_baseline(bench: Bench, run_folder: RunFolder)
     assert [row["variant"] for row in rows] == ["baseline", "fp32", "int8-static"]
     for row in rows[1:]:
         assert 0.1 < row["speedup"] < 5
-        if row["status"] == "ok":
+        if row["speedup_ci"] is not None:  # a busy machine has no time for the rounds it takes
             low, high = row["speedup_ci"]
             assert low <= row["speedup"] <= high
     assert sum(row["winner"] for row in rows) == 1
