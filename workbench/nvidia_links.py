@@ -315,10 +315,10 @@ def _torch(look: Look) -> str | Missing:
     except (ImportError, OSError) as error:
         return Missing(f"`torch` does not import ({error})", "pip install 'krishi-bench[export]'")
     if torch.version.cuda is None:
-        index = f"https://download.pytorch.org/whl/{TORCH_INDEX[13 if look.driver_cuda >= 13 else 12]}"
+        index = TORCH_INDEX[13 if look.driver_cuda >= 13 else 12]
         return Missing(
             f"torch {torch.__version__} is built without CUDA",
-            f"pip install --force-reinstall --index-url {index} torch",
+            f"install a CUDA build in its place, from torch's own index `{index}` (see pytorch.org)",
         )
     if not torch.cuda.is_available():
         return Missing(
