@@ -22,7 +22,8 @@ from workbench.machine import usable_cores
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.nvml import Reader, opened_gpu
 from workbench.measure.parts import Parts
-from workbench.measure.worker import Memory, Opened, Worker
+from workbench.measure.requests import Memory, Opened
+from workbench.measure.worker import Worker
 from workbench.needs import unmet
 from workbench.prepare import Prepared, overridden
 from workbench.progress import Progress, Report

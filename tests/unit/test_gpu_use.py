@@ -22,17 +22,8 @@ from workbench.isolate import ChildError
 from workbench.measure import gpu_use
 from workbench.measure.gpu import Watched
 from workbench.measure.gpu_use import DeviceTimes, joules, sizes_of, throughput, use_of
-from workbench.measure.worker import (
-    GPU_OPEN_TIMEOUT_S,
-    OPEN_TIMEOUT_S,
-    Describe,
-    MeasureThroughput,
-    Opened,
-    ReadEnergy,
-    TimeOnDevice,
-    Worker,
-    hold,
-)
+from workbench.measure.requests import Describe, MeasureThroughput, Opened, ReadEnergy, TimeOnDevice
+from workbench.measure.worker import GPU_OPEN_TIMEOUT_S, OPEN_TIMEOUT_S, Worker, hold
 from workbench.progress import Progress
 from workbench.results import GpuState, GpuThroughput, GpuUse, TrialResult
 

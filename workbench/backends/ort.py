@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.artifact import Artifact, Format
 from workbench.audit import Audit
-from workbench.backends import ort_gpu
 from workbench.backends.base import OnDevice, Provider, Runtime, Session
 from workbench.backends.opening import filled, for_any_batch, onnxruntime_errors, refuse_foreign
 from workbench.backends.ort_assigned import refuse_other
@@ -121,6 +120,8 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
     refuse_foreign(artifact)
     batch = filled(sample, artifact.info.input_shape[0])
     if runtime.device == "cuda":
+        from workbench.backends import ort_gpu
+
         return ort_gpu.audit(artifact, runtime, _provider(runtime), options_of(runtime), batch)
     given = provider_options(runtime)
     return audit_onnx(artifact, options_of(runtime), {_provider(runtime): given}, batch)
@@ -137,6 +138,8 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     refuse_foreign(artifact)
     wanted = _provider(runtime)
     if runtime.device == "cuda":
+        from workbench.backends import ort_gpu  # not where the CPU alone is asked for: it takes time
+
         opened, engine = ort_gpu.opened(artifact, runtime, wanted, options_of(runtime))
     else:
         opened, engine = _open(artifact, runtime), None
