@@ -1,0 +1,40 @@
+"""An artifact made by other code is never taken from the cache."""
+
+from pathlib import Path
+
+import pytest
+
+from workbench import build
+from workbench.errors import WorkbenchError
+
+
+def tree(root: Path) -> Path:
+    (root / "steps" / "int8").mkdir(parents=True)
+    (root / "steps" / "fold.py").write_text("A = 1\n")
+    (root / "steps" / "int8" / "static.py").write_text("B = 1\n")
+    (root / "build.py").write_text("C = 1\n")
+    return root
+
+
+@pytest.mark.parametrize("file", ["steps/fold.py", "steps/int8/static.py", "build.py"])
+def test_a_change_at_any_depth_changes_the_digest(tmp_path: Path, file: str) -> None:
+    root = tree(tmp_path)
+    before = build.digest_of_code(root, ("steps", "build"))
+    (root / file).write_text("CHANGED = 2\n")
+    assert build.digest_of_code(root, ("steps", "build")) != before
+
+
+def test_a_new_file_in_a_sub_folder_changes_the_digest(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    before = build.digest_of_code(root, ("steps", "build"))
+    (root / "steps" / "int8" / "bias.py").write_text("D = 1\n")
+    assert build.digest_of_code(root, ("steps", "build")) != before
+
+
+def test_a_moved_package_is_an_error_and_not_an_empty_digest(tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError, match="neither a module nor a package"):
+        build.digest_of_code(tree(tmp_path), ("steps", "gone"))
+
+
+def test_everything_named_is_there() -> None:
+    assert len(build.code_digest()) == 64
