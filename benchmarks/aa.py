@@ -31,16 +31,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench import machine
-from workbench.artifact import Artifact
 from workbench.backends import Runtime
-from workbench.dataset import Images
-from workbench.images import Preprocess
-from workbench.measure.environment import HostWatch
+from workbench.backends.artifact import Artifact
+from workbench.measure.host_watch import HostWatch
 from workbench.measure.latency import Measured, Plan, log_ratios, measure
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
-from workbench.onnx_info import artifact_info
+from workbench.model.graph.onnx_file import artifact_info
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Images
+from workbench.system import machine
 
 SIDE, CHANNELS, BLOCKS = 56, 48, 11
 A, TWIN, B = "a", "a (again)", "b"

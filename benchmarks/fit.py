@@ -32,11 +32,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench import dataset
-from workbench.checkpoint import load_model
-from workbench.images import Preprocess, crop_pixels, decode, normalize
-from workbench.measure.parts import groups_of
-from workbench.workspace import load
+from workbench.measure.split import groups_of
+from workbench.model.source.model_source import load_model
+from workbench.photos import dataset
+from workbench.photos.contract import Preprocess
+from workbench.photos.decode import decode
+from workbench.photos.preprocess import crop_pixels, normalize
+from workbench.workspace.workspace import load
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONTRACT = Preprocess(resize=146, crop=128, mean=MEAN, std=STD)  # 256 and 224, scaled to the last size
@@ -349,7 +351,8 @@ def keep(folder: Path, network: Any, names: Sequence[str]) -> None:
 
 def export(network: nn.Module, target: Path) -> None:
     """ONNX of opset 18 with a free batch, in one file."""
-    from workbench.export import Export, export_onnx
+    from workbench.model.export.export import export_onnx
+    from workbench.model.export.settings import Export
 
     class Classifier(nn.Module):
         def __init__(self) -> None:

@@ -27,7 +27,7 @@ command -v "$python" >/dev/null || stop "PYTHON: $python is not there"
 case $python in
     */*) python="$(cd "$(dirname "$python")" && pwd)/$(basename "$python")" ;; # we leave this folder below
 esac
-reason=$("$python" -c 'from workbench.nvidia import missing_gpu; print(missing_gpu() or "")') ||
+reason=$("$python" -c 'from workbench.system.nvidia import missing_gpu; print(missing_gpu() or "")') ||
     stop "$python cannot import krishi-bench: see the lines above"
 [ -z "$reason" ] || stop "$reason"
 "$python" -c 'import numpy, PIL, psutil, pydantic, rich, yaml' ||

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.backends import Runtime
-from workbench.compare import speed
 from workbench.errors import WorkbenchError
-from workbench.files import write_atomic
 from workbench.measure.stats import Ratio
-from workbench.results import RunInfo, TrialResult, find_run
-from workbench.workspace import find
+from workbench.results.folder import find_run
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import speed
+from workbench.system.files import write_atomic
+from workbench.workspace.workspace import find
 
 BATCH = 64
 TARGETS = {1: 3.0, BATCH: 4.0}  # times eager torch in FP32, on a GPU of the H100's class

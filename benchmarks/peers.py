@@ -23,12 +23,12 @@ from peers_makers import PEERS, from_peer, from_us, peer_libraries, search
 from peers_table import Model, Results, Row, markdown, verdict
 from pydantic import ValidationError
 
-from workbench import machine
-from workbench.backends.packages import versions
 from workbench.errors import WorkbenchError
-from workbench.files import write_atomic
 from workbench.measure.latency import Measured, log_ratios
-from workbench.workspace import load
+from workbench.system import machine
+from workbench.system.files import write_atomic
+from workbench.system.packages import versions
+from workbench.workspace.workspace import load
 
 LIBRARIES = ("onnxruntime", "openvino", "nncf", "torch", "onnx")
 

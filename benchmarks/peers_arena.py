@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 from peers_table import Maker, Row
 
-from workbench.artifact import Artifact
 from workbench.backends import Runtime
-from workbench.checking import BASELINE_EXPORTS
-from workbench.dataset import Images
+from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError
-from workbench.export import Export
-from workbench.isolate import ChildError, call
-from workbench.measure.parts import Parts, split
-from workbench.prepare import Prepared, prepare
-from workbench.progress import Progress
-from workbench.recipe import BASELINE, Variant
-from workbench.workspace import load
+from workbench.measure.records import BASELINE
+from workbench.measure.split import Parts, split
+from workbench.model.export.settings import Export
+from workbench.photos.dataset import Images
+from workbench.run.check_variant import BASELINE_EXPORTS
+from workbench.run.prepare import Prepared, prepare
+from workbench.system.child import ChildError, call
+from workbench.system.progress import Progress
+from workbench.workspace.recipe import Variant
+from workbench.workspace.workspace import load
 
 FP32, OURS = "onnxruntime FP32", "krishi-bench tune"
 BUILD_TIMEOUT_S = 1800.0
@@ -91,7 +92,7 @@ def baseline(arena: Arena) -> Artifact:
         variant = Variant(BASELINE, BASELINE, "plain FP32", export, (), Runtime())
         try:
             _, artifact = call(
-                "workbench.build:build", arena.prepared.job, variant,
+                "workbench.run.build:build", arena.prepared.job, variant,
                 log=arena.folder / "baseline.txt", timeout_s=BUILD_TIMEOUT_S, label="the export",
             )  # fmt: skip
         except ChildError as error:

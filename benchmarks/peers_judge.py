@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from peers_arena import FP32, OURS, Arena, Entry, say
 from peers_table import Row, fastest_within
 
-from workbench import machine
 from workbench.errors import WorkbenchError
-from workbench.files import exclusive
-from workbench.isolate import ChildError
 from workbench.measure.accuracy import accuracy
-from workbench.measure.environment import HostWatch
+from workbench.measure.host_watch import HostWatch
 from workbench.measure.latency import Measured, Plan, log_ratios, measure, summarize
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
+from workbench.system import machine
+from workbench.system.child import ChildError
+from workbench.system.files import exclusive
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,16 +11,16 @@ from typing import Literal
 
 from peers_arena import FP32, OURS, Arena, Entry, say
 
-from workbench import dataset, results
-from workbench.artifact import Artifact, ArtifactInfo, Companion
 from workbench.backends import BACKENDS, Runtime
-from workbench.cache import ArtifactCache
-from workbench.compare import compare
+from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, Companion
 from workbench.errors import WorkbenchError
-from workbench.files import digest_of, sha256_bytes, sha256_file
-from workbench.onnx_info import artifact_info
-from workbench.recipe import shipped
-from workbench.workspace import load
+from workbench.model.graph.onnx_file import artifact_info
+from workbench.photos import dataset
+from workbench.results import folder
+from workbench.results.verdict import compare
+from workbench.system.files import digest_of, sha256_bytes, sha256_file
+from workbench.workspace.recipe import shipped
+from workbench.workspace.workspace import load
 
 QUANTISERS = Path(__file__).with_name("peer_quantisers.py")
 Search = Literal["tune", "run", "latest"]
@@ -128,9 +128,9 @@ def search(folder: Path, how: Search, minutes: float) -> float | None:
     }[how]
     say(f"  krishi-bench {' '.join(command)} …")
     started = time.monotonic()
-    before = {run.run_id for run in results.runs(load(folder / "krishi.yaml").results)}
+    before = {run.run_id for run in folder.runs(load(folder / "krishi.yaml").results)}
     ended = subprocess.run([*program, *command], stdout=subprocess.DEVNULL, stderr=None, check=False)
-    after = {run.run_id for run in results.runs(load(folder / "krishi.yaml").results)}
+    after = {run.run_id for run in folder.runs(load(folder / "krishi.yaml").results)}
     # 1: it ran, and nothing fits the budget.
     if ended.returncode not in (0, 1) or after == before:
         left = "left no run" if after == before else "failed"
@@ -141,7 +141,7 @@ def search(folder: Path, how: Search, minutes: float) -> float | None:
 def from_us(arena: Arena) -> Entry:
     """The winner of the latest run; the baseline where nothing fits the budget, as the tool then says."""
     prepared = arena.prepared
-    run = results.find_run(prepared.workspace.results, None)
+    run = folder.find_run(prepared.workspace.results, None)
     info, trials = run.info(), {trial.variant: trial for trial in run.trials()}
     chosen = compare(info, list(trials.values())).winner or info.baseline
     trial = trials[chosen]

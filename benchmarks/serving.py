@@ -48,13 +48,16 @@ import psutil
 from openloop import photos_in
 from PIL import Image
 
-from workbench import machine
 from workbench.backends import BACKENDS, Session
-from workbench.cache import cache_folder
-from workbench.images import Preprocess, decode, preprocess
 from workbench.measure.stats import median_interval
-from workbench.registry import Bundle, Registry
-from workbench.sample import ensure_sample
+from workbench.photos.contract import Preprocess
+from workbench.photos.decode import decode
+from workbench.photos.preprocess import preprocess
+from workbench.registry.bundle import Bundle
+from workbench.registry.store import Registry
+from workbench.system import machine
+from workbench.system.folders import cache_folder
+from workbench.workspace.sample import ensure_sample
 
 ROOT = Path(__file__).parents[1]
 SIDE, LARGE = 256, (4000, 3000)

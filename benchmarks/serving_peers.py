@@ -3,7 +3,7 @@
     python benchmarks/serving_peers.py --registry DIR --photos DIR --work FOLDER [--passes 3] [--out FILE.md]
 
 Each peer lives in a virtual environment of its own under --work (made where it is not there) and calls
-`workbench.images.preprocess` and an onnxruntime session with one thread, in as many workers as there are
+`workbench.photos.preprocess.preprocess` and an onnxruntime session with one thread, in as many workers as there are
 processors, as its documentation advises for a model that uses the CPU. One that does not install or start
 is a row with the reason.
 
@@ -39,9 +39,9 @@ import psutil
 from openloop import request_of
 from serving import ROOT, Bare, load, production, say, small_photos, tree_cpu_s
 
-from workbench import machine
-from workbench.backends.packages import versions
-from workbench.registry import Bundle
+from workbench.registry.bundle import Bundle
+from workbench.system import machine
+from workbench.system.packages import versions
 
 CONNECTIONS = 16
 START_TIMEOUT_S = 90.0
@@ -50,7 +50,8 @@ LIBRARIES = ("onnxruntime", "pillow", "numpy", "pydantic")
 COMMON = """
 import json, os
 import onnxruntime
-from workbench.images import Preprocess, preprocess
+from workbench.photos.contract import Preprocess
+from workbench.photos.preprocess import preprocess
 
 NAMES = json.loads(os.environ["BENCH_CLASSES"])
 

@@ -41,13 +41,13 @@ from urllib.request import urlopen
 from openloop import Answer, Load, Plan, poisson, request_of
 from serving import large_photos, production, publish_sample, say, served, small_photos, tree_cpu_s
 
-from workbench import machine
-from workbench.bundle import Bundle
-from workbench.cache import cache_folder
-from workbench.manifest import Draft
 from workbench.measure.stats import student_t_quantile
-from workbench.registry import Registry
-from workbench.sample import ensure_sample
+from workbench.registry.bundle import Bundle
+from workbench.registry.manifest import Draft
+from workbench.registry.store import Registry
+from workbench.system import machine
+from workbench.system.folders import cache_folder
+from workbench.workspace.sample import ensure_sample
 
 EVERY_S = 5.0
 BLOCKS = 12

@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.export import Export, export_onnx
+from workbench.model.export.export import export_onnx
+from workbench.model.export.settings import Export
 
 pytest.importorskip("transformers", reason="the network is built by it")
 LIMIT_BYTES = 2e9
 SCRIPT = """
 import resource, sys
 from pathlib import Path
-from workbench.dataset import Images
-from workbench.images import Preprocess
-from workbench.steps.int8 import StaticInt8, static_int8
+from workbench.photos.dataset import Images
+from workbench.photos.contract import Preprocess
+from workbench.steps.int8.settings import StaticInt8
+from workbench.steps.int8.static import static_int8
 folder, count, method = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 contract = Preprocess(resize=224, crop=224, mean=(0.5,) * 3, std=(0.25,) * 3)
 images = Images(folder / "pixels.npy", (0,) * 1000, contract, "")

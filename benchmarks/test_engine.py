@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 sys.path.insert(0, str(Path(__file__).parent))
 import aa
 
-from workbench.backends import ort
+from workbench.backends.ort import backend as ort
 from workbench.measure.latency import BURST_NS
 from workbench.measure.worker import Worker
 

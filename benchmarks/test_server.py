@@ -12,9 +12,9 @@ import psutil
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from workbench.cache import cache_folder
-from workbench.sample import ensure_sample
-from workbench.sample.demo import multipart
+from workbench.system.folders import cache_folder
+from workbench.workspace.sample import ensure_sample
+from workbench.workspace.sample.demo import multipart
 
 REQUESTS = 400
 FIRST = 20

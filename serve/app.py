@@ -20,7 +20,7 @@ from serve.model import Model
 from serve.schemas import Alive, ErrorBody, InputContract, Measured, ModelCard, Ready
 from serve.settings import Settings
 from workbench import __version__
-from workbench.images import FORMATS, MAX_PIXELS
+from workbench.photos.contract import FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     app: FastAPI

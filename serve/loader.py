@@ -13,7 +13,8 @@ from serve.metrics import Metrics, Role
 from serve.model import Model, load
 from serve.settings import Settings
 from workbench.errors import WorkbenchError
-from workbench.registry import Bundle, Registry
+from workbench.registry.bundle import Bundle
+from workbench.registry.store import Registry
 
 log = logging.getLogger("serve.loader")
 

@@ -26,7 +26,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from workbench.registry import Bundle
+    from workbench.registry.bundle import Bundle
 
 Role = Literal["primary", "canary", "shadow"]
 

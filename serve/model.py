@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from serve.batching import Gatherer
 from serve.threads import Threads
-from workbench.artifact import EXECUTABLE_FORMATS
 from workbench.backends import BACKENDS, Infer, Session
+from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.errors import WorkbenchError
-from workbench.images import FORMATS, batch_of, pixels_of
-from workbench.registry import Bundle, check_golden, compare_logits
+from workbench.photos.contract import FORMATS
+from workbench.photos.preprocess import batch_of, pixels_of
+from workbench.registry.bundle import Bundle, check_golden, compare_logits
 
 if TYPE_CHECKING:
     import numpy as np

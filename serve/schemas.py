@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from workbench.backends import Runtime
-from workbench.images import Preprocess
+from workbench.photos.contract import Preprocess
 
 
 class _Body(BaseModel):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.registry import check_name, parse
+from workbench.registry.manifest import check_name
+from workbench.registry.semver import parse
 
 MOST_WORKERS = 64  # each has a model of its own; a slip of the finger must not start a thousand
 

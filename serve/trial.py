@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serve.model import opened
 from workbench.errors import WorkbenchError
-from workbench.registry import Registry
+from workbench.registry.store import Registry
 
 
 def main(registry: str, name: str, version: str, digest: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from serve.metrics import Meter
 from serve.model import Model, probabilities_of
 from serve.responses import ApiError
-from workbench.images import ImageError
+from workbench.photos.contract import ImageError
 
 if TYPE_CHECKING:
     import numpy as np

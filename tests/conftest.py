@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from workbench.backends import Runtime
-from workbench.images import Preprocess
-from workbench.machine import Machine
-from workbench.results import Accuracy, Budget, Latency, RunInfo, TrialResult
+from workbench.measure.records import Accuracy, Latency
+from workbench.photos.contract import Preprocess
+from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.system.machine import Machine
 
 # No deadline: a busy machine is not a defect. The same examples every time: a test fails for a change.
 hypothesis.settings.register_profile("krishi-bench", deadline=None, derandomize=True)

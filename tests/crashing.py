@@ -21,14 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import workbench.promote
-import workbench.registry
+import workbench.registry.bundle_writer
+import workbench.registry.store
 from tests.integration.test_promote import Bench, Model
 from tests.versions import publish
-from workbench.batching import Batching
 from workbench.errors import Refused, WorkbenchError
-from workbench.reclaim import TRASH_NAME, collect
-from workbench.registry import Registry
+from workbench.registry.batch_gain import Batching
+from workbench.registry.gc import TRASH_NAME, collect
+from workbench.registry.store import Registry
 
 DONE, REFUSED, TOLD, BROKEN, DONE_WITHOUT = 0, 1, 3, 4, 5
 OLD = "1.2.0"
@@ -64,11 +64,13 @@ class Scene:
 
     def promote(self, number: int = 1, **choice: Any) -> None:
         # The trial start is a process of its own, which has nothing to do with the registry's files.
-        workbench.promote.call = lambda _, *arguments, **__: workbench.promote.smoke(*arguments)  # type: ignore[attr-defined]
+        workbench.registry.bundle_writer.call = lambda _, *arguments, **__: (
+            workbench.registry.bundle_writer.smoke(*arguments)
+        )  # type: ignore[attr-defined]
         # Nor does what it measures, which takes its time.
         unmeasured = Batching(size=1, photos_per_s={}, why="not measured")
-        workbench.promote.batching_of = lambda *_, **__: unmeasured  # type: ignore[attr-defined]
-        run = workbench.results.RunFolder(self.bench.results / f"2026010{number}-000000")
+        workbench.registry.bundle_writer.batching_of = lambda *_, **__: unmeasured  # type: ignore[attr-defined]
+        run = workbench.results.folder.RunFolder(self.bench.results / f"2026010{number}-000000")
         self.bench.promote_run(run, **choice)
 
     def publish(self) -> None:
@@ -449,7 +451,7 @@ def say(line: str) -> None:
 def main(what: str, *rest: str) -> None:
     signal.alarm(60)  # A child that is waited for may have ended otherwise.
     if what != "race-gc":
-        workbench.registry.LEFTOVER_AGE_S = -1  # Everything an interrupted write leaves is looked at.
+        workbench.registry.store.LEFTOVER_AGE_S = -1  # Everything an interrupted write leaves is looked at.
     *operation, folder = rest
     if what in HAPPENINGS:
         everywhere(what, operation[0], Path(folder))

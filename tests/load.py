@@ -15,8 +15,9 @@ import psutil
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.serving import CLASS_NAMES, CONTRACT, ROOT, draft, encoded, noise, onnx_session, tiny_onnx
-from workbench.images import normalize
-from workbench.registry import Bundle, Registry
+from workbench.photos.preprocess import normalize
+from workbench.registry.bundle import Bundle
+from workbench.registry.store import Registry
 
 
 @dataclass(frozen=True, slots=True)

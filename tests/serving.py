@@ -30,12 +30,16 @@ from PIL import Image
 from serve.app import create_app
 from serve.settings import Settings
 from serve.wire import BoundedProtocol
-from workbench.artifact import ArtifactInfo
 from workbench.backends import Runtime
-from workbench.images import Preprocess, normalize
-from workbench.machine import collect
-from workbench.registry import Bundle, Draft, Golden, Provenance, Registry
-from workbench.results import Accuracy, Latency, TrialResult
+from workbench.backends.artifact import ArtifactInfo
+from workbench.measure.records import Accuracy, Latency
+from workbench.photos.contract import Preprocess
+from workbench.photos.preprocess import normalize
+from workbench.registry.bundle import Bundle
+from workbench.registry.manifest import Draft, Golden, Provenance
+from workbench.registry.store import Registry
+from workbench.results.records import TrialResult
+from workbench.system.machine import collect
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = Preprocess(resize=36, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from workbench.artifact import ArtifactInfo
 from workbench.backends import Runtime
-from workbench.images import Preprocess
-from workbench.machine import collect
-from workbench.registry import Bundle, Draft, Golden, Provenance, Registry
-from workbench.results import TrialResult
+from workbench.backends.artifact import ArtifactInfo
+from workbench.photos.contract import Preprocess
+from workbench.registry.bundle import Bundle
+from workbench.registry.manifest import Draft, Golden, Provenance
+from workbench.registry.store import Registry
+from workbench.results.records import TrialResult
+from workbench.system.machine import collect
 
 CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CLASSES = ("rust", "scab", "well")

@@ -18,9 +18,9 @@ from workbench import __version__
 from workbench.errors import Refused, WorkbenchError, missing_extra
 
 if TYPE_CHECKING:
-    from workbench.compare import Comparison
     from workbench.report import Columns, Format
-    from workbench.workspace import Workspace
+    from workbench.results.verdict import Comparison
+    from workbench.workspace.workspace import Workspace
 
 DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 FORMATS = ("table", "markdown", "csv", "json", "html")
@@ -74,7 +74,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def init(options: argparse.Namespace) -> int:
-    from workbench.init import write_draft
+    from workbench.workspace.draft import write_draft
 
     path, findings = write_draft(options.folder)
     for finding in findings:
@@ -84,7 +84,7 @@ def init(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from workbench.doctor import diagnose
+    from workbench.run.doctor import diagnose
     from workbench.terminal import ProgressLine
 
     with ProgressLine(quiet=options.quiet) as report:
@@ -94,7 +94,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    from workbench.export_command import export_checkpoint
+    from workbench.run.export_checkpoint import export_checkpoint
     from workbench.terminal import ProgressLine
 
     with ProgressLine(quiet=options.quiet) as report:
@@ -113,14 +113,14 @@ def export(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from workbench import recipe
     from workbench.terminal import ProgressLine
+    from workbench.workspace import recipe
 
     variants = recipe.load(options.recipes or [recipe.shipped()])
     workspace = _workspace(options)
 
-    from workbench import pipeline
     from workbench.measure.latency import Plan
+    from workbench.run import pipeline
 
     settings = pipeline.Options(
         plan=Plan(
@@ -139,11 +139,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def tune(options: argparse.Namespace) -> int:
-    from workbench import pipeline, recipe
     from workbench.measure.latency import Plan
+    from workbench.run import pipeline
+    from workbench.run.tune.recipe_file import recipe_path
+    from workbench.run.tune.tune import tune as search
     from workbench.terminal import ProgressLine
-    from workbench.tune import tune as search
-    from workbench.tuned_recipe import recipe_path
+    from workbench.workspace import recipe
 
     workspace = _workspace(options)
     settings = pipeline.Options(
@@ -159,8 +160,9 @@ def tune(options: argparse.Namespace) -> int:
 
 
 def advise(options: argparse.Namespace) -> int:
-    from workbench import pipeline, recipe
+    from workbench.run import pipeline
     from workbench.terminal import ProgressLine
+    from workbench.workspace import recipe
 
     variants = recipe.load(options.recipes or [recipe.shipped()])
     with ProgressLine(quiet=options.quiet) as report:
@@ -170,8 +172,8 @@ def advise(options: argparse.Namespace) -> int:
 
 
 def explain(options: argparse.Namespace) -> int:
-    from workbench import recipe
-    from workbench.explain import explain as describe
+    from workbench.run.advice.explain import explain as describe
+    from workbench.workspace import recipe
 
     explanation = describe(*recipe.parse(recipe.find(options.recipe)))
     _print(explanation.facts(), explanation.text(), options.format)
@@ -179,7 +181,7 @@ def explain(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from workbench.history import compare_runs, details_of
+    from workbench.results.history import compare_runs, details_of
 
     results = _workspace(options).results
     if options.variant is not None:
@@ -193,7 +195,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def promote(options: argparse.Namespace) -> int:
-    from workbench.publish import publish
+    from workbench.registry.promotion import publish
 
     promotion = publish(
         _workspace(options),
@@ -210,7 +212,7 @@ def promote(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    from workbench.registry import Registry
+    from workbench.registry.store import Registry
     from workbench.report import models as listing
 
     found = listing.listed(Registry(_workspace(options).registry))
@@ -219,7 +221,7 @@ def models(options: argparse.Namespace) -> int:
 
 
 def rollback(options: argparse.Namespace) -> int:
-    from workbench.registry import Registry
+    from workbench.registry.store import Registry
 
     workspace = _workspace(options)
     bundle = Registry(workspace.registry).rollback(options.name or workspace.name, options.alias)
@@ -231,7 +233,7 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    from workbench.registry import Registry
+    from workbench.registry.store import Registry
 
     registry = Registry(_workspace(options).registry)
     problems = registry.verify()
@@ -243,8 +245,8 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def gc(options: argparse.Namespace) -> int:
-    from workbench.reclaim import collect
-    from workbench.registry import Registry
+    from workbench.registry.gc import collect
+    from workbench.registry.store import Registry
 
     registry = Registry(_workspace(options).registry)
     reclaimed = collect(registry, keep=options.keep, delete=options.delete)
@@ -279,8 +281,8 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def shadow_report(options: argparse.Namespace) -> int:
-    from workbench.shadow import report_of
-    from workbench.shadow_result import write
+    from workbench.registry.shadow_record import write
+    from workbench.registry.shadow_report import report_of
 
     workspace = _workspace(options)
     report = report_of(options.url)
@@ -291,8 +293,8 @@ def shadow_report(options: argparse.Namespace) -> int:
 
 
 def schema(options: argparse.Namespace) -> int:
-    from workbench.recipe import Recipe
-    from workbench.workspace import WorkspaceFile
+    from workbench.workspace.recipe import Recipe
+    from workbench.workspace.workspace import WorkspaceFile
 
     described = Recipe.model_json_schema() if options.of == "recipe" else WorkspaceFile.model_json_schema()
     print(json.dumps(described, indent=2))
@@ -341,7 +343,7 @@ def _share(text: str) -> float:
 
 
 def _workspace(options: argparse.Namespace) -> "Workspace":
-    from workbench.workspace import find
+    from workbench.workspace.workspace import find
 
     return find(options.workspace, Path.cwd())
 

@@ -1,5 +1,11 @@
 """The errors a user is meant to read. Everything else is a defect and shows a traceback."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
 
 class WorkbenchError(Exception):
     """What the user gave cannot be used. The command line prints it and exits with 2.
@@ -37,3 +43,48 @@ def missing_extra(error: ModuleNotFoundError) -> WorkbenchError | None:
     if package not in OPTIONAL:
         return None
     return WorkbenchError(f"`{package}` is not installed", hint="pip install 'krishi-bench[cpu]', or [gpu]")
+
+
+SHOWN = 5  # names listed in one message
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an exception, without its appendices; its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, quoted, and how many more there are."""
+    quoted = ", ".join(f"`{name}`" for name in names[:SHOWN])
+    return f"{quoted} and {len(names) - SHOWN} more" if len(names) > SHOWN else quoted
+
+
+Place = tuple[str | int, ...]
+# What others call things; suggested where the name we know is one of those that may stand there.
+SYNONYMS = {"gpu": "cuda", "nvidia": "cuda", "trt": "tensorrt", "ort": "onnxruntime"}
+
+
+class FieldProblem(ValueError):
+    """What a validator of a model raises where it knows more than a message.
+
+    hint: what to do about it. at: where, below the key the validator belongs to.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, at: Place = ()) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.at = at
+
+
+def closest(word: str, known: list[str]) -> str | None:
+    """The name that was probably meant, in whatever case; `CUDAExecutionProvider` is `cuda`."""
+    import difflib
+
+    plain = {name.lower(): name for name in reversed(known)}
+    given = word.lower().removesuffix("executionprovider")
+    if (other := SYNONYMS.get(given)) in plain:
+        return plain[other]
+    # Case counts where it alone tells names apart.
+    meant = difflib.get_close_matches(word, known, n=1, cutoff=0.9)
+    return next(iter(meant or map(plain.get, difflib.get_close_matches(given, plain, n=1, cutoff=0.5))), None)

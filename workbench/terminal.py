@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from workbench.progress import Progress
+from workbench.system.progress import Progress
 
 if TYPE_CHECKING:
     from rich.status import Status

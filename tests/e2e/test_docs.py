@@ -13,10 +13,10 @@ import yaml
 
 from workbench.backends import Runtime
 from workbench.cli import parser
-from workbench.compare import Row
-from workbench.recipe import Recipe, RecipePreprocess, shipped
+from workbench.results.verdict import Row
 from workbench.steps import Step
-from workbench.workspace import WorkspaceFile
+from workbench.workspace.recipe import Recipe, RecipePreprocess, shipped
+from workbench.workspace.workspace import WorkspaceFile
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -25,7 +25,7 @@ import onnxruntime
 import pytest
 
 from tests.e2e.tiny import CLASS_NAMES, Bench, load_model, photos_of, prepare_folder, write_student
-from workbench.results import runs
+from workbench.results.folder import runs
 
 torch = pytest.importorskip("torch", reason="the path begins with a torch checkpoint")
 

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workbench.nvidia import missing_gpu
+from workbench.system.nvidia import missing_gpu
 
 onnx = pytest.importorskip("onnx", reason="the network is an ONNX file")
 pytest.importorskip("onnxruntime", reason="its answers on the CPU are the reference")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from workbench.artifact import Artifact  # noqa: E402
 from workbench.backends import BACKENDS, Runtime, Session  # noqa: E402
-from workbench.backends.opening import TF32  # noqa: E402
-from workbench.images import Preprocess, normalize, preprocess  # noqa: E402
-from workbench.onnx_info import artifact_info  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
+from workbench.backends.common import TF32  # noqa: E402
+from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.preprocess import normalize, preprocess  # noqa: E402
 from workbench.steps import Photos, apply  # noqa: E402
-from workbench.steps.fp16 import Fp16  # noqa: E402
+from workbench.steps.fp16.settings import Fp16  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -194,7 +195,7 @@ def registry(tmp_path: Path, runtime: Runtime) -> Path:
     pytest.importorskip("httpx", reason="a client asks it")
     pytest.importorskip("uvicorn", reason="it listens for the server")
     from tests import serving
-    from workbench.registry import Registry
+    from workbench.registry.store import Registry
 
     data, root = serving.tiny_onnx(), tmp_path / "registry"
     pixels = np.random.default_rng(1).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
@@ -213,7 +214,7 @@ def registry(tmp_path: Path, runtime: Runtime) -> Path:
 
 def test_a_server_builds_what_it_needs_and_answers_as_the_cpu_does(registry: Path, runtime: Runtime) -> None:
     from tests import serving
-    from workbench.registry import Registry
+    from workbench.registry.store import Registry
 
     process = serving.ServerProcess(registry, KRISHI_DRAIN_DELAY="0")
     try:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workbench.nvidia import missing_gpu
+from workbench.system.nvidia import missing_gpu
 
 torch = pytest.importorskip("torch", reason="the network is a torch module")
 
-from workbench.artifact import Artifact  # noqa: E402
 from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
-from workbench.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
+from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

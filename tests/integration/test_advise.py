@@ -9,13 +9,14 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="networks are read from ONNX files")
 pytest.importorskip("onnxruntime", reason="whether a size fits is tried in onnxruntime")
 
-from workbench import machine, recipe  # noqa: E402
-from workbench.advise import advise, advised  # noqa: E402
-from workbench.export import Export  # noqa: E402
-from workbench.exporters import write_onnx  # noqa: E402
-from workbench.network import NetworkFacts, facts_of  # noqa: E402
-from workbench.onnx_info import load  # noqa: E402
-from workbench.sample.student import create_model  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.export.torch_exporters import write_onnx  # noqa: E402
+from workbench.model.graph.facts import NetworkFacts, facts_of  # noqa: E402
+from workbench.model.graph.onnx_file import load  # noqa: E402
+from workbench.run.advice.advise import advise, advised  # noqa: E402
+from workbench.system import machine  # noqa: E402
+from workbench.workspace import recipe  # noqa: E402
+from workbench.workspace.sample.student import create_model  # noqa: E402
 
 
 def facts(

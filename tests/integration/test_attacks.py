@@ -38,7 +38,7 @@ from tests.serving import (
     running,
     wait_until_ready,
 )
-from workbench.images import MAX_PIXELS
+from workbench.photos.contract import MAX_PIXELS
 
 GOOD = encoded(noise(1))
 # What is left at the end of all attacks; a fresh process has 105 MB.

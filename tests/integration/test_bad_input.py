@@ -20,20 +20,24 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from tests.e2e.plain import PREPROCESS, fitted, network, write_workspace  # noqa: E402
 from tests.e2e.tiny import CLASS_NAMES, MEAN, STD, Bench, draw_photos  # noqa: E402
-from workbench import pipeline, recipe  # noqa: E402
-from workbench.build import Job, _check_size  # noqa: E402
-from workbench.checkpoint import ModelSource, inspect, load_model  # noqa: E402
 from workbench.cli import main  # noqa: E402
-from workbench.dataset import Images  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
-from workbench.export import Export, export_onnx, torch_logits  # noqa: E402
-from workbench.images import Preprocess  # noqa: E402
-from workbench.onnx_info import describe  # noqa: E402
-from workbench.prepare import prepare  # noqa: E402
-from workbench.recipe import BASELINE  # noqa: E402
-from workbench.results import RunFolder, TrialResult  # noqa: E402
-from workbench.steps.int8 import StaticInt8, static_int8  # noqa: E402
-from workbench.workspace import load  # noqa: E402
+from workbench.measure.records import BASELINE  # noqa: E402
+from workbench.model.export.export import export_onnx, torch_logits  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.onnx_file import describe  # noqa: E402
+from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.dataset import Images  # noqa: E402
+from workbench.results.folder import RunFolder  # noqa: E402
+from workbench.results.records import TrialResult  # noqa: E402
+from workbench.run import pipeline  # noqa: E402
+from workbench.run.build import Job, _check_size  # noqa: E402
+from workbench.run.prepare import prepare  # noqa: E402
+from workbench.steps.int8.settings import StaticInt8  # noqa: E402
+from workbench.steps.int8.static import static_int8  # noqa: E402
+from workbench.workspace import recipe  # noqa: E402
+from workbench.workspace.workspace import load  # noqa: E402
 
 nn = torch.nn
 SHAPE = (1, 3, 16, 16)

@@ -13,19 +13,19 @@ torch = pytest.importorskip("torch", reason="exporting needs torch")
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
 pytest.importorskip("onnxruntime", reason="exports are compared in onnxruntime")
 
-from workbench.artifact import Artifact, Format  # noqa: E402
-from workbench.checkpoint import ModelSource, inspect  # noqa: E402
+from workbench.backends.artifact import Artifact, Format  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.export import (  # noqa: E402
-    Export,
+from workbench.model.export.export import (  # noqa: E402
     adopt_onnx,
     export_onnx,
     export_torch,
     torch_artifact_info,
     torch_logits,
 )
-from workbench.onnx_info import artifact_info, describe, logits_of  # noqa: E402
-from workbench.sample.student import create_model  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.onnx_file import artifact_info, describe, logits_of  # noqa: E402
+from workbench.model.source.model_source import ModelSource, inspect  # noqa: E402
+from workbench.workspace.sample.student import create_model  # noqa: E402
 
 SHAPE = (1, 3, 32, 32)
 CLASSES = 12
@@ -110,7 +110,7 @@ def test_an_opset_the_exporter_cannot_write_is_refused_at_once(
 def test_an_opset_that_came_out_otherwise_is_an_error_and_leaves_no_file(
     model: Any, samples: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workbench.export.OPSETS", {"dynamo": (7, 25), "torchscript": (7, 23)})
+    monkeypatch.setattr("workbench.model.export.export.OPSETS", {"dynamo": (7, 25), "torchscript": (7, 23)})
     target = tmp_path / "m.onnx"
     error = error_of(lambda: export_onnx(model, Export(opset=13), target, SHAPE, samples))
     assert error.message == "export.opset: asked for opset 13, exporter `dynamo` wrote 18"

@@ -18,21 +18,17 @@ from pydantic import ValidationError
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="the converter is onnxruntime's")
 
-from workbench.dataset import Images  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
-from workbench.images import Preprocess  # noqa: E402
-from workbench.onnx_info import describe, logits_of  # noqa: E402
-from workbench.steps import Photos, apply, autocast  # noqa: E402
-from workbench.steps.check import check  # noqa: E402
-from workbench.steps.fp16 import Fp16, fp16, notes_of  # noqa: E402
-from workbench.steps.fp16_casts import (  # noqa: E402
-    FLOAT,
-    FLOAT16,
-    count_casts,
-    half_share,
-    types_of,
-    without_cast_pairs,
-)
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.dataset import Images  # noqa: E402
+from workbench.steps import Photos, apply  # noqa: E402
+from workbench.steps.fp16 import autocast  # noqa: E402
+from workbench.steps.fp16.casts import FLOAT, FLOAT16, count_casts, half_share, types_of, without_cast_pairs  # noqa: E402
+from workbench.steps.fp16.convert import fp16  # noqa: E402
+from workbench.steps.fp16.notes import notes_of  # noqa: E402
+from workbench.steps.fp16.settings import Fp16  # noqa: E402
+from workbench.steps.verify import check  # noqa: E402
 
 CONTRACT = Preprocess(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 RNG = np.random.default_rng(0)
@@ -544,7 +540,8 @@ def test_attention_as_torch_exports_it_is_converted_whole(
     torch = pytest.importorskip("torch", reason="the network is exported from torch")
     if exporter == "dynamo":
         pytest.importorskip("onnxscript", reason="the dynamo exporter needs it")
-    from workbench.export import Export, export_onnx
+    from workbench.model.export.export import export_onnx
+    from workbench.model.export.settings import Export
 
     class Tiny(torch.nn.Module):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

@@ -10,10 +10,11 @@ from serve.settings import Settings
 from tests.nvidia.fake_world import World
 from tests.nvidia.machine import pretend
 from tests.serving import Running, encoded, noise, publish, running, wait_until_ready
-from workbench import nvidia
-from workbench.backends import Runtime, engines
+from workbench.backends import Runtime
+from workbench.backends.gpu import engine_store
 from workbench.errors import WorkbenchError
-from workbench.registry import Bundle
+from workbench.registry.bundle import Bundle
+from workbench.system import nvidia
 
 RUNTIME = Runtime(backend="tensorrt", device="cuda", cuda_graph=True)
 
@@ -35,7 +36,7 @@ def opened(bundle: Bundle) -> Model:
 
 
 def kept(name: str) -> list[Path]:
-    return sorted((engines.cache_folder() / "engines").glob(f"*/{name}"))
+    return sorted((folders.cache_folder() / "engines").glob(f"*/{name}"))
 
 
 def test_the_engine_is_built_where_it_serves_and_kept_for_the_next_start(
@@ -60,7 +61,7 @@ def test_another_driver_gets_an_engine_of_its_own(world: World, bundle: Bundle, 
 
 def test_a_changed_engine_is_never_opened_but_built_again(world: World, bundle: Bundle) -> None:
     opened(bundle)
-    (engine,) = kept(engines.ENGINE)
+    (engine,) = kept(engine_store.ENGINE)
     engine.write_bytes(engine.read_bytes() + b"more")
     count = world.deserialized
     opened(bundle)

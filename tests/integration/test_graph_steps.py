@@ -14,15 +14,17 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="results are run in onnxruntime")
 
-from workbench.artifact import Artifact  # noqa: E402
 from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.export import Export, export_onnx  # noqa: E402
-from workbench.images import Preprocess, normalize  # noqa: E402
-from workbench.machine import collect  # noqa: E402
-from workbench.onnx_info import artifact_info, describe, logits_of  # noqa: E402
+from workbench.model.export.export import export_onnx  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.onnx_file import artifact_info, describe, logits_of  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps import Photos, Step, apply  # noqa: E402
 from workbench.steps.optimize import Optimize, bound_to  # noqa: E402
+from workbench.system.machine import collect  # noqa: E402
 
 CLASSES, SIDE = 7, 16
 CONTRACT = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.4, 0.6), std=(0.25, 0.2, 0.3))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.isolate import Child, ChildError, call
+from workbench.system.child import Child, ChildError, call
 
 TIMEOUT_S = 30.0
 
@@ -212,7 +212,9 @@ def test_a_log_is_added_to(log: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")
 def test_a_child_stays_on_the_processors_it_was_given(log: Path) -> None:
     last = max(os.sched_getaffinity(0))
-    with Child("workbench.isolate:one_call", "jobs:affinity", (), log=log, cpus=[last], label="it") as child:
+    with Child(
+        "workbench.system.child:one_call", "jobs:affinity", (), log=log, cpus=[last], label="it"
+    ) as child:
         child.ready(TIMEOUT_S)
         assert child.ask(None, TIMEOUT_S) == [last]
 
@@ -262,9 +264,9 @@ def test_a_child_is_killed_at_once_when_its_block_fails(log: Path, tmp_path: Pat
 
 PARENT = """
 import pathlib, sys
-from workbench.isolate import Child
+from workbench.system.child import Child
 log = pathlib.Path(sys.argv[1])
-with Child("workbench.isolate:one_call", "jobs:hang", (), log=log, label="it") as child:
+with Child("workbench.system.child:one_call", "jobs:hang", (), log=log, label="it") as child:
     child.ready(30)
     print(child.process.pid, flush=True)
     try:

@@ -14,12 +14,14 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="layers are profiled in 
 from onnx import numpy_helper  # noqa: E402
 
 from tests.e2e.plain import network  # noqa: E402
-from workbench.dataset import Images  # noqa: E402
-from workbench.images import Preprocess, normalize  # noqa: E402
+from workbench.model.graph.node_names import prepare  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.dataset import Images  # noqa: E402
+from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps.fold import fold_preprocess  # noqa: E402
-from workbench.steps.int8 import StaticInt8, static_int8  # noqa: E402
-from workbench.steps.layers import Layer, _switched, errors_of, layers, node_times  # noqa: E402
-from workbench.steps.nodes import prepare  # noqa: E402
+from workbench.steps.int8.layer_sensitivity import Layer, _switched, errors_of, layers, node_times  # noqa: E402
+from workbench.steps.int8.settings import StaticInt8  # noqa: E402
+from workbench.steps.int8.static import static_int8  # noqa: E402
 
 CONTRACT = Preprocess(resize=16, crop=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 WEIGHTED = ["conv0", "conv1", "conv2", "head"]

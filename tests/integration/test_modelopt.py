@@ -13,12 +13,14 @@ onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="logits are held against onnxruntime's")
 
 from workbench import steps  # noqa: E402
-from workbench.dataset import Images  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
-from workbench.images import Preprocess, normalize  # noqa: E402
-from workbench.onnx_info import describe, logits_of  # noqa: E402
-from workbench.steps import autocast, check_sequence, modelopt_int8  # noqa: E402
-from workbench.steps.modelopt_int8 import ModeloptInt8  # noqa: E402
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.dataset import Images  # noqa: E402
+from workbench.photos.preprocess import normalize  # noqa: E402
+from workbench.steps import check_sequence, modelopt  # noqa: E402
+from workbench.steps.fp16 import autocast  # noqa: E402
+from workbench.steps.modelopt import ModeloptInt8  # noqa: E402
 
 CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 FLOAT, FLOAT16, INT8 = (onnx.TensorProto.DataType.Value(name) for name in ("FLOAT", "FLOAT16", "INT8"))
@@ -141,7 +143,7 @@ def test_the_same_photos_give_the_same_bytes(made: Callable[..., Path]) -> None:
 def test_an_older_opset_and_too_few_photos_are_refused(tmp_path: Path, photos: Images, made: Any) -> None:
     source = exported(tmp_path / "old.onnx", opset=17)
     with pytest.raises(WorkbenchError, match="needs opset 19, the model has 17") as old:
-        modelopt_int8.modelopt_onnx(step(), source, tmp_path / "q.onnx", photos)
+        modelopt.modelopt_onnx(step(), source, tmp_path / "q.onnx", photos)
     assert old.value.hint is not None
     assert "raise `export.opset` to 19" in old.value.hint
     with pytest.raises(WorkbenchError, match="13 photos asked for"):
@@ -155,7 +157,8 @@ def test_an_older_opset_and_too_few_photos_are_refused(tmp_path: Path, photos: I
 def test_it_gives_tensorrt_the_same_layers_as_our_own_placement(
     tmp_path: Path, source: Path, photos: Images, made: Callable[..., Path]
 ) -> None:
-    from workbench.steps.int8 import StaticInt8, static_int8
+    from workbench.steps.int8.settings import StaticInt8
+    from workbench.steps.int8.static import static_int8
 
     ours = StaticInt8.model_validate(
         {
@@ -182,7 +185,7 @@ def test_it_gives_tensorrt_the_same_layers_as_our_own_placement(
 def test_without_modelopt_the_variant_is_skipped_with_what_to_install(
     tmp_path: Path, source: Path, photos: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modelopt_int8, "missing", lambda: "`modelopt` is not installed")
+    monkeypatch.setattr(modelopt, "missing", lambda: "`modelopt` is not installed")
     with pytest.raises(Unsuited, match="modelopt_int8: `modelopt` is not installed") as skipped:
         steps.apply(step(), source, tmp_path / "q.onnx", steps.Photos(CONTRACT, calibration=photos))
     assert skipped.value.hint == "pip install 'krishi-bench[modelopt]'"

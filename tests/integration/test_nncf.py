@@ -15,16 +15,18 @@ pytest.importorskip("onnxruntime", reason="logits are held against onnxruntime's
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
-from workbench.artifact import Artifact  # noqa: E402
-from workbench.backends import openvino as backend  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.base import Runtime  # noqa: E402
-from workbench.dataset import Images  # noqa: E402
+from workbench.backends.openvino import backend  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.images import Preprocess, normalize  # noqa: E402
-from workbench.onnx_info import describe, logits_of  # noqa: E402
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.dataset import Images  # noqa: E402
+from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps.fold import fold_preprocess  # noqa: E402
-from workbench.steps.ir import ir_info  # noqa: E402
-from workbench.steps.nncf_int8 import NncfInt8, nncf_ir, nncf_onnx  # noqa: E402
+from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx  # noqa: E402
+from workbench.steps.nncf.settings import NncfInt8  # noqa: E402
+from workbench.steps.openvino_ir import ir_info  # noqa: E402
 
 CLASSES = 6
 PHOTOS = 36

@@ -15,17 +15,19 @@ onnx = pytest.importorskip("onnx", reason="IR is converted from ONNX")
 pytest.importorskip("onnxruntime", reason="logits are held against onnxruntime's")
 pytest.importorskip("openvino")
 
-from workbench.artifact import Artifact  # noqa: E402
-from workbench.backends import openvino as backend  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.base import Runtime, Session  # noqa: E402
+from workbench.backends.openvino import backend  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.files import sha256_file  # noqa: E402
-from workbench.images import Preprocess, normalize  # noqa: E402
-from workbench.machine import usable_cores  # noqa: E402
-from workbench.onnx_info import describe, logits_of  # noqa: E402
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps.fold import fold_preprocess  # noqa: E402
-from workbench.steps.fp16 import Fp16, fp16  # noqa: E402
-from workbench.steps.ir import ir_info, to_ir  # noqa: E402
+from workbench.steps.fp16.convert import fp16  # noqa: E402
+from workbench.steps.fp16.settings import Fp16  # noqa: E402
+from workbench.steps.openvino_ir import ir_info, to_ir  # noqa: E402
+from workbench.system.files import sha256_file  # noqa: E402
+from workbench.system.machine import usable_cores  # noqa: E402
 
 CLASSES = 7
 CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
@@ -302,7 +304,7 @@ def test_importing_openvino_reports_to_nobody(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "from workbench.backends.openvino import without_telemetry as hush; hush(); import openvino, sys;"
+        "from workbench.backends.openvino.backend import without_telemetry as hush; hush(); import openvino, sys;"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )
     done = subprocess.run(

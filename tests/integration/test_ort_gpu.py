@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
 ort = pytest.importorskip("onnxruntime", reason="its sessions are opened")
 
-from workbench import nvidia  # noqa: E402
-from workbench.artifact import Artifact  # noqa: E402
-from workbench.backends import BACKENDS, Runtime, ort_binding, ort_gpu  # noqa: E402
-from workbench.backends.opening import TF32  # noqa: E402
-from workbench.backends.ort_assigned import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
-from workbench.backends.ort_audit import providers_in_profile  # noqa: E402
-from workbench.backends.ort_binding import KEPT, Bound  # noqa: E402
-from workbench.backends.ort_missing import CUDA, RTX, TENSORRT  # noqa: E402
+from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
+from workbench.backends.common import TF32  # noqa: E402
+from workbench.backends.ort import gpu as ort_gpu  # noqa: E402
+from workbench.backends.ort import io_binding
+from workbench.backends.ort.audit import providers_in_profile  # noqa: E402
+from workbench.backends.ort.availability import CUDA, RTX, TENSORRT  # noqa: E402
+from workbench.backends.ort.io_binding import KEPT, Bound  # noqa: E402
+from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.onnx_info import artifact_info  # noqa: E402
+from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
+from workbench.system import nvidia  # noqa: E402
 
 SIDE, CLASSES = 16, 4
 IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((8, 3, SIDE, SIDE), np.float32)
@@ -77,12 +79,12 @@ def expected(opened: Any) -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ort_binding.Buffers]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[io_binding.Buffers]]:
     """All buffers that are made."""
-    found: list[ort_binding.Buffers] = []
+    found: list[io_binding.Buffers] = []
     real = Bound._new
 
-    def remember(self: Bound, *shape: Any) -> ort_binding.Buffers:
+    def remember(self: Bound, *shape: Any) -> io_binding.Buffers:
         found.append(real(self, *shape))
         return found[-1]
 
@@ -132,7 +134,7 @@ def test_threads_that_call_at_once_get_their_own_answers(
 
 
 def test_each_thread_has_buffers_of_its_own_and_keeps_few(
-    opened: Any, made: list[ort_binding.Buffers]
+    opened: Any, made: list[io_binding.Buffers]
 ) -> None:
     bound = Bound(opened, CLASSES, device="cpu")
     for count in (*range(1, KEPT + 2), KEPT + 1):
@@ -144,7 +146,7 @@ def test_each_thread_has_buffers_of_its_own_and_keeps_few(
 
 
 def test_a_captured_graph_keeps_its_addresses_and_is_told_apart_by_its_batch(
-    opened: Any, expected: NDArray[np.float32], made: list[ort_binding.Buffers], artifact: Artifact
+    opened: Any, expected: NDArray[np.float32], made: list[io_binding.Buffers], artifact: Artifact
 ) -> None:
     bound = ort_gpu.called(opened, artifact, GRAPHS, CUDA, device="cpu")
     for count in (3, 5, 3, 6, 3):
@@ -167,7 +169,7 @@ def test_graphs_are_captured_for_two_threads_at_most_however_many_call(
     callers: list[threading.Thread] = []
     run = bound._run
 
-    def remembered(buffers: ort_binding.Buffers) -> None:
+    def remembered(buffers: io_binding.Buffers) -> None:
         callers.append(threading.current_thread())
         run(buffers)
 
@@ -188,7 +190,7 @@ def test_calls_without_copies_are_timed_one_by_one_after_one_that_is_not(
 ) -> None:
     ticks = iter([100, 130, 200, 250])
     bound = Bound(opened, CLASSES, device="cpu", clock=lambda: next(ticks))
-    runs: list[ort_binding.Buffers] = []
+    runs: list[io_binding.Buffers] = []
     monkeypatch.setattr(bound, "_run", runs.append)
     assert bound.time(IMAGES[:2], 2) == (30, 50)
     assert len(runs) == 3

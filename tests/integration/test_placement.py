@@ -14,17 +14,20 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
 
-from workbench.dataset import Images  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.export import Export, export_onnx  # noqa: E402
-from workbench.images import Preprocess, normalize  # noqa: E402
-from workbench.onnx_info import describe, logits_of  # noqa: E402
+from workbench.model.export.export import export_onnx  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.node_names import prepare  # noqa: E402
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.model.graph.roles import Wiring, wiring_of  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.dataset import Images  # noqa: E402
+from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps import Photos, apply, check_sequence  # noqa: E402
 from workbench.steps.fold import FoldPreprocess  # noqa: E402
-from workbench.steps.int8 import StaticInt8, static_int8  # noqa: E402
-from workbench.steps.layers import layers  # noqa: E402
-from workbench.steps.nodes import prepare  # noqa: E402
-from workbench.steps.roles import Wiring, wiring_of  # noqa: E402
+from workbench.steps.int8.layer_sensitivity import layers  # noqa: E402
+from workbench.steps.int8.settings import StaticInt8  # noqa: E402
+from workbench.steps.int8.static import static_int8  # noqa: E402
 
 CLASSES = 6
 CONTRACT = Preprocess(resize=24, crop=24, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

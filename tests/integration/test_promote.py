@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.artifact import Artifact, ArtifactInfo
 from workbench.backends import BACKENDS, Runtime
-from workbench.cache import ArtifactCache
+from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
-from workbench.images import Preprocess, normalize
-from workbench.machine import collect
-from workbench.promote import Promotion, promote
-from workbench.registry import Registry, check_golden
-from workbench.results import Accuracy, Budget, Latency, RunFolder, RunInfo, TrialResult
-from workbench.shadow_result import Demand, ShadowResult, write
+from workbench.measure.records import Accuracy, Latency
+from workbench.photos.contract import Preprocess
+from workbench.photos.preprocess import normalize
+from workbench.registry.bundle import check_golden
+from workbench.registry.bundle_writer import Promotion, promote
+from workbench.registry.shadow_record import Demand, ShadowResult, write
+from workbench.registry.store import Registry
+from workbench.results.folder import RunFolder
+from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.system.machine import collect
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.5))

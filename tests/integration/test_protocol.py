@@ -29,8 +29,8 @@ from tests.serving import (  # noqa: E402
     wait_until_ready,
 )
 from workbench import __version__  # noqa: E402
-from workbench.images import preprocess  # noqa: E402
-from workbench.registry import Registry  # noqa: E402
+from workbench.photos.preprocess import preprocess  # noqa: E402
+from workbench.registry.store import Registry  # noqa: E402
 
 InferenceServerException = triton.InferenceServerException
 

@@ -34,9 +34,11 @@ from tests.e2e.tiny import (
     tree_digest,
 )
 from workbench.cli import main
-from workbench.images import Preprocess, normalize, read_pixels
-from workbench.nvidia import missing_gpu
-from workbench.results import RunFolder, TrialResult, runs
+from workbench.photos.contract import Preprocess
+from workbench.photos.preprocess import normalize, read_pixels
+from workbench.results.folder import RunFolder, runs
+from workbench.results.records import TrialResult
+from workbench.system.nvidia import missing_gpu
 
 ROW_KEYS = [
     "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes", "top1",

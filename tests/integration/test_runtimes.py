@@ -17,16 +17,17 @@ torch = pytest.importorskip("torch", reason="the network is a torch module")
 onnx = pytest.importorskip("onnx", reason="the network is exported to ONNX")
 ort = pytest.importorskip("onnxruntime", reason="options are read back from onnxruntime")
 
-from workbench.artifact import Artifact  # noqa: E402
 from workbench.backends import BACKENDS, Runtime  # noqa: E402
-from workbench.backends import ort as backend  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
+from workbench.backends.ort import backend  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
-from workbench.export import Export, export_onnx, export_torch, torch_artifact_info  # noqa: E402
-from workbench.machine import collect  # noqa: E402
-from workbench.onnx_info import artifact_info  # noqa: E402
+from workbench.model.export.export import export_onnx, export_torch, torch_artifact_info  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
 from workbench.steps import Photos, apply  # noqa: E402
 from workbench.steps.batch import FixedBatch  # noqa: E402
 from workbench.steps.fold import FoldPreprocess  # noqa: E402
+from workbench.system.machine import collect  # noqa: E402
 
 CLASSES, SIDE = 6, 24
 SHAPE = (1, 3, SIDE, SIDE)
@@ -153,7 +154,7 @@ DENORMALS = """
 import sys, threading
 from pathlib import Path
 import numpy as np
-from workbench.artifact import load_artifact
+from workbench.backends.artifact import load_artifact
 from workbench.backends import BACKENDS, Runtime
 artifact = load_artifact(Path(sys.argv[1]))
 order = [Runtime(flush_denormals=word == "flush") for word in sys.argv[2:]]
@@ -210,13 +211,13 @@ def test_a_fixed_batch_answers_for_fewer_photos_and_refuses_more(
 
 @pytest.fixture(scope="module")
 def contract() -> Any:
-    from workbench.images import Preprocess
+    from workbench.photos.contract import Preprocess
 
     return Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 def test_a_graph_that_takes_pixels_is_given_pixels(tmp_path: Path, artifact: Artifact, contract: Any) -> None:
-    from workbench.images import normalize
+    from workbench.photos.preprocess import normalize
 
     apply(FoldPreprocess(use="fold_preprocess"), artifact.path, tmp_path / "model.onnx", Photos(contract))
     folded = Artifact(tmp_path, artifact_info(tmp_path / "model.onnx"))
@@ -255,7 +256,7 @@ def test_an_artifact_bound_to_this_processor_opens(artifact: Artifact) -> None:
 
 
 def test_the_audit_of_onnxruntime_is_of_a_session_with_the_same_options(artifact: Artifact) -> None:
-    if importlib.util.find_spec("workbench.backends.ort_audit") is None:
+    if importlib.util.find_spec("workbench.backends.ort.audit") is None:
         pytest.skip("the audit of onnxruntime is not there")
     found = BACKENDS["onnxruntime"].audit(artifact, Runtime(graph_level="basic"), IMAGES[:1])
     assert (found.computes, found.macs) == ("fp32", MACS)

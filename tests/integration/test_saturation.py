@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
 onnxruntime = pytest.importorskip("onnxruntime", reason="it quantises, and runs what is not emulated")
 
-from workbench.bytesums import clipped  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.saturation import Saturation, cpu_classes, saturation_of  # noqa: E402
+from workbench.measure.records import Saturation  # noqa: E402
+from workbench.measure.saturation.emulator import cpu_classes, saturation_of  # noqa: E402
+from workbench.measure.saturation.int16 import clipped  # noqa: E402
 
 SIDE = 6
 VNNI, ARM, AVX2 = "x86 with VNNI", "ARM with dot product", "x86 with AVX2 without VNNI"
@@ -249,7 +250,7 @@ for path in sys.argv[3:]:
 @pytest.mark.slow
 def test_the_emulation_is_what_onnxruntime_computes_without_vnni(tmp_path: Path) -> None:
     """Valgrind runs a program on an x86 that it makes up, which has AVX2 and nothing newer."""
-    from workbench.bytewise import Plan
+    from workbench.measure.saturation.network import Plan
 
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed: it stands for a CPU without VNNI")

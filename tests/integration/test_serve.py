@@ -39,8 +39,9 @@ from tests.serving import (
     wait_until_ready,
 )
 from workbench.backends import BACKENDS
-from workbench.images import preprocess
-from workbench.registry import Bundle, Registry
+from workbench.photos.preprocess import preprocess
+from workbench.registry.bundle import Bundle
+from workbench.registry.store import Registry
 
 PREDICTION_KEYS = ["class_id", "class_name", "confidence", "timestamp", "model_version"]
 
@@ -488,7 +489,7 @@ assert "app" not in vars(serve.app)
 
 from pathlib import Path
 from serve.model import opened
-from workbench.registry import Registry
+from workbench.registry.store import Registry
 with opened(Registry(Path(sys.argv[1])).resolve("leaf", "production")):
     heavy = {"torch", "pandas", "typer", "onnx"} & set(sys.modules)
 assert not heavy, heavy

@@ -14,15 +14,17 @@ torch = pytest.importorskip("torch", reason="the network is exported from torch"
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
 
-from workbench.dataset import Images  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.export import Export, export_onnx  # noqa: E402
-from workbench.images import Preprocess, normalize  # noqa: E402
-from workbench.onnx_info import describe, logits_of  # noqa: E402
-from workbench.sample.student import create_model  # noqa: E402
+from workbench.model.export.export import export_onnx  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.photos.contract import Preprocess  # noqa: E402
+from workbench.photos.dataset import Images  # noqa: E402
+from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps import Photos, Step  # noqa: E402
 from workbench.steps import apply as apply_step  # noqa: E402
-from workbench.steps.check import check  # noqa: E402
+from workbench.steps.verify import check  # noqa: E402
+from workbench.workspace.sample.student import create_model  # noqa: E402
 
 CLASSES = 12
 PHOTOS = 36

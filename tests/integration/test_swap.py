@@ -29,8 +29,8 @@ from tests.serving import (
     wait_for,
     wait_until_ready,
 )
-from workbench.reclaim import collect
-from workbench.registry import Registry
+from workbench.registry.gc import collect
+from workbench.registry.store import Registry
 
 Moment = tuple[float, str]  # time.monotonic(), a version
 

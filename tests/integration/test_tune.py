@@ -12,17 +12,19 @@ pytest.importorskip("onnxruntime", reason="the search runs its sessions")
 
 from tests.e2e.plain import SIDE, fitted, network, prepare_folder, write_workspace  # noqa: E402
 from tests.e2e.tiny import Bench  # noqa: E402
-from workbench import recipe as recipes  # noqa: E402
 from workbench.cli import main  # noqa: E402
-from workbench.compare import compare  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.measure.latency import Plan  # noqa: E402
-from workbench.pipeline import Options, run_workspace  # noqa: E402
-from workbench.recipe import BASELINE, Variant  # noqa: E402
-from workbench.results import TrialResult, find_run  # noqa: E402
-from workbench.tune import Tuned, tune  # noqa: E402
-from workbench.tuned_recipe import HEADER, recipe_path  # noqa: E402
-from workbench.workspace import load  # noqa: E402
+from workbench.measure.records import BASELINE  # noqa: E402
+from workbench.results.folder import find_run  # noqa: E402
+from workbench.results.records import TrialResult  # noqa: E402
+from workbench.results.verdict import compare  # noqa: E402
+from workbench.run.pipeline import Options, run_workspace  # noqa: E402
+from workbench.run.tune.recipe_file import HEADER, recipe_path  # noqa: E402
+from workbench.run.tune.tune import Tuned, tune  # noqa: E402
+from workbench.workspace import recipe as recipes  # noqa: E402
+from workbench.workspace.recipe import Variant  # noqa: E402
+from workbench.workspace.workspace import load  # noqa: E402
 
 INT8 = "{name: int8, steps: [{use: static_int8, calibration: {images: 400}}]}"
 MORE = {

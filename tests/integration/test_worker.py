@@ -14,14 +14,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from workbench.artifact import Artifact, ArtifactInfo
 from workbench.backends import Runtime
-from workbench.dataset import Images
-from workbench.images import Preprocess
-from workbench.isolate import ChildError
+from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.measure.latency import WarmUp
-from workbench.measure.worker import TIMED_IMAGES, Worker, saturated_ips, warm_up
-from workbench.nvidia import missing_gpu
+from workbench.measure.session_process import TIMED_IMAGES, saturated_ips, warm_up
+from workbench.measure.worker import Worker
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Images
+from workbench.system.child import ChildError
+from workbench.system.nvidia import missing_gpu
 
 CONTRACT = Preprocess(resize=20, crop=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 PHOTOS, CLASSES = 70, 5  # more than one chunk of an evaluation

@@ -14,10 +14,10 @@ from tests.nvidia import fake_tensorrt
 from tests.nvidia.fake_cuda import FakeCuda
 from tests.nvidia.fake_world import World
 from tests.nvidia.surface import load
-from workbench import nvidia
-from workbench.artifact import Artifact
-from workbench.backends import engines
-from workbench.onnx_info import artifact_info
+from workbench.backends.artifact import Artifact
+from workbench.backends.gpu import engine_store
+from workbench.model.graph.onnx_file import artifact_info
+from workbench.system import nvidia
 
 GPU = nvidia.Gpu("NVIDIA Test GPU", "9.0", "13.0")
 SIDE, CLASSES, CHANNELS = 8, 5, 4
@@ -47,7 +47,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, surface: str, folder: Path) -> Worl
     install_cuda(monkeypatch, cuda)
     monkeypatch.setattr(nvidia, "gpu", lambda: GPU)
     monkeypatch.setenv("KRISHI_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(engines, "DRIVER_VERSION", folder / "driver")
+    monkeypatch.setattr(engine_store, "DRIVER_VERSION", folder / "driver")
     (folder / "driver").write_text("580.65.06\n")
     return world
 

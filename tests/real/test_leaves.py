@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from tests.e2e.tiny import Bench, photos_of
-from workbench.results import RunFolder, TrialResult, runs
+from workbench.results.folder import RunFolder, runs
+from workbench.results.records import TrialResult
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 STUDENT, LEAVES = SHARED / "models" / "leaf_student", SHARED / "data" / "leaves"

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from workbench import recipe
-from workbench.advise import Advice, Item, advise, advised, hindsight
-from workbench.compare import compare
-from workbench.machine import Machine
-from workbench.network import NetworkFacts
-from workbench.recipe import Variant
-from workbench.results import RunInfo, TrialResult
+from workbench.model.graph.facts import NetworkFacts
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import compare
+from workbench.run.advice.advise import Advice, Item, advise, advised, hindsight
+from workbench.system.machine import Machine
+from workbench.workspace import recipe
+from workbench.workspace.recipe import Variant
 
 VNNI = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
 AVX2 = ("avx2",)

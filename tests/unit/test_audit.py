@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workbench.artifact import Artifact
-from workbench.audit import Audit, Product, audit_of, percent, shares_of
+from workbench.backends.artifact import Artifact
+from workbench.backends.audit import Audit, Product, audit_of, percent, shares_of
 
 CPU = {"CPUExecutionProvider": 9}
 SIDE = 16
@@ -163,8 +163,8 @@ def int8(path: Path, **options: Any) -> Path:
 
 def in_onnxruntime(path: Path) -> Audit:
     onnxruntime = pytest.importorskip("onnxruntime", reason="its graph is read")
-    from workbench.backends.ort_audit import audit_onnx
-    from workbench.onnx_info import artifact_info
+    from workbench.backends.ort.audit import audit_onnx
+    from workbench.model.graph.onnx_file import artifact_info
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -226,7 +226,7 @@ def test_a_cpu_computes_an_fp16_file_in_fp32_and_the_audit_says_so(tmp_path: Pat
 
 def in_openvino(path: Path, hint: str, asked: str, batch: int | None) -> Audit:
     openvino = pytest.importorskip("openvino", reason="its graph is read")
-    from workbench.backends.openvino_audit import audit_compiled
+    from workbench.backends.openvino.audit import audit_compiled
 
     core = openvino.Core()
     model = core.read_model(path)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.batching import GAIN, Batching, batching_of, decide
+from workbench.registry.batch_gain import GAIN, Batching, batching_of, decide
 
 PHOTOS = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench import build
 from workbench.errors import WorkbenchError
+from workbench.run import build
 
 
 def tree(root: Path) -> Path:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench.artifact import Artifact, ArtifactInfo
-from workbench.cache import ArtifactCache, cache_folder
-from workbench.files import sha256_bytes
+from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
+from workbench.system.files import sha256_bytes
+from workbench.system.folders import cache_folder
 
 KEY = "ab" + "0" * 62
 Build = Callable[[Path], Artifact]

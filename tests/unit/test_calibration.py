@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workbench.dataset import Images
 from workbench.errors import WorkbenchError
-from workbench.images import Preprocess
-from workbench.steps import calibration as calibrating
-from workbench.steps.calibration import Calibration, Summary, pooled, ranges_of
-from workbench.steps.thresholds import (
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Images
+from workbench.steps.int8 import calibration as calibrating
+from workbench.steps.int8.calibration import Calibration, Summary, pooled, ranges_of
+from workbench.steps.int8.range_search import (
     LEVELS,
     Range,
     entropy_threshold,

@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are read with torch")
 
-from workbench.checkpoint import ModelSource, SourceInfo, inspect, load_model, source_digest  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.model.source.info import SourceInfo  # noqa: E402
+from workbench.model.source.model_source import ModelSource, inspect, load_model, source_digest  # noqa: E402
 
 NETWORK = """
 import torch
@@ -295,9 +296,9 @@ def test_a_factory_file_may_import_its_neighbours(
 
 
 def test_a_factory_may_be_in_a_package(saved: Callable[..., ModelSource]) -> None:
-    from workbench.sample.student import create_model
+    from workbench.workspace.sample.student import create_model
 
-    spec = "workbench.sample.student:create_model"
+    spec = "workbench.workspace.sample.student:create_model"
     source = saved(
         create_model(4, width=0.25).state_dict(), factory=spec, factory_args={"num_classes": 4, "width": 0.25}
     )

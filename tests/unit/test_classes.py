@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.measure.classes import (
+from workbench.measure.per_class import (
     ClassChange,
     Confusion,
     class_changes,
@@ -15,8 +15,8 @@ from workbench.measure.classes import (
     new_confusions,
     softmax,
 )
+from workbench.measure.records import Accuracy
 from workbench.measure.stats import PairedDrop
-from workbench.results import Accuracy
 
 
 def counted(images: tuple[int, ...], losses: tuple[int, ...], gains: tuple[int, ...]) -> Accuracy:

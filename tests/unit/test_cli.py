@@ -17,11 +17,12 @@ from workbench.cli import FORMATS, main, parser
 from workbench.errors import WorkbenchError, missing_extra
 from workbench.measure import samples
 from workbench.measure.latency import Measured, Plan, Sample
-from workbench.pipeline import Options
+from workbench.measure.records import RACE, TWIN
 from workbench.report import Format
-from workbench.results import RunFolder, RunInfo, TrialResult
+from workbench.results.folder import RunFolder
+from workbench.results.records import RunInfo, TrialResult
+from workbench.run.pipeline import Options
 from workbench.steps import PACKAGES
-from workbench.timing import RACE, TWIN
 
 ROOT = Path(__file__).parents[2]
 SAVED = ROOT / "tests" / "data" / "results-v1"

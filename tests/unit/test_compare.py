@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.compare import (
+from workbench.measure.records import Accuracy, Latency, WholePath
+from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.results.verdict import (
     Row,
     accuracy_verdict,
     certification_shortfalls,
@@ -19,8 +21,7 @@ from workbench.compare import (
     undecided,
     untimed_shortfalls,
 )
-from workbench.results import Accuracy, Budget, Latency, RunInfo, TrialResult, WholePath
-from workbench.tune import Tuned
+from workbench.run.tune.tune import Tuned
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import dataset
-from workbench.dataset import Dataset, Images
 from workbench.errors import WorkbenchError
-from workbench.images import Preprocess, preprocess
+from workbench.photos import dataset
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Dataset, Images
+from workbench.photos.preprocess import preprocess
 
 Encode = Callable[..., bytes]
 

@@ -65,7 +65,11 @@ def needed_to_stop(drain_delay_s: float) -> float:
 
 @pytest.mark.parametrize("file", DEPLOYMENT_FILES, ids=lambda path: path.name)
 def test_every_variable_of_ours_is_one_the_server_reads(file: Path) -> None:
-    read_by = (SERVE / "settings.py", SERVE / "__main__.py", SERVE.parent / "workbench" / "cache.py")
+    read_by = (
+        SERVE / "settings.py",
+        SERVE / "__main__.py",
+        SERVE.parent / "workbench" / "system" / "folders.py",
+    )
     sources = "".join(path.read_text() for path in read_by)
     known = set(re.findall(r"\"(KRISHI_[A-Z_]+)\"", sources))
     named = set(re.findall(r"\bKRISHI_[A-Z_]+\b", file.read_text()))

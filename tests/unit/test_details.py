@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.details import details
 from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
-from workbench.results import RunFolder, RunInfo, TrialResult, WholePath
-from workbench.saturation import Saturation, told
+from workbench.measure.records import Saturation, WholePath, told
+from workbench.results.details import details
+from workbench.results.folder import RunFolder
+from workbench.results.records import RunInfo, TrialResult
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from workbench.doctor import FEATURES, Clock, Diagnosis, features
-from workbench.machine import Machine
-from workbench.nvidia import NO_DRIVER
-from workbench.nvidia_chain import Chain, Link, chain
-from workbench.nvidia_links import here
-from workbench.results import Conditions
+from workbench.measure.records import Conditions
+from workbench.run.doctor import FEATURES, Clock, Diagnosis, features
+from workbench.system.machine import Machine
+from workbench.system.nvidia import NO_DRIVER
+from workbench.system.nvidia_check import Chain, Link, chain
+from workbench.system.nvidia_links import here
 
 X86 = """\
 processor\t: 0

@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from workbench.isolate import ChildError
+from workbench.measure.early_stopping import Rules, dropped, half_width, narrow
 from workbench.measure.latency import (
     BURST_CALLS,
     Measured,
@@ -21,9 +21,9 @@ from workbench.measure.latency import (
     measure,
     summarize,
 )
-from workbench.measure.race import Rules, dropped, half_width, narrow
+from workbench.measure.records import Environment, Latency
 from workbench.measure.stats import Ratio
-from workbench.results import Environment, Latency
+from workbench.system.child import ChildError
 
 BASELINE, TWIN = "baseline", "baseline (again)"
 QUIET = Environment(seconds=1.0, steal=0.0, pressure=0.0, runnable=0, spin_s=0.01, disturbed=None)

@@ -17,12 +17,12 @@ pytest.importorskip("onnxruntime", reason="the pretended engine computes through
 
 from tests.nvidia.fake_world import World
 from tests.nvidia.machine import GPU, SIDE, network, pretend
-from workbench import nvidia
-from workbench.artifact import Artifact
-from workbench.backends import engines
-from workbench.backends import tensorrt as backend
+from workbench.backends.artifact import Artifact
 from workbench.backends.base import Engine, Runtime
+from workbench.backends.gpu import engine_store
+from workbench.backends.tensorrt import backend
 from workbench.errors import WorkbenchError
+from workbench.system import nvidia
 
 BINDING = "NVIDIA Test GPU (compute capability 9.0), driver 580.65.06 for CUDA 13.0, TensorRT 11.4.0.106"
 PHOTO = np.ones((1, 3, SIDE, SIDE), np.float32)
@@ -194,7 +194,7 @@ def test_an_engine_of_this_user_that_tensorrt_refuses_is_built_again(
     world: World, artifact: Artifact, tmp_path: Path
 ) -> None:
     backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
-    engines.keep(place(tmp_path), b"not an engine any more", binding=BINDING, build_s=1.0)
+    engine_store.keep(place(tmp_path), b"not an engine any more", binding=BINDING, build_s=1.0)
     assert engine_of(artifact).build_s is not None
     assert (len(world.built), world.deserialized) == (2, 2)
 
@@ -307,9 +307,9 @@ def test_a_full_disk_costs_the_next_start_and_nothing_else(
 
 
 def test_what_others_keep_has_a_folder_by_what_decides_it(world: World) -> None:
-    binding = engines.bound_to("onnxruntime 1.32.0")
+    binding = engine_store.bound_to("onnxruntime 1.32.0")
     assert binding.endswith("driver 580.65.06 for CUDA 13.0, onnxruntime 1.32.0")
-    one, same, other = (engines.folder(("ort", key, binding)) for key in ("a", "a", "b"))
+    one, same, other = (engine_store.folder(("ort", key, binding)) for key in ("a", "a", "b"))
     assert one == same != other
     assert stat.S_IMODE(one.stat().st_mode) == 0o700
 
@@ -318,10 +318,10 @@ def test_the_binding_names_the_cuda_of_a_driver_that_hides_its_version(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "driver").unlink()
-    assert "driver for CUDA 13.0, TensorRT 1" in engines.bound_to("TensorRT 1")
+    assert "driver for CUDA 13.0, TensorRT 1" in engine_store.bound_to("TensorRT 1")
     monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.NO_GPU)
     with pytest.raises(WorkbenchError, match="shows no GPU"):
-        engines.bound_to("TensorRT 1")
+        engine_store.bound_to("TensorRT 1")
 
 
 def test_engines_are_not_kept_in_a_folder_that_another_user_can_exchange(
@@ -355,8 +355,8 @@ def test_an_engine_that_nobody_opened_for_long_goes_when_another_comes(
     world: World, artifact: Artifact, tmp_path: Path
 ) -> None:
     engine_of(artifact)
-    (old,) = (record.parent for record in tmp_path.rglob(engines.RECORD))
-    long_ago = time.time() - engines.FORGET_S - 60
+    (old,) = (record.parent for record in tmp_path.rglob(engine_store.RECORD))
+    long_ago = time.time() - engine_store.FORGET_S - 60
     os.utime(old, (long_ago, long_ago))
     engine_of(artifact)  # opened: it is in use
     engine_of(artifact, precision="tf32")
@@ -364,5 +364,5 @@ def test_an_engine_that_nobody_opened_for_long_goes_when_another_comes(
     os.utime(old, (long_ago, long_ago))
     engine_of(artifact, max_batch=2)
     assert not old.exists()
-    assert len(list(tmp_path.rglob(engines.RECORD))) == 2
-    assert list((old.parent / engines.TIMING_FOLDER).iterdir())
+    assert len(list(tmp_path.rglob(engine_store.RECORD))) == 2
+    assert list((old.parent / engine_store.TIMING_FOLDER).iterdir())

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench.machine import available_cpus
-from workbench.measure.environment import HostWatch, conditions
-from workbench.results import Environment
+from workbench.measure.host_watch import HostWatch, conditions
+from workbench.measure.records import Environment
+from workbench.system.machine import available_cpus
 
 PROBE_S = 0.01
 ROUND_S = 2.0

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench import recipe
-from workbench.expectations import Situation, opinions
-from workbench.network import NetworkFacts
+from workbench.model.graph.facts import NetworkFacts
+from workbench.run.advice.speed_rules import Situation, opinions
+from workbench.workspace import recipe
 
 SMALL, LARGE = 300_000_000, 20_000_000_000  # multiply-accumulates of a photo
 

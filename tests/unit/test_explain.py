@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 import pytest
 
-from workbench import recipe
 from workbench.backends.base import BackendName, Runtime
-from workbench.explain import Explanation, explain
-from workbench.explanations import EXPORTERS, NOTES, ON_GPU
-from workbench.export import Exporter
+from workbench.model.export.settings import Exporter
+from workbench.run.advice.explain import Explanation, explain
+from workbench.run.advice.notes import EXPORTERS, NOTES, ON_GPU
 from workbench.steps import PACKAGES
+from workbench.workspace import recipe
 
 SHIPPED = sorted(path.stem for path in recipe.shipped().glob("*.yaml"))
 
@@ -44,8 +44,8 @@ def test_every_note_says_what_it_does_and_who_says_so() -> None:
 
 
 def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
-    from workbench.recipe import RecipePreprocess
     from workbench.steps import Step
+    from workbench.workspace.recipe import RecipePreprocess
 
     owners: dict[str, Any] = {"runtime": Runtime, "preprocess": RecipePreprocess}
     for model in get_args(get_args(Step)[0]):

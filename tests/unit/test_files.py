@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import WorkbenchError
-from workbench.files import (
+from workbench.system.files import (
     digest_of,
     file_name,
     new_folder,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench import recipe
 from workbench.errors import WorkbenchError
+from workbench.workspace import recipe
 
 TENSORRT = "runtime: {backend: tensorrt, device: cuda}"
 

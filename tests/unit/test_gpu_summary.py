@@ -11,20 +11,12 @@ from typing import Any
 
 import pytest
 
-from workbench.audit import Audit
 from workbench.backends import Engine, Runtime
-from workbench.nvidia import missing_gpu
-from workbench.results import (
-    Conditions,
-    GpuConditions,
-    GpuState,
-    GpuThroughput,
-    GpuUse,
-    Parity,
-    RunFolder,
-    RunInfo,
-    TrialResult,
-)
+from workbench.backends.audit import Audit
+from workbench.measure.records import Conditions, GpuConditions, GpuState, GpuThroughput, GpuUse, Parity
+from workbench.results.folder import RunFolder
+from workbench.results.records import RunInfo, TrialResult
+from workbench.system.nvidia import missing_gpu
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 H100 = GpuConditions(
@@ -233,7 +225,7 @@ def test_with_a_gpu_the_script_tests_runs_and_sums_up(
 
 
 def test_every_recipe_that_the_script_runs_is_shipped() -> None:
-    from workbench import recipe
+    from workbench.workspace import recipe
 
     words = (BENCHMARKS / "gpu.sh").read_text().partition("recipes=${RECIPES:-")[2].partition("}")[0]
     for name in words.split():

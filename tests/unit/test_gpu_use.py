@@ -11,21 +11,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import workbench.timing
-from workbench.artifact import Artifact, ArtifactInfo
+import workbench.run.time_variants
 from workbench.backends import BACKENDS, Engine, OnDevice, Runtime, Session
-from workbench.checking import _on_gpu, builds_engine
-from workbench.dataset import Images
+from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import WorkbenchError
-from workbench.images import Preprocess
-from workbench.isolate import ChildError
-from workbench.measure import gpu_use
-from workbench.measure.gpu import Watched
-from workbench.measure.gpu_use import DeviceTimes, joules, sizes_of, throughput, use_of
-from workbench.measure.requests import Describe, MeasureThroughput, Opened, ReadEnergy, TimeOnDevice
-from workbench.measure.worker import GPU_OPEN_TIMEOUT_S, OPEN_TIMEOUT_S, Worker, hold
-from workbench.progress import Progress
-from workbench.results import GpuState, GpuThroughput, GpuUse, TrialResult
+from workbench.measure.gpu import figures
+from workbench.measure.gpu.figures import DeviceTimes, joules, sizes_of, throughput, use_of
+from workbench.measure.gpu.watch import Watched
+from workbench.measure.messages import Describe, MeasureThroughput, Opened, ReadEnergy, TimeOnDevice
+from workbench.measure.records import GpuState, GpuThroughput, GpuUse
+from workbench.measure.session_process import hold
+from workbench.measure.worker import GPU_OPEN_TIMEOUT_S, OPEN_TIMEOUT_S, Worker
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Images
+from workbench.results.records import TrialResult
+from workbench.run.check_variant import _on_gpu, builds_engine
+from workbench.system.child import ChildError
+from workbench.system.progress import Progress
 
 MakeTrial = Callable[..., TrialResult]
 
@@ -166,7 +168,7 @@ def runtime_of_tests(monkeypatch: pytest.MonkeyPatch) -> Device:
     stand_in = SimpleNamespace(unavailable=lambda _: None, session=session)
     monkeypatch.setitem(BACKENDS, "torch", stand_in)
     for name in ("STRETCH_S", "ENERGY_S", "ENERGY_WARM_S"):
-        monkeypatch.setattr(gpu_use, name, 0.001)
+        monkeypatch.setattr(figures, name, 0.001)
     return device
 
 
@@ -174,7 +176,7 @@ def test_a_worker_answers_what_a_gpu_variant_is_asked(
     runtime_of_tests: Device, tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvml = counter(5, 1_000, 1_500)
-    monkeypatch.setattr(gpu_use, "joules", lambda infer, batch: joules(infer, batch, nvml))
+    monkeypatch.setattr(figures, "joules", lambda infer, batch: joules(infer, batch, nvml))
     with hold(artifact_of(tmp_path), ON_GPU, images, time.monotonic()) as answer:
         opened = answer(Describe())
         assert isinstance(opened, Opened) and opened.engine == ENGINE
@@ -302,12 +304,12 @@ def test_finalists_are_measured_on_the_gpu_first_and_the_cpu_variants_not_at_all
             raise ChildError("it died")
         return GpuUse(joules=1.0)
 
-    monkeypatch.setattr(workbench.timing, "_gpu_use", measured)
+    monkeypatch.setattr(workbench.run.time_variants, "_gpu_use", measured)
     speeds = {"baseline": 1.0, "slow": 1.5, "fast": 3.0, "final": 2.0, "broken": 1.2}
     trials = [trial(name, speedup=speed) for name, speed in speeds.items()]
     trials.append(trial("untimed", latency=None))
     context.runtimes["untimed"] = Runtime(device="cuda")
-    got = workbench.timing._with_gpu_use(context, ["baseline", "final"], trials)
+    got = workbench.run.time_variants._with_gpu_use(context, ["baseline", "final"], trials)
     assert asked == ["final", "fast", "slow", "broken"]
     assert [t.variant for t in got if t.gpu] == ["slow", "fast", "final"]
     assert [t.latency for t in got] == [t.latency for t in trials]
@@ -315,8 +317,8 @@ def test_finalists_are_measured_on_the_gpu_first_and_the_cpu_variants_not_at_all
 
     # With no time for others, the finalists are measured still.
     asked.clear()
-    monkeypatch.setattr(workbench.timing, "GPU_USE_S", -1.0)
-    workbench.timing._with_gpu_use(context, ["baseline", "final"], trials)
+    monkeypatch.setattr(workbench.run.time_variants, "GPU_USE_S", -1.0)
+    workbench.run.time_variants._with_gpu_use(context, ["baseline", "final"], trials)
     assert asked == ["final"]
     assert told[-1].what.endswith("fast, slow, broken")
 
@@ -326,9 +328,9 @@ def test_the_gpu_is_described_where_a_variant_ran_on_it_and_else_not_touched(
     device: Any, touched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(workbench.timing, "gpu_conditions", lambda: asked.append(1))
+    monkeypatch.setattr(workbench.run.time_variants, "gpu_conditions", lambda: asked.append(1))
     context: Any = SimpleNamespace(runtimes={"baseline": Runtime(), "a": Runtime(device=device)})
-    assert workbench.timing._conditions(context, ["baseline", "a"]).gpu is None
+    assert workbench.run.time_variants._conditions(context, ["baseline", "a"]).gpu is None
     assert bool(asked) == touched
 
 

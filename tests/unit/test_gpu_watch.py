@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from workbench.machine import available_cpus
-from workbench.measure.environment import HostWatch, conditions
-from workbench.measure.gpu import GpuWatch, Watched, gpu_conditions
+from workbench.measure.gpu.nvml import Reader, decoded, opened_gpu
+from workbench.measure.gpu.watch import GpuWatch, Watched, gpu_conditions
+from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Measured, Plan, WarmUp, measure
-from workbench.measure.nvml import Reader, decoded, opened_gpu
-from workbench.results import Environment, GpuState
+from workbench.measure.records import Environment, GpuState
+from workbench.system.machine import available_cpus
 
 OURS, FOREIGN = 4242, 31337
 IDLE, SETTING, POWER_CAP, HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, BRAKE = 1, 2, 4, 8, 32, 64, 128
@@ -243,7 +243,7 @@ def test_without_a_gpu_variant_nvml_is_never_touched(tmp_path: Path, monkeypatch
     def touched(*_: object) -> None:
         pytest.fail("NVML was opened")
 
-    monkeypatch.setattr("workbench.measure.gpu.opened_gpu", touched)
+    monkeypatch.setattr("workbench.measure.gpu.watch.opened_gpu", touched)
     watch = HostWatch(available_cpus()[-1:], proc=tmp_path)
     before = threading.active_count()
     watch.begin()

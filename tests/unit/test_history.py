@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import WorkbenchError
-from workbench.history import compare_runs, details_of, find_trial
-from workbench.machine import Machine
 from workbench.measure import samples
-from workbench.measure.latency import Measured, Sample
-from workbench.results import RunFolder, RunInfo, TrialResult, find_run
-from workbench.timing import FINAL, RACE, TWIN, noise_floor, with_latency
+from workbench.measure.latency import Measured, Sample, noise_floor
+from workbench.measure.records import FINAL, RACE, TWIN
+from workbench.results.folder import RunFolder, find_run
+from workbench.results.history import compare_runs, details_of, find_trial, with_latency
+from workbench.results.records import RunInfo, TrialResult
+from workbench.system.machine import Machine
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]

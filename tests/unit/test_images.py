@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from workbench.images import ImageError, Preprocess, crop_pixels, decode, normalize, preprocess, read_pixels
+from workbench.photos.contract import ImageError, Preprocess
+from workbench.photos.decode import decode
+from workbench.photos.preprocess import crop_pixels, normalize, preprocess, read_pixels
 
 Encode = Callable[..., bytes]
 

@@ -16,7 +16,7 @@ HEAVY = {
     "fastapi", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
 }  # fmt: skip
 # The network itself and the script that trained it: nothing imports them before torch is wanted.
-TORCH_CODE = {"workbench/sample/student.py", "workbench/sample/train.py"}
+TORCH_CODE = {"workbench/workspace/sample/student.py", "workbench/workspace/sample/train.py"}
 SERVE_MAY_IMPORT = {"images", "artifact", "backends", "registry", "errors", "__version__"}
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -176,7 +176,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES - {"serve.__main__"}))
 def test_every_module_imports(module: str) -> None:
-    if module == "workbench.sample.student" or module == "workbench.sample.train":
+    if module == "workbench.workspace.sample.student" or module == "workbench.workspace.sample.train":
         pytest.importorskip("torch")
     if module.startswith("serve"):
         pytest.importorskip("fastapi")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workbench import workspace
 from workbench.errors import WorkbenchError
-from workbench.init import Found, draft, look, write_draft
-from workbench.workspace import WorkspaceFile
+from workbench.workspace import workspace
+from workbench.workspace.draft import Found, draft, look, write_draft
+from workbench.workspace.workspace import WorkspaceFile
 
 NOTHING = Found(None, None, None, None, None)
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from workbench.measure.latency import Measured, Sample, WarmUp, log_ratios, summarize
-from workbench.measure.worker import WARM_UP_MIN, warm_up
-from workbench.results import Latency
+from workbench.measure.records import Latency
+from workbench.measure.session_process import WARM_UP_MIN, warm_up
 
 
 def samples_of(times_ns: list[int], variant: str = "a", number: int = 0) -> list[Sample]:

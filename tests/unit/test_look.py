@@ -13,14 +13,16 @@ pytest.importorskip("onnx", reason="the network is written as ONNX")
 pytest.importorskip("onnxruntime", reason="looks are taken at its sessions")
 
 from tests.e2e.plain import prepare_folder
-from workbench import pipeline
-from workbench.checking import Context
 from workbench.errors import WorkbenchError
-from workbench.look import Look, Looker, described, problem
-from workbench.prepare import prepare
-from workbench.recipe import BASELINE, Variant
-from workbench.results import Budget, RunFolder
-from workbench.workspace import load
+from workbench.measure.records import BASELINE
+from workbench.results.folder import RunFolder
+from workbench.results.records import Budget
+from workbench.run import pipeline
+from workbench.run.check_variant import Context
+from workbench.run.prepare import prepare
+from workbench.run.tune.quick_look import Look, Looker, described, problem
+from workbench.workspace.recipe import Variant
+from workbench.workspace.workspace import load
 
 POINT = Budget(max_accuracy_drop=0.01)
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from workbench.machine import Machine, available_cpus, collect
+from workbench.system.machine import Machine, available_cpus, collect
 
 MACHINE = Machine(
     cpu="Test CPU @ 2.00GHz",

@@ -7,7 +7,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
 
-from workbench.macs import macs_of, macs_of_call, uncounted  # noqa: E402
+from workbench.backends.mac_count import macs_of, macs_of_call, uncounted  # noqa: E402
 
 FLOAT, UINT8, INT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8, onnx.TensorProto.INT8
 STEM = 16 * 16 * 8 * 3 * 3 * 3  # outputs of 3x3, stride 2, 3 channels to 8, of a 32 x 32 photo

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from workbench import machine
-from workbench.needs import FEATURES, LIBRARIES, cpu_flags, features, understood, unmet
-from workbench.yamlfile import Problem
+from workbench.errors import FieldProblem
+from workbench.system import machine
+from workbench.workspace.requirements import FEATURES, LIBRARIES, cpu_flags, features, understood, unmet
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HERE = {"openvino": "2025.3.0", "onnxruntime": "1.23.0rc1"}
@@ -76,7 +76,7 @@ def test_features_are_named_once_for_all_the_flags_that_amount_to_them() -> None
 
 @pytest.mark.parametrize("need", ["", "|", "avx2 |", ">=2", "openvno", "openvino>>2"])
 def test_a_need_that_says_nothing_is_refused(need: str) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(FieldProblem) as caught:
         understood(need)
     assert caught.value.hint
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from workbench import nvidia
-from workbench.nvidia import NO_DRIVER, NO_GPU, Gpu, missing_gpu, read_gpu
+from workbench.system import nvidia
+from workbench.system.nvidia import NO_DRIVER, NO_GPU, Gpu, missing_gpu, read_gpu
 
 
 class Driver:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from workbench.nvidia import DRIVER
-from workbench.nvidia_chain import Chain, Link, chain
-from workbench.nvidia_links import LINKS, RTX, Look, here
+from workbench.system.nvidia import DRIVER
+from workbench.system.nvidia_check import Chain, Link, chain
+from workbench.system.nvidia_links import LINKS, RTX, Look, here
 
 KERNEL = "580.65.06\n"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.backends import engines
-from workbench.backends.ort_cache import opening
+from workbench.backends.gpu import engine_store
+from workbench.backends.ort.engine_cache import opening
 from workbench.errors import WorkbenchError
 
 HERE = "Test GPU, driver 1"
@@ -93,7 +93,7 @@ def test_a_session_serves_where_its_engine_cannot_be_noted(
         raise WorkbenchError(f"{path}: no space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engines, "write_private", full)
+        patched.setattr(engine_store, "write_private", full)
         place = built()
     assert "no space left on device: the engine is not kept" in capsys.readouterr().err
     with opening(["model"], HERE):

@@ -7,9 +7,10 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="the chain begins with it")
 
-from workbench import nvidia
-from workbench.backends import BACKENDS, Runtime, ort_missing
-from workbench.backends.ort_missing import clash, first_missing, old_driver, remedy, unsupported_by_rtx
+from workbench.backends import BACKENDS, Runtime
+from workbench.backends.ort import availability
+from workbench.backends.ort.availability import clash, first_missing, old_driver, remedy, unsupported_by_rtx
+from workbench.system import nvidia
 
 GPU = nvidia.Gpu("Test GPU", "8.9", "13.0")
 RUNTIMES = [
@@ -47,7 +48,7 @@ def test_two_builds_in_one_environment_are_a_broken_install(monkeypatch: pytest.
     )
     assert clash(["onnxruntime"]) is None
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
-    monkeypatch.setattr(ort_missing, "versions", lambda *names: dict.fromkeys(names[:2], "1.31.1"))
+    monkeypatch.setattr(availability, "versions", lambda *names: dict.fromkeys(names[:2], "1.31.1"))
     assert BACKENDS["onnxruntime"].unavailable(Runtime(device="cuda")) == reason
 
 
@@ -145,7 +146,7 @@ def test_tensorrt_for_rtx_is_not_for_data_centres(capability: str, taken: bool) 
 
 def test_the_rtx_plug_in_is_a_package_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
-    monkeypatch.setattr(ort_missing, "find_spec", lambda _: None)
+    monkeypatch.setattr(availability, "find_spec", lambda _: None)
     reason = BACKENDS["onnxruntime"].unavailable(RUNTIMES[2])
     assert reason is not None
     assert "`onnxruntime-ep-nv-tensorrt-rtx-cu13` is not installed" in reason

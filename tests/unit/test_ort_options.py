@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from workbench.artifact import Artifact, ArtifactInfo
-from workbench.backends import Runtime, ort_gpu
-from workbench.backends.opening import TF32
-from workbench.backends.ort_missing import CUDA, RTX, TENSORRT
-from workbench.backends.ort_options import cuda_options, profiles, rtx_options, sizes, tensorrt_options
+from workbench.backends import Runtime
+from workbench.backends.artifact import Artifact, ArtifactInfo
+from workbench.backends.common import TF32
+from workbench.backends.ort import gpu as ort_gpu
+from workbench.backends.ort.availability import CUDA, RTX, TENSORRT
+from workbench.backends.ort.options import cuda_options, profiles, rtx_options, sizes, tensorrt_options
 from workbench.errors import WorkbenchError
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from workbench.dataset import Dataset
-from workbench.measure.parts import Parts, groups_of, split
+from workbench.measure.split import Parts, groups_of, split
+from workbench.photos.dataset import Dataset
 
 SIDE = 64
 

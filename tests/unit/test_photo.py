@@ -15,18 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from workbench import dataset
-from workbench.images import (
-    MAX_SIDE,
-    ImageError,
-    Preprocess,
-    crop_pixels,
-    decode,
-    decode_for,
-    pixels_of,
-    preprocess,
-)
-from workbench.photo import MAX_SCANS, _scans
+from workbench.photos import dataset
+from workbench.photos.contract import MAX_SIDE, ImageError, Preprocess
+from workbench.photos.decode import MAX_SCANS, _scans, decode, decode_for
+from workbench.photos.preprocess import crop_pixels, pixels_of, preprocess
 
 Encode = Callable[..., bytes]
 

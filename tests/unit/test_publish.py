@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.artifact import Artifact, ArtifactInfo
 from workbench.backends import BACKENDS, Runtime
-from workbench.cache import ArtifactCache, cache_folder
+from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
-from workbench.images import Preprocess, normalize
-from workbench.publish import Published, publish
-from workbench.registry import Registry
-from workbench.results import Accuracy, Budget, RunFolder, RunInfo, TrialResult
-from workbench.workspace import Workspace, find
+from workbench.measure.records import Accuracy
+from workbench.photos.contract import Preprocess
+from workbench.photos.preprocess import normalize
+from workbench.registry.promotion import Published, publish
+from workbench.registry.store import Registry
+from workbench.results.folder import RunFolder
+from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.system.folders import cache_folder
+from workbench.workspace.workspace import Workspace, find
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]

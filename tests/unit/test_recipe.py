@@ -9,23 +9,23 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench import recipe
 from workbench.backends import Runtime
 from workbench.errors import WorkbenchError
-from workbench.export import Export
-from workbench.images import Preprocess
-from workbench.prepare import overridden
-from workbench.recipe import Recipe, RecipePreprocess, Variant, scaled_side
+from workbench.model.export.settings import Export
+from workbench.photos.contract import Preprocess
+from workbench.run.prepare import overridden
 from workbench.steps import PACKAGES, Step
 from workbench.steps.batch import DynamicBatch, FixedBatch
-from workbench.steps.calibration import Calibration
-from workbench.steps.check import check_sequence
 from workbench.steps.fold import FoldPreprocess
-from workbench.steps.fp16 import Fp16
-from workbench.steps.int8 import DynamicInt8, StaticInt8
-from workbench.steps.nncf_int8 import NncfInt8
+from workbench.steps.fp16.settings import Fp16
+from workbench.steps.int8.calibration import Calibration
+from workbench.steps.int8.settings import DynamicInt8, StaticInt8
+from workbench.steps.nncf.settings import NncfInt8
 from workbench.steps.optimize import Optimize
+from workbench.steps.rules import check_sequence
 from workbench.steps.simplify import Simplify
+from workbench.workspace import recipe
+from workbench.workspace.recipe import Recipe, RecipePreprocess, Variant, scaled_side
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from tests.versions import publish
-from workbench import reclaim
 from workbench.cli import main
 from workbench.errors import Refused, WorkbenchError
-from workbench.reclaim import Reclaimed, collect
-from workbench.registry import Registry
+from workbench.registry import gc
+from workbench.registry.gc import Reclaimed, collect
+from workbench.registry.store import Registry
 
 DAY = timedelta(hours=25)
 VERSIONS = ("0.9.0", "1.0.0", "1.1.0", "1.2.0", "1.3.0", "2.0.0")
@@ -204,7 +204,7 @@ def test_a_registry_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from workbench.registry import Registry
+from workbench.registry.store import Registry
 registry = Registry(Path(sys.argv[1]))
 with registry.lease(registry.bundle("leaf", "0.9.0")) as held:
     print(held, flush=True)
@@ -245,7 +245,7 @@ def test_versions_in_the_trash_that_a_server_uses_are_not_deleted(registry: Regi
 
 def reclaimed_while(registry: Registry) -> Any:
     """A server whose lease a collection of another machine did not see."""
-    from workbench.leases import hold
+    from workbench.registry.leases import hold
 
     collect(registry, delete=True)
     return hold(registry.root, "leaf", "0.9.0")
@@ -320,16 +320,16 @@ def test_a_rollback_whose_version_is_collected_meanwhile_is_told(
 def test_a_lease_taken_while_versions_are_moved_brings_its_version_back(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.leases import hold
+    from workbench.registry.leases import hold
 
-    record = reclaim._record
+    record = gc._record
     with ExitStack() as server:
 
         def meanwhile(*arguments: Any) -> None:
             server.enter_context(hold(registry.root, "leaf", "0.9.0"))
             record(*arguments)
 
-        monkeypatch.setattr(reclaim, "_record", meanwhile)
+        monkeypatch.setattr(gc, "_record", meanwhile)
         assert moved(collect(registry, keep=1, delete=True)) == ["1.0.0", "1.1.0"]
     registry.bundle("leaf", "0.9.0").verify()
     assert in_trash(registry) == ["1.0.0", "1.1.0"]

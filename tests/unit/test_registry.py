@@ -17,7 +17,9 @@ import pytest
 from tests.versions import LOGITS, PIXELS, draft, files, publish
 from workbench.backends import BACKENDS
 from workbench.errors import Refused, WorkbenchError
-from workbench.registry import Bundle, Golden, Registry, check_golden
+from workbench.registry.bundle import Bundle, check_golden
+from workbench.registry.manifest import Golden
+from workbench.registry.store import Registry
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.compare import Comparison, Row
 from workbench.report import cells, render
-from workbench.results import RunInfo
+from workbench.results.records import RunInfo
+from workbench.results.verdict import Comparison, Row
 
 MakeInfo = Callable[..., RunInfo]
 

@@ -11,19 +11,11 @@ from typing import Any
 import pytest
 
 from workbench.backends import Engine, Runtime
-from workbench.compare import Comparison, compare
-from workbench.details import Details
+from workbench.measure.records import Conditions, Environment, GpuConditions, GpuState, GpuThroughput, GpuUse
 from workbench.report import gpu, render
-from workbench.results import (
-    Conditions,
-    Environment,
-    GpuConditions,
-    GpuState,
-    GpuThroughput,
-    GpuUse,
-    RunInfo,
-    TrialResult,
-)
+from workbench.results.details import Details
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import Comparison, compare
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]
@@ -196,7 +188,7 @@ on the GPU
 
 
 def test_the_record_of_a_run_keeps_them(tmp_path: Path, comparison: Comparison, trial: MakeTrial) -> None:
-    from workbench.results import RunFolder
+    from workbench.results.folder import RunFolder
 
     folder = RunFolder.create(tmp_path)
     folder.save_info(comparison.info)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from workbench.compare import compare
 from workbench.errors import WorkbenchError
-from workbench.files import digest_of
-from workbench.results import RunFolder, RunInfo, TrialResult, find_run, runs
+from workbench.results.folder import RunFolder, find_run, runs
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import compare
+from workbench.system.files import digest_of
 
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]

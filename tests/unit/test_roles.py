@@ -10,9 +10,10 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="roles are read from ONNX graphs")
 pytest.importorskip("onnxruntime", reason="the graphs are prepared as for quantising")
 
-from workbench.export import Export, export_onnx  # noqa: E402
-from workbench.steps.nodes import prepare  # noqa: E402
-from workbench.steps.roles import Role, roles_of  # noqa: E402
+from workbench.model.export.export import export_onnx  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.node_names import prepare  # noqa: E402
+from workbench.model.graph.roles import Role, roles_of  # noqa: E402
 
 nn = torch.nn
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from workbench.backends import Runtime
 from workbench.backends.base import FIELDS_OF, PRECISIONS, Hint
-from workbench.machine import usable_cores
+from workbench.system.machine import usable_cores
 
 CORES = usable_cores()
 

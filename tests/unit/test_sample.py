@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench.images import Preprocess, preprocess
-from workbench.sample import CHECKPOINT, ensure_sample, sample_folder
-from workbench.sample.leaves import CLASS_NAMES, photo, photo_seed
+from workbench.photos.contract import Preprocess
+from workbench.photos.preprocess import preprocess
+from workbench.workspace.sample import CHECKPOINT, ensure_sample, sample_folder
+from workbench.workspace.sample.leaves import CLASS_NAMES, photo, photo_seed
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,7 @@ def checkpoint() -> dict[str, Any]:
 
 def trained(checkpoint: dict[str, Any]) -> Any:
     """The student with the checkpoint's weights, ready to infer."""
-    from workbench.sample.student import create_model
+    from workbench.workspace.sample.student import create_model
 
     weights = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
     model = create_model(num_classes=12)
@@ -123,7 +124,7 @@ def test_the_photos_go_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPat
 
 
 def test_importing_the_sample_loads_nothing_heavy() -> None:
-    code = "import sys, workbench.sample; print(sorted({'numpy', 'PIL', 'torch'} & sys.modules.keys()))"
+    code = "import sys, workbench.workspace.sample; print(sorted({'numpy', 'PIL', 'torch'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
 

@@ -8,13 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.backends import Runtime
-from workbench.export import Export
-from workbench.recipe import RecipePreprocess, Variant
-from workbench.search import Move, at_size, capped, coarse, mixed, refinements, sizes, static_step, with_step
-from workbench.steps.fp16 import Fp16
-from workbench.steps.int8 import StaticInt8
-from workbench.steps.layers import Layer
+from workbench.model.export.settings import Export
+from workbench.run.tune.moves import (
+    Move,
+    at_size,
+    capped,
+    coarse,
+    mixed,
+    refinements,
+    sizes,
+    static_step,
+    with_step,
+)
+from workbench.steps.fp16.settings import Fp16
+from workbench.steps.int8.layer_sensitivity import Layer
+from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
+from workbench.workspace.recipe import RecipePreprocess, Variant
 
 SIMPLIFY, FP16 = Simplify(use="simplify"), Fp16(use="fp16")
 

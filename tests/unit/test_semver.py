@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.artifact import ArtifactInfo
 from workbench.backends import Runtime
+from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
-from workbench.images import Preprocess
-from workbench.machine import Machine
-from workbench.manifest import FileEntry, Golden, Manifest, Provenance, parse_manifest
-from workbench.numbering import Change, greatest, known_change, next_version, output_change
-from workbench.results import Budget, RunInfo, TrialResult
-from workbench.semver import MAX_LENGTH, Bump, Version, is_version, parse
+from workbench.photos.contract import Preprocess
+from workbench.registry.manifest import FileEntry, Golden, Manifest, Provenance, parse_manifest
+from workbench.registry.semver import MAX_LENGTH, Bump, Version, is_version, parse
+from workbench.registry.version_rule import Change, greatest, known_change, next_version, output_change
+from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.system.machine import Machine
 
 NUMBERS = st.integers(0, 10**6)
 WORDS = st.from_regex(re.compile(r"[A-Za-z-][0-9A-Za-z-]{0,5}", re.ASCII), fullmatch=True)

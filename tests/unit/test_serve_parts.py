@@ -10,7 +10,7 @@ from serve.metrics import Metrics
 from serve.model import probabilities_of
 from serve.settings import Settings, port_number
 from workbench.errors import WorkbenchError
-from workbench.machine import usable_cores
+from workbench.system.machine import usable_cores
 
 SERVE = Path(__file__).parents[2] / "serve"
 

@@ -12,8 +12,8 @@ import pytest
 
 from workbench.cli import main
 from workbench.errors import Refused, WorkbenchError
-from workbench.shadow import report_of
-from workbench.shadow_result import Demand, ShadowResult, find, path_of, write
+from workbench.registry.shadow_record import Demand, ShadowResult, find, path_of, write
+from workbench.registry.shadow_report import report_of
 
 DIGEST = "ab" * 32
 RUNNING = f"""\

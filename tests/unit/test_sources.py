@@ -11,11 +11,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="models are read with torch")
 
-from workbench import timm_network, transformers_folder  # noqa: E402
-from workbench.checkpoint import ModelSource, StatedPreprocess, inspect, load_model, source_digest  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.export import Export, export_onnx, export_torch, torch_logits  # noqa: E402
-from workbench.stated import SourceInfo  # noqa: E402
+from workbench.model.export.export import export_onnx, export_torch, torch_logits  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.source import timm_network, transformers_folder  # noqa: E402
+from workbench.model.source.info import SourceInfo  # noqa: E402
+from workbench.model.source.model_source import ModelSource, inspect, load_model, source_digest  # noqa: E402
+from workbench.photos.contract import StatedPreprocess  # noqa: E402
 
 NAMES = ("healthy", "rust", "scab")
 SIDE = 32
@@ -82,7 +84,7 @@ def test_reading_a_folder_does_not_load_transformers(tmp_path: Path) -> None:
 
     folder = described(tmp_path, stats=PROCESSOR)
     script = (
-        "import sys; from pathlib import Path; from workbench import transformers_folder; "
+        "import sys; from pathlib import Path; from workbench.model.source import transformers_folder; "
         f"transformers_folder.describe(Path({str(folder)!r})); "
         "print({'torch', 'transformers'} & set(sys.modules))"
     )
@@ -279,7 +281,8 @@ def test_photos_are_prepared_as_the_librarys_own_processor_does(
     import numpy as np
     from PIL import Image
 
-    from workbench.images import Preprocess, crop_pixels, normalize
+    from workbench.photos.contract import Preprocess
+    from workbench.photos.preprocess import crop_pixels, normalize
 
     pytest.importorskip("transformers")
     module = importlib.import_module(

@@ -20,13 +20,15 @@ from tests.nvidia.fake_cuda import KERNEL_MS, FakeCuda, cudaError_t  # noqa: E40
 from tests.nvidia.fake_engine import Engine  # noqa: E402
 from tests.nvidia.fake_world import World  # noqa: E402
 from tests.nvidia.machine import CLASSES, GPU, SIDE, install, install_cuda, network, pretend  # noqa: E402
-from workbench import nvidia  # noqa: E402
-from workbench.artifact import Artifact  # noqa: E402
-from workbench.backends import tensorrt as backend  # noqa: E402
-from workbench.backends import tensorrt_run  # noqa: E402
+from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.base import Runtime  # noqa: E402
-from workbench.backends.tensorrt_build import Sizes, plan_of  # noqa: E402
+from workbench.backends.tensorrt import (
+    backend,  # noqa: E402
+    lane,  # noqa: E402
+)
+from workbench.backends.tensorrt.build import Sizes, plan_of  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
+from workbench.system import nvidia  # noqa: E402
 
 VERSIONS = ("tensorrt-10.13", "tensorrt-11.4")
 PHOTOS = np.random.default_rng(1).standard_normal((9, 3, SIDE, SIDE)).astype(np.float32)
@@ -170,7 +172,7 @@ def test_a_graph_is_recorded_once_for_each_batch_size(world: World, artifact: Ar
 def test_only_so_many_graphs_are_held(
     world: World, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_run, "GRAPHS", 2)
+    monkeypatch.setattr(lane, "GRAPHS", 2)
     with backend.session(artifact, asked(cuda_graph=True)) as session:
         for count in (1, 2, 3, 2, 1):
             np.testing.assert_allclose(

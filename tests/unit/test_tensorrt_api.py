@@ -15,7 +15,7 @@ from tests.nvidia.fake_world import World, bound
 from tests.nvidia.surface import CLASSES, load, members, public
 
 BACKENDS = Path(__file__).parents[2] / "workbench" / "backends"
-SOURCES = sorted(BACKENDS.glob("tensorrt*.py"))
+SOURCES = sorted((BACKENDS / "tensorrt").glob("*.py"))
 RECORDS = ("tensorrt-10.13", "tensorrt-11.4")
 REMOVED = {
     "BuilderFlag": {"FP16", "INT8", "BF16", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"},
@@ -101,7 +101,11 @@ def test_the_pretended_cuda_has_names_of_the_real_one_alone() -> None:
 
 def test_every_cuda_call_is_one_that_the_pretended_cuda_checks() -> None:
     module = FakeCuda().module()
-    used = {name for name in words([BACKENDS / "cuda.py"]) if name.startswith("cuda") and name.isidentifier()}
+    used = {
+        name
+        for name in words([BACKENDS / "gpu" / "cuda.py"])
+        if name.startswith("cuda") and name.isidentifier()
+    }
     hints = {name for name in used if name.startswith("cudaError") and name != "cudaError_t"}
     enums = ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode")
     known = set(public(module)) | {member.name for name in enums for member in getattr(module, name)}
@@ -110,9 +114,9 @@ def test_every_cuda_call_is_one_that_the_pretended_cuda_checks() -> None:
 
 def test_the_real_cuda_says_what_is_wrong_where_there_is_no_gpu() -> None:
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed here")
-    from workbench import nvidia
-    from workbench.backends import cuda
+    from workbench.backends.gpu import cuda
     from workbench.errors import WorkbenchError
+    from workbench.system import nvidia
 
     assert cuda.version()[0] >= 12
     if nvidia.missing_gpu() is None:

@@ -11,10 +11,10 @@ pytest.importorskip("onnx", reason="the networks are ONNX files")
 pytest.importorskip("onnxruntime", reason="the pretended engine computes through it")
 
 from tests.nvidia.machine import MACS, SIDE, network, pretend
-from workbench.artifact import Artifact
-from workbench.backends import tensorrt as backend
+from workbench.backends.artifact import Artifact
 from workbench.backends.base import Runtime
-from workbench.backends.tensorrt_audit import audit_engine
+from workbench.backends.tensorrt import backend
+from workbench.backends.tensorrt.audit import audit_engine
 
 RUNTIME = Runtime(backend="tensorrt", device="cuda")
 TOTAL = sum(MACS.values())
@@ -120,7 +120,7 @@ def test_only_the_layers_of_the_profile_that_runs_count(artifact: Artifact) -> N
 def test_nodes_without_a_name_are_found_by_their_output(tmp_path: Path) -> None:
     import onnx
 
-    from workbench.onnx_info import artifact_info
+    from workbench.model.graph.onnx_file import artifact_info
 
     model = onnx.load(network(tmp_path).path)
     for node in model.graph.node:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from workbench.measure.latency import Measured, Sample
+from workbench.measure.latency import Measured, Sample, noise_floor
+from workbench.measure.records import FINAL, RACE, TWIN
 from workbench.measure.stats import Ratio
-from workbench.results import TrialResult
-from workbench.timing import FINAL, RACE, TWIN, noise_floor, with_latency
+from workbench.results.history import with_latency
+from workbench.results.records import TrialResult
 
 MakeTrial = Callable[..., TrialResult]
 

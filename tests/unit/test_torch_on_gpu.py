@@ -14,15 +14,22 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="torch's own switches are turned")
 
-from workbench import build, export, nvidia  # noqa: E402
-from workbench.artifact import Artifact, ArtifactInfo  # noqa: E402
-from workbench.backends import Runtime, tensorrt, torch_calls, torch_cuda  # noqa: E402
-from workbench.backends import torch as backend  # noqa: E402
+from workbench.backends import Runtime  # noqa: E402
+from workbench.backends.artifact import Artifact, ArtifactInfo  # noqa: E402
+from workbench.backends.tensorrt import backend as tensorrt  # noqa: E402
+from workbench.backends.torch import (
+    backend,  # noqa: E402
+    cuda_session,
+)
+from workbench.backends.torch import cuda as torch_cuda  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
-from workbench.export import Export  # noqa: E402
-from workbench.files import sha256_bytes  # noqa: E402
-from workbench.nvidia import NO_DRIVER, Gpu  # noqa: E402
-from workbench.recipe import Variant  # noqa: E402
+from workbench.model.export import export  # noqa: E402
+from workbench.model.export.settings import Export  # noqa: E402
+from workbench.run import build  # noqa: E402
+from workbench.system import nvidia  # noqa: E402
+from workbench.system.files import sha256_bytes  # noqa: E402
+from workbench.system.nvidia import NO_DRIVER, Gpu  # noqa: E402
+from workbench.workspace.recipe import Variant  # noqa: E402
 
 H200 = Gpu("NVIDIA H200", "9.0", "13.0")
 TURING = Gpu("Tesla T4", "7.5", "13.0")
@@ -269,8 +276,8 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[Stream]:
         made.append(Stream())
         return made[-1]
 
-    monkeypatch.setattr(torch_calls, "DEVICE", "cpu")
-    monkeypatch.setattr(torch_calls, "_pinned", torch.empty)
+    monkeypatch.setattr(cuda_session, "DEVICE", "cpu")
+    monkeypatch.setattr(cuda_session, "_pinned", torch.empty)
     monkeypatch.setattr(torch.cuda, "Stream", new)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -304,7 +311,7 @@ def sums(batch: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_a_session_waits_once_a_call_and_gives_float32(streams: list[Stream], tmp_path: Path) -> None:
-    session = torch_calls.open_session(halves, artifact(tmp_path), on_cuda(), "eager")
+    session = cuda_session.open_session(halves, artifact(tmp_path), on_cuda(), "eager")
     assert (session.provider, len(streams)) == ("eager", 1)
     assert session.device == "cpu"  # read from the logits, not from the request
     waits = streams[0].waits
@@ -322,14 +329,14 @@ def test_pinned_memory_is_kept_from_call_to_call_and_grows(streams: list[Stream]
         taken.append(shape)
         return torch.empty(shape)
 
-    caller = torch_calls.Caller(lambda host: lambda: halves(host).float(), Stream(), empty)
+    caller = cuda_session.Caller(lambda host: lambda: halves(host).float(), Stream(), empty)
     for count in (2, 1, 2, 4, 3):
         np.testing.assert_array_equal(caller(IMAGES[:count]), sums(IMAGES[:count]))
     assert taken == [(2, *SHAPE), (2, 3), (4, *SHAPE), (4, 3)]
 
 
 def test_threads_call_on_streams_of_their_own(streams: list[Stream], tmp_path: Path) -> None:
-    session = torch_calls.open_session(halves, artifact(tmp_path), on_cuda(), "eager")
+    session = cuda_session.open_session(halves, artifact(tmp_path), on_cuda(), "eager")
     answers: list[NDArray[np.float32]] = []
     threads = [threading.Thread(target=lambda: answers.append(session.infer(IMAGES))) for _ in range(3)]
     for thread in threads:
@@ -341,7 +348,7 @@ def test_threads_call_on_streams_of_their_own(streams: list[Stream], tmp_path: P
 
 
 def test_calls_are_timed_by_the_events_around_them(streams: list[Stream], tmp_path: Path) -> None:
-    session = torch_calls.open_session(halves, artifact(tmp_path), on_cuda(), "eager")
+    session = cuda_session.open_session(halves, artifact(tmp_path), on_cuda(), "eager")
     assert session.on_device is not None
     assert session.on_device.how == "CUDA events"
     assert session.on_device.time(IMAGES, 3) == (1_500_000, 1_500_000, 1_500_000)
@@ -360,7 +367,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch, streams: list[Stream]) -> Graphs:
 def test_a_cuda_graph_is_recorded_once_for_each_batch_size(
     graphs: Graphs, streams: list[Stream], tmp_path: Path
 ) -> None:
-    session = torch_calls.open_session(graphs.call, artifact(tmp_path), on_cuda(cuda_graph=True), "eager")
+    session = cuda_session.open_session(graphs.call, artifact(tmp_path), on_cuda(cuda_graph=True), "eager")
     assert session.provider == "eager, CUDA graph"
     assert graphs.calls == ["forward 1", "forward 1", "forward 1", "record", "forward 1", "replay 1"]
     graphs.calls.clear()
@@ -385,7 +392,7 @@ def test_threads_take_turns_with_a_cuda_graph(graphs: Graphs, tmp_path: Path) ->
             busy.release()
 
     graphs.forward = alone
-    session = torch_calls.open_session(graphs.call, artifact(tmp_path), on_cuda(cuda_graph=True), "eager")
+    session = cuda_session.open_session(graphs.call, artifact(tmp_path), on_cuda(cuda_graph=True), "eager")
     errors: list[str] = []
 
     def work(index: int) -> None:
@@ -407,7 +414,7 @@ def test_a_network_that_cannot_be_recorded_names_the_field(graphs: Graphs, tmp_p
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be...")
 
     runtime = on_cuda(cuda_graph=True)
-    error = error_of(lambda: torch_calls.open_session(looks, artifact(tmp_path), runtime, "eager"))
+    error = error_of(lambda: cuda_session.open_session(looks, artifact(tmp_path), runtime, "eager"))
     assert error.message == (
         "runtime.cuda_graph: the network cannot be recorded: operation not permitted when stream is capturing"
     )
@@ -420,7 +427,7 @@ def test_a_package_for_a_fixed_batch_is_filled_up(streams: list[Stream], tmp_pat
         seen.append(len(given))
         return halves(given)
 
-    session = torch_calls.open_session(forward, artifact(tmp_path, batch=4), on_cuda(batch=4), "inductor")
+    session = cuda_session.open_session(forward, artifact(tmp_path, batch=4), on_cuda(batch=4), "inductor")
     np.testing.assert_array_equal(session.infer(IMAGES[:3]), sums(IMAGES[:3]))
     assert set(seen) == {4}
 
@@ -568,7 +575,7 @@ def test_numbers_too_large_for_f16_are_told_from_a_bad_checkpoint(
 def test_inductor_is_told_settings_that_it_has() -> None:
     from torch._inductor import config
 
-    from workbench.exporters import inductor_settings
+    from workbench.model.export.torch_exporters import inductor_settings
 
     facts = {"batch": "4"}
     known = config.get_config_copy()
@@ -583,7 +590,7 @@ def test_compiling_for_a_gpu_without_the_cuda_toolkit_is_unsuited(monkeypatch: p
     from torch._inductor import cpp_builder
     from torch.utils import cpp_extension
 
-    from workbench.exporters import _find_compilers
+    from workbench.model.export.torch_exporters import _find_compilers
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "g++")
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)

@@ -10,23 +10,24 @@ from typing import Any, cast
 
 import pytest
 
-from workbench import recipe as recipes
 from workbench.backends import Runtime
-from workbench.checking import Context
-from workbench.compare import Comparison, compare
 from workbench.errors import WorkbenchError
-from workbench.explore import FINALISTS, Search, Tried, _families, chosen, explore, scan_sizes
-from workbench.export import Export
-from workbench.images import Preprocess
-from workbench.look import Look, Looker
-from workbench.measure.parts import Parts
-from workbench.recipe import BASELINE, UNCHANGED, RecipePreprocess, Variant
-from workbench.results import Budget, RunInfo, TrialResult
-from workbench.search import Move, at_size, with_step
-from workbench.steps.int8 import StaticInt8
+from workbench.measure.records import BASELINE
+from workbench.measure.split import Parts
+from workbench.model.export.settings import Export
+from workbench.photos.contract import Preprocess
+from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.results.verdict import Comparison, compare
+from workbench.run.check_variant import Context
+from workbench.run.tune.moves import Move, at_size, with_step
+from workbench.run.tune.quick_look import Look, Looker
+from workbench.run.tune.recipe_file import HEADER, check_ours, write_recipe
+from workbench.run.tune.search import FINALISTS, Search, Tried, _families, chosen, explore, scan_sizes
+from workbench.run.tune.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, story
+from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
-from workbench.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, story
-from workbench.tuned_recipe import HEADER, check_ours, write_recipe
+from workbench.workspace import recipe as recipes
+from workbench.workspace.recipe import UNCHANGED, RecipePreprocess, Variant
 
 CONTRACT = Preprocess(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 PHOTOS = 2000

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from workbench import workspace
 from workbench.errors import WorkbenchError
-from workbench.results import Budget
-from workbench.workspace import WorkspacePreprocess
+from workbench.results.records import Budget
+from workbench.workspace import workspace
+from workbench.workspace.workspace import WorkspacePreprocess
 
 MINIMAL: dict[str, Any] = {"model": {"checkpoint": "student.ckpt"}, "data": {"validation": "data/val"}}
 

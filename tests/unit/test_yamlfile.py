@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from workbench import yamlfile
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, closest
+from workbench.workspace import yamlfile
 
 
 class Circle(BaseModel):
@@ -122,7 +122,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_rule_of_a_tagged_model_is_told_at_its_key_and_not_at_the_tag(tmp_path: Path) -> None:
-    from workbench.recipe import Recipe
+    from workbench.workspace.recipe import Recipe
 
     document = read(tmp_path, "name: a\nsteps:\n  - {use: static_int8, activation: int8, weight: uint8}\n")
     with pytest.raises(
@@ -238,8 +238,8 @@ def test_places_read_like_paths(place: tuple[str | int, ...], text: str) -> None
     ],
 )
 def test_a_name_is_known_by_its_synonyms_and_in_any_case(word: str, known: list[str], meant: str) -> None:
-    assert yamlfile.closest(word, known) == meant
+    assert closest(word, known) == meant
 
 
 def test_nothing_is_suggested_for_a_word_like_no_other() -> None:
-    assert yamlfile.closest("xyz", ["calibration", "method"]) is None
+    assert closest("xyz", ["calibration", "method"]) is None

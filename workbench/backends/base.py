@@ -15,10 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.artifact import Artifact, Format
-from workbench.audit import Audit
-from workbench.images import Batch
-from workbench.machine import usable_cores
+from workbench.backends.artifact import Artifact, Format
+from workbench.backends.audit import Audit
+from workbench.photos.contract import Batch
+from workbench.system.machine import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from workbench.artifact import Artifact, Format
-from workbench.audit import Audit
+from workbench.backends.artifact import Artifact, Format
+from workbench.backends.audit import Audit
 from workbench.backends.base import Runtime, Session
-from workbench.images import Batch
+from workbench.photos.contract import Batch
 
 if TYPE_CHECKING:
     import numpy as np

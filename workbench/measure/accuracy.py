@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
-from workbench.measure.classes import expected_calibration_error, mean_kl, softmax
-from workbench.results import Accuracy, Parity
+from workbench.measure.per_class import expected_calibration_error, mean_kl, softmax
+from workbench.measure.records import Accuracy, Parity
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Protocol
 
-from workbench.isolate import ChildError
-from workbench.measure import race
-from workbench.measure.stats import hodges_lehmann, percentile, percentile_upper_bound
-from workbench.results import Environment, Latency
+from workbench.measure import early_stopping
+from workbench.measure.records import BASELINE, TWIN, Environment, Latency
+from workbench.measure.stats import Ratio, hodges_lehmann, percentile, percentile_upper_bound
+from workbench.system.child import ChildError
 
 BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
 BURST_CALLS = (2, 20)  # and within these bounds
@@ -78,7 +78,7 @@ class Plan:
     repeats: int = 3
     insist: bool = False
     seed: int = 0
-    rules: race.Rules = field(default_factory=race.Rules)
+    rules: early_stopping.Rules = field(default_factory=early_stopping.Rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +167,12 @@ def measure(
             ratios.setdefault(name, {}).update(values)
         running = [name for name in alive if name not in measured.failed and name != twin]
         racing = {name: ratios[name] for name in running if name in ratios}
-        late = race.dropped(racing, contenders, rules)
+        late = early_stopping.dropped(racing, contenders, rules)
         measured.pruned |= {name: reason for name, reason in late.items() if name != baseline}
         left = racing.keys() - measured.pruned.keys() - {baseline}
         if measured.rounds >= plan.rounds:
             measured.ended = "all rounds were made"
-        elif measured.rounds >= plan.least_rounds and race.narrow(ratios, left, rules):
+        elif measured.rounds >= plan.least_rounds and early_stopping.narrow(ratios, left, rules):
             measured.ended = f"every interval is within {100 * rules.target:g} %"
         elif plan.insist and measured.rounds < plan.least_rounds:
             continue
@@ -311,3 +311,9 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
         settled=variant not in measured.unsettled,
         confirmed=confirmed,
     )
+
+
+def noise_floor(measured: Measured) -> float | None:
+    """What the second copy of the baseline may differ by, as a fraction: the far end of its interval."""
+    bounds = Ratio(tuple(log_ratios(measured, BASELINE).get(TWIN, {}).values())).log_interval
+    return None if bounds is None else math.expm1(max(abs(bound) for bound in bounds))

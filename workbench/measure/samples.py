@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from workbench.backends.packages import missing_package
 from workbench.errors import WorkbenchError
-from workbench.files import translated_os_errors
 from workbench.measure.latency import Measured, Sample
+from workbench.system.files import translated_os_errors
+from workbench.system.packages import missing_package
 
 FIELDS = ("variant", "round", "order", "turn", "place", "call", "time_ns")
 

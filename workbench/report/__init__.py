@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal, assert_never
 
-from workbench.compare import Comparison
 from workbench.report import csv, html, json, markdown, table
 from workbench.report.cells import Columns
+from workbench.results.verdict import Comparison
 
 __all__ = ["Columns", "Format", "render"]
 

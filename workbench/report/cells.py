@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from workbench.compare import Row
 from workbench.measure.stats import Interval
-from workbench.results import RunInfo
+from workbench.results.records import RunInfo
+from workbench.results.verdict import Row
 
 ABSENT = "–"
 Columns = Literal["speed", "audit"]

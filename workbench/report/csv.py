@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import fields
 
-from workbench.compare import Comparison, Row
+from workbench.results.verdict import Comparison, Row
 
 INTERVALS = ("drop_ci", "speedup_ci")
 GPU_FIGURES = ("device_p50_ns", "memory_bytes", "joules")  # of `gpu`, which holds tables too

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workbench.compare import Comparison, Row
+from workbench.measure.records import GpuConditions, GpuState
 from workbench.report import cells
-from workbench.results import GpuConditions, GpuState, RunInfo
+from workbench.results.records import RunInfo
+from workbench.results.verdict import Comparison, Row
 
 HEADINGS = ("", "variant", "p50 ms", "without copies", "GPU MB", "J/photo")
 GROWN = "* what the memory in use on the whole GPU grew by: NVML did not tell it by process"

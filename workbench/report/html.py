@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from workbench.compare import Comparison
 from workbench.report import cells, gpu
+from workbench.results.verdict import Comparison
 
 STYLE = """
 :root { color-scheme: light dark; }

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from workbench.compare import Comparison
+from workbench.results.verdict import Comparison
 
 
 def render(comparisons: Sequence[Comparison]) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from workbench.compare import Comparison
 from workbench.report import cells, gpu
+from workbench.results.verdict import Comparison
 
 
 def render(comparisons: Sequence[Comparison], *, columns: cells.Columns = "speed") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from workbench.registry import Registry
+from workbench.registry.store import Registry
 from workbench.report.cells import megabytes, percent
 
 

@@ -4,8 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.compare import Comparison
 from workbench.report import cells, gpu
+from workbench.results.verdict import Comparison
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,21 +7,26 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 from pydantic import Field
 
 from workbench.errors import WorkbenchError
-from workbench.images import Batch, Preprocess
-from workbench.onnx_info import load, precision_of
+from workbench.model.graph.onnx_file import load, precision_of
+from workbench.photos.contract import Batch, Preprocess
 from workbench.steps.batch import DynamicBatch, FixedBatch, dynamic_batch, fixed_batch
-from workbench.steps.check import check, check_order, check_sequence
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
-from workbench.steps.fp16 import Fp16, fp16, notes_of
-from workbench.steps.int8 import DynamicInt8, StaticInt8, static_int8
-from workbench.steps.modelopt_int8 import ModeloptInt8, modelopt_onnx
-from workbench.steps.nncf_int8 import NncfInt8, nncf_onnx
+from workbench.steps.fp16.convert import fp16
+from workbench.steps.fp16.notes import notes_of
+from workbench.steps.fp16.settings import Fp16
+from workbench.steps.int8.dynamic import dynamic_int8
+from workbench.steps.int8.settings import DynamicInt8, StaticInt8
+from workbench.steps.int8.static import static_int8
+from workbench.steps.modelopt import ModeloptInt8, modelopt_onnx
+from workbench.steps.nncf.quantize import nncf_onnx
+from workbench.steps.nncf.settings import NncfInt8
 from workbench.steps.optimize import Optimize, optimize
-from workbench.steps.quantizer import dynamic_int8
+from workbench.steps.rules import check_order, check_sequence
 from workbench.steps.simplify import Simplify, simplify
+from workbench.steps.verify import check
 
 if TYPE_CHECKING:
-    from workbench.dataset import Images
+    from workbench.photos.dataset import Images
 
 Step = Annotated[
     Simplify

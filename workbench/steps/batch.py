@@ -10,8 +10,8 @@ from workbench.errors import WorkbenchError
 if TYPE_CHECKING:
     import onnx
 
-    from workbench.images import Batch
-    from workbench.onnx_info import OnnxFacts
+    from workbench.model.graph.onnx_file import OnnxFacts
+    from workbench.photos.contract import Batch
 
 SAME = 1e-4  # of the largest logit: what another batch size may change by rounding
 PHOTOS = 3  # tried one by one and at once, where the size becomes free
@@ -48,7 +48,7 @@ def _resize(use: str, source: Path, target: Path, size: int) -> None:
     """size: 0 for free."""
     import onnx
 
-    from workbench.onnx_info import describe, load
+    from workbench.model.graph.onnx_file import describe, load
 
     facts = describe(source)
     model = load(source)
@@ -86,7 +86,7 @@ def _loosen_reshapes(model: "onnx.ModelProto", before: int) -> None:
     """
     import onnx
 
-    from workbench.steps.roles import wiring_of
+    from workbench.model.graph.roles import wiring_of
 
     inferred = onnx.shape_inference.infer_shapes(model).graph
     first = {
@@ -118,7 +118,7 @@ def _check(use: str, source: Path, facts: "OnnxFacts", target: Path, size: int) 
     """Run the result on photos, alone and together, and hold it against the source."""
     import numpy as np
 
-    from workbench.onnx_info import describe, logits_of
+    from workbench.model.graph.onnx_file import describe, logits_of
 
     photos = _noise(facts, size or PHOTOS)
     expected = logits_of(source, facts, photos)

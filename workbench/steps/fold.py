@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from workbench.errors import WorkbenchError
-from workbench.images import Preprocess
+from workbench.photos.contract import Preprocess
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     import numpy as np
     import onnx
 
-    from workbench.onnx_info import image_input, load
+    from workbench.model.graph.onnx_file import image_input, load
 
     model = load(source)
     images = image_input(model)

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from workbench.errors import WorkbenchError
-from workbench.machine import collect
+from workbench.system.machine import collect
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
@@ -35,7 +35,7 @@ def optimize(step: Optimize, source: Path, target: Path) -> None:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    from workbench.onnx_info import load, precision_of
+    from workbench.model.graph.onnx_file import load, precision_of
 
     if precision_of(load(source)) == "fp16":
         raise WorkbenchError(

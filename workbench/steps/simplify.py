@@ -19,7 +19,7 @@ def simplify(step: Simplify, source: Path, target: Path) -> None:
     """Write the simplified model; whether it still computes the same is for `check` to say."""
     import onnx
 
-    from workbench.onnx_info import load
+    from workbench.model.graph.onnx_file import load
 
     model = load(source)
     if step.tool == "onnxslim":

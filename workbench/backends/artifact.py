@@ -1,0 +1,160 @@
+"""An artifact: a folder holding the model file a variant produced and `artifact.json`."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+
+from workbench.errors import WorkbenchError
+from workbench.system.files import digest_of, new_folder, sha256_bytes, write_atomic
+
+INFO_NAME = "artifact.json"
+
+Format = Literal["onnx", "openvino", "torch-export", "torchscript", "torch-aoti", "null"]
+# torch's readers fall back to unpickling, and a compiled package is code: only files this process chain
+# built are opened.
+EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
+Precision = Literal["fp32", "fp16", "bf16", "int8", "unknown"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Companion(BaseModel):
+    """A further file without which the model file is of no use, such as OpenVINO's weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: Sha256
+    size_bytes: NonNegativeInt
+
+
+class ArtifactInfo(BaseModel):
+    """What `artifact.json` holds. Everything here was read back from the model file, not assumed.
+
+    file: the model's file name inside the folder. sha256, size_bytes: of that file.
+    companions: what belongs to it, in the order the runtime takes them.
+    opset: of the default ONNX domain; None where the format has none.
+    precision: the narrowest type its weights are stored in.
+    input_shape: (N, C, H, W), 0 where the size is free, whatever the layout. classes: logits per image.
+    pixels: it takes (N, H, W, 3) uint8 pixels and normalises them itself.
+    bound_to: the processor it was made for and runs on alone; None for a file that runs everywhere.
+    note: what the last step to say something said of its work, one sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    format: Format
+    file: str
+    sha256: str
+    size_bytes: NonNegativeInt
+    opset: int | None = None
+    precision: Precision = "unknown"
+    input_shape: tuple[int, int, int, int]
+    classes: int
+    companions: tuple[Companion, ...] = ()
+    pixels: bool = False
+    bound_to: str | None = None
+    note: str | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the model file and its companions."""
+        return self.size_bytes + sum(other.size_bytes for other in self.companions)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact on disk. Its digest is that of the bytes of the model file and its companions."""
+
+    folder: Path
+    info: ArtifactInfo
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.info.file
+
+    @property
+    def digest(self) -> str:
+        if not self.info.companions:
+            return self.info.sha256
+        return digest_of([self.info.sha256, *[other.sha256 for other in self.info.companions]])
+
+    def read(self) -> bytes:
+        """The model file's bytes, read once and checked against the recorded digest.
+
+        Runtimes open these bytes and never the path again, so that what was verified is what runs.
+        Symbolic links are not followed. Raises WorkbenchError where the file is gone or not the one recorded.
+        """
+        return _verified(self.path, self.info.sha256)
+
+    def read_companions(self) -> tuple[bytes, ...]:
+        """The bytes of the companions, as `read` does."""
+        return tuple(_verified(self.folder / other.file, other.sha256) for other in self.info.companions)
+
+    def save_info(self) -> None:
+        write_atomic(self.folder / INFO_NAME, self.info.model_dump_json(indent=2).encode() + b"\n")
+
+
+def _verified(path: Path, sha256: str) -> bytes:
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        raise WorkbenchError(f"{path} cannot be opened: {os.strerror(error.errno or 0)}") from error
+    with os.fdopen(handle, "rb") as file:
+        data = file.read()
+    if sha256_bytes(data) != sha256:
+        raise WorkbenchError(
+            f"{path} is not the file that was recorded: its sha256 differs",
+            hint="the file was changed or damaged after it was written; build or publish it again",
+        )
+    return data
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Open an artifact folder. Raises WorkbenchError where it is not one."""
+    try:
+        info = ArtifactInfo.model_validate_json((folder / INFO_NAME).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise WorkbenchError(f"{folder} is not an artifact: {error}") from error
+    return Artifact(folder, info)
+
+
+class ArtifactCache:
+    """Artifacts by the digest of everything that decides their bytes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, key: str) -> Artifact | None:
+        """The artifact built for `key`, or None where there is none, or one that was damaged since."""
+        folder = self._folder(key)
+        try:
+            artifact = load_artifact(folder)
+            artifact.read()
+            artifact.read_companions()
+        except WorkbenchError:
+            return None
+        return artifact
+
+    def store(self, key: str, build: Callable[[Path], Artifact]) -> Artifact:
+        """Let `build` fill a temporary folder and keep it under `key`.
+
+        Where another process was faster, its artifact is kept and returned.
+        """
+        folder = self._folder(key)
+        if folder.exists() and self.find(key) is None:
+            shutil.rmtree(folder)  # Damaged: a folder that is there is never replaced.
+        try:
+            with new_folder(folder) as temporary:
+                build(temporary).save_info()
+        except FileExistsError:
+            pass  # Two runs at once in one workspace: both built the same thing.
+        return load_artifact(folder)
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "artifacts" / key[:2] / key

@@ -1,0 +1,177 @@
+"""The CUDA runtime through `cuda-bindings`, NVIDIA's own binding: streams, memory, events, graphs.
+
+Each call of it returns its error first. Here an error is a WorkbenchError that says what was being done.
+Everything is handed out by a context manager that gives it back.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+HINTS = {
+    "cudaErrorMemoryAllocation": "the GPU's memory is full: see `nvidia-smi` for who holds it, or take a "
+    "smaller `runtime.max_batch` or `runtime.batch`",
+    "cudaErrorInsufficientDriver": "the driver is older than the CUDA of `cuda-bindings`: update the driver, "
+    "or pip install 'cuda-bindings<13'",
+    "cudaErrorNoDevice": "see `nvidia-smi`, and the variable CUDA_VISIBLE_DEVICES",
+}
+NOT_RECORDED = "leave `runtime.cuda_graph` out: this network makes calls that cannot be recorded"
+
+
+def version() -> tuple[int, int]:
+    """Major and minor of the CUDA that `cuda-bindings` was built for. Needs no GPU."""
+    number = int(_checked(_cuda().cudaRuntimeGetVersion(), "asking for its version"))
+    return number // 1000, number % 1000 // 10
+
+
+@contextmanager
+def stream() -> Iterator[Any]:
+    """A queue of work of its own, that waits for no other. TensorRT takes `int(stream)`."""
+    cuda = _cuda()
+    made = _checked(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), "creating a stream")
+    with _held(made, cuda.cudaStreamDestroy):
+        yield made
+
+
+@contextmanager
+def device_memory(size: int) -> Iterator[int]:
+    """The address of `size` bytes on the GPU, aligned to 256."""
+    cuda = _cuda()
+    address = _checked(cuda.cudaMalloc(size), f"reserving {size} bytes on the GPU")
+    with _held(address, cuda.cudaFree):
+        yield int(address)
+
+
+@contextmanager
+def pinned(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "Iterator[NDArray[Any]]":
+    """An array in host memory that stays where it is, so that the GPU copies it by itself.
+
+    It is gone when the block ends: nothing may refer to it any more.
+    """
+    import numpy as np
+
+    cuda = _cuda()
+    size = max(1, int(np.prod(shape)) * dtype.itemsize)
+    address = _checked(cuda.cudaMallocHost(size), f"pinning {size} bytes of host memory")
+    with _held(address, cuda.cudaFreeHost):
+        memory = (ctypes.c_byte * size).from_address(int(address))
+        yield np.frombuffer(memoryview(memory), dtype, count=int(np.prod(shape))).reshape(shape)
+
+
+def to_device(address: int, source: "NDArray[Any]", stream: Any) -> None:
+    """Queue the copy of a contiguous array in pinned memory to the GPU."""
+    cuda = _cuda()
+    way = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+    _checked(cuda.cudaMemcpyAsync(address, source.ctypes.data, source.nbytes, way, stream), "copying photos")
+
+
+def to_host(target: "NDArray[Any]", address: int, stream: Any) -> None:
+    """Queue the copy from the GPU to a contiguous array in pinned memory."""
+    cuda = _cuda()
+    way = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+    _checked(cuda.cudaMemcpyAsync(target.ctypes.data, address, target.nbytes, way, stream), "copying logits")
+
+
+def wait(stream: Any) -> None:
+    """Until all that is queued is done. Errors of what was queued earlier appear here."""
+    _checked(_cuda().cudaStreamSynchronize(stream), "waiting for the GPU")
+
+
+@contextmanager
+def recorded(stream: Any, queue: Callable[[], None]) -> Iterator[Any]:
+    """What `queue` puts into the stream, as a graph to `replay`; it is not run by this.
+
+    Other threads may go on using CUDA meanwhile. Raises WorkbenchError where it cannot be recorded.
+    """
+    cuda = _cuda()
+    mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    _checked(cuda.cudaStreamBeginCapture(stream, mode), "recording a CUDA graph", NOT_RECORDED)
+    try:
+        queue()
+    except WorkbenchError as error:
+        _discard(cuda, cuda.cudaStreamEndCapture(stream))
+        raise WorkbenchError(f"recording a CUDA graph: {error.message}", hint=NOT_RECORDED) from error
+    graph = _checked(cuda.cudaStreamEndCapture(stream), "recording a CUDA graph", NOT_RECORDED)
+    with _held(graph, cuda.cudaGraphDestroy):
+        ready = _checked(cuda.cudaGraphInstantiate(graph, 0), "preparing a CUDA graph", NOT_RECORDED)
+    with _held(ready, cuda.cudaGraphExecDestroy):
+        yield ready
+
+
+def replay(graph: Any, stream: Any) -> None:
+    _checked(_cuda().cudaGraphLaunch(graph, stream), "starting a CUDA graph")
+
+
+def timed_calls(stream: Any, queue: Callable[[], None], calls: int) -> tuple[int, ...]:
+    """Nanoseconds that each of `calls` calls of `queue` took on the GPU, queued one behind the other."""
+    cuda = _cuda()
+    with _events(calls + 1) as events:
+        _checked(cuda.cudaEventRecord(events[0], stream), "taking the time")
+        for event in events[1:]:
+            queue()
+            _checked(cuda.cudaEventRecord(event, stream), "taking the time")
+        wait(stream)
+        milliseconds = [
+            _checked(cuda.cudaEventElapsedTime(start, end), "taking the time")
+            for start, end in pairwise(events)
+        ]
+    return tuple(round(1e6 * value) for value in milliseconds)
+
+
+@contextmanager
+def _events(count: int) -> Iterator[list[Any]]:
+    cuda = _cuda()
+    events: list[Any] = []
+    try:
+        for _ in range(count):
+            events.append(_checked(cuda.cudaEventCreate(), "creating an event"))  # noqa: PERF401
+        yield events
+    finally:
+        for event in events:
+            cuda.cudaEventDestroy(event)
+
+
+@contextmanager
+def _held(handle: Any, give_back: Callable[[Any], tuple[Any, ...]]) -> Iterator[Any]:
+    try:
+        yield handle
+    except BaseException:
+        give_back(handle)  # The error that is on its way says more than one from here.
+        raise
+    _checked(give_back(handle), "cleaning up")
+
+
+def _discard(cuda: Any, ended: tuple[Any, ...]) -> None:
+    """A recording that failed: there may be a graph, and there may be none."""
+    code, graph = ended
+    if code == cuda.cudaError_t.cudaSuccess and graph is not None:
+        cuda.cudaGraphDestroy(graph)
+
+
+def _cuda() -> Any:
+    from cuda.bindings import runtime
+
+    return runtime
+
+
+def _checked(returned: tuple[Any, ...], doing: str, hint: str | None = None) -> Any:
+    """The value behind the error. Raises WorkbenchError where there is an error."""
+    code, *values = returned
+    cuda = _cuda()
+    if code != cuda.cudaError_t.cudaSuccess:
+        name, text = (_text(ask(code)) for ask in (cuda.cudaGetErrorName, cuda.cudaGetErrorString))
+        raise WorkbenchError(f"CUDA, while {doing}: {text} ({name})", hint=HINTS.get(name, hint))
+    return values[0] if values else None
+
+
+def _text(answer: tuple[Any, Any]) -> str:
+    return bytes(answer[1]).decode(errors="replace")

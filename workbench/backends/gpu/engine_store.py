@@ -1,0 +1,204 @@
+"""Engines: what a GPU runtime compiles of a network for the machine it is on, kept for the next start.
+
+An engine is code that the GPU's runtime executes. It never travels: it is built where it runs, from bytes
+that were verified, and one that this user did not build here is never opened. They are kept below the
+cache, each in a folder that this user alone can enter; the folder's and the file's owner and rights are what
+makes an engine ours. Its sha256 finds damage, and `bound_to` what fits this machine no longer. Whatever does
+not fit is built again.
+"""
+
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from workbench.backends.artifact import Sha256
+from workbench.errors import WorkbenchError
+from workbench.system import nvidia
+from workbench.system.files import digest_of, exclusive, sha256_bytes, translated_os_errors, write_atomic
+from workbench.system.folders import cache_folder
+
+ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
+TIMING_FOLDER = "timing"
+FORGET_S = 90 * 86400.0
+PRIVATE = 0o077  # rights that nobody but the owner may have
+DRIVER_VERSION = Path("/sys/module/nvidia/version")
+
+
+class Unwritable(WorkbenchError):
+    """There is no place to keep engines. They still run, and are built at each start."""
+
+
+class Record(BaseModel):
+    """What `engine.json` holds beside an engine. build_s: seconds it took to build."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    sha256: Sha256
+    size_bytes: int
+    bound_to: str
+    build_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An engine that fits. data: its bytes, read once and verified: what is opened is these."""
+
+    data: bytes
+    record: Record
+
+
+def bound_to(library: str) -> str:
+    """What an engine is bound to here: GPU, driver and `library` with its version, as one sentence part.
+
+    Raises WorkbenchError where there is no GPU.
+    """
+    gpu = nvidia.gpu()
+    if isinstance(gpu, str):
+        raise WorkbenchError(gpu)
+    return f"{gpu.name} (compute capability {gpu.capability}), {_driver(gpu.cuda)}, {library}"
+
+
+def _driver(cuda: str) -> str:
+    try:
+        version = DRIVER_VERSION.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):  # Not Linux, or a container that hides /sys.
+        return f"driver for CUDA {cuda}"
+    return f"driver {version} for CUDA {cuda}"
+
+
+def folder(parts: Sequence[str]) -> Path:
+    """The private folder for what is made of `parts`, which say all that decides it; made where missing.
+
+    Raises Unwritable where it cannot be made, and WorkbenchError where it, or the folder of all engines, is
+    a link or open to others: what lies there may be anybody's.
+    """
+    place = _private(_root() / digest_of(list(parts)))
+    with suppress(OSError):  # a cache that was filled ahead and is read-only
+        os.utime(place)
+    return place
+
+
+def timing_folder(binding: str) -> Path:
+    """The private folder for what a builder measured on this machine. Raises as `folder` does."""
+    return _private(_private(_root() / TIMING_FOLDER) / digest_of(binding))
+
+
+def _root() -> Path:
+    """The folder of all engines, in a cache whose owner cannot put another in its place."""
+    root = _private(cache_folder() / "engines")
+    if (owner := root.parent.stat().st_uid) not in (0, os.geteuid()):
+        raise WorkbenchError(
+            f"{root.parent} belongs to another user (id {owner}), who could exchange the engines in it",
+            hint="point KRISHI_CACHE at a folder of yours",
+        )
+    return root
+
+
+def _private(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except FileExistsError:
+        raise WorkbenchError(f"{path} is not a folder", hint="move it away: engines are kept there") from None
+    except OSError as error:
+        raise Unwritable(
+            f"engines cannot be kept in {path}: {os.strerror(error.errno or 0)}",
+            hint="point KRISHI_CACHE at a folder of yours that can be written to",
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise WorkbenchError(
+            f"{path} is a link: engines are opened from a real folder of yours only",
+            hint="remove the link, or point KRISHI_CACHE at another folder",
+        )
+    if found.st_uid != os.geteuid():
+        raise WorkbenchError(
+            f"{path} belongs to another user (id {found.st_uid}): an engine is code, and theirs is not run",
+            hint="point KRISHI_CACHE at a folder of yours",
+        )
+    if found.st_mode & PRIVATE:
+        raise WorkbenchError(
+            f"{path} is open to other users: an engine is code, and may be anybody's there",
+            hint=f"rm -r {path}; the engines are built again",
+        )
+    return path
+
+
+def fitting(place: Path, binding: str) -> Kept | None:
+    """The engine kept in a folder of `folder`'s, where it is ours, undamaged and made for `binding`."""
+    record, data = read_private(place / RECORD), read_private(place / ENGINE)
+    if record is None or data is None:
+        return None
+    try:
+        said = Record.model_validate_json(record)
+    except ValidationError:
+        return None
+    if said.bound_to != binding or said.sha256 != sha256_bytes(data):
+        return None
+    return Kept(data, said)
+
+
+def keep(place: Path, data: bytes, *, binding: str, build_s: float) -> Record:
+    """Keep an engine in a folder of `folder`'s, in the place of one that is there.
+
+    Raises WorkbenchError where the disk is full.
+    """
+    record = Record(sha256=sha256_bytes(data), size_bytes=len(data), bound_to=binding, build_s=build_s)
+    # The record first goes: a crash between the two leaves an engine that nothing vouches for.
+    with translated_os_errors(place):
+        (place / RECORD).unlink(missing_ok=True)
+    write_private(place / ENGINE, data)
+    write_private(place / RECORD, record.model_dump_json(indent=2).encode() + b"\n")
+    _forget_old(place.parent)
+    return record
+
+
+def _forget_old(root: Path) -> None:
+    """Delete what was not opened for long: each update of the driver leaves a set of engines behind."""
+    now = time.time()
+    for place in root.iterdir():
+        with suppress(FileNotFoundError):  # another process was faster
+            if place.name != TIMING_FOLDER and now - place.lstat().st_mtime > FORGET_S:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """One process at a time looks for and builds the engine of a folder; the others find it built."""
+
+    if not os.access(place, os.W_OK):  # Filled ahead and read-only, as in a container: nothing to wait for.
+        yield
+        return
+
+    def waiting() -> None:
+        sys.stderr.write(f"waiting for another process that builds an engine in {place}\n")
+
+    with exclusive(place / LOCK, waiting):
+        yield
+
+
+def read_private(path: Path) -> bytes | None:
+    """The bytes of a file that is ours and nobody else's to change; None where it is not, or is missing."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & PRIVATE
+        return file.read() if ours else None
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that this user alone can read, whole or not at all. Raises as `write_atomic` does."""
+    write_atomic(path, data, rights=0o600)

@@ -1,0 +1,225 @@
+"""The audit of onnxruntime: what its session runs, read from its own profile of one call."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from workbench.backends.artifact import Artifact
+from workbench.backends.audit import Audit, Computed, Product, audit_of
+from workbench.backends.common import onnxruntime_errors
+from workbench.backends.mac_count import MULTIPLYING, in_order, macs_of, macs_of_call, multiplying
+from workbench.backends.ort.availability import missing_libraries
+from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+    from numpy.typing import NDArray
+
+
+BYTES = frozenset({"int8", "uint8"})
+FLOATS: dict[str, Computed] = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+QUANTISES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+# Casts between these are bookkeeping of shapes and masks, not a change of the precision computed in.
+BOOKKEEPING = frozenset({"int64", "bool"})
+RAN = "_kernel_time"  # how the profile ends the name of a node that ran
+BLOCKED = "_nchwc"  # how onnxruntime ends the name of a convolution in its blocked layout
+# Others compile parts of the graph into kernels of their own, and say neither what is in them nor how.
+OWN_NODES = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One node of the executed graph, as the profile names it: the types and shapes that it saw."""
+
+    name: str
+    op_type: str
+    provider: str
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def audit_onnx(
+    artifact: Artifact,
+    options: "onnxruntime.SessionOptions",
+    providers: Mapping[str, dict[str, str]],
+    sample: "NDArray[Any]",
+    *,
+    wanted: str | None = None,
+) -> Audit:
+    """Open the artifact as the real session does, run `sample` through it once, and read what ran.
+
+    options: fresh ones with the real session's settings; they are changed here. Weights are not packed
+    ahead, because the profile loses the shape of packed ones; that changes neither the nodes nor their
+    types. providers: with the options of each; empty where `options` have them. sample: one batch as the
+    session takes it. wanted: the provider that must have got some of the nodes, which are then counted as
+    they were assigned, before it fused them. Raises WorkbenchError where onnxruntime cannot open or run the
+    file, or `wanted` got nothing.
+    """
+    import onnx
+
+    with TemporaryDirectory() as folder:
+        own = bool(providers) and set(providers) <= OWN_NODES
+        rewritten = Path(folder) / "rewritten.onnx" if own else None
+        calls, nodes = _calls(artifact, options, providers, sample, Path(folder), rewritten, wanted)
+        unfused = None if rewritten is None else unfused_qdq(onnx.load(rewritten).graph)
+    source = onnx.load_from_string(artifact.read())
+    counted = macs_of(source)
+    whole = len(counted) == len(multiplying(source))
+    return audit_of(
+        products_of(calls, batch=len(sample), blocked=macs_by_tensor(source, counted)),
+        asked=artifact.info.precision,
+        providers=nodes if wanted is not None else Counter(call.provider for call in calls),
+        casts=sum(map(_casts, calls)),
+        unfused_qdq=unfused,
+        macs=sum(counted.values()) if whole else None,
+    )
+
+
+def providers_in_profile(
+    artifact: Artifact,
+    options: "onnxruntime.SessionOptions",
+    chain: Sequence[tuple[str, dict[str, str]]],
+    sample: "NDArray[Any]",
+) -> dict[str, int]:
+    """Nodes that ran per provider, for versions of onnxruntime that do not tell how a graph was split.
+
+    options: changed, as `audit_onnx` does. Raises WorkbenchError.
+    """
+    with TemporaryDirectory() as folder:
+        calls, _ = _calls(artifact, options, dict(chain), sample, Path(folder), None, None)
+    return dict(Counter(call.provider for call in calls))
+
+
+def products_of(calls: Iterable[Call], *, batch: int, blocked: Mapping[str, int]) -> list[Product]:
+    """The calls that multiply, with their precision and their multiply-accumulates for one photo.
+
+    blocked: what convolutions count in the stored graph (see `macs_by_tensor`): the blocked layout pads
+    channels to full vectors, and shapes would count the padding, but its nodes are called after a tensor.
+    """
+    products = []
+    for call in calls:
+        if call.op_type in MULTIPLYING:
+            shapes = [shape for _, shape in call.inputs]
+            macs = macs_of_call(call.op_type, shapes, call.outputs[0][1] if call.outputs else None)
+            per_photo = None if macs is None else macs // batch
+            tensor = call.name.removesuffix(BLOCKED).removeprefix("InsertedPrecisionFreeCast_")
+            if call.name.endswith(BLOCKED):
+                per_photo = blocked.get(tensor, per_photo)
+            products.append(Product(_precision(call), per_photo))
+    return products
+
+
+def macs_by_tensor(graph: "onnx.ModelProto", counted: Mapping[str, int]) -> dict[str, int]:
+    """For each tensor that one product alone makes, and what follows it: the MACs of that product.
+
+    counted: what `macs_of` says of the graph.
+    """
+    stored = {weight.name for weight in graph.graph.initializer}
+    maker: dict[str, str] = {}
+    names = {node.output[0]: name for name, node in multiplying(graph)}
+    for node in in_order(graph.graph):
+        makers = {maker.get(given) for given in node.input if given and given not in stored}
+        if (name := names.get(node.output[0], "")) in counted:
+            maker[node.output[0]] = name
+        elif len(makers) == 1 and (only := makers.pop()) is not None:
+            maker.update(dict.fromkeys(node.output, only))
+    return {tensor: counted[name] for tensor, name in maker.items()}
+
+
+def _precision(call: Call) -> Computed:
+    """Of a product: that of its bytes where one side has them, for then the other is quantised inside."""
+    data, weight = MULTIPLYING[call.op_type]
+    kinds = [call.inputs[i][0] for i in (data, weight) if i < len(call.inputs)]
+    if BYTES & set(kinds):
+        return "int8"
+    return FLOATS.get(kinds[0], "unknown") if kinds else "unknown"
+
+
+def _casts(call: Call) -> bool:
+    kinds = {kind for kind, _ in (*call.inputs, *call.outputs)}
+    return call.op_type == "Cast" and len(kinds) > 1 and not kinds & BOOKKEEPING
+
+
+def unfused_qdq(graph: "onnx.GraphProto") -> int:
+    """Nodes that (de)quantise on their own between two multiplications, or at a weight.
+
+    Those before the first and after the last are the price of any INT8 network. The graph is the one that
+    onnxruntime executes: what it could fuse is gone from it.
+    """
+    stored = {weight.name for weight in graph.initializer}
+    products = [node for node in graph.node if node.op_type in MULTIPLYING]
+    after: set[str] = {name for node in products for name in node.output}
+    for node in graph.node:  # each comes after what it reads
+        if after & set(node.input):
+            after.update(node.output)
+    before: set[str] = {name for node in products for name in node.input}
+    for node in reversed(graph.node):
+        if before & set(node.output):
+            before.update(node.input)
+    return sum(
+        node.op_type in QUANTISES
+        and before.intersection(node.output) != set()
+        and (node.input[0] in after or node.input[0] in stored)
+        for node in graph.node
+    )
+
+
+def _calls(
+    artifact: Artifact,
+    options: "onnxruntime.SessionOptions",
+    providers: Mapping[str, dict[str, str]],
+    sample: "NDArray[Any]",
+    folder: Path,
+    rewritten: Path | None,
+    wanted: str | None,
+) -> tuple[list[Call], dict[str, int]]:
+    """The nodes that ran, and those of each provider: as assigned where that is told, else as they ran."""
+    import onnxruntime
+
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry(RECORD, "1")
+    options.log_severity_level = 3
+    if rewritten is not None:
+        options.optimized_model_filepath = str(rewritten)
+    try:
+        session = onnxruntime.InferenceSession(
+            artifact.read(), options, providers=list(providers.items()) or None, enable_fallback=False
+        )
+        if wanted is not None:
+            refuse_other(session.get_providers()[0], wanted, missing_libraries)
+        session.run(None, {session.get_inputs()[0].name: sample})
+    except onnxruntime_errors(RuntimeError, ValueError) as error:
+        reason = (missing_libraries(wanted) if wanted else None) or str(error).strip()
+        raise WorkbenchError(f"audit: onnxruntime cannot run {artifact.path.name}: {reason}") from error
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    calls = [_call(event["name"], event["args"]) for event in events if _is_node(event)]
+    nodes = assigned(session) or dict(Counter(call.provider for call in calls))
+    if wanted is not None:
+        refuse_idle(nodes, wanted)
+    return calls, nodes
+
+
+def _is_node(event: dict[str, Any]) -> bool:
+    return event.get("cat") == "Node" and str(event.get("name", "")).endswith(RAN)
+
+
+def _call(name: str, args: dict[str, Any]) -> Call:
+    return Call(
+        name.removesuffix(RAN),
+        args["op_name"],
+        args["provider"],
+        _tensors(args.get("input_type_shape", [])),
+        _tensors(args.get("output_type_shape", [])),
+    )
+
+
+def _tensors(listed: list[dict[str, list[int]]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((kind, tuple(shape)) for each in listed for kind, shape in each.items())

@@ -1,0 +1,217 @@
+"""NVIDIA TensorRT 10 and 11: engines built on this machine from ONNX files.
+
+The artifact is the ONNX file. Its engine fits one GPU, driver and TensorRT version, is found or built when
+the artifact is opened, and stays in this user's private folder (`backends/engines.py`). On another machine
+it is built there.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from workbench.backends.artifact import Artifact, Format
+from workbench.backends.audit import Audit
+from workbench.backends.base import Engine, OnDevice, Runtime, Session
+from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
+from workbench.backends.gpu import cuda, engine_store
+from workbench.backends.tensorrt.build import GPU_HINT, Plan, build, plan_of
+from workbench.backends.tensorrt.lane import Lane, ports_of
+from workbench.backends.tensorrt.lane_pool import Lanes, split
+from workbench.backends.tensorrt.log import log_of, made
+from workbench.errors import WorkbenchError
+from workbench.photos.contract import Batch
+from workbench.system import nvidia
+from workbench.system.packages import missing_package
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+NAME = "tensorrt"
+FORMATS: frozenset[Format] = frozenset({"onnx"})
+PACKAGES: tuple[str, ...] = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-bindings")
+
+OLDEST = (10, 3)  # strongly typed networks, contexts that take their memory from us, without deprecated names
+INSTALL = "pip install 'krishi-bench[tensorrt]'"
+PROVIDER = "TensorRT"
+FULL = ("out of memory", "could not be allocated", "outofmemory")  # TensorRT's words for a full GPU
+HOW = "CUDA events between calls queued one behind the other"
+
+
+def unavailable(runtime: Runtime) -> str | None:
+    """The first missing link: driver, GPU, `tensorrt` and its libraries, `cuda-bindings`."""
+    del runtime
+    return nvidia.missing_gpu() or _no_tensorrt() or _no_cuda()
+
+
+def _no_tensorrt() -> str | None:
+    if (missing := missing_package("tensorrt", extra="tensorrt")) is not None:
+        return missing
+    try:
+        import tensorrt
+    except (ImportError, OSError) as error:
+        return f"`tensorrt` is installed, but its libraries do not load ({error}): {INSTALL} installs both"
+    version = str(tensorrt.__version__)
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        return f"`tensorrt` {version} is too old, 10.3 is the first that serves: {INSTALL}"
+    return None
+
+
+def _no_cuda() -> str | None:
+    try:
+        here = find_spec("cuda.bindings") is not None
+    except ModuleNotFoundError:  # No `cuda` at all, or another package of that name.
+        here = False
+    if not here:
+        return f"`cuda-bindings` is not installed: {INSTALL}"
+    try:
+        built_for = cuda.version()
+    except (ImportError, OSError, WorkbenchError) as error:
+        return f"`cuda-bindings` is installed, but does not load ({error}): {INSTALL}"
+    gpu = nvidia.gpu()
+    runs = int(gpu.cuda.partition(".")[0]) if isinstance(gpu, nvidia.Gpu) else 0
+    if runs < built_for[0]:
+        return (
+            f"`cuda-bindings` is built for CUDA {built_for[0]}, and the driver runs CUDA {runs} at most: "
+            f"update the driver, or pip install 'cuda-bindings<{built_for[0]}'"
+        )
+    return None
+
+
+@contextmanager
+def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+    """Open an ONNX file through its engine, built where none fits. May be called from several threads.
+
+    A fixed batch is filled up; where it is free, more photos than the engine takes go in several calls.
+    Raises WorkbenchError where TensorRT cannot take the network, or CUDA fails.
+    """
+    plan = plan_of(artifact.info, runtime)
+    native, built = _opened(artifact, runtime, plan)
+    ports = ports_of(native, pixels=artifact.info.pixels, classes=artifact.info.classes)
+    if native.num_optimization_profiles != len(plan.sizes):
+        raise WorkbenchError(f"the engine has {native.num_optimization_profiles} optimisation profiles")
+    lanes = Lanes(lambda: Lane(native, ports, plan, graphs=runtime.cuda_graph))
+
+    def run(batch: Batch) -> "NDArray[np.float32]":
+        ports.check(batch)
+        with lanes.one() as lane:
+            return lane.run(batch)
+
+    def time_calls(batch: Batch, calls: int) -> tuple[int, ...]:
+        whole = _whole(batch, plan)
+        ports.check(whole)
+        with lanes.one() as lane:
+            return lane.time(whole, calls)
+
+    try:
+        yield Session(
+            split(run, plan.most) if plan.free else for_any_batch(run, plan.most),
+            device=runtime.device,
+            provider=PROVIDER,
+            threads=runtime.intra_threads,
+            on_device=OnDevice(time_calls, HOW),
+            engine=built,
+        )
+    except BaseException:
+        with suppress(WorkbenchError):  # The error that is on its way says more than those it brings about.
+            lanes.close()
+        raise
+    lanes.close()
+
+
+def _whole(batch: Batch, plan: Plan) -> Batch:
+    if plan.free and len(batch) > plan.most:
+        raise WorkbenchError(
+            f"the engine takes {plan.most} photos at a time, not {len(batch)}",
+            hint="set `runtime.max_batch`",
+        )
+    return filled(batch, 0 if plan.free else plan.most)
+
+
+def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+    """What the engine's layers compute in, as TensorRT's inspector tells. Nothing is run."""
+    import tensorrt as trt
+
+    from workbench.backends.tensorrt.audit import audit_engine
+
+    plan = plan_of(artifact.info, runtime)
+    native, _ = _opened(artifact, runtime, plan)
+    inspector = made(trt, "looking into the engine", native.create_engine_inspector)
+    told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    count = min(len(sample), plan.most) if plan.free else plan.most
+    return audit_engine(str(told), artifact, profile=plan.profile(count))
+
+
+def prepare(artifact: Artifact, runtime: Runtime) -> None:
+    """Build the engine where none is kept that fits, so that `session` opens at once."""
+    _found_or_built(artifact, plan_of(artifact.info, runtime))
+
+
+def _opened(artifact: Artifact, runtime: Runtime, plan: Plan) -> tuple[Any, Engine]:
+    """The engine, and how it was come by. One that was kept and cannot be opened is built anew, once."""
+    refuse_foreign(artifact)
+    data, found = _found_or_built(artifact, plan)
+    try:
+        return _deserialized(data, runtime), found
+    except WorkbenchError as error:
+        if any(words in error.message.lower() for words in FULL):
+            # Nothing is wrong with the engine, and building one takes more memory than opening it.
+            raise WorkbenchError(error.message, hint=cuda.HINTS["cudaErrorMemoryAllocation"]) from error
+        if found.build_s is not None:
+            raise
+    data, found = _found_or_built(artifact, plan, anew=True)
+    return _deserialized(data, runtime), found
+
+
+def _deserialized(data: bytes, runtime: Runtime) -> Any:
+    import tensorrt as trt
+
+    opener = made(trt, "starting its runtime", lambda: trt.Runtime(log_of(trt)), hint=GPU_HINT)
+    if runtime.version_compatible:
+        opener.engine_host_code_allowed = True  # It carries a lean runtime: host code, which we put there.
+    return made(trt, "opening an engine", lambda: opener.deserialize_cuda_engine(data), hint=GPU_HINT)
+
+
+def _found_or_built(artifact: Artifact, plan: Plan, *, anew: bool = False) -> tuple[bytes, Engine]:
+    """The bytes of an engine that was kept, or of a new one. The ONNX file is verified either way."""
+    import tensorrt as trt
+
+    refuse_override(plan.tf32)  # before it is kept under what it would not be
+    onnx = artifact.read()
+    binding = engine_store.bound_to(f"TensorRT {trt.__version__}")
+    try:
+        place = engine_store.folder(("tensorrt", artifact.digest, binding, *plan.parts()))
+        timing = engine_store.timing_folder(binding) / engine_store.TIMING
+    except engine_store.Unwritable as error:
+        _warn(f"{error.message}: it is built at every start")
+        return _built(onnx, artifact, plan, binding, timings=b"")[:2]
+    with engine_store.alone(place):
+        kept = None if anew else engine_store.fitting(place, binding)
+        if kept is not None:
+            return kept.data, Engine(size_bytes=len(kept.data), bound_to=binding)
+        data, engine, timings = _built(
+            onnx, artifact, plan, binding, timings=engine_store.read_private(timing) or b""
+        )
+        try:
+            engine_store.keep(place, data, binding=binding, build_s=engine.build_s or 0.0)
+            engine_store.write_private(timing, timings)
+        except WorkbenchError as error:  # A full disk: this engine serves, the next start builds it again.
+            _warn(f"{error.message}: the engine is not kept")
+    return data, engine
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"tensorrt: {message}\n")
+
+
+def _built(
+    onnx: bytes, artifact: Artifact, plan: Plan, binding: str, *, timings: bytes
+) -> tuple[bytes, Engine, bytes]:
+    start = time.perf_counter()
+    data, timings = build(onnx, artifact.path.name, plan, timings)
+    took = time.perf_counter() - start
+    return data, Engine(size_bytes=len(data), bound_to=binding, build_s=took), timings

@@ -1,0 +1,190 @@
+"""ONNX bytes to a TensorRT engine, with TensorRT 10 and 11 alike.
+
+- Strongly typed: every tensor has the type that the graph gives it, in 11 always and in 10 by a flag. FP16
+  and INT8 are therefore in the graph (the `fp16` step, explicit QDQ); the builder is asked for neither, and
+  the switches and calibrators of earlier versions, which 11 has no more, are not touched.
+- TF32 off unless asked for: the builder would round what fp32 convolutions multiply.
+- Never refittable: whoever may exchange weights may change answers.
+- Detailed verbosity: the audit reads the precisions of the engine's layers from it. It costs no time.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.backends.artifact import ArtifactInfo
+from workbench.backends.base import Runtime
+from workbench.backends.tensorrt.log import log_of, made
+from workbench.errors import WorkbenchError
+
+VERSION = 1  # of what is built from the same plan; a change here builds every engine anew
+MOST = 64  # photos a call, where nothing else is said and the graph leaves it free
+
+GPU_HINT = "the GPU may be too old for this TensorRT, or the driver for its CUDA: `krishi-bench doctor`"
+OPERATOR_HINT = (
+    "TensorRT lacks an operator, or takes it only in some forms: export with another opset or exporter, and "
+    "leave out steps that write operators of one runtime alone (`optimize`)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Batch sizes of an optimisation profile: its kernels take them all and are chosen for `best`."""
+
+    least: int
+    best: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that decides an engine beside the network and the machine. free: the batch is not in the graph."""
+
+    free: bool
+    sizes: tuple[Sizes, ...]
+    tf32: bool
+    workspace_mb: int | None
+    level: int | None
+    hardware_compatible: bool
+    version_compatible: bool
+
+    @property
+    def most(self) -> int:
+        """Photos of a call at most."""
+        return self.sizes[-1].most
+
+    def profile(self, batch: int) -> int:
+        """The optimisation profile for a call of `batch` photos."""
+        return next(index for index, sizes in enumerate(self.sizes) if sizes.least <= batch <= sizes.most)
+
+    def parts(self) -> tuple[str, ...]:
+        """What it says, for the name an engine is kept under."""
+        return (f"build {VERSION}", repr(self))
+
+
+def plan_of(info: ArtifactInfo, runtime: Runtime) -> Plan:
+    return Plan(
+        free=info.input_shape[0] == 0,
+        sizes=_sizes(info.input_shape[0], runtime),
+        tf32=runtime.precision == "tf32",
+        workspace_mb=runtime.workspace_mb,
+        level=runtime.builder_level,
+        hardware_compatible=runtime.hardware_compatible,
+        version_compatible=runtime.version_compatible,
+    )
+
+
+def _sizes(fixed: int, runtime: Runtime) -> tuple[Sizes, ...]:
+    """One photo, and more than one.
+
+    A server asked photo by photo lives in the first profile, and kernels that are chosen for exactly one
+    shape are faster than those of a range. The range's kernels are chosen for the recipe's batch where that
+    is more than one, else for the largest: calls that are full take the longest. The range starts at two,
+    because no call of one gets there.
+    """
+    if fixed:
+        return (Sizes(fixed, fixed, fixed),)
+    most = runtime.max_batch or max(MOST, runtime.batch)
+    one = Sizes(1, 1, 1)
+    return (one, Sizes(2, runtime.batch if runtime.batch > 1 else most, most)) if most > 1 else (one,)
+
+
+def build(onnx: bytes, name: str, plan: Plan, timings: bytes) -> tuple[bytes, bytes]:
+    """The serialized engine, and what the builder measured for it.
+
+    onnx: a whole model without external data. name: the file's, for messages. timings: what an earlier build
+    here measured; empty for none. Raises WorkbenchError where TensorRT does not take the network, naming the
+    nodes, or finds no kernels.
+    """
+    import tensorrt as trt
+
+    builder = made(trt, "starting its builder", lambda: trt.Builder(log_of(trt)), hint=GPU_HINT)
+    network = made(trt, "creating a network", lambda: builder.create_network(_typed(trt)))
+    with _parsed(trt, network, onnx, name):
+        config = made(trt, "configuring its builder", builder.create_builder_config)
+        _configure(trt, config, plan)
+        if plan.free:
+            _add_profiles(builder, config, network.get_input(0), plan.sizes)
+        cache = _timing_cache(config, timings)
+        engine = bytes(
+            made(
+                trt,
+                f"building an engine of {name}",
+                lambda: builder.build_serialized_network(network, config),
+                hint=None if plan.workspace_mb is None else "a larger `runtime.workspace_mb` may do",
+            )
+        )
+        return engine, bytes(cache.serialize() or b"")
+
+
+def _typed(trt: Any) -> int:
+    # By name: the flag's number differs between 10 and 11, where it is deprecated and does nothing.
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+@contextmanager
+def _parsed(trt: Any, network: Any, onnx: bytes, name: str) -> Iterator[None]:
+    """The network, filled from ONNX. The parser has to live until the engine is built: weights are its."""
+    log_of(trt).errors.clear()
+    parser = trt.OnnxParser(network, log_of(trt))
+    if not parser.parse(onnx):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        told = "; ".join(_told(error) for error in errors) or "it is no ONNX file that TensorRT can read"
+        raise WorkbenchError(f"TensorRT cannot take {name}: {told}", hint=OPERATOR_HINT)
+    if network.num_inputs != 1 or network.num_outputs != 1:
+        raise WorkbenchError(
+            f"{name} has {network.num_inputs} inputs and {network.num_outputs} outputs: "
+            "a classifier has one of each"
+        )
+    given = network.get_input(0)
+    if any(size < 0 for size in tuple(given.shape)[1:]):
+        raise WorkbenchError(
+            f"{name} leaves the photos' size free ({tuple(given.shape)}): a TensorRT engine needs it",
+            hint="export the network with a fixed height and width; the batch may stay free",
+        )
+    yield
+    del parser
+
+
+def _told(error: Any) -> str:
+    """A node's name, its operator and the reason; errors of the whole file have neither."""
+    node, operator, reason = error.node_name(), error.node_operator(), " ".join(error.desc().split())
+    where = f"node `{node}` ({operator}): " if node and operator else f"{operator}: " if operator else ""
+    return f"{where}{reason}"
+
+
+def _configure(trt: Any, config: Any, plan: Plan) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if plan.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if plan.level is not None:
+        config.builder_optimization_level = plan.level
+    if plan.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mb << 20)
+    if plan.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if plan.version_compatible:
+        # The lean runtime stays in the engine: without it, every reader needs that library beside it.
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+
+
+def _add_profiles(builder: Any, config: Any, given: Any, sizes: tuple[Sizes, ...]) -> None:
+    image = tuple(given.shape)[1:]
+    for each in sizes:
+        profile = builder.create_optimization_profile()
+        least, best, most = ((size, *image) for size in (each.least, each.best, each.most))
+        profile.set_shape(given.name, least, best, most)
+        if config.add_optimization_profile(profile) < 0:
+            raise WorkbenchError(f"TensorRT takes no batches from {each.least} to {each.most}: {image}")
+
+
+def _timing_cache(config: Any, timings: bytes) -> Any:
+    """Set what was measured before, or a fresh one where that is damaged or another version's."""
+    for data in (timings, b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    raise WorkbenchError("TensorRT takes no timing cache, not even an empty one")

@@ -1,0 +1,196 @@
+"""Calls of a TensorRT engine: photos in host memory to logits in host memory.
+
+A lane is what one call needs for itself: a stream, pinned and GPU memory for the largest batch, and the
+execution contexts, which share the GPU memory they compute in, because a lane makes one call at a time.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from workbench.backends.gpu import cuda
+from workbench.backends.tensorrt.build import Plan
+from workbench.backends.tensorrt.log import made
+from workbench.errors import WorkbenchError
+from workbench.photos.contract import Batch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+GRAPHS = 16  # of a lane: batch sizes recorded; the one used least recently goes
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What goes in and out of an engine. image: of one photo, in the layout of the input."""
+
+    given: str
+    logits: str
+    image: tuple[int, int, int]
+    classes: int
+    pixels: bool
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        import numpy as np
+
+        return np.dtype(np.uint8 if self.pixels else np.float32)
+
+    def check(self, batch: Batch) -> None:
+        """Raise WorkbenchError where a batch is not what the engine takes."""
+        if batch.shape[1:] != self.image or batch.dtype != self.dtype or not len(batch):
+            raise WorkbenchError(
+                f"the engine takes photos of {self.image} {self.dtype}, not a batch of {batch.shape} "
+                f"{batch.dtype}"
+            )
+
+
+def ports_of(engine: Any, *, pixels: bool, classes: int) -> Ports:
+    """Read an engine's input and output. Raises WorkbenchError where they are not the artifact's."""
+    import tensorrt as trt
+
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    logits = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+    if len(given) != 1 or len(logits) != 1:
+        raise WorkbenchError(f"the engine has {len(given)} inputs and {len(logits)} outputs, not one of each")
+    wanted = trt.DataType.UINT8 if pixels else trt.DataType.FLOAT
+    for name, kind in ((given[0], wanted), (logits[0], trt.DataType.FLOAT)):
+        if engine.get_tensor_dtype(name) != kind:
+            raise WorkbenchError(f"the engine's `{name}` is {engine.get_tensor_dtype(name)}, not {kind}")
+    _, *image = tuple(engine.get_tensor_shape(given[0]))
+    if len(image) != 3:
+        raise WorkbenchError(f"the engine takes {len(image) + 1} dimensions: photos have four")
+    return Ports(given[0], logits[0], (image[0], image[1], image[2]), classes, pixels)
+
+
+class Lane:
+    """One call at a time. Not for several threads at once; `close` gives everything back."""
+
+    def __init__(self, engine: Any, ports: Ports, plan: Plan, *, graphs: bool) -> None:
+        import numpy as np
+
+        self._engine, self._ports, self._plan, self._graphs = engine, ports, plan, graphs
+        rows, dtype, floats = plan.most, ports.dtype, np.dtype(np.float32)
+        shape, logits = (rows, *ports.image), (rows, ports.classes)
+        self._scratch_size = int(engine.device_memory_size_v2)
+        self._contexts: dict[int, Any] = {}
+        self._recorded: OrderedDict[int, _Recorded] = OrderedDict()
+        with ExitStack() as stack:
+            enter = stack.enter_context
+            self._given: NDArray[Any] = enter(cuda.pinned(shape, dtype))
+            self._logits: NDArray[np.float32] = enter(cuda.pinned(logits, floats))
+            self._given_at = enter(cuda.device_memory(self._given.nbytes))
+            self._logits_at = enter(cuda.device_memory(max(1, self._logits.nbytes)))
+            self._scratch_at = enter(cuda.device_memory(max(1, self._scratch_size)))
+            self._stream = enter(cuda.stream())
+            stack.callback(self._contexts.clear)  # contexts go before the memory they compute in
+            stack.callback(self._forget)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def run(self, batch: Batch) -> "NDArray[np.float32]":
+        """Logits of at most `plan.most` photos."""
+        count = len(batch)
+        queue = self._ready(batch)
+        queue()
+        cuda.to_host(self._logits[:count], self._logits_at, self._stream)
+        cuda.wait(self._stream)
+        return self._logits[:count].copy()
+
+    def time(self, batch: Batch, calls: int) -> tuple[int, ...]:
+        """Nanoseconds of each of `calls` calls on the GPU, the photos being there and the logits staying."""
+        queue = self._ready(batch)
+        queue()
+        cuda.wait(self._stream)
+        return cuda.timed_calls(self._stream, queue, calls)
+
+    def _ready(self, batch: Batch) -> Callable[[], None]:
+        """Queue the copy of a batch; what returns is the call that computes it."""
+        count = len(batch)
+        self._given[:count] = batch
+        cuda.to_device(self._given_at, self._given[:count], self._stream)
+        return self._replay(count) if self._graphs else self._call(self._context(count), count)
+
+    def _context(self, count: int) -> Any:
+        """One for each optimisation profile: changing a context's profile costs more than a call."""
+        profile = self._plan.profile(count)
+        if profile not in self._contexts:
+            self._contexts[profile] = self._new_context(profile)
+        return self._contexts[profile]
+
+    def _new_context(self, profile: int) -> Any:
+        import tensorrt as trt
+
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = made(
+            trt, "creating an execution context", lambda: self._engine.create_execution_context(strategy)
+        )
+        # Said even of the first profile: only the first context of an engine has it by itself.
+        made(
+            trt,
+            f"choosing its optimisation profile {profile}",
+            lambda: context.set_optimization_profile_async(profile, int(self._stream)),
+        )
+        cuda.wait(self._stream)
+        context.set_device_memory(self._scratch_at, self._scratch_size)
+        for name, address in ((self._ports.given, self._given_at), (self._ports.logits, self._logits_at)):
+            made(trt, f"binding `{name}`", lambda: context.set_tensor_address(name, address))  # noqa: B023
+        return context
+
+    def _call(self, context: Any, count: int) -> Callable[[], None]:
+        import tensorrt as trt
+
+        shape = (count, *self._ports.image)
+        if self._plan.free:
+            made(
+                trt,
+                f"setting the shape {shape}",
+                lambda: context.set_input_shape(self._ports.given, shape),
+            )
+        stream = int(self._stream)
+
+        def queue() -> None:
+            made(trt, f"running a batch of {count}", lambda: context.execute_async_v3(stream))
+
+        return queue
+
+    def _replay(self, count: int) -> Callable[[], None]:
+        found = self._recorded.get(count)
+        if found is None:
+            if len(self._recorded) == GRAPHS:
+                self._recorded.popitem(last=False)[1].stack.close()
+            found = self._recorded[count] = self._record(count)
+        self._recorded.move_to_end(count)
+        graph = found.graph
+        return lambda: cuda.replay(graph, self._stream)
+
+    def _record(self, count: int) -> "_Recorded":
+        """A context of its own: changing the shape of one that was recorded would change what is replayed.
+
+        The first call goes unrecorded: with a new shape TensorRT prepares itself, which cannot be recorded.
+        """
+        context = self._new_context(self._plan.profile(count))
+        queue = self._call(context, count)
+        queue()
+        cuda.wait(self._stream)
+        with ExitStack() as stack:
+            graph = stack.enter_context(cuda.recorded(self._stream, queue))
+            return _Recorded(graph, context, stack.pop_all())
+
+    def _forget(self) -> None:
+        while self._recorded:
+            self._recorded.popitem()[1].stack.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    graph: Any
+    context: Any
+    stack: ExitStack = field(repr=False)

@@ -1,0 +1,1 @@
+"""A GPU while something runs on it."""

@@ -1,0 +1,177 @@
+"""NVIDIA's management library (NVML): what it says of one GPU. It is only read: no clock, power limit or mode
+is ever set. What it refuses (an older GPU, MIG, a missing right) is None."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+from workbench.measure.records import GpuConditions
+from workbench.system.nvidia import DRIVER
+
+# Why clocks are below the highest: NVML's name of the bit, and the words of `nvidia-smi -q -d PERFORMANCE`.
+IDLE = "GpuIdle"
+REASONS = {
+    "ApplicationsClocksSetting": "Applications Clocks Setting",
+    "SwPowerCap": "SW Power Cap",
+    "HwSlowdown": "HW Slowdown",
+    "SyncBoost": "Sync Boost",
+    "SwThermalSlowdown": "SW Thermal Slowdown",
+    "HwThermalSlowdown": "HW Thermal Slowdown",
+    "HwPowerBrakeSlowdown": "HW Power Brake Slowdown",
+    "DisplayClockSetting": "Display Clock Setting",
+    "BoardLimit": "Board Limit",
+    "Reliability": "Reliability",
+}
+
+
+class Reader:
+    """One GPU's readings. nvml: `pynvml`, or a stand-in. None wherever NVML does not tell."""
+
+    def __init__(self, nvml: Any, handle: object) -> None:
+        self._nvml = nvml
+        self._handle = handle
+
+    def ask(self, function: str, *arguments: object) -> Any:
+        """The answer of `nvml<function>(handle, ...)`; older bindings and drivers lack some."""
+        known = getattr(self._nvml, f"nvml{function}", None)
+        if known is None:
+            return None
+        try:
+            return known(self._handle, *arguments)
+        except self._nvml.NVMLError:
+            return None
+
+    def clock_mhz(self, which: str, *, most: bool = False) -> int | None:
+        """which: `SM` or `MEM`."""
+        kind = getattr(self._nvml, f"NVML_CLOCK_{which}")
+        mhz: int | None = self.ask("DeviceGetMaxClockInfo" if most else "DeviceGetClockInfo", kind)
+        return mhz
+
+    def celsius(self) -> int | None:
+        celsius: int | None = self.ask("DeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU)
+        return celsius
+
+    def watts(self, function: str = "DeviceGetPowerUsage") -> float | None:
+        milliwatts = self.ask(function)
+        return None if milliwatts is None else milliwatts / 1e3
+
+    def millijoules(self) -> int | None:
+        """Spent since the driver was loaded, by the whole GPU; GPUs before Volta do not count."""
+        spent: int | None = self.ask("DeviceGetTotalEnergyConsumption")
+        return spent
+
+    def reasons(self) -> tuple[str, ...] | None:
+        """Why clocks are lowered now, idling aside; None where NVML does not tell."""
+        bits = self.ask("DeviceGetCurrentClocksEventReasons")
+        if bits is None:  # before driver 535 they had another name
+            bits = self.ask("DeviceGetCurrentClocksThrottleReasons")
+        return None if bits is None else decoded(self._nvml, bits)
+
+    def processes(self) -> dict[int, int | None] | None:
+        """Bytes of the GPU's memory that each process with a CUDA context holds, by process id."""
+        found = self.ask("DeviceGetComputeRunningProcesses")
+        return None if found is None else {process.pid: process.usedGpuMemory for process in found}
+
+    def computing(self, since_us: int) -> dict[int, int]:
+        """Per cent of the time that processes computed on the GPU lately; empty where NVML does not tell."""
+        samples = self.ask("DeviceGetProcessUtilization", since_us) or []
+        busiest: dict[int, int] = {}
+        for sample in samples:
+            busiest[sample.pid] = max(busiest.get(sample.pid, 0), sample.smUtil)
+        return busiest
+
+    def used_bytes(self) -> int | None:
+        memory = self.ask("DeviceGetMemoryInfo")
+        return None if memory is None else int(memory.used)
+
+    def memory_of(self, pid: int, before_bytes: int | None) -> tuple[int | None, bool]:
+        """Bytes of the GPU that a process holds, and whether that is only what the whole GPU's use grew by.
+
+        before_bytes: `used_bytes` before the process opened the GPU. In a container NVML counts processes by
+        the host's numbers, if at all, and the growth is all there is.
+        """
+        held = (self.processes() or {}).get(pid)
+        if held is not None:
+            return held, False
+        now = self.used_bytes()
+        return (None, False) if now is None or before_bytes is None else (max(0, now - before_bytes), True)
+
+    def conditions(self) -> GpuConditions:
+        memory, persistence = self.ask("DeviceGetMemoryInfo"), self.ask("DeviceGetPersistenceMode")
+        mig = self.ask("DeviceGetMigMode")
+        try:
+            driver = self._nvml.nvmlSystemGetDriverVersion()
+        except self._nvml.NVMLError:
+            driver = None
+        return GpuConditions(
+            name=_text(self.ask("DeviceGetName")),
+            driver=_text(driver),
+            memory_bytes=None if memory is None else int(memory.total),
+            max_sm_mhz=self.clock_mhz("SM", most=True),
+            max_memory_mhz=self.clock_mhz("MEM", most=True),
+            power_limit_w=self.watts("DeviceGetPowerManagementLimit"),
+            default_power_w=self.watts("DeviceGetPowerManagementDefaultLimit"),
+            persistence=None if persistence is None else bool(persistence),
+            mig=None if mig is None else bool(mig[0]),
+        )
+
+
+def decoded(nvml: Any, bits: int) -> tuple[str, ...]:
+    """The reasons in a bit mask, by the names this NVML has for them; bits of later drivers by number."""
+    known: dict[int, str] = {}
+    for name, words in {IDLE: IDLE, **REASONS}.items():
+        older = getattr(nvml, f"nvmlClocksThrottleReason{name}", None)
+        bit = getattr(nvml, f"nvmlClocksEventReason{name}", older)
+        if bit is not None:
+            known[bit] = words
+    found = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
+    return tuple(known.get(bit, f"reason {bit:#x}") for bit in found if known.get(bit) != IDLE)
+
+
+def _text(value: str | bytes | None) -> str:
+    """Older bindings give bytes."""
+    return "unknown" if value is None else value if isinstance(value, str) else value.decode(errors="replace")
+
+
+@lru_cache(maxsize=1)
+def cuda_bus_id() -> str | None:
+    """The PCI address of the first GPU that CUDA shows: NVML has another order, and shows all of them."""
+    try:
+        driver = ctypes.CDLL(DRIVER)
+        address = ctypes.create_string_buffer(32)
+        shown = driver.cuInit(0) == 0 and driver.cuDeviceGetPCIBusId(address, 32, 0) == 0
+    except (OSError, AttributeError):
+        return None
+    return address.value.decode() if shown else None
+
+
+@contextmanager
+def opened_gpu(nvml: Any = None, bus_id: Callable[[], str | None] = cuda_bus_id) -> Iterator[Reader | None]:
+    """The GPU that CUDA uses; None where NVML cannot be read. nvml: `pynvml` unless given."""
+    if nvml is None:
+        try:
+            import pynvml
+        except ImportError:
+            yield None
+            return
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        yield None
+        return
+    try:
+        yield _reader(nvml, bus_id())
+    finally:
+        with suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+
+
+def _reader(nvml: Any, address: str | None) -> Reader | None:
+    with suppress(nvml.NVMLError):
+        if address is None:
+            return Reader(nvml, nvml.nvmlDeviceGetHandleByIndex(0))
+        return Reader(nvml, nvml.nvmlDeviceGetHandleByPciBusId(address))
+    return None

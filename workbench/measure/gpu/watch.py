@@ -1,0 +1,159 @@
+"""The GPU while it is measured on, read a few times a second."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.measure.gpu.nvml import Reader, opened_gpu
+from workbench.measure.records import GpuConditions, GpuState
+
+INTERVAL_S = 0.25
+JOIN_S = 5.0  # a driver that hangs must not keep a run from going on
+
+# Heat, and a power supply that asks for less: they come from outside and pass, so the round is repeated.
+# The software's power cap does not count: it is the limit the GPU is sold with, and a network that runs into
+# it by its own work does so every time, served as much as measured. Clocks that somebody set stay set.
+DISTURBING = frozenset(
+    {"HW Slowdown", "SW Thermal Slowdown", "HW Thermal Slowdown", "HW Power Brake Slowdown"}
+)
+
+
+def gpu_conditions(nvml: Any = None) -> GpuConditions | None:
+    """What stays as it is; None where NVML cannot be read."""
+    with opened_gpu(nvml) as gpu:
+        return None if gpu is None else gpu.conditions()
+
+
+def our_processes() -> frozenset[int]:
+    """This process and all that it started."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    return frozenset({os.getpid(), *(child.pid for child in children)})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading. processes: with a CUDA context; None: not told."""
+
+    sm_mhz: int | None
+    memory_mhz: int | None
+    celsius: int | None
+    watts: float | None
+    reasons: tuple[str, ...] | None
+    processes: frozenset[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What was read from begin() to end(). causes: why what was timed meanwhile should be timed again."""
+
+    state: GpuState
+    causes: tuple[str, ...]
+
+
+class GpuWatch:
+    """Reads the GPU a few times a second, in a thread, from `begin` to `end`.
+
+    nvml: `pynvml` unless given. ours: the ids of our processes, asked at `begin`, when all are started.
+    """
+
+    def __init__(
+        self,
+        *,
+        nvml: Any = None,
+        interval_s: float = INTERVAL_S,
+        ours: Callable[[], Collection[int]] = our_processes,
+    ) -> None:
+        self._nvml = nvml
+        self._interval_s = interval_s
+        self._find_ours = ours
+        # Those of earlier rounds too: NVML shows a process for a moment after its end.
+        self._ours: set[int] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread()
+        self._samples: list[Sample] = []
+        self._computing: dict[int, int] = {}
+
+    def begin(self) -> None:
+        self._ours |= set(self._find_ours())
+        self._stop, self._samples, self._computing = threading.Event(), [], {}
+        arguments = (self._stop, self._samples, self._computing)
+        self._thread = threading.Thread(target=self._watch, args=arguments, name="gpu", daemon=True)
+        self._thread.start()
+
+    def end(self) -> Watched:
+        self._stop.set()
+        self._thread.join(JOIN_S)
+        samples = list(self._samples)
+        return Watched(state_of(samples, self._ours), self._causes(samples))
+
+    def _watch(self, stop: threading.Event, samples: list[Sample], computing: dict[int, int]) -> None:
+        since_us = time.time_ns() // 1000
+        with opened_gpu(self._nvml) as gpu:
+            if gpu is None:
+                return
+            ended = False
+            while not ended:
+                # Once more after the end was called, so that a short stretch has a first and a last reading.
+                ended = stop.wait(self._interval_s) if samples else False
+                samples.append(_sample(gpu))
+            computing |= gpu.computing(since_us)
+
+    def _causes(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        slowed = [reason for reason in _reasons(samples) or () if reason in DISTURBING]
+        causes = [f"the GPU was slowed down ({', '.join(slowed)})"] if slowed else []
+        foreign = _foreign(samples, self._ours)
+        # Where NVML tells who computes, a process that only holds memory is no disturbance.
+        if foreign and self._computing.keys() & self._ours:
+            foreign = {pid for pid in foreign if self._computing.get(pid, 0) > 0}
+        return (*causes, "another process used the GPU") if foreign else tuple(causes)
+
+
+def _sample(gpu: Reader) -> Sample:
+    processes = gpu.processes()
+    return Sample(
+        sm_mhz=gpu.clock_mhz("SM"),
+        memory_mhz=gpu.clock_mhz("MEM"),
+        celsius=gpu.celsius(),
+        watts=gpu.watts(),
+        reasons=gpu.reasons(),
+        processes=None if processes is None else frozenset(processes),
+    )
+
+
+def state_of(samples: Sequence[Sample], ours: Collection[int]) -> GpuState:
+    """What was seen, over all samples. ours: ids of our processes."""
+    watts = [sample.watts for sample in samples if sample.watts is not None]
+    foreign = _foreign(samples, ours)
+    return GpuState(
+        sm_mhz=_span([sample.sm_mhz for sample in samples]),
+        memory_mhz=_span([sample.memory_mhz for sample in samples]),
+        celsius=max((sample.celsius for sample in samples if sample.celsius is not None), default=None),
+        watts=sum(watts) / len(watts) if watts else None,
+        throttled=_reasons(samples),
+        others=None if foreign is None else len(foreign),
+    )
+
+
+def _reasons(samples: Sequence[Sample]) -> tuple[str, ...] | None:
+    told = [sample.reasons for sample in samples if sample.reasons is not None]
+    return tuple(dict.fromkeys(reason for reasons in told for reason in reasons)) if told else None
+
+
+def _foreign(samples: Sequence[Sample], ours: Collection[int]) -> set[int] | None:
+    """Processes on the GPU that are none of ours; None where they cannot be told apart.
+
+    One of ours is on the GPU while it is measured on. Where NVML shows none of them, this is a container,
+    whose process ids NVML does not know.
+    """
+    seen = {pid for sample in samples for pid in sample.processes or ()}
+    return seen.difference(ours) if seen.intersection(ours) else None
+
+
+def _span(values: Sequence[int | None]) -> tuple[int, int] | None:
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if known else None

@@ -1,0 +1,167 @@
+"""What else the machine does while a round is timed. Read, never changed; what cannot be read is unknown."""
+
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from workbench.measure.gpu.watch import GpuWatch
+from workbench.measure.records import Conditions, Environment, GpuConditions
+from workbench.system.machine import available_cpus
+
+STEAL_LIMIT = 0.02  # of the processors' time, taken by the hypervisor for other guests
+PRESSURE_LIMIT = 0.20  # of the time, some process waited for a processor
+SPIN_LIMIT = 1.25  # times the usual duration of the same loop
+SPIN_LOOPS = 200_000  # about 10 ms of Python
+
+
+@dataclass(frozen=True, slots=True)
+class _Counters:
+    """Ever-growing counters; None where this system has none."""
+
+    at_s: float
+    steal: int | None
+    ticks: int | None
+    waited_us: int | None
+
+
+class HostWatch:
+    """Watches the whole machine from `begin` to `end` of a round (`latency.Watch`).
+
+    cpus: the processors the sessions are pinned to; the spin probe runs on them too.
+    proc: where the kernel's files are. clock: in seconds. gpu: watched too; None where none is measured on.
+    """
+
+    def __init__(
+        self,
+        cpus: Collection[int],
+        *,
+        proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.perf_counter,
+        gpu: GpuWatch | None = None,
+    ) -> None:
+        self._cpus = cpus
+        self._proc = proc
+        self._clock = clock
+        self._gpu = gpu
+        self._before: _Counters | None = None
+        self._probes: list[float] = []
+        self._probe_before = 0.0
+
+    def begin(self) -> None:
+        self._probe_before = self._probe()
+        if self._gpu is not None:
+            self._gpu.begin()
+        self._before = self._counters()
+
+    def end(self) -> Environment:
+        before, after = self._before, self._counters()
+        assert before is not None, "end() without begin()"
+        runnable = self._runnable()
+        # Before the probe: the thread that reads the GPU would compete with it.
+        gpu = None if self._gpu is None else self._gpu.end()
+        probe = max(self._probe_before, self._probe())
+        usual = median(self._probes)
+        steal = _share(before.steal, after.steal, before.ticks, after.ticks)
+        seconds = after.at_s - before.at_s
+        pressure = (
+            None
+            if before.waited_us is None or after.waited_us is None
+            else (after.waited_us - before.waited_us) / 1e6 / max(seconds, 1e-9)
+        )
+        causes = [
+            text
+            for text, found in (
+                (
+                    f"the hypervisor took {100 * (steal or 0):.0f} % of the processors",
+                    (steal or 0) > STEAL_LIMIT,
+                ),
+                (
+                    f"processes waited for a processor {100 * (pressure or 0):.0f} % of the time",
+                    (pressure or 0) > PRESSURE_LIMIT,
+                ),
+                (f"a fixed loop took {probe / usual:.2f} times its usual time", probe > SPIN_LIMIT * usual),
+            )
+            if found
+        ]
+        causes += gpu.causes if gpu is not None else ()
+        return Environment(
+            seconds=seconds,
+            steal=steal,
+            pressure=pressure,
+            runnable=runnable,
+            spin_s=probe,
+            disturbed="; ".join(causes) or None,
+            gpu=None if gpu is None else gpu.state,
+        )
+
+    def _probe(self) -> float:
+        """Seconds a fixed loop takes on the measuring processors."""
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+        if allowed is not None:
+            os.sched_setaffinity(0, self._cpus)
+        try:
+            started = self._clock()
+            for _ in range(SPIN_LOOPS):
+                pass
+            taken = self._clock() - started
+        finally:
+            if allowed is not None:
+                os.sched_setaffinity(0, allowed)
+        self._probes.append(taken)
+        return taken
+
+    def _counters(self) -> _Counters:
+        ticks = _numbers(self._proc / "stat", "cpu ")
+        waited = [
+            part for part in _first_line(self._proc / "pressure" / "cpu").split() if part.startswith("total=")
+        ]
+        return _Counters(
+            at_s=self._clock(),
+            steal=ticks[7] if len(ticks) > 7 else None,
+            ticks=sum(ticks[:8]) if len(ticks) > 7 else None,
+            waited_us=int(waited[0].removeprefix("total=")) if waited else None,
+        )
+
+    def _runnable(self) -> int | None:
+        """Processes that want a processor now, this one left out."""
+        fields = _first_line(self._proc / "loadavg").split()
+        return max(0, int(fields[3].partition("/")[0]) - 1) if len(fields) > 3 else None
+
+
+def _share(
+    before: int | None, after: int | None, whole_before: int | None, whole_after: int | None
+) -> float | None:
+    if before is None or after is None or whole_before is None or whole_after is None:
+        return None
+    return (after - before) / max(1, whole_after - whole_before)
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0]
+    except OSError:
+        return ""
+
+
+def _numbers(path: Path, prefix: str) -> list[int]:
+    line = _first_line(path)
+    return [int(word) for word in line.removeprefix(prefix).split()] if line.startswith(prefix) else []
+
+
+def conditions(*, sys: Path = Path("/sys"), gpu: GpuConditions | None = None) -> Conditions:
+    """Read the conditions of this machine. sys: where the kernel's files are. gpu: of the one measured on."""
+    cpu = sys / "devices" / "system" / "cpu"
+    boost = _first_line(cpu / "cpufreq" / "boost")
+    no_turbo = _first_line(cpu / "intel_pstate" / "no_turbo")
+    turbo = {"1": "on", "0": "off"}.get(boost) or {"0": "on", "1": "off"}.get(no_turbo) or "unknown"
+    quota = _first_line(sys / "fs" / "cgroup" / "cpu.max").split()
+    return Conditions(
+        affinity=available_cpus(),
+        quota=int(quota[0]) / int(quota[1]) if len(quota) == 2 and quota[0] != "max" else None,
+        governor=_first_line(cpu / "cpu0" / "cpufreq" / "scaling_governor") or "unknown",
+        turbo=turbo,
+        gpu=gpu,
+    )

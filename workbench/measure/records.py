@@ -1,0 +1,225 @@
+"""What one variant's measurements are recorded as; part of `trials.jsonl` and `run.json`."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+from workbench.backends import Engine
+from workbench.system.records import Record
+
+if TYPE_CHECKING:
+    pass
+
+
+BASELINE = "baseline"
+
+
+class Parity(Record):
+    """How far the variant's logits are from the source model's in FP32, on all validation photos.
+
+    max_rel: largest absolute difference over the largest absolute logit of the reference.
+    top1_agreement: fraction of photos with the same top-1 class.
+    kl: mean Kullback-Leibler divergence of the variant's probabilities from the reference's, in nats.
+    """
+
+    images: int
+    max_abs: float
+    max_rel: float
+    top1_agreement: float
+    kl: float = 0.0
+
+
+class Accuracy(Record):
+    """Counts on one part of the validation photos; rates and intervals are derived on read.
+
+    correct_top5: None where there are no more than five classes.
+    class_images, class_correct: per class, in the order of the class names.
+    losses, gains: photos the baseline gets right and the variant wrong, and the reverse; class_losses and
+    class_gains likewise per class.
+    ece: expected calibration error of the softmax confidence (15 bins), a fraction of 1.
+    """
+
+    images: int
+    correct: int
+    correct_top5: int | None
+    macro_f1: float
+    class_images: tuple[int, ...]
+    class_correct: tuple[int, ...]
+    losses: int
+    gains: int
+    class_losses: tuple[int, ...] = ()
+    class_gains: tuple[int, ...] = ()
+    ece: float | None = None
+
+    @property
+    def top1(self) -> float:
+        return self.correct / self.images
+
+
+class GpuConditions(Record):
+    """What decides the speed of a GPU and stays as it is. Clocks in MHz, power in watts; None: not told.
+
+    default_power_w: the limit it was made with; below it, somebody lowered it.
+    """
+
+    name: str
+    driver: str
+    memory_bytes: int | None
+    max_sm_mhz: int | None
+    max_memory_mhz: int | None
+    power_limit_w: float | None
+    default_power_w: float | None
+    persistence: bool | None
+    mig: bool | None
+
+
+class Conditions(Record):
+    """What decides the speed of a processor and can be read once; "unknown" where it cannot, never "ok".
+
+    affinity: processors this process may use. quota: processors' worth of time a container may use.
+    gpu: of the GPU that was measured on; None where none was.
+    """
+
+    affinity: tuple[int, ...]
+    quota: float | None
+    governor: str
+    turbo: str
+    gpu: GpuConditions | None = None
+
+
+class GpuState(Record):
+    """The GPU while something was timed, read a few times a second; None where NVML does not tell.
+
+    sm_mhz, memory_mhz: the lowest and the highest clock seen. celsius: the highest. watts: the mean.
+    throttled: reasons that NVML gave for lowered clocks, idling aside. others: processes on the GPU that are
+    none of ours.
+    """
+
+    sm_mhz: tuple[int, int] | None
+    memory_mhz: tuple[int, int] | None
+    celsius: int | None
+    watts: float | None
+    throttled: tuple[str, ...] | None
+    others: int | None
+
+
+class GpuThroughput(Record):
+    """Photos a second at a batch size. with_copies: host memory to host memory, as a server calls it.
+    on_device: without the copies; None where the runtime has no such call."""
+
+    batch: int
+    with_copies: float
+    on_device: float | None
+
+
+class GpuUse(Record):
+    """What a variant did on the GPU. One photo a call, but for throughput.
+
+    device_p50_ns: the call without the copies, and how that was taken. memory_bytes: of the GPU, held by the
+    measuring process; whole_gpu: NVML did not tell by process, so it is what the GPU's use grew by.
+    joules: per photo, at the largest batch of `throughput`, of the whole GPU. engine: what was built for it.
+    """
+
+    device_p50_ns: float | None = None
+    device_how: str | None = None
+    memory_bytes: int | None = None
+    whole_gpu: bool = False
+    joules: float | None = None
+    throughput: tuple[GpuThroughput, ...] = ()
+    state: GpuState | None = None
+    engine: Engine | None = None
+
+
+class Environment(Record):
+    """The machine during one round of timing; None where it cannot be read.
+
+    steal: share of the processors' time the hypervisor gave to others. pressure: share of the time some
+    process waited for a processor. runnable: processes that wanted one at the end. spin_s: the slower of a
+    fixed loop's durations before and after. preemptions: how often a session lost its processor to others.
+    disturbed: why the round should be repeated, or None.
+    """
+
+    seconds: float
+    steal: float | None
+    pressure: float | None
+    runnable: int | None
+    spin_s: float
+    disturbed: str | None
+    preemptions: int = 0
+    gpu: GpuState | None = None
+
+
+class Latency(Record):
+    """One session, one batch at a time. The raw samples are in `latency.parquet`.
+
+    p90_ns, p95_ns, p99_ns: None where there are too few samples to bound them (29, 59 and 299).
+    p95_upper_ns, p99_upper_ns: their distribution-free 95 % upper bounds.
+    cold_p50_ns: median of the first call after other sessions had the processor; all others are hot.
+    round_log_ratios: per round of fresh launches, log(variant time / baseline time) of one photo, paired.
+    settled: every launch reached a steady state in its warm-up.
+    confirmed: measured again in fresh rounds after it was chosen.
+    """
+
+    batch_size: int
+    samples: int
+    mean_ns: float
+    p50_ns: float
+    p90_ns: float | None
+    p95_ns: float | None
+    p99_ns: float | None
+    p95_upper_ns: float | None = None
+    p99_upper_ns: float | None = None
+    cold_p50_ns: float
+    round_log_ratios: tuple[float, ...]
+    settled: bool
+    confirmed: bool = False
+
+
+class WholePath(Record):
+    """From the bytes of a photo to its class, as the server does it: medians in nanoseconds.
+
+    photo: which one, in words. rest: softmax and top-1.
+    """
+
+    photo: str
+    bytes: int
+    decode_ns: float
+    preprocess_ns: float
+    infer_ns: float
+    rest_ns: float
+
+
+EXACT_ANYWAY = ("x86 with VNNI", "ARM with dot product")
+AT_RISK = "x86 with AVX2 without VNNI"
+
+
+class Saturation(BaseModel):
+    """What 16-bit pair sums change, emulated on photos.
+
+    layers_at_risk: nodes in which a sum saturated. worst_share: of the pair sums of the worst layer that did.
+    logit_error: largest change of a logit, as a fraction of the largest logit. top1_changed: photos, out of
+    `photos`, that are classified otherwise. validated: the kinds of CPU on which nothing changes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers_at_risk: tuple[str, ...]
+    worst_share: float
+    logit_error: float
+    top1_changed: NonNegativeInt
+    photos: NonNegativeInt
+    validated: tuple[str, ...]
+
+
+def told(saturation: Saturation) -> str:
+    """Where the INT8 sums are exact, as a phrase; what was only seen on photos is said to be."""
+    exact = f"INT8 sums are exact on {' and '.join(EXACT_ANYWAY)}"
+    if layers := len(saturation.layers_at_risk):
+        moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
+        changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
+        return f"{exact}; on {AT_RISK} they saturate in {layers} layer(s): {moved}, {changed}"
+    return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
+
+
+TWIN = f"{BASELINE} (again)"
+RACE, FINAL = "race", "final"  # the sessions of latency.parquet

@@ -1,0 +1,217 @@
+"""A quantised network, run layer by layer with 16-bit sums emulated where a CPU without VNNI has them.
+
+The layers that multiply unsigned by signed bytes are computed by `bytesums`; all between them by onnxruntime.
+
+Depthwise convolutions are not among them: their kernel adds 32-bit products one by one. Neither is
+ConvInteger, whose product has the signed weights on the left, for which no kernel has 16-bit sums. Both,
+and the logits of whole networks, were compared with onnxruntime 1.32 on a processor without VNNI (emulated
+by Valgrind, which offers AVX2 and nothing newer): not one bit differs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import WorkbenchError
+from workbench.measure.saturation.int16 import INPUTS, Arrays, Tally, attribute_of, layer_output
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Nodes that onnxruntime runs at once. needs, gives: the tensors that go in and come out."""
+
+    nodes: "tuple[onnx.NodeProto, ...]"
+    needs: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+class Plan:
+    """A network cut at the layers that multiply unsigned by signed bytes.
+
+    layers: their names, in the order of the graph. Raises WorkbenchError where onnxruntime cannot open the
+    file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnx
+
+        self._model = _with_integer_layers(path)
+        graph = self._model.graph
+        self._stored: Arrays = {
+            weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer
+        }
+        source = next(value for value in graph.input if value.name not in self._stored)
+        self._input = source.name
+        self._batch = max(1, int(source.type.tensor_type.shape.dim[0].dim_value))
+        self._output = graph.output[0].name
+        layers = [node for node in graph.node if _pairs_bytes(node, self._stored)]
+        self.layers = tuple(_name(node) for node in layers)
+        self._steps = list(_steps(graph, layers, self._input))
+        self._sessions: dict[int, onnxruntime.InferenceSession] = {}
+
+    def run(self, photo: "NDArray[Any]", tally: Tally | None = None) -> "NDArray[np.float32]":
+        """Logits (1, classes) of one photo (1, C, H, W); a fixed batch is filled with it.
+
+        tally: sums are clipped to 16 bits and counted here; None: sums are exact.
+        """
+        import numpy as np
+
+        tensors: Arrays = {self._input: np.repeat(photo, self._batch, axis=0)}
+        for place, step in enumerate(self._steps):
+            if isinstance(step, Segment):
+                feed = {name: tensors[name] for name in step.needs}
+                tensors.update(zip(step.gives, self._run_segment(place, step, feed), strict=True))
+            else:
+                tensors[step.output[0]] = layer_output(step, {**self._stored, **tensors}, tally, _name(step))
+        return tensors[self._output][:1].astype(np.float32)
+
+    def _run_segment(self, place: int, segment: Segment, feed: Arrays) -> "list[NDArray[Any]]":
+        """The session is opened on the first run, when the types of what goes in are known."""
+        from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+        try:
+            if place not in self._sessions:
+                self._sessions[place] = _open(self._model, segment, feed)
+            made: list[NDArray[Any]] = self._sessions[place].run(list(segment.gives), feed)
+        except (native.Fail, native.InvalidGraph, native.InvalidArgument, native.RuntimeException) as error:
+            raise WorkbenchError(
+                f"saturation: onnxruntime cannot run a part of the network alone: {error}"
+            ) from error
+        return made
+
+
+def _name(node: "onnx.NodeProto") -> str:
+    return str(node.name or node.output[0])
+
+
+def _pairs_bytes(node: "onnx.NodeProto", stored: Arrays) -> bool:
+    """Whether a node multiplies by signed bytes in a kernel that adds in pairs.
+
+    Its data is then unsigned: onnxruntime multiplies signed by signed in 16 bits without loss, on any x86
+    without instructions of its own for it.
+    """
+    import numpy as np
+
+    if node.op_type not in INPUTS:
+        return False
+    role = dict(zip(INPUTS[node.op_type], node.input, strict=False))
+    weight = stored.get(role["weight"])
+    if weight is None or weight.dtype != np.int8:
+        return False
+    zero = stored.get(role.get("data_zero", ""))
+    if zero is not None and zero.dtype != np.uint8:
+        return False
+    if node.op_type != "QLinearConv":
+        return weight.ndim == 2
+    depthwise = weight.shape[1] == 1 and attribute_of(node, "group", 1) == weight.shape[0]
+    return weight.ndim == 4 and not depthwise
+
+
+def _with_integer_layers(path: Path) -> "onnx.ModelProto":
+    """The graph after onnxruntime has put integer operators in the place of quantise/dequantise pairs.
+
+    That is what it runs; a layer it leaves in float has no bytes to lose. Saved below the level at which
+    layers are moved to other layouts. Products that are quantised as they come stay in their parts.
+    """
+    import onnx
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # On x86 onnxruntime turns signed data into unsigned before it multiplies, on ARM it does not: ask for
+    # x86's graph, so that the answer does not depend on where the question is put.
+    options.add_session_config_entry("session.qdqisint8allowed", "0")
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "integer.onnx")
+        try:
+            onnxruntime.InferenceSession(
+                path,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["MatMulIntegerToFloatFusion", "DynamicQuantizeMatMulFusion"],
+            )
+        except (native.Fail, native.InvalidGraph, native.InvalidProtobuf, native.NotImplemented) as error:
+            raise WorkbenchError(f"onnxruntime cannot open {path.name}: {error}") from error
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _steps(
+    graph: "onnx.GraphProto", layers: "Sequence[onnx.NodeProto]", source: str
+) -> "Iterator[Segment | onnx.NodeProto]":
+    """The network in turns: what onnxruntime can run with what is there, then the layers that waited for it.
+
+    onnxruntime saves its nodes in an order in which each comes after what it reads.
+    """
+    stored = {weight.name for weight in graph.initializer}
+    ours = {node.output[0] for node in layers}
+    made, left = {"", source, *stored}, list(graph.node)
+    while left:
+        group: list[onnx.NodeProto] = []
+        waiting: list[onnx.NodeProto] = []
+        for node in left:
+            runs = node.output[0] not in ours and _reads(node) <= made
+            (group if runs else waiting).append(node)
+            made.update(node.output if runs else ())
+        if group:
+            wanted = {name for node in waiting for name in _reads(node)} | {graph.output[0].name}
+            yield _segment(group, wanted, stored)
+        turn = [node for node in waiting if node.output[0] in ours and _reads(node) <= made]
+        yield from turn
+        made.update(node.output[0] for node in turn)
+        if not group and not turn:
+            raise WorkbenchError(f"saturation: node `{_name(left[0])}` reads what no node makes")
+        done = {node.output[0] for node in turn}
+        left = [node for node in waiting if node.output[0] not in done]
+
+
+def _segment(nodes: "Sequence[onnx.NodeProto]", wanted: set[str], stored: set[str]) -> Segment:
+    made = {name for node in nodes for name in node.output if name}
+    read = {name for node in nodes for name in _reads(node) if name}
+    return Segment(tuple(nodes), tuple(sorted(read - made - stored)), tuple(sorted(made & wanted)))
+
+
+def _reads(node: "onnx.NodeProto") -> set[str]:
+    """The tensors a node takes, those its branches take from outside among them."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            names |= _reads(inner)
+        names -= {name for inner in attribute.g.node for name in inner.output}
+        names -= {weight.name for weight in attribute.g.initializer}
+    return names
+
+
+def _open(model: "onnx.ModelProto", segment: Segment, feed: Arrays) -> "onnxruntime.InferenceSession":
+    import onnx
+    import onnxruntime
+
+    read = {name for node in segment.nodes for name in _reads(node)}
+    graph = onnx.helper.make_graph(
+        segment.nodes,
+        "segment",
+        [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
+            )
+            for name, array in feed.items()
+        ],
+        [onnx.ValueInfoProto(name=name) for name in segment.gives],
+        [weight for weight in model.graph.initializer if weight.name in read],
+    )
+    part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])

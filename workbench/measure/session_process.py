@@ -1,0 +1,212 @@
+"""The measuring process: it opens one artifact and answers the parent's requests."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, assert_never
+
+from workbench.backends import BACKENDS, Infer, Runtime
+from workbench.backends.artifact import Artifact
+from workbench.errors import WorkbenchError
+from workbench.measure.gpu import figures
+from workbench.measure.latency import WarmUp
+from workbench.measure.messages import (
+    Burst,
+    Describe,
+    Evaluate,
+    MeasureThroughput,
+    Memory,
+    Opened,
+    ReadAudit,
+    ReadEnergy,
+    ReadMemory,
+    Request,
+    Saturate,
+    TimeOnDevice,
+    WalkPath,
+    Warm,
+)
+from workbench.measure.per_class import softmax
+from workbench.measure.records import WholePath
+from workbench.photos.contract import Batch
+from workbench.photos.dataset import Images
+from workbench.photos.decode import decode_for
+from workbench.photos.preprocess import batch_of, crop_pixels
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+EVALUATE_CHUNK = 64
+TIMED_IMAGES = 8  # real photos the timed calls cycle through
+
+WARM_UP_MIN = 20  # iterations
+WARM_UP_MAX_S = 1.0
+WARM_UP_WINDOW = 10
+WARM_UP_TOLERANCE = 0.05
+
+
+@contextmanager
+def hold(
+    artifact: Artifact, runtime: Runtime, images: Images, spawned_s: float
+) -> Iterator[Callable[[Request], object]]:
+    """In the child: open the session and answer requests about it.
+
+    images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started
+    this process; the clock is the machine's.
+    """
+    backend = BACKENDS[runtime.backend]
+    # Imports the runtime, so that load_s below is the model's alone.
+    if (reason := backend.unavailable(runtime)) is not None:
+        raise WorkbenchError(reason)
+    images = replace(images, raw=artifact.info.pixels)
+    started = time.perf_counter()
+    with backend.session(artifact, runtime) as session:
+        load_s = time.perf_counter() - started
+        photos = [next(images.rows([0]))]
+        session.infer(photos[0])
+        cold_start_s = time.monotonic() - spawned_s
+        opened = Opened(
+            load_s, cold_start_s, session.device, session.provider, session.threads, session.engine
+        )
+        photos = list(images.spread(TIMED_IMAGES * runtime.batch, runtime.batch))
+        turn = 0
+
+        def timed() -> int:
+            nonlocal turn
+            photo = photos[turn % len(photos)]
+            turn += 1
+            before = time.perf_counter_ns()
+            session.infer(photo)
+            return time.perf_counter_ns() - before
+
+        def answer(request: Request) -> object:
+            match request:
+                case Describe():
+                    return opened
+                case Evaluate():
+                    return evaluate(session.infer, images, request.rows)
+                case Warm():
+                    return warm_up(timed)
+                case Burst():
+                    return tuple(timed() for _ in range(request.calls))
+                case ReadMemory():
+                    return read_memory()
+                case ReadAudit():
+                    return backend.audit(artifact, runtime, photos[0])
+                case Saturate():
+                    return saturated_ips(session.infer, photos[0], runtime.sessions, request.seconds)
+                case WalkPath():
+                    return walk_path(session.infer, images, request)
+                case TimeOnDevice():
+                    return figures.device_times(session.on_device, photos_of(images, request.size))
+                case MeasureThroughput():
+                    return figures.throughput(session, photos_of(images, request.size))
+                case ReadEnergy():
+                    return figures.joules(session.infer, photos_of(images, request.size))
+                case _:
+                    assert_never(request)
+
+        yield answer
+
+
+def evaluate(infer: Infer, images: Images, rows: Sequence[int]) -> "NDArray[np.float32]":
+    """(rows, classes) logits."""
+    import numpy as np
+
+    return np.concatenate([infer(batch) for batch in images.rows(rows)])
+
+
+def photos_of(images: Images, size: int) -> Batch:
+    """One batch of this many photos, spread over all; some more than once where there are fewer."""
+    return next(images.spread(size, size))
+
+
+def warm_up(timed: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> WarmUp:
+    """Call until ten calls in a row took the same as the ten before, within 5 %."""
+    times: list[int] = []
+    deadline = clock() + WARM_UP_MAX_S
+    while True:
+        times.append(timed())
+        last = median(times[-WARM_UP_WINDOW:])
+        if len(times) >= WARM_UP_MIN:
+            before = median(times[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW])
+            if abs(last - before) <= WARM_UP_TOLERANCE * before:
+                return WarmUp(len(times), settled=True, typical_ns=last)
+        if clock() >= deadline:
+            return WarmUp(len(times), settled=False, typical_ns=last)
+
+
+def read_memory() -> Memory:
+    """Linux's VmHWM for the peak, not getrusage's ru_maxrss: that one survives exec and would count the
+    parent's. Elsewhere the peak is not known better than the present."""
+    import psutil
+
+    steady = int(psutil.Process(os.getpid()).memory_info().rss)
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+    return Memory(max([steady, *peaks]), steady)
+
+
+def saturated_ips(infer: Infer, batch: Batch, threads: int, seconds: float) -> float:
+    """Photos a second of one session called from `threads` threads at once, as the server calls it.
+
+    The first call of each thread does not count: on a GPU it makes that thread's buffers and graphs.
+    """
+    counts = [0] * threads
+    started = [0.0]
+
+    def begin() -> None:
+        started[0] = time.perf_counter()
+
+    start = threading.Barrier(threads + 1, action=begin)
+
+    def work(index: int) -> None:
+        try:
+            infer(batch)
+        finally:
+            start.wait()
+        while time.perf_counter() < started[0] + seconds:
+            infer(batch)
+            counts[index] += 1
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    start.wait()
+    for worker in workers:
+        worker.join()
+    return sum(counts) * len(batch) / (time.perf_counter() - started[0])
+
+
+def walk_path(infer: Infer, images: Images, request: WalkPath) -> WholePath:
+    """Time decode, preprocess, inference and the rest apart, by the functions the server calls."""
+    contract = images.contract
+    stages: list[tuple[int, int, int, int]] = []
+    for _ in range(request.times):
+        begun = time.perf_counter_ns()
+        image = decode_for(request.photo, contract)
+        decoded = time.perf_counter_ns()
+        batch = batch_of(crop_pixels(image, contract)[None], contract, raw=images.raw)
+        prepared = time.perf_counter_ns()
+        logits = infer(batch)
+        inferred = time.perf_counter_ns()
+        softmax(logits).argmax(axis=1)
+        done = time.perf_counter_ns()
+        stages.append((decoded - begun, prepared - decoded, inferred - prepared, done - inferred))
+    decode_ns, preprocess_ns, infer_ns, rest_ns = (median(times) for times in zip(*stages, strict=True))
+    return WholePath(
+        photo=request.name,
+        bytes=len(request.photo),
+        decode_ns=decode_ns,
+        preprocess_ns=preprocess_ns,
+        infer_ns=infer_ns,
+        rest_ns=rest_ns,
+    )

@@ -1,0 +1,1 @@
+"""The network: where it comes from, how it is exported, what its graph holds."""

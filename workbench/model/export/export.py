@@ -1,0 +1,348 @@
+"""torch to a file a runtime opens: ONNX with the opset asked for, or an error; or torch's own formats."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from workbench.backends.artifact import ArtifactInfo, Format, Precision
+from workbench.backends.base import Hint
+from workbench.backends.torch.cuda import tensor_float
+from workbench.errors import Unsuited, WorkbenchError, first_line
+from workbench.model.export.settings import Export, check_opset, other_exporter
+from workbench.model.export.torch_exporters import (
+    NETWORK_ERRORS,
+    chatter_on_stderr,
+    write_onnx,
+    write_package,
+    write_program,
+)
+from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of
+from workbench.system.files import sha256_file
+from workbench.system.machine import collect
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+Shape = tuple[int, int, int, int]
+Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
+TOLERANCE = 1e-3  # of max(1, the largest logit)
+# bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; and a deep network rounds many times. Enough
+# to tell a wrong program from a coarse one; what the coarseness costs is for the accuracy to say.
+COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
+STORED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # of a compiled package's frozen weights
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """How far the exported file is from torch on the samples.
+
+    max_abs: largest difference of a logit. max_rel: that, over torch's largest absolute logit.
+    """
+
+    max_abs: float
+    max_rel: float
+    opset: int
+    classes: int
+
+
+def export_onnx(
+    model: "torch.nn.Module", export: Export, target: Path, input_shape: Shape, samples: "NDArray[np.float32]"
+) -> ExportReport:
+    """Write one self-contained ONNX file and compare its logits with torch's, in onnxruntime on the CPU.
+
+    input_shape: (N, C, H, W); N is the batch size where `export.dynamic_batch` is false.
+    samples: (n, C, H, W) preprocessed photos, at least one.
+    Raises WorkbenchError, and leaves no file, where the opset cannot be had, where the exporter fails, or
+    where the logits differ by more than TOLERANCE.
+    """
+    check_opset(export)
+    assert samples.shape[1:] == input_shape[1:]
+    _refuse_large(model)
+    expected = torch_logits(model, samples)
+    size = 2 if export.dynamic_batch else max(1, input_shape[0])  # 1 would be taken for a constant
+    with _removed_on_error(target):
+        write_onnx(model, export, target, _first(samples, size), hint=other_exporter(export))
+        facts = _checked(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
+        max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch))
+        if export.exporter == "torchscript":
+            _refuse_branches(model, samples[:2], lambda batch: logits_of(target, facts, batch))
+    return ExportReport(max_abs, max_rel, facts.opset, facts.classes)
+
+
+def export_torch(
+    model: "torch.nn.Module",
+    target: Path,
+    input_shape: Shape,
+    samples: "NDArray[np.float32]",
+    *,
+    compile: bool = False,
+    precision: Hint | None = None,
+    batch: int = 1,
+    threads: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> Format:
+    """Write the network for the torch backend and compare its logits with torch's.
+
+    A TorchScript module stays one; any other becomes a torch.export program, the batch size free.
+    compile: a package compiled ahead of time instead, for `device` and exactly `batch` photos a call,
+    `threads` threads and `precision`; the other formats leave all that to the session. A model compiled for
+    a GPU is on it afterwards. Returns the format written.
+    samples, errors: as in `export_onnx`; Unsuited where the network cannot be compiled here.
+    """
+    import torch
+
+    assert samples.shape[1:] == input_shape[1:]
+    expected = torch_logits(model, samples)
+    if compile and isinstance(model, torch.jit.ScriptModule):
+        raise Unsuited(
+            "runtime.compile: a TorchScript module cannot be compiled ahead of time",
+            hint="give the checkpoint with `model.factory`",
+        )
+    asked = precision or "f32"
+    switched = tensor_float(asked == "tf32") if compile and device == "cuda" else nullcontext()
+    with _removed_on_error(target), chatter_on_stderr(), switched:
+        if compile:
+            written: Format = "torch-aoti"
+            images = _first(samples, batch)
+            write_package(model, target, images, precision=asked, threads=threads, device=device)
+        elif isinstance(model, torch.jit.ScriptModule):
+            written = "torchscript"
+            model.save(str(target))
+        else:
+            written = "torch-export"
+            write_program(model, target, _first(samples, 2))
+        reopened = _open_torch(target, written)
+        tolerance = COARSE.get(asked, TOLERANCE) if compile else TOLERANCE
+        try:
+            _compare(expected, samples, lambda given: torch_logits(reopened, given), tolerance)
+        except WorkbenchError as error:
+            if not compile or asked != "f16":
+                raise
+            raise WorkbenchError(
+                f"runtime.precision: in f16, {error.message}", hint="f16 ends at 65504: try `bf16`"
+            ) from error
+    return written
+
+
+def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> ArtifactInfo:
+    """`artifact.json` of a finished torch file; classes and the batch size are found by running it."""
+    import numpy as np
+
+    model = _open_torch(path, written)
+    classes = {torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1] for n in (1, 3)}
+    package = model if isinstance(model, Package) else None
+    return ArtifactInfo(
+        format=written,
+        file=path.name,
+        sha256=sha256_file(path),
+        size_bytes=path.stat().st_size,
+        precision=STORED.get(package.precision, "fp32") if package else "fp32",
+        input_shape=(package.batch if package else 0, *input_shape[1:]),
+        classes=classes.pop(),
+        bound_to=(package.bound_to or collect().processor) if package else None,
+    )
+
+
+def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
+    """Copy an ONNX file that is a classifier as it is.
+
+    Raises WorkbenchError where it is none (see `onnx_info.describe`), or is not what the recipe asks for in
+    so many words: defaults of `export` ask for nothing.
+    """
+    import onnx
+
+    facts = describe(source)
+    asked = set() if export is None else export.model_fields_set
+    if export is not None and "opset" in asked and export.opset != facts.opset:
+        raise WorkbenchError(
+            f"export.opset: the recipe asks for opset {export.opset}, {source.name} has {facts.opset}",
+            hint="an ONNX file is taken as it is: leave `export` out, or give the torch checkpoint",
+        )
+    if export is not None and "dynamic_batch" in asked and export.dynamic_batch != facts.dynamic_batch:
+        has = "free" if facts.dynamic_batch else f"fixed at {facts.input_shape[0]}"
+        raise WorkbenchError(f"export.dynamic_batch: the batch size of {source.name} is {has}")
+    target.write_bytes(source.read_bytes())
+    with _removed_on_error(target):
+        try:
+            onnx.checker.check_model(str(target))
+        except onnx.checker.ValidationError as error:
+            raise WorkbenchError(f"{source} is not valid ONNX: {first_line(error)}") from error
+    return facts
+
+
+def torch_logits(
+    model: "Callable[[torch.Tensor], object]", samples: "NDArray[np.float32]"
+) -> "NDArray[np.float32]":
+    """(n, classes) logits of (n, C, H, W) samples. Raises WorkbenchError where the network gives other than
+    one finite float tensor of that shape."""
+    import numpy as np
+    import torch
+
+    try:
+        with torch.inference_mode():
+            output = model(torch.from_numpy(samples))
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"the network cannot run on a batch of shape {samples.shape}: {first_line(error)}",
+            hint="check `preprocess.crop` and `model.factory_args` in krishi.yaml",
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(samples):
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+        raise WorkbenchError(
+            f"the network returns {got}; expected one tensor of logits, ({len(samples)}, classes)",
+            hint="have the factory return a module whose forward gives the logits alone",
+        )
+    logits: NDArray[np.float32] = output.float().numpy()
+    if not np.isfinite(logits).all():
+        raise WorkbenchError(
+            "the network gives logits that are not finite (NaN or infinity)",
+            hint="check the checkpoint: its weights may hold NaN, or training may have diverged",
+        )
+    return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A compiled package for any number of photos of the host, which takes `batch` at a time.
+
+    bound_to: the GPU and what else it was made for, as noted in it; None for a package for the CPU.
+    """
+
+    forward: "Callable[[torch.Tensor], torch.Tensor]"
+    batch: int
+    precision: str
+    device: str
+    bound_to: str | None
+
+    def __call__(self, images: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        from workbench.backends.common import filled
+
+        given = images.numpy()
+        parts = [given[start : start + self.batch] for start in range(0, len(given), self.batch)]
+        full = [torch.from_numpy(filled(part, self.batch)).to(self.device) for part in parts]
+        return torch.cat([self.forward(part).cpu() for part in full])[: len(given)]
+
+
+def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
+    import torch
+
+    if written == "torchscript":
+        from workbench.model.source.checkpoint_file import load_torchscript
+
+        return load_torchscript(path)
+    if written == "torch-aoti":
+        from workbench.backends.torch.backend import open_package
+
+        forward, facts = open_package(path.read_bytes(), 1, path.name)
+        device, bound_to = facts.get("device", "cpu"), facts.get("bound_to")
+        return Package(forward, int(facts["batch"]), facts["precision"], device, bound_to)
+    with path.open("rb") as file:
+        module: torch.nn.Module = torch.export.load(file).module()
+    return module
+
+
+def _checked(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
+    """Read the file back: it must be valid and have the opset and the input asked for."""
+    import onnx
+
+    load(path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise WorkbenchError(
+            f"exporter `{export.exporter}` wrote an invalid file: {first_line(error)}"
+        ) from error
+    facts = describe(path)
+    if facts.opset != export.opset:
+        raise WorkbenchError(
+            f"export.opset: asked for opset {export.opset}, exporter `{export.exporter}` wrote {facts.opset}",
+            hint=other_exporter(export),
+        )
+    if facts.input_shape != wanted:
+        raise WorkbenchError(
+            f"exporter `{export.exporter}` wrote an input of shape {facts.input_shape}, asked for {wanted} "
+            "(0: free)",
+            hint="its forward turns the batch size into a constant, as `len(x)` does and `x.shape[0]` "
+            "does not: mend it, or set `export.dynamic_batch: false`",
+        )
+    return facts
+
+
+def _compare(
+    expected: "NDArray[np.float32]",
+    samples: "NDArray[np.float32]",
+    run: Logits,
+    tolerance: float = TOLERANCE,
+) -> tuple[float, float]:
+    """Largest absolute difference, and that over the largest expected logit: one photo alone, then all."""
+    import numpy as np
+
+    worst = 0.0
+    for count in sorted({1, len(samples)}):
+        got = run(samples[:count])
+        if got.shape != expected[:count].shape:
+            raise WorkbenchError(
+                f"the exported file gives {got.shape} logits, torch {expected[:count].shape}"
+            )
+        difference = float(np.abs(got - expected[:count]).max())
+        worst = difference if np.isnan(difference) else max(worst, difference)
+    largest = float(np.abs(expected).max())
+    if not worst <= tolerance * max(1.0, largest):
+        raise WorkbenchError(
+            f"the exported file does not compute what torch does: a logit differs by {worst:.3g} "
+            f"(largest logit {largest:.3g}, tolerance {tolerance:g} of it)",
+            hint="try the other `export.exporter`; a forward that branches on its input is a usual cause",
+        )
+    return worst, worst / largest if largest else worst
+
+
+def _refuse_branches(model: "torch.nn.Module", samples: "NDArray[np.float32]", run: Logits) -> None:
+    """A trace keeps the branch that its example took, and photos that take another may be rare: so inputs
+    that no photo gives are compared too. Raises WorkbenchError."""
+    import numpy as np
+
+    for changed in (-samples, 4 * samples, np.zeros_like(samples)):
+        try:
+            expected = torch_logits(model, changed)
+        except WorkbenchError:
+            continue  # torch itself gives no finite logits for it: nothing to compare
+        try:
+            _compare(expected, changed, run)
+        except WorkbenchError as error:
+            raise WorkbenchError(
+                "the forward of the network branches on the values of its input, and the exported file keeps "
+                f"one branch: on other inputs {error.message}",
+                hint="write the branch with torch.where, or move it out of the network",
+            ) from error
+
+
+def _refuse_large(model: "torch.nn.Module") -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size > PROTOBUF_LIMIT:
+        raise WorkbenchError(
+            f"the network has {size / 1e9:.1f} GB of weights; one ONNX file holds at most 2 GB (protobuf)",
+            hint="models are kept in one file so that they can be verified: choose a smaller network",
+        )
+
+
+def _first(samples: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
+    import numpy as np
+
+    return np.resize(samples[:size], (size, *samples.shape[1:]))
+
+
+@contextmanager
+def _removed_on_error(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise

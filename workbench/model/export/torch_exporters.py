@@ -1,0 +1,231 @@
+"""Running torch's exporters: what they need, what they print and what they raise."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import Unsuited, WorkbenchError, first_line
+from workbench.model.graph.onnx_file import load
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from workbench.model.export.settings import Export
+
+
+# What a network's forward, or an exporter following it, raises for a network that cannot be handled.
+NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+def write_onnx(
+    model: "torch.nn.Module", export: "Export", target: Path, images: "NDArray[np.float32]", *, hint: str
+) -> None:
+    """Trace the network on `images`, (n, C, H, W), and write it with the names `images` and `logits`.
+
+    hint: what to try instead where the exporter fails. Raises WorkbenchError.
+    """
+    import torch
+
+    shared: dict[str, Any] = {
+        "opset_version": export.opset,
+        "input_names": ["images"],
+        "output_names": ["logits"],
+        "external_data": False,
+    }
+    arguments = (torch.from_numpy(images),)
+    if export.exporter == "dynamo" and isinstance(model, torch.jit.ScriptModule):
+        raise WorkbenchError(
+            "export.exporter: `dynamo` cannot read a TorchScript module",
+            hint="set `export.exporter: torchscript`",
+        )
+    try:
+        with chatter_on_stderr(), _plain_attention(), torch.no_grad():
+            if export.exporter == "dynamo":
+                shapes = ({0: torch.export.Dim("batch")},) if export.dynamic_batch else None
+                torch.onnx.export(
+                    model, arguments, target, dynamo=True, dynamic_shapes=shapes, verbose=False, **shared
+                )
+            else:
+                axes = {"images": {0: "batch"}, "logits": {0: "batch"}} if export.dynamic_batch else None
+                torch.onnx.export(model, arguments, str(target), dynamo=False, dynamic_axes=axes, **shared)
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}",
+            hint=hint,
+        ) from error
+    _strip_traces(target)
+
+
+def _strip_traces(path: Path) -> None:
+    """Drop what dynamo notes on each node for debugging: stack traces with the paths of this computer, some
+    4 % of a small network's file. The names of the modules stay."""
+    import onnx
+
+    model = load(path)
+    graph = model.graph
+    for item in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        kept = [prop for prop in item.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
+        del item.metadata_props[:]
+        item.metadata_props.extend(kept)
+    onnx.save(model, path)
+
+
+def write_program(model: "torch.nn.Module", target: Path, images: "NDArray[np.float32]") -> None:
+    """Write a torch.export program with a free batch size. Raises WorkbenchError."""
+    import torch
+
+    shapes = ({0: torch.export.Dim("batch")},)
+    try:
+        program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=shapes)
+        with target.open("wb") as file:  # a path would have to end in .pt2
+            torch.export.save(program, file)
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"torch.export failed: {_root_cause(error)}",
+            hint="measure it with the onnxruntime backend, through `export.exporter: torchscript`",
+        ) from error
+
+
+def write_package(
+    model: "torch.nn.Module",
+    target: Path,
+    images: "NDArray[np.float32]",
+    *,
+    precision: str,
+    threads: int,
+    device: str = "cpu",
+) -> None:
+    """Compile the network ahead of time with inductor, weights frozen, for batches of the shape of `images`.
+
+    precision: `f32`, `tf32` on a GPU, or `bf16` and `f16`: convolutions and matrix products under autocast,
+    logits in float32. threads: of the code that is written, which knows no other number; a GPU's has none.
+    device: the model is moved to `cuda`, and stays there. All of it is noted in the package. Takes 10 to 60
+    seconds. Raises Unsuited where a compiler is missing, WorkbenchError where it fails.
+    """
+    import torch
+    from torch._inductor.utils import fresh_cache
+
+    from workbench.backends.torch.backend import noted
+
+    _find_compilers(device)
+    facts = {**noted(precision, device, threads), "batch": str(len(images))}
+    try:
+        with torch.no_grad(), fresh_cache():
+            arguments = (torch.from_numpy(images).to(device),)
+            program = torch.export.export(_in_precision(model.to(device), precision, device), arguments)
+            with target.open("wb") as file:  # a path would have to end in .pt2
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=file, inductor_configs=inductor_settings(device, threads, facts)
+                )
+    except NETWORK_ERRORS as error:
+        raise WorkbenchError(
+            f"torch could not compile the network: {_root_cause(error)}",
+            hint="the log of this trial has the compiler's words; without `runtime.compile` it runs eagerly",
+        ) from error
+
+
+def inductor_settings(device: str, threads: int, facts: dict[str, str]) -> dict[str, Any]:
+    """What inductor is told. facts: kept in the package."""
+    return {
+        "freezing": True,
+        "compile_threads": 1,  # no pool of processes for one or two files
+        **({"cpp.threads": threads} if device == "cpu" else {}),
+        "aot_inductor.metadata": facts,
+    }
+
+
+def _find_compilers(device: str) -> None:
+    """Raise Unsuited where the tools to compile with are not here."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise Unsuited(
+            "runtime.compile: torch needs a C++ compiler (g++ or clang++) to compile ahead of time",
+            hint="install one, for example `apt install g++`; the variable CXX names another than g++",
+        ) from error
+    if device != "cuda":
+        return
+    if find_spec("setuptools") is None:
+        raise Unsuited(
+            "runtime.compile: torch compiles for a GPU with the package `setuptools`, which is not installed",
+            hint="pip install setuptools",
+        )
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None:
+        raise Unsuited(
+            "runtime.compile: torch needs the headers of the CUDA toolkit to compile ahead of time for a GPU",
+            hint="install the toolkit of torch's CUDA version and name its folder in the variable CUDA_HOME",
+        )
+
+
+def _in_precision(model: "torch.nn.Module", precision: str, device: str) -> "torch.nn.Module":
+    import torch
+
+    from workbench.backends.torch.backend import HALF
+
+    if precision not in HALF:
+        return model
+    half: torch.dtype = getattr(torch, HALF[precision])
+
+    class Autocast(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(device, half):
+                logits: torch.Tensor = self.network(images)
+            return logits.float()
+
+    return Autocast()
+
+
+def _root_cause(error: BaseException) -> str:
+    """The exporters wrap the reason in pages of advice: take the innermost exception's first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """nn.MultiheadAttention without its fused inference path, which the older exporter cannot write."""
+    import torch
+
+    enabled: bool = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def chatter_on_stderr() -> Iterator[None]:
+    """What the exporters print goes to stderr, also from C++; that torch calls them deprecated does not."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            # The newer exporter does not write opsets below 18, so the older one stays.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # torch 2.13 copying its own tree specs.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,245 @@
+"""What a network is made of, as far as it decides which optimisations help."""
+
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from workbench.backends.mac_count import CONVOLUTIONS, macs_of
+from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
+from workbench.model.graph.roles import WEIGHTED, Wiring, roles_of, wiring_of
+
+if TYPE_CHECKING:
+    import onnx
+
+
+DEAD = 1e-5  # of a layer's largest weight: a channel below it does nothing, and has no scale of its own
+PASSING = frozenset({"Where", "Cast", "Dropout", "Identity", "Reshape", "Transpose"})
+OTHER_SIZE = 0.75  # of the input: what is tried to see whether it is free
+
+
+class NetworkFacts(BaseModel):
+    """A float classifier, read from its ONNX graph.
+
+    operators: nodes by type. macs: multiply-accumulates for one photo; None where the shapes are hidden.
+    parameters: stored floats. input_shape: (C, H, W), 0 where free. convolutions: all of them, depthwise too.
+    depthwise_share, matmul_share: of the MACs. squeeze_excite: blocks. hard_swish, swish: activations
+    x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels of
+    convolutions and products whose weights are all but zero.
+    any_size: it takes photos of other sizes, because nothing in the graph depends on the number of pixels.
+    first, last: the nodes with weights at both ends.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operators: dict[str, int]
+    opset: int
+    precision: str
+    macs: int | None
+    parameters: int
+    input_shape: tuple[int, int, int]
+    convolutions: int
+    depthwise: int
+    depthwise_share: float
+    matmul_share: float
+    squeeze_excite: int
+    hard_swish: int
+    swish: int
+    attention: int
+    layer_norms: int
+    dead_channels: int
+    any_size: bool
+    first: str | None
+    last: str | None
+
+    @property
+    def gates(self) -> int:
+        """Activations and branches that multiply a tensor by a function of itself."""
+        return self.squeeze_excite + self.hard_swish + self.swish
+
+    @property
+    def transformer(self) -> bool:
+        return self.attention > 0 and self.matmul_share > 0.5
+
+    def sentence(self) -> str:
+        """`52 convolutions (11 depthwise, 9 % of 56 million MACs), 9 squeeze-and-excitation blocks`."""
+        depthwise = f" ({self.depthwise} depthwise, {100 * self.depthwise_share:.0f} % of the MACs)"
+        counted = [
+            (self.convolutions, "convolution", depthwise if self.depthwise else ""),
+            (self.attention, "attention layer", ""),
+            (self.squeeze_excite, "squeeze-and-excitation block", ""),
+            (self.hard_swish, "hard-swish", ""),
+            (self.swish, "swish", ""),
+            (self.dead_channels, "dead channel", ""),
+        ]
+        parts = [
+            f"{count} {word}{'s' if count > 1 and not word.endswith('swish') else ''}{more}"
+            for count, word, more in counted
+            if count
+        ]
+        if self.macs is not None:
+            parts.append(f"{self.macs / 1e6:,.0f} million MACs")
+        parts.append(f"{self.parameters / 1e6:.2f} million parameters")
+        size = "x".join(str(side) if side else "free" for side in self.input_shape[1:])
+        fixed = "other sizes work too" if self.any_size else "no other size fits"
+        return f"{', '.join(parts)}; photos of {size} pixels, {fixed}"
+
+
+def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
+    """Read a float network with one input and one output, before it is quantised.
+
+    It is run once, on one smaller photo.
+    """
+    import onnx
+
+    wiring, roles, macs = wiring_of(model), roles_of(model), macs_of(model)
+    nodes = list(model.graph.node)
+    operators = Counter(node.op_type for node in nodes)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    by_type = {node.name: node.op_type for node in nodes}
+    total = sum(macs.values())
+    products = sum(count for name, count in macs.items() if by_type.get(name) not in CONVOLUTIONS)
+    hard, soft = _swishes(model, wiring, roles)
+    _, *size = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
+    return NetworkFacts(
+        operators=dict(operators.most_common()),
+        opset=opset_of(model),
+        precision=precision_of(model),
+        macs=total or None,
+        parameters=sum(prod(w.dims) for w in wiring.constants.values() if w.data_type in floats),
+        input_shape=(size[0], size[1], size[2]),
+        convolutions=operators["Conv"],
+        depthwise=sum("depthwise" in roles.get(node.name, ()) for node in nodes),
+        depthwise_share=_share(macs, {name for name, mine in roles.items() if "depthwise" in mine}),
+        matmul_share=products / total if total else 0.0,
+        squeeze_excite=sum(_is_pool_of_a_gate(node, roles) for node in nodes),
+        hard_swish=hard,
+        swish=soft,
+        attention=_attentions(model, wiring),
+        layer_norms=operators["LayerNormalization"],
+        dead_channels=sum(_dead_channels(node, wiring) for node in nodes),
+        any_size=takes_any_size(model),
+        first=next((name for name, mine in roles.items() if "first" in mine), None),
+        last=next((name for name, mine in roles.items() if "last" in mine), None),
+    )
+
+
+def _share(macs: Mapping[str, int], names: set[str]) -> float:
+    total = sum(macs.values())
+    return sum(count for name, count in macs.items() if name in names) / total if total else 0.0
+
+
+def _is_pool_of_a_gate(node: "onnx.NodeProto", roles: Mapping[str, frozenset[str]]) -> bool:
+    return "squeeze_excite" in roles.get(node.name, ()) and (
+        "Pool" in node.op_type or node.op_type == "ReduceMean"
+    )
+
+
+def _swishes(
+    model: "onnx.ModelProto", wiring: Wiring, roles: Mapping[str, frozenset[str]]
+) -> tuple[int, int]:
+    """How many activations are x * hard_sigmoid(x), and how many x * sigmoid(x)."""
+    hard = soft = 0
+    for node in model.graph.node:
+        if "hardswish" not in roles.get(node.name, ()):
+            continue
+        computed = wiring.computed(node)
+        makers = [wiring.maker[name].op_type for name in computed if name in wiring.maker]
+        if node.op_type == "Swish" or (node.op_type == "Mul" and len(computed) == 2 and "Sigmoid" in makers):
+            soft += 1
+        elif node.op_type == "HardSwish" or (node.op_type == "Mul" and len(computed) == 2):
+            hard += 1
+    return hard, soft
+
+
+def _attentions(model: "onnx.ModelProto", wiring: Wiring) -> int:
+    """Softmaxes whose result is multiplied with something computed; the one at the end is not."""
+    fused = sum("Attention" in node.op_type for node in model.graph.node)
+    return fused + sum(
+        _weighs(node, wiring, hops=3) for node in model.graph.node if node.op_type == "Softmax"
+    )
+
+
+def _weighs(node: "onnx.NodeProto", wiring: Wiring, *, hops: int) -> bool:
+    """Exporters put a guard against NaN, a cast or a dropout between the softmax and the product."""
+    for reader in wiring.readers.get(node.output[0], []):
+        if reader.op_type == "MatMul" and len(wiring.computed(reader)) == 2:
+            return True
+        if hops and reader.op_type in PASSING and _weighs(reader, wiring, hops=hops - 1):
+            return True
+    return False
+
+
+def _dead_channels(node: "onnx.NodeProto", wiring: Wiring) -> int:
+    """Output channels whose largest weight is all but zero beside the layer's."""
+    import numpy as np
+    import onnx
+
+    if node.op_type not in WEIGHTED or node.input[1] not in wiring.constants:
+        return 0
+    weight = onnx.numpy_helper.to_array(wiring.constants[node.input[1]])
+    if weight.ndim < 2 or weight.dtype.kind != "f":
+        return 0
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    if node.op_type == "MatMul" or (node.op_type == "Gemm" and not transposed):
+        weight = weight.swapaxes(-1, 0)
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    return int((largest < DEAD * largest.max()).sum())
+
+
+def takes_any_size(model: "onnx.ModelProto") -> bool:
+    """Whether the network answers a smaller photo too, with the same number of classes.
+
+    Tried in onnxruntime rather than read off the shapes, which exporters leave open in places: a flattened
+    feature map, a stored position embedding or a window of fixed size does not fit then.
+    """
+    import onnx
+
+    batch, channels, height, width = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
+    if not height or not width:
+        return True
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.value_info[:]
+    changed.graph.output[0].type.tensor_type.ClearField("shape")
+    shape = (batch or 1, channels, _other_side(height), _other_side(width))
+    for dim, side in zip(image_input(changed).type.tensor_type.shape.dim, shape, strict=True):
+        dim.dim_value = side
+    answer = _answer_shape(changed, shape)
+    # A reshape that infers the batch size runs all the same, and gives several rows for one photo.
+    return answer is not None and answer[0] == shape[0]
+
+
+def _answer_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of the answer to a black photo; None where onnxruntime cannot run the graph on it."""
+    import numpy as np
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # a failure is an answer here
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    refusals = (
+        native.Fail,
+        native.InvalidGraph,
+        native.InvalidArgument,
+        native.NotImplemented,
+        native.RuntimeException,
+    )
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        (logits,) = session.run(None, {image_input(model).name: np.zeros(shape, np.float32)})
+    except refusals:
+        return None
+    return tuple(logits.shape)
+
+
+def _other_side(side: int) -> int:
+    """A smaller side that networks which halve their input five times can take; a larger one of tiny ones."""
+    smaller = 32 * round(OTHER_SIZE * side / 32)
+    return smaller if 0 < smaller < side else 2 * side

@@ -1,0 +1,102 @@
+"""Naming the nodes of a graph, and choosing them by name or by type as recipes do in `exclude_nodes`."""
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def prepare(source: Path, target: Path) -> "onnx.ModelProto":
+    """onnxruntime's pre-processing: fold batch norms, fuse, infer shapes; every node gets a name.
+
+    Its quantiser expects the result. Names are kept, except where nodes are fused or taken apart: HardSwish
+    becomes HardSigmoid and Mul. Symbolic shape inference is left out: it is for transformers with several
+    free sizes, and ONNX's own finds every type in image classifiers with a free batch. Raises WorkbenchError
+    where onnxruntime cannot do it.
+    """
+    import onnx
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from workbench.model.graph.onnx_file import load
+
+    try:
+        quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+    except (native.Fail, native.InvalidGraph, native.NotImplemented, native.RuntimeException) as error:
+        raise WorkbenchError(f"onnxruntime cannot prepare the model for INT8: {error}") from error
+    model = load(target)
+    used = {node.name for node in model.graph.node}
+    for node in model.graph.node:
+        if not node.name:  # by its output, which is unique and the same in every build
+            node.name = _unused(f"{node.op_type}_{node.output[0]}", used)
+            used.add(node.name)
+    onnx.save(model, target)
+    return model
+
+
+def named(source: Path) -> "onnx.ModelProto":
+    """The model with a name of its own for every node, by its output where it has none: NNCF and ModelOpt
+    want that."""
+    from workbench.model.graph.onnx_file import load
+
+    model = load(source)
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{node.output[0]}"
+        seen.add(node.name)
+    return model
+
+
+def _unused(name: str, used: Collection[str]) -> str:
+    while name in used:
+        name += "_"
+    return name
+
+
+def matching(patterns: Iterable[str], model: "onnx.ModelProto", *, field: str) -> list[str]:
+    """Names of the nodes that a name or a glob pattern fits, in graph order.
+
+    Raises WorkbenchError naming the closest nodes where a pattern fits none.
+    """
+    names = [node.name for node in model.graph.node if node.name]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
+        if not found:
+            raise WorkbenchError(
+                f"{field}: no node is named `{pattern}`", hint=_closest(pattern, names, "the graph has")
+            )
+        chosen |= found
+    return [name for name in names if name in chosen]
+
+
+def known_op_types(op_types: Iterable[str], model: "onnx.ModelProto", *, field: str) -> set[str]:
+    """The op types as a set.
+
+    One that the graph happens not to have is fine, so that a recipe fits many networks; one that ONNX does
+    not have either is a slip, and raises WorkbenchError.
+    """
+    import onnx
+
+    chosen = set(op_types)
+    present = {node.op_type for node in model.graph.node}
+    for op_type in sorted(chosen - present):
+        if not onnx.defs.has(op_type):
+            raise WorkbenchError(
+                f"{field}: ONNX has no operator `{op_type}`", hint=_closest(op_type, present, "the graph has")
+            )
+    return chosen
+
+
+def _closest(wanted: str, names: Collection[str], have: str) -> str:
+    close = get_close_matches(wanted.strip("*"), names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(f'`{name}`' for name in close)}?"
+    return f"{have} {', '.join(f'`{name}`' for name in sorted(names)[:5])}, …"

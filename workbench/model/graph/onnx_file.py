@@ -1,0 +1,259 @@
+"""Facts read back from an ONNX file: what was built, not what was asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.backends.artifact import ArtifactInfo, Precision
+from workbench.errors import WorkbenchError
+from workbench.photos.contract import Batch
+from workbench.system.files import sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from numpy.typing import NDArray
+
+
+PROBE_SIDE = 224  # pixels, for files that leave height and width free
+
+QUANTIZING = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFacts:
+    """A classifier in an ONNX file.
+
+    opset: of the default domain. input_shape: (N, C, H, W), 0 where the size is free.
+    classes: logits per image. pixels: it takes (N, H, W, 3) uint8 and normalises them itself.
+    """
+
+    opset: int
+    precision: Precision
+    input_name: str
+    output_name: str
+    input_shape: tuple[int, int, int, int]
+    classes: int
+    pixels: bool = False
+
+    @property
+    def dynamic_batch(self) -> bool:
+        return self.input_shape[0] == 0
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image it takes; where free: 3 channels, PROBE_SIDE pixels."""
+        _, channels, height, width = self.input_shape
+        return (channels or 3, height or PROBE_SIDE, width or PROBE_SIDE)
+
+
+def describe(path: Path) -> OnnxFacts:
+    """Read a file back.
+
+    Raises WorkbenchError where it is no ONNX file, keeps weights in other files, or is not a classifier:
+    one input of (N, 3, H, W) float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
+    """
+    model = load(path)
+    session = open_cpu(path)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise WorkbenchError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs ({_names(inputs)}; "
+            f"{_names(outputs)}): a classifier takes photos alone and gives logits alone",
+            hint="cut it down: `onnx.utils.extract_model(path, shorter, [image_input], [logits_output])`",
+        )
+    pixels = inputs[0].type == "tensor(uint8)"
+    for value in outputs if pixels else [*inputs, *outputs]:
+        if value.type != "tensor(float)":
+            raise WorkbenchError(
+                f"{path}: `{value.name}` is {value.type}: photos and logits go in and out as float32",
+                hint="export the network in float32; the `fp16` and `static_int8` steps make it smaller",
+            )
+    shape = _input_shape(path, inputs[0].shape, pixels=pixels)
+    names = inputs[0].name, outputs[0].name
+    facts = OnnxFacts(opset_of(model), precision_of(model), *names, shape, classes=0, pixels=pixels)
+    declared = outputs[0].shape
+    classes = declared[1] if len(declared) == 2 and isinstance(declared[1], int) else _probed(session, facts)
+    return replace(facts, classes=classes)
+
+
+def _names(values: list[Any]) -> str:
+    return ", ".join(value.name for value in values)
+
+
+def artifact_info(path: Path) -> ArtifactInfo:
+    """`artifact.json` of a finished ONNX file. Raises WorkbenchError as `describe` does."""
+    facts = describe(path)
+    return ArtifactInfo(
+        format="onnx",
+        file=path.name,
+        sha256=sha256_file(path),
+        size_bytes=path.stat().st_size,
+        opset=facts.opset,
+        precision=facts.precision,
+        input_shape=facts.input_shape,
+        classes=facts.classes,
+        pixels=facts.pixels,
+    )
+
+
+def load(path: Path) -> "onnx.ModelProto":
+    """The whole model. Raises WorkbenchError where the file is no ONNX, or keeps its weights elsewhere."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise WorkbenchError(f"{path} is not an ONNX file, or it is damaged: {error}") from error
+    if not model.graph.node:
+        raise WorkbenchError(f"{path} is not an ONNX file, or it is damaged: its graph is empty")
+    if outside := [w.name for w in model.graph.initializer if w.data_location == onnx.TensorProto.EXTERNAL]:
+        raise WorkbenchError(
+            f"{path} keeps {len(outside)} of its weights in other files (external data)",
+            hint="save it as one file: `onnx.save(onnx.load('model.onnx'), 'whole.onnx')`",
+        )
+    return model
+
+
+def open_cpu(path: Path) -> "onnxruntime.InferenceSession":
+    """A session on the CPU with one thread, that runs the graph as it is written.
+
+    Without graph optimisations: a look is too short for them to pay, and they have crashed on graphs meant
+    for a GPU (onnxruntime 1.32, fp16 transformers). Raises WorkbenchError where onnxruntime refuses the file.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (
+        native.Fail,
+        native.InvalidGraph,
+        native.InvalidProtobuf,
+        native.InvalidArgument,
+        native.NoSuchFile,
+        native.NotImplemented,
+        native.RuntimeException,
+    ) as error:
+        unknown = "not a registered function/op" in str(error)
+        raise WorkbenchError(
+            f"onnxruntime cannot open {path.name}: {error}",
+            hint="it has operators of another library's: export it with ONNX's own" if unknown else None,
+        ) from error
+
+
+def logits_of(path: Path, facts: OnnxFacts, samples: Batch) -> "NDArray[np.float32]":
+    """(n, classes) logits of n samples, in the form the file takes, of the graph as written.
+
+    A fixed batch is filled up. Raises WorkbenchError where onnxruntime cannot run the file.
+    """
+    import numpy as np
+
+    session = open_cpu(path)
+    size = facts.input_shape[0] or len(samples)
+    rows = [
+        _run(session, facts, _filled(samples[start : start + size], size))
+        for start in range(0, len(samples), size)
+    ]
+    return np.concatenate(rows)[: len(samples)]
+
+
+def _filled(batch: Batch, size: int) -> Batch:
+    import numpy as np
+
+    return batch if len(batch) == size else np.resize(batch, (size, *batch.shape[1:]))
+
+
+def _run(session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch) -> "NDArray[np.float32]":
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    try:
+        logits: NDArray[np.float32] = session.run([facts.output_name], {facts.input_name: batch})[0]
+    except (native.Fail, native.InvalidArgument, native.RuntimeException, native.NotImplemented) as error:
+        raise WorkbenchError(f"onnxruntime cannot run a batch of {len(batch)}: {error}") from error
+    return logits
+
+
+def _probed(session: "onnxruntime.InferenceSession", facts: OnnxFacts) -> int:
+    """Logits per image, counted on a black one where the file does not declare them."""
+    import numpy as np
+
+    channels, height, width = facts.image_shape()
+    size = facts.input_shape[0] or 1
+    black: Batch = np.zeros((size, channels, height, width), np.float32)
+    if facts.pixels:
+        black = np.zeros((size, height, width, channels), np.uint8)
+    logits = _run(session, facts, black)
+    if logits.ndim != 2:
+        raise WorkbenchError(
+            f"the output `{facts.output_name}` has the shape {logits.shape}: a classifier gives (N, classes)"
+        )
+    return int(logits.shape[1])
+
+
+def _input_shape(path: Path, declared: list[Any], *, pixels: bool) -> tuple[int, int, int, int]:
+    sizes = [size if isinstance(size, int) and size > 0 else 0 for size in declared]
+    if pixels and len(sizes) == 4 and sizes[3] == 3:
+        return (sizes[0], 3, sizes[1], sizes[2])
+    if len(sizes) != 4 or sizes[1] not in (0, 3):
+        nhwc = " (channels come last: NHWC)" if len(sizes) == 4 and sizes[3] == 3 else ""
+        raise WorkbenchError(
+            f"{path} takes an input of shape {declared}{nhwc}",
+            hint="photos go in as (N, 3, height, width) float32: export the network with that input",
+        )
+    return (sizes[0], sizes[1], sizes[2], sizes[3])
+
+
+def opset_of(model: "onnx.ModelProto") -> int:
+    """The version of the default operator set."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def precision_of(model: "onnx.ModelProto") -> Precision:
+    """int8 where the graph quantises with 8-bit weights, else the float type of most weight bytes."""
+    import onnx
+
+    types = onnx.TensorProto
+    sizes: dict[int, int] = {}
+    for tensor in weights(model):
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + tensor.ByteSize()
+    quantizes = any(
+        node.op_type in QUANTIZING or node.op_type.startswith("QLinear") for node in model.graph.node
+    )
+    if quantizes and (types.INT8 in sizes or types.UINT8 in sizes):
+        return "int8"
+    if sizes.get(types.FLOAT16, 0) > sizes.get(types.FLOAT, 0):
+        return "fp16"
+    return "unknown" if sizes.get(types.BFLOAT16, 0) > sizes.get(types.FLOAT, 0) else "fp32"
+
+
+def image_input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
+    """The input photos go into. Files of the first years list their weights as inputs too."""
+    stored = {weight.name for weight in model.graph.initializer}
+    return next(value for value in model.graph.input if value.name not in stored)
+
+
+def weights(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
+    """The stored tensors: initializers, and the values of Constant nodes."""
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            yield from (attribute.t for attribute in node.attribute if attribute.name == "value")
+
+
+def noise(facts: OnnxFacts) -> Batch:
+    """Two images of noise, always the same: standard normal, what normalised photos look like at a glance."""
+    import numpy as np
+
+    rng, (channels, height, width) = np.random.default_rng(0), facts.image_shape()
+    if facts.pixels:
+        return rng.integers(0, 256, (2, height, width, channels), np.uint8)
+    return rng.standard_normal((2, channels, height, width), np.float32)

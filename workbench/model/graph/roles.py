@@ -1,0 +1,173 @@
+"""What part a node plays in a network, read from the graph: names differ between exporters, shapes do not."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import onnx
+
+
+Role = Literal["first", "last", "depthwise", "squeeze_excite", "hardswish"]
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+GATES = frozenset({"Sigmoid", "HardSigmoid", "Clip"})
+POOLS = frozenset({"GlobalAveragePool", "ReduceMean", "AveragePool"})
+WITH_A_CONSTANT = frozenset({"Add", "Mul", "Div"})
+WHOLE = frozenset({"HardSwish", "Swish"})  # the function as one operator
+# What lies between the pool and the gate of a squeeze-and-excitation branch.
+IN_BRANCH = (
+    WEIGHTED
+    | GATES
+    | WITH_A_CONSTANT
+    | WHOLE
+    | {
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Gelu",
+        "Tanh",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+    }
+)
+LONGEST_BRANCH = 24  # nodes; a decomposed hard-swish in the middle takes five
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Who makes and who reads each tensor; `constants` are the stored ones."""
+
+    maker: "dict[str, onnx.NodeProto]"
+    readers: "dict[str, list[onnx.NodeProto]]"
+    constants: "dict[str, onnx.TensorProto]"
+
+    def computed(self, node: "onnx.NodeProto") -> list[str]:
+        """The inputs of a node that are not stored."""
+        return [name for name in node.input if name and name not in self.constants]
+
+
+def wiring_of(model: "onnx.ModelProto") -> Wiring:
+    """Read the graph once. Constant nodes count as stored tensors."""
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    maker: dict[str, onnx.NodeProto] = {}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+            continue
+        maker.update(dict.fromkeys(node.output, node))
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return Wiring(maker, readers, constants)
+
+
+def roles_of(model: "onnx.ModelProto") -> dict[str, frozenset[Role]]:
+    """The roles of each node that has one, by its name; of a float graph, before it is quantised.
+
+    first, last: the first and last convolution or product with stored weights, in graph order.
+    depthwise: convolutions with one input channel per filter. squeeze_excite: the branch from the pool to the
+    gate, and the Mul that applies it (Hu et al. 2018). hardswish: x * gate(x) as one operator or as several
+    (Mul, Clip, HardSigmoid, Sigmoid, ...), so swish too.
+    """
+    wiring = wiring_of(model)
+    found: dict[str, set[Role]] = {}
+
+    def mark(role: Role, nodes: "Iterable[onnx.NodeProto]") -> None:
+        for node in nodes:
+            if node.name:
+                found.setdefault(node.name, set()).add(role)
+
+    weighted = [n for n in model.graph.node if n.op_type in WEIGHTED and n.input[1] in wiring.constants]
+    mark("first", weighted[:1])
+    mark("last", weighted[-1:])
+    mark("depthwise", (node for node in weighted if is_depthwise(node, wiring)))
+    for node in model.graph.node:
+        if node.op_type in WHOLE:
+            mark("hardswish", [node])
+        if node.op_type == "Mul":
+            mark("hardswish", _swish(node, wiring))
+            mark("squeeze_excite", _squeeze_excite(node, wiring))
+    return {name: frozenset(roles) for name, roles in found.items()}
+
+
+def is_depthwise(node: "onnx.NodeProto", wiring: Wiring) -> bool:
+    """Whether a convolution with stored weights sees one input channel per filter."""
+    groups = group_of(node)
+    return node.op_type == "Conv" and groups > 1 and wiring.constants[node.input[1]].dims[1] == 1
+
+
+def group_of(node: "onnx.NodeProto") -> int:
+    """The `group` of a convolution."""
+    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+
+
+def _gated(node: "onnx.NodeProto", wiring: Wiring) -> Iterator[tuple[str, str]]:
+    """Both readings of a product of two computed tensors: (what is gated, the gate)."""
+    computed = wiring.computed(node)
+    if len(computed) == 2:
+        yield computed[0], computed[1]
+        yield computed[1], computed[0]
+
+
+def _swish(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
+    """The nodes of x * gate(x), where the gate is made of x and constants alone."""
+    for value, gate in _gated(product, wiring):
+        chain: list[onnx.NodeProto] = []
+        name = gate
+        while name != value and len(chain) < 5:
+            node = wiring.maker.get(name)
+            if node is None or node.op_type not in GATES | WITH_A_CONSTANT:
+                break
+            computed = wiring.computed(node)
+            if len(computed) != 1:
+                break
+            chain.append(node)
+            name = computed[0]
+        if name == value and any(node.op_type in GATES for node in chain):
+            return [*chain, product, *_division(product, chain, wiring)]
+    return []
+
+
+def _division(
+    product: "onnx.NodeProto", chain: "list[onnx.NodeProto]", wiring: Wiring
+) -> "list[onnx.NodeProto]":
+    """The division by 6 where it comes after the product: x * clip(x + 3, 0, 6) / 6."""
+    kinds = {node.op_type for node in chain}
+    readers = wiring.readers.get(product.output[0], [])
+    if "Clip" not in kinds or kinds & {"Div", "Mul"} or len(readers) != 1:
+        return []
+    after = readers[0]
+    return [after] if after.op_type in ("Div", "Mul") and len(wiring.computed(after)) == 1 else []
+
+
+def _squeeze_excite(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
+    """The nodes from a pool over x to the product of x with a gate: none where that is not what it is."""
+    for value, gate in _gated(product, wiring):
+        branch = _branch(value, gate, wiring)
+        kinds = {node.op_type for node in branch}
+        if kinds & GATES and kinds & WEIGHTED:
+            return [*branch, product]
+    return []
+
+
+def _branch(value: str, gate: str, wiring: Wiring) -> "list[onnx.NodeProto]":
+    """Everything that `gate` is computed from, up to a pool over `value`; empty where it leads elsewhere."""
+    branch: dict[str, onnx.NodeProto] = {}  # by first output
+    waiting = [gate]
+    while waiting:
+        node = wiring.maker.get(waiting.pop())
+        if node is None or len(branch) > LONGEST_BRANCH:
+            return []
+        if node.output[0] in branch:
+            continue
+        branch[node.output[0]] = node
+        if node.op_type in POOLS and node.input[0] == value:
+            continue
+        if node.op_type not in IN_BRANCH:
+            return []
+        waiting.extend(wiring.computed(node))
+    return list(branch.values())

@@ -1,0 +1,1 @@
+"""Where a network comes from: checkpoints, factories, programs, folders."""

@@ -1,0 +1,131 @@
+"""What a model source says about itself: its classes, and the preprocessing it was trained with."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
+
+from workbench.errors import WorkbenchError
+from workbench.photos.contract import Interpolation, StatedPreprocess, Triple
+
+Kind = Literal["state-dict", "torchscript", "torch-export", "onnx", "transformers", "factory"]
+Layout = Literal["lightning", "plain"]
+
+NAMES: dict[Kind, str] = {
+    "state-dict": "state dict",
+    "torchscript": "TorchScript file",
+    "torch-export": "torch.export program",
+    "onnx": "ONNX file",
+    "transformers": "transformers folder",
+    "factory": "network as its factory returns it",
+}
+
+
+class SourceInfo(BaseModel):
+    """What a source says about itself; None where it says nothing.
+
+    num_classes: logits per image. network: the name of its architecture.
+    stated_in: what states the preprocessing, beside the checkpoint itself: a file's name, a library.
+    notes: where the source's own preprocessing cannot be followed to the letter; one sentence each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    layout: Layout | None = None
+    class_names: tuple[str, ...] | None = None
+    num_classes: PositiveInt | None = None
+    preprocess: StatedPreprocess = StatedPreprocess()
+    network: str | None = None
+    stated_in: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """One line: `transformers folder (ViT...): 38 classes, named; crop 224, mean ..., from ...`."""
+        what = "Lightning checkpoint" if self.layout == "lightning" else NAMES[self.kind]
+        count = self.num_classes or (self.class_names and len(self.class_names))
+        named = "named" if self.class_names else "without names"
+        facts = [f"{count} classes, {named}" if count else "says nothing of its classes"]
+        if words := self.preprocess.words():
+            facts.append(f"{words}, from {self.stated_in}" if self.stated_in else words)
+        else:
+            facts.append("says nothing of its preprocessing")
+        network = f" ({self.network})" if self.network else ""
+        return f"{what}{network}: {'; '.join(facts)}"
+
+
+def checked_info(known: Mapping[str, object], where: object) -> SourceInfo:
+    """What was read, as a SourceInfo. Raises WorkbenchError naming every part of the wrong kind."""
+    try:
+        return SourceInfo.model_validate(known)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise WorkbenchError(f"{where} describes its model in a way we cannot use: {problems}") from error
+
+
+def folded(
+    scale: object, mean: object, std: object, where: str, *, offset: float = 0.0
+) -> tuple[Triple | None, Triple | None]:
+    """mean and std in units of [0, 1], whatever the pixels are multiplied by (`scale`), and lowered by
+    (`offset`), first.
+
+    (255 s u - offset - mean)/std with u in [0, 1] is (u - (mean + offset)/(255 s)) / (std/(255 s)).
+    Raises WorkbenchError where they are no numbers, or scale or std is not above 0.
+    """
+    try:
+        factor = 255 * TypeAdapter(float).validate_python(scale)
+        mean, std = (TypeAdapter(Triple | None).validate_python(value) for value in (mean, std))
+    except ValidationError as error:
+        raise WorkbenchError(f"{where}: mean and std must be three numbers, scale a number") from error
+    if factor <= 0 or (std is not None and min(std) <= 0):
+        raise WorkbenchError(f"{where}: scale and std must be above 0")
+    if abs(factor - 1) < 1e-6:
+        factor = 1.0
+    return _moved(mean, offset, factor), _moved(std, 0.0, factor)
+
+
+def _moved(triple: Triple | None, offset: float, factor: float) -> Triple | None:
+    if triple is None:
+        return None
+    return ((triple[0] + offset) / factor, (triple[1] + offset) / factor, (triple[2] + offset) / factor)
+
+
+def interpolation(value: object, where: str) -> str | None:
+    """A filter's name, also as `InterpolationMode.BILINEAR`. Raises WorkbenchError for one we do not have."""
+    if value is None:
+        return None
+    name = str(value).rpartition(".")[2].lower()
+    if name not in get_args(Interpolation):
+        raise WorkbenchError(
+            f"{where}.interpolation is `{value}`; known are {', '.join(get_args(Interpolation))}",
+            hint="set `preprocess.interpolation` in krishi.yaml and leave it out of the checkpoint",
+        )
+    return name
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Names from a JSON list, or from a text file with one per line. Raises WorkbenchError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise WorkbenchError(f"model.class_names: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise WorkbenchError(f"model.class_names: {path} is not UTF-8 text") from error
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            names = TypeAdapter(tuple[str, ...]).validate_python(json.loads(text))
+        except (json.JSONDecodeError, ValidationError) as error:
+            raise WorkbenchError(
+                f"model.class_names: {path} is not a JSON list of names",
+                hint='write ["first class", "second class"], in the order of the network\'s outputs',
+            ) from error
+    else:
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not names:
+        raise WorkbenchError(f"model.class_names: {path} holds no names")
+    return names

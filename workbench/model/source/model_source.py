@@ -1,0 +1,303 @@
+"""Where a model comes from: a checkpoint and the user's code, a program, a folder of `transformers`, as a
+`torch.nn.Module`; or an ONNX file.
+
+Everything but `source_digest` loads torch, and `load_model` runs the user's code: call them in a child
+process (`workbench.system.child`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+
+from workbench.errors import WorkbenchError, some
+from workbench.model.source import timm_network, torch_export, transformers_folder
+from workbench.model.source.checkpoint_file import (
+    Weights,
+    fill,
+    kind_of,
+    load_torchscript,
+    load_weights,
+    missing,
+)
+from workbench.model.source.info import SourceInfo, checked_info, folded, interpolation, read_class_names
+from workbench.model.source.user_factory import build, code_digests, data_digests, parts
+from workbench.photos.contract import StatedPreprocess
+from workbench.system.files import digest_of, sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+
+__all__ = [
+    "ModelSource",
+    "SourceInfo",
+    "StatedPreprocess",
+    "inspect",
+    "load_model",
+    "source_digest",
+]
+
+
+class ModelSource(BaseModel):
+    """The `model` section of krishi.yaml, with absolute paths.
+
+    checkpoint: a file, or a folder that transformers' `save_pretrained` wrote; None where the factory
+    returns the trained network itself.
+    factory: `file.py:callable`, `package.module:callable` or `timm:name`; builds the network that a state
+    dict fits.
+    class_names: a JSON list, or a text file with one name per line.
+    trust_code: the checkpoint may run code stored in it, which reading a torch.export program can.
+    import_from: the folder where `package.module` is looked for first: that of krishi.yaml.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: Path | None = None
+    factory: str | None = None
+    factory_args: dict[str, JsonValue] = {}
+    class_names: Path | None = None
+    trust_code: bool = False
+    import_from: Path | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ModelSource":
+        if self.checkpoint is None and self.factory is None:
+            raise ValueError("give a `checkpoint`, or a `factory` that returns the trained network")
+        return self
+
+    def name(self) -> str:
+        """For messages: the checkpoint's file name, else the factory."""
+        return self.checkpoint.name if self.checkpoint is not None else f"{self.factory}"
+
+
+def inspect(source: ModelSource) -> SourceInfo:
+    """Read what the source says about its classes and its preprocessing, without running any of its code
+    (other than that of a program with `trust_code`).
+
+    Raises WorkbenchError where the source cannot be used: absent, damaged, holding code, a state dict
+    without a factory, a network for other than RGB photos or for one class, or contradicting its class names.
+    """
+    info = _described(source)
+    if info.num_classes == 1:
+        raise WorkbenchError(
+            f"{source.name()} has 1 class: a classifier tells at least 2 apart",
+            hint="where a sigmoid follows, have a factory wrap the network to give two logits: 0 and its own",
+        )
+    return info.model_copy(update={"class_names": _class_names(source, info)})
+
+
+def _described(source: ModelSource) -> SourceInfo:
+    path = source.checkpoint
+    if path is None:
+        return _factory_info(source)
+    match kind := kind_of(path):
+        case "onnx":
+            return _onnx_info(path)
+        case "torchscript":
+            load_torchscript(path)
+            return SourceInfo(kind=kind)
+        case "torch-export":
+            return torch_export.describe(_trusted(source, path))
+        case "transformers":
+            return transformers_folder.describe(path)
+        case _:
+            weights = load_weights(path)
+            factory = _factory(source)
+            return _with_timm(_checkpoint_info(path, weights), timm_network.name_of(factory))
+
+
+def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module":
+    """The network with its weights, on the CPU, in float32, in eval mode.
+
+    class_count: passed to a factory with a `num_classes` parameter when `factory_args` is empty and the
+    checkpoint does not say. Half-precision weights are copied into the float32 network: the values stay,
+    the rounding they once took does too. Raises WorkbenchError, also for whatever the factory raises.
+    """
+    path = source.checkpoint
+    if path is None:
+        _factory_info(source)
+        return _built(source, class_count)
+    match kind_of(path):
+        case "onnx":
+            raise WorkbenchError(
+                f"{path} is an ONNX file: there is no torch network in it",
+                hint="use it with the onnxruntime backend, or give the checkpoint it was exported from",
+            )
+        case "torchscript":
+            return load_torchscript(path).float().eval()
+        case "torch-export":
+            return torch_export.load(_trusted(source, path))
+        case "transformers":
+            return transformers_folder.load(path)
+        case _:
+            weights = load_weights(path)
+            model = _built(source, _num_classes(weights.extras) or class_count)
+            fill(model, weights.tensors, path, factory=f"{source.factory}")
+            return model
+
+
+def _built(source: ModelSource, num_classes: int | None) -> "torch.nn.Module":
+    factory = _factory(source)
+    if (name := timm_network.name_of(factory)) is not None:
+        return timm_network.build(name, source.factory_args, num_classes).float().eval()
+    return build(factory, source.factory_args, num_classes, source.import_from).float().eval()
+
+
+def source_digest(source: ModelSource) -> str:
+    """sha256 of all that decides what `load_model` returns; light, torch is not loaded.
+
+    The factory's own `.py` files count, and those beside it and one folder below: it may import them. So do
+    the weights lying there, where the factory brings its own; not what it fetches from elsewhere.
+    """
+    path, names = source.checkpoint, source.class_names
+    if path is not None and not path.exists():
+        raise missing(path)
+    if names is not None and not names.is_file():
+        raise WorkbenchError(f"model.class_names: {names} does not exist")
+    factory = None if timm_network.name_of(source.factory) else source.factory
+    return digest_of(
+        [
+            None if path is None else _content(path),
+            None if names is None else sha256_file(names),
+            source.factory,
+            source.factory_args,
+            [] if factory is None else code_digests(factory, source.import_from),
+            [] if factory is None or path is not None else data_digests(factory, source.import_from),
+        ]
+    )
+
+
+def _content(path: Path) -> str | list[tuple[str, str]]:
+    if path.is_file():
+        return sha256_file(path)
+    kind_of(path)  # a folder is of transformers, or refused
+    return transformers_folder.digests(path)
+
+
+def _trusted(source: ModelSource, path: Path) -> Path:
+    if not source.trust_code:
+        raise WorkbenchError(
+            f"model.checkpoint: {path} is a torch.export program, and reading one may run code stored in it",
+            hint="where you trust the file, set `model.trust_code: true` in krishi.yaml; or give the state "
+            "dict with its factory, or an ONNX file",
+        )
+    return path
+
+
+def _factory_info(source: ModelSource) -> SourceInfo:
+    """Of a factory without a checkpoint: nothing is known before it runs, but it must be there."""
+    factory = _factory(source)
+    if timm_network.name_of(factory) is not None:
+        raise WorkbenchError(
+            f"model.checkpoint: `{factory}` without one has random weights",
+            hint="give the state dict of the trained network as `model.checkpoint`",
+        )
+    return SourceInfo(kind="factory")
+
+
+def _with_timm(info: SourceInfo, name: str | None) -> SourceInfo:
+    """What timm knows of its network, where the checkpoint says nothing."""
+    if name is None:
+        return info
+    stated = timm_network.completed(info.preprocess, timm_network.preprocess(name))
+    return info.model_copy(
+        update={
+            "network": name,
+            "preprocess": stated,
+            "stated_in": info.stated_in if stated == info.preprocess else timm_network.STATED_IN,
+        }
+    )
+
+
+def _factory(source: ModelSource) -> str:
+    if source.factory is None:
+        raise WorkbenchError(
+            f"model.checkpoint: {source.checkpoint} is a state dict: weights without a network",
+            hint="name the function that builds it as `model.factory: file.py:callable` in krishi.yaml",
+        )
+    if timm_network.name_of(source.factory) is None:
+        parts(source.factory)
+    return source.factory
+
+
+def _onnx_info(path: Path) -> SourceInfo:
+    from workbench.model.graph.onnx_file import describe
+
+    facts = describe(path)
+    height, width = facts.input_shape[2:]
+    if height and width and height != width:
+        raise WorkbenchError(
+            f"{path} takes photos of {width} x {height} pixels; the ones it would get are square",
+            hint="export it with a square input, or with height and width left free",
+        )
+    stated = StatedPreprocess(crop=height or width or None)
+    return SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated)
+
+
+def _checkpoint_info(path: Path, weights: Weights) -> SourceInfo:
+    """Read `class_names`, `preprocessing_stats` and `model_config` where the checkpoint has them."""
+    stats, config = _mapping(weights.extras, "preprocessing_stats"), _mapping(weights.extras, "model_config")
+    where = f"{path}: preprocessing_stats"
+    color = stats.get("color", "RGB")
+    if str(color).upper() != "RGB":
+        raise WorkbenchError(
+            f"{where}.color is {color}: photos are given to the network as RGB",
+            hint="swap the channels in the network's forward, or those of its first convolution's weights",
+        )
+    height, width = config.get("input_height"), config.get("input_width")
+    mean, std = folded(stats.get("scale", 1 / 255), stats.get("mean"), stats.get("std"), where)
+    stated = {
+        "resize": stats.get("resize_shorter_side"),
+        "crop": stats.get("center_crop") or (height if height == width else None),
+        "interpolation": interpolation(stats.get("interpolation"), where),
+        "mean": mean,
+        "std": std,
+    }
+    known = {
+        "kind": "state-dict",
+        "layout": weights.layout,
+        "class_names": weights.extras.get("class_names"),
+        "num_classes": _num_classes(weights.extras),
+        "preprocess": stated,
+    }
+    return checked_info(known, path)
+
+
+def _mapping(extras: Mapping[str, object], key: str) -> Mapping[str, object]:
+    value = extras.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _num_classes(extras: Mapping[str, object]) -> int | None:
+    for key in ("model_config", "hyper_parameters"):
+        count = _mapping(extras, key).get("num_classes")
+        if isinstance(count, int) and not isinstance(count, bool):
+            return count
+    names = extras.get("class_names")
+    return len(names) if isinstance(names, list | tuple) else None
+
+
+def _class_names(source: ModelSource, info: SourceInfo) -> tuple[str, ...] | None:
+    """The names from the file, else from the checkpoint. Raises WorkbenchError for a wrong number of them."""
+    if source.class_names is None:
+        names, where = info.class_names, f"class_names in {source.name()}"
+    else:
+        names, where = read_class_names(source.class_names), f"model.class_names: {source.class_names}"
+    if names is None:
+        return None
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise WorkbenchError(
+            f"{where} lists {some(repeated)} more than once",
+            hint="give every class a name of its own: a list of them as `model.class_names` in krishi.yaml",
+        )
+    if len(names) < 2:
+        raise WorkbenchError(f"{where} lists {len(names)} class: a classifier tells at least 2 apart")
+    wanted = info.num_classes or (info.class_names and len(info.class_names))
+    if wanted and wanted != len(names):
+        raise WorkbenchError(
+            f"{where} has {len(names)} names, but {source.name()} has {wanted} classes",
+            hint="list every class once, in the order of the network's outputs",
+        )
+    return names

@@ -1,0 +1,110 @@
+"""`model.factory: timm:<name>`: a network of the timm library, for the user's own state dict."""
+
+import math
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from workbench.errors import WorkbenchError, first_line
+from workbench.model.source.info import checked_info
+from workbench.photos.contract import StatedPreprocess
+
+if TYPE_CHECKING:
+    import torch
+
+
+PREFIX = "timm:"
+STATED_IN = "timm's configuration of it"
+
+
+def name_of(factory: str | None) -> str | None:
+    """The name after `timm:`; None for any other factory. Raises WorkbenchError for a name that timm would
+    have to fetch."""
+    if factory is None or not factory.startswith(PREFIX):
+        return None
+    name = factory.removeprefix(PREFIX)
+    if not name or ":" in name or "/" in name:
+        raise WorkbenchError(
+            f"model.factory: `{factory}` is not the name of a network",
+            hint="write it as `timm.list_models()` shows it, such as `timm:mobilenetv3_small_100`; nothing "
+            "is fetched from a hub",
+        )
+    return name
+
+
+def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> "torch.nn.Module":
+    """The network, untrained. num_classes: passed on where `args` does not say. Raises WorkbenchError."""
+    timm = _timm(name)
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        network: torch.nn.Module = timm.create_model(name, pretrained=False, **{**classes, **args})
+    except Exception as error:  # its constructors take what users pass, and may raise anything
+        raise WorkbenchError(
+            f"model.factory: timm cannot build `{name}`: {type(error).__name__}: {first_line(error)}",
+            hint="check `model.factory_args`: they are passed to `timm.create_model`",
+        ) from error
+    return network
+
+
+def preprocess(name: str) -> StatedPreprocess:
+    """How timm evaluates this network: its default configuration. Raises WorkbenchError.
+
+    resize is crop / crop_pct, rounded down, as timm's own evaluation transform has it.
+    """
+    timm = _timm(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that this network does not have
+        raise WorkbenchError(f"model.factory: timm: {first_line(error)}") from error
+    if config is None:
+        return StatedPreprocess()
+    channels, height, width = config.input_size
+    if channels != 3 or height != width:
+        raise WorkbenchError(
+            f"model.factory: `{PREFIX}{name}` takes {channels} x {height} x {width} (channels x height x "
+            "width): photos are given as 3-channel squares"
+        )
+    stated = {
+        "resize": math.floor(height / config.crop_pct),
+        "crop": height,
+        "interpolation": config.interpolation,
+        "mean": config.mean,
+        "std": config.std,
+    }
+    return checked_info({"kind": "state-dict", "preprocess": stated}, f"timm's `{name}`").preprocess
+
+
+def completed(said: StatedPreprocess, default: StatedPreprocess) -> StatedPreprocess:
+    """What the checkpoint says, timm's default where it says nothing; the sizes in timm's proportion."""
+    filled = {**default.model_dump(), **said.model_dump(exclude_none=True)}
+    if said.crop and not said.resize and default.crop and default.resize:
+        filled["resize"] = math.floor(said.crop * default.resize / default.crop)
+    if said.resize and not said.crop and default.crop:
+        filled["crop"] = min(said.resize, default.crop)
+    return StatedPreprocess(**filled)
+
+
+def _timm(name: str) -> ModuleType:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise _not_usable(error) from error
+        raise WorkbenchError("`timm` is not installed", hint="pip install timm") from error
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        raise _not_usable(error) from error
+    if not timm.is_model(name):
+        raise WorkbenchError(
+            f"model.factory: timm has no network `{name}`", hint="`timm.list_models()` shows their names"
+        )
+    module: ModuleType = timm
+    return module
+
+
+def _not_usable(error: Exception) -> WorkbenchError:
+    return WorkbenchError(
+        f"`timm` cannot be imported: {type(error).__name__}: {first_line(error)}",
+        hint="often a torchvision made for another torch: install the one that belongs to yours",
+    )

@@ -1,0 +1,150 @@
+"""The user's code that builds the network: `file.py:callable` or `package.module:callable`."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from workbench.errors import WorkbenchError, first_line, some
+from workbench.system.files import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+
+# What a factory without a checkpoint reads its weights from.
+DATA = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".h5"})
+
+
+def build(
+    spec: str, args: Mapping[str, JsonValue], num_classes: int | None, import_from: Path | None = None
+) -> "torch.nn.Module":
+    """Call the factory. Raises WorkbenchError for whatever it raises, and where it gives no network.
+
+    num_classes: passed on where `args` is empty and the factory has a parameter of that name.
+    import_from: the folder where `package.module` is looked for first.
+    """
+    import torch
+
+    with _user_code(spec, import_from):
+        factory = _resolve(spec)
+        arguments: dict[str, Any] = dict(args)
+        if not arguments and num_classes and "num_classes" in inspect.signature(factory).parameters:
+            arguments["num_classes"] = num_classes
+        model = factory(**arguments)
+    if not isinstance(model, torch.nn.Module):
+        raise WorkbenchError(
+            f"model.factory: `{spec}` returned a {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
+def parts(spec: str) -> tuple[str, str]:
+    """The file or module, and the callable. Raises WorkbenchError where one or the file is missing."""
+    place, _, attribute = spec.rpartition(":")
+    if not place or not attribute:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` names no function",
+            hint="write `file.py:callable` or `package.module:callable`",
+        )
+    if place.endswith(".py") and not Path(place).is_file():
+        raise WorkbenchError(
+            f"model.factory: {place} does not exist", hint="paths are relative to the folder of krishi.yaml"
+        )
+    return place, attribute
+
+
+@contextmanager
+def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
+    """The factory's folder on sys.path, for its siblings; whatever it raises named, as theirs to mend."""
+    place = spec.rpartition(":")[0]
+    root = Path(place).parent if place.endswith(".py") else import_from
+    folder = [] if root is None else [str(root)]
+    sys.path[:0] = folder
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as error:  # user code may raise anything
+        raise WorkbenchError(
+            f"model.factory: `{spec}` raised {type(error).__name__}: {first_line(error)}",
+            hint="call it in a Python shell with `model.factory_args` to see where",
+        ) from error
+    finally:
+        for path in folder:
+            with suppress(ValueError):  # the user's code may have tidied up
+                sys.path.remove(path)
+
+
+def _resolve(spec: str) -> Callable[..., object]:
+    place, attribute = parts(spec)
+    module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    factory: object = getattr(module, attribute, None)
+    if not callable(factory):
+        public = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
+        raise WorkbenchError(
+            f"model.factory: {place} has no callable `{attribute}`", hint=f"it has {some(public)}"
+        )
+    return factory
+
+
+def _import_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"krishi_factory_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # always so for a .py file
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def code_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
+    """(path, sha256) of the source files that a factory consists of, found without importing them."""
+    return _digests(spec, import_from, lambda file: file.suffix == ".py")
+
+
+def data_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
+    """(path, sha256) of the files beside a factory's code, and one folder below, that look like weights."""
+    return _digests(spec, import_from, lambda file: file.suffix.lower() in DATA)
+
+
+def _digests(spec: str, import_from: Path | None, wanted: Callable[[Path], bool]) -> list[tuple[str, str]]:
+    folder, files = _files_of(spec.rpartition(":")[0], import_from)
+    return sorted(
+        (file.relative_to(folder).as_posix(), sha256_file(file))
+        for file in files
+        if wanted(file) and file.is_file()
+    )
+
+
+def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
+    """The folder of a factory's code and the files there: one folder below too, where the code is the
+    user's; only the module itself, where it is one among the installed."""
+    module = Path(place) if place.endswith(".py") else _module_file(place, import_from)
+    if module is None:
+        return Path(), []
+    folder = module.parent
+    if place.endswith(".py") or (import_from is not None and folder.is_relative_to(import_from)):
+        return folder, [*folder.glob("*"), *folder.glob("*/*")]
+    return folder, [*folder.glob("*")] if (folder / "__init__.py").is_file() else [module]
+
+
+def _module_file(name: str, import_from: Path | None) -> Path | None:
+    """The source file of `package.module`: `find_spec` would import the package on the way."""
+    first = [] if import_from is None else [str(import_from)]
+    search: Sequence[str] | None = [*first, str(Path.cwd()), *sys.path]
+    spec = None
+    for part in name.split("."):
+        if search is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(part, search)
+        if spec is None:
+            return None
+        search = spec.submodule_search_locations
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None

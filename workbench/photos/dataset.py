@@ -1,0 +1,278 @@
+"""Labelled photos on disk, decoded and cropped once and then memory-mapped."""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import WorkbenchError
+from workbench.photos.contract import SUFFIXES, Batch, ImageError, Preprocess
+from workbench.photos.preprocess import batch_of, read_pixels
+from workbench.system.files import digest_of, make_folder, sha256_file, translated_os_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+SHOWN = 5  # bad files named in one message
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Photos and their labels, in a fixed order.
+
+    labels: class indices in the order of the class names, not of the folder names.
+    contents: sha256 of each photo's bytes. digest: of all of them and the labels.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    contents: tuple[str, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The cropped pixels of a dataset in a memory-mapped file, and the contract that made them.
+
+    path: a .npy file of (n, crop, crop, 3) uint8. Normalisation, one multiply-add per value, happens
+    on read: float32 on disk would be four times the size for nothing.
+    raw: for a network that takes the pixels and normalises them itself.
+    """
+
+    path: Path
+    labels: tuple[int, ...]
+    contract: Preprocess
+    digest: str
+    raw: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self) -> "NDArray[np.uint8]":
+        """(n, crop, crop, 3) uint8, memory-mapped read-only."""
+        import numpy as np
+
+        mapped: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
+        return mapped
+
+    def rows(self, chosen: Iterable[int]) -> Iterator[Batch]:
+        """These photos, each a batch of one as the network takes it (see `images.batch_of`)."""
+        pixels = self.pixels()
+        for row in chosen:
+            yield batch_of(pixels[row : row + 1], self.contract, raw=self.raw)
+
+    def batches(self, size: int, *, limit: int | None = None) -> Iterator[Batch]:
+        """Batches of at most `size`, of the first `limit` photos."""
+        pixels = self.pixels()[:limit]
+        for start in range(0, len(pixels), size):
+            yield batch_of(pixels[start : start + size], self.contract, raw=self.raw)
+
+    def spread(self, count: int, size: int) -> Iterator[Batch]:
+        """Batches of at most `size`, of `count` photos taken at even distances.
+
+        Photos are ordered by class: the first `count` of them would be a few classes only.
+        """
+        import numpy as np
+
+        pixels = self.pixels()
+        chosen = np.arange(count) * len(self) // count
+        for start in range(0, count, size):
+            yield batch_of(pixels[chosen[start : start + size]], self.contract, raw=self.raw)
+
+
+def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool = True) -> Dataset:
+    """List the photos of a folder of class folders, or of a CSV with columns `path,label`.
+
+    field: the key in krishi.yaml, for messages. labelled: without it the photos may lie in any folders
+    below, as calibration never looks at a class; their labels are all 0 then.
+    Photos are ordered by class, then by path, so that the order does not depend on the file system. Raises
+    WorkbenchError where nothing usable is there, where a class is unknown, or where a photo is of a format we
+    do not read.
+    """
+    if source.is_dir() and not labelled:
+        pairs = [(path, 0) for path in _photos_below(source, field)]
+    elif source.is_dir():
+        pairs = _class_folders(source, class_names, field)
+    elif source.is_file():
+        pairs = _manifest(source, class_names, field)
+    else:
+        raise WorkbenchError(
+            f"{field}: {source} does not exist",
+            hint="give a folder of class folders, or a CSV with the columns path,label",
+        )
+    if not pairs:
+        raise WorkbenchError(
+            f"{field}: {source} holds no photos", hint="photos are .jpg, .jpeg, .png or .webp files"
+        )
+    paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
+    contents = tuple(sha256_file(path) for path in paths)
+    digest = digest_of([[label, content] for label, content in zip(labels, contents, strict=True)])
+    return Dataset(paths, labels, contents, digest)
+
+
+def copies(dataset: Dataset) -> str | None:
+    """A sentence on photos that are there more than once, which pass for independent evidence; or None."""
+    seen: dict[str, int] = {}
+    again = [
+        str(dataset.paths[row])
+        for row, content in enumerate(dataset.contents)
+        if seen.setdefault(content, row) != row
+    ]
+    if not again:
+        return None
+    return (
+        f"{len(again)} of {len(dataset)} validation photos are copies of others ({_some(again)}): "
+        "accuracy and its intervals look surer than they are"
+    )
+
+
+def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
+    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    index = {name: label for label, name in enumerate(class_names)}
+    if unknown := [folder.name for folder in folders if folder.name not in index]:
+        raise WorkbenchError(
+            f"{field}: {source} has {_some(unknown)}, which the model does not know",
+            hint=f"name each folder like one of the {len(class_names)} classes: {_some(class_names)}",
+        )
+    return sorted(
+        ((path, index[folder.name]) for folder in folders for path in _photos_below(folder, field)),
+        key=lambda pair: (pair[1], str(pair[0])),
+    )
+
+
+def _photos_below(folder: Path, field: str) -> list[Path]:
+    """Photos at any depth, by path; what is hidden, or no image, is passed over."""
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    foreign = {".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm"}
+    if other := [str(path) for path in files if path.suffix.lower() in foreign]:
+        raise WorkbenchError(
+            f"{field}: {_some(other)}: not a format we read", hint="convert these to JPEG, PNG or WebP"
+        )
+    return [path for path in files if path.suffix.lower() in SUFFIXES]
+
+
+def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
+    import csv
+
+    index = {name: label for label, name in enumerate(class_names)}
+    pairs = []
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise WorkbenchError(
+            f"{field}: {source} is not a text file", hint="give a CSV in UTF-8, or a folder of class folders"
+        ) from None
+    with io.StringIO(text, newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"path", "label"} <= set(reader.fieldnames or ()):
+            raise WorkbenchError(f"{field}: {source} needs a first line with the columns path,label")
+        for row in reader:
+            where = f"{field}: {source}:{reader.line_num}"
+            if not row["path"]:
+                raise WorkbenchError(f"{where}: this row names no photo")
+            path = source.parent / row["path"]
+            if not path.is_file():
+                raise WorkbenchError(f"{where}: {path} does not exist", hint="paths are relative to the CSV")
+            if row["label"] not in index:
+                raise WorkbenchError(
+                    f"{where}: `{row['label'] or ''}` is no class of the model",
+                    hint=f"labels are class names ({_some(class_names)})",
+                )
+            pairs.append((path, index[row["label"]]))
+    return sorted(pairs, key=lambda pair: (pair[1], str(pair[0])))
+
+
+def load(
+    dataset: Dataset,
+    contract: Preprocess,
+    cache: Path,
+    *,
+    field: str,
+    progress: Callable[[int, int], None],
+) -> Images:
+    """Decode and crop every photo once, into a memory-mapped file named by content under `cache`.
+
+    Raises WorkbenchError naming every photo that cannot be read: leaving some out would change the
+    accuracy without a word.
+    """
+    import numpy as np
+    import PIL
+
+    digest = digest_of([dataset.digest, contract.model_dump(mode="json"), PIL.__version__, "pixels-1"])
+    path = cache / "pixels" / f"{digest}.npy"
+    images = Images(path, dataset.labels, contract, digest)
+    if path.exists():
+        os.utime(path)
+        return images
+    with translated_os_errors(path):
+        make_folder(path.parent)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        shape = (len(dataset), contract.crop, contract.crop, 3)
+        try:
+            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            _reserve(temporary)
+            _decode_all(dataset, contract, pixels, field, progress)
+            pixels.flush()
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return images
+
+
+def _reserve(path: Path) -> None:
+    """Claim the disk space of a file that is all holes: a full disk must be an error here and now, and not
+    a SIGBUS when the mapped pixels are written."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _decode_all(
+    dataset: Dataset,
+    contract: Preprocess,
+    pixels: "NDArray[np.uint8]",
+    field: str,
+    progress: Callable[[int, int], None],
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(item: tuple[int, Path]) -> str | None:
+        row, path = item
+        try:
+            pixels[row] = read_pixels(path, contract)
+        except ImageError as error:
+            return f"{path}: {error}"
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        return None
+
+    problems = []
+    # Pillow decodes and resizes outside the interpreter lock, so threads do use the cores.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, problem in enumerate(pool.map(one, enumerate(dataset.paths)), start=1):
+            if problem is not None:
+                problems.append(problem)
+            progress(done, len(dataset))
+    if problems:
+        listed = "\n  ".join(problems[:SHOWN])
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise WorkbenchError(
+            f"{field}: {len(problems)} of {len(dataset)} photos cannot be read\n  {listed}{more}",
+            hint="remove or repair them: leaving photos out silently would change the accuracy",
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    quoted = ", ".join(f"`{name}`" for name in names[:SHOWN])
+    return f"{quoted} and {len(names) - SHOWN} more" if len(names) > SHOWN else quoted

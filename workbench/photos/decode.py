@@ -1,0 +1,259 @@
+"""From the bytes of a photo, whoever sent them, to an upright RGB image: what it may cost is bounded first.
+
+Pillow's readers are called by themselves: `Image.open` loads its plugins and warns of large images by state
+that all threads share, and photos are decoded in many threads. Imported where a photo is read, not before.
+"""
+
+import io
+import re
+import struct
+from typing import TYPE_CHECKING, cast
+
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from workbench.photos.contract import MAX_PIXELS, MAX_SIDE, ImageError, Photo, Preprocess
+
+if TYPE_CHECKING:
+    pass
+
+
+# Real photos have 1 to 20 scans. Each may go over all pixels and take a dozen bytes in the file.
+MAX_SCANS = 100
+# Parts of a file: a PNG with a chunk for each of 12,000 rows stays below, floods of tiny parts do not.
+MAX_READS = 100_000
+MAX_EXIF_SEGMENTS = 100  # Pillow joins them one by one, copying what it has each time
+ORIENTATION = 0x0112  # EXIF tag
+
+# EXIF types that can hold a small number, as struct has them; SHORT is the standard's.
+_NUMBERS = {3: "H", 4: "L", 8: "h", 9: "l"}
+_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+# A JPEG marker: not a stuffed 0xFF of the pixel data, nor one that restarts it.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class _Source(io.BytesIO):
+    """The bytes of a photo, for a reader that asks for them part by part, up to a number of parts."""
+
+    reads = 0
+    exif_segments = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        part = super().read(size)
+        self.reads += 1
+        self.exif_segments += part.startswith(b"Exif\0\0")
+        if self.reads > MAX_READS or self.exif_segments > MAX_EXIF_SEGMENTS:
+            raise ImageError("too-large", "the image is made of too many parts")
+        return part
+
+
+class _Jpeg(JpegImageFile):
+    def getexif(self) -> Image.Exif:
+        # Pillow reads all of it just to learn the dots per inch.
+        return Image.Exif()
+
+
+def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
+    """As `images.decode` says. least: pixels of the shorter side that a JPEG may not fall below where it is
+    decoded at 1/2, 1/4 or 1/8 of its size; None: decoded at its own size. Raises ImageError.
+    """
+    image = _opened(data, max_pixels)
+    width, height = image.size
+    extent: tuple[float, float] = (width, height)
+    try:
+        if isinstance(image, _Jpeg):
+            _check_scans(image, data)
+            if least is not None and min(width, height) >= 2 * least:
+                # The inverse DCT of fewer coefficients: a reduced photo for less work than a whole one.
+                drafted = image.draft(None, (least, least))
+                extent = (drafted[1][2], drafted[1][3]) if drafted else extent
+        image.load()
+        return _upright(image, (width, height), extent)
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, ZeroDivisionError) as error:
+        # Pillow's plugins raise all of these for damaged files.
+        raise ImageError("broken", f"the image is damaged: {error}") from error
+
+
+def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The header read and found within our limits, nothing decoded."""
+    if not data:
+        raise ImageError("empty", "the image is empty (0 bytes)")
+    try:
+        image = _reader(data, max_pixels)
+    except ImageError:
+        raise
+    except (SyntaxError, IndexError, TypeError, struct.error):
+        raise ImageError("unsupported", "not a JPEG, PNG or WebP image") from None
+    except Image.DecompressionBombError:  # where somebody lowered Pillow's own limit
+        raise ImageError("too-large", "the image has more pixels than Pillow may decode") from None
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise ImageError("broken", f"the image cannot be read: {error}") from error
+    _check_size(*image.size, max_pixels)
+    return image
+
+
+def _reader(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    if data.startswith(b"\xff\xd8\xff"):
+        return _Jpeg(_Source(data))
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile(_Source(data))
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        # Before its reader, which makes room for the canvas at once.
+        _check_size(*_webp_size(data), max_pixels)
+        return WebPImageFile(_Source(data))
+    raise SyntaxError("no signature we know")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of the canvas, by RFC 9649. Raises struct.error where the header is cut short."""
+    match data[12:16]:
+        case b"VP8X":
+            _, low, high, low2, high2 = struct.unpack_from("<LHBHB", data, 20)
+            return (low | high << 16) + 1, (low2 | high2 << 16) + 1
+        case b"VP8L":
+            (bits,) = struct.unpack_from("<L", data, 21)
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+        case _:
+            raise SyntaxError("no kind of WebP we know")
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        limit = f"{max_pixels / 1e6:g} megapixels"
+    elif max(width, height) > MAX_SIDE:
+        limit = f"{MAX_SIDE} pixels a side"
+    else:
+        return
+    raise ImageError("too-large", f"the image has {width} x {height} pixels, more than {limit}")
+
+
+def _check_scans(image: JpegImageFile, data: bytes) -> None:
+    """Raises ImageError where the photo is sent in so many passes that decoding it takes minutes."""
+    fp = image.fp
+    assert fp is not None
+    start = fp.tell()  # behind the header of the first scan
+    length = 6 + 2 * image.layers
+    first = b"\xff\xda" + struct.pack(">HB", length, image.layers)
+    if "progressive" not in image.info and data.startswith(first, start - length - 2):
+        return  # all components in one scan: libjpeg reads no other
+    # What merely looks like a scan (a film behind the photo) is told apart only where there is much of it.
+    if data.count(b"\xff\xda", start) >= MAX_SCANS and _scans(data, start) > MAX_SCANS:
+        raise ImageError("too-large", f"the image has more than {MAX_SCANS} scans")
+
+
+def _scans(data: bytes, start: int) -> int:
+    """How many scans libjpeg would read, or more than MAX_SCANS; `start`: behind the first one's header."""
+    scans = 1
+    for _ in range(10 * MAX_SCANS):  # tables between the scans
+        found = _MARKER.search(data, start)
+        if found is None or found[1] == b"\xd9":
+            return scans
+        scans += found[1] == b"\xda"
+        start = found.end()
+        if found[1] >= b"\xc0" and found[1] != b"\xd8":  # has a length; others stand alone
+            start += int.from_bytes(data[start : start + 2], "big")
+    return MAX_SCANS + 1
+
+
+def _upright(image: ImageFile.ImageFile, size: tuple[int, int], extent: tuple[float, float]) -> Photo:
+    """As 8-bit RGB, turned as its EXIF orientation says. extent: of the photo in pixels of `image`."""
+    orientation = _orientation(image)
+    (width, height), (across, down) = image.size, extent
+    if orientation in (5, 6, 7, 8):
+        width, height, across, down, size = height, width, down, across, (size[1], size[0])
+    # What the last column and row hold beyond the photo is now where these were turned to.
+    left = width - across if orientation in (2, 3, 6, 7) else 0.0
+    top = height - down if orientation in (3, 4, 7, 8) else 0.0
+    turn = _TURNS.get(orientation)
+    turned = image if turn is None else image.transpose(turn)
+    return Photo(_as_rgb(turned), size, (left, top, left + across, top + down))
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 by EXIF, or by XMP where EXIF does not say; other values and damage mean nothing.
+
+    Pillow's reader would take in all tags, which may be many and large, and warn of damaged ones.
+    """
+    exif = image.info.get("exif")
+    if exif is None and (text := image.info.get("Raw profile type exif")):
+        try:
+            exif = bytes.fromhex("".join(text.split("\n")[3:]))  # as ImageMagick puts it into a PNG
+        except ValueError:
+            exif = None
+    found = _exif_orientation(exif) if exif else None
+    if found is None:
+        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+        match = _XMP.search(xmp.encode(errors="replace") if isinstance(xmp, str) else xmp)
+        found = int(match[1]) if match else 1
+    return found
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """The first in the first directory of a TIFF header, by the EXIF standard; None where there is none."""
+    for _ in range(2):  # some writers put it there twice
+        exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or exif[2:4] not in (b"\0*", b"*\0"):
+        return None
+    try:
+        (at,) = struct.unpack_from(f"{order}L", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, at)
+        head = f"{order}HHL"
+        for entry in range(at + 2, at + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(head, exif, entry)
+            if tag == ORIENTATION and kind in _NUMBERS and count > 0:
+                form = order + _NUMBERS[kind]
+                inside = count * struct.calcsize(form) <= 4
+                where = entry + 8 if inside else struct.unpack_from(f"{order}L", exif, entry + 8)[0]
+                return cast(int, struct.unpack_from(form, exif, where)[0])
+    except struct.error:
+        pass  # it ends before the tag
+    return None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit gray to 255 instead of scaling it: a normal photo would turn white.
+        import numpy as np
+
+        wide = np.asarray(image)
+        if wide.dtype != np.uint16:  # copied only where it must be: a photo may have 50 megapixels
+            wide = wide.clip(0, 65535)
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image.Image":
+    """Photo bytes as an upright 8-bit RGB image, in full size whatever a contract says.
+
+    JPEG, PNG or WebP; the first frame of an animation; EXIF orientation applied; alpha dropped, as
+    torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The limits (`max_pixels`, MAX_SIDE,
+    the number of scans of a JPEG) are checked before anything is decoded. Raises ImageError.
+    """
+    return decoded(data, max_pixels=max_pixels, least=None).image
+
+
+def decode_for(data: bytes, contract: Preprocess) -> Photo:
+    """Photo bytes as `crop_pixels` takes them: `decode`, but at a fraction of the size where the contract
+    lets it (see `Preprocess.decode`). Raises ImageError."""
+    # A network trained with `nearest` knows single pixels, not means of several.
+    scaled = contract.decode == "scaled" and contract.interpolation != "nearest"
+    return decoded(data, max_pixels=MAX_PIXELS, least=2 * contract.resize if scaled else None)

@@ -1,0 +1,149 @@
+"""MODEL_CARD.md: a published model in words, for whoever has to decide whether to trust it."""
+
+from workbench.backends.artifact import ArtifactInfo
+from workbench.measure.records import told
+from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
+from workbench.registry.manifest import Draft
+from workbench.system.files import sha256_bytes
+
+
+def model_card(draft: Draft, *, noise_floor: float | None) -> str:
+    """noise_floor: what a second copy of the baseline differed by in that run, as a fraction, if known."""
+    sections = [
+        _title(draft),
+        _section("What it takes", _contract(draft)),
+        _section("Measured", _measured(draft, noise_floor)),
+        _section("Limits", _limits(draft)),
+        _section("Where it came from", _provenance(draft)),
+        _section("Classes", [f"{i}. `{name}`" for i, name in enumerate(draft.class_names)]),
+    ]
+    return "\n".join(sections)
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return f"## {title}\n\n" + "\n".join(lines) + "\n"
+
+
+def _title(draft: Draft) -> str:
+    info = draft.artifact
+    opset = f", opset {info.opset}" if info.opset else ""
+    return (
+        f"# {draft.name} {draft.version}\n\n"
+        f"An image classifier of {len(draft.class_names)} classes: {info.format}{opset}, weights in "
+        f"{info.precision}, {info.total_bytes / 1e6:.3g} MB. Published {draft.created_at:%Y-%m-%d}.\n"
+    )
+
+
+def _contract(draft: Draft) -> list[str]:
+    contract = draft.preprocess
+    return [
+        "- A JPEG, PNG or WebP photo, turned upright by its EXIF orientation, in RGB.",
+        f"- The shorter side resized to {contract.resize} pixels ({contract.interpolation}, antialiased), "
+        f"the {contract.crop} x {contract.crop} centre cut out.",
+        f"- Scaled to [0, 1], then normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}"
+        f"{' (by the network itself)' if draft.artifact.pixels else ''}.",
+        f"- The network reads {_shape(draft.artifact)} and gives {len(draft.class_names)} logits an image.",
+    ]
+
+
+def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
+    trial = draft.measured
+    rows: list[tuple[str, str, str]] = []
+    for accuracy, part in (
+        (trial.certification, "that chose nothing"),
+        (trial.accuracy, "that it was chosen on" if trial.certification else "of the validation data"),
+    ):
+        if accuracy is None:
+            continue
+        bounds = wilson(accuracy.correct, accuracy.images)
+        paired = PairedDrop(accuracy.losses, accuracy.gains, accuracy.images)
+        rows += [
+            (f"top-1, {accuracy.images} photos {part}", f"{accuracy.top1:.1%}", _percent(bounds)),
+            ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _percent(paired.interval(), "+.2%")),
+            ("macro F1", f"{accuracy.macro_f1:.3f}", ""),
+        ]
+    if (latency := trial.latency) is not None:
+        ratio = Ratio(latency.round_log_ratios) if latency.round_log_ratios else None
+        name = f"latency p50, batch {latency.batch_size}"
+        rows.append((name, f"{latency.p50_ns / 1e6:.3g} ms", ""))
+        if ratio is not None:
+            bounds_or_none = ratio.interval
+            interval = f"{bounds_or_none[0]:.2f} to {bounds_or_none[1]:.2f}" if bounds_or_none else ""
+            rows.append(("speed-up against the baseline", f"{ratio.speedup:.2f} x", interval))
+    if trial.peak_memory_bytes is not None:
+        rows.append(("peak memory", f"{trial.peak_memory_bytes / 1e6:.0f} MB", ""))
+    table = ["| | value | 95 % interval |", "| --- | ---: | ---: |"]
+    table += [f"| {name} | {value} | {interval or '–'} |" for name, value, interval in rows]
+    return [*(table if rows else ["Nothing was measured."]), "", *_conditions(draft, noise_floor)]
+
+
+def _conditions(draft: Draft, noise_floor: float | None) -> list[str]:
+    trial, machine = draft.measured, draft.machine
+    gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
+    threads = f", {trial.threads} thread(s)" if trial.threads is not None else ""
+    noise = f" Two copies of the same model differed by {noise_floor:.1%} there." if noise_floor else ""
+    return [
+        f"On {machine.cpu} ({machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "
+        f"{machine.system}, with {trial.backend} on {trial.device}{threads}.{noise}",
+    ]
+
+
+def _limits(draft: Draft) -> list[str]:
+    lines = [
+        f"- It answers with one of its {len(draft.class_names)} classes whatever the photo shows.",
+        "- The accuracy is that of the validation photos; other cameras, seasons and fields differ.",
+        "- Times and memory are those of the machine above; measure again on yours.",
+    ]
+    if draft.provenance.synthetic:
+        lines.insert(
+            0,
+            "- **Trained and measured on the bundled sample, whose leaves are drawn by a program: the "
+            "accuracy says nothing about real photos. Not for use in a field.**",
+        )
+    if (saturation := draft.measured.saturation) is not None:
+        remedy = ": build it with `reduce_range` for those" if saturation.layers_at_risk else ""
+        lines.append(f"- Its {told(saturation)}{remedy}.")
+    elif draft.artifact.precision == "int8" and draft.artifact.format == "openvino":
+        lines.append(
+            f"- Its INT8 sums were checked on {draft.machine.cpu} alone: what 16-bit sums, as on x86 without "
+            "VNNI, would change is not emulated for OpenVINO. `overflow_fix: enable` makes them safe."
+        )
+    if (audit := draft.measured.audit) is not None:
+        lines.append(f"- What ran when it was measured: {audit.verdict}.")
+    if draft.artifact.bound_to is not None:
+        lines.append(f"- The file runs on this machine only: {draft.artifact.bound_to}.")
+    latency = draft.measured.latency
+    if latency is not None and not latency.settled:
+        lines.append("- Its times had not settled when they were taken: read them as rough.")
+    if draft.provenance.forced is not None:
+        lines.append(f"- Published against the tool's advice. The reason given: {draft.provenance.forced}")
+    return lines
+
+
+def _provenance(draft: Draft) -> list[str]:
+    origin = draft.provenance
+    libraries = ", ".join(f"{name} {version}" for name, version in sorted(origin.libraries.items()))
+    return [
+        f"- Run `{origin.run_id}`, variant `{origin.variant}` (`{origin.variant_digest[:12]}`)",
+        f"- Checkpoint `{origin.checkpoint_digest[:12]}`",
+        f"- Validation photos `{origin.validation_digest[:12]}`, calibration photos "
+        + (f"`{origin.calibration_digest[:12]}`" if origin.calibration_digest else "none"),
+        f"- Model file `{draft.artifact.file}`, sha256 `{draft.artifact.sha256}`",
+        f"- Class list `{sha256_bytes(chr(10).join(draft.class_names).encode())[:12]}`",
+        f"- Libraries: {libraries or 'not recorded'}",
+    ]
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+def _shape(artifact: ArtifactInfo) -> str:
+    n, c, h, w = artifact.input_shape
+    sizes = (n, h, w, c) if artifact.pixels else (n, c, h, w)
+    shown = " x ".join(str(size) if size else "any" for size in sizes)
+    return f"{shown} {'uint8 (N, H, W, C)' if artifact.pixels else 'float32 (N, C, H, W)'}"
+
+
+def _percent(bounds: Interval, form: str = ".1%") -> str:
+    return f"{bounds[0]:{form}} to {bounds[1]:{form}}"

@@ -1,0 +1,111 @@
+"""Which trial is promoted, and whether it may be: what stands between `compare` and the registry."""
+
+from dataclasses import dataclass
+
+from workbench.backends.artifact import ArtifactCache
+from workbench.errors import Refused, WorkbenchError
+from workbench.registry.bundle_writer import Promotion, promote
+from workbench.registry.semver import Bump
+from workbench.registry.shadow_record import Demand
+from workbench.registry.store import Registry
+from workbench.results.folder import RunFolder, find_run
+from workbench.results.history import find_trial
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import certification_shortfalls, compare, shortfalls
+from workbench.system.folders import cache_folder
+from workbench.workspace.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A promotion, for people and for scripts."""
+
+    promotion: Promotion
+    variant: str
+    alias: str
+
+    def facts(self) -> dict[str, object]:
+        """The keys of `--format json`."""
+        return {
+            "name": self.promotion.bundle.manifest.name,
+            "version": self.promotion.version,
+            "variant": self.variant,
+            "alias": self.alias,
+            "previous": self.promotion.previous,
+            "why": self.promotion.why,
+            "unchanged": self.promotion.unchanged,
+            "folder": str(self.promotion.bundle.folder),
+        }
+
+    def sentence(self) -> str:
+        name, version = self.promotion.bundle.manifest.name, self.promotion.version
+        if self.promotion.unchanged:
+            return f"{self.alias} of {name} already points at {version}: {self.promotion.why}"
+        before = f" (was {self.promotion.previous})" if self.promotion.previous else ""
+        return (
+            f"{name} {version} is {self.alias}{before}: {self.variant}; {self.promotion.why}\n"
+            f"{self.promotion.bundle.folder}"
+        )
+
+
+def publish(
+    workspace: Workspace,
+    *,
+    run_id: str | None,
+    variant: str | None,
+    bump: Bump | None,
+    version: str | None,
+    alias: str,
+    force: bool,
+    require_shadow: float | None = None,
+) -> Published:
+    """Promote the winner of a run, or the variant named.
+
+    require_shadow: the agreement, as a fraction of 1, that a shadow run must have shown at least.
+    Raises Refused where it did not, where the variant was skipped or failed, and where it misses the
+    workspace's budget, unless forced; then the manifest says what was missed. WorkbenchError for an unknown
+    run or variant.
+    """
+    run = find_run(workspace.results, run_id)
+    # The run says what was measured; the workspace, as it is now, what is good enough.
+    info = run.info().model_copy(update={"budget": workspace.budget})
+    if info.name != workspace.name:
+        raise WorkbenchError(
+            f"run {run.run_id} is of the model `{info.name}`, the workspace is of `{workspace.name}`",
+            hint="run again under the new name, or set `name` in krishi.yaml back",
+        )
+    trial = _chosen(run, info, variant)
+    if trial.status in ("skipped", "failed"):
+        ended = "was skipped" if trial.status == "skipped" else "failed"
+        why = f": {trial.reason}" if trial.reason else ""
+        raise Refused(
+            f"`{trial.variant}` of run {run.run_id} {ended}, so there is nothing to publish{why}",
+            hint="choose another with --variant",
+        )
+    missed = shortfalls(trial, info.budget, info.class_names) + certification_shortfalls(trial, info)
+    if missed and not force:
+        raise Refused(
+            f"`{trial.variant}` of run {run.run_id} misses the budget: {'; '.join(missed)}",
+            hint="choose another with --variant, or --force it; the manifest will say so",
+        )
+    promotion = promote(
+        run,
+        trial,
+        name=workspace.name,
+        cache=ArtifactCache(cache_folder()),
+        registry=Registry(workspace.registry),
+        alias=alias,
+        bump=bump,
+        version=version,
+        forced="; ".join(missed) or ("by --force" if force else None),
+        shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
+    )
+    return Published(promotion, trial.variant, alias)
+
+
+def _chosen(run: RunFolder, info: RunInfo, variant: str | None) -> TrialResult:
+    if variant is None:
+        variant = compare(info, run.trials()).winner
+        if variant is None:
+            raise Refused(f"run {run.run_id} has no winner", hint="`krishi-bench compare` says why")
+    return find_trial(run, variant)

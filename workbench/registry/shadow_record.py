@@ -1,0 +1,109 @@
+"""What a shadow run said about a candidate: written by `shadow-report`, demanded by `promote`.
+
+<results>/shadow/<name>-<shadow version>-vs-<version>.json
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from workbench.errors import Refused, WorkbenchError
+from workbench.measure.stats import wilson
+from workbench.registry.manifest import Sha256, check_name, check_schema, describe
+from workbench.registry.semver import parse
+from workbench.system.files import read_plain, write_atomic
+
+FOLDER = "shadow"
+SCHEMA_VERSION = 1
+
+
+class ShadowResult(BaseModel):
+    """How often two versions chose the same class for the same requests.
+
+    version: the one that answered; shadow_version, shadow_digest: the candidate beside it, and the sha256 of
+    its manifest; requests: those the candidate was shown, also where it raised; agree: those of the same
+    top-1 class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: str
+    shadow_version: str
+    shadow_digest: Sha256
+    requests: PositiveInt
+    agree: NonNegativeInt
+    at: datetime
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> "ShadowResult":
+        if self.agree > self.requests:
+            raise ValueError(f"agree is {self.agree}, more than the {self.requests} requests")
+        return self
+
+    @property
+    def agreement(self) -> tuple[float, float, float]:
+        """The fraction that agrees, and the ends of its 95 % Wilson interval."""
+        low, high = wilson(self.agree, self.requests)
+        return self.agree / self.requests, low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A candidate must have been shadowed first. at_least: of the interval's lower end, a fraction of 1."""
+
+    results: Path
+    at_least: float
+
+    def check(self, name: str, version: str, digest: str, *, served: str) -> None:
+        """Raises Refused where `version` was not compared with `served`, or agreed too seldom."""
+        result = find(self.results, name, version, served)
+        shadow = f"`krishi-bench serve --shadow {version}`, then `krishi-bench shadow-report`"
+        if result is None:
+            raise Refused(f"no shadow result compares {name} {version} with {served}", hint=shadow)
+        if result.shadow_digest != digest:
+            raise Refused(f"the shadow result of {name} {version} is of another model", hint=shadow)
+        share, low, high = result.agreement
+        if low < self.at_least:
+            raise Refused(
+                f"{name} {version} agreed with {served} on {result.agree} of {result.requests} requests, "
+                f"{100 * share:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}): "
+                f"at least {100 * self.at_least:g} % is demanded of the lower end",
+                hint="shadow it for longer if too few requests are the reason, or demand less",
+            )
+
+
+def path_of(results: Path, name: str, version: str, served: str) -> Path:
+    """version: the candidate; served: what it was compared with."""
+    parse(version), parse(served)
+    return results / FOLDER / f"{check_name(name, 'a model')}-{version}-vs-{served}.json"
+
+
+def write(results: Path, result: ShadowResult) -> Path:
+    """Keep a result in the place of an older one of the same two versions; returns the file."""
+    path = path_of(results, result.name, result.shadow_version, result.version)
+    write_atomic(path, result.model_dump_json(indent=2).encode() + b"\n")
+    return path
+
+
+def find(results: Path, name: str, version: str, served: str) -> ShadowResult | None:
+    """The result that compares the candidate `version` with `served`; None where there is none.
+
+    Raises WorkbenchError where its file cannot be used.
+    """
+    path = path_of(results, name, version, served)
+    if not path.is_symlink() and not path.exists():
+        return None
+    data = read_plain(path)
+    check_schema(data, path, SCHEMA_VERSION)
+    try:
+        result = ShadowResult.model_validate_json(data)
+    except ValidationError as error:
+        raise WorkbenchError(f"{path} is not a valid shadow result\n  {describe(error)}") from error
+    if (result.name, result.shadow_version, result.version) != (name, version, served):
+        raise WorkbenchError(f"{path} compares other versions: it was moved", hint="delete it")
+    return result

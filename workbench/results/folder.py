@@ -1,0 +1,119 @@
+"""A run's folder under `results/`: its files, written and read."""
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from workbench.errors import WorkbenchError
+from workbench.photos.contract import Preprocess
+from workbench.results.records import RunInfo, TrialResult
+from workbench.system.files import digest_of, file_name, make_folder, translated_os_errors, write_atomic
+
+
+class RunFolder:
+    """`results/<run-id>/`, being written or read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, results: Path) -> "RunFolder":
+        """A new folder named by the time; two runs in the same second both get one."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        with translated_os_errors(results):
+            make_folder(results)
+            for suffix in ["", *(f"-{n:03}" for n in range(2, 1000))]:
+                path = results / f"{stamp}{suffix}"
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                for name in ("logs", "predictions"):
+                    (path / name).mkdir()
+                return cls(path)
+        raise WorkbenchError(f"{results} already has a thousand runs of this second")
+
+    def remove_if_never_begun(self) -> None:
+        """Delete the folder of a run that was refused before it wrote `run.json`."""
+        if not (self.path / "run.json").exists():
+            shutil.rmtree(self.path)
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    def log(self, variant: str) -> Path:
+        return self.path / "logs" / f"{file_name(variant)}.txt"
+
+    def golden(self, contract: Preprocess) -> Path:
+        """The photos a bundle is checked with, as this preprocessing cuts them."""
+        # Named as before `decode` could be chosen: the runs of that time have files to find.
+        plain = {"decode"} if contract.decode == "full" else None
+        return self.path / f"golden-{digest_of(contract.model_dump(mode='json', exclude=plain))[:12]}.npz"
+
+    def predictions(self, variant: str) -> Path:
+        return self.path / "predictions" / f"{file_name(variant)}.npz"
+
+    def save_info(self, info: RunInfo) -> None:
+        write_atomic(self.path / "run.json", info.model_dump_json(indent=2).encode() + b"\n")
+
+    def append(self, result: TrialResult) -> None:
+        """Add a line to `trials.jsonl` and force it to disk. The last line of a variant counts."""
+        path = self.path / "trials.jsonl"
+        with translated_os_errors(path), path.open("ab") as file:
+            file.write(result.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def info(self) -> RunInfo:
+        path = self.path / "run.json"
+        try:
+            return RunInfo.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(map(str, problem["loc"]))
+            raise WorkbenchError(
+                f"{path} was not written by this version of krishi-bench: {field}: {problem['msg']}",
+                hint="name another run, or move this folder away",
+            ) from error
+
+    def trials(self) -> list[TrialResult]:
+        """The last record of each variant, in the order they were first written.
+
+        A last line cut short by a crash is left out; anything else that cannot be read is an error.
+        """
+        path = self.path / "trials.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        latest: dict[str, TrialResult] = {}
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                result = TrialResult.model_validate_json(line)
+            except ValidationError as error:
+                raise WorkbenchError(f"{path}:{number} is not a trial: {error.errors()[0]['msg']}") from error
+            latest[result.variant] = result
+        return list(latest.values())
+
+
+def runs(results: Path) -> list[RunFolder]:
+    """The runs under `results`, oldest first."""
+    if not results.is_dir():
+        return []
+    return [RunFolder(path) for path in sorted(results.iterdir()) if (path / "run.json").is_file()]
+
+
+def find_run(results: Path, run_id: str | None) -> RunFolder:
+    """The named run, or the latest. Raises WorkbenchError where there is none."""
+    found = runs(results)
+    if not found:
+        raise WorkbenchError(f"{results} holds no run yet", hint="start with `krishi-bench run recipes/`")
+    if run_id is None:
+        return found[-1]
+    for run in found:
+        if run.run_id == run_id:
+            return run
+    raise WorkbenchError(f"{results} has no run `{run_id}`", hint=f"the latest is `{found[-1].run_id}`")

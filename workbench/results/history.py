@@ -1,0 +1,106 @@
+"""Runs of the past, read back and judged."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from workbench.errors import WorkbenchError, closest
+from workbench.measure import samples
+from workbench.measure.latency import Measured, noise_floor, summarize
+from workbench.measure.records import BASELINE, FINAL, RACE
+from workbench.results.details import Details, details
+from workbench.results.folder import RunFolder, find_run
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import Comparison, compare
+
+
+def compare_runs(
+    results: Path, run_ids: Sequence[str], *, mix_machines: bool, reanalyse: bool
+) -> list[Comparison]:
+    """The comparisons of the named runs, or of the latest.
+
+    reanalyse: work the latencies out again from the raw samples. Raises WorkbenchError for an unknown run,
+    and for runs of different machines unless asked to mix them: their times say nothing about each other.
+    """
+    found = []
+    for folder in _folders(results, run_ids):
+        info, trials = _read(folder, reanalyse=reanalyse)
+        found.append(compare(info, trials))
+    machines = {comparison.info.machine.fingerprint for comparison in found}
+    if len(machines) > 1 and not mix_machines:
+        raise WorkbenchError(
+            f"these runs were measured on {len(machines)} different machines",
+            hint="name runs of one machine, or add --mix-machines to see them side by side all the same",
+        )
+    return found
+
+
+def details_of(results: Path, run_ids: Sequence[str], variant: str, *, reanalyse: bool) -> Details:
+    """Everything one run knows of one variant. Raises WorkbenchError for an unknown run or variant, and for
+    several runs."""
+    folder, *more = _folders(results, run_ids)
+    if more:
+        raise WorkbenchError(f"`{variant}` was asked of {len(run_ids)} runs", hint="name one run")
+    info, trials = _read(folder, reanalyse=reanalyse)
+    return details(folder, info, _named(folder, trials, variant))
+
+
+def find_trial(folder: RunFolder, variant: str) -> TrialResult:
+    """The variant's trial. Raises WorkbenchError with the name that was probably meant."""
+    return _named(folder, folder.trials(), variant)
+
+
+def _named(folder: RunFolder, trials: Sequence[TrialResult], variant: str) -> TrialResult:
+    known = {trial.variant: trial for trial in trials}
+    if variant not in known:
+        meant = closest(variant, list(known))
+        raise WorkbenchError(
+            f"run {folder.run_id} has no variant `{variant}`",
+            hint=f"did you mean `{meant}`?" if meant else f"it has {', '.join(known)}",
+        )
+    return known[variant]
+
+
+def _read(folder: RunFolder, *, reanalyse: bool) -> tuple[RunInfo, list[TrialResult]]:
+    info, trials = folder.info(), folder.trials()
+    return reanalysed(info, trials, folder.path / "latency.parquet") if reanalyse else (info, trials)
+
+
+def _folders(results: Path, run_ids: Sequence[str]) -> list[RunFolder]:
+    return [find_run(results, run_id) for run_id in run_ids] or [find_run(results, None)]
+
+
+def with_latency(trials: Sequence[TrialResult], sessions: Mapping[str, Measured]) -> list[TrialResult]:
+    """The trials with what the sessions say of them; the final session's word counts where it has one."""
+    return [with_latency_of(trial, sessions) for trial in trials]
+
+
+def with_latency_of(trial: TrialResult, sessions: Mapping[str, Measured]) -> TrialResult:
+    race, final = sessions[RACE], sessions.get(FINAL)
+    for measured in (race, *([final] if final else [])):
+        if (reason := measured.failed.get(trial.variant)) is not None:
+            return trial.model_copy(update={"status": "failed", "reason": f"while timing: {reason}"})
+    confirmed = final and summarize(final, trial.variant, BASELINE, confirmed=True)
+    latency = confirmed or summarize(race, trial.variant, BASELINE, confirmed=False)
+    if latency is None:
+        return trial
+    if (bound := race.pruned.get(trial.variant)) is not None:
+        return trial.model_copy(update={"latency": latency, "status": "pruned", "reason": bound})
+    return trial.model_copy(update={"latency": latency})
+
+
+def reanalysed(info: RunInfo, trials: Sequence[TrialResult], path: Path) -> tuple[RunInfo, list[TrialResult]]:
+    """The run and its trials with every latency worked out again from the raw samples in `path`."""
+    batch_sizes = {name: runtime.batch for name, runtime in info.runtimes.items() if runtime.batch > 1}
+    sessions = samples.load(path, batch_sizes)
+    floors = [floor for measured in sessions.values() if (floor := noise_floor(measured)) is not None]
+    again = []
+    for trial in trials:
+        if (old := trial.latency) is not None:
+            measured = sessions[FINAL if old.confirmed else RACE]
+            new = summarize(measured, trial.variant, BASELINE, confirmed=old.confirmed)
+            # Whether a launch settled is not in the samples: warm-up calls are not kept.
+            latency = new and new.model_copy(update={"settled": old.settled})
+            again.append(trial.model_copy(update={"latency": latency}))
+        else:
+            again.append(trial)
+    return info.model_copy(update={"noise_floor": max(floors, default=None)}), again

@@ -1,0 +1,132 @@
+"""What a run leaves behind, and reading it back: `results/<run-id>/`."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from workbench.backends import Runtime
+from workbench.backends.audit import Audit
+from workbench.measure.records import (
+    Accuracy,
+    Conditions,
+    Environment,
+    GpuUse,
+    Latency,
+    Parity,
+    Saturation,
+    WholePath,
+)
+from workbench.photos.contract import Preprocess
+from workbench.system.machine import Machine
+from workbench.system.records import Record
+
+Status = Literal["ok", "failed", "skipped", "pruned"]
+
+
+def _as_recorded(value: object) -> object:
+    return {"decode": "full", **value} if isinstance(value, dict) else value
+
+
+# In a file: what was written before `decode` could be chosen was measured on photos decoded in full.
+Recorded = Annotated[Preprocess, BeforeValidator(_as_recorded)]
+
+
+class TrialResult(Record):
+    """One variant in one run: what was built, what was measured, and how it ended.
+
+    reason: why it did not end `ok`. digest: of the variant; artifact_digest: of the model file.
+    provider, threads, opset, precision: read back from the session and the file. note: of the artifact.
+    cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
+    runtime in it. accuracy: on the photos that choose; certification: on those that choose nothing.
+    saturated_ips: photos a second with every processor busy, as the server would run it.
+    preprocess: its own, where it is not the run's. size_bytes: of all its files. audit: what really ran.
+    saturation: what 16-bit accumulation, as on CPUs without VNNI, would change; None where nothing could.
+    gpu: of variants that run on one.
+    """
+
+    schema_version: Literal[1] = 1
+    variant: str
+    recipe: str
+    digest: str
+    status: Status
+    reason: str | None = None
+    backend: str
+    device: str
+    provider: str | None = None
+    threads: int | None = None
+    opset: int | None = None
+    precision: str | None = None
+    note: str | None = None
+    steps: int = 0
+    artifact_digest: str | None = None
+    artifact_key: str | None = None
+    size_bytes: int | None = None
+    build_s: float | None = None
+    load_s: float | None = None
+    cold_start_s: float | None = None
+    peak_memory_bytes: int | None = None
+    steady_memory_bytes: int | None = None
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    certification: Accuracy | None = None
+    latency: Latency | None = None
+    saturated_ips: float | None = None
+    whole_path: tuple[WholePath, ...] = ()
+    preprocess: Recorded | None = None
+    audit: Audit | None = None
+    saturation: Saturation | None = None
+    gpu: GpuUse | None = None
+
+
+class Budget(Record):
+    """What the winner must meet, and what it is chosen by.
+
+    max_accuracy_drop: fraction of 1, against the FP32 baseline on the same photos.
+    max_class_drop: fraction of a class's photos that it may lose, more than it gains.
+    """
+
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_class_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    objective: Literal["latency", "size", "memory"] = "latency"
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    max_memory_mb: Annotated[float, Field(gt=0)] | None = None
+
+
+class RunInfo(Record):
+    """`run.json`: everything that was the same for all trials of a run.
+
+    certification_images: photos kept apart to certify the winner; uncertified: why there are none;
+    leak: because calibration and validation share photos. notes: what to know of the data, as sentences.
+    noise_floor: what a second copy of the baseline differed by, as a fraction; None before it is known.
+    environments: of every round of timing, the confirming ones last; timing_ended: why no more followed.
+    """
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    created_at: datetime
+    arguments: tuple[str, ...]
+    name: str
+    workspace: str
+    machine: Machine
+    libraries: dict[str, str]
+    checkpoint_digest: str
+    validation_digest: str
+    validation_images: int
+    calibration_digest: str | None
+    class_names: tuple[str, ...]
+    preprocess: Recorded
+    budget: Budget
+    baseline: str
+    runtimes: dict[str, Runtime]
+    synthetic: bool = False
+    certification_images: int = 0
+    uncertified: str | None = None
+    leak: bool = False
+    notes: tuple[str, ...] = ()
+    noise_floor: float | None = None
+    conditions: Conditions | None = None
+    environments: tuple[Environment, ...] = ()
+    repeated_rounds: int = 0
+    timing_ended: str | None = None

@@ -1,0 +1,1 @@
+"""Doing it: build, check and time variants; search; advise."""

@@ -1,0 +1,1 @@
+"""Which recipes are worth trying, and why."""

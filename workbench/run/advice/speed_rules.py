@@ -1,0 +1,367 @@
+"""What is known of how fast a variant will be, before it is tried: rules by operators and processor features.
+
+Each rule gives a range of factors on the speed of the plain FP32 export in onnxruntime, with its source. The
+ranges span what was seen on few networks and machines: they order what to try, and measuring decides.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workbench.model.graph.facts import NetworkFacts
+from workbench.steps.fp16.settings import Fp16
+from workbench.steps.int8.settings import DynamicInt8, StaticInt8
+from workbench.steps.modelopt import ModeloptInt8
+from workbench.steps.nncf.settings import NncfInt8
+from workbench.workspace.recipe import Variant
+
+MEASURED = "measured: MobileNetV2, ResNet-50 and a MobileNetV3-like student, 1 thread, x86 with VNNI"
+ORT_QUANTIZATION = "onnxruntime documentation, Quantize ONNX models"
+TOUVRON = "Touvron et al. 2019, Fixing the train-test resolution discrepancy"
+SMOOTHQUANT = "Xiao et al. 2023, SmoothQuant"
+DATA_FREE = "Nagel et al. 2019, Data-free quantization through weight equalization and bias correction"
+ARITHMETIC = "multiply-accumulates of this network"
+CUDA_GRAPHS = "NVIDIA, CUDA graph best practice"
+TENSOR_CORES = "NVIDIA Ampere and Hopper architecture whitepapers: peak rates by precision; not measured here"
+STRONG_TYPES = "TensorRT documentation, Strongly typed networks"
+ENGINES = "TensorRT documentation, Engine compatibility"
+RULES = "how krishi-bench measures and serves"
+
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+ARM_DOT = frozenset({"asimddp", "i8mm"})
+BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+TIDYING = frozenset({"simplify", "optimize", "fixed_batch", "dynamic_batch", "fold_preprocess"})
+MANY_GATES = 0.25  # gates per convolution
+MUCH_DEPTHWISE = 0.3  # of the MACs
+MUCH_MATMUL = 0.2  # of the MACs
+FEW_MACS = (
+    2e9  # a photo: on a data-centre GPU less than 0.1 ms of work in FP32, as long as starting ten kernels
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one rule says of a variant.
+
+    low, high: factors on the speed, 1 where it says nothing of it. stop: why it is not worth trying whatever
+    the speed.
+    """
+
+    text: str
+    source: str
+    low: float = 1.0
+    high: float = 1.0
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A network on a processor. flags: as the kernel names them."""
+
+    facts: NetworkFacts
+    architecture: str
+    cores: int
+    flags: frozenset[str]
+
+    @property
+    def x86(self) -> bool:
+        return self.architecture.lower() in ("x86_64", "amd64", "i686")
+
+    @property
+    def int8_dot(self) -> bool:
+        """Whether four 8-bit products are summed into 32 bits by one instruction."""
+        return bool(self.flags & (VNNI if self.x86 else ARM_DOT))
+
+    @property
+    def bf16(self) -> bool:
+        return bool(self.flags & BF16)
+
+    @property
+    def gated(self) -> bool:
+        """Squeeze-and-excitation and hard-swish all over: much work between convolutions that gain little."""
+        gates = self.facts.squeeze_excite + self.facts.hard_swish
+        return gates > MANY_GATES * max(1, self.facts.convolutions)
+
+
+def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    """Every rule that has something to say of the variant. Factors of several rules multiply."""
+    runtime = variant.runtime
+    yield from _size(variant, situation)
+    if runtime.device == "cuda":
+        yield from _gpu(variant, situation)
+    else:
+        for step in variant.steps:
+            match step:
+                case StaticInt8():
+                    yield from _static(step, variant, situation)
+                case NncfInt8():
+                    yield from _int8(variant, situation)
+                    yield from _transformer_ranges(situation)
+                case DynamicInt8():
+                    yield from _dynamic(step, situation)
+                case Fp16() if runtime.backend == "onnxruntime":
+                    yield from _fp16(situation)
+                case _:
+                    pass
+        yield from _runtime(variant, situation)
+    yield from _calls(variant, situation)
+
+
+def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    scale = variant.preprocess.scale
+    width = situation.facts.input_shape[2]
+    if scale is None and variant.preprocess.crop is not None and width:
+        scale = variant.preprocess.crop / width
+    if scale is None or scale == 1:
+        return
+    if not situation.facts.any_size:
+        yield Opinion("the network takes photos of one size only", "tried on a smaller photo", stop=True)
+        return
+    # Seen between these powers of the side: not everything scales with the number of pixels.
+    low, high = sorted((scale**-1.2, scale**-2))
+    pixels = f"photos of {100 * scale**2:.0f} % of the pixels"
+    if variant.runtime.device == "cuda":
+        # Where starting kernels takes the time, the pixels change little.
+        low, high = sorted((1.0, scale**-2))
+        yield Opinion(f"{pixels}: less work, and as many kernels to start", ARITHMETIC, low, high)
+    else:
+        yield Opinion(f"{pixels}: the work shrinks with them", MEASURED, low, high)
+    if scale < 1:
+        yield Opinion(
+            "networks trained on random crops saw objects larger than at test time, so smaller photos often "
+            "keep the accuracy",
+            TOUVRON,
+        )
+
+
+def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    yield from _int8(variant, situation)
+    yield from _transformer_ranges(situation)
+    # onnxruntime on x86 turns int8 activations into uint8 ones: they saturate alike.
+    wide = not step.reduce_range and step.weight == "int8"
+    if situation.x86 and not situation.int8_dot and wide:
+        yield Opinion(
+            "without VNNI, pairs of products with int8 weights saturate at 16 bits and logits go wrong; set "
+            "`reduce_range`",
+            ORT_QUANTIZATION,
+            stop=True,
+        )
+    if situation.x86 and variant.runtime.backend == "onnxruntime" and step.activation == "int8":
+        slow = step.format == "qoperator"
+        yield Opinion(
+            "int8 activations take slower kernels on x86 than uint8 ones"
+            + (", in QOperator the slowest" if slow else ""),
+            ORT_QUANTIZATION if slow else MEASURED,
+            0.2 if slow else 0.4,
+            0.5 if slow else 0.65,
+        )
+    if situation.facts.depthwise and not step.per_channel:
+        yield Opinion(
+            "depthwise filters differ by orders of magnitude: one scale for all of them costs accuracy",
+            DATA_FREE,
+        )
+    if situation.facts.dead_channels and step.per_channel:
+        yield Opinion(
+            f"{situation.facts.dead_channels} dead channels: their scales are so small that a bias overflows "
+            "(repaired here; per tensor is safe)",
+            "onnxruntime issue 11415",
+        )
+
+
+def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    """What 8-bit kernels gain on convolutions and products of this kind."""
+    facts, backend = situation.facts, variant.runtime.backend
+    if not situation.int8_dot:
+        missing = "VNNI" if situation.x86 else "dot-product instructions"
+        yield Opinion(
+            f"without {missing}, INT8 products take as long as FP32 ones, or nearly",
+            "armnn issue 511, openvino issue 4005",
+            0.6,
+            1.4,
+        )
+    elif facts.transformer:
+        yield Opinion(
+            "products gain from INT8; softmax, layer norms and gates stay in float",
+            ORT_QUANTIZATION,
+            0.9,
+            2.0,
+        )
+    elif situation.gated and backend == "onnxruntime":
+        yield Opinion(
+            f"{facts.hard_swish} hard-swish and {facts.squeeze_excite} squeeze-and-excitation blocks: FP32 "
+            "fuses convolution and hard-swish, INT8 runs float gates with Q/DQ between",
+            MEASURED,
+            0.3,
+            1.1,
+        )
+    elif situation.gated:
+        yield Opinion(
+            "gates between the convolutions stay in float, and openvino fuses them", MEASURED, 0.8, 1.8
+        )
+    elif facts.swish > MANY_GATES * facts.convolutions:
+        yield Opinion(
+            "swish between the convolutions becomes a table in INT8; what that gains varies",
+            "onnxruntime's QLinearSigmoid",
+            0.7,
+            2.0,
+        )
+    else:
+        yield Opinion("plain convolutions, and INT8 dot products in hardware", MEASURED, 1.7, 3.5)
+    if facts.depthwise_share > MUCH_DEPTHWISE:
+        yield Opinion(
+            f"{100 * facts.depthwise_share:.0f} % of the MACs are depthwise: memory decides, not arithmetic",
+            "openvino issue 1858",
+            0.6,
+            0.9,
+        )
+
+
+def _transformer_ranges(situation: Situation) -> Iterator[Opinion]:
+    if situation.facts.transformer:
+        yield Opinion(
+            "a transformer has outlier channels: static ranges often cost accuracy, dynamic ones do not",
+            SMOOTHQUANT,
+        )
+
+
+def _dynamic(step: DynamicInt8, situation: Situation) -> Iterator[Opinion]:
+    facts = situation.facts
+    if "Conv" in step.op_types and 1 - facts.matmul_share > MUCH_MATMUL:
+        signed = step.weight == "qint8"
+        yield Opinion(
+            "dynamic INT8 of convolutions runs ConvInteger, the slowest kernel there is for them",
+            MEASURED,
+            0.1 if signed else 0.4,
+            0.3 if signed else 1.1,
+        )
+    elif facts.matmul_share < MUCH_MATMUL:
+        yield Opinion(
+            f"only {100 * facts.matmul_share:.1f} % of the MACs are in matrix products: little changes",
+            ARITHMETIC,
+            0.95,
+            1.05,
+        )
+    else:
+        low, high = (1.1, 2.5) if situation.int8_dot else (0.8, 1.6)
+        yield Opinion("dynamic INT8 is made for the products of transformers", ORT_QUANTIZATION, low, high)
+
+
+def _fp16(situation: Situation) -> Iterator[Opinion]:
+    if situation.x86:
+        yield Opinion(
+            "x86 processors compute FP16 graphs in FP32 behind casts: half the file, and slower",
+            f"{MEASURED}; onnxruntime issue 16778",
+            0.75,
+            0.95,
+        )
+    else:
+        yield Opinion(
+            "FP16 on ARM needs both the instructions and onnxruntime's kernels for them",
+            "onnxruntime issue 25824: four times slower on a Raspberry Pi 5",
+            0.25,
+            1.3,
+        )
+
+
+def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    """Wide ranges, from what the makers say: no GPU of ours has been measured."""
+    runtime = variant.runtime
+    yield Opinion("a GPU multiplies many times faster than a processor", TENSOR_CORES, 2.0, 30.0)
+    small = runtime.batch == 1 and (situation.facts.macs or 0) < FEW_MACS
+    if small and not runtime.cuda_graph:
+        yield Opinion(
+            "starting the kernels of a small network, one by one, takes longer than one photo's work: a CUDA "
+            "graph starts them all at once",
+            CUDA_GRAPHS,
+            0.4,
+            1.0,
+        )
+    if runtime.precision == "tf32":
+        yield Opinion("TF32 puts FP32 networks on the tensor cores", TENSOR_CORES, 1.0, 3.0)
+    half = runtime.precision in ("f16", "bf16") or any(isinstance(step, Fp16) for step in variant.steps)
+    if half:
+        # Where starting kernels takes the time, faster kernels change little.
+        low, high = (1.0, 2.0) if small else (1.3, 4.0)
+        yield Opinion("FP16 runs on the tensor cores", TENSOR_CORES, low, high)
+    yield from _gpu_int8(variant, small=small)
+    if runtime.backend == "torch" and not runtime.compile and not runtime.cuda_graph:
+        yield Opinion("torch starts one kernel an operator", CUDA_GRAPHS, 0.3, 1.0)
+    if runtime.backend == "tensorrt" or runtime.provider in ("tensorrt", "tensorrt-rtx"):
+        yield Opinion(
+            "TensorRT fuses layers and times the kernels it chooses; each machine builds its own engine",
+            ENGINES,
+            1.0,
+            2.5,
+        )
+
+
+def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
+    for step in variant.steps:
+        if isinstance(step, DynamicInt8):
+            yield Opinion(
+                "dynamic INT8 is made of operators that run on the CPU", "onnxruntime's kernels", stop=True
+            )
+        elif isinstance(step, StaticInt8) and step.placement != "tensorrt":
+            yield Opinion(
+                "quantised for CPUs: on a GPU only `placement: tensorrt` puts the pairs where they are fused",
+                STRONG_TYPES,
+                0.4,
+                1.2,
+            )
+        elif isinstance(step, StaticInt8 | ModeloptInt8):
+            low, high = (0.8, 1.5) if small else (1.2, 4.0)
+            yield Opinion("INT8 runs on the tensor cores where pairs are fused", TENSOR_CORES, low, high)
+
+
+def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    runtime = variant.runtime
+    quantised = any(isinstance(step, StaticInt8 | NncfInt8) for step in variant.steps)
+    if runtime.backend == "openvino" and not quantised:
+        if runtime.precision in ("bf16", "f16") and situation.bf16:
+            low, high = (0.8, 1.8) if situation.gated else (1.4, 2.1)
+            yield Opinion(
+                "the processor multiplies BF16 in hardware, and openvino uses it", MEASURED, low, high
+            )
+        else:
+            low, high = (0.5, 1.0) if situation.gated else (0.85, 1.15)
+            yield Opinion(
+                "openvino's FP32 kernels are about as fast as onnxruntime's, slower for small gated networks",
+                MEASURED,
+                low,
+                high,
+            )
+    if runtime.backend == "torch":
+        if not runtime.compile:
+            yield Opinion("torch runs the network operator by operator", MEASURED, 0.2, 0.65)
+        elif runtime.precision == "bf16" and situation.bf16:
+            yield Opinion("compiled by inductor, in BF16 that the processor has", MEASURED, 0.7, 1.8)
+        elif runtime.precision == "bf16":
+            yield Opinion("the processor has no BF16 instructions", "processor features", 0.1, 0.6)
+        else:
+            yield Opinion("compiled by inductor, weights frozen", MEASURED, 0.35, 1.0)
+
+
+def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    """Threads and batches."""
+    runtime = variant.runtime
+    threads = runtime.intra_threads
+    if runtime.batch > 1:
+        yield Opinion(
+            f"batches of {runtime.batch} show throughput; the server answers photo by photo: they never win",
+            RULES,
+            stop=True,
+        )
+    if runtime.device == "cpu" and threads > situation.cores:
+        yield Opinion(f"{threads} threads, and {situation.cores} processors", "this machine", stop=True)
+    elif runtime.device == "cpu" and threads > 1:
+        yield Opinion(
+            f"{threads} threads share the work of one photo, and fewer photos are answered at once",
+            "Amdahl's law",
+            1 + 0.2 * (threads - 1),
+            float(threads),
+        )
+    sized = variant.preprocess.scale is not None or variant.preprocess.crop is not None
+    plain = runtime.backend == "onnxruntime" and runtime.device == "cpu" and threads == 1
+    if plain and not sized and all(step.use in TIDYING for step in variant.steps):
+        yield Opinion(
+            "opsets, exporters and tidier graphs leave the same multiplications", MEASURED, 0.95, 1.05
+        )

@@ -1,0 +1,339 @@
+"""Building a variant: export, then each step, every result kept under the digest of all that decides it."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from workbench import steps
+from workbench.backends import BackendName, Runtime
+from workbench.backends.artifact import Artifact, ArtifactCache
+from workbench.backends.tensorrt import backend as tensorrt
+from workbench.errors import Unsuited, WorkbenchError
+from workbench.measure.records import Saturation
+from workbench.measure.saturation.emulator import saturation_of
+from workbench.model.export.export import (
+    adopt_onnx,
+    export_onnx,
+    export_torch,
+    torch_artifact_info,
+    torch_logits,
+)
+from workbench.model.graph.facts import NetworkFacts, facts_of
+from workbench.model.graph.node_names import prepare
+from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of
+from workbench.model.source.checkpoint_file import kind_of
+from workbench.model.source.model_source import ModelSource, load_model
+from workbench.photos.contract import Batch, Preprocess
+from workbench.photos.dataset import Images
+from workbench.photos.preprocess import batch_of, normalize
+from workbench.steps import Step
+from workbench.steps.int8.layer_sensitivity import Layer, layers
+from workbench.steps.nncf.quantize import nncf_ir
+from workbench.steps.openvino_ir import ir_info, to_ir
+from workbench.steps.optimize import bound_to
+from workbench.system import machine, nvidia
+from workbench.system.files import digest_of, sha256_file, write_atomic
+from workbench.system.packages import versions
+from workbench.workspace.recipe import Variant
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+PROBES = 8  # photos an export's logits are compared on
+REFERENCE_BATCH = 16
+SATURATION_PHOTOS = 8
+LAYER_PHOTOS = 32
+LAYER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all builds of a run share, of one preprocessing.
+
+    photos: to compare logits on. calibration: for the steps that calibrate. own_crop: pixels of the
+    workspace's own crop, where a recipe asks for another. choosing: rows of the photos that a step may choose
+    by, without those that certify; None: all.
+    """
+
+    source: ModelSource
+    source_digest: str
+    classes: int
+    contract: Preprocess
+    photos: Images
+    calibration: Images | None
+    cache: Path
+    own_crop: int
+    choosing: tuple[int, ...] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return (1, 3, self.contract.crop, self.contract.crop)
+
+
+# The packages and modules whose code decides what an artifact holds.
+BUILDING = ("backends", "measure/saturation", "model", "photos", "run/build", "steps")
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Of the code that builds: an artifact made by other code is never taken from the cache."""
+    return digest_of_code(Path(__file__).parents[1], BUILDING)
+
+
+def digest_of_code(root: Path, parts: Sequence[str]) -> str:
+    """Of the modules and of every file in the packages named, however deep, with their places below `root`.
+
+    Raises WorkbenchError where one is missing: a moved module must not drop out of the digest unseen.
+    """
+    files: set[Path] = set()
+    for part in parts:
+        found = [root / f"{part}.py"] if (root / f"{part}.py").is_file() else [*(root / part).rglob("*.py")]
+        if not found:
+            raise WorkbenchError(f"{root / part} is neither a module nor a package")
+        files.update(found)
+    return digest_of([[file.relative_to(root).as_posix(), sha256_file(file)] for file in sorted(files)])
+
+
+def find(job: Job, variant: Variant) -> tuple[str, Artifact] | None:
+    """The finished artifact and its key, where every link of the chain is in the cache.
+
+    None for TensorRT, whose engine is kept elsewhere: `build` looks, and is quick where nothing is missing.
+    """
+    if variant.runtime.backend == "tensorrt":
+        return None
+    return _chain(job, variant, lambda key, _: ArtifactCache(job.cache).find(key))
+
+
+def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
+    """Build what the cache lacks. Runs in a process of its own. Raises WorkbenchError.
+
+    TensorRT's engine too, which searches for minutes: kept for this machine, where opening the artifact finds
+    it.
+    """
+    cache = ArtifactCache(job.cache)
+    built = _chain(job, variant, lambda key, make: cache.find(key) or cache.store(key, make))
+    assert built is not None
+    if variant.runtime.backend == "tensorrt":
+        tensorrt.prepare(built[1], variant.runtime)
+    return built
+
+
+def _chain(
+    job: Job,
+    variant: Variant,
+    get: Callable[[str, Callable[[Path], Artifact]], Artifact | None],
+) -> tuple[str, Artifact] | None:
+    steps.check_sequence([step.use for step in variant.steps])
+    key = _export_key(job, variant)
+    artifact = get(key, lambda folder: _export(job, variant, folder))
+    links = [_Link(step, variant.runtime.backend) for step in variant.steps]
+    if variant.runtime.backend == "openvino" and "nncf_int8" not in [step.use for step in variant.steps]:
+        links.append(_Link(None, "openvino"))
+    for link in links:
+        if artifact is None:
+            return None
+        source = artifact
+        key = _link_key(job, source, link)
+        artifact = get(key, lambda folder, link=link, source=source: _apply(job, link, source, folder))  # type: ignore[misc]
+    return (key, artifact) if artifact is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """One link of a build: a step, or None for the conversion to what the backend opens."""
+
+    step: Step | None
+    backend: BackendName
+
+
+def _exported_as(variant: Variant) -> str:
+    """ONNX, or a torch file with what decides its contents."""
+    runtime = variant.runtime
+    if runtime.backend != "torch":
+        return "onnx"
+    if not runtime.compile:
+        return "torch"
+    what = f"{runtime.device}, {runtime.precision or 'f32'}, batch {runtime.batch}"
+    threads = f", {runtime.intra_threads} threads" if runtime.device == "cpu" else ""
+    return f"torch, compiled for {what}{threads}"
+
+
+def _made_for(runtime: Runtime) -> str | None:
+    """What a compiled network runs on alone: the processor, and the GPU where it is compiled for that."""
+    if not runtime.compile:
+        return None
+    processor = machine.collect().processor
+    return processor if runtime.device == "cpu" else f"{nvidia.gpu()}, {processor}"
+
+
+def _export_key(job: Job, variant: Variant) -> str:
+    kind, export = _exported_as(variant), variant.export
+    return digest_of(
+        [
+            "export",
+            code_digest(),
+            kind,
+            _made_for(variant.runtime),
+            job.source_digest,
+            # An ONNX source is held against what was asked for in so many words, not against defaults.
+            [export.model_dump(mode="json"), sorted(export.model_fields_set)] if kind == "onnx" else None,
+            job.input_shape,
+            versions("torch", "onnx", "onnxscript", "transformers", "timm"),
+        ]
+    )
+
+
+def _link_key(job: Job, source: Artifact, link: _Link) -> str:
+    if link.step is None:
+        return digest_of(["convert", link.backend, code_digest(), source.digest, versions("openvino")])
+    use = link.step.use
+    given: list[object] = [link.step.model_dump(mode="json"), versions(*steps.PACKAGES[use])]
+    if use in steps.RANGED:
+        given.append((job.calibration or job.photos).digest)
+    if use == "nncf_int8":
+        given += [link.backend, job.photos.digest, job.choosing]
+    if use == "fold_preprocess":
+        given.append(job.contract.model_dump(mode="json"))
+    if use == "optimize":
+        given.append(machine.collect().processor)
+    return digest_of(["step", code_digest(), source.digest, *given])
+
+
+def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
+    onnx_file, torch_file = folder / "model.onnx", folder / "model.pt2"
+    export, runtime = variant.export, variant.runtime
+    checkpoint = job.source.checkpoint
+    if checkpoint is not None and kind_of(checkpoint) == "onnx":
+        adopt_onnx(checkpoint, export, onnx_file)
+        info = artifact_info(onnx_file)
+        if 0 not in info.input_shape[2:] and info.input_shape[2:] != job.input_shape[2:]:
+            height, width = info.input_shape[2:]
+            raise Unsuited(
+                f"the model comes as an ONNX file for {width} x {height} pixels, not {job.contract.crop}",
+                hint="give the torch checkpoint, or an ONNX file that leaves height and width free",
+            )
+        facts = describe(onnx_file)
+        _check_size(job, lambda photo: logits_of(onnx_file, facts, photo), raw=facts.pixels)
+    else:
+        model = load_model(job.source, job.classes)
+        samples = normalize(_probes(job), job.contract)
+        _check_size(job, lambda photo: torch_logits(model, photo), raw=False)
+        if runtime.backend == "torch":
+            written = export_torch(
+                model,
+                torch_file,
+                job.input_shape,
+                samples,
+                compile=runtime.compile,
+                precision=runtime.precision,
+                batch=runtime.batch,
+                threads=runtime.intra_threads,
+                device=runtime.device,
+            )
+            info = torch_artifact_info(torch_file, written, job.input_shape)
+        else:
+            export_onnx(model, export, onnx_file, job.input_shape, samples)
+            info = artifact_info(onnx_file)
+    if info.classes != job.classes:
+        raise WorkbenchError(
+            f"the network tells {info.classes} classes apart, but there are {job.classes} class names",
+            hint="mend `model.class_names`, or `num_classes` in `model.factory_args`, in krishi.yaml",
+        )
+    return Artifact(folder, info)
+
+
+def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
+    """Raise Unsuited where a recipe asks for an input size that the network cannot take."""
+    if job.contract.crop == job.own_crop:
+        return
+    try:
+        run(batch_of(_probes(job)[:1], job.contract, raw=raw))
+    except WorkbenchError as error:
+        raise Unsuited(
+            f"the network takes {job.own_crop} px only, not {job.contract.crop}: {error.message}",
+            hint="networks with a fixed number of patches or a flattened feature map need their own size",
+        ) from error
+
+
+def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
+    step = link.step
+    if step is None:
+        to_ir(source.path, folder)
+        return Artifact(folder, ir_info(folder))
+    raw = source.info.pixels
+    photos = steps.Photos(
+        job.contract,
+        job.calibration and replace(job.calibration, raw=raw),
+        replace(job.photos, raw=raw) if step.use == "nncf_int8" else None,
+        batch_of(_probes(job), job.contract, raw=raw),
+        job.choosing,
+    )
+    if step.use == "nncf_int8" and link.backend == "openvino":
+        steps.check_order(step.use, source.info.precision)
+        calibration = steps.calibration_of(step, photos)
+        nncf_ir(step, source.path, folder, calibration, photos.validation, photos.choosing)
+        return Artifact(folder, ir_info(folder))
+    target = folder / "model.onnx"
+    steps.apply(step, source.path, target, photos)
+    info = artifact_info(target)
+    bound = bound_to(step) if step.use == "optimize" else source.info.bound_to
+    note = steps.note_of(step, target) or source.info.note
+    return Artifact(folder, info.model_copy(update={"bound_to": bound, "note": note}))
+
+
+def _probes(job: Job) -> "NDArray[np.uint8]":
+    """(n, crop, crop, 3) pixels of a few photos, spread over the classes."""
+    pixels: NDArray[np.uint8] = next(iter(replace(job.photos, raw=True).spread(PROBES, PROBES)))
+    return pixels
+
+
+def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
+    """Write (n, classes) FP32 logits of the source model on all photos, as .npy; in a process of its own.
+
+    A model that comes as an ONNX file is its own reference: `baseline` is that file.
+    """
+    import numpy as np
+
+    if kind_of(job.source.checkpoint) == "onnx":
+        facts = describe(baseline.path)
+        parts = [logits_of(baseline.path, facts, batch) for batch in job.photos.batches(REFERENCE_BATCH)]
+    else:
+        model = load_model(job.source, job.classes)
+        parts = [torch_logits(model, batch) for batch in job.photos.batches(REFERENCE_BATCH)]
+    buffer = io.BytesIO()
+    np.save(buffer, np.concatenate(parts))
+    write_atomic(path, buffer.getvalue())
+
+
+def saturation(job: Job, artifact: Artifact) -> Saturation | None:
+    """What 16-bit accumulation would change on a few calibration photos; in a process of its own."""
+    assert job.calibration is not None
+    count = min(SATURATION_PHOTOS, len(job.calibration))
+    photos = replace(job.calibration, raw=artifact.info.pixels)
+    return saturation_of(artifact.path, next(iter(photos.spread(count, count))))
+
+
+def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -> list[Layer]:
+    """What each INT8 layer of `quantized` costs and buys, on calibration photos; in a process of its own.
+
+    source: what the static_int8 step was given. seconds: for the errors; the profile takes a few more.
+    """
+    assert job.calibration is not None
+    count = min(LAYER_PHOTOS, len(job.calibration))
+    images = replace(job.calibration, raw=source.info.pixels)
+    photos = next(iter(images.spread(count, count)))
+    with TemporaryDirectory() as folder:
+        floats = Path(folder) / "prepared.onnx"
+        prepare(source.path, floats)
+        return layers(floats, quantized.path, photos, seconds)
+
+
+def network(baseline: Artifact) -> NetworkFacts:
+    """What the network is made of; in a process of its own, because it loads onnx."""
+    return facts_of(load(baseline.path))

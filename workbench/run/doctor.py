@@ -1,0 +1,204 @@
+"""`krishi-bench doctor`: what this machine can run, where its GPU's chain breaks, how good its clock is."""
+
+import math
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from workbench.backends import BACKENDS, Runtime
+from workbench.backends.artifact import Artifact, ArtifactInfo
+from workbench.measure.host_watch import HostWatch, conditions
+from workbench.measure.latency import Plan, log_ratios, measure
+from workbench.measure.records import Conditions
+from workbench.measure.stats import Ratio
+from workbench.measure.worker import Worker
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Images
+from workbench.system import machine
+from workbench.system.machine import Machine
+from workbench.system.nvidia_check import Chain, chain
+from workbench.system.progress import Progress, Report
+
+# What decides which recipes are worth trying, and why.
+FEATURES = {
+    "avx2": "256-bit vectors",
+    "avx512f": "512-bit vectors",
+    "avx_vnni": "INT8 dot products",
+    "avx512_vnni": "INT8 dot products, 512-bit",
+    "avx512_bf16": "BF16 dot products",
+    "amx_int8": "INT8 matrix tiles",
+    "amx_bf16": "BF16 matrix tiles",
+    "asimddp": "INT8 dot products (ARM)",
+    "i8mm": "INT8 matrix products (ARM)",
+    "asimdhp": "FP16 arithmetic (ARM)",
+}
+RUNTIMES = (
+    Runtime(),
+    Runtime(device="cuda"),
+    Runtime(device="cuda", provider="tensorrt"),
+    Runtime(device="cuda", provider="tensorrt-rtx"),
+    Runtime(backend="openvino"),
+    Runtime(backend="tensorrt", device="cuda"),
+    Runtime(backend="torch"),
+    Runtime(backend="torch", device="cuda"),
+)
+CLOCK_PLAN = Plan(rounds=8, least_rounds=8, turns=40, budget_s=30.0, repeats=4)
+CLOCK_SIDE = 512  # pixels: about as long a call as a small network's
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """An A/A test: the same thing timed against itself.
+
+    noise_floor: how far from 1 the ratio of two copies may be, as a fraction. detectable: the smallest
+    difference that a run with the default budget would find 19 times in 20. None where there was time for
+    too few rounds. tries: rounds with those that were repeated because the machine was disturbed.
+    disturbed: with what it was busy, one for each such try.
+    """
+
+    rounds: int
+    tries: int
+    noise_floor: float | None
+    detectable: float | None
+    disturbed: tuple[str, ...]
+
+    def sentence(self) -> str:
+        if self.noise_floor is None or self.detectable is None:
+            return f"{self.rounds} rounds in the time there was: too few to say how good it is"
+        return (
+            f"two copies of the same thing differ by up to {100 * self.noise_floor:.1f} % "
+            f"({self.rounds} rounds); a run would find differences from {100 * self.detectable:.1f} % up"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on."""
+
+    machine: Machine
+    features: dict[str, bool]
+    conditions: Conditions
+    usable_cores: int
+    runtimes: dict[str, str | None]
+    nvidia: Chain
+    clock: Clock
+
+    def facts(self) -> dict[str, object]:
+        """The keys of `--format json`."""
+        return {
+            "machine": self.machine.model_dump(mode="json"),
+            "fingerprint": self.machine.fingerprint,
+            "features": self.features,
+            "conditions": self.conditions.model_dump(mode="json"),
+            "usable_cores": self.usable_cores,
+            "runtimes": self.runtimes,
+            "nvidia": self.nvidia.facts(),
+            "clock": asdict(self.clock),
+        }
+
+    def text(self) -> str:
+        found, here, clock = self.machine, self.conditions, self.clock
+        quota = "none" if here.quota is None else f"{here.quota:g} processors"
+        lines = [
+            f"machine   {found.cpu} ({found.architecture}), {found.memory_bytes / 2**30:.0f} GiB, "
+            f"{found.system}; fingerprint {found.fingerprint}",
+            f"cores     {self.usable_cores} usable (affinity {len(here.affinity)}, container quota {quota}); "
+            f"governor {here.governor}, turbo {here.turbo}",
+            f"gpus      {', '.join(found.gpus) or 'none that NVML can see'}",
+            "features  "
+            + ", ".join(f"{name} ({FEATURES[name]})" for name, has in self.features.items() if has),
+            "without   " + ", ".join(name for name, has in self.features.items() if not has),
+            "runtimes",
+            *(f"  {name:<24} {self._why(why)}" for name, why in self.runtimes.items()),
+            *self._nvidia(),
+            f"clock     {clock.sentence()}",
+        ]
+        if clock.disturbed:
+            count = len(clock.disturbed)
+            again = " (repeats counted)" if clock.tries > clock.rounds else ""
+            lines.append(
+                f"          {count} of {clock.tries} rounds{again} were disturbed: {clock.disturbed[0]}"
+            )
+        return "\n".join(lines)
+
+    def _why(self, why: str | None) -> str:
+        """What the chain says below is not said for each runtime as well."""
+        broken = self.nvidia.first_broken
+        told = broken is not None and why == f"{broken.found}: {broken.remedy}"
+        return "no: see `nvidia` below" if told else why or "runs here"
+
+    def _nvidia(self) -> list[str]:
+        head, *links = self.nvidia.lines()
+        return [f"nvidia    {head}", *links]
+
+
+def diagnose(report: Report) -> Diagnosis:
+    """Look at the machine and time it against itself, for a few seconds."""
+    return Diagnosis(
+        machine=machine.collect(),
+        features=features(),
+        conditions=conditions(),
+        usable_cores=machine.usable_cores(),
+        # In this order: the chain leaves libraries open that would answer for the runtimes.
+        runtimes={_name(runtime): BACKENDS[runtime.backend].unavailable(runtime) for runtime in RUNTIMES},
+        nvidia=chain(),
+        clock=clock(report),
+    )
+
+
+def features(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, bool]:
+    """Which of FEATURES the processor has."""
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    flags = {
+        flag
+        for line in text.splitlines()
+        if line.lower().startswith(("flags", "features"))
+        for flag in line.partition(":")[2].split()
+    }
+    return {name: name in flags for name in FEATURES}
+
+
+def clock(report: Report) -> Clock:
+    """Time two copies of the empty runtime against each other, by the very engine a run uses."""
+    import numpy as np
+
+    contract = Preprocess(resize=CLOCK_SIDE, crop=CLOCK_SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    info = ArtifactInfo(
+        format="null",
+        file="",
+        sha256="",
+        size_bytes=0,
+        input_shape=(0, 3, CLOCK_SIDE, CLOCK_SIDE),
+        classes=10,
+    )
+    cpus = machine.available_cpus()[-1:]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "photos.npy"
+        np.save(path, np.zeros((8, CLOCK_SIDE, CLOCK_SIDE, 3), dtype=np.uint8))
+        images = Images(path, (0,) * 8, contract, digest="zeros")
+        artifact = Artifact(Path(folder), info)
+        log = Path(folder) / "log.txt"
+        measured = measure(
+            ["a", "b"],
+            lambda _: Worker(artifact, Runtime(backend="null"), images, log=log, cpus=cpus),
+            CLOCK_PLAN,
+            baseline="a",
+            twin="b",
+            contenders=(),
+            batch_sizes={},
+            watch=HostWatch(cpus),
+            progress=lambda done, total: report(Progress("timing the clock against itself", done, total)),
+        )
+    disturbed = tuple(e.disturbed for e in measured.environments if e.disturbed)
+    bounds = Ratio(tuple(log_ratios(measured, "a").get("b", {}).values())).log_interval
+    rounds, tries = measured.rounds, len(measured.environments)
+    if bounds is None:
+        return Clock(rounds, tries, None, None, disturbed)
+    low, high = bounds
+    # An interval shrinks with the root of the rounds; twice its half-width is found 19 times in 20.
+    half = (high - low) / 2 * math.sqrt(rounds / Plan().rounds)
+    return Clock(rounds, tries, math.expm1(max(abs(low), abs(high))), math.expm1(2 * half), disturbed)
+
+
+def _name(runtime: Runtime) -> str:
+    return " ".join([runtime.backend, runtime.provider or runtime.device])

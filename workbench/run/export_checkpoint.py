@@ -1,0 +1,162 @@
+"""`krishi-bench export`: one checkpoint to one ONNX file, by the same function recipes use."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from workbench.errors import WorkbenchError
+from workbench.model.export.export import ExportReport, Shape, export_onnx
+from workbench.model.export.settings import OPSETS, Export, Exporter, check_opset
+from workbench.model.source.checkpoint_file import kind_of
+from workbench.model.source.model_source import ModelSource, load_model, source_digest
+from workbench.photos.dataset import scan
+from workbench.photos.preprocess import normalize, read_pixels
+from workbench.run.prepare import inspect, resolve_contract
+from workbench.system.child import call
+from workbench.system.files import fsync_path, token, translated_os_errors
+from workbench.system.folders import cache_folder
+from workbench.system.progress import Progress, Report
+from workbench.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+TIMEOUT_S = 1800.0
+PROBES = 4  # inputs that torch's and ONNX's logits are compared on
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export` did. photos: compared on photos of the workspace, not on random inputs."""
+
+    output: Path
+    export: Export
+    report: ExportReport
+    size_bytes: int
+    photos: bool
+
+    def sentence(self) -> str:
+        probes = (
+            "photos of the workspace" if self.photos else "random inputs, for want of a workspace with photos"
+        )
+        return (
+            f"{self.output}: opset {self.report.opset} by exporter `{self.export.exporter}`, "
+            f"{self.size_bytes / 1e6:.2f} MB, {self.report.classes} classes\n"
+            f"its logits differ from torch's by at most {self.report.max_abs:.2g}, "
+            f"{self.report.max_rel:.2g} of the largest (on {probes})"
+        )
+
+
+def export_checkpoint(
+    workspace: Workspace,
+    checkpoint: Path,
+    output: Path,
+    input_shape: Shape,
+    *,
+    opset: int,
+    exporter: Exporter | None,
+    factory: str | None,
+    report: Report,
+) -> Exported:
+    """Export in a process of its own; `output` appears whole or not at all.
+
+    exporter: None takes dynamo where it writes the opset, else torchscript. factory: None takes the
+    workspace's. Raises WorkbenchError.
+    """
+    _check_output(output, checkpoint, workspace)
+    scripted = checkpoint.is_file() and kind_of(checkpoint) == "torchscript"
+    newest: Exporter = "torchscript" if scripted else "dynamo"
+    chosen: Exporter = exporter or (newest if opset >= OPSETS["dynamo"][0] else "torchscript")
+    try:
+        export = Export(exporter=chosen, opset=opset)
+    except ValidationError as error:
+        raise WorkbenchError(f"--opset-version: {error.errors()[0]['msg']} (got {opset})") from error
+    check_opset(export)
+    report(Progress("exporting", 0, 1, f"exporter {chosen}, opset {opset}"))
+    source = _source(workspace, checkpoint, factory)
+    probes = _photos(workspace, source, input_shape)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.{token()}")
+    with translated_os_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            made: ExportReport = call(
+                "workbench.run.export_checkpoint:export_here",
+                source,
+                export,
+                temporary,
+                input_shape,
+                probes,
+                log=cache_folder() / "logs" / "export.txt",
+                timeout_s=TIMEOUT_S,
+                label="the export",
+            )
+            fsync_path(temporary)
+            os.replace(temporary, output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return Exported(output, export, made, output.stat().st_size, photos=probes is not None)
+
+
+def _check_output(output: Path, checkpoint: Path, workspace: Workspace) -> None:
+    """An export must not destroy what it is made from."""
+    if output.is_dir() or not output.name:
+        raise WorkbenchError(
+            f"--output: {output} is a folder", hint="name the file to write, such as model.onnx"
+        )
+    sources = (checkpoint, workspace.model.checkpoint, workspace.model.class_names, workspace.file)
+    if output.resolve() in {source.resolve() for source in sources if source is not None}:
+        raise WorkbenchError(
+            f"--output: {output} is what the export is made from", hint="choose another file"
+        )
+
+
+def export_here(
+    source: ModelSource,
+    export: Export,
+    target: Path,
+    input_shape: Shape,
+    probes: "NDArray[np.float32] | None",
+) -> ExportReport:
+    """The part of `export_checkpoint` that loads torch."""
+    import numpy as np
+
+    if probes is None:
+        probes = np.random.default_rng(0).standard_normal((PROBES, *input_shape[1:]), dtype=np.float32)
+    return export_onnx(load_model(source, None), export, target, input_shape, probes)
+
+
+def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> ModelSource:
+    """The checkpoint with the factory given, else the workspace's; the sample's fits only its own."""
+    model = workspace.model
+    if factory is not None:
+        return ModelSource(checkpoint=checkpoint, factory=factory)
+    if model.checkpoint is not None and checkpoint.resolve() == model.checkpoint.resolve():
+        return model
+    if not workspace.synthetic and model.factory is not None:
+        return model.model_copy(update={"checkpoint": checkpoint})
+    if kind_of(checkpoint) == "state-dict":
+        raise WorkbenchError(
+            f"{checkpoint} is a state dict: weights without a network",
+            hint="name the function that builds it: `--factory file.py:callable`",
+        )
+    return ModelSource(checkpoint=checkpoint)
+
+
+def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "NDArray[np.float32] | None":
+    """(n, 3, H, W) of a few photos, where the workspace is this model's and prepares them at this size."""
+    import numpy as np
+
+    if source != workspace.model or not workspace.validation.exists():
+        return None
+    info = inspect(source, source_digest(source), cache_folder())
+    contract = resolve_contract(workspace, info)
+    if info.class_names is None or input_shape[1:] != (3, contract.crop, contract.crop):
+        return None
+    paths = scan(workspace.validation, info.class_names, field="data.validation").paths
+    chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]
+    return normalize(np.stack([read_pixels(path, contract) for path in chosen]), contract)

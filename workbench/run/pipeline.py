@@ -1,0 +1,242 @@
+"""A run, from a workspace and variants to results: the one place that knows the order of things."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from workbench.errors import WorkbenchError
+from workbench.measure.latency import Plan
+from workbench.measure.records import BASELINE
+from workbench.measure.split import Parts, split
+from workbench.model.graph.facts import NetworkFacts
+from workbench.photos.dataset import copies
+from workbench.report import html
+from workbench.results.folder import RunFolder
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import Comparison, compare
+from workbench.run.advice.advise import Advice, advise, advised, hindsight
+from workbench.run.check_variant import (
+    Context,
+    build_baseline,
+    check,
+    empty_worker,
+    not_here,
+    reference_logits,
+)
+from workbench.run.prepare import Prepared, prepare
+from workbench.run.time_variants import time_all
+from workbench.steps import RANGED
+from workbench.system import machine
+from workbench.system.child import call
+from workbench.system.files import write_arrays, write_atomic
+from workbench.system.packages import versions
+from workbench.system.progress import Progress, Report
+from workbench.workspace.recipe import Variant
+from workbench.workspace.workspace import Workspace
+
+GOLDEN_IMAGES = 8
+NETWORK_TIMEOUT_S = 120.0
+LIBRARIES = (
+    "krishi-bench", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
+    "openvino", "nncf", "onnxslim", "onnxsim", "numpy", "pillow",
+    "tensorrt", "cuda-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "nvidia-modelopt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """build_timeout_s: for one variant's export and steps together.
+
+    advised: try only the variants that the advisor finds worth trying.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    build_timeout_s: float = 900.0
+    arguments: tuple[str, ...] = ()
+    advised: bool = False
+
+
+def run_workspace(
+    workspace: Workspace, variants: Sequence[Variant], options: Options, report: Report
+) -> Comparison:
+    """A whole run in a new folder of the workspace's results, ending with `report.html`.
+
+    Raises WorkbenchError where the workspace cannot be used; nothing is left behind then.
+    """
+    folder = RunFolder.create(workspace.results)
+    try:
+        calibrate = any(step.use in RANGED for variant in variants for step in variant.steps)
+        prepared = prepare(workspace, report, calibrate=calibrate)
+        for result in run(prepared, variants, folder, options, report):
+            if result.status != "ok":
+                report(Progress(result.status, 0, 0, f"{result.variant}: {result.reason}"))
+    finally:
+        folder.remove_if_never_begun()
+    comparison = compare(folder.info(), folder.trials())
+    write_atomic(folder.path / "report.html", html.render([comparison]).encode())
+    return comparison
+
+
+def run(
+    prepared: Prepared, variants: Sequence[Variant], folder: RunFolder, options: Options, report: Report
+) -> Iterator[TrialResult]:
+    """Build, check and time the variants; every result is on disk before it is handed over.
+
+    A variant that fails or cannot run here ends with its reason, and the run goes on. Only a baseline
+    that cannot be built or measured ends the run, with WorkbenchError.
+    """
+    context, baseline = begin(prepared, folder, options, report)
+    advice = advice_for(context, variants)
+    for line in advice.headlines():
+        report(Progress("advice", 0, 0, line))
+    if options.advised:
+        variants = advised(advice, variants)
+    context.runtimes |= {variant.name: variant.runtime for variant in variants}
+    info = info_of(context, options)
+    folder.save_info(info)
+    passed = [baseline]
+    for number, variant in enumerate(variants):
+        context.stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
+        report(context.stage)
+        result = checked(context, variant)
+        if result.status == "ok":
+            passed.append(result)
+        else:
+            yield result
+    yield from timed(context, info, passed, options.plan)
+    _look_back(folder, advice)
+
+
+def _look_back(folder: RunFolder, advice: Advice) -> None:
+    """Add to the run where the advice was wrong."""
+    info = folder.info()
+    wrong = hindsight(advice, compare(info, folder.trials()))
+    folder.save_info(info.model_copy(update={"notes": (*info.notes, *wrong)}))
+
+
+def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Advice:
+    """The advice alone: the network is exported and read, nothing is measured. Raises WorkbenchError."""
+    prepared = prepare(workspace, report, calibrate=False)
+    folder = RunFolder(prepared.job.cache / "advice")
+    nobody = Parts((), ())
+    context = Context(
+        prepared, folder, nobody, Options().build_timeout_s, report, Progress("preparing", 0, 1)
+    )
+    _, context.built[BASELINE] = build_baseline(context)
+    return advice_for(context, variants)
+
+
+def begin(
+    prepared: Prepared, folder: RunFolder, options: Options, report: Report
+) -> tuple[Context, TrialResult]:
+    """A run with its baseline built and checked. Raises WorkbenchError where it cannot be."""
+    photos = prepared.job.photos
+    parts = split(
+        prepared.validation,
+        photos.pixels(),
+        prepared.calibration,
+        max_drop=prepared.workspace.budget.max_accuracy_drop,
+    )
+    prepared = replace(prepared, job=replace(prepared.job, choosing=parts.selection))
+    context = Context(prepared, folder, parts, options.build_timeout_s, report, Progress("preparing", 0, 1))
+    baseline, context.built[BASELINE] = build_baseline(context)
+    context.runtimes[BASELINE], context.baseline_variant = baseline.runtime, baseline
+    folder.save_info(info_of(context, options))
+    _save_photos(context)
+    context.reference = reference_logits(context)
+    context.empty_worker = empty_worker(context)
+    context.stage = Progress("building and checking", 0, 1, BASELINE)
+    report(context.stage)
+    result = checked(context, baseline)
+    if result.status != "ok":
+        raise WorkbenchError(
+            f"the baseline cannot be measured: {result.reason}",
+            hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
+        )
+    context.baseline_memory_bytes = result.peak_memory_bytes
+    return context, result
+
+
+def advice_for(context: Context, variants: Sequence[Variant]) -> Advice:
+    """Which of the variants are worth trying on this network and this machine."""
+    facts: NetworkFacts = call(
+        "workbench.run.build:network",
+        context.built[BASELINE].artifact,
+        log=context.folder.log(BASELINE),
+        timeout_s=NETWORK_TIMEOUT_S,
+        label="reading the network",
+    )
+    absent = {variant.name: reason for variant in variants if (reason := not_here(context, variant))}
+    objective = context.prepared.workspace.budget.objective
+    return advise(facts, machine.collect(), absent, variants, objective=objective)
+
+
+def checked(context: Context, variant: Variant) -> TrialResult:
+    """Build and check one variant; its result is on disk, and its golden photos are."""
+    result = check(context, variant)
+    context.folder.append(result)
+    if result.status == "ok":
+        _save_golden(context, variant.name)
+    return result
+
+
+def timed(
+    context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: Plan
+) -> Iterator[TrialResult]:
+    """Time what passed, and hand over each result once it is on disk."""
+    done = time_all(context, info, passed, plan)
+    context.folder.save_info(done.info)
+    for result in done.trials:
+        context.folder.append(result)
+        yield result
+
+
+def info_of(context: Context, options: Options) -> RunInfo:
+    prepared = context.prepared
+    workspace = prepared.workspace
+    return RunInfo(
+        run_id=context.folder.run_id,
+        created_at=datetime.now(UTC),
+        arguments=options.arguments,
+        name=workspace.name,
+        workspace=str(workspace.file or "bundled sample"),
+        machine=machine.collect(),
+        libraries=versions(*LIBRARIES),
+        checkpoint_digest=context.job.source_digest,
+        validation_digest=prepared.validation.digest,
+        validation_images=len(prepared.validation),
+        calibration_digest=prepared.calibration and prepared.calibration.digest,
+        class_names=prepared.class_names,
+        preprocess=context.job.contract,
+        budget=workspace.budget,
+        baseline=BASELINE,
+        runtimes=context.runtimes,
+        synthetic=workspace.synthetic,
+        certification_images=len(context.parts.certification),
+        uncertified=context.parts.uncertified,
+        leak=context.parts.leak,
+        notes=tuple(note for note in [copies(prepared.validation)] if note),
+    )
+
+
+def _save_photos(context: Context) -> None:
+    """What later analysis needs of the photos: labels and parts."""
+    import numpy as np
+
+    _save_golden(context, BASELINE)
+    certifies = np.zeros(len(context.job.photos), dtype=bool)
+    certifies[list(context.parts.certification)] = True
+    labels = np.asarray(context.job.photos.labels)
+    write_arrays(context.folder.path / "validation.npz", labels=labels, certifies=certifies)
+
+
+def _save_golden(context: Context, variant: str) -> None:
+    """A few photos as this variant's preprocessing cuts them, to check a bundle with."""
+    import numpy as np
+
+    photos = context.job_of(variant).photos
+    path = context.folder.golden(photos.contract)
+    if not path.exists():
+        pixels = photos.pixels()
+        indices = np.unique(np.linspace(0, len(pixels) - 1, GOLDEN_IMAGES).astype(np.int64))
+        write_arrays(path, pixels=pixels[indices], indices=indices)

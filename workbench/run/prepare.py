@@ -1,0 +1,168 @@
+"""Before a run: read the checkpoint's description, list the photos and decode them, once."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from workbench.errors import WorkbenchError
+from workbench.model.source.info import SourceInfo
+from workbench.model.source.model_source import ModelSource, source_digest
+from workbench.photos import dataset
+from workbench.photos.contract import Preprocess
+from workbench.run import build
+from workbench.system.child import call
+from workbench.system.files import digest_of, write_atomic
+from workbench.system.folders import cache_folder
+from workbench.system.progress import Progress, Report
+from workbench.workspace.recipe import RecipePreprocess, scaled_side
+from workbench.workspace.workspace import Workspace
+
+INSPECT_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A workspace whose model and photos were looked at and found usable."""
+
+    workspace: Workspace
+    class_names: tuple[str, ...]
+    job: build.Job
+    validation: dataset.Dataset
+    calibration: dataset.Dataset | None
+    source_kind: str
+    calibrates: bool
+
+    def job_for(self, contract: Preprocess, report: Report) -> build.Job:
+        """The job with its photos through another preprocessing; decoded once, then remembered on disk."""
+        if contract == self.job.contract:
+            return self.job
+        given = self.calibration if self.calibrates else None
+        return replace(
+            self.job,
+            contract=contract,
+            photos=_decoded(self.validation, contract, self.job.cache, "validation", report),
+            calibration=None
+            if given is None
+            else _decoded(given, contract, self.job.cache, "calibration", report),
+        )
+
+
+def _decoded(
+    photos: dataset.Dataset, contract: Preprocess, cache: Path, part: str, report: Report
+) -> dataset.Images:
+    return dataset.load(
+        photos,
+        contract,
+        cache,
+        field=f"data.{part}",
+        progress=lambda done, total: report(
+            Progress("decoding photos", done, total, f"{part}, {contract.crop} px")
+        ),
+    )
+
+
+def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepared:
+    """Read the checkpoint's description and decode the photos, once. Raises WorkbenchError."""
+    cache = cache_folder()
+    if workspace.synthetic:
+        from workbench.workspace.sample import ensure_sample
+
+        ensure_sample(cache, lambda done, total: report(Progress("drawing the sample photos", done, total)))
+    digest = source_digest(workspace.model)
+    info = inspect(workspace.model, digest, cache)
+    for line in (info.sentence(), *info.notes):
+        report(Progress("model", 0, 0, line))
+    class_names = _class_names(workspace, info)
+    contract = resolve_contract(workspace, info)
+
+    validation = dataset.scan(workspace.validation, class_names, field="data.validation")
+    # Listed even where nothing is calibrated: its photos must not be among those that certify.
+    calibration = (
+        dataset.scan(workspace.calibration, class_names, field="data.calibration", labelled=False)
+        if workspace.calibration
+        else None
+    )
+    job = build.Job(
+        source=workspace.model,
+        source_digest=digest,
+        classes=len(class_names),
+        contract=contract,
+        photos=_decoded(validation, contract, cache, "validation", report),
+        calibration=_decoded(calibration, contract, cache, "calibration", report)
+        if calibration and calibrate
+        else None,
+        cache=cache,
+        own_crop=contract.crop,
+    )
+    return Prepared(workspace, class_names, job, validation, calibration, info.kind, calibrate)
+
+
+def inspect(model: ModelSource, digest: str, cache: Path) -> SourceInfo:
+    """What the checkpoint says of itself. Remembered by digest: reading it takes a process with torch."""
+    path = cache / "sources" / f"{digest_of([digest, build.code_digest()])}.json"
+    if path.exists():
+        return SourceInfo.model_validate_json(path.read_bytes())
+    info: SourceInfo = call(
+        "workbench.model.source.model_source:inspect",
+        model,
+        log=cache / "logs" / "inspect.txt",
+        timeout_s=INSPECT_TIMEOUT_S,
+        label="reading the checkpoint",
+    )
+    write_atomic(path, info.model_dump_json().encode())
+    return info
+
+
+def _class_names(workspace: Workspace, info: SourceInfo) -> tuple[str, ...]:
+    if info.class_names is None:
+        raise WorkbenchError(
+            f"{workspace.model.name()} does not say what its classes are called",
+            hint="name a JSON list of them as `model.class_names` in krishi.yaml",
+        )
+    return info.class_names
+
+
+def overridden(contract: Preprocess, stated: RecipePreprocess) -> Preprocess:
+    """A recipe's `preprocess` over the workspace's. `crop` alone, or `scale`, takes `resize` with it.
+
+    Raises WorkbenchError where the two do not fit together.
+    """
+    given = stated.model_dump(exclude_none=True)
+    if (scale := given.pop("scale", None)) is not None and scale != 1:
+        given["crop"] = scaled_side(contract.crop, scale)
+    if "crop" in given and "resize" not in given:
+        given["resize"] = round(contract.resize * given["crop"] / contract.crop)
+    try:
+        return Preprocess(**{**contract.model_dump(), **given})
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise WorkbenchError(
+            f"preprocess: {problem}", hint="give `crop` alone, and `resize` follows it"
+        ) from error
+
+
+def resolve_contract(workspace: Workspace, info: SourceInfo) -> Preprocess:
+    """krishi.yaml's `preprocess` over what the checkpoint carries.
+
+    Raises WorkbenchError naming what neither of them says.
+    """
+    known = {
+        **info.preprocess.model_dump(exclude_none=True),
+        **workspace.preprocess.model_dump(exclude_none=True),
+    }
+    known.setdefault("interpolation", "bilinear")
+    if "resize" not in known and "crop" in known:
+        known["resize"] = known["crop"]
+    if missing := [name for name in ("crop", "mean", "std") if name not in known]:
+        raise WorkbenchError(
+            f"neither krishi.yaml nor {workspace.model.name()} says {', '.join(missing)}",
+            hint="give them under `preprocess`, as the network was trained: "
+            "{resize: 256, crop: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}",
+        )
+    try:
+        return Preprocess(**known)
+    except ValidationError as error:
+        where = workspace.file or workspace.model.name()
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise WorkbenchError(f"{where}: preprocess: {problem}") from error

@@ -1,0 +1,257 @@
+"""Timing the variants that passed: a race that drops who cannot win, then the finalists once more.
+
+Whoever was chosen for being fastest was partly lucky, so the winner, the runner-up and the baseline are
+measured again in fresh rounds, and those are the numbers published.
+"""
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from statistics import median
+
+from workbench.errors import WorkbenchError
+from workbench.measure import samples
+from workbench.measure.gpu.figures import sizes_of, use_of
+from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
+from workbench.measure.host_watch import HostWatch, conditions
+from workbench.measure.latency import Measured, Plan, measure, noise_floor
+from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, Conditions, GpuUse, WholePath
+from workbench.measure.worker import Worker
+from workbench.photos.decode import decode
+from workbench.results.history import with_latency
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import choose, ranked, untimed_shortfalls
+from workbench.run.check_variant import Context
+from workbench.system.child import ChildError
+from workbench.system.files import exclusive
+from workbench.system.machine import available_cpus
+from workbench.system.progress import Progress
+
+FINAL_SHARE = 0.3  # of the time budget
+FINAL_ROUNDS = 12  # at most
+SATURATE_S = 0.3
+SATURATE_TIMES = 3
+LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
+GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
+PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """trials: with their latency, or why they have none. info: with what the timing learnt of the machine."""
+
+    trials: list[TrialResult]
+    info: RunInfo
+
+
+def time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+    """Time the variants against the baseline and measure the finalists again.
+
+    Raises WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
+    """
+    with exclusive(
+        context.job.cache / "timing.lock",
+        lambda: context.report(Progress("waiting", 0, 0, "for another run on this machine to finish timing")),
+    ):
+        return _time_all(context, info, trials, plan)
+
+
+def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+    sessions: dict[str, Measured] = {}
+    names = [trial.variant for trial in trials]
+    contenders = [t.variant for t in trials if _may_win(t, info)]
+    try:
+        race = replace(plan, budget_s=plan.budget_s * (1 - FINAL_SHARE))
+        _session(context, sessions, RACE, names, contenders, race)
+        raced = with_latency(trials, sessions)
+        info = _about(info, sessions).model_copy(update={"conditions": _conditions(context, names)})
+        finalists = _finalists(info, raced)
+        final = replace(
+            plan,
+            budget_s=plan.budget_s * FINAL_SHARE,
+            rounds=min(plan.rounds, FINAL_ROUNDS),
+            seed=plan.seed + 1,
+            insist=True,
+        )
+        _session(context, sessions, FINAL, finalists, (), final)
+    finally:
+        samples.save(sessions, context.folder.path / "latency.parquet")
+    timed = with_latency(trials, sessions)
+    try:
+        timed = _with_extras(context, finalists, timed)
+    except ChildError as error:
+        # All that was timed counts without these figures.
+        context.report(Progress("failed", 0, 0, f"throughput and whole path: {error.message}"))
+    return Timed(_with_gpu_use(context, finalists, timed), _about(info, sessions))
+
+
+def _on_gpu(context: Context, variant: str) -> bool:
+    return context.runtimes[variant].device == "cuda"
+
+
+def _conditions(context: Context, names: Sequence[str]) -> Conditions:
+    measured_on = any(_on_gpu(context, name) for name in names)
+    return conditions(gpu=gpu_conditions() if measured_on else None)
+
+
+def _may_win(trial: TrialResult, info: RunInfo) -> bool:
+    """Whether speed still matters for this trial; under another objective speed drops nobody."""
+    return (
+        info.budget.objective == "latency"
+        and info.runtimes[trial.variant].batch == 1
+        and not untimed_shortfalls(trial, info.budget)
+    )
+
+
+def _session(
+    context: Context,
+    sessions: dict[str, Measured],
+    session: str,
+    names: Sequence[str],
+    contenders: Sequence[str],
+    plan: Plan,
+) -> None:
+    """One session over the named variants and the second copy of the baseline, added to `sessions`."""
+    variants = {name: (context.built[name].artifact, context.runtimes[name]) for name in names}
+    variants[TWIN] = variants[BASELINE]
+    # One set of processors for all, so that none is compared on a quieter one.
+    threads = max(runtime.intra_threads for _, runtime in variants.values())
+    cpus = available_cpus()[-threads:]
+
+    def launch(name: str) -> Worker:
+        log = context.folder.log(BASELINE if name == TWIN else name)
+        photos = context.job_of(BASELINE if name == TWIN else name).photos
+        return Worker(*variants[name], photos, log=log, cpus=cpus)
+
+    measured = sessions[session] = Measured()
+    measure(
+        list(variants),
+        launch,
+        plan,
+        baseline=BASELINE,
+        twin=TWIN,
+        contenders=contenders,
+        batch_sizes={name: runtime.batch for name, (_, runtime) in variants.items() if runtime.batch > 1},
+        # Where nothing runs on a GPU, nothing of NVIDIA's is touched.
+        watch=HostWatch(cpus, gpu=GpuWatch() if any(_on_gpu(context, name) for name in names) else None),
+        progress=lambda done, total: context.report(
+            Progress("timing", done, total, f"rounds at most, {session} of {len(names)}")
+        ),
+        into=measured,
+    )
+    if (reason := measured.failed.get(BASELINE)) is not None:
+        raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
+
+
+def _about(info: RunInfo, sessions: Mapping[str, Measured]) -> RunInfo:
+    """What the sessions tell about the machine. The noise floor is the larger of theirs."""
+    floors = [noise_floor(measured) for measured in sessions.values()]
+    known = [floor for floor in floors if floor is not None]
+    return info.model_copy(
+        update={
+            "noise_floor": max(known) if known else None,
+            "environments": tuple(e for measured in sessions.values() for e in measured.environments),
+            "repeated_rounds": sum(len(measured.unused) for measured in sessions.values()),
+            "timing_ended": "; ".join(f"{name}: {measured.ended}" for name, measured in sessions.items()),
+        }
+    )
+
+
+def _finalists(info: RunInfo, raced: Sequence[TrialResult]) -> list[str]:
+    """The winner of the race, the runner-up and the baseline; the baseline alone where nothing fits."""
+    winner, _ = choose(info, raced)
+    others = [t for t in ranked(info, raced) if winner is not None and t.variant != winner.variant]
+    names = [BASELINE, *([winner.variant] if winner else []), *[t.variant for t in others[:1]]]
+    return list(dict.fromkeys(names))
+
+
+def _with_extras(
+    context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
+) -> list[TrialResult]:
+    """The finalists with their throughput on all processors and the cost of the whole path of a photo."""
+    artifacts = {name: (context.built[name].artifact, context.runtimes[name]) for name in finalists}
+    photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
+    ips: dict[str, list[float]] = {name: [] for name in finalists}
+    walks: dict[str, tuple[WholePath, ...]] = {}
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(
+                Worker(*artifacts[name], context.job_of(name).photos, log=context.folder.log(name))
+            )
+            for name in finalists
+        }
+        for worker in workers.values():
+            worker.ready()
+            worker.warm_up()
+        for number in range(SATURATE_TIMES):
+            context.report(Progress("throughput and whole path", number, SATURATE_TIMES + 1))
+            for name, worker in workers.items():
+                ips[name].append(worker.saturate(SATURATE_S))
+        for name, worker in workers.items():
+            walks[name] = tuple(worker.walk_path(*photo) for photo in photos)
+    return [
+        trial.model_copy(
+            update={"saturated_ips": median(ips[trial.variant]), "whole_path": walks[trial.variant]}
+        )
+        if trial.variant in walks
+        else trial
+        for trial in trials
+    ]
+
+
+def _with_gpu_use(
+    context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
+) -> list[TrialResult]:
+    """The trials with what they do on the GPU: the finalists, and the fastest others while there is time."""
+    timed = [trial for trial in trials if _on_gpu(context, trial.variant) and trial.latency is not None]
+    timed.sort(key=lambda t: (t.variant not in finalists, t.latency.p50_ns if t.latency else 0))
+    began = time.monotonic()
+    uses: dict[str, GpuUse] = {}
+    for number, trial in enumerate(timed):
+        if trial.variant not in finalists and time.monotonic() - began > GPU_USE_S:
+            left = ", ".join(t.variant for t in timed[number:])
+            context.report(Progress("left out", 0, 0, f"figures of the GPU, for want of time: {left}"))
+            break
+        context.report(Progress("measuring on the GPU", number, len(timed), trial.variant))
+        try:
+            uses[trial.variant] = _gpu_use(context, trial)
+        except ChildError as error:
+            # All that was timed counts without these figures.
+            _gpu_failed(context, trial.variant, error.message)
+    return [
+        trial.model_copy(update={"gpu": uses[trial.variant]}) if trial.variant in uses else trial
+        for trial in trials
+    ]
+
+
+def _gpu_use(context: Context, trial: TrialResult) -> GpuUse:
+    """In a process of its own, with nothing else computing. Raises ChildError where it does not open."""
+    name = trial.variant
+    artifact, runtime = context.built[name].artifact, context.runtimes[name]
+    with Worker(artifact, runtime, context.job_of(name).photos, log=context.folder.log(name)) as worker:
+        worker.ready()
+        worker.warm_up()
+        return use_of(
+            worker,
+            trial.gpu or GpuUse(),
+            sizes_of(artifact, runtime),
+            GpuWatch(),
+            lambda problem: _gpu_failed(context, name, problem),
+        )
+
+
+def _gpu_failed(context: Context, variant: str, problem: str) -> None:
+    context.report(Progress("failed", 0, 0, f"figures of the GPU for {variant}: {problem}"))
+
+
+def _resized_jpeg(context: Context, shorter_side: int) -> bytes:
+    """A validation photo as a JPEG whose shorter side has this many pixels, 4:3 where it is a large one."""
+    from PIL import Image
+
+    image = decode(context.prepared.validation.paths[0].read_bytes())
+    size = (shorter_side, shorter_side) if shorter_side < LARGE else (shorter_side * 4 // 3, shorter_side)
+    target = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(target, "JPEG", quality=90)
+    return target.getvalue()

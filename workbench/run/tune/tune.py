@@ -1,0 +1,272 @@
+"""`krishi-bench tune`: search recipe space within a time budget, then decide as any run decides.
+
+First smaller inputs, then what the advisor suggests, then both together, then mixed precision for the best
+INT8 variant. Candidates get a quick look each (`explore`); the few that are left are checked and timed in an
+ordinary run, and the winner is written down as a recipe.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from workbench.backends import Runtime
+from workbench.errors import WorkbenchError
+from workbench.measure.latency import Plan
+from workbench.model.graph.facts import NetworkFacts
+from workbench.model.graph.roles import Role
+from workbench.report import html
+from workbench.results.folder import RunFolder
+from workbench.results.records import RunInfo, TrialResult
+from workbench.results.verdict import (
+    Comparison,
+    certification_shortfalls,
+    compare,
+    paired_drop,
+    untimed_shortfalls,
+)
+from workbench.run import pipeline
+from workbench.run.advice.advise import Advice, advised
+from workbench.run.check_variant import Context
+from workbench.run.prepare import prepare
+from workbench.run.tune import moves
+from workbench.run.tune.moves import Move
+from workbench.run.tune.quick_look import Looker, described, promise
+from workbench.run.tune.recipe_file import check_ours, write_recipe
+from workbench.run.tune.search import Search, Tried, chosen, explore, resized
+from workbench.system.files import write_atomic
+from workbench.system.progress import Progress, Report
+from workbench.workspace.recipe import Variant
+from workbench.workspace.workspace import Workspace
+
+RACE_SHARE = 0.3  # of the budget, for checking and timing the finalists
+LEAST_RACE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """comparison: of the finalists' run. recipe: reproduces the winner; None where nothing beat the baseline.
+
+    story: what was tried and found, as sentences.
+    """
+
+    comparison: Comparison
+    recipe: Path | None
+    story: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """What came of it, for a person."""
+        told = "\n".join(self.story)
+        if self.recipe is None and self.comparison.nothing_else:
+            return f"{told}\nnothing besides the plain FP32 export could be measured: no recipe was written"
+        if self.recipe is None:
+            return f"{told}\nnothing that keeps the budget beat the plain FP32 export: no recipe was written"
+        again = f"wrote {self.recipe}: `krishi-bench run {self.recipe}` measures it again"
+        if not self.comparison.certified:
+            return f"{told}\n{again}; the photos kept apart did not certify it, so `promote` will refuse it"
+        return f"{told}\n{again}, `krishi-bench promote` publishes it"
+
+
+def tune(
+    workspace: Workspace,
+    variants: Sequence[Variant],
+    recipe: Path,
+    options: pipeline.Options,
+    report: Report,
+) -> Tuned:
+    """Search for the best variant within `options.plan.budget_s`, beginning with those of `variants` that the
+    advisor suggests; write the winner to `recipe`.
+
+    Raises WorkbenchError where the workspace cannot be used, where `recipe` is another's file, and where the
+    budget ends before a single candidate was looked at.
+    """
+    check_ours(recipe)
+    started = time.monotonic()
+    budget_s = options.plan.budget_s
+    folder = RunFolder.create(workspace.results)
+    try:
+        prepared = prepare(workspace, report, calibrate=True)
+        context, baseline = pipeline.begin(prepared, folder, options, report)
+    finally:
+        folder.remove_if_never_begun()
+    photos = len(prepared.calibration or ())
+    variants = [moves.capped(variant, photos) for variant in variants] if photos else variants
+    advice = pipeline.advice_for(context, variants)
+    with Looker(context) as looker:
+        until = started + (1 - RACE_SHARE) * budget_s
+        found = Search(context, looker, until, absent_roles(advice.network))
+        seeds, doubted = _seeds(advice, variants)
+        explore(found, seeds, doubted)
+    if found.left_s <= 0 and not any(tried.look for tried in found.tried.values()):
+        raise WorkbenchError(
+            f"the budget of {budget_s:.0f} s ended before anything could be tried: preparing and measuring "
+            f"the baseline took {time.monotonic() - started:.0f} s",
+            hint=f"give more time: --budget {max(60, round(4 * (time.monotonic() - started)))}s",
+        )
+    found.tell_untried([*seeds, *doubted])
+    finalists = chosen(found)
+    checked = []
+    for number, tried in enumerate(finalists):
+        context.stage = Progress("checking the finalists", number, len(finalists), tried.variant.name)
+        report(context.stage)
+        result = pipeline.checked(context, tried.variant)
+        checked += [result] if result.status == "ok" else []
+    info = pipeline.info_of(context, options)
+    certified = certified_in_turn(found, checked, info)
+    names = {tried.variant.name for tried in finalists}
+    for tried in found.tried.values():
+        if tried.variant.name not in names:
+            folder.append(_not_taken(tried, context))
+    left = started + budget_s - time.monotonic()
+    plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
+    notes = story(found, finalists, time.monotonic() - started)
+    notes += (certified.sentence,) if certified.sentence else ()
+    info = info.model_copy(update={"notes": (*info.notes, *notes)})
+    for _ in pipeline.timed(context, info, [baseline, *certified.passed], plan):
+        pass
+    comparison = compare(folder.info(), folder.trials())
+    write_atomic(folder.path / "report.html", html.render([comparison]).encode())
+    winner = next((t.variant for t in finalists if t.variant.name == comparison.winner), None)
+    if winner is None:
+        return Tuned(comparison, None, notes)
+    write_recipe(winner, recipe, comparison)
+    return Tuned(comparison, recipe, notes)
+
+
+def absent_roles(network: NetworkFacts) -> frozenset[Role]:
+    """The roles that no layer plays: leaving them in float would change nothing."""
+    there: dict[Role, int] = {
+        "squeeze_excite": network.squeeze_excite,
+        "hardswish": network.hard_swish + network.swish,
+        "depthwise": network.depthwise,
+    }
+    return frozenset(role for role, count in there.items() if not count)
+
+
+def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], list[Move]]:
+    """What the advisor suggests, and what it advises against; most promising first. Smaller inputs alone are
+    left out: a scan finds them."""
+    expected = {item.variant: item.high or 0.0 for item in advice.items}
+    fair = sorted(
+        (variant for variant in _comparable(variants) if not _smaller_alone(variant)),
+        key=lambda variant: (-expected[variant.name], len(variant.steps)),  # what is quick to build first
+    )
+    worth = {variant.name for variant in advised(advice, variants)}
+    return (
+        [Move(variant, "suggested by the advisor") for variant in fair if variant.name in worth],
+        [Move(variant, "tried against the advice") for variant in fair if variant.name not in worth],
+    )
+
+
+def _smaller_alone(variant: Variant) -> bool:
+    return resized(variant) and not variant.steps and variant.runtime.backend == "onnxruntime"
+
+
+def _comparable(variants: Iterable[Variant]) -> list[Variant]:
+    """Those that can be published and use as much of the machine as the baseline: one thread, one photo.
+
+    More threads make one photo faster and the server slower; how many is the operator's choice.
+    """
+
+    def fair(runtime: Runtime) -> bool:
+        alone = runtime.batch == 1 and runtime.intra_threads == 1
+        return alone and runtime.device == "cpu" and runtime.backend != "torch"
+
+    return [variant for variant in variants if fair(variant.runtime)]
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What a fixed sequence of certifications left. sentence: how it went; None where there was none."""
+
+    passed: list[TrialResult]
+    sentence: str | None
+
+
+def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunInfo) -> Certified:
+    """Certify the finalists one after the other, surest first, until one fails; faster ones come later.
+
+    A fixed sequence of tests: the order is known before the photos that certify are looked at, and nothing is
+    tested after the first failure, so that each statement holds at 95 % and all of them together do too
+    (Maurer, Hothorn and Lehmacher, "Multiple comparisons in drug clinical trials", 1995). What failed, and
+    what came after it, is recorded as `pruned`. Where the surest fails it stays, to be refused by name.
+    """
+    budget, folder = info.budget, found.context.folder
+
+    def prune(result: TrialResult, reason: str) -> None:
+        folder.append(result.model_copy(update={"status": "pruned", "reason": reason}))
+
+    fitting = []
+    for result in checked:
+        if missed := untimed_shortfalls(result, budget, info.class_names):
+            prune(result, "; ".join(missed))
+        else:
+            fitting.append(result)
+    fitting.sort(key=lambda result: -_promise(result, found))
+    passed: list[TrialResult] = []
+    for number, result in enumerate(fitting):
+        if not (missed := certification_shortfalls(result, info)):
+            passed.append(result)
+            continue
+        for other in fitting[max(number, 1) :]:
+            why = "; ".join(missed) if other is result else f"{result.variant}, which was surer, did not hold"
+            prune(other, f"not certified: {why}")
+        return Certified(passed or fitting[:1], _told(passed, fitting, result))
+    return Certified(passed, _told(passed, fitting, None))
+
+
+def _promise(result: TrialResult, found: Search) -> float:
+    drop = paired_drop(result)
+    return promise(drop, found.context.prepared.workspace.budget, found.photos) if drop else 0.0
+
+
+def _told(
+    passed: Sequence[TrialResult], fitting: Sequence[TrialResult], failed: TrialResult | None
+) -> str | None:
+    if not fitting or fitting[0].certification is None:
+        return None
+    order = " > ".join(result.variant for result in fitting)
+    end = f"{failed.variant} did not hold" if failed else "all of them hold"
+    return f"certified in turn, surest first, until one fails: {order}; {len(passed)} passed, {end}"
+
+
+def _not_taken(tried: Tried, context: Context) -> TrialResult:
+    """The record of a candidate that a look was enough for."""
+    variant = tried.variant
+    status = "pruned" if tried.look is not None else "skipped" if tried.skipped else "failed"
+    reason = tried.problem or ""
+    if tried.look is not None:
+        reason = f"a quick look ({tried.why}): {described(tried.look)}; others promised more"
+    return TrialResult(
+        variant=variant.name,
+        recipe=variant.recipe,
+        digest=variant.digest,
+        status=status,
+        reason=reason,
+        backend=variant.runtime.backend,
+        device=variant.runtime.device,
+        steps=len(variant.steps),
+        preprocess=context.contracts.get(variant.name),
+    )
+
+
+def story(found: Search, finalists: Sequence[Tried], seconds: float) -> tuple[str, ...]:
+    """What was tried and what came of it, a sentence for each kind of attempt."""
+    looked = [tried for tried in found.tried.values() if tried.look is not None]
+    lines = [
+        f"searched for {seconds / 60:.1f} minutes: {len(looked)} variants looked at, "
+        f"{len(found.tried) - len(looked)} could not be tried, {len(finalists)} measured in full"
+    ]
+    for why in dict.fromkeys(tried.why for tried in looked):
+        group = [tried for tried in looked if tried.why == why]
+        fitting = found.best(group)
+        best = fitting[0] if fitting else min(group, key=found.cost)
+        assert best.look is not None
+        verdict = ""
+        if not fitting:
+            lost = found.hopeless(best)
+            verdict = ", more than the budget allows" if lost else ", too uncertain to be certified"
+        lines.append(
+            f"{why}: {len(group)} tried; {best.variant.name} came to {described(best.look)}{verdict}"
+        )
+    return tuple(lines)

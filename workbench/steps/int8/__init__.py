@@ -1,0 +1,1 @@
+"""INT8 with onnxruntime's quantiser and our own calibration."""

@@ -1,0 +1,166 @@
+"""Bias correction: what quantising shifts on average, taken back by the biases."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workbench.model.graph.onnx_file import image_input, opset_of
+from workbench.model.graph.roles import Wiring, wiring_of
+from workbench.steps.int8.calibration import batch_size, filled, opened
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    from workbench.photos.dataset import Images
+
+
+PHOTOS = 64  # means settle long before the ranges do
+AXES_AS_INPUT_OPSET = 18  # of ReduceMean
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution or Gemm of the float graph, and what quantising made of its input and weights.
+
+    scale, zero_point: of the activation it reads. weights: as INT8 represents them, in float32.
+    """
+
+    node: "onnx.NodeProto"
+    scale: "onnx.TensorProto"
+    zero_point: "onnx.TensorProto"
+    weights: "NDArray[np.float32]"
+
+
+def correct_biases(
+    model: "onnx.ModelProto", quantized: "onnx.ModelProto", images: "Images", count: int
+) -> int:
+    """Shift the biases of `model`, in place, by what quantising shifts the outputs on average.
+
+    Per output channel of each Conv and Gemm, the bias loses E[y'] - E[y], where y is the float output, y' the
+    output with quantised weights and input, and the mean goes over photos and positions: the empirical bias
+    correction of Nagel et al. (ICCV 2019), layer by layer with the input that the float network gives it, so
+    that one pass does for all layers however deep. Only the means leave the network.
+
+    quantized: the same graph in QDQ form. Returns the number of layers corrected.
+    """
+    import numpy as np
+
+    layers = list(_layers(model, quantized))
+    if not layers:
+        return 0
+    augmented, wanted = _with_twins(model, layers)
+    session, image, size = opened(augmented), image_input(model).name, batch_size(model)
+    shifts: list[NDArray[np.float64]] | None = None
+    taken = min(count, PHOTOS, len(images))
+    batches = 0
+    for batch in images.spread(taken, size):
+        found = [shift.astype(np.float64) for shift in session.run(wanted, {image: filled(batch, size)})]
+        shifts = found if shifts is None else [a + b for a, b in zip(shifts, found, strict=True)]
+        batches += 1
+    for layer, shift in zip(layers, shifts or [], strict=True):
+        _subtract(model, layer.node.name, (shift / batches).astype(np.float32))
+    return len(layers)
+
+
+def _layers(model: "onnx.ModelProto", quantized: "onnx.ModelProto") -> Iterator[Layer]:
+    """The layers whose weights and input are both quantised, and whose bias is stored or missing."""
+    made, floats = wiring_of(quantized), wiring_of(model)
+    names = {node.name: node for node in model.graph.node}
+    for twin in quantized.graph.node:
+        node = names.get(twin.name)
+        if node is None or node.op_type not in ("Conv", "Gemm") or not _can_shift(node, floats):
+            continue
+        read, weights = (made.maker.get(name) for name in twin.input[:2])
+        if read is None or weights is None or {read.op_type, weights.op_type} != {"DequantizeLinear"}:
+            continue
+        if weights.input[0] not in made.constants or read.input[0] not in made.maker:
+            continue
+        scale, zero_point = (made.constants[name] for name in read.input[1:3])
+        yield Layer(node, scale, zero_point, _dequantized(weights, made))
+
+
+def _can_shift(node: "onnx.NodeProto", wiring: Wiring) -> bool:
+    """Whether the bias is a stored vector, or can be added; a Gemm's is not scaled."""
+    if any(a.name == "beta" and a.f != 1.0 for a in node.attribute):
+        return False
+    if len(node.input) < 3 or not node.input[2]:
+        return node.input[1] in wiring.constants
+    bias = wiring.constants.get(node.input[2])
+    return bias is not None and len(bias.dims) == 1 and bias.dims[0] == _channels(node, wiring)
+
+
+def _channels(node: "onnx.NodeProto", wiring: Wiring) -> int:
+    dims = wiring.constants[node.input[1]].dims
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return int(dims[0] if node.op_type == "Conv" or transposed else dims[1])
+
+
+def _dequantized(node: "onnx.NodeProto", wiring: Wiring) -> "NDArray[np.float32]":
+    """What a DequantizeLinear of stored weights gives."""
+    import numpy as np
+    import onnx
+
+    weights, scale, zero_point = (onnx.numpy_helper.to_array(wiring.constants[name]) for name in node.input)
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    if scale.ndim:  # per channel
+        shape = [-1 if i == axis % weights.ndim else 1 for i in range(weights.ndim)]
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+    values: NDArray[np.float32] = (weights.astype(np.int32) - zero_point.astype(np.int32)) * scale
+    return values.astype(np.float32)
+
+
+def _with_twins(model: "onnx.ModelProto", layers: list[Layer]) -> "tuple[onnx.ModelProto, list[str]]":
+    """The float graph with a quantised twin of every layer, and the outputs that are their mean shifts."""
+    import numpy as np
+    import onnx
+
+    augmented = onnx.ModelProto()
+    augmented.CopyFrom(model)
+    graph, made = augmented.graph, onnx.helper.make_node
+    wanted = []
+    for number, layer in enumerate(layers):
+        q, dq, w, out, off, mean, axes = (f"twin/{number}/{part}" for part in range(7))
+        scale, zero = f"{q}/scale", f"{q}/zero_point"
+        twin = onnx.NodeProto()
+        twin.CopyFrom(layer.node)
+        twin.name, twin.input[0], twin.input[1], twin.output[0] = out, dq, w, out
+        over = [0, *range(2, layer.weights.ndim)] if twin.op_type == "Conv" else [0]
+        stored = {scale: layer.scale, zero: layer.zero_point}
+        for name, tensor in stored.items():
+            graph.initializer.add().CopyFrom(tensor)
+            graph.initializer[-1].name = name
+        graph.initializer.append(onnx.numpy_helper.from_array(layer.weights, w))
+        graph.node.extend(
+            [
+                made("QuantizeLinear", [layer.node.input[0], scale, zero], [q]),
+                made("DequantizeLinear", [q, scale, zero], [dq]),
+                twin,
+                made("Sub", [out, layer.node.output[0]], [off]),
+            ]
+        )
+        if opset_of(model) < AXES_AS_INPUT_OPSET:
+            graph.node.append(made("ReduceMean", [off], [mean], axes=over, keepdims=0))
+        else:
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(over, np.int64), axes))
+            graph.node.append(made("ReduceMean", [off, axes], [mean], keepdims=0))
+        graph.output.append(onnx.helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
+        wanted.append(mean)
+    return augmented, wanted
+
+
+def _subtract(model: "onnx.ModelProto", name: str, shift: "NDArray[np.float32]") -> None:
+    """Give the node a bias of its own, less `shift`."""
+    import onnx
+
+    node = next(node for node in model.graph.node if node.name == name)
+    stored = wiring_of(model).constants
+    old = node.input[2] if len(node.input) > 2 else ""
+    values = onnx.numpy_helper.to_array(stored[old]) - shift if old else -shift
+    corrected = f"{old or name}/corrected"
+    while corrected in stored:
+        corrected += "_"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, corrected))
+    del node.input[2:]
+    node.input.append(corrected)

@@ -1,0 +1,283 @@
+"""What each layer of a static INT8 graph costs and buys: the error it alone brings, the time it saves."""
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from workbench.model.graph.onnx_file import image_input, load
+from workbench.photos.contract import Batch
+from workbench.steps.int8.calibration import filled
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+
+LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+PROFILED_CALLS = 30
+ACTIVATIONS = frozenset({"Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "LeakyRelu", "Mul"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer that the graph computes in INT8.
+
+    error: mean Kullback-Leibler divergence of the network's probabilities, in nats, with this layer alone
+    quantised. float_ns, int8_ns: what it takes in either graph, None where the profile does not show it.
+    """
+
+    name: str
+    error: float
+    float_ns: float | None
+    int8_ns: float | None
+
+    @property
+    def gain_ns(self) -> float | None:
+        if self.float_ns is None or self.int8_ns is None:
+            return None
+        return self.float_ns - self.int8_ns
+
+
+def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> list[Layer]:
+    """Every layer of `quantized`, in graph order.
+
+    prepared: the float graph that was quantised, its nodes named alike. photos: as the graph takes them; as
+    many as fit in `seconds` are used, at least two. Both graphs run in onnxruntime on one thread.
+    """
+    float_times, int8_times = node_times(prepared, photos[:1]), node_times(quantized, photos[:1])
+    source = load(prepared)
+    errors = errors_of(source, load(quantized), photos, seconds)
+    aliases = _outputs_after(source)
+    found = []
+    for node in source.graph.node:
+        if node.name in errors:
+            in_float = [
+                float_times[alias] for alias in (node.name, *aliases[node.name]) if alias in float_times
+            ]
+            found.append(
+                Layer(
+                    node.name, errors[node.name], in_float[0] if in_float else None, int8_times.get(node.name)
+                )
+            )
+    return found
+
+
+def node_times(path: Path, photo: Batch) -> dict[str, float]:
+    """Nanoseconds of each node, the median of some calls, from onnxruntime's own profile.
+
+    Names as in the file, as far as onnxruntime keeps them: it appends `_token_N` to what it rewrites, and
+    calls a convolution in its own layout by its output, `<output>_nchwc`, which is returned as `<output>`.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    with TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        image = session.get_inputs()[0]
+        size = image.shape[0] if isinstance(image.shape[0], int) else 1
+        feed = {image.name: filled(photo, size)}
+        for _ in range(PROFILED_CALLS):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            plain = re.sub(r"(_token_\d+|_nchwc)+$", "", event["name"].removesuffix("_kernel_time"))
+            times.setdefault(plain, []).append(1000.0 * event["dur"])
+    return {name: median(values) for name, values in times.items()}
+
+
+def _outputs_after(model: "onnx.ModelProto") -> dict[str, list[str]]:
+    """By node: its output, and those of the activations that onnxruntime may have fused into it."""
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found = {}
+    for node in model.graph.node:
+        names = [node.output[0]]
+        for _ in range(3):  # hard-swish is two nodes once it was written out
+            last = [
+                reader for name in names for reader in readers.get(name, []) if reader.op_type in ACTIVATIONS
+            ]
+            names += [reader.output[0] for reader in last if reader.output[0] not in names]
+        found[node.name] = names
+    return found
+
+
+def errors_of(
+    source: "onnx.ModelProto", quantized: "onnx.ModelProto", photos: Batch, seconds: float
+) -> dict[str, float]:
+    """The divergence that each layer of `quantized` brings when it alone is quantised.
+
+    One session serves all layers: in a copy of the float graph, the input of every layer passes a switch
+    between itself and its quantised self, and its weights can be fed.
+    """
+    import numpy as np
+    import onnxruntime
+
+    graph = _switched(source, quantized)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    images = image_input(source)
+    fixed = images.type.tensor_type.shape.dim[0].dim_value
+
+    def logits(batch: Batch, feeds: "Mapping[str, NDArray[Any]]") -> "NDArray[np.float64]":
+        size = fixed or len(batch)
+        parts = [filled(batch[start : start + size], size) for start in range(0, len(batch), size)]
+        rows = [session.run(None, {images.name: part, **feeds})[0] for part in parts]
+        return np.concatenate(rows)[: len(batch)].astype(float)
+
+    off = {switch: np.asarray(False) for switch in graph.switches.values()}
+    started = time.perf_counter()
+    logits(photos[:1], off)
+    logits(photos[:1], off)
+    each = (time.perf_counter() - started) / 2
+    count = max(2, min(len(photos), int(seconds / max(each, 1e-6) / max(1, len(graph.switches)))))
+    chosen = photos[np.arange(count) * len(photos) // count]
+    before = _log_softmax(logits(chosen, off))
+    errors = {}
+    for name, switch in graph.switches.items():
+        after = _log_softmax(logits(chosen, {**off, switch: np.asarray(True), **graph.weights[name]}))
+        errors[name] = float((np.exp(before) * (before - after)).sum(axis=1).mean())
+    return errors
+
+
+@dataclass(frozen=True, slots=True)
+class _Switched:
+    """model: takes, beside the image, one boolean per layer and any layer's weights.
+
+    switches: the input that quantises a layer's activations, by layer. weights: its quantised ones, as feeds.
+    """
+
+    model: "onnx.ModelProto"
+    switches: dict[str, str]
+    weights: "dict[str, dict[str, NDArray[Any]]]"
+
+
+def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switched:
+    import onnx
+
+    stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    made_by = {name: node for node in quantized.graph.node for name in node.output}
+    twins = {node.name: node for node in quantized.graph.node}
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    switches: dict[str, str] = {}
+    weights: dict[str, dict[str, NDArray[Any]]] = {}
+    listed = {value.name for value in graph.input}
+    for node in graph.node:
+        twin = twins.get(node.name)
+        scale = _input_scale(twin, made_by, stored) if twin is not None and node.op_type in LAYERS else None
+        weight = node.input[1] if len(node.input) > 1 else ""
+        rounded = {} if twin is None or scale is None else _dequantized(twin, made_by, stored, weight)
+        # One in float still reads rounded values where its neighbours are in INT8: its weights tell.
+        if scale is not None and rounded and weight in constants:
+            switch = f"quantise {node.name}"
+            switches[node.name] = switch
+            weights[node.name] = rounded
+            nodes += _fake_quantized(node, switch, scale)
+            graph.initializer.extend(scale)
+            graph.input.append(onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, []))
+            if weight not in listed:
+                listed.add(weight)
+                tensor = constants[weight]
+                graph.input.append(onnx.helper.make_tensor_value_info(weight, tensor.data_type, tensor.dims))
+        nodes.append(node)
+    copies = [onnx.NodeProto() for _ in nodes]
+    for copy, original in zip(copies, nodes, strict=True):
+        copy.CopyFrom(original)
+    del graph.node[:]
+    graph.node.extend(copies)
+    return _Switched(model, switches, weights)
+
+
+def _input_scale(
+    twin: "onnx.NodeProto", made_by: "Mapping[str, onnx.NodeProto]", stored: "Mapping[str, onnx.TensorProto]"
+) -> "Sequence[onnx.TensorProto] | None":
+    """Scale and zero point of what a quantised layer reads, renamed for it; None where it reads floats."""
+    import numpy as np
+    import onnx
+
+    reader = made_by.get(twin.input[0])
+    if reader is None or reader.op_type != "DequantizeLinear" or len(reader.input) < 3:
+        return None
+    if not all(name in stored for name in reader.input[1:3]):
+        return None
+    found = []
+    for what, name in zip(("scale", "zero"), reader.input[1:3], strict=True):
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(stored[name])
+        if tensor.data_type == onnx.TensorProto.FLOAT16:  # what stays float there is fp16; here it is fp32
+            scale = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(scale))
+        tensor.name = f"{what} of {twin.name}"
+        found.append(tensor)
+    return found
+
+
+def _dequantized(
+    twin: "onnx.NodeProto",
+    made_by: "Mapping[str, onnx.NodeProto]",
+    stored: "Mapping[str, onnx.TensorProto]",
+    weight: str,
+) -> "dict[str, NDArray[Any]]":
+    """A layer's weights after quantisation, in float32; empty where the quantised graph has them in float."""
+    import numpy as np
+    from onnx.numpy_helper import to_array
+
+    reader = made_by.get(twin.input[1])
+    if reader is None or reader.op_type != "DequantizeLinear" or reader.input[0] not in stored:
+        return {}
+    values, scale = to_array(stored[reader.input[0]]).astype(np.float32), to_array(stored[reader.input[1]])
+    zero = to_array(stored[reader.input[2]]).astype(np.float32) if len(reader.input) > 2 else np.float32(0)
+    axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 1)
+    if scale.ndim and scale.size > 1:
+        shape = [1] * values.ndim
+        shape[axis] = scale.size
+        scale, zero = scale.reshape(shape), np.broadcast_to(zero, scale.shape).reshape(shape)
+    return {weight: ((values - zero) * scale).astype(np.float32)}
+
+
+def _fake_quantized(
+    node: "onnx.NodeProto", switch: str, scale: "Sequence[onnx.TensorProto]"
+) -> "list[onnx.NodeProto]":
+    """Nodes that round what `node` reads to its levels where `switch` is true; `node` then reads theirs."""
+    import onnx
+
+    original, names = node.input[0], [tensor.name for tensor in scale]
+    rounded, chosen = f"{switch} rounded", f"{switch} chosen"
+    make = onnx.helper.make_node
+    nodes = [
+        make("QuantizeLinear", [original, *names], [f"{switch} levels"]),
+        make("DequantizeLinear", [f"{switch} levels", *names], [rounded]),
+        make("Where", [switch, rounded, original], [chosen]),
+    ]
+    node.input[0] = chosen
+    return nodes
+
+
+def _log_softmax(logits: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    import numpy as np
+
+    shifted: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
+    normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return normalized

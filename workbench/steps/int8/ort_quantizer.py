@@ -1,0 +1,91 @@
+"""Calling onnxruntime's quantisers: the dynamic one, and the static one with ranges found before."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from workbench.model.graph.roles import wiring_of
+from workbench.steps.int8.range_search import Range
+
+if TYPE_CHECKING:
+    import onnx
+
+    from workbench.steps.int8.equalize import Overrides
+    from workbench.steps.int8.settings import StaticInt8
+
+
+RANGES = "ranges.json"
+
+
+def quantized(
+    step: "StaticInt8",
+    model: "onnx.ModelProto",
+    folder: Path,
+    chosen: Collection[str],
+    widened: "Overrides",
+    form: Literal["qdq", "qoperator"],
+) -> Path:
+    """The file that onnxruntime's quantiser makes in `folder`, with the ranges that lie there as `RANGES`."""
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    mended, quantized = folder / "mended.onnx", folder / f"{form}.onnx"
+    onnx.save(model, mended)
+    quantize_static(
+        mended,
+        quantized,
+        calibration_cache_path=folder / RANGES,
+        quant_format=QuantFormat.QDQ if form == "qdq" else QuantFormat.QOperator,
+        op_types_to_quantize=sorted({node.op_type for node in model.graph.node if node.name in chosen}),
+        nodes_to_exclude=[node.name for node in model.graph.node if node.name not in chosen],
+        per_channel=step.per_channel,
+        reduce_range=step.reduce_range,
+        activation_type=types[step.activation],
+        weight_type=types[step.weight],
+        extra_options={"ActivationSymmetric": step.symmetric_activations, "TensorQuantOverrides": widened},
+    )
+    if form == "qdq":
+        onnx.save(_with_float_logits(onnx.load(quantized)), quantized)
+    return quantized
+
+
+def _with_float_logits(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Leave out the pair behind the last product: 256 levels make ties of logits that are not equal.
+
+    Its INT8 kernel writes floats as fast; other operators would lose theirs, and are left as they are.
+    """
+    wiring, graph = wiring_of(model), model.graph
+    for output in graph.output:
+        pair = wiring.maker.get(output.name)
+        marked = wiring.maker.get(pair.input[0]) if pair and pair.op_type == "DequantizeLinear" else None
+        product = wiring.maker.get(marked.input[0]) if marked else None
+        if pair is None or marked is None or product is None or product.op_type not in ("Gemm", "MatMul"):
+            continue
+        if len(wiring.readers[product.output[0]]) == len(wiring.readers[marked.output[0]]) == 1:
+            product.output[0] = output.name
+            unused = {*pair.input[1:], *marked.input[1:]}
+            graph.node.remove(pair)
+            graph.node.remove(marked)
+            _drop_unused(model, unused)
+    return model
+
+
+def _drop_unused(model: "onnx.ModelProto", names: set[str]) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    for weight in [w for w in model.graph.initializer if w.name in names - used]:
+        model.graph.initializer.remove(weight)
+
+
+def save_ranges(ranges: Mapping[str, Range], path: Path) -> None:
+    """Ranges in the file that `quantize_static` takes instead of calibrating."""
+    import numpy as np
+    from onnxruntime.quantization import CalibrationMethod, save_tensors_data
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+
+    data = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in ranges.items()
+    }
+    # To the quantiser a range is a range: MinMax is what it expects by default.
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), path)

@@ -1,0 +1,1 @@
+"""INT8 by NNCF, OpenVINO's quantiser."""

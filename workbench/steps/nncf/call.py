@@ -1,0 +1,222 @@
+"""Calling NNCF: photos as it takes them, top-1 as it judges by, its log where logs belong."""
+
+import io
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.backends.openvino.backend import without_telemetry
+from workbench.errors import WorkbenchError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from workbench.photos.dataset import Images
+    from workbench.steps.nncf.settings import AccuracyControl, NncfInt8
+
+
+RANKED = 300  # photos by which accuracy control finds the layers that distort most, as NNCF does
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """Batches for NNCF, which goes through them as often as it likes.
+
+    labelled: these rows alone, one photo at a time and with its label.
+    """
+
+    images: "Images"
+    count: int
+    size: int
+    labelled: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return max(1, self.count // self.size)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.labelled:
+            return self.images.spread(len(self) * self.size, self.size)
+        rows = [self.labelled[index * len(self.labelled) // self.count] for index in range(self.count)]
+        return zip(self.images.rows(rows), (self.images.labels[row] for row in rows), strict=True)
+
+
+def quantized(
+    step: "NncfInt8",
+    model: Any,
+    ignored: list[str],
+    photos: Photos,
+    validation: "Images | None",
+    choosing: Sequence[int] | None,
+    as_input: Callable[[Any], Any],
+) -> Any:
+    """NNCF's result for an onnx.ModelProto or an openvino.Model. as_input: a batch as that model takes it.
+
+    choosing: rows of `validation` that accuracy control may look at; None: all.
+    """
+    without_telemetry()
+    control = step.accuracy_control
+    chosen = _choosing(control, validation, choosing, photos.size) if control else None
+    with _quietly():
+        import nncf
+        import onnx
+
+        calibration = nncf.Dataset(photos, as_input)
+        settings: dict[str, Any] = {
+            "preset": nncf.QuantizationPreset[step.preset.upper()],
+            "target_device": nncf.TargetDevice.CPU,
+            "subset_size": len(photos),
+            "fast_bias_correction": step.fast_bias_correction,
+            "model_type": nncf.ModelType.TRANSFORMER if step.model_type else None,
+            # Not validated by NNCF: what its preprocessing removed needs no ignoring, and we looked already.
+            "ignored_scope": nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
+        }
+        # Of the two runtimes, openvino alone takes activations with a range for each channel.
+        advanced = _advanced(step, per_channel=False if isinstance(model, onnx.ModelProto) else None)
+        if control is None or chosen is None:
+            with _translated():
+                return nncf.quantize(model, calibration, **settings, advanced_parameters=advanced)
+        deadline = time.monotonic() + 60 * control.minutes if control.minutes else None
+        # By default the number of workers depends on the clock, and with it the order of layers.
+        restorer = nncf.AdvancedAccuracyRestorerParameters(
+            num_ranking_workers=1, ranking_subset_size=min(len(chosen), RANKED)
+        )
+        with _translated():
+            return nncf.quantize_with_accuracy_control(
+                model,
+                calibration,
+                nncf.Dataset(chosen, lambda item: as_input(item[0])),
+                _validator(deadline),
+                max_drop=control.max_drop,
+                **settings,
+                advanced_quantization_parameters=advanced,
+                advanced_accuracy_restorer_parameters=restorer,
+            )
+
+
+def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
+    """per_channel: a range for each channel of the activations; None leaves it to NNCF."""
+    import nncf
+    from nncf.quantization.advanced_parameters import QuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    parameters = nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix[step.overflow_fix.upper()],
+        disable_channel_alignment=not step.channel_alignment,
+        activations_quantization_params=QuantizationParameters(per_channel=per_channel),
+    )
+    if step.range_estimator is not None:
+        estimator = getattr(RangeEstimatorParametersSet, step.range_estimator.upper())
+        parameters.activations_range_estimator_params = estimator
+    return parameters
+
+
+def _choosing(
+    control: "AccuracyControl", validation: "Images | None", choosing: Sequence[int] | None, size: int
+) -> Photos:
+    """The photos that accuracy control looks at; those that certify must not be among them."""
+    if validation is None:
+        raise WorkbenchError(
+            "nncf_int8.accuracy_control needs labelled photos to choose by",
+            hint="name a folder of them as `data.validation` in krishi.yaml",
+        )
+    if size != 1:
+        raise WorkbenchError(
+            f"nncf_int8.accuracy_control takes photos one by one, the model {size} at a time",
+            hint="put `fixed_batch` after `nncf_int8`, or export with a free batch size",
+        )
+    rows = tuple(range(len(validation)) if choosing is None else choosing)
+    count = control.images or len(rows)
+    if count > len(rows):
+        raise WorkbenchError(
+            f"nncf_int8.accuracy_control.images: {count} photos asked for, {len(rows)} choose",
+            hint=f"lower it to {len(rows)} or less, or leave it out",
+        )
+    return Photos(validation, count, 1, labelled=rows)
+
+
+Scores = list[float] | list[list[Any]]
+Validate = Callable[[Any, Iterable[Any]], tuple[float, Scores]]
+
+
+def _validator(deadline: float | None) -> Validate:
+    """Top-1, and what NNCF ranks layers by: the logits of each photo, or, of ONNX models, whose logits it
+    cannot compare, the log-probability of the right class."""
+
+    def validate(model: Any, items: Iterable[Any]) -> tuple[float, Scores]:
+        import onnx
+
+        run = _runner(model)
+        pairs = [(run(batch), label) for batch, label in items]
+        right = sum(int(logits.argmax()) == label for logits, label in pairs)
+        if deadline is not None and time.monotonic() > deadline:
+            # The one way to make NNCF stop and still hand over what it has: tell it that all is well.
+            sys.stderr.write("nncf_int8.accuracy_control: the minutes are over; the last network is taken\n")
+            right = len(pairs)
+        top1 = right / max(1, len(pairs))
+        if isinstance(model, onnx.ModelProto):
+            return top1, [_log_probability(logits, label) for logits, label in pairs]
+        return top1, [[logits] for logits, _ in pairs]
+
+    return validate
+
+
+def _log_probability(logits: "NDArray[np.float32]", label: int) -> float:
+    import numpy as np
+
+    (row,) = logits.astype(np.float64)
+    return float(row[label] - row.max() - np.log(np.exp(row - row.max()).sum()))
+
+
+def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
+    """(1, classes) logits of a batch of one. model: openvino.CompiledModel or onnx.ModelProto."""
+    import onnx
+
+    if not isinstance(model, onnx.ModelProto):
+        request = model.create_infer_request()
+        return lambda batch: request.infer([batch])[0].copy()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch})[0]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """NNCF draws progress bars and logs on stdout, which is for data: its log goes to stderr instead."""
+    with redirect_stdout(io.StringIO()):
+        from nncf.common.logging import nncf_logger
+
+        before, log = nncf_logger.handlers, logging.StreamHandler(sys.stderr)
+        log.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
+        nncf_logger.handlers = [log]
+        try:
+            yield
+        finally:
+            nncf_logger.handlers = before
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    import nncf
+
+    foreign = (
+        nncf.ValidationError,
+        nncf.InternalError,
+        nncf.ParameterNotSupportedError,
+        nncf.UnsupportedModelError,
+        RuntimeError,
+        ValueError,
+    )
+    try:
+        yield
+    except foreign as error:
+        raise WorkbenchError(
+            f"nncf_int8: NNCF cannot quantise this network: {first_line(error)}",
+            hint="`static_int8` is another way to INT8",
+        ) from error

@@ -1,0 +1,214 @@
+"""ONNX to OpenVINO's IR: `model.xml` (the graph) and `model.bin` (the weights)."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.backends.artifact import ArtifactInfo, Companion, Precision
+from workbench.backends.openvino.backend import without_telemetry
+from workbench.errors import WorkbenchError, first_line
+from workbench.model.graph.onnx_file import PROBE_SIDE, load
+from workbench.system.files import sha256_file
+
+if TYPE_CHECKING:
+    import onnx
+
+
+GRAPH, WEIGHTS = "model.xml", "model.bin"
+PRODUCTS = frozenset(
+    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
+)
+
+
+def to_ir(source: Path, folder: Path) -> None:
+    """Convert an ONNX file; weights stay as they are. The same file gives the same bytes.
+
+    Raises WorkbenchError where openvino cannot read it.
+    """
+    save(read(source), folder)
+
+
+def read(source: Path) -> Any:
+    """The openvino.Model of an ONNX file, its constants folded: NNCF sees no weights where they are computed.
+
+    Without what exporters leave in it for debugging: paths of source files, for one, would end up in the IR.
+    Raises WorkbenchError where openvino cannot read it.
+    """
+    without_telemetry()
+    import openvino
+    from openvino import frontend
+    from openvino.tools.ovc.error import Error
+
+    onnx_model = load(source)
+    for part in (onnx_model, onnx_model.graph, *onnx_model.graph.node):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    try:
+        model = openvino.convert_model(io.BytesIO(onnx_model.SerializeToString()))
+    except (
+        RuntimeError,
+        Error,
+        frontend.GeneralFailure,
+        frontend.InitializationFailure,
+        frontend.NotImplementedFailure,
+        frontend.OpConversionFailure,
+        frontend.OpValidationFailure,
+    ) as error:
+        raise WorkbenchError(f"openvino cannot read {source.name}: {_reason(error)}") from error
+    _number(model)
+    return model
+
+
+def _reason(error: Exception) -> str:
+    """The line that names the trouble, such as an operator without a conversion; else the first one."""
+    found = [line[3:].strip() for line in str(error).splitlines() if line.startswith("-- ")]
+    return found[0] if found else first_line(error)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the two files."""
+    import openvino
+
+    _number(model)
+    openvino.save_model(model, folder / GRAPH, compress_to_fp16=False)
+
+
+def _number(model: Any) -> None:
+    """Give nodes that have no name of their own one that depends on the graph alone.
+
+    openvino counts such nodes through the life of the process: `Reshape_6053`. What has a name in the ONNX
+    file gives it to its tensor too.
+    """
+    for position, node in enumerate(model.get_ordered_ops()):
+        named = any(end.names for end in node.outputs())
+        if not named and re.fullmatch(r"[A-Z][A-Za-z0-9]*_+\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}__{position}")
+
+
+def names_of(model: Any, source: "onnx.ModelProto", nodes: "Iterable[onnx.NodeProto]") -> list[str]:
+    """Names of the openvino nodes that these nodes of the ONNX graph `source` became.
+
+    One may become several (a convolution and the addition of its bias): all between its inputs, which keep
+    the names of their tensors, and its output. A node that was folded away has none.
+    """
+    tensors = {name for node in source.graph.node for name in node.output}
+    made = {
+        name: node
+        for node in model.get_ordered_ops()
+        if node.get_type_name() != "Result"
+        for end in node.outputs()
+        for name in end.names
+    }
+    found: dict[str, None] = {}
+    for node in nodes:
+        waiting = [made[name] for name in node.output if name in made]
+        while waiting:
+            current = waiting.pop()
+            found[current.get_friendly_name()] = None
+            for parent in (value.get_node() for value in current.input_values()):
+                own = {name for end in parent.outputs() for name in end.names}
+                if parent.get_type_name() not in ("Constant", "Parameter") and not own & tensors:
+                    waiting.append(parent)
+    return list(found)
+
+
+def ir_info(folder: Path) -> ArtifactInfo:
+    """`artifact.json` of the IR in `folder`, read back from the files.
+
+    Raises WorkbenchError where they cannot be read, or are not a classifier: one input of (N, 3, H, W)
+    float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
+    """
+    without_telemetry()
+    import openvino
+
+    path, weights = folder / GRAPH, folder / WEIGHTS
+    try:
+        model = openvino.Core().read_model(path.read_bytes(), weights.read_bytes())
+    except (OSError, RuntimeError) as error:
+        raise WorkbenchError(f"{path} is not an OpenVINO network: {first_line(error)}") from error
+    pixels = _check_ends(path, model)
+    return ArtifactInfo(
+        format="openvino",
+        file=GRAPH,
+        sha256=sha256_file(path),
+        size_bytes=path.stat().st_size,
+        precision=precision_of(model),
+        input_shape=_input_shape(path, model, pixels=pixels),
+        classes=_classes(path, model, pixels=pixels),
+        companions=(Companion(file=WEIGHTS, sha256=sha256_file(weights), size_bytes=weights.stat().st_size),),
+        pixels=pixels,
+    )
+
+
+def _check_ends(path: Path, model: Any) -> bool:
+    """Whether it takes pixels. Raises WorkbenchError for what is no classifier."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise WorkbenchError(
+            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: "
+            "a classifier has one of each"
+        )
+    taken, given = (end.get_element_type().get_type_name() for end in (model.input(), model.output()))
+    if taken not in ("f32", "u8") or given != "f32":
+        raise WorkbenchError(
+            f"{path} takes {taken} and gives {given}: photos and logits go in and out as f32",
+            hint="export the network in float32; quantising makes it smaller",
+        )
+    return bool(taken == "u8")
+
+
+def _sizes(end: Any) -> list[int]:
+    """Of an input or output; 0 where free."""
+    shape = end.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return []
+    return [size.get_length() if size.is_static else 0 for size in shape]
+
+
+def _input_shape(path: Path, model: Any, *, pixels: bool) -> tuple[int, int, int, int]:
+    sizes = _sizes(model.input())
+    if len(sizes) == 4 and pixels and sizes[3] == 3:
+        return (sizes[0], 3, sizes[1], sizes[2])
+    if len(sizes) == 4 and not pixels and sizes[1] in (0, 3):
+        return (sizes[0], sizes[1], sizes[2], sizes[3])
+    raise WorkbenchError(
+        f"{path} takes an input of shape {model.input().get_partial_shape()}",
+        hint="photos go in as (N, 3, height, width) float32: export the network with that input",
+    )
+
+
+def _classes(path: Path, model: Any, *, pixels: bool) -> int:
+    """Logits per image; found by fixing the input where the file does not declare them."""
+    sizes = _sizes(model.output())
+    if not (len(sizes) == 2 and sizes[1]):
+        n, channels, height, width = _input_shape(path, model, pixels=pixels)
+        image = [height or PROBE_SIDE, width or PROBE_SIDE]
+        probe = model.clone()
+        probe.reshape([n or 1, *image, 3] if pixels else [n or 1, channels or 3, *image])
+        sizes = _sizes(probe.output())
+    if not (len(sizes) == 2 and sizes[1]):
+        raise WorkbenchError(f"{path}: its output has the shape {sizes}: a classifier gives (N, classes)")
+    return sizes[1]
+
+
+def precision_of(model: Any) -> Precision:
+    """int8 where a product has weights of 8 bits; else the type of most weight bytes."""
+    bytes_of: Counter[str] = Counter()
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in PRODUCTS and _stored(node.input_value(1).get_node()) in ("i8", "u8"):
+            return "int8"
+        if node.get_type_name() == "Constant":
+            bytes_of[node.get_element_type().get_type_name()] += node.get_byte_size()
+    if bytes_of["f16"] > bytes_of["f32"]:
+        return "fp16"
+    return "bf16" if bytes_of["bf16"] > bytes_of["f32"] else "fp32"
+
+
+def _stored(node: Any) -> str:
+    """The type of the constant that a weight is scaled up from, through conversions and shapes."""
+    while node.get_type_name() in ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize"):
+        node = node.input_value(0).get_node()
+    constant = node.get_type_name() == "Constant"
+    return str(node.get_element_type().get_type_name()) if constant else "none"

@@ -1,0 +1,114 @@
+"""What every step's result must pass, and which order of steps makes sense."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import WorkbenchError, first_line
+from workbench.model.graph.onnx_file import OnnxFacts, describe, logits_of, noise
+from workbench.photos.contract import Batch, Preprocess
+from workbench.photos.preprocess import normalize
+from workbench.steps.fp16.verify import fits_fp16, mostly_half
+from workbench.steps.rules import BATCH, EXACT, HALVES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+SAME = 1e-4  # of the largest logit: what folding constants may change
+SAME_INT8 = 0.05  # likewise where values on the edge between two levels may round the other way
+
+
+def check(
+    step: str, source: Path, result: Path, samples: "Batch | None" = None, contract: Preprocess | None = None
+) -> None:
+    """Open a step's result in onnxruntime on the CPU and hold it against what went in.
+
+    samples: photos as the source takes them; noise by default. contract: of a step that folds it.
+    Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes
+    changed, where logits are not finite; for the steps in EXACT, where precision or logits changed; for those
+    in HALVES, where an activation became FP16 and does not fit.
+    """
+    before = describe(source)
+    batch = noise(before) if samples is None else samples
+    try:
+        after = _valid(result)
+        _same_contract(step, before, after)
+        given = batch
+        if after.pixels and not before.pixels:
+            assert contract is not None
+            given = to_pixels(batch, contract)
+            batch = normalize(given, contract)
+        logits = _finite(logits_of(result, after, given))
+        if step in EXACT:
+            if after.precision != before.precision:
+                raise WorkbenchError(
+                    f"turned {before.precision} weights into {after.precision}",
+                    hint=f"put `{step}` before the steps that change the precision",
+                )
+            tolerance = SAME_INT8 if before.precision == "int8" else SAME
+            _same_logits(logits_of(source, before, batch), logits, tolerance)
+        if step in HALVES:
+            fits_fp16(source, result, batch)
+        if step == "fp16":
+            mostly_half(result)
+    except WorkbenchError as error:
+        result.unlink(missing_ok=True)
+        raise WorkbenchError(f"step `{step}`: {error.message}", hint=error.hint) from error
+
+
+def to_pixels(batch: "NDArray[np.float32]", contract: Preprocess) -> "NDArray[np.uint8]":
+    """(n, H, W, 3) uint8 pixels whose normalisation comes nearest to (n, 3, H, W) float32."""
+    import numpy as np
+
+    units = batch.transpose(0, 2, 3, 1) * np.asarray(contract.std) + np.asarray(contract.mean)
+    pixels: NDArray[np.uint8] = np.clip(np.rint(255 * units), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def _valid(path: Path) -> OnnxFacts:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise WorkbenchError(f"the result is not valid ONNX: {first_line(error)}") from error
+    return describe(path)
+
+
+def _same_contract(step: str, before: OnnxFacts, after: OnnxFacts) -> None:
+    fixed = 1 if step in BATCH else 0  # those steps are there to change the batch size
+    for what, old, new in (
+        ("opset", before.opset, after.opset),
+        ("input shape (0: free)", before.input_shape[fixed:], after.input_shape[fixed:]),
+        ("number of classes", before.classes, after.classes),
+    ):
+        if old != new:
+            raise WorkbenchError(
+                f"the {what} was {old} and became {new}",
+                hint="export with a newer opset: the step raised it to have the operators it needs"
+                if what == "opset"
+                else None,
+            )
+
+
+def _finite(logits: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    import numpy as np
+
+    if not np.isfinite(logits).all():
+        raise WorkbenchError(
+            "the result gives logits that are not finite (NaN or infinity)",
+            hint="leave the nodes with the largest activations out: `exclude_nodes`, `exclude_op_types`",
+        )
+    return logits
+
+
+def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]", tolerance: float) -> None:
+    import numpy as np
+
+    difference, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
+    if difference > tolerance * max(1.0, largest):
+        raise WorkbenchError(
+            f"a logit changed by {difference:.3g} (largest logit {largest:.3g}); it should stay the same",
+            hint="leave the step out, or for `simplify` try the other `tool`",
+        )

@@ -1,0 +1,1 @@
+"""The computer under us: processors, GPUs, files, child processes."""

@@ -1,0 +1,209 @@
+"""A child process that does one job apart: a crash, a hang or a leak costs that job and no other.
+
+The parent sends requests over a pipe and waits, asleep, for the answers. What the child prints goes to a
+log file. A child never outlives its parent.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from workbench.errors import Unsuited, WorkbenchError, missing_extra
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """An exception in the child, as text: foreign exceptions do not pickle reliably."""
+
+    message: str
+    hint: str | None
+    expected: bool
+    unsuited: bool = False
+
+
+class ChildError(WorkbenchError):
+    """The child could not do the job: it raised, died or took too long. Its log has the details."""
+
+
+class ChildUnsuited(ChildError, Unsuited):
+    """The child found that the job is not for this model or machine."""
+
+
+class Child:
+    """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
+
+    factory: `module:function`; called once in the child, returns the handler or a context manager of one.
+    cpus: processors the child may use; all of the parent's by default.
+    log: file that stdout and stderr of the child are appended to.
+    """
+
+    def __init__(
+        self, factory: str, *arguments: object, log: Path, cpus: Collection[int] | None = None, label: str
+    ) -> None:
+        self.label = label
+        self.log = log
+        ours, theirs = socket.socketpair()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with theirs, log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workbench.system.child", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # It looks for modules where this process does: `-m` alone would put the current folder first,
+                # and with it a user's own `workbench` or `torch.py`.
+                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        self._pipe = Connection(ours.detach())
+        self._pipe.send_bytes(pickle.dumps((os.getpid(), factory, arguments, cpus)))
+
+    def ready(self, timeout_s: float) -> None:
+        """Wait until the factory has returned. Raises ChildError."""
+        self._receive(timeout_s)
+
+    def ask(self, request: object, timeout_s: float) -> Any:
+        """Send a request and wait for its answer. Raises ChildError; only one that answered lives on."""
+        with contextlib.suppress(BrokenPipeError):
+            # A dead child is reported by the read below, with its exit status.
+            self._pipe.send_bytes(pickle.dumps(request))
+        return self._receive(timeout_s)
+
+    def _receive(self, timeout_s: float) -> Any:
+        try:
+            if not self._pipe.poll(timeout_s):
+                self.kill()
+                raise ChildError(f"{self.label} took longer than {timeout_s:g} s and was stopped")
+            answer = pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError):  # OSError: it died in the middle of an answer, or of our request
+            raise ChildError(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
+        if isinstance(answer, _Raised):
+            if answer.expected:
+                raise (ChildUnsuited if answer.unsuited else ChildError)(answer.message, hint=answer.hint)
+            raise ChildError(f"{self.label} failed: {answer.message}", hint=f"see {self.log}")
+        return answer
+
+    def _cause_of_death(self) -> str:
+        code = self.process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        name = signal.Signals(-code).name
+        more = ", which is what running out of memory looks like" if name == "SIGKILL" else ""
+        return f"was killed by {name}{more}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Let the child end by itself, or make it where it `failed` or takes more than 10 s."""
+        if failed:
+            self.process.kill()  # before the pipe closes, which would let it end by itself
+        self._pipe.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def call(function: str, *arguments: object, log: Path, timeout_s: float, label: str) -> Any:
+    """Run `module:function(*arguments)` in a process of its own and return what it returns.
+
+    Raises ChildError where it raises, dies or takes longer than timeout_s.
+    """
+    with Child("workbench.system.child:one_call", function, arguments, log=log, label=label) as child:
+        child.ready(timeout_s)
+        return child.ask(None, timeout_s)
+
+
+def one_call(function: str, arguments: tuple[object, ...]) -> Callable[[object], object]:
+    return lambda _: _resolve(function)(*arguments)
+
+
+def _resolve(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return function
+
+
+def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
+    """Do the job and send what came of it; False where it raised."""
+    try:
+        answer = pickle.dumps(job())
+    except WorkbenchError as error:
+        pipe.send_bytes(pickle.dumps(_Raised(error.message, error.hint, True, isinstance(error, Unsuited))))
+        return False
+    except Exception as error:
+        # The one place where anything may be caught: it becomes the trial's reason, its trace is logged.
+        if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
+            pipe.send_bytes(pickle.dumps(_Raised(missing.message, missing.hint, expected=True)))
+            return False
+        traceback.print_exc()
+        text = str(error).strip().splitlines()
+        message = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        pipe.send_bytes(pickle.dumps(_Raised(message, None, expected=False)))
+        return False
+    pipe.send_bytes(answer)
+    return True
+
+
+def main() -> None:
+    pipe = Connection(int(sys.argv[1]))
+    parent, factory, arguments, cpus = pickle.loads(pipe.recv_bytes())
+    # Ctrl-C is the parent's to handle; it ends us by closing the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            return  # It died before the line above.
+        if cpus is not None:
+            os.sched_setaffinity(0, cpus)
+    with contextlib.ExitStack() as stack:
+        handler: Callable[[object], object] | None = None
+
+        def start() -> None:
+            nonlocal handler
+            made = _resolve(factory)(*arguments)
+            handler = (
+                stack.enter_context(made) if isinstance(made, contextlib.AbstractContextManager) else made
+            )
+
+        if not _answer(pipe, start):
+            return
+        while True:
+            try:
+                request = pickle.loads(pipe.recv_bytes())
+            except (EOFError, ConnectionResetError):
+                return
+            assert handler is not None
+            _answer(pipe, lambda handler=handler, request=request: handler(request))  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    # The module by its own name: what is pickled here as `__main__` could not be read by the parent.
+    from workbench.system.child import main as run
+
+    run()

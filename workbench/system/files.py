@@ -1,0 +1,197 @@
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename."""
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+LONGEST_NAME = 180  # bytes; file systems take 255, and temporary files add to the name
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """sha256 of `value` as canonical JSON (sorted keys, no spaces), as 64 hex digits."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def token() -> str:
+    """8 random hex digits, for names that must not meet."""
+    return os.urandom(4).hex()
+
+
+def file_name(name: str) -> str:
+    """A variant's name as a file name: brackets, commas and slashes travel badly, and so does length."""
+    plain = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name).rstrip("_")
+    if len(plain.encode()) <= LONGEST_NAME:
+        return plain
+    return f"{plain.encode()[:LONGEST_NAME].decode(errors='ignore')}-{sha256_bytes(name.encode())[:8]}"
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it. Raises WorkbenchError where a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise WorkbenchError(
+            f"cannot write {path}: Not a directory",
+            hint="a file is where a folder should be: move it away, or choose another folder",
+        ) from None
+
+
+def write_atomic(path: Path, data: bytes, *, rights: int = 0o666) -> None:
+    """Write `data` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    rights: of a new file, less what the umask takes.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{token()}")
+    with translated_os_errors(path):
+        make_folder(path.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_path(path.parent)
+
+
+def write_arrays(path: Path, **arrays: "NDArray[Any]") -> None:
+    """Write an .npz whole or not at all."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
+
+
+@contextmanager
+def exclusive(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file that one process of this machine holds at a time; `waiting` is told of a wait."""
+    make_folder(lock.parent)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not.
+
+    scratch: where the temporary folder lives, on the same file system; beside `final` by default.
+    Raises FileExistsError where `final` exists by then: a published folder is never replaced.
+    """
+    parent = scratch or final.parent
+    temporary = parent / f".tmp-{final.name}-{os.getpid()}-{token()}"
+    with translated_os_errors(final):
+        make_folder(parent)
+        make_folder(final.parent)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for path in sorted(temporary.rglob("*")):
+                fsync_path(path)
+            fsync_path(temporary)
+            # rename(2) would silently replace an empty folder, hence the look before.
+            if final.exists():
+                raise FileExistsError(errno.EEXIST, "already exists", str(final))
+            try:
+                os.rename(temporary, final)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise FileExistsError(errno.EEXIST, "already exists", str(final)) from error
+                raise
+            fsync_path(final.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def translated_os_errors(path: Path) -> Iterator[None]:
+    """A full disk or a forbidden folder is the user's to mend: say which, not where in our code."""
+    remedies = {
+        errno.ENOSPC: "free some space, or point `results`, `registry` or KRISHI_CACHE at another disk",
+        errno.EDQUOT: "free some space, or point `results`, `registry` or KRISHI_CACHE at another disk",
+        errno.EACCES: "give yourself the right to write there, or choose another folder",
+        errno.EPERM: "give yourself the right to write there, or choose another folder",
+        errno.EROFS: "the file system is read-only: choose another folder",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno in remedies:
+            raise WorkbenchError(
+                f"cannot write {error.filename or path}: {os.strerror(error.errno or 0)}",
+                hint=remedies[error.errno],
+            ) from error
+        raise
+
+
+def open_plain(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading. Raises WorkbenchError for a link, a device or a file not there."""
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        what = "is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        raise WorkbenchError(f"{path} {what}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise WorkbenchError(f"{path} is not a plain file")
+    return os.fdopen(handle, "rb")
+
+
+def read_plain(path: Path) -> bytes:
+    with open_plain(path) as file:
+        return file.read()
+
+
+def load_arrays(path: Path, data: bytes, *names: str) -> "list[NDArray[Any]]":
+    """The named arrays of an .npz. path: for messages. Raises WorkbenchError."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return [archive[name] for name in names]
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise WorkbenchError(f"{path} does not hold the arrays {', '.join(names)}: {error}") from error

@@ -1,0 +1,70 @@
+"""The chain from the NVIDIA driver to ModelOpt: which link is the first that does not hold."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from workbench.system.nvidia_links import LINKS, Look, Missing, here
+
+State = Literal["ok", "broken", "not looked at"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """found: the version, or what is wrong. needed_for: the runtimes that hang on it."""
+
+    name: str
+    needed_for: str
+    state: State
+    found: str | None = None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    links: tuple[Link, ...]
+
+    @property
+    def first_broken(self) -> Link | None:
+        return next((link for link in self.links if link.state == "broken"), None)
+
+    def facts(self) -> dict[str, object]:
+        """As `--format json` has it."""
+        broken = self.first_broken
+        return {
+            "first_broken": broken.name if broken else None,
+            "links": [asdict(link) for link in self.links],
+        }
+
+    def lines(self) -> list[str]:
+        """The first broken link in one line; then each link, unless there is no driver to begin with."""
+        broken = self.first_broken
+        if broken is None:
+            head = "every link holds"
+        else:
+            head = f"first broken link: {broken.name} ({broken.needed_for}): {_said(broken)}"
+        if broken is not None and broken is self.links[0]:
+            return [head]
+        return [head, *(f"  {link.name:<24} {_said(link)}" for link in self.links)]
+
+
+def _said(link: Link) -> str:
+    if link.state == "not looked at":
+        return link.state
+    return f"{link.found}: {link.remedy}" if link.state == "broken" and link.remedy else str(link.found)
+
+
+def chain(look: Look | None = None) -> Chain:
+    """Look at every link whose own links hold. Opens libraries in this process, and leaves them open."""
+    found: dict[str, Link] = {}
+    at = look or here()
+    for name, step in LINKS.items():
+        link = Link(name, step.needed_for, "not looked at")
+        if all(found[before].state == "ok" for before in step.after):
+            seen = step.look(at)
+            link = (
+                Link(name, step.needed_for, "broken", seen.what, seen.remedy)
+                if isinstance(seen, Missing)
+                else Link(name, step.needed_for, "ok", seen)
+            )
+        found[name] = link
+    return Chain(tuple(found.values()))

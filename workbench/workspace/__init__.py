@@ -1,0 +1,1 @@
+"""What is asked: `krishi.yaml`, recipes, the bundled sample."""

@@ -1,0 +1,179 @@
+"""`krishi-bench init`: a commented krishi.yaml from what a folder holds."""
+
+import ast
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.model.source.transformers_folder import CONFIG, describe, is_classifier
+from workbench.photos.contract import SUFFIXES
+from workbench.system.files import write_atomic
+from workbench.workspace.workspace import FILE_NAME
+
+CHECKPOINTS = (".ckpt", ".pt", ".pth", ".onnx", ".pt2", ".safetensors")
+VALIDATION = ("val", "valid", "validation", "test")
+CALIBRATION = ("calib", "calibration", "train")
+LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "classes.txt")
+FACTORIES = ("create_model", "build_model", "make_model", "get_model")
+DEPTH = 3  # folders below the given one that are looked into
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was recognised, as paths relative to the folder; None where nothing was."""
+
+    checkpoint: str | None
+    factory: str | None
+    class_names: str | None
+    validation: str | None
+    calibration: str | None
+
+
+def write_draft(folder: Path) -> tuple[Path, list[str]]:
+    """Write krishi.yaml; returns its path and what was found, one line each.
+
+    Raises WorkbenchError where there is one already.
+    """
+    path = folder / FILE_NAME
+    if path.exists():
+        raise WorkbenchError(f"{path} is there already", hint="edit it, or move it away first")
+    if not folder.is_dir():
+        raise WorkbenchError(f"{folder} is not a folder")
+    found = look(folder)
+    write_atomic(path, draft(found).encode())
+    whole = found.checkpoint is not None and (folder / found.checkpoint).is_dir()
+    what = {
+        "checkpoint": found.checkpoint and _told(folder, found.checkpoint),
+        "factory": found.factory or ("not needed" if whole else None),
+        "class names": found.class_names or ("those of the checkpoint" if whole else None),
+        "validation photos": found.validation,
+        "calibration photos": found.calibration,
+    }
+    return path, [f"{name}: {value or 'not found, fill it in'}" for name, value in what.items()]
+
+
+def _told(folder: Path, checkpoint: str) -> str:
+    """A checkpoint with what it says of itself, where that is read without torch."""
+    path = folder / checkpoint
+    if not path.is_dir():
+        return checkpoint
+    try:
+        info = describe(path)
+    except WorkbenchError as error:
+        return f"{checkpoint}, which cannot be used: {error.message}"
+    return "; ".join([f"{checkpoint}, a {info.sentence()}", *info.notes])
+
+
+def look(folder: Path) -> Found:
+    """Recognise a checkpoint, a factory, class names and photo folders by their names; a folder of
+    transformers by its config.json."""
+    files = sorted(_below(folder, DEPTH), key=lambda path: (len(path.parts), str(path)))
+    classifiers = [path.parent for path in files if path.name == CONFIG and is_classifier(path.parent)]
+
+    def first(paths: list[Path]) -> str | None:
+        return paths[0].relative_to(folder).as_posix() if paths else None
+
+    def holds_a_model(path: Path) -> bool:
+        """Files in a folder of transformers are parts of it."""
+        if path.is_dir():
+            return path in classifiers
+        return path.suffix in CHECKPOINTS and path.parent not in classifiers
+
+    def photos(names: tuple[str, ...]) -> str | None:
+        folders = [
+            path for path in files if path.is_dir() and path.name.lower() in names and _has_photos(path)
+        ]
+        return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
+
+    factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
+    models = [path for path in (folder, *files) if holds_a_model(path)]
+    needs_factory = not (models and models[0].is_dir())
+    return Found(
+        checkpoint=first(models),
+        factory=f"{first([factories[0][0]])}:{factories[0][1]}" if factories and needs_factory else None,
+        class_names=first([path for path in files if path.name in LABELS]),
+        validation=photos(VALIDATION),
+        calibration=photos(CALIBRATION),
+    )
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """Files and folders up to `depth` levels down; hidden and private ones are left out."""
+    for path in folder.iterdir():
+        if path.name.startswith((".", "__")):
+            continue
+        yield path
+        if depth > 1 and path.is_dir() and not path.is_symlink():
+            yield from _below(path, depth - 1)
+
+
+def _has_photos(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.glob("*/*"))
+
+
+def _factories(path: Path) -> list[str]:
+    """The factory functions a Python file defines; it is read, not run."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, OSError):
+        return []
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return [name for name in FACTORIES if name in defined]
+
+
+def draft(found: Found) -> str:
+    """The text of krishi.yaml; what was not found stands there as a line to uncomment."""
+
+    def line(key: str, value: str | None, example: str, comment: str) -> str:
+        text = f"{key}: {_quoted(value)}" if value else f"# {key}: {example}"
+        return f"  {text:<43} # {comment}"
+
+    return "\n".join(
+        [
+            "# What krishi-bench measures and serves. Paths are relative to this file.",
+            "model:",
+            line(
+                "checkpoint",
+                found.checkpoint or "student.ckpt",
+                "",
+                "Lightning, state dict, TorchScript, .pt2, .onnx; or a folder of transformers",
+            ),
+            line(
+                "factory",
+                found.factory,
+                "student.py:create_model",
+                "builds the network, for state dicts; or timm:name",
+            ),
+            "  # factory_args: {num_classes: 38}",
+            *_trust(found.checkpoint),
+            line("class_names", found.class_names, "labels.json", "else taken from the checkpoint"),
+            "data:                                         # class folders of photos, or a CSV of path,label",
+            line("validation", found.validation or "data/val", "", "accuracy is measured on these"),
+            line("calibration", found.calibration, "data/calib", "other photos, for static INT8"),
+            "# As the network was trained; what the checkpoint says itself may be left out.",
+            "# preprocess: {resize: 256, crop: 224, interpolation: bilinear,",
+            "#              mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}",
+            "budget:",
+            "  max_accuracy_drop: 0.01                     # fraction of top-1, against FP32, proved at 95 %",
+            "  objective: latency                          # or size, or memory",
+            "  # max_size_mb: 10",
+            "  # max_latency_ms: 20",
+            "  # max_memory_mb: 100",
+            "",
+        ]
+    )
+
+
+def _trust(checkpoint: str | None) -> list[str]:
+    """A line to uncomment: whether a file may run code is the user's to say."""
+    if checkpoint is None or not checkpoint.endswith(".pt2"):
+        return []
+    return ["  # trust_code: true                          # reading a .pt2 may run code stored in it"]
+
+
+def _quoted(value: str) -> str:
+    """Names with a character that YAML reads as its own are quoted, as JSON, which YAML reads too."""
+    plain = all(character.isalnum() or character in "/._-:" for character in value)
+    return value if plain else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,76 @@
+"""From a recipe with a matrix to its variants."""
+
+from typing import Any
+
+from workbench.errors import WorkbenchError, closest
+from workbench.workspace import yamlfile
+
+FIXED = ("name", "description", "needs", "extends", "matrix")  # what a matrix cannot vary
+
+
+def labels_of(key: str, value: Any) -> list[str]:
+    """How a value reads in a variant's name: `opset=13`; in a mapping, words need no key: `torchscript`."""
+    if isinstance(value, dict):
+        return [
+            item if isinstance(item, str) else label
+            for inner, item in value.items()
+            for label in labels_of(str(inner), item)
+        ]
+    if isinstance(value, list):
+        # An item that is a mapping is a step: `simplify+static_int8:int8`.
+        items = [":".join(labels_of("", item)) if isinstance(item, dict) else str(item) for item in value]
+        return [f"{key}={'+'.join(items) or 'none'}"]
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+
+
+def assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Document) -> None:
+    """Put `value` at a matrix key. Raises WorkbenchError where the key leads nowhere."""
+    place: tuple[str, ...] = ("matrix", key)
+    if key.partition(".")[0] in FIXED:
+        raise WorkbenchError(
+            f"{document.where(place)}: matrix: `{key}` is the same for all variants",
+            hint="`export`, `steps`, `runtime` and `preprocess` can vary",
+        )
+    target: Any = data
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(target, list):
+            target = _step(target, part, key, document.where(place))
+        else:
+            target = target.setdefault(part, {})
+        if not isinstance(target, dict | list):
+            raise WorkbenchError(f"{document.where(place)}: matrix: `{key}` leads through a plain value")
+    if isinstance(target, list):
+        target = {last: _step(target, last, key, document.where(place))}
+        if not isinstance(value, dict):
+            raise WorkbenchError(
+                f"{document.where(place)}: matrix: `{key}`: {value!r} is no mapping to merge into the step",
+                hint="to vary which steps there are, give lists of steps under `steps`",
+            )
+    if isinstance(value, dict) and isinstance(target.get(last), dict):
+        target[last].update(value)
+    else:
+        target[last] = value
+
+
+def _step(steps: list[Any], part: str, key: str, where: str) -> dict[str, Any]:
+    if not all(isinstance(step, dict) for step in steps):
+        raise WorkbenchError(
+            f"{where}: matrix: `{key}`: a step is a mapping such as {{use: simplify}} (got {steps!r})"
+        )
+    if part.isdecimal() and int(part) < len(steps):
+        positioned: dict[str, Any] = steps[int(part)]
+        return positioned
+    named: list[dict[str, Any]] = [step for step in steps if step.get("use") == part]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise WorkbenchError(
+            f"{where}: matrix: `{key}`: there are {len(named)} steps `{part}`",
+            hint="name the one you mean by its position, counted from 0",
+        )
+    meant = closest(part, [str(step.get("use")) for step in steps])
+    raise WorkbenchError(
+        f"{where}: matrix: `{key}`: the recipe has no step `{part}`",
+        hint=f"did you mean `{meant}`?" if meant else None,
+    )

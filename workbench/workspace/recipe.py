@@ -1,0 +1,272 @@
+"""Recipes: how to export, which steps, on which runtime. A matrix expands one into several variants."""
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from workbench.backends import Runtime
+from workbench.errors import FieldProblem, WorkbenchError, closest
+from workbench.measure.records import BASELINE
+from workbench.model.export.settings import Export
+from workbench.photos.contract import Decode, StatedPreprocess
+from workbench.steps import Step
+from workbench.steps.rules import check_fit, check_sequence
+from workbench.system.files import digest_of, file_name
+from workbench.workspace import yamlfile
+from workbench.workspace.matrix import assign, labels_of
+from workbench.workspace.requirements import Need
+
+KIND = "recipe"
+ASIDE = "_"  # a file in a folder whose name starts so is there to be extended, and is no recipe itself
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Axis = Annotated[list[Any], Field(min_length=1)]
+
+
+def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Raises FieldProblem at the first step that makes no sense after those before it."""
+    uses = [step.use for step in steps]
+    for position in range(len(uses)):
+        try:
+            check_sequence(uses[: position + 1])
+        except WorkbenchError as error:
+            raise FieldProblem(error.message, hint=error.hint, at=(position,)) from None
+    return steps
+
+
+class RecipePreprocess(StatedPreprocess):
+    """What a recipe changes of the workspace's preprocessing; None: as it is there.
+
+    scale: of the workspace's `crop`, with `resize` following it, so that the network sees the same part of
+    the photo in fewer (or more) pixels. A `crop` alone takes `resize` along likewise.
+    """
+
+    scale: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
+    decode: Decode | None = None
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "RecipePreprocess":
+        if self.scale is not None and (self.crop is not None or self.resize is not None):
+            raise FieldProblem(
+                "`scale` is a fraction of the workspace's size, `crop` and `resize` are pixels",
+                hint="give `scale` alone, or the pixels",
+            )
+        return self
+
+
+UNCHANGED = RecipePreprocess()
+
+
+def scaled_side(side: int, scale: float) -> int:
+    """Pixels of a side at a scale: the nearest multiple of 16, below 128 of 8; at least 8.
+
+    Networks halve their input four or five times, and waste work on what does not divide.
+    """
+    exact = side * scale
+    grid = 16 if exact >= 128 else 8
+    return max(grid, grid * round(exact / grid))
+
+
+class Recipe(BaseModel):
+    """One YAML file. Says how, never what: the model and the data come from the workspace.
+
+    matrix: dotted keys (`steps.static_int8.calibration.method`, `runtime.threads`, `export`) to the
+    values to try; every combination is a variant. A step is named by its `use`, or by its position.
+    A value that is a mapping is merged into the section it names.
+    preprocess: what differs from the workspace's.
+    extends: a recipe file whose keys hold where this one gives none, relative to the folder of this one.
+    Mappings are merged, lists replaced; `name` is never inherited.
+    needs: libraries and processor features without which the variants are skipped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    description: str = ""
+    export: Export = Export()
+    extends: str | None = None
+    needs: tuple[Need, ...] = ()
+    steps: Annotated[tuple[Step, ...], AfterValidator(_in_order)] = ()
+    runtime: Runtime = Runtime()
+    preprocess: RecipePreprocess = UNCHANGED
+    matrix: dict[str, Axis] = {}
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> "Recipe":
+        opset = self.export.opset if "opset" in self.export.model_fields_set else None
+        check_fit(self.steps, self.runtime.backend, opset)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One recipe fully resolved. needs: see `needs.unmet`; they change nothing that is built."""
+
+    name: str
+    recipe: str
+    description: str
+    export: Export
+    steps: tuple[Step, ...]
+    runtime: Runtime
+    preprocess: RecipePreprocess = UNCHANGED
+    needs: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits of what is built and how it runs; the name plays no part."""
+        parts = [self.export, *self.steps, self.runtime, self.preprocess]
+        return digest_of([part.model_dump(mode="json") for part in parts])
+
+
+def load(paths: Sequence[Path]) -> list[Variant]:
+    """The variants of recipe files, of the `*.yaml` files of folders, and of shipped recipes by name.
+
+    Raises WorkbenchError for a file that is no valid recipe, a path that does not exist, a folder with
+    no recipe in it, and two recipes of one name.
+    """
+    variants: list[Variant] = []
+    owners: dict[str, Path] = {}
+    for path in dict.fromkeys(itertools.chain.from_iterable(_files(path) for path in paths)):
+        found = read(path)
+        if (name := found[0].recipe) in owners:
+            raise WorkbenchError(
+                f"{path} and {owners[name]} are both named `{name}`", hint="give one of them another `name`"
+            )
+        owners[name] = path
+        variants += found
+    _check_file_names(variants)
+    return variants
+
+
+def _check_file_names(variants: Sequence[Variant]) -> None:
+    """Logs and predictions are filed under a variant's name, so no two may be filed alike."""
+    filed = {file_name(BASELINE): BASELINE}
+    for variant in variants:
+        if (other := filed.setdefault(file_name(variant.name), variant.name)) != variant.name:
+            raise WorkbenchError(
+                f"variants `{other}` and `{variant.name}` would be filed under the same name",
+                hint="give one of their recipes another `name`",
+            )
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [find(str(path))]
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in (".yaml", ".yml") and not file.name.startswith(ASIDE)
+    )
+    if not files:
+        raise WorkbenchError(f"{path} holds no recipe", hint="recipes are .yaml files")
+    return files
+
+
+def read(path: Path) -> list[Variant]:
+    """The variants of one recipe file."""
+    return parse(path)[1]
+
+
+def parse(path: Path) -> tuple[Recipe, list[Variant]]:
+    """A recipe file with what it extends merged in, and its variants. Raises WorkbenchError."""
+    document = _document(path)
+    recipe = yamlfile.validated(Recipe, document.data, document, kind=KIND)
+    if recipe.name == BASELINE:
+        raise WorkbenchError(
+            f"{document.where(('name',))}: name: `{BASELINE}` is what every run measures against",
+            hint="choose another name",
+        )
+    return recipe, _variants(document, recipe)
+
+
+def _document(path: Path) -> yamlfile.Document:
+    """A file with its ancestors merged in; its `name` is its own, and `extends` is gone."""
+    document = holder = yamlfile.read(path, kind=KIND)
+    chain = [path]
+    while (parent := holder.data.pop("extends", None)) is not None:
+        where = f"{holder.where(('extends',))}: extends"
+        if not isinstance(parent, str) or not parent:
+            raise WorkbenchError(f"{where}: this must be one file (got {parent!r})")
+        found = chain[-1].parent / parent
+        if any(found.resolve() == earlier.resolve() for earlier in chain):
+            listed = " -> ".join(file.name for file in [*chain, found])
+            raise WorkbenchError(f"{where}: a recipe cannot extend itself ({listed})")
+        if not found.is_file():
+            raise WorkbenchError(
+                f"{where}: {found} does not exist", hint=f"the path is relative to {chain[-1].parent}"
+            )
+        chain.append(found)
+        holder = yamlfile.read(found, kind=KIND)
+        holder.data.pop("name", None)
+        holder.lines.pop(("name",), None)
+        document = yamlfile.merged(document, holder)
+        document.data.pop("extends", None)  # the loop takes the next one from its own file
+    return document
+
+
+def find(given: str) -> Path:
+    """A recipe file, or one of those shipped by the name of its file. Raises WorkbenchError."""
+    path, known = Path(given), {file.stem: file for file in _files(shipped())}
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
+        return path
+    if given in known:
+        return known[given]
+    meant = closest(given, list(known))
+    raise WorkbenchError(
+        f"`{given}` is neither a recipe file nor one of those shipped ({', '.join(known)})",
+        hint=f"did you mean `{meant}`?" if meant else None,
+    )
+
+
+def _variants(document: yamlfile.Document, recipe: Recipe) -> list[Variant]:
+    variants = [_variant(label, resolved) for label, resolved in _expand(document, recipe)]
+    names: set[str] = set()
+    for variant in variants:
+        # Compared as file names, because logs and predictions are filed under them.
+        if file_name(variant.name) in names:
+            raise WorkbenchError(
+                f"{document.where(('matrix',))}: matrix: two variants would be named `{variant.name}`",
+                hint="remove the value that is there twice",
+            )
+        names.add(file_name(variant.name))
+    return variants
+
+
+def _variant(label: str, recipe: Recipe) -> Variant:
+    return Variant(
+        f"{recipe.name}[{label}]" if label else recipe.name,
+        recipe.name,
+        recipe.description,
+        recipe.export,
+        recipe.steps,
+        recipe.runtime,
+        recipe.preprocess,
+        recipe.needs,
+    )
+
+
+def _expand(document: yamlfile.Document, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    plain = {key: value for key, value in document.data.items() if key != "matrix"}
+    keys = list(recipe.matrix)
+    last = [key.rpartition(".")[2] for key in keys]
+    shown = [key if last.count(short) > 1 else short for key, short in zip(keys, last, strict=True)]
+    for values in itertools.product(*recipe.matrix.values()):
+        data = copy.deepcopy(plain)
+        labels: list[str] = []
+        for key, short, value in zip(keys, shown, values, strict=True):
+            assign(data, key, value, document)
+            labels += labels_of(short, value)
+        at = ("matrix", keys[0]) if len(keys) == 1 else ("matrix",)
+        resolved = yamlfile.validated(Recipe, data, document, kind=KIND, at=at if keys else None)
+        yield ",".join(labels), resolved
+
+
+def shipped() -> Path:
+    """The folder of the recipes that come with the package, or with the checkout."""
+    installed = Path(__file__).parents[1] / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"

@@ -1,0 +1,107 @@
+"""`make demo`: the whole path on the bundled sample, each command as a user would type it.
+
+run, compare, promote, serve, one prediction, and the page for people. Ends with exit code 0 only if every
+part did.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+READY_TIMEOUT_S = 30.0
+# Of those shipped, what shows most and builds in seconds.
+RECIPES = ("fp32", "fp16", "int8-dynamic", "int8-static", "openvino")
+LOOK_S = 60
+PORT = int(os.environ.get("PORT", "8765"))
+
+
+def main() -> None:
+    command = [sys.executable, "-m", "workbench.cli"]
+    shown("run", *RECIPES)
+    checked = subprocess.run([*command, "run", *RECIPES], stdout=subprocess.DEVNULL)
+    stop_on_failure(checked)
+    for words in (["compare"], ["promote"], ["models"]):
+        shown(*words)
+        stop_on_failure(subprocess.run([*command, *words]))
+    shown("serve", "--port", str(PORT), "&")
+    server = subprocess.Popen([*command, "serve", "--port", str(PORT)], stderr=subprocess.DEVNULL)
+    try:
+        wait_until_ready(server)
+        photo = sample_photo()
+        print(f"\n$ curl -F file=@{photo.name} http://127.0.0.1:{PORT}/predict", flush=True)
+        print(json.dumps(predict(photo), indent=2))
+        print(f"(the photo is of class {photo.parent.name})")
+        show_page()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def shown(*words: str) -> None:
+    print(f"\n$ krishi-bench {' '.join(words)}", flush=True)
+
+
+def stop_on_failure(done: subprocess.CompletedProcess[bytes]) -> None:
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    sys.exit(f"the server was not ready within {READY_TIMEOUT_S:g} s; is port {PORT} taken? Set PORT=...")
+
+
+def show_page() -> None:
+    """Where somebody sits at the terminal, the server stays up for a while so that they can look at it."""
+    url = f"http://127.0.0.1:{PORT}/"
+    with urllib.request.urlopen(url, timeout=5) as response:
+        size = len(response.read())
+    print(f"\nthe page for people: {url} ({size / 1e3:.0f} KB; `serve --host 0.0.0.0` lets phones see it)")
+    if not sys.stdout.isatty():
+        return
+    print(f"it is up for {LOOK_S} s now; drop {sample_photo()} on it (Ctrl+C ends it at once)", flush=True)
+    with suppress(KeyboardInterrupt):
+        time.sleep(LOOK_S)
+
+
+def sample_photo() -> Path:
+    from workbench.system.folders import cache_folder
+    from workbench.workspace.sample import sample_folder
+
+    return next((sample_folder(cache_folder()) / "data" / "val" / "Tomato_Early_Blight").glob("*.jpg"))
+
+
+def predict(photo: Path) -> object:
+    body, content_type = multipart(photo.read_bytes(), photo.name)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/predict", data=body, headers={"Content-Type": content_type}
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def multipart(photo: bytes, name: str) -> tuple[bytes, str]:
+    """A form with the photo in the field `file`, and its content type: the standard library writes none."""
+    boundary = "krishi-bench-demo"
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    body = head.encode() + photo + f"\r\n--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""YAML files people write: parsed with the line of every key, and checked against a model, so that a
+mistake is answered with file, line, field and what was probably meant."""
+
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from workbench.errors import FieldProblem, Place, WorkbenchError, closest
+
+Model = TypeVar("Model", bound=BaseModel)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file. `data` is plain YAML data; `lines` gives the line (from 1) of every key and item.
+
+    files: of the places that another file gave (see `merged`); all others are in `path`.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    lines: dict[Place, int]
+    files: Mapping[Place, Path] = field(default_factory=dict)
+
+    def where(self, place: Place) -> str:
+        """`file:line`, of the nearest key that exists."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return f"{self.files.get(place, self.path)}:{self.lines.get(place, 1)}"
+
+
+def read(path: Path, *, kind: str) -> Document:
+    """Parse a YAML file whose top level is a mapping. Raises WorkbenchError with the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise WorkbenchError(f"{path} does not exist") from None
+    except OSError as error:
+        raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise WorkbenchError(f"{path} is not a text file", hint=f"a {kind} is YAML in UTF-8") from None
+    try:
+        node = yaml.compose(text, _Loader)
+        lines: dict[Place, int] = {}
+        if node is not None:
+            _collect_lines(path, node, (), lines)
+        data = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise _syntax_error(path, text, error) from None
+    except RecursionError:
+        raise WorkbenchError(f"{path} contains itself, or is nested too deeply to be a {kind}") from None
+    if data is None:
+        raise WorkbenchError(f"{path} is empty", hint=f"`krishi-bench schema` describes a {kind}")
+    if not isinstance(data, dict):
+        raise WorkbenchError(f"{path}:1: a {kind} is a mapping of keys, this is a {type(data).__name__}")
+    return Document(path, data, lines)
+
+
+def merged(child: Document, parent: Document) -> Document:
+    """The child's keys over the parent's, each still knowing its file and line.
+
+    Mappings are merged key by key; anything else is replaced whole, lists too. A null drops what the parent
+    gives, as in a JSON merge patch (RFC 7386).
+    """
+    replaced: set[Place] = set()
+    data = _over(child.data, parent.data, (), replaced)
+    inherited = {
+        place: line
+        for place, line in parent.lines.items()
+        if not any(place[:length] in replaced for length in range(1, len(place) + 1))
+    }
+    files = {place: parent.files.get(place, parent.path) for place in inherited if place not in child.lines}
+    return Document(child.path, data, {**inherited, **child.lines}, {**files, **child.files})
+
+
+def _over(
+    child: dict[str, Any], parent: dict[str, Any], place: Place, replaced: set[Place]
+) -> dict[str, Any]:
+    """`child` over `parent`; the places where the parent's value is gone are added to `replaced`."""
+    result = dict(parent)
+    for key, value in child.items():
+        mine = (*place, key)
+        if isinstance(value, dict) and isinstance(parent.get(key), dict):
+            result[key] = _over(value, parent[key], mine, replaced)
+            continue
+        replaced.add(mine)
+        if value is None and key in parent:
+            del result[key]
+        else:
+            result[key] = value
+    return result
+
+
+def _collect_lines(path: Path, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
+    lines.setdefault(place, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, str(key.value))
+            line = key.start_mark.line + 1
+            if inner in lines:
+                raise WorkbenchError(
+                    f"{path}:{line}: {dotted(inner)}: the key is given twice (first in line {lines[inner]})"
+                )
+            lines[inner] = line
+            _collect_lines(path, value, inner, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _collect_lines(path, value, (*place, index), lines)
+
+
+def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> WorkbenchError:
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark is not None else 1
+    problem = getattr(error, "problem", None) or "not valid YAML"
+    shown = text.splitlines()[line - 1] if line <= len(text.splitlines()) else ""
+    if "\t" in shown[: len(shown) - len(shown.lstrip())] or "'\\t'" in problem:
+        return WorkbenchError(f"{path}:{line}: a tab is used for indentation", hint="indent with spaces")
+    return WorkbenchError(f"{path}:{line}: {problem}", hint="the line above may be where it starts")
+
+
+def dotted(place: Place) -> str:
+    """`steps[0].calibration.method`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def validated(
+    model: type[Model], data: dict[str, Any], document: Document, *, kind: str, at: Place | None = None
+) -> Model:
+    """`data` as a `model`. Raises WorkbenchError listing every problem with its line.
+
+    at: the place all problems are reported at, for data that was computed from that key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found: list[tuple[str, str | None]] = []
+        for detail in error.errors(include_url=False):
+            place = _place_in(data, _location(detail), missing=detail["type"] == "missing")
+            message, hint = _explained(model, detail)
+            found.append((f"  {document.where(at or place)}: {dotted(place) or kind}: {message}", hint))
+        # Of several problems each keeps its hint; the hint of a single one stands on its own.
+        lines = [f"{line}; {hint}" if hint and len(found) > 1 else line for line, hint in found]
+        text = f"{document.path} is not a valid {kind}\n" + "\n".join(lines)
+        raise WorkbenchError(text, hint=found[0][1] if len(found) == 1 else None) from None
+
+
+def _location(detail: Any) -> Place:
+    raised = detail.get("ctx", {}).get("error")
+    return (*detail["loc"], *raised.at) if isinstance(raised, FieldProblem) else tuple(detail["loc"])
+
+
+def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -> Place:
+    """pydantic's location without the union tags it puts between the keys.
+
+    missing: the last part is a key that should be there, and not a tag.
+    """
+    place: list[str | int] = []
+    for index, part in enumerate(location):
+        if (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
+            data = data[part]  # type: ignore[index]
+        elif not missing or index < len(location) - 1:
+            continue
+        place.append(part)
+    return tuple(place)
+
+
+def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
+    """What is wrong, in our words, and what to do about it."""
+    location, context = detail["loc"], detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _fields_at(model, location[:-1])
+            meant = closest(str(location[-1]), known)
+            return ("unknown key" if meant else f"unknown key (known: {', '.join(known)})"), _asked(meant)
+        case "missing":
+            return "this key is required", None
+        case "union_tag_not_found":
+            return f"say which step it is: `{context['discriminator'].strip(chr(39))}: ...`", None
+        case "literal_error" | "union_tag_invalid":
+            known = re.findall(r"'([^']*)'", context.get("expected", context.get("expected_tags", "")))
+            given = str(context.get("tag", detail["input"]))
+            return f"`{given}` is not one of {', '.join(known)}", _asked(closest(given, known))
+        case "value_error":
+            return str(context["error"]), getattr(context["error"], "hint", None)
+        case "tuple_type" | "list_type":
+            return f"this must be a list, `[...]` (got {detail['input']!r})", None
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"this must be a mapping of keys (got {detail['input']!r})", None
+        case _:
+            return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
+
+
+def _asked(meant: str | None) -> str | None:
+    return f"did you mean `{meant}`?" if meant else None
+
+
+def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that may stand at a pydantic location."""
+    members = [model]
+    for part in location:
+        if isinstance(part, int):
+            continue
+        inner = [m for owner in members if part in owner.model_fields for m in _models_in(owner, part)]
+        tagged = [m for m in members if part in _tags(m)]
+        members = inner or tagged or members
+    return [name for member in members for name in member.model_fields]
+
+
+def _models_in(owner: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    found: list[type[BaseModel]] = []
+
+    def visit(annotation: Any) -> None:
+        if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+            if issubclass(annotation, BaseModel):
+                found.append(annotation)
+            return
+        for argument in typing.get_args(annotation):
+            visit(argument)
+
+    visit(owner.model_fields[field].annotation)
+    return found
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    return {
+        value
+        for field in model.model_fields.values()
+        if typing.get_origin(field.annotation) is typing.Literal
+        for value in typing.get_args(field.annotation)
+    }
