@@ -14,6 +14,7 @@ from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
 from workbench.model.export.settings import Export
 from workbench.photos.dataset import Images
+from workbench.run.build import build
 from workbench.run.check_variant import BASELINE_EXPORTS
 from workbench.run.prepare import Prepared, prepare
 from workbench.system.child import ChildError, call
@@ -91,15 +92,12 @@ def baseline(arena: Arena) -> Artifact:
     for export in exports:
         variant = Variant(BASELINE, BASELINE, "plain FP32", export, (), Runtime())
         try:
-            _, artifact = call(
-                "workbench.run.build:build", arena.prepared.job, variant,
+            return call(
+                build, arena.prepared.job, variant,
                 log=arena.folder / "baseline.txt", timeout_s=BUILD_TIMEOUT_S, label="the export",
-            )  # fmt: skip
+            )[1]  # fmt: skip
         except ChildError as error:
             problem = error
-        else:
-            built: Artifact = artifact
-            return built
     raise problem
 
 

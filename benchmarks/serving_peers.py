@@ -3,9 +3,9 @@
     python benchmarks/serving_peers.py --registry DIR --photos DIR --work FOLDER [--passes 3] [--out FILE.md]
 
 Each peer lives in a virtual environment of its own under --work (made where it is not there) and calls
-`workbench.photos.preprocess.preprocess` and an onnxruntime session with one thread, in as many workers as there are
-processors, as its documentation advises for a model that uses the CPU. One that does not install or start
-is a row with the reason.
+`workbench.photos.preprocess.preprocess` and an onnxruntime session with one thread, in as many workers as
+there are processors, as its documentation advises for a model that uses the CPU. One that does not install
+or start is a row with the reason.
 
 A pass takes the servers in random order. Each is started (time until the first prediction), warmed up,
 saturated by a closed loop of 16 connections (throughput; CPU time of the process tree per request), loaded

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import workbench.registry.bundle_writer
 import workbench.registry.store
-from tests.integration.test_promote import Bench, Model
+from tests.registry.test_bundle_writer import Bench, Model
 from tests.versions import publish
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.batch_gain import Batching

@@ -120,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
     workspace = _workspace(options)
 
     from workbench.measure.latency import Plan
+    from workbench.report import html
     from workbench.run import pipeline
 
     settings = pipeline.Options(
@@ -135,11 +136,13 @@ def run(options: argparse.Namespace) -> int:
     )
     with ProgressLine(quiet=options.quiet) as report:
         comparison = pipeline.run_workspace(workspace, variants, settings, report)
+    html.write(comparison, workspace.results)
     return _show([comparison], options.format)
 
 
 def tune(options: argparse.Namespace) -> int:
     from workbench.measure.latency import Plan
+    from workbench.report import html
     from workbench.run import pipeline
     from workbench.run.tune.recipe_file import recipe_path
     from workbench.run.tune.tune import tune as search
@@ -154,6 +157,7 @@ def tune(options: argparse.Namespace) -> int:
     with ProgressLine(quiet=options.quiet) as report:
         variants = recipe.load(options.recipes or [recipe.shipped()])
         tuned = search(workspace, variants, target, settings, report)
+    html.write(tuned.comparison, workspace.results)
     code = _show([tuned.comparison], options.format)
     print(tuned.sentence(), file=sys.stderr)
     return code

@@ -15,6 +15,7 @@ from workbench.backends.gpu import engine_store
 from workbench.errors import WorkbenchError
 from workbench.registry.bundle import Bundle
 from workbench.system import nvidia
+from workbench.system.folders import cache_folder
 
 RUNTIME = Runtime(backend="tensorrt", device="cuda", cuda_graph=True)
 
@@ -36,7 +37,7 @@ def opened(bundle: Bundle) -> Model:
 
 
 def kept(name: str) -> list[Path]:
-    return sorted((folders.cache_folder() / "engines").glob(f"*/{name}"))
+    return sorted((cache_folder() / "engines").glob(f"*/{name}"))
 
 
 def test_the_engine_is_built_where_it_serves_and_kept_for_the_next_start(

@@ -27,7 +27,7 @@ from workbench.measure.messages import (
     Warm,
 )
 from workbench.measure.records import GpuThroughput, WholePath
-from workbench.measure.session_process import EVALUATE_CHUNK
+from workbench.measure.session_process import EVALUATE_CHUNK, hold
 from workbench.photos.dataset import Images
 from workbench.system.child import Child
 
@@ -54,7 +54,7 @@ class Worker:
         cpus: Collection[int] | None = None,
     ) -> None:
         self._child = Child(
-            "workbench.measure.session_process:hold",
+            hold,
             artifact,
             runtime,
             images,

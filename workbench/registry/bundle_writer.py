@@ -314,8 +314,8 @@ def _smoke(
 ) -> "tuple[list[NDArray[np.float32]], Batching]":
     variant = candidate.trial.variant
     try:
-        outputs: tuple[list[NDArray[np.float32]], Batching] = call(
-            "workbench.registry.bundle_writer:smoke",
+        return call(
+            smoke,
             candidate.artifact.folder.resolve(),
             candidate.artifact.info,
             candidate.runtime,
@@ -327,7 +327,6 @@ def _smoke(
         )
     except ChildError as error:
         raise Refused(f"`{variant}` was not published: {error.message}", hint=error.hint) from error
-    return outputs
 
 
 def smoke(

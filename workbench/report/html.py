@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from workbench.report import cells, gpu
 from workbench.results.verdict import Comparison
+from workbench.system.files import write_atomic
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -15,6 +17,11 @@ th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 tr.winner { font-weight: 600; background: #2a82; }
 .note { color: #888; }
 """
+
+
+def write(comparison: Comparison, results: Path) -> None:
+    """Leave the page as `report.html` in the run's folder under `results`."""
+    write_atomic(results / comparison.info.run_id / "report.html", render([comparison]).encode())
 
 
 def render(comparisons: Sequence[Comparison]) -> str:

@@ -118,7 +118,7 @@ def build_variant(context: Context, variant: Variant, log: Path, timeout_s: floa
         return Built(*found, build_s=None)
     started = time.monotonic()
     key, artifact = call(
-        "workbench.run.build:build",
+        build.build,
         context.job_of(variant.name),
         variant,
         log=log,
@@ -141,7 +141,7 @@ def reference_logits(context: Context) -> "NDArray[np.float32]":
         context.report(Progress("running the source model", 0, 1))
         path.parent.mkdir(parents=True, exist_ok=True)
         call(
-            "workbench.run.build:save_reference",
+            build.save_reference,
             job,
             context.built[BASELINE].artifact,
             path,
@@ -304,8 +304,8 @@ def _saturation(context: Context, variant: Variant, built: Built) -> Saturation 
     path = job.cache / "saturation" / f"{key}.json"
     if path.exists():
         return TypeAdapter(Saturation | None).validate_json(path.read_bytes())
-    found: Saturation | None = call(
-        "workbench.run.build:saturation",
+    found = call(
+        build.saturation,
         job,
         built.artifact,
         log=context.folder.log(variant.name),

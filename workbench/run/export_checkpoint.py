@@ -84,8 +84,8 @@ def export_checkpoint(
     with translated_os_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
-            made: ExportReport = call(
-                "workbench.run.export_checkpoint:export_here",
+            made = call(
+                export_here,
                 source,
                 export,
                 temporary,

@@ -8,13 +8,12 @@ from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
-from workbench.model.graph.facts import NetworkFacts
 from workbench.photos.dataset import copies
-from workbench.report import html
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import Comparison, compare
 from workbench.run.advice.advise import Advice, advise, advised, hindsight
+from workbench.run.build import network
 from workbench.run.check_variant import (
     Context,
     build_baseline,
@@ -28,7 +27,7 @@ from workbench.run.time_variants import time_all
 from workbench.steps import RANGED
 from workbench.system import machine
 from workbench.system.child import call
-from workbench.system.files import write_arrays, write_atomic
+from workbench.system.files import write_arrays
 from workbench.system.packages import versions
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import Variant
@@ -59,7 +58,7 @@ class Options:
 def run_workspace(
     workspace: Workspace, variants: Sequence[Variant], options: Options, report: Report
 ) -> Comparison:
-    """A whole run in a new folder of the workspace's results, ending with `report.html`.
+    """A whole run in a new folder of the workspace's results.
 
     Raises WorkbenchError where the workspace cannot be used; nothing is left behind then.
     """
@@ -72,9 +71,7 @@ def run_workspace(
                 report(Progress(result.status, 0, 0, f"{result.variant}: {result.reason}"))
     finally:
         folder.remove_if_never_begun()
-    comparison = compare(folder.info(), folder.trials())
-    write_atomic(folder.path / "report.html", html.render([comparison]).encode())
-    return comparison
+    return compare(folder.info(), folder.trials())
 
 
 def run(
@@ -159,8 +156,8 @@ def begin(
 
 def advice_for(context: Context, variants: Sequence[Variant]) -> Advice:
     """Which of the variants are worth trying on this network and this machine."""
-    facts: NetworkFacts = call(
-        "workbench.run.build:network",
+    facts = call(
+        network,
         context.built[BASELINE].artifact,
         log=context.folder.log(BASELINE),
         timeout_s=NETWORK_TIMEOUT_S,

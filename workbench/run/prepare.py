@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workbench.errors import WorkbenchError
+from workbench.model.source import model_source
 from workbench.model.source.info import SourceInfo
 from workbench.model.source.model_source import ModelSource, source_digest
 from workbench.photos import dataset
@@ -103,8 +104,8 @@ def inspect(model: ModelSource, digest: str, cache: Path) -> SourceInfo:
     path = cache / "sources" / f"{digest_of([digest, build.code_digest()])}.json"
     if path.exists():
         return SourceInfo.model_validate_json(path.read_bytes())
-    info: SourceInfo = call(
-        "workbench.model.source.model_source:inspect",
+    info = call(
+        model_source.inspect,
         model,
         log=cache / "logs" / "inspect.txt",
         timeout_s=INSPECT_TIMEOUT_S,

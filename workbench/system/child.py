@@ -6,7 +6,6 @@ log file. A child never outlives its parent.
 
 import contextlib
 import ctypes
-import importlib
 import os
 import pickle
 import signal
@@ -15,15 +14,18 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, TypeVarTuple
 
 from workbench.errors import Unsuited, WorkbenchError, missing_extra
 
 PR_SET_PDEATHSIG = 1
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,25 @@ class ChildUnsuited(ChildError, Unsuited):
     """The child found that the job is not for this model or machine."""
 
 
+Handler = Callable[[Any], object]
+
+
 class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
-    factory: `module:function`; called once in the child, returns the handler or a context manager of one.
+    factory: a function at the top of a module; called once in the child, returns the handler or a context
+    manager of one.
     cpus: processors the child may use; all of the parent's by default.
     log: file that stdout and stderr of the child are appended to.
     """
 
     def __init__(
-        self, factory: str, *arguments: object, log: Path, cpus: Collection[int] | None = None, label: str
+        self,
+        factory: Callable[[*Arguments], Handler | AbstractContextManager[Handler]],
+        *arguments: *Arguments,
+        log: Path,
+        cpus: Collection[int] | None = None,
+        label: str,
     ) -> None:
         self.label = label
         self.log = log
@@ -71,7 +82,8 @@ class Child:
                 env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         self._pipe = Connection(ours.detach())
-        self._pipe.send_bytes(pickle.dumps((os.getpid(), factory, arguments, cpus)))
+        # Twice: what names a module that the child cannot import fails there as a job does, with a reason.
+        self._pipe.send_bytes(pickle.dumps((os.getpid(), pickle.dumps((factory, arguments)), cpus)))
 
     def ready(self, timeout_s: float) -> None:
         """Wait until the factory has returned. Raises ChildError."""
@@ -129,24 +141,26 @@ class Child:
             self.kill()
 
 
-def call(function: str, *arguments: object, log: Path, timeout_s: float, label: str) -> Any:
-    """Run `module:function(*arguments)` in a process of its own and return what it returns.
+def call(
+    function: Callable[[*Arguments], Result],
+    *arguments: *Arguments,
+    log: Path,
+    timeout_s: float,
+    label: str,
+) -> Result:
+    """Run `function(*arguments)` in a process of its own and return what it returns.
 
+    function: at the top of a module, so that the child finds it by its name.
     Raises ChildError where it raises, dies or takes longer than timeout_s.
     """
-    with Child("workbench.system.child:one_call", function, arguments, log=log, label=label) as child:
+    with Child(one_call, function, arguments, log=log, label=label) as child:
         child.ready(timeout_s)
-        return child.ask(None, timeout_s)
+        result: Result = child.ask(None, timeout_s)
+        return result
 
 
-def one_call(function: str, arguments: tuple[object, ...]) -> Callable[[object], object]:
-    return lambda _: _resolve(function)(*arguments)
-
-
-def _resolve(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return function
+def one_call(function: Callable[..., object], arguments: tuple[object, ...]) -> Handler:
+    return lambda _: function(*arguments)
 
 
 def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
@@ -172,7 +186,7 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
 
 def main() -> None:
     pipe = Connection(int(sys.argv[1]))
-    parent, factory, arguments, cpus = pickle.loads(pipe.recv_bytes())
+    parent, job, cpus = pickle.loads(pipe.recv_bytes())
     # Ctrl-C is the parent's to handle; it ends us by closing the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -186,10 +200,9 @@ def main() -> None:
 
         def start() -> None:
             nonlocal handler
-            made = _resolve(factory)(*arguments)
-            handler = (
-                stack.enter_context(made) if isinstance(made, contextlib.AbstractContextManager) else made
-            )
+            factory, arguments = pickle.loads(job)
+            made = factory(*arguments)
+            handler = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
 
         if not _answer(pipe, start):
             return

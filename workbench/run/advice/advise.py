@@ -113,9 +113,9 @@ def advise(
     *,
     objective: Objective = "latency",
 ) -> Advice:
-    """Predict, by rules on operators and processor features (`workbench.run.advice.speed_rules`); nothing is run.
+    """Predict, by rules on operators and processor features (`speed_rules`); nothing is run.
 
-    facts: of the network in FP32. absent: why a variant cannot be tried on this machine, by its name.
+    facts: of the network in FP32. absent: why a variant cannot be tried here, by its name.
     objective: what the winner is chosen by.
     """
     situation = Situation(facts, machine.architecture, machine.cores, frozenset(machine.features))

@@ -9,10 +9,10 @@ from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
-from workbench.run.build import LAYER_SECONDS
+from workbench.run.build import LAYER_SECONDS, layers_of
 from workbench.run.check_variant import Built, Context, build_variant, not_here
 from workbench.run.prepare import overridden
-from workbench.run.tune import moves as search
+from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Look, Looker, described, problem
 from workbench.steps.int8.layer_sensitivity import Layer
@@ -185,10 +185,10 @@ def explore(found: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> No
     families = _families(found)
     for crop in viable:
         for family in families:
-            found.take(Move(search.at_size(family, crop), "smaller input and other arithmetic together"))
+            found.take(Move(moves.at_size(family, crop), "smaller input and other arithmetic together"))
     mixed: set[str] = set()
-    for moves in ((), doubted):
-        for move in moves:
+    for batch in ((), doubted):
+        for move in batch:
             found.take(move)
         for best in _best_quantized(found):
             if best.digest not in mixed:
@@ -208,16 +208,16 @@ def scan_sizes(found: Search, plain: Variant) -> list[int]:
 
     A coarse scan downwards, then the sizes next to its edge.
     """
-    crops = search.sizes(found.context.job.contract.crop)
+    crops = moves.sizes(found.context.job.contract.crop)
     seen: dict[int, Tried] = {}
 
     def at(crop: int) -> Tried | None:
-        tried = found.take(Move(search.at_size(plain, crop), "smaller input"))
+        tried = found.take(Move(moves.at_size(plain, crop), "smaller input"))
         if tried is not None:
             seen[crop] = tried
         return tried
 
-    for crop in search.coarse(crops):
+    for crop in moves.coarse(crops):
         tried = at(crop)
         if tried is None or tried.problem is not None or found.hopeless(tried):
             break
@@ -246,7 +246,7 @@ def _families(found: Search) -> list[Variant]:
 def _best_quantized(found: Search) -> list[Variant]:
     """Static INT8 variants worth refining: the fastest, and the fastest that seems accurate."""
     pool = [
-        t for t in found.tried.values() if t.look is not None and search.static_step(t.variant) is not None
+        t for t in found.tried.values() if t.look is not None and moves.static_step(t.variant) is not None
     ]
     pool.sort(key=found.cost)
     accurate = [tried.variant for tried in pool if found.within(tried)][:1]
@@ -256,13 +256,13 @@ def _best_quantized(found: Search) -> list[Variant]:
 def mix(found: Search, variant: Variant) -> None:
     """Refine one static INT8 variant: known repairs, then what its layers cost and buy."""
     sensitivities = layers(found, variant)
-    for move in search.mixed(variant, sensitivities):
+    for move in moves.mixed(variant, sensitivities):
         found.take(move)
-    for move in search.refinements(variant, found.absent):
+    for move in moves.refinements(variant, found.absent):
         found.take(move)
     refined = [t for t in found.best() if t.variant.name.startswith(f"{variant.name}+")]
     if refined:
-        for move in search.mixed(refined[0].variant, sensitivities):
+        for move in moves.mixed(refined[0].variant, sensitivities):
             found.take(move)
 
 
@@ -280,8 +280,8 @@ def layers(found: Search, variant: Variant) -> list[Layer]:
     )
     try:
         source, quantized = found.build(before), found.build(variant)
-        measured: list[Layer] = call(
-            "workbench.run.build:layers_of",
+        return call(
+            layers_of,
             context.job_of(variant.name),
             source.artifact,
             quantized.artifact,
@@ -293,7 +293,6 @@ def layers(found: Search, variant: Variant) -> list[Layer]:
     except ChildError as error:
         context.report(Progress("failed", 0, 0, f"what each layer costs: {error.message}"))
         return []
-    return measured
 
 
 def chosen(found: Search) -> list[Tried]:

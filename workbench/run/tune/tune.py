@@ -15,7 +15,6 @@ from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.roles import Role
-from workbench.report import html
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import (
@@ -34,7 +33,6 @@ from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, described, promise
 from workbench.run.tune.recipe_file import check_ours, write_recipe
 from workbench.run.tune.search import Search, Tried, chosen, explore, resized
-from workbench.system.files import write_atomic
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import Workspace
@@ -125,7 +123,6 @@ def tune(
     for _ in pipeline.timed(context, info, [baseline, *certified.passed], plan):
         pass
     comparison = compare(folder.info(), folder.trials())
-    write_atomic(folder.path / "report.html", html.render([comparison]).encode())
     winner = next((t.variant for t in finalists if t.variant.name == comparison.winner), None)
     if winner is None:
         return Tuned(comparison, None, notes)

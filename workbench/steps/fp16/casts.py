@@ -121,7 +121,7 @@ def types_of(model: "onnx.ModelProto") -> dict[str, int]:
 
 
 def half_share(model: "onnx.ModelProto") -> float | None:
-    """The fraction of multiply-accumulates whose operands are FP16, from 0 to 1 (see `workbench.backends.mac_count`).
+    """The fraction of multiply-accumulates whose operands are FP16, from 0 to 1 (see `mac_count`).
 
     Where no shape of a product can be told, each weight counts once; None without any. Runtimes may still
     compute in something else: that is for the audit of a run to say.

@@ -29,6 +29,8 @@ from workbench.steps.int8.layer_sensitivity import layers  # noqa: E402
 from workbench.steps.int8.settings import StaticInt8  # noqa: E402
 from workbench.steps.int8.static import static_int8  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CLASSES = 6
 CONTRACT = Preprocess(resize=24, crop=24, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 SHAPE = (1, 3, 24, 24)

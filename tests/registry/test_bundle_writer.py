@@ -27,6 +27,8 @@ from workbench.results.folder import RunFolder
 from workbench.results.records import Budget, RunInfo, TrialResult
 from workbench.system.machine import collect
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.5))
 CLASSES = ("rust", "scab", "well")

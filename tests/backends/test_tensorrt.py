@@ -22,9 +22,9 @@ from tests.nvidia.fake_world import World  # noqa: E402
 from tests.nvidia.machine import CLASSES, GPU, SIDE, install, install_cuda, network, pretend  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.base import Runtime  # noqa: E402
-from workbench.backends.tensorrt import (
-    backend,  # noqa: E402
-    lane,  # noqa: E402
+from workbench.backends.tensorrt import (  # noqa: E402
+    backend,
+    lane,
 )
 from workbench.backends.tensorrt.build import Sizes, plan_of  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402

@@ -29,6 +29,8 @@ from workbench.steps.openvino_ir import ir_info, to_ir  # noqa: E402
 from workbench.system.files import sha256_file  # noqa: E402
 from workbench.system.machine import usable_cores  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CLASSES = 7
 CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 
@@ -304,7 +306,8 @@ def test_importing_openvino_reports_to_nobody(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "from workbench.backends.openvino.backend import without_telemetry as hush; hush(); import openvino, sys;"
+        "from workbench.backends.openvino.backend import without_telemetry as hush; hush();"
+        "import openvino, sys;"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )
     done = subprocess.run(

@@ -40,6 +40,8 @@ from workbench.results.folder import RunFolder, runs
 from workbench.results.records import TrialResult
 from workbench.system.nvidia import missing_gpu
 
+pytestmark = pytest.mark.integration
+
 ROW_KEYS = [
     "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes", "top1",
     "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci", "throughput_ips",

@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch", reason="torch's own switches are turned")
 from workbench.backends import Runtime  # noqa: E402
 from workbench.backends.artifact import Artifact, ArtifactInfo  # noqa: E402
 from workbench.backends.tensorrt import backend as tensorrt  # noqa: E402
-from workbench.backends.torch import (
-    backend,  # noqa: E402
+from workbench.backends.torch import (  # noqa: E402
+    backend,
     cuda_session,
 )
 from workbench.backends.torch import cuda as torch_cuda  # noqa: E402

@@ -18,6 +18,8 @@ from workbench.system import machine  # noqa: E402
 from workbench.workspace import recipe  # noqa: E402
 from workbench.workspace.sample.student import create_model  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 
 def facts(
     model: "torch.nn.Module", folder: Path, side: int = 64, exporter: str = "torchscript"

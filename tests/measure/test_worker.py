@@ -24,6 +24,8 @@ from workbench.photos.dataset import Images
 from workbench.system.child import ChildError
 from workbench.system.nvidia import missing_gpu
 
+pytestmark = pytest.mark.integration
+
 CONTRACT = Preprocess(resize=20, crop=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 PHOTOS, CLASSES = 70, 5  # more than one chunk of an evaluation
 

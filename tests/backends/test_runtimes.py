@@ -29,6 +29,8 @@ from workbench.steps.batch import FixedBatch  # noqa: E402
 from workbench.steps.fold import FoldPreprocess  # noqa: E402
 from workbench.system.machine import collect  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CLASSES, SIDE = 6, 24
 SHAPE = (1, 3, SIDE, SIDE)
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, SIDE, SIDE), np.float32)

@@ -124,7 +124,9 @@ def test_the_photos_go_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPat
 
 
 def test_importing_the_sample_loads_nothing_heavy() -> None:
-    code = "import sys, workbench.workspace.sample; print(sorted({'numpy', 'PIL', 'torch'} & sys.modules.keys()))"
+    code = (
+        "import sys, workbench.workspace.sample;print(sorted({'numpy', 'PIL', 'torch'} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
 

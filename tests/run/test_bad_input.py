@@ -39,6 +39,8 @@ from workbench.steps.int8.static import static_int8  # noqa: E402
 from workbench.workspace import recipe  # noqa: E402
 from workbench.workspace.workspace import load  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 nn = torch.nn
 SHAPE = (1, 3, 16, 16)
 SAMPLES = np.random.default_rng(0).normal(0.3, 1, (3, 3, 16, 16)).astype(np.float32)

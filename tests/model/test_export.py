@@ -31,7 +31,7 @@ SHAPE = (1, 3, 32, 32)
 CLASSES = 12
 
 # Making TorchScript files is deprecated; people have them all the same.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
 
 
 def student() -> Any:

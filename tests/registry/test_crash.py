@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ("promote", "publish", "point", "rollback", "gc", "lease")
 WRITERS = ("promote", "rollback", "gc", "lease")  # a promotion publishes and points

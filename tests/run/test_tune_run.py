@@ -26,6 +26,8 @@ from workbench.workspace import recipe as recipes  # noqa: E402
 from workbench.workspace.recipe import Variant  # noqa: E402
 from workbench.workspace.workspace import load  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 INT8 = "{name: int8, steps: [{use: static_int8, calibration: {images: 400}}]}"
 MORE = {
     "absent": "{name: absent, needs: [nvidia-modelopt], steps: [{use: simplify}]}",

@@ -30,6 +30,8 @@ from workbench.steps.fp16.notes import notes_of  # noqa: E402
 from workbench.steps.fp16.settings import Fp16  # noqa: E402
 from workbench.steps.verify import check  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CONTRACT = Preprocess(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 RNG = np.random.default_rng(0)
 PHOTOS: NDArray[np.float32] = RNG.standard_normal((4, 3, 8, 8), np.float32)

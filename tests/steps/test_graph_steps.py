@@ -26,6 +26,8 @@ from workbench.steps import Photos, Step, apply  # noqa: E402
 from workbench.steps.optimize import Optimize, bound_to  # noqa: E402
 from workbench.system.machine import collect  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CLASSES, SIDE = 7, 16
 CONTRACT = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.4, 0.6), std=(0.25, 0.2, 0.3))
 PHOTOS = Photos(CONTRACT)

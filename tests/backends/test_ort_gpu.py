@@ -19,7 +19,7 @@ from workbench.backends import BACKENDS, Runtime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.common import TF32  # noqa: E402
 from workbench.backends.ort import gpu as ort_gpu  # noqa: E402
-from workbench.backends.ort import io_binding
+from workbench.backends.ort import io_binding  # noqa: E402
 from workbench.backends.ort.audit import providers_in_profile  # noqa: E402
 from workbench.backends.ort.availability import CUDA, RTX, TENSORRT  # noqa: E402
 from workbench.backends.ort.io_binding import KEPT, Bound  # noqa: E402
@@ -27,6 +27,8 @@ from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refu
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
 from workbench.system import nvidia  # noqa: E402
+
+pytestmark = pytest.mark.integration
 
 SIDE, CLASSES = 16, 4
 IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((8, 3, SIDE, SIDE), np.float32)

@@ -19,6 +19,8 @@ from workbench.measure.records import Saturation  # noqa: E402
 from workbench.measure.saturation.emulator import cpu_classes, saturation_of  # noqa: E402
 from workbench.measure.saturation.int16 import clipped  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 SIDE = 6
 VNNI, ARM, AVX2 = "x86 with VNNI", "ARM with dot product", "x86 with AVX2 without VNNI"
 BRIGHT: NDArray[np.float32] = np.random.default_rng(0).uniform(3, 5, (3, 4, SIDE, SIDE)).astype(np.float32)

@@ -23,6 +23,8 @@ from workbench.steps.int8.layer_sensitivity import Layer, _switched, errors_of, 
 from workbench.steps.int8.settings import StaticInt8  # noqa: E402
 from workbench.steps.int8.static import static_int8  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CONTRACT = Preprocess(resize=16, crop=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 WEIGHTED = ["conv0", "conv1", "conv2", "head"]
 SECONDS = 0.2

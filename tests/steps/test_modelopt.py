@@ -22,6 +22,8 @@ from workbench.steps import check_sequence, modelopt  # noqa: E402
 from workbench.steps.fp16 import autocast  # noqa: E402
 from workbench.steps.modelopt import ModeloptInt8  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 FLOAT, FLOAT16, INT8 = (onnx.TensorProto.DataType.Value(name) for name in ("FLOAT", "FLOAT16", "INT8"))
 nn = torch.nn

@@ -26,6 +26,8 @@ from workbench.steps import apply as apply_step  # noqa: E402
 from workbench.steps.verify import check  # noqa: E402
 from workbench.workspace.sample.student import create_model  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CLASSES = 12
 PHOTOS = 36
 CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -28,6 +28,8 @@ from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx  # noqa: E402
 from workbench.steps.nncf.settings import NncfInt8  # noqa: E402
 from workbench.steps.openvino_ir import ir_info  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CLASSES = 6
 PHOTOS = 36
 CONTRACT = Preprocess(resize=24, crop=24, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -27,6 +27,8 @@ from workbench.steps.int8.equalize import equalize  # noqa: E402
 from workbench.steps.int8.settings import StaticInt8  # noqa: E402
 from workbench.steps.int8.static import static_int8  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 CONTRACT = Preprocess(resize=16, crop=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 SHAPE = (1, 3, 16, 16)
 nn = torch.nn
