@@ -1,4 +1,4 @@
-"""The input contract: what is done to a photo before a network sees it, and the limits of a photo."""
+"""The input contract: the preprocessing of a photo, and the limits of a photo."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -27,24 +27,29 @@ Side = Annotated[int, Field(gt=0, le=4096, strict=True)]  # pixels
 
 
 class Preprocess(BaseModel):
-    """The input contract: resize the shorter side, crop the centre, scale to [0, 1], normalise.
-
-    resize: pixels of the shorter side, aspect ratio kept; Pillow's antialiased filters.
-    crop: side in pixels of the square cut from the centre; what the network sees.
-    mean, std: per channel (R, G, B), in units of [0, 1].
-    decode: scaled: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its shorter side stays at least
-    twice `resize` (never for `nearest`); full: at its own size. Bundles and results from before there was a
-    choice are full; whoever reads them has to say so (see `results.Recorded`).
-    """
+    """The input contract: resize the shorter side, crop the centre, scale to [0, 1], normalise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: Side
-    crop: Side
-    interpolation: Interpolation = "bilinear"
-    mean: Triple
-    std: tuple[Scale, Scale, Scale]
-    decode: Decode = "scaled"
+    resize: Side = Field(
+        description="Shorter side of the photo before the crop, in pixels; the aspect ratio stays."
+    )
+    crop: Side = Field(description="Side of the square cut from the centre, in pixels: the network's input.")
+    interpolation: Interpolation = Field(
+        "bilinear",
+        description="Pillow's antialiased filter for resizing: `bilinear` unless the source states another, "
+        "`bicubic`, `lanczos`, or `nearest`, which is not antialiased.",
+    )
+    mean: Triple = Field(description="Mean of each channel (R, G, B), in units of [0, 1].")
+    std: tuple[Scale, Scale, Scale] = Field(
+        description="Standard deviation of each channel (R, G, B), in units of [0, 1]."
+    )
+    # Bundles and results written before there was a choice are `full` (see `results.records.Recorded`).
+    decode: Decode = Field(
+        "scaled",
+        description="`scaled`, the default: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its "
+        "shorter side stays at least twice `resize`, never for `nearest`; `full`: at its own size.",
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocess":
@@ -53,8 +58,11 @@ class Preprocess(BaseModel):
         return self
 
 
+_MEANING = {name: field.description for name, field in Preprocess.model_fields.items()}
+
+
 class ImageError(ValueError):
-    """These bytes are not a photo we take. `kind` says which of our limits they met."""
+    """The bytes are not a photo that is accepted. `kind` names the limit they exceed."""
 
     def __init__(self, kind: Literal["unsupported", "broken", "too-large", "empty"], message: str) -> None:
         super().__init__(message)
@@ -76,18 +84,18 @@ class Photo:
 
 
 class StatedPreprocess(BaseModel):
-    """The parts of an `images.Preprocess` that a source states, in the same units; None for the others."""
+    """The parts of a `Preprocess` that a source states, in the same units; None for the others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: Side | None = None
-    crop: Side | None = None
-    interpolation: Interpolation | None = None
-    mean: Triple | None = None
-    std: tuple[Scale, Scale, Scale] | None = None
+    resize: Side | None = Field(None, description=_MEANING["resize"])
+    crop: Side | None = Field(None, description=_MEANING["crop"])
+    interpolation: Interpolation | None = Field(None, description=_MEANING["interpolation"])
+    mean: Triple | None = Field(None, description=_MEANING["mean"])
+    std: tuple[Scale, Scale, Scale] | None = Field(None, description=_MEANING["std"])
 
     def words(self) -> str:
-        """`resize 256, crop 224, bilinear, mean 0.485 0.456 0.406, ...`: what is stated and no more."""
+        """`resize 256, crop 224, bilinear, mean 0.485 0.456 0.406, ...`: the stated parts."""
         parts = [
             self.resize and f"resize {self.resize}",
             self.crop and f"crop {self.crop}",

@@ -80,18 +80,33 @@ class TrialResult(Record):
 
 
 class Budget(Record):
-    """What the winner must meet, and what it is chosen by.
+    """The limits that the winner must meet, and the objective that it is chosen by."""
 
-    max_accuracy_drop: fraction of 1, against the FP32 baseline on the same photos.
-    max_class_drop: fraction of a class's photos that it may lose, more than it gains.
-    """
-
-    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    max_class_drop: Annotated[float, Field(ge=0, le=1)] | None = None
-    objective: Literal["latency", "size", "memory"] = "latency"
-    max_size_mb: Annotated[float, Field(gt=0)] | None = None
-    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    max_memory_mb: Annotated[float, Field(gt=0)] | None = None
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="Largest drop of top-1 against the FP32 baseline on the same photos, as a fraction of 1; "
+        "its one-sided 95 % upper bound must be within it.",
+    )
+    max_class_drop: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="Largest net loss of any class, as a fraction of its photos; no limit by default.",
+    )
+    objective: Literal["latency", "size", "memory"] = Field(
+        "latency",
+        description="The winner has the least `latency`, `size` or `memory` of all within the budget.",
+    )
+    max_size_mb: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Largest size of all files of the artifact, in MB (10^6 bytes); no limit by default.",
+    )
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest median latency of one call, in ms; no limit by default."
+    )
+    max_memory_mb: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Largest peak memory above that of a process without a runtime, in MB (10^6 bytes); no "
+        "limit by default.",
+    )
 
 
 class RunInfo(Record):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from workbench.errors import WorkbenchError
 
@@ -18,16 +18,16 @@ PHOTOS = 3  # tried one by one and at once, where the size becomes free
 
 
 class FixedBatch(BaseModel):
-    """The graph takes exactly `size` photos: shapes are known ahead, and fewer are filled up at full cost."""
+    """The graph takes exactly `size` photos: shapes are known ahead, and a smaller batch costs as much."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["fixed_batch"]
-    size: PositiveInt = 1
+    size: PositiveInt = Field(1, description="Photos in one call; a smaller batch is filled up.")
 
 
 class DynamicBatch(BaseModel):
-    """The graph takes any number of photos; refused where that would change the answer."""
+    """The graph takes any number of photos; an error where that would change an answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

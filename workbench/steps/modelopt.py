@@ -31,21 +31,22 @@ class ModeloptInt8(BaseModel):
     products with one row, such as a classifier's last layer at batch 1. Its result keeps the weights in float
     with a pair behind each: an engine has them in INT8, the file is hardly smaller. `static_int8` with
     `placement: tensorrt` has more ways to calibrate, and needs nothing installed.
-
-    method: how ranges are found: entropy clips what costs least information, max takes all that was seen.
-    images: photos used for calibration, taken evenly from the classes.
-    exclude_nodes, exclude_op_types: what stays in float; names of nodes, or glob patterns.
-    high_precision_dtype: the type of what is not quantised, which TensorRT computes as it is written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["modelopt_int8"]
-    method: Literal["entropy", "max"] = "entropy"
-    images: Annotated[int, Field(gt=0, strict=True)] = 128
-    exclude_nodes: tuple[str, ...] = ()
-    exclude_op_types: tuple[str, ...] = ()
-    high_precision_dtype: Literal["fp16", "fp32"] = "fp16"
+    method: Literal["entropy", "max"] = Field(
+        "entropy", description="Ranges: `entropy` clips what costs least information, `max` takes all values."
+    )
+    images: Annotated[int, Field(gt=0, strict=True)] = Field(
+        128, description="Calibration photos used, taken evenly from the classes."
+    )
+    exclude_nodes: tuple[str, ...] = Field((), description="Names of nodes, or patterns, that stay in float.")
+    exclude_op_types: tuple[str, ...] = Field((), description="Types of nodes that stay in float.")
+    high_precision_dtype: Literal["fp16", "fp32"] = Field(
+        "fp16", description="Type of the nodes that are not quantised: `fp16` or `fp32`."
+    )
 
 
 def modelopt_onnx(step: ModeloptInt8, source: Path, target: Path, images: "Images") -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.errors import WorkbenchError
 from workbench.system.machine import collect
@@ -12,18 +12,20 @@ LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all":
 
 
 class Optimize(BaseModel):
-    """The graph as onnxruntime would rewrite it at every start, for the CPU.
+    """onnxruntime's graph optimisations for the CPU, done once and kept in the file.
 
-    level: `basic` folds constants and removes what does nothing, and stays plain ONNX; `extended` fuses nodes
-    into operators that onnxruntime alone has; `all` stores the weights in the blocks that this machine's
-    processor takes, and is bound to it.
     It saves time when a session opens, not when it runs: set `runtime.graph_level: disable` with it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["optimize"]
-    level: Literal["basic", "extended", "all"] = "extended"
+    level: Literal["basic", "extended", "all"] = Field(
+        "extended",
+        description="`basic` folds constants and removes nodes without effect, and stays plain ONNX; "
+        "`extended` fuses nodes into operators that onnxruntime alone has; `all` stores the weights in the "
+        "blocks that this machine's processor takes, and the file is refused on any other.",
+    )
 
 
 def optimize(step: Optimize, source: Path, target: Path) -> None:

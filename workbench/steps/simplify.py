@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Simplify(BaseModel):
-    """Fold constants and remove redundant nodes; the logits stay the same."""
+    """Constants are folded and redundant nodes removed; the logits stay the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["simplify"]
-    tool: Literal["onnxslim", "onnxsim"] = "onnxslim"
+    tool: Literal["onnxslim", "onnxsim"] = Field(
+        "onnxslim", description="The library that does it: `onnxslim` or `onnxsim`."
+    )
 
 
 def simplify(step: Simplify, source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from workbench.backends import Runtime
 from workbench.errors import FieldProblem, WorkbenchError, closest
 from workbench.measure.records import BASELINE
 from workbench.model.export.settings import Export
-from workbench.photos.contract import Decode, StatedPreprocess
+from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
 from workbench.steps import Step
 from workbench.steps.rules import check_fit, check_sequence
 from workbench.system.files import digest_of, file_name
@@ -40,14 +40,17 @@ def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
 
 class RecipePreprocess(StatedPreprocess):
-    """What a recipe changes of the workspace's preprocessing; None: as it is there.
+    """The `preprocess` section of a recipe: its differences from the workspace's preprocessing.
 
-    scale: of the workspace's `crop`, with `resize` following it, so that the network sees the same part of
-    the photo in fewer (or more) pixels. A `crop` alone takes `resize` along likewise.
+    A `crop` or `scale` alone changes `resize` in proportion: the network sees the same part of the photo.
     """
 
-    scale: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
-    decode: Decode | None = None
+    scale: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Size of the input as a fraction of the workspace's `crop`, up to 2, rounded to a "
+        "multiple of 16 pixels (of 8 below 128). `resize` follows it. It excludes `crop` and `resize`.",
+    )
+    decode: Decode | None = Field(None, description=Preprocess.model_fields["decode"].description)
 
     @model_validator(mode="after")
     def _one_size(self) -> "RecipePreprocess":
@@ -73,28 +76,41 @@ def scaled_side(side: int, scale: float) -> int:
 
 
 class Recipe(BaseModel):
-    """One YAML file. Says how, never what: the model and the data come from the workspace.
-
-    matrix: dotted keys (`steps.static_int8.calibration.method`, `runtime.threads`, `export`) to the
-    values to try; every combination is a variant. A step is named by its `use`, or by its position.
-    A value that is a mapping is merged into the section it names.
-    preprocess: what differs from the workspace's.
-    extends: a recipe file whose keys hold where this one gives none, relative to the folder of this one.
-    Mappings are merged, lists replaced; `name` is never inherited.
-    needs: libraries and processor features without which the variants are skipped.
-    """
+    """One YAML file: how to export and optimise. The model and the photos come from the workspace."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Name
-    description: str = ""
-    export: Export = Export()
-    extends: str | None = None
-    needs: tuple[Need, ...] = ()
-    steps: Annotated[tuple[Step, ...], AfterValidator(_in_order)] = ()
-    runtime: Runtime = Runtime()
-    preprocess: RecipePreprocess = UNCHANGED
-    matrix: dict[str, Axis] = {}
+    name: Name = Field(
+        description="Name of the recipe: letters, digits, `.`, `_` and `-`, 60 characters at most. It is "
+        "never inherited."
+    )
+    description: str = Field("", description="One sentence for reports and `explain`.")
+    export: Export = Field(Export(), description="How torch becomes ONNX: section `export`.")
+    extends: str | None = Field(
+        None,
+        description="File of another recipe, relative to this one, whose keys hold where this one gives "
+        "none. Mappings are merged key by key, lists are replaced whole, `null` drops a key.",
+    )
+    needs: tuple[Need, ...] = Field(
+        (),
+        description="Libraries, with versions if need be (`openvino>=2025.0`), and processor features "
+        "(`vnni | asimddp` is either) without which the variants are skipped.",
+    )
+    steps: Annotated[tuple[Step, ...], AfterValidator(_in_order)] = Field(
+        (), description="Steps from ONNX to ONNX, in this order; by default the export runs as it is."
+    )
+    runtime: Runtime = Field(
+        Runtime(), description="Backend, device and settings to measure and serve with: section `runtime`."
+    )
+    preprocess: RecipePreprocess = Field(
+        UNCHANGED, description="Differences from the workspace's preprocessing: section `preprocess`."
+    )
+    matrix: dict[str, Axis] = Field(
+        {},
+        description="Dotted keys (`steps.static_int8.calibration.method`, `runtime.threads`, `export`) with "
+        "the values to try; every combination is a variant. A step is named by its `use` or its position. A "
+        "value that is a mapping is merged into the section that the key names.",
+    )
 
     @model_validator(mode="after")
     def _steps_fit(self) -> "Recipe":

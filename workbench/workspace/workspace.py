@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
-from workbench.photos.contract import Decode, StatedPreprocess
+from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
 from workbench.results.records import Budget
 from workbench.system.folders import cache_folder
 from workbench.workspace import yamlfile
@@ -22,42 +22,54 @@ SAMPLE_NAME = "leaf-sample"
 
 
 class DataSection(BaseModel):
-    """Folders of class folders, or CSV files of path,label. They must not share photos."""
+    """The `data` section of krishi.yaml: two sets of photos, which must not share any."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    calibration: Path | None = None
-    validation: Path
+    calibration: Path | None = Field(
+        None,
+        description="Photos for INT8 ranges, for FP16 and for bias correction: a folder, whose labels do not "
+        "matter, or a CSV with the columns path,label. Steps that calibrate fail without it.",
+    )
+    validation: Path = Field(
+        description="Photos that accuracy is measured on: a folder with one folder for each class, or a CSV "
+        "with the columns path,label."
+    )
 
 
 class WorkspacePreprocess(StatedPreprocess):
-    """What a source may state of the preprocessing, and how photos are decoded, which none does."""
+    """The `preprocess` section of krishi.yaml: keys that the checkpoint does not state, or states wrongly."""
 
-    decode: Decode | None = None
+    decode: Decode | None = Field(None, description=Preprocess.model_fields["decode"].description)
 
 
 class WorkspaceFile(BaseModel):
-    """`krishi.yaml`. Paths are relative to the file.
-
-    preprocess: what the checkpoint does not say, or says wrongly; each key given here wins.
-    """
+    """`krishi.yaml`: the model, its photos and the budget. Paths are relative to the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)] | None = None
-    model: ModelSource
-    data: DataSection
-    preprocess: WorkspacePreprocess = WorkspacePreprocess()
-    budget: Budget = Budget()
-    registry: Path = Path("registry")
-    results: Path = Path("results")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)] | None = Field(
+        None,
+        description="Name of the model in the registry: lower-case letters, digits, `.`, `_` and `-`, 60 "
+        "characters at most; by default the folder's name.",
+    )
+    model: ModelSource = Field(description="The trained network: section `model`.")
+    data: DataSection = Field(description="The photos: section `data`.")
+    preprocess: WorkspacePreprocess = Field(
+        WorkspacePreprocess(),
+        description="The preprocessing that the network was trained with: section `preprocess`. A key given "
+        "here replaces what the checkpoint states.",
+    )
+    budget: Budget = Field(Budget(), description="Limits and objective of the winner: section `budget`.")
+    registry: Path = Field(Path("registry"), description="Folder of the published versions.")
+    results: Path = Field(Path("results"), description="Folder of the runs.")
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """A workspace with every path absolute. `file` is None for the bundled sample.
 
-    synthetic: the photos are generated, which every report must say.
+    synthetic: the photos are generated; every report says so.
     """
 
     name: str
@@ -88,12 +100,12 @@ def find(given: Path | None, start: Path) -> Workspace:
 
 
 def load(path: Path) -> Workspace:
-    """Read `krishi.yaml` and make sure that what it names is there."""
+    """Read `krishi.yaml`. Raises WorkbenchError where a file or folder that it names does not exist."""
     document = yamlfile.read(path, kind=KIND)
     content = yamlfile.validated(WorkspaceFile, document.data, document, kind=KIND)
     root = path.resolve().parent
 
-    def there(place: tuple[str, ...], value: Path) -> Path:
+    def existing(place: tuple[str, ...], value: Path) -> Path:
         absolute = root / value
         if not absolute.exists():
             raise WorkbenchError(
@@ -105,11 +117,11 @@ def load(path: Path) -> Workspace:
     model = content.model.model_copy(
         update={
             "checkpoint": content.model.checkpoint
-            and there(("model", "checkpoint"), content.model.checkpoint),
+            and existing(("model", "checkpoint"), content.model.checkpoint),
             "import_from": root / (content.model.import_from or ""),
-            "factory": _absolute_factory(content.model.factory, there),
+            "factory": _absolute_factory(content.model.factory, existing),
             "class_names": content.model.class_names
-            and there(("model", "class_names"), content.model.class_names),
+            and existing(("model", "class_names"), content.model.class_names),
         }
     )
     calibration = content.data.calibration
@@ -119,8 +131,8 @@ def load(path: Path) -> Workspace:
         root=root,
         file=path.resolve(),
         model=model,
-        calibration=calibration and there(("data", "calibration"), calibration),
-        validation=there(("data", "validation"), content.data.validation),
+        calibration=calibration and existing(("data", "calibration"), calibration),
+        validation=existing(("data", "validation"), content.data.validation),
         preprocess=content.preprocess,
         budget=content.budget,
         registry=root / content.registry,
@@ -129,7 +141,7 @@ def load(path: Path) -> Workspace:
 
 
 def _check_apart(document: yamlfile.Document, root: Path, content: WorkspaceFile) -> None:
-    """What is written must not land among the photos, nor results in the registry."""
+    """Raise WorkbenchError where the registry or the results lie among the photos or in each other."""
     written = {"registry": root / content.registry, "results": root / content.results}
     data = {"data.validation": root / content.data.validation}
     if content.data.calibration is not None:
@@ -147,7 +159,7 @@ def _check_apart(document: yamlfile.Document, root: Path, content: WorkspaceFile
 def sample(start: Path) -> Workspace:
     """The bundled workspace: a small student trained on generated leaf photographs.
 
-    The photos are not there before `workbench.workspace.sample.ensure_sample` drew them.
+    `workbench.workspace.sample.ensure_sample` draws the photos.
     """
     here = Path(__file__).parent / "sample"
     data = sample_folder(cache_folder()) / "data"
@@ -168,11 +180,11 @@ def sample(start: Path) -> Workspace:
     )
 
 
-def _absolute_factory(factory: str | None, there: Callable[[tuple[str, ...], Path], Path]) -> str | None:
+def _absolute_factory(factory: str | None, existing: Callable[[tuple[str, ...], Path], Path]) -> str | None:
     if factory is None or not factory.partition(":")[0].endswith(".py"):
         return factory
     file, _, callable_name = factory.partition(":")
-    return f"{there(('model', 'factory'), Path(file))}:{callable_name}"
+    return f"{existing(('model', 'factory'), Path(file))}:{callable_name}"
 
 
 def _slug(name: str) -> str:

@@ -17,20 +17,25 @@ OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7
 
 
 class Export(BaseModel):
-    """How torch becomes ONNX: the `export` section of a recipe.
-
-    dynamic_batch: the batch size stays free; otherwise it is fixed.
-    """
+    """How torch becomes ONNX: the `export` section of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    exporter: Exporter = "dynamo"
-    opset: Annotated[int, Field(ge=7, le=25, strict=True)] = 18
-    dynamic_batch: bool = True
+    exporter: Exporter = Field(
+        "dynamo",
+        description="`dynamo` is torch's current exporter; it folds batch norms and writes opsets 18 to 25. "
+        "`torchscript` is its deprecated predecessor and writes opsets 7 to 23.",
+    )
+    opset: Annotated[int, Field(ge=7, le=25, strict=True)] = Field(
+        18,
+        description="Version of the ONNX operator set. It is read back from the file; an opset that the "
+        "exporter does not write is an error that names the one that does.",
+    )
+    dynamic_batch: bool = Field(True, description="The batch size stays free; `false` fixes it at 1.")
 
 
 def check_opset(export: Export) -> None:
-    """Raise WorkbenchError where the exporter is known not to write this opset: nobody waits for that."""
+    """Raise WorkbenchError, before any export, where the exporter does not write this opset."""
     lowest, highest = OPSETS[export.exporter]
     if not lowest <= export.opset <= highest:
         raise WorkbenchError(

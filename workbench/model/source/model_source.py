@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from workbench.errors import WorkbenchError, some
 from workbench.model.source import timm_network, torch_export, transformers_folder
@@ -41,28 +41,42 @@ __all__ = [
 
 
 class ModelSource(BaseModel):
-    """The `model` section of krishi.yaml, with absolute paths.
-
-    checkpoint: a file, or a folder that transformers' `save_pretrained` wrote; None where the factory
-    returns the trained network itself.
-    factory: `file.py:callable`, `package.module:callable` or `timm:name`; builds the network that a state
-    dict fits.
-    class_names: a JSON list, or a text file with one name per line.
-    trust_code: the checkpoint may run code stored in it, which reading a torch.export program can.
-    import_from: the folder where `package.module` is looked for first: that of krishi.yaml.
-    """
+    """The `model` section of krishi.yaml: the trained network. Paths are absolute once it is loaded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    checkpoint: Path | None = None
-    factory: str | None = None
-    factory_args: dict[str, JsonValue] = {}
-    class_names: Path | None = None
-    trust_code: bool = False
-    import_from: Path | None = None
+    checkpoint: Path | None = Field(
+        None,
+        description="A Lightning checkpoint, state dict, TorchScript, `.pt2` or `.onnx` file, or a folder "
+        "that transformers' `save_pretrained` wrote; left out where the factory returns the trained network.",
+    )
+    factory: str | None = Field(
+        None,
+        description="`file.py:callable`, `package.module:callable` or `timm:name`: builds the network that a "
+        "state dict fits.",
+    )
+    factory_args: dict[str, JsonValue] = Field(
+        {},
+        description="Keyword arguments of the factory. Where there are none, a factory with a `num_classes` "
+        "parameter is given the number of classes.",
+    )
+    class_names: Path | None = Field(
+        None,
+        description="A JSON list, or a text file with one name per line, in the order of the network's "
+        "outputs; by default the names that the checkpoint states.",
+    )
+    trust_code: bool = Field(
+        False,
+        description="The checkpoint may run code stored in it; reading a `.pt2` file of torch.export can.",
+    )
+    import_from: Path | None = Field(
+        None,
+        description="Folder where `package.module` of the factory is searched first; by default that of "
+        "`krishi.yaml`.",
+    )
 
     @model_validator(mode="after")
-    def _says_something(self) -> "ModelSource":
+    def _has_network(self) -> "ModelSource":
         if self.checkpoint is None and self.factory is None:
             raise ValueError("give a `checkpoint`, or a `factory` that returns the trained network")
         return self

@@ -42,40 +42,52 @@ NARROWEST = 1e-10  # a range within this is one of zeros: its scale would be nex
 
 
 class Calibration(BaseModel):
-    """How activation ranges are found.
+    """How the ranges of activations are found: two passes over the photos, in bounded memory.
 
-    images: photos used, taken evenly from the classes.
-    percentile: of the values kept, in percent; used by method `percentile` only. With asymmetric activations
-    the rest is cut half at each end, with symmetric ones from |x|.
-    deviations: standard deviations kept on each side of the mean; used by method `distribution` only. In 8
-    bits, clipping and rounding cost the same at 3.9 for a Gaussian and 7.0 for a Laplace distribution (Banner
-    et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019); a tensor mixes
-    channels of very different size, so its tails are longer.
-    bins: of the histograms behind `entropy` and `percentile`. onnxruntime's default of 128 makes its
-    `entropy` equal to `minmax`.
+    onnxruntime's default of 128 bins makes its `entropy` equal to `minmax`, hence our own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = "minmax"
-    images: Annotated[int, Field(gt=0, strict=True)] = 200
-    percentile: Percentile = 99.99
-    deviations: Annotated[float, Field(ge=1, le=100)] = 12.0
-    bins: Annotated[int, Field(ge=256, le=16384, strict=True)] = 2048
+    method: Method = Field(
+        "minmax",
+        description="The range of a tensor: `minmax`, all values that occurred; `entropy`, the part that "
+        "keeps most of the distribution (KL divergence over histograms, Migacz 2017); `percentile`, all but "
+        "the outermost values; `distribution`, the mean and some standard deviations on each side.",
+    )
+    images: Annotated[int, Field(gt=0, strict=True)] = Field(
+        200,
+        description="Calibration photos used, taken evenly from the classes; too few photos are an error.",
+    )
+    percentile: Percentile = Field(
+        99.99,
+        description="Share of the values that is kept, in percent; for method `percentile`. With `uint8` "
+        "activations the rest is cut half at each end, with symmetric ones by magnitude.",
+    )
+    # In 8 bits, clipping and rounding cost the same at 3.9 for a Gaussian and 7.0 for a Laplace distribution
+    # (Banner et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019); a tensor
+    # mixes channels of very different size, so its tails are longer.
+    deviations: Annotated[float, Field(ge=1, le=100)] = Field(
+        12.0, description="Standard deviations kept on each side of the mean; for method `distribution`."
+    )
+    bins: Annotated[int, Field(ge=256, le=16384, strict=True)] = Field(
+        2048, description="Bins of the histograms behind `entropy` and `percentile`."
+    )
 
 
 class CalibrationOverride(BaseModel):
-    """Another method for what some nodes put out.
-
-    nodes: names, or glob patterns, as in `exclude_nodes`. Of two overrides that fit a node the later counts.
-    """
+    """Another calibration method for the outputs of some nodes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    nodes: Annotated[tuple[str, ...], Field(min_length=1)]
-    method: Method
-    percentile: Percentile = 99.99
-    deviations: Annotated[float, Field(ge=1, le=100)] = 12.0
+    nodes: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Names of nodes, or patterns, as in `exclude_nodes`."
+    )
+    method: Method = Field(
+        description="As in `calibration`: `minmax`, `entropy`, `percentile` or `distribution`."
+    )
+    percentile: Percentile = Field(99.99, description="As in `calibration`.")
+    deviations: Annotated[float, Field(ge=1, le=100)] = Field(12.0, description="As in `calibration`.")
 
     def applied(self, base: Calibration) -> Calibration:
         """The calibration of the tensors it names: the same photos and bins, this method."""

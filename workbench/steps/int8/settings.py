@@ -17,66 +17,115 @@ HALF_QDQ_OPSET = 19  # they take FP16 since then
 
 
 class DynamicInt8(BaseModel):
-    """INT8 weights; activations are quantised at run time, every time.
+    """INT8 weights; activations are quantised at run time, at every call, so no photos are needed.
 
-    op_types: convolutions are left out by default, because ConvInteger is what makes dynamic INT8 slow.
-    MatMul and Gemm go together: the quantiser turns every Gemm into a MatMul and an Add first.
+    The quantiser is onnxruntime's `quantize_dynamic`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["dynamic_int8"]
-    weight: Literal["qint8", "quint8"] = "qint8"
-    per_channel: bool = False
-    op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm")
+    weight: Literal["qint8", "quint8"] = Field(
+        "qint8", description="Type of the weights: `qint8`, symmetric around zero, or `quint8`."
+    )
+    per_channel: bool = Field(
+        False, description="A weight scale for every output channel; by default one for each layer."
+    )
+    op_types: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("MatMul", "Gemm"),
+        description="Types of the nodes to quantise. MatMul and Gemm go together: the quantiser turns every "
+        "Gemm into a MatMul and an Add first. Conv becomes ConvInteger, which is slow.",
+    )
 
 
 class StaticInt8(BaseModel):
-    """INT8 weights and activations, with ranges calibrated on real photos.
+    """INT8 weights and activations, with the ranges of the activations calibrated on photos beforehand.
 
-    format: qdq marks the graph and leaves the choice of kernels to the runtime, and the logits in float;
-    qoperator writes onnxruntime's own operators, which are slow on x86 with int8 activations.
-    placement: which tensors are quantised. onnxruntime: what its quantiser chooses, for CPUs. tensorrt: the
-    inputs of convolutions and products and the skips of residual additions alone, symmetric int8, weights per
-    channel, biases in float (see `placement`): what TensorRT fuses. On a CPU it is no faster than float.
-    rest: with placement tensorrt, the type of what is not quantised, which TensorRT computes as it is;
-    nodes that fp16 would harm stay in fp32 (see `Fp16`).
-    symmetric: activations have their zero in the middle of the levels. By default int8 ones have, the form
-    that TensorRT and most ARM kernels take, and uint8 ones have a zero point of their own, which fits the
-    outputs of ReLU and hard-swish.
-    reduce_range: 7-bit weights, for x86 CPUs without VNNI, where pairs of 8-bit products overflow 16 bits.
-    overrides: other calibration methods for what some nodes put out.
-    op_types: the types of node to quantise, with the ReLU or Clip that follows; by default all that
-    onnxruntime can.
-    only_nodes: names of nodes, or glob patterns: these alone are quantised, with the ReLU or Clip that
-    follows; all by default. exclude_nodes: these are left in float. Both as they are called after
-    onnxruntime's pre-processing, which keeps the exporter's names but fuses some nodes.
-    exclude_op_types, exclude_roles: likewise by type, and by the part a node plays; one that the network
-    does not have is fine, so that a recipe fits many.
-    equalize: rescale weights across layers first, where a ReLU or nothing is between them.
-    bias_correction: take back by the biases what quantising shifts on average.
+    The ranges come from our own calibration; the quantiser is onnxruntime's `quantize_static`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["static_int8"]
-    format: Literal["qdq", "qoperator"] = "qdq"
-    placement: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
-    rest: Literal["fp32", "fp16"] = "fp32"
-    activation: Literal["uint8", "int8"] = "uint8"
-    weight: Literal["int8", "uint8"] = "int8"
-    per_channel: bool = True
-    symmetric: bool | None = None
-    reduce_range: bool = False
-    calibration: Calibration = Calibration()
-    overrides: tuple[CalibrationOverride, ...] = ()
-    op_types: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    only_nodes: tuple[str, ...] = ()
-    exclude_nodes: tuple[str, ...] = ()
-    exclude_op_types: tuple[str, ...] = ()
-    exclude_roles: tuple[Role, ...] = ()
-    equalize: bool = False
-    bias_correction: bool = False
+    format: Literal["qdq", "qoperator"] = Field(
+        "qdq",
+        description="`qdq` marks the graph with pairs of QuantizeLinear and DequantizeLinear and leaves the "
+        "kernels to the runtime; `qoperator` writes onnxruntime's own 8-bit operators.",
+    )
+    placement: Literal["onnxruntime", "tensorrt"] = Field(
+        "onnxruntime",
+        description="Which tensors are quantised. `onnxruntime`: those that its quantiser chooses, for CPUs. "
+        "`tensorrt`: those that TensorRT fuses, which are the inputs of convolutions and products and the "
+        "skips of residual additions; symmetric int8, weights per channel, biases in float. Such a file is "
+        "several times slower than float on a CPU.",
+    )
+    rest: Literal["fp32", "fp16"] = Field(
+        "fp32",
+        description="Type of the nodes that are not quantised. `fp16` needs `placement: tensorrt` and opset "
+        "19; nodes that FP16 would harm stay in `fp32`, as in step `fp16`.",
+    )
+    activation: Literal["uint8", "int8"] = Field(
+        "uint8",
+        description="Type of the activations. `uint8` has a zero point of its own, which fits the outputs of "
+        "ReLU and hard-swish; `int8` has its zero in the middle of the levels, the form that TensorRT and "
+        "most ARM kernels take. `int8` needs `weight: int8`; `placement: tensorrt` implies it.",
+    )
+    weight: Literal["int8", "uint8"] = Field("int8", description="Type of the weights: `int8` or `uint8`.")
+    per_channel: bool = Field(
+        True,
+        description="A weight scale for every output channel, with the scales of dead channels repaired; "
+        "`false`: one for each layer.",
+    )
+    symmetric: bool | None = Field(
+        None,
+        description="Activations have their zero in the middle of the levels. By default `int8` activations "
+        "do and `uint8` ones do not.",
+    )
+    reduce_range: bool = Field(
+        False,
+        description="7-bit weights, for x86 processors without VNNI: they sum pairs of 8-bit products in 16 "
+        "bits, which overflow.",
+    )
+    calibration: Calibration = Field(
+        Calibration(), description="How the ranges of the activations are found; a section of its own."
+    )
+    overrides: tuple[CalibrationOverride, ...] = Field(
+        (), description="Other calibration methods for the outputs of some nodes; the later one counts."
+    )
+    op_types: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Types of the nodes to quantise, with the ReLU or Clip that follows; by default all that "
+        "onnxruntime can.",
+    )
+    only_nodes: tuple[str, ...] = Field(
+        (),
+        description="Names of nodes, or patterns: these alone are quantised, with the ReLU or Clip that "
+        "follows; all by default.",
+    )
+    exclude_nodes: tuple[str, ...] = Field(
+        (),
+        description="Names of nodes, or patterns (`/features/*`), that stay in float, as they are called "
+        "after onnxruntime's pre-processing: it keeps the exporter's names but fuses some nodes. A pattern "
+        "that fits no node is an error.",
+    )
+    exclude_op_types: tuple[str, ...] = Field(
+        (), description="Types of nodes that stay in float. A type that the network does not have is fine."
+    )
+    exclude_roles: tuple[Role, ...] = Field(
+        (),
+        description="Layers that stay in float by their part in the network: `first`, `last`, `depthwise`, "
+        "`squeeze_excite`, `hardswish` (swish too). A part that the network does not have is fine.",
+    )
+    equalize: bool = Field(
+        False,
+        description="Even out the weight ranges of neighbouring layers first, where a ReLU or nothing is "
+        "between them; the float network computes the same (Nagel et al. 2019).",
+    )
+    bias_correction: bool = Field(
+        False,
+        description="Subtract from the biases the mean shift that quantising causes, measured on the "
+        "calibration photos (Nagel et al. 2019).",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -12,50 +12,74 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 
 
 class AccuracyControl(BaseModel):
-    """Layers go back to float, those that distort the logits most first, until the accuracy is good enough.
+    """Return layers to float, those that distort the logits most first, until the accuracy drop is small.
 
-    max_drop: of top-1, as a fraction of 1, against the float network, on the photos that choose.
-    images: of those photos; all by default. minutes: after them the last network tried is taken as it is.
-    Every layer costs one pass over the photos. The accuracy that counts is measured afterwards all the same.
+    Every layer costs one pass over the photos for selection. The accuracy that counts is measured afterwards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    images: Count | None = None
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    max_drop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.01,
+        description="Largest drop of top-1 against the float network, as a fraction of 1, on the photos for "
+        "selection.",
+    )
+    images: Count | None = Field(
+        None, description="How many of the photos for selection are used; all by default."
+    )
+    minutes: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Time limit in minutes, after which the last network tried is taken; none by default.",
+    )
 
 
 class NncfInt8(BaseModel):
-    """INT8 weights and activations; the errors of rounding are corrected in the biases.
+    """INT8 weights and activations by NNCF's post-training quantisation, with the biases corrected.
 
-    For openvino above all: NNCF leaves the outputs of convolutions in float up to their activation function,
-    and onnxruntime computes such convolutions in float unless that function is a ReLU.
-
-    preset: mixed quantises activations with a zero point of their own, which fits hard-swish and the like;
-    performance symmetrically, which suits networks of ReLU.
-    images: photos used for calibration, taken evenly from the classes.
-    fast_bias_correction: False corrects each bias on the network quantised so far: better, and much slower.
-    channel_alignment: evens out the channels of neighbouring convolutions first, for depthwise networks.
-    overflow_fix: half the weight range, for processors without VNNI, whose 16-bit sums saturate: in all
-    layers, in the first one, or nowhere.
-    range_estimator: how the ranges of single photos become one; NNCF's own choice by default.
-    ignored_types, ignored_nodes: ONNX operators, and names or glob patterns of ONNX nodes, left in float.
-    model_type: transformer keeps the sensitive parts of attention in float.
+    On `backend: openvino` it quantises the IR, elsewhere the ONNX file, which needs opset 13. It is made for
+    openvino: NNCF leaves the output of a convolution in float up to its activation function, and onnxruntime
+    computes such a convolution in float unless that function is a ReLU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["nncf_int8"]
-    preset: Literal["mixed", "performance"] = "mixed"
-    images: Count = 300
-    fast_bias_correction: bool = True
-    channel_alignment: bool = False
-    overflow_fix: Literal["enable", "disable", "first_layer"] = "first_layer"
+    preset: Literal["mixed", "performance"] = Field(
+        "mixed",
+        description="`mixed`: activations with a zero point of their own, which fits hard-swish and swish; "
+        "`performance`: symmetric ones, which suit networks of ReLU.",
+    )
+    images: Count = Field(300, description="Calibration photos used, taken evenly from the classes.")
+    fast_bias_correction: bool = Field(
+        True,
+        description="Correct all biases in one pass; `false` corrects each on the network quantised so far, "
+        "which is more exact and takes many times longer.",
+    )
+    channel_alignment: bool = Field(
+        False,
+        description="Even out the channels of neighbouring convolutions first, for depthwise networks.",
+    )
+    overflow_fix: Literal["enable", "disable", "first_layer"] = Field(
+        "first_layer",
+        description="Half the weight range, for processors without VNNI, whose 16-bit sums saturate: "
+        "`enable` in all layers, `first_layer` in the first one, `disable` in none.",
+    )
     range_estimator: (
         Literal["minmax", "mean_minmax", "median_minmax", "mean_quantile", "histogram"] | None
-    ) = None
-    ignored_types: tuple[str, ...] = ()
-    ignored_nodes: tuple[str, ...] = ()
-    model_type: Literal["transformer"] | None = None
-    accuracy_control: AccuracyControl | None = None
+    ) = Field(
+        None,
+        description="How the ranges of single photos become one: `minmax`, `mean_minmax`, `median_minmax`, "
+        "`mean_quantile` or `histogram`; by default NNCF's own choice.",
+    )
+    ignored_types: tuple[str, ...] = Field((), description="ONNX operators that stay in float.")
+    ignored_nodes: tuple[str, ...] = Field(
+        (), description="ONNX nodes that stay in float, by name or pattern."
+    )
+    model_type: Literal["transformer"] | None = Field(
+        None, description="`transformer` keeps the sensitive parts of attention in float."
+    )
+    accuracy_control: AccuracyControl | None = Field(
+        None,
+        description="Return layers to float until the drop is small enough; a section of its own, none by "
+        "default.",
+    )
