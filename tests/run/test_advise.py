@@ -100,7 +100,7 @@ OLD_ARM = machine(("asimd",), "aarch64")
         (STATIC, network(), machine(), "faster", True, "plain convolutions"),
         (STATIC, network(), ARM, "faster", True, "plain convolutions"),
         (STATIC, network(), OLD_ARM, "unknown", True, "without dot-product instructions"),
-        (STATIC, network(), NO_VNNI, "unknown", False, "saturate at 16 bits"),
+        (STATIC, network(), NO_VNNI, "unknown", False, "in 16 bits, which saturate"),
         (STATIC, GATED, machine(), "slower", False, "hard-swish"),
         (STATIC, TRANSFORMER, machine(), "unknown", True, "outlier channels"),
         (SIGNED, GATED, machine(), "slower", False, "int8 activations"),

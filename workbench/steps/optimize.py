@@ -12,9 +12,8 @@ LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all":
 
 
 class Optimize(BaseModel):
-    """onnxruntime's graph optimisations for the CPU, done once and kept in the file.
-
-    It saves time when a session opens, not when it runs: set `runtime.graph_level: disable` with it.
+    """onnxruntime's graph optimisations for the CPU, done once and kept in the file. They save time when a
+    session opens, not when it runs: set `runtime.graph_level: disable` with them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -28,8 +28,8 @@ class DataSection(BaseModel):
 
     calibration: Path | None = Field(
         None,
-        description="Photos for INT8 ranges, for FP16 and for bias correction: a folder, whose labels do not "
-        "matter, or a CSV with the columns path,label. Steps that calibrate fail without it.",
+        description="Photos that INT8 ranges are found on: any folder of photos, or a CSV with the columns "
+        "path,label. Steps `static_int8` and `nncf_int8` need it.",
     )
     validation: Path = Field(
         description="Photos that accuracy is measured on: a folder with one folder for each class, or a CSV "

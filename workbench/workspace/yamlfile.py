@@ -2,7 +2,6 @@
 mistake is answered with file, line, field and what was probably meant."""
 
 import re
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from workbench.errors import FieldProblem, Place, WorkbenchError, closest
+from workbench.workspace.fields import models_in
 
 Model = TypeVar("Model", bound=BaseModel)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -213,25 +213,15 @@ def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[
     for part in location:
         if isinstance(part, int):
             continue
-        inner = [m for owner in members if part in owner.model_fields for m in _models_in(owner, part)]
+        inner = [
+            m
+            for owner in members
+            if part in owner.model_fields
+            for m in models_in(owner.model_fields[part].annotation)
+        ]
         tagged = [m for m in members if part in _tags(m)]
         members = inner or tagged or members
     return [name for member in members for name in member.model_fields]
-
-
-def _models_in(owner: type[BaseModel], field: str) -> list[type[BaseModel]]:
-    found: list[type[BaseModel]] = []
-
-    def visit(annotation: Any) -> None:
-        if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-            if issubclass(annotation, BaseModel):
-                found.append(annotation)
-            return
-        for argument in typing.get_args(annotation):
-            visit(argument)
-
-    visit(owner.model_fields[field].annotation)
-    return found
 
 
 def _tags(model: type[BaseModel]) -> set[str]:

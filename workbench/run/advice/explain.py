@@ -1,14 +1,15 @@
 """What a recipe does, when that helps and when it hurts, with the source of each statement."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from workbench.run.advice.notes import EXPORTERS, NOTES, ON_GPU, Note
+from workbench.run.advice.evidence import Evidence, evidence
 from workbench.workspace import requirements as needs
+from workbench.workspace.fields import as_yaml, described, summary
 from workbench.workspace.recipe import Recipe, Variant
 
 WIDTH = 100
@@ -16,10 +17,23 @@ SHOWN = 8  # variants listed by name; more are counted
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One thing a recipe does. title: the step, runtime or setting, as the recipe spells it.
+class Note:
+    """does: the description of a field, or what the docstring of a step or runtime says it does.
 
-    values: of a setting, as YAML has them; several where the variants differ.
+    helps, hurts, source: of the evidence; None where there is none.
+    """
+
+    does: str | None
+    helps: str | None = None
+    hurts: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One step, runtime or setting of a recipe. title: as the recipe spells it.
+
+    values: of a setting, as YAML writes them; several where the variants differ.
     """
 
     title: str
@@ -29,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """unmet: why it would be skipped here, or None."""
+    """A recipe in words. unmet: why it would be skipped on this machine, or None."""
 
     recipe: str
     description: str
@@ -56,17 +70,14 @@ class Explanation:
             lines += wrapped(f"needs {', '.join(self.needs)}", "")
         if self.unmet is not None:
             lines += wrapped(f"skipped here: {self.unmet}", "")
+        described_before = ""  # a setting with several values is described once
         for part in self.parts:
             values = f": {', '.join(part.values)}" if part.values else ""
             lines += ["", *wrapped(part.title + values, "")]
-            for label, said in (
-                ("does", part.note.does),
-                ("helps", part.note.helps),
-                ("hurts", part.note.hurts),
-                ("source", part.note.source),
-            ):
-                if said:
-                    lines += wrapped(said, " " * 10, f"  {label:<8}")
+            for label, text in asdict(part.note).items():
+                if text and (label != "does" or part.title != described_before):
+                    lines += wrapped(text, " " * 10, f"  {label:<8}")
+            described_before = part.title
         return "\n".join(lines) + "\n"
 
 
@@ -75,11 +86,10 @@ def explain(
 ) -> Explanation:
     """Explain a recipe and the variants it expands into (`recipe.parse` gives both).
 
-    flags: the processor's features; this one's by default. What has no entry in `explanations.NOTES` is
-    left out: a setting at its default, or one whose name says it all. Where a variant runs decides whether
-    it is the note of processors or of GPUs.
+    flags: the processor's features; this one's by default. A setting at its default is left out unless there
+    is evidence for that value.
     """
-    axes = tuple(f"{key}: {', '.join(map(_value, values))}" for key, values in recipe.matrix.items())
+    axes = tuple(f"{key}: {', '.join(map(as_yaml, values))}" for key, values in recipe.matrix.items())
     return Explanation(
         recipe.name,
         recipe.description,
@@ -92,61 +102,55 @@ def explain(
 
 
 def _merged(variants: Sequence[Variant]) -> tuple[Part, ...]:
-    """Each thing that any variant does, once, in the order a variant does them."""
-    values: dict[tuple[int, str, Note], dict[str, None]] = {}
+    """Each part of any variant once, with all its values, in the order of the recipe's sections."""
+    order: dict[tuple[int, str], None] = {}  # values of one setting stay together
+    values: dict[tuple[str, Note], dict[str, None]] = {}
     for variant in variants:
         for rank, section in enumerate(_sections(variant)):
             for part in section:
-                values.setdefault((rank, part.title, part.note), {}).update(dict.fromkeys(part.values))
-    seen: dict[tuple[str, Note], Part] = {}
-    for (_, title, note), found in sorted(values.items(), key=lambda item: item[0][0]):
-        seen.setdefault((title, note), Part(title, tuple(found), note))
-    return tuple(seen.values())
+                order.setdefault((rank, part.title))
+                values.setdefault((part.title, part.note), {}).update(dict.fromkeys(part.values))
+    places = {title: place for place, (_, title) in enumerate(sorted(order, key=lambda item: item[0]))}
+    ordered = sorted(values.items(), key=lambda item: places[item[0][0]])
+    return tuple(Part(title, tuple(found), note) for (title, note), found in ordered)
 
 
 def _sections(variant: Variant) -> Iterator[list[Part]]:
-    exporter, notes = variant.export.exporter, _notes(variant)
-    exported = variant.runtime.backend != "torch"
-    yield [Part(f"export with {exporter}", (), EXPORTERS[exporter])] if exported else []
-    yield list(_settings("preprocess", variant.preprocess, notes))
+    runtime, gpu = variant.runtime, variant.runtime.device == "cuda"
+    yield list(_settings("export", variant.export, gpu=gpu)) if runtime.backend != "torch" else []
+    yield list(_settings("preprocess", variant.preprocess, gpu=gpu))
     yield [
         part
         for step in variant.steps
-        for part in (Part(f"step {step.use}", (), notes[step.use]), *_settings(step.use, step, notes))
+        for part in (_whole("step", step.use, step, gpu=gpu), *_settings(step.use, step, gpu=gpu))
     ]
-    backend = variant.runtime.backend
-    yield [Part(f"runtime {backend}", (), notes[backend]), *_settings("runtime", variant.runtime, notes)]
+    yield [
+        _whole("runtime", runtime.backend, runtime, gpu=gpu),
+        *_settings("runtime", runtime, gpu=gpu),
+    ]
 
 
-def _notes(variant: Variant) -> Mapping[str, Note]:
-    return {**NOTES, **ON_GPU} if variant.runtime.device == "cuda" else NOTES
+def _whole(kind: str, name: str, model: BaseModel, *, gpu: bool) -> Part:
+    """A step or a runtime as such."""
+    return Part(f"{kind} {name}", (), _note(summary(type(model)), evidence(name, "", None, gpu=gpu)))
 
 
-def _settings(owner: str, model: BaseModel, notes: Mapping[str, Note]) -> Iterator[Part]:
-    """The settings that are not at their default, or whose value has a note of its own."""
-    for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
-        if isinstance(value, BaseModel) and f"{owner}.{name}" not in notes:
-            yield from _settings(f"{owner}.{name}", value, notes)
-            continue
-        note = notes.get(f"{owner}.{name}={_value(value)}")
-        if note is None and value != field.default:
-            note = notes.get(f"{owner}.{name}")
-        if note is not None:
-            yield Part(f"{owner}.{name}", (_value(value),), note)
+def _settings(owner: str, model: BaseModel, path: str = "", *, gpu: bool) -> Iterator[Part]:
+    """The settings that are not at their default, or whose value has evidence of its own."""
+    for name, field in described(type(model)):
+        value, place = getattr(model, name), f"{path}{name}"
+        if not isinstance(value, BaseModel) or field.default is None:
+            found = evidence(owner, place, value, gpu=gpu) if isinstance(value, str | bool) else None
+            if value != field.default:
+                found = found or evidence(owner, place, None, gpu=gpu)
+            if found or value != field.default:
+                yield Part(f"{owner}.{place}", (as_yaml(value),), _note(field.description, found))
+        if isinstance(value, BaseModel):
+            yield from _settings(owner, value, f"{place}.", gpu=gpu)
 
 
-def _value(value: object) -> str:
-    """As YAML would have it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json", exclude_defaults=True)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_value(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return str(value)
+def _note(does: str | None, found: Evidence | None) -> Note:
+    return Note(does) if found is None else Note(does, found.helps, found.hurts, found.source)
 
 
 def _count(number: int, word: str) -> str:

@@ -8,22 +8,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workbench.model.graph.facts import NetworkFacts
+from workbench.run.advice.evidence import (
+    CROPS,
+    CUDA_GRAPHS,
+    DYNAMIC_INT8,
+    DYNAMIC_UINT8,
+    FP16_X86,
+    GATES,
+    KERNELS,
+    MEASURED,
+    NAGEL,
+    NNCF_OPENVINO,
+    OPENVINO_BF16,
+    ORT_DEAD_CHANNELS,
+    ORT_FP16,
+    ORT_QUANTIZATION,
+    SATURATION,
+    STATIC_INT8,
+    TENSOR_CORES,
+    TENSORRT_ENGINES,
+    TENSORRT_TYPES,
+    TOUVRON,
+)
 from workbench.steps.fp16.settings import Fp16
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.modelopt import ModeloptInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.workspace.recipe import Variant
 
-MEASURED = "measured: MobileNetV2, ResNet-50 and a MobileNetV3-like student, 1 thread, x86 with VNNI"
-ORT_QUANTIZATION = "onnxruntime documentation, Quantize ONNX models"
-TOUVRON = "Touvron et al. 2019, Fixing the train-test resolution discrepancy"
-SMOOTHQUANT = "Xiao et al. 2023, SmoothQuant"
-DATA_FREE = "Nagel et al. 2019, Data-free quantization through weight equalization and bias correction"
 ARITHMETIC = "multiply-accumulates of this network"
-CUDA_GRAPHS = "NVIDIA, CUDA graph best practice"
-TENSOR_CORES = "NVIDIA Ampere and Hopper architecture whitepapers: peak rates by precision; not measured here"
-STRONG_TYPES = "TensorRT documentation, Strongly typed networks"
-ENGINES = "TensorRT documentation, Engine compatibility"
+SMOOTHQUANT = "Xiao et al. 2023, SmoothQuant"
 RULES = "how krishi-bench measures and serves"
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -127,8 +141,7 @@ def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         yield Opinion(f"{pixels}: the work shrinks with them", MEASURED, low, high)
     if scale < 1:
         yield Opinion(
-            "networks trained on random crops saw objects larger than at test time, so smaller photos often "
-            "keep the accuracy",
+            f"{CROPS}, so smaller photos often keep the accuracy",
             TOUVRON,
         )
 
@@ -140,8 +153,7 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
     wide = not step.reduce_range and step.weight == "int8"
     if situation.x86 and not situation.int8_dot and wide:
         yield Opinion(
-            "without VNNI, pairs of products with int8 weights saturate at 16 bits and logits go wrong; set "
-            "`reduce_range`",
+            f"{SATURATION}, and logits go wrong; set `reduce_range`",
             ORT_QUANTIZATION,
             stop=True,
         )
@@ -157,13 +169,13 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
     if situation.facts.depthwise and not step.per_channel:
         yield Opinion(
             "depthwise filters differ by orders of magnitude: one scale for all of them costs accuracy",
-            DATA_FREE,
+            NAGEL,
         )
     if situation.facts.dead_channels and step.per_channel:
         yield Opinion(
             f"{situation.facts.dead_channels} dead channels: their scales are so small that a bias overflows "
             "(repaired here; per tensor is safe)",
-            "onnxruntime issue 11415",
+            ORT_DEAD_CHANNELS,
         )
 
 
@@ -187,8 +199,8 @@ def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         )
     elif situation.gated and backend == "onnxruntime":
         yield Opinion(
-            f"{facts.hard_swish} hard-swish and {facts.squeeze_excite} squeeze-and-excitation blocks: FP32 "
-            "fuses convolution and hard-swish, INT8 runs float gates with Q/DQ between",
+            f"{facts.hard_swish} hard-swish and {facts.squeeze_excite} squeeze-and-excitation blocks: "
+            f"{GATES}",
             MEASURED,
             0.3,
             1.1,
@@ -205,7 +217,8 @@ def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
             2.0,
         )
     else:
-        yield Opinion("plain convolutions, and INT8 dot products in hardware", MEASURED, 1.7, 3.5)
+        speed = NNCF_OPENVINO if backend == "openvino" else STATIC_INT8
+        yield Opinion(f"plain convolutions, and INT8 dot products in hardware: {speed}", MEASURED, 1.7, 3.5)
     if facts.depthwise_share > MUCH_DEPTHWISE:
         yield Opinion(
             f"{100 * facts.depthwise_share:.0f} % of the MACs are depthwise: memory decides, not arithmetic",
@@ -228,7 +241,8 @@ def _dynamic(step: DynamicInt8, situation: Situation) -> Iterator[Opinion]:
     if "Conv" in step.op_types and 1 - facts.matmul_share > MUCH_MATMUL:
         signed = step.weight == "qint8"
         yield Opinion(
-            "dynamic INT8 of convolutions runs ConvInteger, the slowest kernel there is for them",
+            "dynamic INT8 of convolutions runs ConvInteger, the slowest kernel there is for them: "
+            f"{DYNAMIC_INT8 if signed else DYNAMIC_UINT8}",
             MEASURED,
             0.1 if signed else 0.4,
             0.3 if signed else 1.1,
@@ -248,8 +262,8 @@ def _dynamic(step: DynamicInt8, situation: Situation) -> Iterator[Opinion]:
 def _fp16(situation: Situation) -> Iterator[Opinion]:
     if situation.x86:
         yield Opinion(
-            "x86 processors compute FP16 graphs in FP32 behind casts: half the file, and slower",
-            f"{MEASURED}; onnxruntime issue 16778",
+            f"x86 processors compute FP16 graphs in FP32 behind casts: half the file, and slower: {FP16_X86}",
+            f"{MEASURED}; {ORT_FP16}",
             0.75,
             0.95,
         )
@@ -269,8 +283,7 @@ def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     small = runtime.batch == 1 and (situation.facts.macs or 0) < FEW_MACS
     if small and not runtime.cuda_graph:
         yield Opinion(
-            "starting the kernels of a small network, one by one, takes longer than one photo's work: a CUDA "
-            "graph starts them all at once",
+            f"{KERNELS}; a CUDA graph starts them all at once",
             CUDA_GRAPHS,
             0.4,
             1.0,
@@ -288,7 +301,7 @@ def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     if runtime.backend == "tensorrt" or runtime.provider in ("tensorrt", "tensorrt-rtx"):
         yield Opinion(
             "TensorRT fuses layers and times the kernels it chooses; each machine builds its own engine",
-            ENGINES,
+            TENSORRT_ENGINES,
             1.0,
             2.5,
         )
@@ -303,7 +316,7 @@ def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
         elif isinstance(step, StaticInt8) and step.placement != "tensorrt":
             yield Opinion(
                 "quantised for CPUs: on a GPU only `placement: tensorrt` puts the pairs where they are fused",
-                STRONG_TYPES,
+                TENSORRT_TYPES,
                 0.4,
                 1.2,
             )
@@ -319,7 +332,10 @@ def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         if runtime.precision in ("bf16", "f16") and situation.bf16:
             low, high = (0.8, 1.8) if situation.gated else (1.4, 2.1)
             yield Opinion(
-                "the processor multiplies BF16 in hardware, and openvino uses it", MEASURED, low, high
+                f"the processor multiplies BF16 in hardware, and openvino uses it: {OPENVINO_BF16}",
+                MEASURED,
+                low,
+                high,
             )
         else:
             low, high = (0.5, 1.0) if situation.gated else (0.85, 1.15)

@@ -1,0 +1,88 @@
+"""The tables of settings in the documents are those that the code makes."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from workbench.report.field_tables import MARKED, fields_table, filled, members_table
+from workbench.workspace.fields import models_in
+from workbench.workspace.recipe import Recipe
+from workbench.workspace.workspace import WorkspaceFile
+
+ROOT = Path(__file__).parents[2]
+PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if MARKED.search(path.read_text())]
+
+
+class Circle(BaseModel):
+    """A round thing.
+
+    Its source.
+    """
+
+    use: Literal["circle"]
+    radius: int = Field(description="In mm.")
+    color: str | None = Field(None, description="`red | blue`; none by default.")
+
+
+class Square(BaseModel):
+    """A thing with
+    four sides."""
+
+    use: Literal["square"]
+    sides: tuple[int, ...] = Field((1, 2), description="In mm.")
+    color: str | None = Field(None, description="`red | blue`; none by default.")
+
+
+Shape = Annotated[Circle | Square, Field(discriminator="use")]
+
+
+def test_a_model_has_a_row_for_each_field() -> None:
+    assert fields_table(Circle) == (
+        "| key | default | meaning |\n"
+        "| --- | --- | --- |\n"
+        "| `radius` | required | In mm. |\n"
+        "| `color` |  | `red \\| blue`; none by default. |\n"
+    )
+
+
+def test_a_union_has_a_row_for_each_field_with_the_models_that_have_it() -> None:
+    assert fields_table(Shape) == (
+        "| key | default | use | meaning |\n"
+        "| --- | --- | --- | --- |\n"
+        "| `radius` | required | circle | In mm. |\n"
+        "| `color` |  |  | `red \\| blue`; none by default. |\n"
+        "| `sides` | `[1, 2]` | square | In mm. |\n"
+    )
+
+
+def test_the_members_of_a_union_are_listed_with_what_they_do() -> None:
+    assert members_table(Shape) == (
+        "| use | what it does |\n"
+        "| --- | --- |\n"
+        "| `circle` | A round thing. |\n"
+        "| `square` | A thing with four sides. |\n"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_tables_of_a_page_are_those_of_the_code(page: Path) -> None:
+    text = page.read_text()
+    assert filled(text) == text, "run `python -m workbench.report.field_tables docs/*.md`"
+
+
+@pytest.mark.parametrize("model", [Recipe, WorkspaceFile])
+def test_every_section_of_a_file_has_a_table(model: type[BaseModel]) -> None:
+    shown = {
+        place.rpartition(":")[2] for _, _, place, _ in MARKED.findall((ROOT / "docs/recipes.md").read_text())
+    }
+    inner = {
+        name: models_in(field.annotation)
+        for name, field in model.model_fields.items()
+        if name != "runtime"  # its table is written by hand
+    }
+    settings = {
+        found.__name__ for models in inner.values() for found in models if set(found.model_fields) - {"use"}
+    }
+    assert {model.__name__, *settings} <= shown
