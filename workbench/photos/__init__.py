@@ -1,1 +1,1 @@
-"""What goes in: photos, how they are decoded and preprocessed, and data sets of them."""
+"""Photos: decoding, preprocessing, and data sets of them."""

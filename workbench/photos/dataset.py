@@ -42,7 +42,7 @@ class Images:
     """The cropped pixels of a dataset in a memory-mapped file, and the contract that made them.
 
     path: a .npy file of (n, crop, crop, 3) uint8. Normalisation, one multiply-add per value, happens
-    on read: float32 on disk would be four times the size for nothing.
+    on read: float32 on disk would take four times the space.
     raw: for a network that takes the pixels and normalises them itself.
     """
 
@@ -63,7 +63,7 @@ class Images:
         return mapped
 
     def rows(self, chosen: Iterable[int]) -> Iterator[Batch]:
-        """These photos, each a batch of one as the network takes it (see `images.batch_of`)."""
+        """The photos of these rows, each a batch of one in the network's form (see `preprocess.batch_of`)."""
         pixels = self.pixels()
         for row in chosen:
             yield batch_of(pixels[row : row + 1], self.contract, raw=self.raw)
@@ -90,11 +90,11 @@ class Images:
 def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool = True) -> Dataset:
     """List the photos of a folder of class folders, or of a CSV with columns `path,label`.
 
-    field: the key in krishi.yaml, for messages. labelled: without it the photos may lie in any folders
-    below, as calibration never looks at a class; their labels are all 0 then.
+    field: the key in krishi.yaml, for messages. labelled: False where classes do not matter, as for
+    calibration: the photos may lie at any depth, and all labels are 0.
     Photos are ordered by class, then by path, so that the order does not depend on the file system. Raises
-    WorkbenchError where nothing usable is there, where a class is unknown, or where a photo is of a format we
-    do not read.
+    WorkbenchError where there are no photos, where a class is unknown, or where a photo is of a format that
+    is not read.
     """
     if source.is_dir() and not labelled:
         pairs = [(path, 0) for path in _photos_below(source, field)]
@@ -118,7 +118,7 @@ def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool
 
 
 def copies(dataset: Dataset) -> str | None:
-    """A sentence on photos that are there more than once, which pass for independent evidence; or None."""
+    """A warning about repeated photos, which statistics count as independent; None where there are none."""
     seen: dict[str, int] = {}
     again = [
         str(dataset.paths[row])
@@ -148,7 +148,7 @@ def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list
 
 
 def _photos_below(folder: Path, field: str) -> list[Path]:
-    """Photos at any depth, by path; what is hidden, or no image, is passed over."""
+    """Photos at any depth, by path; hidden files and other formats are skipped."""
     files = [
         path
         for path in sorted(folder.rglob("*"))
@@ -203,8 +203,8 @@ def load(
 ) -> Images:
     """Decode and crop every photo once, into a memory-mapped file named by content under `cache`.
 
-    Raises WorkbenchError naming every photo that cannot be read: leaving some out would change the
-    accuracy without a word.
+    Raises WorkbenchError naming every photo that cannot be read: skipping some would change the accuracy
+    silently.
     """
     import numpy as np
     import PIL
@@ -231,8 +231,8 @@ def load(
 
 
 def _reserve(path: Path) -> None:
-    """Claim the disk space of a file that is all holes: a full disk must be an error here and now, and not
-    a SIGBUS when the mapped pixels are written."""
+    """Allocate the disk space of a sparse file. Otherwise a full disk is a SIGBUS when the mapped pixels are
+    written, and not an error."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -1,7 +1,7 @@
-"""From the bytes of a photo, whoever sent them, to an upright RGB image: what it may cost is bounded first.
+"""Decode the bytes of a photo into an upright RGB image. Limits on time and memory are checked first.
 
-Pillow's readers are called by themselves: `Image.open` loads its plugins and warns of large images by state
-that all threads share, and photos are decoded in many threads. Imported where a photo is read, not before.
+Pillow's format readers are called directly: `Image.open` loads its plugins and warns of large images through
+state that all threads share, and photos are decoded in many threads. Pillow is imported when a photo is read.
 """
 
 import io
@@ -44,7 +44,7 @@ _TURNS = {
 
 
 class _Source(io.BytesIO):
-    """The bytes of a photo, for a reader that asks for them part by part, up to a number of parts."""
+    """The bytes of a photo as a file for Pillow's readers, with a limit on the number of reads."""
 
     reads = 0
     exif_segments = 0
@@ -65,8 +65,8 @@ class _Jpeg(JpegImageFile):
 
 
 def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
-    """As `images.decode` says. least: pixels of the shorter side that a JPEG may not fall below where it is
-    decoded at 1/2, 1/4 or 1/8 of its size; None: decoded at its own size. Raises ImageError.
+    """Decode as `decode` does. least: pixels that the shorter side of a JPEG keeps where it is decoded at
+    1/2, 1/4 or 1/8 of its size; None: decoded at its own size. Raises ImageError.
     """
     image = _opened(data, max_pixels)
     width, height = image.size
@@ -88,7 +88,7 @@ def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
 
 
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """The header read and found within our limits, nothing decoded."""
+    """Read the header and check the limits; no pixel is decoded."""
     if not data:
         raise ImageError("empty", "the image is empty (0 bytes)")
     try:
@@ -97,7 +97,7 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise
     except (SyntaxError, IndexError, TypeError, struct.error):
         raise ImageError("unsupported", "not a JPEG, PNG or WebP image") from None
-    except Image.DecompressionBombError:  # where somebody lowered Pillow's own limit
+    except Image.DecompressionBombError:  # where Pillow's own limit was lowered
         raise ImageError("too-large", "the image has more pixels than Pillow may decode") from None
     except (OSError, ValueError, EOFError, OverflowError) as error:
         raise ImageError("broken", f"the image cannot be read: {error}") from error
@@ -111,7 +111,7 @@ def _reader(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile(_Source(data))
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        # Before its reader, which makes room for the canvas at once.
+        # Before the reader runs: it allocates the canvas at once.
         _check_size(*_webp_size(data), max_pixels)
         return WebPImageFile(_Source(data))
     raise SyntaxError("no signature we know")
@@ -144,7 +144,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _check_scans(image: JpegImageFile, data: bytes) -> None:
-    """Raises ImageError where the photo is sent in so many passes that decoding it takes minutes."""
+    """Raise ImageError for a JPEG of so many scans that decoding takes minutes."""
     fp = image.fp
     assert fp is not None
     start = fp.tell()  # behind the header of the first scan
@@ -152,13 +152,13 @@ def _check_scans(image: JpegImageFile, data: bytes) -> None:
     first = b"\xff\xda" + struct.pack(">HB", length, image.layers)
     if "progressive" not in image.info and data.startswith(first, start - length - 2):
         return  # all components in one scan: libjpeg reads no other
-    # What merely looks like a scan (a film behind the photo) is told apart only where there is much of it.
+    # Bytes that only look like scans (a film behind the photo) are excluded by the slow count below.
     if data.count(b"\xff\xda", start) >= MAX_SCANS and _scans(data, start) > MAX_SCANS:
         raise ImageError("too-large", f"the image has more than {MAX_SCANS} scans")
 
 
 def _scans(data: bytes, start: int) -> int:
-    """How many scans libjpeg would read, or more than MAX_SCANS; `start`: behind the first one's header."""
+    """Count the scans that libjpeg would read, up to MAX_SCANS + 1. start: behind the header of the first."""
     scans = 1
     for _ in range(10 * MAX_SCANS):  # tables between the scans
         found = _MARKER.search(data, start)
@@ -172,12 +172,12 @@ def _scans(data: bytes, start: int) -> int:
 
 
 def _upright(image: ImageFile.ImageFile, size: tuple[int, int], extent: tuple[float, float]) -> Photo:
-    """As 8-bit RGB, turned as its EXIF orientation says. extent: of the photo in pixels of `image`."""
+    """Convert to 8-bit RGB and apply the EXIF orientation. extent: of the photo in pixels of `image`."""
     orientation = _orientation(image)
     (width, height), (across, down) = image.size, extent
     if orientation in (5, 6, 7, 8):
         width, height, across, down, size = height, width, down, across, (size[1], size[0])
-    # What the last column and row hold beyond the photo is now where these were turned to.
+    # The padding of the last column and row has turned with the photo.
     left = width - across if orientation in (2, 3, 6, 7) else 0.0
     top = height - down if orientation in (3, 4, 7, 8) else 0.0
     turn = _TURNS.get(orientation)
@@ -186,7 +186,7 @@ def _upright(image: ImageFile.ImageFile, size: tuple[int, int], extent: tuple[fl
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 by EXIF, or by XMP where EXIF does not say; other values and damage mean nothing.
+    """The orientation, 1 to 8, from EXIF, else from XMP; 1 for other values and damaged tags.
 
     Pillow's reader would take in all tags, which may be many and large, and warn of damaged ones.
     """
@@ -205,7 +205,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-    """The first in the first directory of a TIFF header, by the EXIF standard; None where there is none."""
+    """The first orientation tag in the first directory of a TIFF header; None where there is none."""
     for _ in range(2):  # some writers put it there twice
         exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -242,7 +242,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image.Image":
-    """Photo bytes as an upright 8-bit RGB image, in full size whatever a contract says.
+    """Decode photo bytes into an upright 8-bit RGB image in full size, for any contract.
 
     JPEG, PNG or WebP; the first frame of an animation; EXIF orientation applied; alpha dropped, as
     torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The limits (`max_pixels`, MAX_SIDE,
@@ -252,8 +252,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image.Image":
 
 
 def decode_for(data: bytes, contract: Preprocess) -> Photo:
-    """Photo bytes as `crop_pixels` takes them: `decode`, but at a fraction of the size where the contract
-    lets it (see `Preprocess.decode`). Raises ImageError."""
-    # A network trained with `nearest` knows single pixels, not means of several.
+    """Decode photo bytes for `crop_pixels`: at a fraction of the size where the contract permits it (see
+    `Preprocess.decode`). Raises ImageError."""
+    # A network trained with `nearest` saw single pixels, not means of several.
     scaled = contract.decode == "scaled" and contract.interpolation != "nearest"
     return decoded(data, max_pixels=MAX_PIXELS, least=2 * contract.resize if scaled else None)

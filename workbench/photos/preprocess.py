@@ -1,7 +1,7 @@
-"""From the bytes of a photo to the numbers a network reads. The one implementation: both the
-evaluation and the server call it, so that what was measured is what is served.
+"""Preprocess the bytes of a photo into the input of a network. The evaluation and the server both call this
+code, so the measured preprocessing is the served one.
 
-numpy and Pillow are imported inside the functions: reading a recipe must not pay for them.
+numpy and Pillow are imported inside the functions, so that reading a recipe does not load them.
 """
 
 from pathlib import Path
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[np.uint8]":
     """The (crop, crop, 3) uint8 pixels the network will see, before normalisation.
 
-    photo: of `decode_for`, or an image in full size. Raises ImageError where it is so narrow that resizing
-    it would take gigabytes.
+    photo: from `decode_for`, or an image in full size. Raises ImageError for a photo so narrow that resizing
+    would take gigabytes.
     """
     import numpy as np
     from PIL import Image
@@ -40,14 +40,14 @@ def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[
             f"have {size[0]} x {size[1]}, more than {MAX_PIXELS / 1e6:g} megapixels",
         )
     if size != image.size:
-        # By the size of the whole photo, so that one decoded smaller lies where it would lie.
+        # Computed from the size of the whole photo, so that decoding at a fraction does not move the crop.
         image = image.resize(size, Image.Resampling[contract.interpolation.upper()], box=photo.box)
     left, top = (size[0] - contract.crop) // 2, (size[1] - contract.crop) // 2
     return np.asarray(image.crop((left, top, left + contract.crop, top + contract.crop)))
 
 
 def normalize(pixels: "NDArray[np.uint8]", contract: Preprocess) -> "NDArray[np.float32]":
-    """(N, H, W, 3) uint8 pixels to the (N, 3, H, W) float32 batch the network takes."""
+    """Normalise (N, H, W, 3) uint8 pixels into the (N, 3, H, W) float32 batch the network takes."""
     import numpy as np
 
     # x/255, then (x - mean)/std, as one multiply-add per value in float32.
@@ -61,21 +61,21 @@ def normalize(pixels: "NDArray[np.uint8]", contract: Preprocess) -> "NDArray[np.
 
 
 def batch_of(pixels: "NDArray[np.uint8]", contract: Preprocess, *, raw: bool) -> Batch:
-    """What the network takes: (N, H, W, 3) pixels as they are where it is `raw`, else normalised."""
+    """The batch that the network takes: (N, H, W, 3) uint8 pixels where it is `raw`, else normalised."""
     import numpy as np
 
     return np.ascontiguousarray(pixels) if raw else normalize(pixels, contract)
 
 
 def pixels_of(data: bytes, contract: Preprocess) -> "NDArray[np.uint8]":
-    """Photo bytes to the (crop, crop, 3) uint8 pixels the network will see. Raises ImageError."""
+    """The (crop, crop, 3) uint8 pixels of a photo's bytes. Raises ImageError."""
     from workbench.photos.decode import decode_for
 
     return crop_pixels(decode_for(data, contract), contract)
 
 
 def preprocess(data: bytes, contract: Preprocess, *, raw: bool = False) -> Batch:
-    """Photo bytes to a batch of one (see `batch_of`). Raises ImageError."""
+    """A photo's bytes as a batch of one (see `batch_of`). Raises ImageError."""
     return batch_of(pixels_of(data, contract)[None], contract, raw=raw)
 
 

@@ -1,1 +1,1 @@
-"""What is asked: `krishi.yaml`, recipes, the bundled sample."""
+"""The files that people write, `krishi.yaml` and recipes, and the bundled sample."""

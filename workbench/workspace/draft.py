@@ -17,12 +17,12 @@ VALIDATION = ("val", "valid", "validation", "test")
 CALIBRATION = ("calib", "calibration", "train")
 LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "classes.txt")
 FACTORIES = ("create_model", "build_model", "make_model", "get_model")
-DEPTH = 3  # folders below the given one that are looked into
+DEPTH = 3  # levels of folders that are searched
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was recognised, as paths relative to the folder; None where nothing was."""
+    """The recognised parts, as paths relative to the folder; None for those that are missing."""
 
     checkpoint: str | None
     factory: str | None
@@ -32,9 +32,9 @@ class Found:
 
 
 def write_draft(folder: Path) -> tuple[Path, list[str]]:
-    """Write krishi.yaml; returns its path and what was found, one line each.
+    """Write krishi.yaml; returns its path and a line for each part that was found or is missing.
 
-    Raises WorkbenchError where there is one already.
+    Raises WorkbenchError where the file exists.
     """
     path = folder / FILE_NAME
     if path.exists():
@@ -45,7 +45,7 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
     write_atomic(path, draft(found).encode())
     whole = found.checkpoint is not None and (folder / found.checkpoint).is_dir()
     what = {
-        "checkpoint": found.checkpoint and _told(folder, found.checkpoint),
+        "checkpoint": found.checkpoint and _summary(folder, found.checkpoint),
         "factory": found.factory or ("not needed" if whole else None),
         "class names": found.class_names or ("those of the checkpoint" if whole else None),
         "validation photos": found.validation,
@@ -54,8 +54,8 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
     return path, [f"{name}: {value or 'not found, fill it in'}" for name, value in what.items()]
 
 
-def _told(folder: Path, checkpoint: str) -> str:
-    """A checkpoint with what it says of itself, where that is read without torch."""
+def _summary(folder: Path, checkpoint: str) -> str:
+    """A checkpoint, with its own description where that is read without torch."""
     path = folder / checkpoint
     if not path.is_dir():
         return checkpoint
@@ -76,7 +76,7 @@ def look(folder: Path) -> Found:
         return paths[0].relative_to(folder).as_posix() if paths else None
 
     def holds_a_model(path: Path) -> bool:
-        """Files in a folder of transformers are parts of it."""
+        """Files in a folder of transformers are parts of that model, not models."""
         if path.is_dir():
             return path in classifiers
         return path.suffix in CHECKPOINTS and path.parent not in classifiers
@@ -100,7 +100,7 @@ def look(folder: Path) -> Found:
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    """Files and folders up to `depth` levels down; hidden and private ones are left out."""
+    """Files and folders up to `depth` levels down, without hidden and private ones."""
     for path in folder.iterdir():
         if path.name.startswith((".", "__")):
             continue
@@ -114,7 +114,7 @@ def _has_photos(folder: Path) -> bool:
 
 
 def _factories(path: Path) -> list[str]:
-    """The factory functions a Python file defines; it is read, not run."""
+    """The factory functions that a Python file defines. The file is parsed, not run."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, OSError):
@@ -124,7 +124,7 @@ def _factories(path: Path) -> list[str]:
 
 
 def draft(found: Found) -> str:
-    """The text of krishi.yaml; what was not found stands there as a line to uncomment."""
+    """The text of krishi.yaml; a missing part is a line to uncomment."""
 
     def line(key: str, value: str | None, example: str, comment: str) -> str:
         text = f"{key}: {_quoted(value)}" if value else f"# {key}: {example}"
@@ -167,13 +167,13 @@ def draft(found: Found) -> str:
 
 
 def _trust(checkpoint: str | None) -> list[str]:
-    """A line to uncomment: whether a file may run code is the user's to say."""
+    """A line to uncomment: only the user may decide that a file may run code."""
     if checkpoint is None or not checkpoint.endswith(".pt2"):
         return []
     return ["  # trust_code: true                          # reading a .pt2 may run code stored in it"]
 
 
 def _quoted(value: str) -> str:
-    """Names with a character that YAML reads as its own are quoted, as JSON, which YAML reads too."""
+    """Quote a name with characters that are special in YAML, as JSON, which YAML reads too."""
     plain = all(character.isalnum() or character in "/._-:" for character in value)
     return value if plain else json.dumps(value, ensure_ascii=False)

@@ -1,15 +1,15 @@
-"""From a recipe with a matrix to its variants."""
+"""Expand the matrix of a recipe: the values of a variant and its label."""
 
 from typing import Any
 
 from workbench.errors import WorkbenchError, closest
 from workbench.workspace import yamlfile
 
-FIXED = ("name", "description", "needs", "extends", "matrix")  # what a matrix cannot vary
+FIXED = ("name", "description", "needs", "extends", "matrix")  # keys that a matrix cannot vary
 
 
 def labels_of(key: str, value: Any) -> list[str]:
-    """How a value reads in a variant's name: `opset=13`; in a mapping, words need no key: `torchscript`."""
+    """The parts of a variant's name for a value: `opset=13`; strings in a mapping alone: `torchscript`."""
     if isinstance(value, dict):
         return [
             item if isinstance(item, str) else label
@@ -24,7 +24,7 @@ def labels_of(key: str, value: Any) -> list[str]:
 
 
 def assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Document) -> None:
-    """Put `value` at a matrix key. Raises WorkbenchError where the key leads nowhere."""
+    """Put `value` at a matrix key. Raises WorkbenchError where the recipe has no such place."""
     place: tuple[str, ...] = ("matrix", key)
     if key.partition(".")[0] in FIXED:
         raise WorkbenchError(

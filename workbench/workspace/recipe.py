@@ -22,14 +22,14 @@ from workbench.workspace.matrix import assign, labels_of
 from workbench.workspace.requirements import Need
 
 KIND = "recipe"
-ASIDE = "_"  # a file in a folder whose name starts so is there to be extended, and is no recipe itself
+ASIDE = "_"  # first letter of files that other recipes extend and that are no recipes themselves
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Axis = Annotated[list[Any], Field(min_length=1)]
 
 
 def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Raises FieldProblem at the first step that makes no sense after those before it."""
+    """Raise FieldProblem at the first step that cannot follow those before it."""
     uses = [step.use for step in steps]
     for position in range(len(uses)):
         try:
@@ -68,7 +68,7 @@ UNCHANGED = RecipePreprocess()
 def scaled_side(side: int, scale: float) -> int:
     """Pixels of a side at a scale: the nearest multiple of 16, below 128 of 8; at least 8.
 
-    Networks halve their input four or five times, and waste work on what does not divide.
+    Networks halve their input four or five times and pad sides that do not divide.
     """
     exact = side * scale
     grid = 16 if exact >= 128 else 8
@@ -121,7 +121,7 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One recipe fully resolved. needs: see `needs.unmet`; they change nothing that is built."""
+    """One combination of a recipe's values. needs: see `requirements.unmet`; not part of what is built."""
 
     name: str
     recipe: str
@@ -134,7 +134,7 @@ class Variant:
 
     @property
     def digest(self) -> str:
-        """64 hex digits of what is built and how it runs; the name plays no part."""
+        """64 hex digits of the build and the runtime settings, without the name."""
         parts = [self.export, *self.steps, self.runtime, self.preprocess]
         return digest_of([part.model_dump(mode="json") for part in parts])
 
@@ -160,7 +160,7 @@ def load(paths: Sequence[Path]) -> list[Variant]:
 
 
 def _check_file_names(variants: Sequence[Variant]) -> None:
-    """Logs and predictions are filed under a variant's name, so no two may be filed alike."""
+    """Raise WorkbenchError where two names give one file name: logs and predictions are filed under them."""
     filed = {file_name(BASELINE): BASELINE}
     for variant in variants:
         if (other := filed.setdefault(file_name(variant.name), variant.name)) != variant.name:
@@ -189,7 +189,7 @@ def read(path: Path) -> list[Variant]:
 
 
 def parse(path: Path) -> tuple[Recipe, list[Variant]]:
-    """A recipe file with what it extends merged in, and its variants. Raises WorkbenchError."""
+    """A recipe file merged with those it extends, and its variants. Raises WorkbenchError."""
     document = _document(path)
     recipe = yamlfile.validated(Recipe, document.data, document, kind=KIND)
     if recipe.name == BASELINE:
@@ -201,7 +201,7 @@ def parse(path: Path) -> tuple[Recipe, list[Variant]]:
 
 
 def _document(path: Path) -> yamlfile.Document:
-    """A file with its ancestors merged in; its `name` is its own, and `extends` is gone."""
+    """A file merged with those it extends, with its own `name` and without `extends`."""
     document = holder = yamlfile.read(path, kind=KIND)
     chain = [path]
     while (parent := holder.data.pop("extends", None)) is not None:
@@ -226,7 +226,7 @@ def _document(path: Path) -> yamlfile.Document:
 
 
 def find(given: str) -> Path:
-    """A recipe file, or one of those shipped by the name of its file. Raises WorkbenchError."""
+    """The path of a recipe file, or of a shipped recipe by its name. Raises WorkbenchError."""
     path, known = Path(given), {file.stem: file for file in _files(shipped())}
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         return path

@@ -1,4 +1,4 @@
-"""What a recipe needs: libraries and processor features, and the reason where one is not here."""
+"""The `needs` of a recipe: libraries and processor features, and the reason where one is missing."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -58,7 +58,7 @@ Installed = Callable[[str], str | None]
 
 
 def understood(need: str) -> str:
-    """`need` as it is. Raises yamlfile.Problem where one of its alternatives is nothing known here."""
+    """Return `need` unchanged. Raises FieldProblem where one of its alternatives is unknown."""
     for part in _alternatives(need):
         if part in FEATURES:
             continue
@@ -82,10 +82,10 @@ Need = Annotated[str, AfterValidator(understood)]
 def unmet(
     needs: Sequence[str], *, flags: Collection[str] | None = None, installed: Installed | None = None
 ) -> str | None:
-    """Why a variant with these needs cannot be tried here, as its trial's reason; None where it can.
+    """The reason why a variant with these needs is skipped on this machine; None where they are met.
 
-    needs: as `understood`. flags: the processor's; this one's by default. installed: a distribution's
-    version, or None where it is not installed.
+    flags: the processor's; this one's by default. installed: a distribution's version, or None where it is
+    not installed.
     """
     here = cpu_flags() if flags is None else frozenset(flags)
     lookup = installed or installed_version
@@ -113,12 +113,12 @@ def _missing(part: str, flags: frozenset[str], installed: Installed) -> str | No
 
 
 def cpu_flags() -> frozenset[str]:
-    """The processor's features as the kernel names them; empty where it does not tell."""
+    """The processor's features as the kernel names them; empty where they are unknown."""
     return frozenset(collect().features)
 
 
 def features(flags: Collection[str]) -> tuple[str, ...]:
-    """The names in FEATURES that these flags amount to."""
+    """The names in FEATURES that these flags include."""
     return tuple(name for name, any_of in FEATURES.items() if any_of & frozenset(flags))
 
 
@@ -136,7 +136,7 @@ def _alternatives(need: str) -> list[str]:
 
 
 def _library(part: str) -> tuple[str, str]:
-    """`openvino>=2025.0` as its name, in lower case, and its versions."""
+    """Split `openvino>=2025.0` into its name, in lower case, and its versions."""
     name = re.split(r"[\s<>=!~]", part, maxsplit=1)[0]
     return name.lower().replace("_", "-"), part[len(name) :].strip()
 

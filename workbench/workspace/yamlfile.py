@@ -1,5 +1,5 @@
-"""YAML files people write: parsed with the line of every key, and checked against a model, so that a
-mistake is answered with file, line, field and what was probably meant."""
+"""Read YAML files with the line of every key and validate them against a model. An error names file, line and
+field, and suggests a correction."""
 
 import re
 import typing
@@ -178,7 +178,7 @@ def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -
 
 
 def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
-    """What is wrong, in our words, and what to do about it."""
+    """An error of pydantic as a message and a hint."""
     location, context = detail["loc"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -208,7 +208,7 @@ def _asked(meant: str | None) -> str | None:
 
 
 def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that may stand at a pydantic location."""
+    """The keys that are valid at a pydantic location."""
     members = [model]
     for part in location:
         if isinstance(part, int):

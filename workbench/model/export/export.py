@@ -1,4 +1,4 @@
-"""torch to a file a runtime opens: ONNX with the opset asked for, or an error; or torch's own formats."""
+"""Export a torch network to a file for a runtime: ONNX with the requested opset, or torch's formats."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,7 +32,7 @@ Shape = tuple[int, int, int, int]
 Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 TOLERANCE = 1e-3  # of max(1, the largest logit)
 # bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; and a deep network rounds many times. Enough
-# to tell a wrong program from a coarse one; what the coarseness costs is for the accuracy to say.
+# to tell a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
 COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
 STORED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # of a compiled package's frozen weights
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
@@ -40,7 +40,7 @@ PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the gra
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """How far the exported file is from torch on the samples.
+    """The difference between the exported file and torch on the samples.
 
     max_abs: largest difference of a logit. max_rel: that, over torch's largest absolute logit.
     """
@@ -58,14 +58,14 @@ def export_onnx(
 
     input_shape: (N, C, H, W); N is the batch size where `export.dynamic_batch` is false.
     samples: (n, C, H, W) preprocessed photos, at least one.
-    Raises WorkbenchError, and leaves no file, where the opset cannot be had, where the exporter fails, or
+    Raises WorkbenchError, and leaves no file, where the file has another opset, where the exporter fails, or
     where the logits differ by more than TOLERANCE.
     """
     check_opset(export)
     assert samples.shape[1:] == input_shape[1:]
     _refuse_large(model)
     expected = torch_logits(model, samples)
-    size = 2 if export.dynamic_batch else max(1, input_shape[0])  # 1 would be taken for a constant
+    size = 2 if export.dynamic_batch else max(1, input_shape[0])  # the exporter would make 1 a constant
     with _removed_on_error(target):
         write_onnx(model, export, target, _first(samples, size), hint=other_exporter(export))
         facts = _checked(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
@@ -90,9 +90,9 @@ def export_torch(
     """Write the network for the torch backend and compare its logits with torch's.
 
     A TorchScript module stays one; any other becomes a torch.export program, the batch size free.
-    compile: a package compiled ahead of time instead, for `device` and exactly `batch` photos a call,
-    `threads` threads and `precision`; the other formats leave all that to the session. A model compiled for
-    a GPU is on it afterwards. Returns the format written.
+    compile: write a package that is compiled ahead of time, for `device`, exactly `batch` photos a call,
+    `threads` threads and `precision`; the other formats leave these to the session. A model compiled for a
+    GPU is on it afterwards. Returns the format written.
     samples, errors: as in `export_onnx`; Unsuited where the network cannot be compiled here.
     """
     import torch
@@ -152,8 +152,8 @@ def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> Arti
 def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
     """Copy an ONNX file that is a classifier as it is.
 
-    Raises WorkbenchError where it is none (see `onnx_info.describe`), or is not what the recipe asks for in
-    so many words: defaults of `export` ask for nothing.
+    Raises WorkbenchError where it is none (see `onnx_file.describe`), or contradicts a key that the recipe
+    sets in `export`; defaults contradict nothing.
     """
     import onnx
 
@@ -179,8 +179,8 @@ def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
 def torch_logits(
     model: "Callable[[torch.Tensor], object]", samples: "NDArray[np.float32]"
 ) -> "NDArray[np.float32]":
-    """(n, classes) logits of (n, C, H, W) samples. Raises WorkbenchError where the network gives other than
-    one finite float tensor of that shape."""
+    """(n, classes) logits of (n, C, H, W) samples. Raises WorkbenchError where the network returns anything
+    but one finite float tensor of that shape."""
     import numpy as np
     import torch
 
@@ -250,7 +250,7 @@ def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
 
 
 def _checked(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
-    """Read the file back: it must be valid and have the opset and the input asked for."""
+    """Read the file back. Raises WorkbenchError where it is invalid or has another opset or input."""
     import onnx
 
     load(path)
@@ -305,15 +305,15 @@ def _compare(
 
 
 def _refuse_branches(model: "torch.nn.Module", samples: "NDArray[np.float32]", run: Logits) -> None:
-    """A trace keeps the branch that its example took, and photos that take another may be rare: so inputs
-    that no photo gives are compared too. Raises WorkbenchError."""
+    """Compare the logits on inputs unlike photos too. Raises WorkbenchError where they differ: a trace
+    keeps the branch that its example took, and photos that take another may be rare."""
     import numpy as np
 
     for changed in (-samples, 4 * samples, np.zeros_like(samples)):
         try:
             expected = torch_logits(model, changed)
         except WorkbenchError:
-            continue  # torch itself gives no finite logits for it: nothing to compare
+            continue  # torch itself gives no finite logits for it
         try:
             _compare(expected, changed, run)
         except WorkbenchError as error:

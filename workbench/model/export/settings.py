@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Exporter = Literal["dynamo", "torchscript"]
 
-# What each writes and keeps, tried one by one with torch 2.13: below 18, dynamo writes 18 without an error.
+# The opsets that each writes, tried with torch 2.13: below 18, dynamo writes 18 without an error.
 OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7, 23)}
 
 

@@ -1,4 +1,4 @@
-"""Running torch's exporters: what they need, what they print and what they raise."""
+"""Run torch's exporters: their inputs, output and errors."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from workbench.model.export.settings import Export
 
 
-# What a network's forward, or an exporter following it, raises for a network that cannot be handled.
+# The errors that a network's forward, or an exporter that follows it, raises for unsupported networks.
 NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
@@ -30,7 +30,7 @@ def write_onnx(
 ) -> None:
     """Trace the network on `images`, (n, C, H, W), and write it with the names `images` and `logits`.
 
-    hint: what to try instead where the exporter fails. Raises WorkbenchError.
+    hint: of the error where the exporter fails. Raises WorkbenchError.
     """
     import torch
 
@@ -65,8 +65,8 @@ def write_onnx(
 
 
 def _strip_traces(path: Path) -> None:
-    """Drop what dynamo notes on each node for debugging: stack traces with the paths of this computer, some
-    4 % of a small network's file. The names of the modules stay."""
+    """Drop dynamo's debugging notes on each node: stack traces with the paths of this computer, about 4 % of
+    a small network's file. The names of the modules stay."""
     import onnx
 
     model = load(path)
@@ -133,7 +133,7 @@ def write_package(
 
 
 def inductor_settings(device: str, threads: int, facts: dict[str, str]) -> dict[str, Any]:
-    """What inductor is told. facts: kept in the package."""
+    """The settings for inductor. facts: kept in the package."""
     return {
         "freezing": True,
         "compile_threads": 1,  # no pool of processes for one or two files
@@ -143,7 +143,7 @@ def inductor_settings(device: str, threads: int, facts: dict[str, str]) -> dict[
 
 
 def _find_compilers(device: str) -> None:
-    """Raise Unsuited where the tools to compile with are not here."""
+    """Raise Unsuited where the compilers are missing."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -193,7 +193,7 @@ def _in_precision(model: "torch.nn.Module", precision: str, device: str) -> "tor
 
 
 def _root_cause(error: BaseException) -> str:
-    """The exporters wrap the reason in pages of advice: take the innermost exception's first line."""
+    """The first line of the innermost exception: the exporters wrap it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {first_line(error)}"
@@ -214,7 +214,7 @@ def _plain_attention() -> Iterator[None]:
 
 @contextmanager
 def chatter_on_stderr() -> Iterator[None]:
-    """What the exporters print goes to stderr, also from C++; that torch calls them deprecated does not."""
+    """Send the output of the exporters to stderr, also from C++, and drop torch's deprecation warnings."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:

@@ -1,1 +1,1 @@
-"""What an ONNX file holds."""
+"""ONNX graphs: their inputs, nodes and structure."""

@@ -1,4 +1,4 @@
-"""What a network is made of, as far as it decides which optimisations help."""
+"""The structure of a network, as far as it decides which optimisations help."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import onnx
 
 
-DEAD = 1e-5  # of a layer's largest weight: a channel below it does nothing, and has no scale of its own
+DEAD = 1e-5  # of a layer's largest weight: a channel below it is dead, and its scale would be next to 0
 PASSING = frozenset({"Where", "Cast", "Dropout", "Identity", "Reshape", "Transpose"})
-OTHER_SIZE = 0.75  # of the input: what is tried to see whether it is free
+OTHER_SIZE = 0.75  # of the input: the size tried to find out whether it is free
 
 
 class NetworkFacts(BaseModel):
@@ -28,7 +28,7 @@ class NetworkFacts(BaseModel):
     depthwise_share, matmul_share: of the MACs. squeeze_excite: blocks. hard_swish, swish: activations
     x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels of
     convolutions and products whose weights are all but zero.
-    any_size: it takes photos of other sizes, because nothing in the graph depends on the number of pixels.
+    any_size: it takes photos of other sizes: no part of the graph depends on the number of pixels.
     first, last: the nodes with weights at both ends.
     """
 
@@ -155,7 +155,7 @@ def _swishes(
 
 
 def _attentions(model: "onnx.ModelProto", wiring: Wiring) -> int:
-    """Softmaxes whose result is multiplied with something computed; the one at the end is not."""
+    """Count the softmaxes whose result is multiplied with a computed tensor; the last one's is not."""
     fused = sum("Attention" in node.op_type for node in model.graph.node)
     return fused + sum(
         _weighs(node, wiring, hops=3) for node in model.graph.node if node.op_type == "Softmax"
@@ -163,7 +163,7 @@ def _attentions(model: "onnx.ModelProto", wiring: Wiring) -> int:
 
 
 def _weighs(node: "onnx.NodeProto", wiring: Wiring, *, hops: int) -> bool:
-    """Exporters put a guard against NaN, a cast or a dropout between the softmax and the product."""
+    """Whether a product follows, behind a guard against NaN, a cast or a dropout that exporters insert."""
     for reader in wiring.readers.get(node.output[0], []):
         if reader.op_type == "MatMul" and len(wiring.computed(reader)) == 2:
             return True
@@ -173,7 +173,7 @@ def _weighs(node: "onnx.NodeProto", wiring: Wiring, *, hops: int) -> bool:
 
 
 def _dead_channels(node: "onnx.NodeProto", wiring: Wiring) -> int:
-    """Output channels whose largest weight is all but zero beside the layer's."""
+    """Count the output channels whose largest weight is less than DEAD of the layer's."""
     import numpy as np
     import onnx
 
@@ -208,7 +208,7 @@ def takes_any_size(model: "onnx.ModelProto") -> bool:
     for dim, side in zip(image_input(changed).type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = side
     answer = _answer_shape(changed, shape)
-    # A reshape that infers the batch size runs all the same, and gives several rows for one photo.
+    # A reshape that infers the batch size runs too, and gives several rows for one photo.
     return answer is not None and answer[0] == shape[0]
 
 
@@ -240,6 +240,6 @@ def _answer_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> tuple[int
 
 
 def _other_side(side: int) -> int:
-    """A smaller side that networks which halve their input five times can take; a larger one of tiny ones."""
+    """A smaller side that divides by 32, for networks that halve their input five times; else a larger."""
     smaller = 32 * round(OTHER_SIZE * side / 32)
     return smaller if 0 < smaller < side else 2 * side

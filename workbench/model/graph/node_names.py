@@ -1,4 +1,4 @@
-"""Naming the nodes of a graph, and choosing them by name or by type as recipes do in `exclude_nodes`."""
+"""Name the nodes of a graph, and select them by name or by type, as in `exclude_nodes` of a recipe."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""Facts read back from an ONNX file: what was built, not what was asked for."""
+"""Facts read back from an ONNX file: of the built graph, not of the request."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -122,8 +122,8 @@ def load(path: Path) -> "onnx.ModelProto":
 def open_cpu(path: Path) -> "onnxruntime.InferenceSession":
     """A session on the CPU with one thread, that runs the graph as it is written.
 
-    Without graph optimisations: a look is too short for them to pay, and they have crashed on graphs meant
-    for a GPU (onnxruntime 1.32, fp16 transformers). Raises WorkbenchError where onnxruntime refuses the file.
+    Graph optimisations are off: a few runs are too short for them to pay, and they have crashed on graphs for
+    a GPU (onnxruntime 1.32, fp16 transformers). Raises WorkbenchError where onnxruntime refuses the file.
     """
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -183,7 +183,7 @@ def _run(session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch
 
 
 def _probed(session: "onnxruntime.InferenceSession", facts: OnnxFacts) -> int:
-    """Logits per image, counted on a black one where the file does not declare them."""
+    """Count the logits of a black image, for a file that does not declare them."""
     import numpy as np
 
     channels, height, width = facts.image_shape()
@@ -236,7 +236,7 @@ def precision_of(model: "onnx.ModelProto") -> Precision:
 
 
 def image_input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
-    """The input photos go into. Files of the first years list their weights as inputs too."""
+    """The input of the photos. Old files list their weights as inputs too."""
     stored = {weight.name for weight in model.graph.initializer}
     return next(value for value in model.graph.input if value.name not in stored)
 
@@ -250,7 +250,7 @@ def weights(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
 
 
 def noise(facts: OnnxFacts) -> Batch:
-    """Two images of noise, always the same: standard normal, what normalised photos look like at a glance."""
+    """Two images of noise, always the same: standard normal, similar to normalised photos."""
     import numpy as np
 
     rng, (channels, height, width) = np.random.default_rng(0), facts.image_shape()

@@ -1,4 +1,4 @@
-"""What part a node plays in a network, read from the graph: names differ between exporters, shapes do not."""
+"""The roles of nodes in a network, read from the graph: names differ between exporters, shapes do not."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ GATES = frozenset({"Sigmoid", "HardSigmoid", "Clip"})
 POOLS = frozenset({"GlobalAveragePool", "ReduceMean", "AveragePool"})
 WITH_A_CONSTANT = frozenset({"Add", "Mul", "Div"})
 WHOLE = frozenset({"HardSwish", "Swish"})  # the function as one operator
-# What lies between the pool and the gate of a squeeze-and-excitation branch.
+# The operators between the pool and the gate of a squeeze-and-excitation branch.
 IN_BRANCH = (
     WEIGHTED
     | GATES
@@ -39,7 +39,7 @@ LONGEST_BRANCH = 24  # nodes; a decomposed hard-swish in the middle takes five
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Who makes and who reads each tensor; `constants` are the stored ones."""
+    """The producer and the readers of each tensor; `constants` are the stored ones."""
 
     maker: "dict[str, onnx.NodeProto]"
     readers: "dict[str, list[onnx.NodeProto]]"
@@ -95,7 +95,7 @@ def roles_of(model: "onnx.ModelProto") -> dict[str, frozenset[Role]]:
 
 
 def is_depthwise(node: "onnx.NodeProto", wiring: Wiring) -> bool:
-    """Whether a convolution with stored weights sees one input channel per filter."""
+    """Whether a convolution with stored weights has one input channel per filter."""
     groups = group_of(node)
     return node.op_type == "Conv" and groups > 1 and wiring.constants[node.input[1]].dims[1] == 1
 
@@ -106,7 +106,7 @@ def group_of(node: "onnx.NodeProto") -> int:
 
 
 def _gated(node: "onnx.NodeProto", wiring: Wiring) -> Iterator[tuple[str, str]]:
-    """Both readings of a product of two computed tensors: (what is gated, the gate)."""
+    """Both readings of a product of two computed tensors: (tensor, gate)."""
     computed = wiring.computed(node)
     if len(computed) == 2:
         yield computed[0], computed[1]
@@ -145,7 +145,7 @@ def _division(
 
 
 def _squeeze_excite(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
-    """The nodes from a pool over x to the product of x with a gate: none where that is not what it is."""
+    """The nodes from a pool over x to the product of x with a gate; none where the product is another."""
     for value, gate in _gated(product, wiring):
         branch = _branch(value, gate, wiring)
         kinds = {node.op_type for node in branch}
@@ -155,7 +155,7 @@ def _squeeze_excite(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.Nod
 
 
 def _branch(value: str, gate: str, wiring: Wiring) -> "list[onnx.NodeProto]":
-    """Everything that `gate` is computed from, up to a pool over `value`; empty where it leads elsewhere."""
+    """The nodes that compute `gate` from a pool over `value`; empty where it has another origin."""
     branch: dict[str, onnx.NodeProto] = {}  # by first output
     waiting = [gate]
     while waiting:

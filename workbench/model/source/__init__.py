@@ -1,1 +1,1 @@
-"""Where a network comes from: checkpoints, factories, programs, folders."""
+"""The sources of a network: checkpoints, factories, programs, folders."""

@@ -1,4 +1,4 @@
-"""Reading a checkpoint file: what it is, and the tensors and plain values in it. Code in it is never run."""
+"""Read a checkpoint file: its kind, tensors and plain values. Code in it is never run."""
 
 import re
 import warnings
@@ -29,9 +29,9 @@ class Weights(NamedTuple):
 
 
 def kind_of(path: Path | None) -> Kind:
-    """What a model comes as, by the content of its file; `.onnx` by its name.
+    """The kind of a model's file by its content, of `.onnx` by its name.
 
-    None: no checkpoint, its factory alone. Raises WorkbenchError where it is nothing we read.
+    None: no checkpoint, its factory alone. Raises WorkbenchError for an unknown kind.
     """
     if path is None:
         return "factory"
@@ -107,11 +107,11 @@ def _zip_names(path: Path) -> list[str]:
 
 
 def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
-    """Raises WorkbenchError where torch cannot read the file."""
+    """Read a TorchScript file. Raises WorkbenchError where torch cannot."""
     import torch
 
     with warnings.catch_warnings():
-        # Deprecated, and still the only reader of the files that people have.
+        # Deprecated, and still the only reader of these files.
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
         try:
             loaded: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a model source says about itself: its classes, and the preprocessing it was trained with."""
+"""Facts that a model source states: its classes, and the preprocessing of its training."""
 
 import json
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ NAMES: dict[Kind, str] = {
 
 
 class SourceInfo(BaseModel):
-    """What a source says about itself; None where it says nothing.
+    """Facts that a source states; None for those that it does not.
 
     num_classes: logits per image. network: the name of its architecture.
-    stated_in: what states the preprocessing, beside the checkpoint itself: a file's name, a library.
-    notes: where the source's own preprocessing cannot be followed to the letter; one sentence each.
+    stated_in: the file or library that states the preprocessing; None: the checkpoint itself.
+    notes: differences between the source's own preprocessing and ours; one sentence each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,7 @@ class SourceInfo(BaseModel):
 
 
 def checked_info(known: Mapping[str, object], where: object) -> SourceInfo:
-    """What was read, as a SourceInfo. Raises WorkbenchError naming every part of the wrong kind."""
+    """Validate the facts of a file. Raises WorkbenchError naming every part of the wrong type."""
     try:
         return SourceInfo.model_validate(known)
     except ValidationError as error:
@@ -71,8 +71,7 @@ def checked_info(known: Mapping[str, object], where: object) -> SourceInfo:
 def folded(
     scale: object, mean: object, std: object, where: str, *, offset: float = 0.0
 ) -> tuple[Triple | None, Triple | None]:
-    """mean and std in units of [0, 1], whatever the pixels are multiplied by (`scale`), and lowered by
-    (`offset`), first.
+    """mean and std in units of [0, 1], for pixels multiplied by `scale` and lowered by `offset` first.
 
     (255 s u - offset - mean)/std with u in [0, 1] is (u - (mean + offset)/(255 s)) / (std/(255 s)).
     Raises WorkbenchError where they are no numbers, or scale or std is not above 0.
@@ -96,7 +95,7 @@ def _moved(triple: Triple | None, offset: float, factor: float) -> Triple | None
 
 
 def interpolation(value: object, where: str) -> str | None:
-    """A filter's name, also as `InterpolationMode.BILINEAR`. Raises WorkbenchError for one we do not have."""
+    """A filter's name, also as `InterpolationMode.BILINEAR`. Raises WorkbenchError for an unknown one."""
     if value is None:
         return None
     name = str(value).rpartition(".")[2].lower()

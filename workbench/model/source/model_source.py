@@ -1,5 +1,5 @@
-"""Where a model comes from: a checkpoint and the user's code, a program, a folder of `transformers`, as a
-`torch.nn.Module`; or an ONNX file.
+"""Load a model from its source as a `torch.nn.Module`: a checkpoint with the user's code, a program, or a
+folder of `transformers`. An ONNX file is a source without one.
 
 Everything but `source_digest` loads torch, and `load_model` runs the user's code: call them in a child
 process (`workbench.system.child`).
@@ -87,8 +87,8 @@ class ModelSource(BaseModel):
 
 
 def inspect(source: ModelSource) -> SourceInfo:
-    """Read what the source says about its classes and its preprocessing, without running any of its code
-    (other than that of a program with `trust_code`).
+    """Read the classes and the preprocessing that the source states, without running any of its code (other
+    than that of a program with `trust_code`).
 
     Raises WorkbenchError where the source cannot be used: absent, damaged, holding code, a state dict
     without a factory, a network for other than RGB photos or for one class, or contradicting its class names.
@@ -126,8 +126,8 @@ def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module
     """The network with its weights, on the CPU, in float32, in eval mode.
 
     class_count: passed to a factory with a `num_classes` parameter when `factory_args` is empty and the
-    checkpoint does not say. Half-precision weights are copied into the float32 network: the values stay,
-    the rounding they once took does too. Raises WorkbenchError, also for whatever the factory raises.
+    checkpoint states no number. Half-precision weights are converted to float32, with their values unchanged.
+    Raises WorkbenchError, also for any error of the factory.
     """
     path = source.checkpoint
     if path is None:
@@ -160,10 +160,10 @@ def _built(source: ModelSource, num_classes: int | None) -> "torch.nn.Module":
 
 
 def source_digest(source: ModelSource) -> str:
-    """sha256 of all that decides what `load_model` returns; light, torch is not loaded.
+    """sha256 of all files and settings that decide the result of `load_model`; torch is not loaded.
 
-    The factory's own `.py` files count, and those beside it and one folder below: it may import them. So do
-    the weights lying there, where the factory brings its own; not what it fetches from elsewhere.
+    It covers the factory's `.py` file and those in its folder and one folder below, which it may import, and
+    the weights there where the factory loads its own; not files that it fetches from elsewhere.
     """
     path, names = source.checkpoint, source.class_names
     if path is not None and not path.exists():
@@ -186,7 +186,7 @@ def source_digest(source: ModelSource) -> str:
 def _content(path: Path) -> str | list[tuple[str, str]]:
     if path.is_file():
         return sha256_file(path)
-    kind_of(path)  # a folder is of transformers, or refused
+    kind_of(path)  # raises for a folder that is not of transformers
     return transformers_folder.digests(path)
 
 
@@ -201,7 +201,7 @@ def _trusted(source: ModelSource, path: Path) -> Path:
 
 
 def _factory_info(source: ModelSource) -> SourceInfo:
-    """Of a factory without a checkpoint: nothing is known before it runs, but it must be there."""
+    """The facts of a factory without a checkpoint: none before it runs. Raises WorkbenchError without one."""
     factory = _factory(source)
     if timm_network.name_of(factory) is not None:
         raise WorkbenchError(
@@ -212,7 +212,7 @@ def _factory_info(source: ModelSource) -> SourceInfo:
 
 
 def _with_timm(info: SourceInfo, name: str | None) -> SourceInfo:
-    """What timm knows of its network, where the checkpoint says nothing."""
+    """Add timm's facts of its network where the checkpoint states none."""
     if name is None:
         return info
     stated = timm_network.completed(info.preprocess, timm_network.preprocess(name))

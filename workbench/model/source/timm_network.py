@@ -21,7 +21,7 @@ STATED_IN = "timm's configuration of it"
 
 def name_of(factory: str | None) -> str | None:
     """The name after `timm:`; None for any other factory. Raises WorkbenchError for a name that timm would
-    have to fetch."""
+    fetch."""
     if factory is None or not factory.startswith(PREFIX):
         return None
     name = factory.removeprefix(PREFIX)
@@ -35,12 +35,12 @@ def name_of(factory: str | None) -> str | None:
 
 
 def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> "torch.nn.Module":
-    """The network, untrained. num_classes: passed on where `args` does not say. Raises WorkbenchError."""
+    """Build the network, untrained. num_classes: used where `args` has none. Raises WorkbenchError."""
     timm = _timm(name)
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
         network: torch.nn.Module = timm.create_model(name, pretrained=False, **{**classes, **args})
-    except Exception as error:  # its constructors take what users pass, and may raise anything
+    except Exception as error:  # its constructors may raise anything for wrong arguments
         raise WorkbenchError(
             f"model.factory: timm cannot build `{name}`: {type(error).__name__}: {first_line(error)}",
             hint="check `model.factory_args`: they are passed to `timm.create_model`",
@@ -49,7 +49,7 @@ def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> 
 
 
 def preprocess(name: str) -> StatedPreprocess:
-    """How timm evaluates this network: its default configuration. Raises WorkbenchError.
+    """The preprocessing of timm's evaluation of this network. Raises WorkbenchError.
 
     resize is crop / crop_pct, rounded down, as timm's own evaluation transform has it.
     """
@@ -76,13 +76,13 @@ def preprocess(name: str) -> StatedPreprocess:
     return checked_info({"kind": "state-dict", "preprocess": stated}, f"timm's `{name}`").preprocess
 
 
-def completed(said: StatedPreprocess, default: StatedPreprocess) -> StatedPreprocess:
-    """What the checkpoint says, timm's default where it says nothing; the sizes in timm's proportion."""
-    filled = {**default.model_dump(), **said.model_dump(exclude_none=True)}
-    if said.crop and not said.resize and default.crop and default.resize:
-        filled["resize"] = math.floor(said.crop * default.resize / default.crop)
-    if said.resize and not said.crop and default.crop:
-        filled["crop"] = min(said.resize, default.crop)
+def completed(stated: StatedPreprocess, default: StatedPreprocess) -> StatedPreprocess:
+    """The stated parts, with timm's defaults for the others; a missing size in timm's proportion."""
+    filled = {**default.model_dump(), **stated.model_dump(exclude_none=True)}
+    if stated.crop and not stated.resize and default.crop and default.resize:
+        filled["resize"] = math.floor(stated.crop * default.resize / default.crop)
+    if stated.resize and not stated.crop and default.crop:
+        filled["crop"] = min(stated.resize, default.crop)
     return StatedPreprocess(**filled)
 
 

@@ -19,7 +19,7 @@ EXPORT_HINT = (
     "export it again in eval mode with a free batch size: torch.export.export(model.eval(), "
     "(torch.zeros(2, 3, 224, 224),), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 )
-# Operators that compute otherwise in training, and the argument that says so.
+# Operators that differ in training, and the argument that switches them.
 TRAINING_ARGUMENT = {
     "aten.batch_norm.default": 5,
     "aten.dropout.default": 2,
@@ -53,7 +53,7 @@ def load(path: Path) -> "torch.nn.Module":
 
 
 def _fixed_mode(program: "torch.nn.Module") -> "torch.nn.Module":
-    """In a module whose mode can be set: a program raises when told to, for its mode is part of its graph."""
+    """Wrap a program so that `eval()` works: its mode is part of its graph, and setting it would raise."""
     import torch
 
     class Program(torch.nn.Module):
@@ -154,7 +154,7 @@ def _check_shape(program: "ExportedProgram", images: Any, path: Path) -> None:
 
 
 def _probe(network: "torch.nn.Module", images: Any, path: Path) -> None:
-    """A half-precision program whose weights became float32 must not hold casts back to half."""
+    """Run a program once: one of half precision, now with float32 weights, must not cast back to half."""
     import torch
 
     height, width = (side if isinstance(side, int) else PROBE_SIDE for side in images.shape[2:])

@@ -24,8 +24,8 @@ PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
 def describe(folder: Path) -> SourceInfo:
-    """What the folder says, from its two JSON files. Raises WorkbenchError where it holds no classifier of
-    RGB photos, or no weights."""
+    """The facts in the two JSON files of a folder. Raises WorkbenchError where it holds no classifier of RGB
+    photos, or no weights."""
     config = _read(folder / CONFIG)
     _check(folder, config)
     if not _weights(folder):
@@ -53,7 +53,7 @@ def describe(folder: Path) -> SourceInfo:
 
 
 def is_classifier(folder: Path) -> bool:
-    """Whether its config.json names an image classifier; nothing else of it is looked at."""
+    """Whether config.json names an image classifier; no other file is read."""
     try:
         return _network(_read(folder / CONFIG)) is not None
     except WorkbenchError:
@@ -68,9 +68,9 @@ def digests(folder: Path) -> list[tuple[str, str]]:
 
 
 def load(folder: Path) -> "torch.nn.Module":
-    """The network in float32, its forward giving the logits alone.
+    """The network in float32, whose forward returns the logits alone.
 
-    No code of the folder runs, and nothing is fetched. Raises WorkbenchError where transformers is not
+    No code of the folder runs, and no file is fetched. Raises WorkbenchError where transformers is not
     installed or cannot read the folder, or where weights of the network are missing.
     """
     import pickle
@@ -135,7 +135,7 @@ def _logits_only(network: "torch.nn.Module", *, flipped: bool) -> "torch.nn.Modu
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's progress bars and remarks; what matters of them is raised."""
+    """Silence the library's progress bars and remarks; problems are raised by `load`."""
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -179,7 +179,7 @@ def _network(config: Mapping[str, Any]) -> str | None:
 
 
 def _check(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what is no image classifier of RGB photos, saying what it is."""
+    """Raise WorkbenchError for any model but an image classifier of RGB photos."""
     where = f"model.checkpoint: {folder / CONFIG}"
     if _network(config) is None:
         named = config.get("architectures") or "no network of transformers"
@@ -215,7 +215,7 @@ def _check(folder: Path, config: Mapping[str, Any]) -> None:
 def _labels(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     """The class names in order; placeholders where the file has none."""
     labels = config.get("id2label")
-    if labels is None:  # what transformers leaves out: its default, two classes
+    if labels is None:  # transformers leaves its default out: two classes
         count = config.get("num_labels", 2)
         return tuple(f"LABEL_{index}" for index in range(count if isinstance(count, int) else 0))
     if isinstance(labels, dict) and set(labels) == {str(index) for index in range(len(labels))}:

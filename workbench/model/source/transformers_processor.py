@@ -1,6 +1,6 @@
-"""The settings of a `transformers` image processor (preprocessor_config.json), as our own preprocessing.
+"""Translate the settings of a `transformers` image processor (preprocessor_config.json) into ours.
 
-Each class of processor reads some of them in its own way; what is followed here are those of transformers 5.
+Each class of processor reads some of them in its own way; these are the rules of transformers 5.
 """
 
 import json
@@ -21,8 +21,8 @@ UNCUT = f"{PROCESSOR} keeps the whole photo; here its centre square is cut out"
 
 
 def read(stats: Mapping[str, Any], where: str) -> tuple[dict[str, object], list[str]]:
-    """What the settings say, as the fields of a StatedPreprocess, and where it cannot be followed to the
-    letter, one sentence each. where: the file, for messages. Raises WorkbenchError."""
+    """The settings as fields of a StatedPreprocess, and a sentence on each that ours cannot follow exactly.
+    where: the file, for messages. Raises WorkbenchError."""
     resize, crop, notes = _sides(stats, where)
     mean, std = _mean_std(stats, where)
     resample = stats.get("resample")
@@ -39,7 +39,7 @@ def read(stats: Mapping[str, Any], where: str) -> tuple[dict[str, object], list[
 
 
 def _mean_std(stats: Mapping[str, Any], where: str) -> tuple[object, object]:
-    """In units of [0, 1]. Without normalisation, or rescaling, they undo what we do in its place."""
+    """mean and std in units of [0, 1]. Without normalisation or rescaling they undo ours."""
     rescales, processor = stats.get("do_rescale") is not False, _processor(stats)
     scale = stats.get("rescale_factor", 1 / 255) if rescales else 1.0
     mean, std = stats.get("image_mean"), stats.get("image_std")
@@ -48,7 +48,7 @@ def _mean_std(stats: Mapping[str, Any], where: str) -> tuple[object, object]:
     if normalizes is False or (normalizes is None and processor.startswith("MobileViT")):
         mean, std = (0.0, 0.0, 0.0), std if again else (1.0, 1.0, 1.0)
     elif again and isinstance(std, list) and all(isinstance(value, int | float) for value in std):
-        # EfficientNet's processor divides by std once more, as its weights want it.
+        # EfficientNet's processor divides by std twice, as in the training of its weights.
         std = [value**2 for value in std]
     return folded(scale, mean, std, where, offset=1.0 if rescales and stats.get("rescale_offset") else 0.0)
 

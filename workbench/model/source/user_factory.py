@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     import torch
 
 
-# What a factory without a checkpoint reads its weights from.
+# The files that a factory without a checkpoint reads its weights from.
 DATA = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".h5"})
 
 
 def build(
     spec: str, args: Mapping[str, JsonValue], num_classes: int | None, import_from: Path | None = None
 ) -> "torch.nn.Module":
-    """Call the factory. Raises WorkbenchError for whatever it raises, and where it gives no network.
+    """Call the factory. Raises WorkbenchError for any error of it, and where it returns no network.
 
-    num_classes: passed on where `args` is empty and the factory has a parameter of that name.
-    import_from: the folder where `package.module` is looked for first.
+    num_classes: passed where `args` is empty and the factory has a parameter of that name.
+    import_from: the folder where `package.module` is searched first.
     """
     import torch
 
@@ -63,7 +63,7 @@ def parts(spec: str) -> tuple[str, str]:
 
 @contextmanager
 def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
-    """The factory's folder on sys.path, for its siblings; whatever it raises named, as theirs to mend."""
+    """Put the factory's folder on sys.path, for its imports, and raise its errors as WorkbenchError."""
     place = spec.rpartition(":")[0]
     root = Path(place).parent if place.endswith(".py") else import_from
     folder = [] if root is None else [str(root)]
@@ -79,7 +79,7 @@ def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
         ) from error
     finally:
         for path in folder:
-            with suppress(ValueError):  # the user's code may have tidied up
+            with suppress(ValueError):  # the user's code may have removed it
                 sys.path.remove(path)
 
 
@@ -110,7 +110,7 @@ def code_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, 
 
 
 def data_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
-    """(path, sha256) of the files beside a factory's code, and one folder below, that look like weights."""
+    """(path, sha256) of the weight files in the folder of a factory's code and one folder below."""
     return _digests(spec, import_from, lambda file: file.suffix.lower() in DATA)
 
 
@@ -124,8 +124,8 @@ def _digests(spec: str, import_from: Path | None, wanted: Callable[[Path], bool]
 
 
 def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
-    """The folder of a factory's code and the files there: one folder below too, where the code is the
-    user's; only the module itself, where it is one among the installed."""
+    """The folder of a factory's code and its files; for the user's code those one folder below too, for an
+    installed module outside of a package its own file alone."""
     module = Path(place) if place.endswith(".py") else _module_file(place, import_from)
     if module is None:
         return Path(), []

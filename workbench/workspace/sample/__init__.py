@@ -1,6 +1,6 @@
 """The bundled workspace: synthetic leaf photographs and a small trained student (README.md says more).
 
-Importing this costs nothing; the photographs are drawn, once, the first time they are asked for.
+Importing this is cheap; the photographs are drawn once, at their first use.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]  # (photos drawn, photos in all)
 
 
 def silent(done: int, total: int) -> None:
-    """Report nothing."""
+    """Ignore progress."""
 
 
 def ensure_sample(
@@ -32,7 +32,7 @@ def ensure_sample(
     """The folder with `data/calib/<class>/*.jpg` and `data/val/<class>/*.jpg`, drawn if it is not there.
 
     cache: where the folder lives; `cache_folder()` by default. Its name carries a digest of the
-    generator and the counts, so a changed generator draws anew. It appears whole or not at all, also
+    generator and the counts, so a changed generator draws new photos. It appears whole or not at all, also
     when two processes draw it at once. Raises WorkbenchError where the cache cannot be written.
     """
     folder = sample_folder(cache or cache_folder(), calib_per_class, val_per_class)

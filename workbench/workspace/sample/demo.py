@@ -1,7 +1,7 @@
 """`make demo`: the whole path on the bundled sample, each command as a user would type it.
 
-run, compare, promote, serve, one prediction, and the page for people. Ends with exit code 0 only if every
-part did.
+run, compare, promote, serve, one prediction, and the page for people. It exits with 0 only if every part
+succeeded.
 """
 
 import json
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 READY_TIMEOUT_S = 30.0
-# Of those shipped, what shows most and builds in seconds.
+# The shipped recipes that show most and build in seconds.
 RECIPES = ("fp32", "fp16", "int8-dynamic", "int8-static", "openvino")
 LOOK_S = 60
 PORT = int(os.environ.get("PORT", "8765"))
@@ -64,7 +64,7 @@ def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
 
 
 def show_page() -> None:
-    """Where somebody sits at the terminal, the server stays up for a while so that they can look at it."""
+    """Keep the server up for a while on an interactive terminal, so that the page can be opened."""
     url = f"http://127.0.0.1:{PORT}/"
     with urllib.request.urlopen(url, timeout=5) as response:
         size = len(response.read())
@@ -93,7 +93,7 @@ def predict(photo: Path) -> object:
 
 
 def multipart(photo: bytes, name: str) -> tuple[bytes, str]:
-    """A form with the photo in the field `file`, and its content type: the standard library writes none."""
+    """A form with the photo in the field `file`, and its content type. The standard library writes none."""
     boundary = "krishi-bench-demo"
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'

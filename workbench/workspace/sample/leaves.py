@@ -2,7 +2,7 @@
 
 Every photo is drawn from (class name, seed) alone with numpy and Pillow: a leaf on a bench, on soil or
 in front of other leaves, lit from one side, with the lesions of its disease, taken by a middling camera.
-Severity runs from barely visible to heavy, so some photos are hard for anybody.
+Severity runs from barely visible to heavy, so some photos are hard for people too.
 
 A field is a (height, width) float32 array over the photo, a canvas a (height, width, 3) float32 array
 of RGB in 0..1 (it may leave that range before it is developed). Leaf coordinates: half a leaf is 1 long.
@@ -228,7 +228,7 @@ def between(rng: np.random.Generator, severity: float, low: float, high: float) 
 
 
 def healthy(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: float) -> None:
-    """Nothing to see but what weather does to every leaf."""
+    """A healthy leaf: only the marks that weather leaves on every leaf."""
 
 
 def cedar_rust(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: float) -> None:
@@ -286,7 +286,7 @@ def late_blight(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: 
 
 
 def _framed(shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The inner three quarters of a photo, where nobody would cut a photo's only blotch off."""
+    """The inner three quarters of a photo, where a photo's only blotch is not cut off."""
     inside = np.zeros(shape, np.bool_)
     down, across = shape[0] // 8, shape[1] // 8
     inside[down:-down, across:-across] = True
