@@ -68,7 +68,7 @@ def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
     """Decode as `decode` does. least: pixels that the shorter side of a JPEG keeps where it is decoded at
     1/2, 1/4 or 1/8 of its size; None: decoded at its own size. Raises ImageError.
     """
-    image = _opened(data, max_pixels)
+    image = _open(data, max_pixels)
     width, height = image.size
     extent: tuple[float, float] = (width, height)
     try:
@@ -79,7 +79,7 @@ def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
                 drafted = image.draft(None, (least, least))
                 extent = (drafted[1][2], drafted[1][3]) if drafted else extent
         image.load()
-        return _upright(image, (width, height), extent)
+        return _turn_upright(image, (width, height), extent)
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, ZeroDivisionError) as error:
@@ -87,7 +87,7 @@ def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
         raise ImageError("broken", f"the image is damaged: {error}") from error
 
 
-def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """Read the header and check the limits; no pixel is decoded."""
     if not data:
         raise ImageError("empty", "the image is empty (0 bytes)")
@@ -171,7 +171,7 @@ def _scans(data: bytes, start: int) -> int:
     return MAX_SCANS + 1
 
 
-def _upright(image: ImageFile.ImageFile, size: tuple[int, int], extent: tuple[float, float]) -> Photo:
+def _turn_upright(image: ImageFile.ImageFile, size: tuple[int, int], extent: tuple[float, float]) -> Photo:
     """Convert to 8-bit RGB and apply the EXIF orientation. extent: of the photo in pixels of `image`."""
     orientation = _orientation(image)
     (width, height), (across, down) = image.size, extent

@@ -127,7 +127,7 @@ def draft(found: Found) -> str:
     """The text of krishi.yaml; a missing part is a line to uncomment."""
 
     def line(key: str, value: str | None, example: str, comment: str) -> str:
-        text = f"{key}: {_quoted(value)}" if value else f"# {key}: {example}"
+        text = f"{key}: {_quote(value)}" if value else f"# {key}: {example}"
         return f"  {text:<43} # {comment}"
 
     return "\n".join(
@@ -147,7 +147,7 @@ def draft(found: Found) -> str:
                 "builds the network, for state dicts; or timm:name",
             ),
             "  # factory_args: {num_classes: 38}",
-            *_trust(found.checkpoint),
+            *_trust_line(found.checkpoint),
             line("class_names", found.class_names, "labels.json", "else taken from the checkpoint"),
             "data:                                         # class folders of photos, or a CSV of path,label",
             line("validation", found.validation or "data/val", "", "accuracy is measured on these"),
@@ -166,14 +166,14 @@ def draft(found: Found) -> str:
     )
 
 
-def _trust(checkpoint: str | None) -> list[str]:
+def _trust_line(checkpoint: str | None) -> list[str]:
     """A line to uncomment: only the user may decide that a file may run code."""
     if checkpoint is None or not checkpoint.endswith(".pt2"):
         return []
     return ["  # trust_code: true                          # reading a .pt2 may run code stored in it"]
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     """Quote a name with characters that are special in YAML, as JSON, which YAML reads too."""
     plain = all(character.isalnum() or character in "/._-:" for character in value)
     return value if plain else json.dumps(value, ensure_ascii=False)

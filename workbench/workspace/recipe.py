@@ -28,7 +28,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Axis = Annotated[list[Any], Field(min_length=1)]
 
 
-def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+def _check_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Raise FieldProblem at the first step that cannot follow those before it."""
     uses = [step.use for step in steps]
     for position in range(len(uses)):
@@ -96,7 +96,7 @@ class Recipe(BaseModel):
         description="Libraries, with versions if need be (`openvino>=2025.0`), and processor features "
         "(`vnni | asimddp` is either) without which the variants are skipped.",
     )
-    steps: Annotated[tuple[Step, ...], AfterValidator(_in_order)] = Field(
+    steps: Annotated[tuple[Step, ...], AfterValidator(_check_order)] = Field(
         (), description="Steps from ONNX to ONNX, in this order; by default the export runs as it is."
     )
     runtime: Runtime = Field(

@@ -71,7 +71,7 @@ def merged(child: Document, parent: Document) -> Document:
     gives, as in a JSON merge patch (RFC 7386).
     """
     replaced: set[Place] = set()
-    data = _over(child.data, parent.data, (), replaced)
+    data = _merge(child.data, parent.data, (), replaced)
     inherited = {
         place: line
         for place, line in parent.lines.items()
@@ -81,7 +81,7 @@ def merged(child: Document, parent: Document) -> Document:
     return Document(child.path, data, {**inherited, **child.lines}, {**files, **child.files})
 
 
-def _over(
+def _merge(
     child: dict[str, Any], parent: dict[str, Any], place: Place, replaced: set[Place]
 ) -> dict[str, Any]:
     """`child` over `parent`; the places where the parent's value is gone are added to `replaced`."""
@@ -89,7 +89,7 @@ def _over(
     for key, value in child.items():
         mine = (*place, key)
         if isinstance(value, dict) and isinstance(parent.get(key), dict):
-            result[key] = _over(value, parent[key], mine, replaced)
+            result[key] = _merge(value, parent[key], mine, replaced)
             continue
         replaced.add(mine)
         if value is None and key in parent:
@@ -147,7 +147,7 @@ def validated(
         found: list[tuple[str, str | None]] = []
         for detail in error.errors(include_url=False):
             place = _place_in(data, _location(detail), missing=detail["type"] == "missing")
-            message, hint = _explained(model, detail)
+            message, hint = _explain(model, detail)
             found.append((f"  {document.where(at or place)}: {dotted(place) or kind}: {message}", hint))
         # Of several problems each keeps its hint; the hint of a single one stands on its own.
         lines = [f"{line}; {hint}" if hint and len(found) > 1 else line for line, hint in found]
@@ -177,14 +177,16 @@ def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -
     return tuple(place)
 
 
-def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
+def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
     """An error of pydantic as a message and a hint."""
     location, context = detail["loc"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(model, location[:-1])
             meant = closest(str(location[-1]), known)
-            return ("unknown key" if meant else f"unknown key (known: {', '.join(known)})"), _asked(meant)
+            return ("unknown key" if meant else f"unknown key (known: {', '.join(known)})"), _suggestion(
+                meant
+            )
         case "missing":
             return "this key is required", None
         case "union_tag_not_found":
@@ -192,7 +194,7 @@ def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
         case "literal_error" | "union_tag_invalid":
             known = re.findall(r"'([^']*)'", context.get("expected", context.get("expected_tags", "")))
             given = str(context.get("tag", detail["input"]))
-            return f"`{given}` is not one of {', '.join(known)}", _asked(closest(given, known))
+            return f"`{given}` is not one of {', '.join(known)}", _suggestion(closest(given, known))
         case "value_error":
             return str(context["error"]), getattr(context["error"], "hint", None)
         case "tuple_type" | "list_type":
@@ -203,7 +205,7 @@ def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
 
 
-def _asked(meant: str | None) -> str | None:
+def _suggestion(meant: str | None) -> str | None:
     return f"did you mean `{meant}`?" if meant else None
 
 

@@ -68,7 +68,7 @@ def export_onnx(
     size = 2 if export.dynamic_batch else max(1, input_shape[0])  # the exporter would make 1 a constant
     with _removed_on_error(target):
         write_onnx(model, export, target, _first(samples, size), hint=other_exporter(export))
-        facts = _checked(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
+        facts = _check_file(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
         max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch))
         if export.exporter == "torchscript":
             _refuse_branches(model, samples[:2], lambda batch: logits_of(target, facts, batch))
@@ -249,7 +249,7 @@ def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
     return module
 
 
-def _checked(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
+def _check_file(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
     """Read the file back. Raises WorkbenchError where it is invalid or has another opset or input."""
     import onnx
 

@@ -76,7 +76,9 @@ def describe(path: Path) -> OnnxFacts:
     names = inputs[0].name, outputs[0].name
     facts = OnnxFacts(opset_of(model), precision_of(model), *names, shape, classes=0, pixels=pixels)
     declared = outputs[0].shape
-    classes = declared[1] if len(declared) == 2 and isinstance(declared[1], int) else _probed(session, facts)
+    classes = (
+        declared[1] if len(declared) == 2 and isinstance(declared[1], int) else _count_classes(session, facts)
+    )
     return replace(facts, classes=classes)
 
 
@@ -182,7 +184,7 @@ def _run(session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch
     return logits
 
 
-def _probed(session: "onnxruntime.InferenceSession", facts: OnnxFacts) -> int:
+def _count_classes(session: "onnxruntime.InferenceSession", facts: OnnxFacts) -> int:
     """Count the logits of a black image, for a file that does not declare them."""
     import numpy as np
 

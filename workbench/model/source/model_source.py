@@ -93,7 +93,7 @@ def inspect(source: ModelSource) -> SourceInfo:
     Raises WorkbenchError where the source cannot be used: absent, damaged, holding code, a state dict
     without a factory, a network for other than RGB photos or for one class, or contradicting its class names.
     """
-    info = _described(source)
+    info = _describe(source)
     if info.num_classes == 1:
         raise WorkbenchError(
             f"{source.name()} has 1 class: a classifier tells at least 2 apart",
@@ -102,7 +102,7 @@ def inspect(source: ModelSource) -> SourceInfo:
     return info.model_copy(update={"class_names": _class_names(source, info)})
 
 
-def _described(source: ModelSource) -> SourceInfo:
+def _describe(source: ModelSource) -> SourceInfo:
     path = source.checkpoint
     if path is None:
         return _factory_info(source)
@@ -113,13 +113,13 @@ def _described(source: ModelSource) -> SourceInfo:
             load_torchscript(path)
             return SourceInfo(kind=kind)
         case "torch-export":
-            return torch_export.describe(_trusted(source, path))
+            return torch_export.describe(_require_trust(source, path))
         case "transformers":
             return transformers_folder.describe(path)
         case _:
             weights = load_weights(path)
             factory = _factory(source)
-            return _with_timm(_checkpoint_info(path, weights), timm_network.name_of(factory))
+            return _add_timm(_checkpoint_info(path, weights), timm_network.name_of(factory))
 
 
 def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module":
@@ -132,7 +132,7 @@ def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module
     path = source.checkpoint
     if path is None:
         _factory_info(source)
-        return _built(source, class_count)
+        return _build_network(source, class_count)
     match kind_of(path):
         case "onnx":
             raise WorkbenchError(
@@ -142,17 +142,17 @@ def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module
         case "torchscript":
             return load_torchscript(path).float().eval()
         case "torch-export":
-            return torch_export.load(_trusted(source, path))
+            return torch_export.load(_require_trust(source, path))
         case "transformers":
             return transformers_folder.load(path)
         case _:
             weights = load_weights(path)
-            model = _built(source, _num_classes(weights.extras) or class_count)
+            model = _build_network(source, _num_classes(weights.extras) or class_count)
             fill(model, weights.tensors, path, factory=f"{source.factory}")
             return model
 
 
-def _built(source: ModelSource, num_classes: int | None) -> "torch.nn.Module":
+def _build_network(source: ModelSource, num_classes: int | None) -> "torch.nn.Module":
     factory = _factory(source)
     if (name := timm_network.name_of(factory)) is not None:
         return timm_network.build(name, source.factory_args, num_classes).float().eval()
@@ -190,7 +190,7 @@ def _content(path: Path) -> str | list[tuple[str, str]]:
     return transformers_folder.digests(path)
 
 
-def _trusted(source: ModelSource, path: Path) -> Path:
+def _require_trust(source: ModelSource, path: Path) -> Path:
     if not source.trust_code:
         raise WorkbenchError(
             f"model.checkpoint: {path} is a torch.export program, and reading one may run code stored in it",
@@ -211,7 +211,7 @@ def _factory_info(source: ModelSource) -> SourceInfo:
     return SourceInfo(kind="factory")
 
 
-def _with_timm(info: SourceInfo, name: str | None) -> SourceInfo:
+def _add_timm(info: SourceInfo, name: str | None) -> SourceInfo:
     """Add timm's facts of its network where the checkpoint states none."""
     if name is None:
         return info

@@ -30,7 +30,7 @@ TRAINING_ARGUMENT = {
 def describe(path: Path) -> SourceInfo:
     """The classes and the input size that the program fixes. Raises WorkbenchError where it is no
     classifier of RGB photos."""
-    images, logits = _checked(_read(path), path)
+    images, logits = _check(_read(path), path)
     side = images.shape[2] if isinstance(images.shape[2], int) else None
     classes = logits.shape[1] if isinstance(logits.shape[1], int) else None
     return checked_info({"kind": "torch-export", "num_classes": classes, "preprocess": {"crop": side}}, path)
@@ -41,18 +41,18 @@ def load(path: Path) -> "torch.nn.Module":
     import torch
 
     program = _read(path)
-    images, _ = _checked(program, path)
+    images, _ = _check(program, path)
     if any(tensor.device.type != "cpu" for tensor in program.state_dict.values()):
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, "cpu")
-    network = _fixed_mode(program.module().float())
+    network = _fix_mode(program.module().float())
     if images.dtype != torch.float32:
         _probe(network, images, path)
     return network
 
 
-def _fixed_mode(program: "torch.nn.Module") -> "torch.nn.Module":
+def _fix_mode(program: "torch.nn.Module") -> "torch.nn.Module":
     """Wrap a program so that `eval()` works: its mode is part of its graph, and setting it would raise."""
     import torch
 
@@ -88,7 +88,7 @@ def _read(path: Path) -> "ExportedProgram":
     return program
 
 
-def _checked(program: "ExportedProgram", path: Path) -> tuple[Any, Any]:
+def _check(program: "ExportedProgram", path: Path) -> tuple[Any, Any]:
     """The (fake) tensors that go in and come out. Raises WorkbenchError."""
     import torch
 

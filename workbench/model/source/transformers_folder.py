@@ -86,7 +86,7 @@ def load(folder: Path) -> "torch.nn.Module":
     except (ImportError, RuntimeError) as error:
         raise _not_usable(error) from error
     try:
-        with _quiet():
+        with _silence_library():
             network, report = loader.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -113,10 +113,10 @@ def load(folder: Path) -> "torch.nn.Module":
             hint="transformers would make them up: save the trained classifier with `save_pretrained`",
         )
     flipped = (folder / PROCESSOR).is_file() and bool(_read(folder / PROCESSOR).get("do_flip_channel_order"))
-    return _logits_only(network.float(), flipped=flipped).eval()
+    return _wrap_logits(network.float(), flipped=flipped).eval()
 
 
-def _logits_only(network: "torch.nn.Module", *, flipped: bool) -> "torch.nn.Module":
+def _wrap_logits(network: "torch.nn.Module", *, flipped: bool) -> "torch.nn.Module":
     """flipped: the network was trained on photos as BGR; ours are RGB."""
     import torch
 
@@ -134,7 +134,7 @@ def _logits_only(network: "torch.nn.Module", *, flipped: bool) -> "torch.nn.Modu
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_library() -> Iterator[None]:
     """Silence the library's progress bars and remarks; problems are raised by `load`."""
     from transformers.utils import logging
 

@@ -97,11 +97,11 @@ def explain(
         axes,
         recipe.needs,
         needs.unmet(recipe.needs, flags=flags),
-        _merged(variants),
+        _merge(variants),
     )
 
 
-def _merged(variants: Sequence[Variant]) -> tuple[Part, ...]:
+def _merge(variants: Sequence[Variant]) -> tuple[Part, ...]:
     """Each part of any variant once, with all its values, in the order of the recipe's sections."""
     order: dict[tuple[int, str], None] = {}  # values of one setting stay together
     values: dict[tuple[str, Note], dict[str, None]] = {}
@@ -122,15 +122,15 @@ def _sections(variant: Variant) -> Iterator[list[Part]]:
     yield [
         part
         for step in variant.steps
-        for part in (_whole("step", step.use, step, gpu=gpu), *_settings(step.use, step, gpu=gpu))
+        for part in (_heading("step", step.use, step, gpu=gpu), *_settings(step.use, step, gpu=gpu))
     ]
     yield [
-        _whole("runtime", runtime.backend, runtime, gpu=gpu),
+        _heading("runtime", runtime.backend, runtime, gpu=gpu),
         *_settings("runtime", runtime, gpu=gpu),
     ]
 
 
-def _whole(kind: str, name: str, model: BaseModel, *, gpu: bool) -> Part:
+def _heading(kind: str, name: str, model: BaseModel, *, gpu: bool) -> Part:
     """A step or a runtime as such."""
     return Part(f"{kind} {name}", (), _note(summary(type(model)), evidence(name, "", None, gpu=gpu)))
 
