@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
-    "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "modelopt", "pynvml", "pandas", "pyarrow",
+    "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "pynvml", "pandas", "pyarrow",
     "fastapi", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
 }  # fmt: skip
 # The network itself and the script that trained it: nothing imports them before torch is wanted.
@@ -27,8 +27,8 @@ FILES = sorted(
 
 # As docs/design.md draws them: a module imports from its own layer and from those before it.
 LAYERS = (
-    "errors progress images photo files isolate semver yamlfile artifact dataset machine cache audit macs "
-    "nvidia",
+    "errors progress images photo files isolate semver yamlfile artifact dataset machine cache removed audit "
+    "macs nvidia",
     "backends checkpoint weights factory onnx_info exporters export steps results measure sample workspace "
     "recipe stated program transformers_folder transformers_processor timm_network bytesums bytewise "
     "saturation needs network explanations nvidia_chain nvidia_links",
