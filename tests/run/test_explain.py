@@ -35,7 +35,7 @@ def test_every_setting_of_a_runtime_has_a_note() -> None:
 
 
 def test_every_value_that_only_a_gpu_has_is_explained() -> None:
-    for key in ("provider=tensorrt", "provider=tensorrt-rtx", "precision=tf32", "cuda_graph=true"):
+    for key in ("precision=tf32", "cuda_graph=true"):
         assert f"runtime.{key}" in NOTES
 
 

@@ -20,12 +20,10 @@ NAGEL = "Nagel et al. 2019, Data-free quantization through weight equalization a
 TENSORRT = "TensorRT documentation, Optimizing performance"
 TENSORRT_TYPES = "TensorRT documentation, Strongly typed networks and Working with quantized types"
 TENSORRT_ENGINES = "TensorRT documentation, Engine compatibility"
-TENSORRT_RTX = "TensorRT-RTX documentation, Support matrix; onnxruntime-ep-nv-tensorrt-rtx 0.5"
 CUDA_GRAPHS = "NVIDIA, CUDA graph best practice; TensorRT documentation, Optimizing performance"
 TENSOR_CORES = "NVIDIA Ampere and Hopper architecture whitepapers: peak rates by precision"
 INDUCTOR = "torch documentation, AOTInductor"
 TF32 = "NVIDIA Ampere architecture whitepaper; torch documentation, CUDA semantics"
-MODELOPT = "NVIDIA ModelOpt documentation, ONNX quantization and AutoCast"
 KRISHNAMOORTHI = "Krishnamoorthi 2018, Quantizing deep convolutional networks for efficient inference"
 
 
@@ -87,12 +85,6 @@ NOTES: dict[str, Note] = {
         "transformers, whose outliers carry meaning",
         "Wu et al. 2020, Integer quantization for deep learning inference; onnxruntime issue 10571",
     ),
-    "static_int8.calibration.method=distribution": Note(
-        "the range from the mean and the standard deviation",
-        "activations that are close to normal",
-        "skewed ones",
-        "onnxruntime, quantization/calibrate.py",
-    ),
     "static_int8.activation=uint8": Note(
         "activations from 0 to 255, with a zero point of their own",
         "what comes out of ReLU and hard-swish uses all 256 levels; the fast kernels of x86 take it",
@@ -105,12 +97,6 @@ NOTES: dict[str, Note] = {
         "x86, where onnxruntime turns them into uint8 and they saturate alike without VNNI; with VNNI "
         "1.3 and 1.5 times, where uint8 gives 2.1 and 3.4; half the levels after a ReLU",
         f"{ORT_QUANTIZATION}; {MEASURED}",
-    ),
-    "static_int8.format=qoperator": Note(
-        "onnxruntime's own 8-bit operators instead of marks around float ones",
-        "old runtimes that do not read QDQ",
-        "with int8 activations it is slow on x86; other runtimes cannot read it",
-        ORT_QUANTIZATION,
     ),
     "static_int8.placement=tensorrt": Note(
         "pairs at the inputs of convolutions and products alone, symmetric, biases in float",
@@ -142,12 +128,6 @@ NOTES: dict[str, Note] = {
         "half the levels of the weights, for nothing where there is VNNI or ARM",
         ORT_QUANTIZATION,
     ),
-    "static_int8.symmetric": Note(
-        "whether the zero of an activation is in the middle of the levels",
-        "symmetric: kernels without zero points; not: skewed activations",
-        None,
-        KRISHNAMOORTHI,
-    ),
     "static_int8.exclude_roles": Note(
         "layers that play these parts stay in float",
         "first and last layers and squeeze-and-excitation: sensitive, and little of the work",
@@ -160,23 +140,11 @@ NOTES: dict[str, Note] = {
     "static_int8.exclude_op_types": Note(
         "operators of these types stay in float", "gates and additions between convolutions", "speed", NNCF
     ),
-    "static_int8.only_nodes": Note(
-        "the nodes named are quantised and no others",
-        "when few layers hold most of the work",
-        "each border costs a conversion",
-        NNCF,
-    ),
     "static_int8.op_types": Note(
         "operators of these types are quantised and no others",
         "products alone, where what lies between them gains nothing in 8 bits",
         "each border costs a conversion",
         NNCF,
-    ),
-    "static_int8.overrides": Note(
-        "another calibration method for the outputs of some nodes",
-        "networks where one kind of layer has long tails",
-        None,
-        "Wu et al. 2020, Integer quantization for deep learning inference",
     ),
     "static_int8.equalize=true": Note(
         "evens out the weight ranges of neighbouring layers, without changing what the network computes",
@@ -256,43 +224,13 @@ NOTES: dict[str, Note] = {
         "runs the FP32 network over photos; what would not fit into FP16, or would vanish in it, stays FP32",
         "networks with large activations, which would otherwise give infinities on a GPU",
         "speed, where much stays in FP32: each border costs a cast",
-        f"{MODELOPT}; krishi-bench, docs/gpu.md",
+        "krishi-bench, docs/gpu.md",
     ),
     "fp16.keep_sensitive=false": Note(
         "converts all that the converter can",
         "networks known to fit: nothing is run over photos",
         "an activation that does not fit is an error, and one that is rare enough is found by nobody",
         "krishi-bench, docs/gpu.md",
-    ),
-    "fp16.converter": Note(
-        "who writes the casts: onnxruntime's converter, or AutoCast of NVIDIA's ModelOpt",
-        "modelopt: what TensorRT's own documentation points to since its FP16 switch is gone",
-        "modelopt pins an older onnx and onnxruntime-gpu",
-        f"{MODELOPT}; {TENSORRT_TYPES}",
-    ),
-    "modelopt_int8": Note(
-        "INT8 by NVIDIA's ModelOpt: explicit pairs (QDQ), calibrated on photos",
-        "TensorRT, and to compare our own calibration with NVIDIA's",
-        "its packages pin an older onnx and onnxruntime-gpu; on CPUs most of the graph stays in float",
-        f"{MODELOPT}; {TENSORRT_TYPES}",
-    ),
-    "modelopt_int8.method=entropy": Note(
-        "the range that keeps most of the distribution (KL divergence)",
-        "long tails, as of swish",
-        "it clips what is rare",
-        MODELOPT,
-    ),
-    "modelopt_int8.method=max": Note(
-        "the range is all that was seen",
-        "ReLU networks, and few photos",
-        "one outlier stretches the range and coarsens everything else",
-        MODELOPT,
-    ),
-    "modelopt_int8.high_precision_dtype=fp16": Note(
-        "what is not quantised is written in FP16, which TensorRT runs as it is written",
-        "everything between convolutions, on tensor cores",
-        "values over 65504",
-        TENSORRT_TYPES,
     ),
     "fold_preprocess": Note(
         "the graph takes uint8 pixels and normalises them itself",
@@ -346,21 +284,9 @@ NOTES: dict[str, Note] = {
     "null": Note("computes nothing", "to measure the measuring", "everything else", "krishi-bench"),
     "runtime.provider": Note(
         "the execution provider of onnxruntime",
-        "hardware of its own: tensorrt builds an engine for one GPU",
+        "hardware of its own",
         "nodes that it cannot take fall back to the CPU with copies between",
         "onnxruntime documentation, Execution providers",
-    ),
-    "runtime.provider=tensorrt": Note(
-        "onnxruntime hands the network to TensorRT, and what that cannot take to its CUDA provider",
-        "networks of which TensorRT lacks an operator",
-        "it is linked with TensorRT 10; the first start builds the engine",
-        "onnxruntime documentation, TensorRT execution provider",
-    ),
-    "runtime.provider=tensorrt-rtx": Note(
-        "TensorRT-RTX, a plug-in of the plain onnxruntime; kernels are compiled on the GPU that is there",
-        "GeForce RTX and RTX PRO: it comes whole with pip, and engines take seconds",
-        "data-centre GPUs (compute capability 8.0, 9.0, 10.0) are not among those it takes",
-        TENSORRT_RTX,
     ),
     "runtime.device=cuda": Note(
         "runs on an NVIDIA GPU; FP32 is exact unless `precision: tf32` says otherwise",
@@ -386,30 +312,6 @@ NOTES: dict[str, Note] = {
         "larger: throughput; smaller: less GPU memory, and a shorter build",
         "more photos than that go in several calls",
         "TensorRT documentation, Working with dynamic shapes",
-    ),
-    "runtime.workspace_mb": Note(
-        "GPU memory that the builder may use for trying kernels",
-        "machines where something else runs on the GPU",
-        "too little rules out the fastest kernels",
-        TENSORRT,
-    ),
-    "runtime.builder_level": Note(
-        "how long TensorRT searches, 0 to 5; 3 by default",
-        "5: the last percents of speed; 0 to 2: short builds while trying things",
-        "5 can take many times longer to build",
-        TENSORRT,
-    ),
-    "runtime.hardware_compatible=true": Note(
-        "an engine that runs on every GPU since Ampere",
-        "fleets of mixed GPUs that share a disk",
-        "speed: kernels made for one GPU are left out; here each machine builds its own anyway",
-        TENSORRT_ENGINES,
-    ),
-    "runtime.version_compatible=true": Note(
-        "an engine that later versions of TensorRT open too",
-        "updates of TensorRT without building again",
-        "speed, and a larger engine; here an engine of another version is built again anyway",
-        TENSORRT_ENGINES,
     ),
     "runtime.profile=latency": Note(
         "one session on all processors, whose threads spin",
@@ -460,24 +362,6 @@ NOTES: dict[str, Note] = {
         "threads spin while they wait",
         "the latency of the next call",
         "the processors of everyone else",
-        ORT_TUNING,
-    ),
-    "runtime.execution_mode=parallel": Note(
-        "independent branches run at once",
-        "networks with wide branches",
-        "most classifiers have none",
-        ORT_TUNING,
-    ),
-    "runtime.arena=false": Note(
-        "freed memory goes back to the system", "memory", "every call allocates anew", ORT_TUNING
-    ),
-    "runtime.prepacking=false": Note(
-        "weights are not copied into the order of the kernels", "memory", "speed", ORT_TUNING
-    ),
-    "runtime.flush_denormals=true": Note(
-        "numbers too small for FP32's normal range count as zero",
-        "networks whose activations die out",
-        "nothing that a classifier shows",
         ORT_TUNING,
     ),
     "preprocess.scale": Note(
@@ -546,12 +430,6 @@ ON_GPU: dict[str, Note] = {
         "half the levels after a ReLU",
         TENSORRT_TYPES,
     ),
-    "static_int8.format=qoperator": Note(
-        NOTES["static_int8.format=qoperator"].does,
-        None,
-        "TensorRT cannot read it",
-        f"{ORT_QUANTIZATION}; {TENSORRT_TYPES}",
-    ),
     "static_int8.reduce_range=true": Note(
         NOTES["static_int8.reduce_range=true"].does,
         None,
@@ -573,8 +451,7 @@ ON_GPU: dict[str, Note] = {
     "nncf_int8": Note(
         NOTES["nncf_int8"].does,
         None,
-        "its pairs are placed for CPUs; for GPUs there are static_int8 with `placement: tensorrt` and "
-        "modelopt_int8",
+        "its pairs are placed for CPUs; for GPUs there is static_int8 with `placement: tensorrt`",
         f"{NNCF}; {TENSORRT_TYPES}",
     ),
     "fp16": Note(

@@ -1,11 +1,12 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workbench.model.graph.roles import Role
-from workbench.steps.int8.calibration import Calibration, CalibrationOverride
+from workbench.steps.int8.calibration import Calibration
+from workbench.system.removed import Compatible
 
 if TYPE_CHECKING:
     pass
@@ -31,25 +32,21 @@ class DynamicInt8(BaseModel):
     op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm")
 
 
-class StaticInt8(BaseModel):
+class StaticInt8(Compatible):
     """INT8 weights and activations, with ranges calibrated on real photos.
 
-    format: qdq marks the graph and leaves the choice of kernels to the runtime, and the logits in float;
-    qoperator writes onnxruntime's own operators, which are slow on x86 with int8 activations.
+    The graph is marked (QDQ), which leaves the choice of kernels to the runtime, and the logits in float.
+    activation: int8 has its zero in the middle of the levels, the form that TensorRT and most ARM kernels
+    take; uint8 has a zero point of its own, which fits the outputs of ReLU and hard-swish.
     placement: which tensors are quantised. onnxruntime: what its quantiser chooses, for CPUs. tensorrt: the
     inputs of convolutions and products and the skips of residual additions alone, symmetric int8, weights per
     channel, biases in float (see `placement`): what TensorRT fuses. On a CPU it is no faster than float.
     rest: with placement tensorrt, the type of what is not quantised, which TensorRT computes as it is;
     nodes that fp16 would harm stay in fp32 (see `Fp16`).
-    symmetric: activations have their zero in the middle of the levels. By default int8 ones have, the form
-    that TensorRT and most ARM kernels take, and uint8 ones have a zero point of their own, which fits the
-    outputs of ReLU and hard-swish.
     reduce_range: 7-bit weights, for x86 CPUs without VNNI, where pairs of 8-bit products overflow 16 bits.
-    overrides: other calibration methods for what some nodes put out.
     op_types: the types of node to quantise, with the ReLU or Clip that follows; by default all that
     onnxruntime can.
-    only_nodes: names of nodes, or glob patterns: these alone are quantised, with the ReLU or Clip that
-    follows; all by default. exclude_nodes: these are left in float. Both as they are called after
+    exclude_nodes: names of nodes, or glob patterns: these are left in float. As they are called after
     onnxruntime's pre-processing, which keeps the exporter's names but fuses some nodes.
     exclude_op_types, exclude_roles: likewise by type, and by the part a node plays; one that the network
     does not have is fine, so that a recipe fits many.
@@ -59,19 +56,22 @@ class StaticInt8(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    REMOVED: ClassVar = {
+        "format": ("qdq",),
+        "symmetric": (None,),
+        "overrides": ([], ()),
+        "only_nodes": ([], ()),
+    }
+
     use: Literal["static_int8"]
-    format: Literal["qdq", "qoperator"] = "qdq"
     placement: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
     rest: Literal["fp32", "fp16"] = "fp32"
     activation: Literal["uint8", "int8"] = "uint8"
     weight: Literal["int8", "uint8"] = "int8"
     per_channel: bool = True
-    symmetric: bool | None = None
     reduce_range: bool = False
     calibration: Calibration = Calibration()
-    overrides: tuple[CalibrationOverride, ...] = ()
     op_types: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    only_nodes: tuple[str, ...] = ()
     exclude_nodes: tuple[str, ...] = ()
     exclude_op_types: tuple[str, ...] = ()
     exclude_roles: tuple[Role, ...] = ()
@@ -94,11 +94,9 @@ class StaticInt8(BaseModel):
                 )
             return self
         for field, fits, why in (
-            ("format", self.format == "qdq", "it does not know onnxruntime's own operators"),
             ("activation", self.activation == "int8", "its INT8 has a sign"),
             ("weight", self.weight == "int8", "its INT8 has a sign"),
             ("per_channel", self.per_channel, "its kernels take a scale per channel at no cost"),
-            ("symmetric", self.symmetric is not False, "it has no zero points"),
             ("reduce_range", not self.reduce_range, "its sums have 32 bits and do not overflow"),
         ):
             if not fits:
@@ -114,5 +112,5 @@ class StaticInt8(BaseModel):
 
     @property
     def symmetric_activations(self) -> bool:
-        """`symmetric`, or what goes with the type."""
-        return self.activation == "int8" if self.symmetric is None else self.symmetric
+        """Whether activations have their zero in the middle of the levels."""
+        return self.activation == "int8"
