@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -918,7 +918,7 @@ def test_a_body_of_many_small_chunks_with_a_header_behind_it_is_taken(target: Se
 def test_every_path_holds_its_limits_while_a_body_arrives(
     registry: Path, path: str, limits: dict[str, Any], expected: tuple[int, str]
 ) -> None:
-    with running(replace(Settings(registry=registry), **limits)) as server:
+    with running(Settings(registry=registry, **limits)) as server:
         wait_until_ready(server.client)
         answer = server.client.post(path, content=iter([b"a" * 2500]), headers={"Content-Type": MULTIPART})
         assert said(answer) == expected

@@ -17,8 +17,8 @@ from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi import checks as openapi  # noqa: E402
 
-from serve import upload  # noqa: E402
 from serve.app import create_app  # noqa: E402
+from serve.http import upload  # noqa: E402
 from serve.settings import Settings  # noqa: E402
 from tests.serving import (  # noqa: E402
     CLASS_NAMES,
@@ -268,4 +268,4 @@ def test_the_short_way_to_a_photo_leads_to_the_one_the_parser_finds(
     head = b"\r\n".join([before + b"--" + boundary, *headers])
     body = head + b"\r\n\r\n" + content + b"\r\n--" + boundary + after
     if (photo := upload._only_part(body, boundary)) is not None:
-        assert [bytes(found) for _, _, found in upload._parsed(body, boundary, 1).files] == [photo]
+        assert [bytes(found) for _, _, found in upload._parse(body, boundary, 1).files] == [photo]

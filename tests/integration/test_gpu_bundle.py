@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serve import model
-from serve.model import Model
+from serve.engine import model
+from serve.engine.model import Model
 from serve.settings import Settings
 from tests.nvidia.fake_world import World
 from tests.nvidia.machine import pretend
@@ -30,7 +30,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def opened(bundle: Bundle) -> Model:
-    loaded = model.load(bundle)
+    loaded = model.load_model(bundle)
     loaded.close()
     return loaded
 
@@ -72,7 +72,7 @@ def test_a_changed_engine_is_never_opened_but_built_again(world: World, bundle: 
 def test_an_engine_that_computes_something_else_does_not_serve(world: World, tmp_path: Path) -> None:
     wrong = publish(tmp_path / "registry", golden_error=1.0, runtime=RUNTIME)
     with pytest.raises(WorkbenchError, match="does not reproduce its golden logits"):
-        model.load(wrong)
+        model.load_model(wrong)
 
 
 def test_the_server_answers_through_it(world: World, bundle: Bundle, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import httpx
 import numpy as np
 import pytest
 
-import serve.line
-from serve.engine import Engine
+import serve.engine.queue
+from serve.engine.engine import ServingEngine
+from serve.engine.model import Model
+from serve.errors import ApiError
 from serve.metrics import Metrics
-from serve.model import Model
-from serve.responses import ApiError
 from serve.settings import Settings
 from tests.load import Load, Loaded, heavy_onnx, point, publish_model, sample, say
 from tests.serving import (
@@ -264,7 +264,7 @@ def test_bodies_that_are_too_much_together_are_refused(registry: Path) -> None:
 def test_an_engine_that_hangs_is_said_on_healthz(
     registry: Path, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve.line, "STUCK_S", 0.2)
+    monkeypatch.setattr(serve.engine.queue, "STUCK_S", 0.2)
     with running(Settings(registry=registry)) as server:
         wait_until_ready(server.client)
         places = server.client.get("/model").json()["concurrency"]
@@ -280,7 +280,7 @@ def test_an_engine_that_hangs_is_said_on_healthz(
 def test_one_photo_that_hangs_is_not_the_engine(
     registry: Path, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve.line, "STUCK_S", 0.05)
+    monkeypatch.setattr(serve.engine.queue, "STUCK_S", 0.05)
     with running(Settings(registry=registry)) as server:
         wait_until_ready(server.client)
         places = server.client.get("/model").json()["concurrency"]
@@ -343,14 +343,14 @@ def test_a_request_in_flight_is_answered_after_the_port_closed(registry: Path) -
 
 
 def test_a_request_that_begins_after_the_port_closed_is_sent_elsewhere(registry: Path) -> None:
-    engine = Engine(Settings(registry=registry), Metrics())
+    engine = ServingEngine(Settings(registry=registry), Metrics())
     engine.draining = True
     with pytest.raises(ApiError) as loading:
-        engine.check()  # it serves on while it drains, if it can
+        engine.check_admission()  # it serves on while it drains, if it can
     assert (loading.value.status, loading.value.code) == (503, "not-ready")
     engine.closing = True
     with pytest.raises(ApiError) as draining:
-        engine.check()
+        engine.check_admission()
     assert (draining.value.status, draining.value.code) == (503, "draining")
     assert draining.value.headers is not None
     assert int(draining.value.headers["Retry-After"]) >= 1
@@ -361,13 +361,10 @@ def test_an_engine_that_hangs_does_not_keep_the_process(registry: Path) -> None:
 import sys, threading
 from pathlib import Path
 import serve.server
-from serve.engine import Engine
-from serve.metrics import Metrics
-from serve.model import Model
-from serve.responses import ApiError
+from serve.engine.model import Model
 from serve.settings import Settings
 
-serve.server.HANGING_S = 0.5
+serve.server.FORCE_EXIT_S = 0.5
 real, hang = Model.batch, threading.Event()
 
 def batch(model, photo):
@@ -376,8 +373,7 @@ def batch(model, photo):
     return real(model, photo)
 
 Model.batch = batch
-settings = Settings(registry=Path(sys.argv[1]), drain_delay_s=0, drain_timeout_s=1)
-serve.server.run(settings, "127.0.0.1", 0)
+serve.server.run(Settings(registry=Path(sys.argv[1]), port=0, drain_delay_s=0, drain_timeout_s=1))
 """
     command = [sys.executable, "-c", script, str(registry)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -394,7 +390,7 @@ serve.server.run(settings, "127.0.0.1", 0)
                 said = process.stderr.read()
                 assert process.wait(15) == 1
                 assert hanging.exception() is not None or hanging.result().status_code >= 500
-    assert "the model does not come back: ending without it" in said
+    assert "the model does not return: the process ends without it" in said
 
 
 def test_a_signal_while_it_starts_is_not_lost(registry: Path) -> None:

@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.model import Model
+from serve.engine.model import Model
+from serve.http.schemas import BatchPrediction, Prediction
 from serve.settings import Settings
 from tests.serving import (
     CLASS_NAMES,
@@ -82,6 +83,19 @@ def test_a_prediction_has_the_promised_fields_in_order(server: Running) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body["timestamp"])
     assert before <= datetime.fromisoformat(body["timestamp"]) <= datetime.now(UTC)
     assert body["model_version"] == response.headers["x-model-version"] == "1.0.0"
+
+
+@pytest.mark.parametrize("query", ["", "?top_k=3", "?threshold=1", "?top_k=100&threshold=1"])
+def test_every_answer_fits_its_schema(server: Running, query: str) -> None:
+    photo, no_photo = encoded(noise(1)), b"no photo"
+    one = server.client.post(f"/predict{query}", files={"file": photo})
+    described = Prediction.model_validate_json(one.content)
+    assert list(one.json()) == [name for name, value in described if value is not None]
+    many = server.client.post(f"/predict/batch{query}", files=[("files", photo), ("files", no_photo)])
+    batch = BatchPrediction.model_validate_json(many.content)
+    assert [entry.error is None for entry in batch.predictions] == [True, False]
+    assert batch.predictions[0].top == described.top
+    assert batch.predictions[0].uncertain == described.uncertain
 
 
 def test_the_answer_is_the_models_own(server: Running, registry: Path) -> None:
@@ -270,7 +284,7 @@ def test_a_defect_of_ours_is_a_500_that_tells_nothing(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("serve.work.probabilities_of", broken)
+    monkeypatch.setattr("serve.engine.predict_job.softmax", broken)
     response = server.post(encoded(noise(1)))
     assert (response.status_code, error_code(response)) == (500, "internal")
     assert "secret" not in response.text
@@ -488,9 +502,9 @@ assert not heavy, heavy
 assert "app" not in vars(serve.app)
 
 from pathlib import Path
-from serve.model import opened
+from serve.engine.model import open_model
 from workbench.registry.store import Registry
-with opened(Registry(Path(sys.argv[1])).resolve("leaf", "production")):
+with open_model(Registry(Path(sys.argv[1])).resolve("leaf", "production")):
     heavy = {"torch", "pandas", "typer", "onnx"} & set(sys.modules)
 assert not heavy, heavy
 assert type(serve.app.app).__mro__[1].__name__ == "FastAPI"
@@ -562,7 +576,7 @@ def test_a_body_that_does_not_arrive_is_given_up(registry: Path) -> None:
 
 
 def test_a_head_that_does_not_arrive_is_given_up(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.wire.HEAD_S", 0.2)
+    monkeypatch.setattr("serve.http.http_limits.HEAD_S", 0.2)
     with running(Settings(registry=registry)) as server:
         wait_until_ready(server.client)
         host, port = server.client.base_url.host, server.client.base_url.port
@@ -607,8 +621,12 @@ def test_wrong_settings_are_one_clear_message(registry: Path) -> None:
         port = str(taken.getsockname()[1])
         for setting, message in (
             ({"KRISHI_PORT": port}, f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"),
-            ({"KRISHI_PORT": "http"}, "error: KRISHI_PORT='http' is not a port number\n"),
-            ({"KRISHI_DRAIN_DELAY": "-1"}, "error: KRISHI_DRAIN_DELAY='-1' is not a number of seconds\n"),
+            ({"KRISHI_PORT": "http"}, "error: KRISHI_PORT='http': Input should be a valid integer"),
+            (
+                {"KRISHI_DRAIN_DELAY": "-1"},
+                "error: KRISHI_DRAIN_DELAY='-1': Input should be greater than or equal to 0\n"
+                "hint: Seconds between SIGTERM and closing the port",
+            ),
         ):
             done = subprocess.run(
                 [sys.executable, "-m", "serve"],

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-import serve.shadow
-from serve.model import Model
+import serve.engine.shadow
+from serve.engine.model import Model
 from serve.settings import Settings
 from tests.load import heavy_onnx, point, publish_cut, publish_model, sample
 from tests.serving import CLASS_NAMES, Running, encoded, noise, publish, running, wait_for, wait_until_ready
@@ -36,7 +36,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are tried in a process of their own, which takes its time; test_swap.py is about that."""
-    monkeypatch.setattr("serve.loader.try_out", lambda *_: None)
+    monkeypatch.setattr("serve.engine.loader.run_load_trial", lambda *_: None)
 
 
 def accompanied(server: Running, role: str) -> None:
@@ -144,10 +144,10 @@ def test_a_defect_of_the_loader_itself_leaves_the_other_alone_and_swaps_go_on(
     def failing(*_: object) -> None:
         raise OSError("no more processes")
 
-    monkeypatch.setattr("serve.loader.try_out", failing)
+    monkeypatch.setattr("serve.engine.loader.run_load_trial", failing)
     with running(Settings(registry=tmp_path, canary=OTHER, watch_s=0.01)) as server:
         wait_for(lambda: "no canary: 1.1.0 could not be loaded" in caplog.text)
-        monkeypatch.setattr("serve.loader.try_out", lambda *_: None)
+        monkeypatch.setattr("serve.engine.loader.run_load_trial", lambda *_: None)
         point(tmp_path, OTHER)
         wait_for(lambda: server.client.get("/readyz").json().get("version") == OTHER)
 
@@ -256,11 +256,11 @@ def test_a_shadow_that_is_slow_slows_no_answer_and_sheds(
 
     with running(Settings(registry=registry, shadow=OTHER, sample=1.0)) as server:
         accompanied(server, "shadow")
-        monkeypatch.setattr(serve.shadow, "guess", slow)
+        monkeypatch.setattr(serve.engine.shadow, "classify", slow)
         began = time.monotonic()
         answers(server, PHOTOS[:20])
         took = time.monotonic() - began
-        wait_for(lambda: compared(server.metrics(), "shed") >= 20 - serve.shadow.WAITING - 2)
+        wait_for(lambda: compared(server.metrics(), "shed") >= 20 - serve.engine.shadow.MAX_WAITING - 2)
         assert held
         assert took < 0.5 * 20 / 2
         wait_for(lambda: compared(server.metrics(), "failed") >= 1)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
-import serve.loader
-from serve.model import Model
+import serve.engine.loader
+from serve.engine.model import Model
 from serve.settings import Settings
 from tests.load import Answer, Load, children, heavy_onnx, point, publish_cut, publish_model, sample, say
 from tests.serving import (
@@ -149,81 +150,44 @@ def test_once_a_swap_is_acknowledged_no_answer_is_of_the_old_version(tmp_path: P
 # Candidates that cannot serve
 
 
-def test_a_candidate_that_cannot_serve_leaves_the_one_before(tmp_path: Path) -> None:
-    """With KRISHI_WATCH=3600 only SIGHUP makes it look, which also says how often it tries."""
-    publish(tmp_path)
-    publish(tmp_path, version="1.0.1", golden_error=1.0, alias=None)
-    publish(tmp_path, version="1.0.2", alias=None)
-    publish(tmp_path, version="1.1.0", seed=8, alias=None)
-    publish_cut(tmp_path, "2.0.0")
-    publish_model(
-        tmp_path, "2.0.1", heavy_onnx(8, 1, classes=4), golden_of=lambda pixels: pixels[:, 0, 0, :5]
-    )
-    with serving(tmp_path, KRISHI_WATCH="3600") as process:
-        client = process.client
+JPEG = {"Content-Type": "image/jpeg"}
 
-        def look() -> None:
-            process.process.send_signal(signal.SIGHUP)
 
-        def fails(version: str, why: str) -> None:
-            failed, logged = swaps(client, "failed"), len(process.log)
-            look()
-            wait_for(lambda: swaps(client, "failed") == failed + 1)
-            # Until the alias moves, it is not tried again.
-            for _ in range(3):
-                look()
-                time.sleep(0.05)
-            assert not children(process.process.pid, "serve.trial")
-            assert swaps(client, "failed") == failed + 1
-            said = process.log[logged:]
-            assert said.count(f"1.0.0 goes on serving, not {version}: ") == 1, said
-            assert why in said, said
-            assert str(tmp_path) not in said
-            assert served(client) == "1.0.0"
-            assert client.post("/predict", content=encoded(noise(1)), headers=JPEG).json()[
-                "model_version"
-            ] == ("1.0.0")
+@dataclass(frozen=True)
+class Manual:
+    """A server of 1.0.0 that checks its alias on SIGHUP only, so that its attempts can be counted."""
 
-        point(tmp_path, "1.0.1")
-        time.sleep(0.2)
-        assert served(client) == "1.0.0"
-        assert swaps(client, "failed") == 0  # it did not look
-        fails("1.0.1", "does not reproduce its golden logits")
-        point(tmp_path, "2.0.0")
-        fails("2.0.0", "onnxruntime cannot open model.onnx")
-        point(tmp_path, "2.0.1")
-        fails("2.0.1", "the logits have the shape (3, 4), the recorded ones (3, 5)")
-        # A byte of a file that was whole when the alias was pointed at it.
-        point(tmp_path, "1.0.2")
-        flip_a_byte(tmp_path / "leaf" / "1.0.2" / "model.onnx")
-        fails("1.0.2", "model.onnx")
-        # A manifest that is not the one the alias was pointed at.
-        point(tmp_path, "1.1.0")
-        manifest = tmp_path / "leaf" / "1.1.0" / "manifest.json"
-        whole = manifest.read_bytes()
-        flip_a_byte(manifest, whole.index(b"2026-01-02") + 9)
-        fails("1.1.0", "is not the manifest that `production` was pointed at")
-        manifest.write_bytes(whole)
+    registry: Path
+    process: ServerProcess
 
-        # What kills the process that tries it, as running out of memory does, does not kill the server.
-        publish_model(tmp_path, "1.2.0", heavy_onnx(1500, 2))
-        point(tmp_path, "1.2.0")
-        look()
-        wait_for(lambda: bool(children(process.process.pid, "serve.trial")))
-        children(process.process.pid, "serve.trial")[0].kill()
-        wait_for(lambda: swaps(client, "failed") == 6)
-        assert "loading leaf 1.2.0 ends the process with signal 9" in process.log
+    @property
+    def client(self) -> httpx.Client:
+        return self.process.client
 
-        # And one that can serve still takes over, at once.
-        publish(tmp_path, version="1.3.0", seed=9)
-        look()
-        wait_for(lambda: served(client) == "1.3.0", 5)
-        wait_for(lambda: swaps(client, "ok") == 1)
-        assert swaps(client, "failed") == 6
+    def check(self) -> None:
+        self.process.process.send_signal(signal.SIGHUP)
+
+    def check_in_vain(self) -> str:
+        """Have it check and fail; returns what it logged."""
+        failed, logged = swaps(self.client, "failed"), len(self.process.log)
+        self.check()
+        wait_for(lambda: swaps(self.client, "failed") == failed + 1)
+        wait_for(lambda: "goes on serving" in self.process.log[logged:])
+        return self.process.log[logged:]
+
+
+@contextmanager
+def checking_on_signals(registry: Path) -> Iterator[Manual]:
+    publish(registry)
+    with serving(registry, KRISHI_WATCH="3600") as process:
+        yield Manual(registry, process)
     assert "Traceback" not in process.log
 
 
-JPEG = {"Content-Type": "image/jpeg"}
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manual]:
+    with checking_on_signals(tmp_path_factory.mktemp("manual")) as manual:
+        yield manual
 
 
 def flip_a_byte(path: Path, at: int = 1000) -> None:
@@ -233,13 +197,104 @@ def flip_a_byte(path: Path, at: int = 1000) -> None:
     path.write_bytes(data)
 
 
+def wrong_logits(registry: Path) -> str:
+    publish(registry, version="1.0.1", golden_error=1.0)
+    return "1.0.1"
+
+
+def cut_file(registry: Path) -> str:
+    publish_cut(registry, "2.0.0")
+    point(registry, "2.0.0")
+    return "2.0.0"
+
+
+def too_few_classes(registry: Path) -> str:
+    data = heavy_onnx(8, 1, classes=4)
+    publish_model(registry, "2.0.1", data, golden_of=lambda pixels: pixels[:, 0, 0, :5])
+    point(registry, "2.0.1")
+    return "2.0.1"
+
+
+def changed_file(registry: Path) -> str:
+    """Whole when the alias was pointed at it."""
+    publish(registry, version="1.0.2")
+    flip_a_byte(registry / "leaf" / "1.0.2" / "model.onnx")
+    return "1.0.2"
+
+
+def changed_manifest(registry: Path) -> str:
+    publish(registry, version="1.1.0", seed=8)
+    manifest = registry / "leaf" / "1.1.0" / "manifest.json"
+    flip_a_byte(manifest, manifest.read_bytes().index(b"2026-01-02") + 9)
+    return "1.1.0"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "why"),
+    [
+        (wrong_logits, "does not reproduce its golden logits"),
+        (cut_file, "onnxruntime cannot open model.onnx"),
+        (too_few_classes, "the logits have the shape (3, 4), the recorded ones (3, 5)"),
+        (changed_file, "model.onnx"),
+        (changed_manifest, "is not the manifest that `production` was pointed at"),
+    ],
+)
+def test_a_candidate_that_cannot_serve_leaves_the_one_before(
+    manual: Manual, candidate: Callable[[Path], str], why: str
+) -> None:
+    version = candidate(manual.registry)
+    said = manual.check_in_vain()
+    assert said.count(f"1.0.0 goes on serving, not {version}: ") == 1, said
+    assert why in said
+    assert str(manual.registry) not in said
+    assert served(manual.client) == "1.0.0"
+    answer = manual.client.post("/predict", content=encoded(noise(1)), headers=JPEG)
+    assert answer.json()["model_version"] == "1.0.0"
+
+
+def test_what_failed_is_not_tried_again_until_the_alias_moves(manual: Manual) -> None:
+    publish(manual.registry, version="1.4.0", golden_error=1.0)
+    time.sleep(0.2)
+    failed = swaps(manual.client, "failed")
+    manual.check_in_vain()  # not before it was told to look
+    for _ in range(3):
+        manual.check()
+        time.sleep(0.05)
+    assert not children(manual.process.process.pid, "serve.engine.load_trial")
+    assert swaps(manual.client, "failed") == failed + 1
+
+
+def test_what_kills_the_trial_of_a_candidate_does_not_kill_the_server(manual: Manual) -> None:
+    """As running out of memory does."""
+    publish_model(manual.registry, "1.2.0", heavy_onnx(1500, 2))
+    point(manual.registry, "1.2.0")
+    failed, server = swaps(manual.client, "failed"), manual.process.process.pid
+    manual.check()
+    wait_for(lambda: bool(children(server, "serve.engine.load_trial")))
+    children(server, "serve.engine.load_trial")[0].kill()
+    wait_for(lambda: swaps(manual.client, "failed") == failed + 1)
+    wait_for(lambda: "loading leaf 1.2.0 ends the process with signal 9" in manual.process.log)
+    assert served(manual.client) == "1.0.0"
+
+
+def test_after_one_that_failed_another_takes_over_at_once(tmp_path: Path) -> None:
+    with checking_on_signals(tmp_path) as manual:
+        wrong_logits(tmp_path)
+        manual.check_in_vain()
+        publish(tmp_path, version="1.3.0", seed=9)
+        manual.check()
+        wait_for(lambda: served(manual.client) == "1.3.0", 5)
+        wait_for(lambda: swaps(manual.client, "ok") == 1)
+        assert swaps(manual.client, "failed") == 1
+
+
 def test_ending_does_not_wait_for_a_candidate_on_trial(tmp_path: Path) -> None:
     publish(tmp_path)
     with serving(tmp_path, KRISHI_WATCH="0.05") as process:
         publish_model(tmp_path, "1.1.0", heavy_onnx(1000, 4))
         point(tmp_path, "1.1.0")
-        wait_for(lambda: bool(children(process.process.pid, "serve.trial")))
-        (trial,) = children(process.process.pid, "serve.trial")
+        wait_for(lambda: bool(children(process.process.pid, "serve.engine.load_trial")))
+        (trial,) = children(process.process.pid, "serve.engine.load_trial")
         asked = time.monotonic()
         assert process.end() == 0
         assert time.monotonic() - asked < 10
@@ -350,7 +405,7 @@ def test_a_trial_finds_our_modules_and_not_those_of_the_current_folder(
     bundle = publish(tmp_path / "registry")
     (tmp_path / "serve.py").write_text("raise SystemExit('not this one')\n")
     monkeypatch.chdir(tmp_path)
-    serve.loader.try_out(tmp_path / "registry", bundle, threading.Event())
+    serve.engine.loader.run_load_trial(tmp_path / "registry", bundle, threading.Event())
 
 
 # What a swap leaves behind
@@ -363,10 +418,10 @@ def test_forty_swaps_leave_no_memory_behind(tmp_path: Path, monkeypatch: pytest.
         publish_model(tmp_path, version, heavy_onnx(500, 1, seed=seed))
     point(tmp_path, versions[0])
     # Trials are processes of their own, and cost no memory here.
-    monkeypatch.setattr(serve.loader, "try_out", lambda *_: None)
+    monkeypatch.setattr(serve.engine.loader, "run_load_trial", lambda *_: None)
     here = psutil.Process()
     resident: list[int] = []
-    with running(Settings(registry=tmp_path, watch_s=0.005)) as server:
+    with running(Settings(registry=tmp_path, watch_s=0.01)) as server:
         wait_until_ready(server.client)
         for number in range(40):
             version = versions[(number + 1) % 2]

@@ -263,21 +263,21 @@ def test_one_that_cannot_start_is_tried_again_after_growing_pauses(
 
         monkeypatch.setattr(worker, "start", counted)
         for _ in range(1400):
-            worker.tend(tmp_path)
+            worker.replace_if_dead(tmp_path)
             now += 0.1
         pauses = [round(b - a, 1) for a, b in pairwise(started)]
         assert pauses[:7] == pytest.approx([0.5, 1, 2, 4, 8, 16, 30], abs=0.25)
         # One that lived for a while did not die of its start: the next comes at once.
         assert worker._process is None
-        worker._due = now
-        worker.tend(tmp_path)
+        worker._restart_at = now
+        worker.replace_if_dead(tmp_path)
         now += serve.workers.STEADY_S + 1
         before = len(started)
-        worker.tend(tmp_path)
+        worker.replace_if_dead(tmp_path)
         assert len(started) == before + 1
-        worker._forget(tmp_path)
+        worker._clean_up(tmp_path)
         monkeypatch.setattr(worker, "start", start)
-        worker._command, worker._due = ["/nonexistent/python"], 0.0
-        worker.tend(tmp_path)
+        worker._command, worker._restart_at = ["/nonexistent/python"], 0.0
+        worker.replace_if_dead(tmp_path)
         assert worker._process is None
     assert "cannot be started: No such file or directory" in caplog.text

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from serve.app import create_app
-from serve.settings import Settings
+from serve.settings import Settings, variable
 
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "serve"
@@ -65,13 +65,9 @@ def needed_to_stop(drain_delay_s: float) -> float:
 
 @pytest.mark.parametrize("file", DEPLOYMENT_FILES, ids=lambda path: path.name)
 def test_every_variable_of_ours_is_one_the_server_reads(file: Path) -> None:
-    read_by = (
-        SERVE / "settings.py",
-        SERVE / "__main__.py",
-        SERVE.parent / "workbench" / "system" / "folders.py",
-    )
-    sources = "".join(path.read_text() for path in read_by)
-    known = set(re.findall(r"\"(KRISHI_[A-Z_]+)\"", sources))
+    sources = "".join(path.read_text() for path in (ROOT / "workbench").rglob("*.py"))
+    known = {variable(field) for field in Settings.model_fields}
+    known |= set(re.findall(r"\"(KRISHI_[A-Z_]+)\"", sources))
     named = set(re.findall(r"\bKRISHI_[A-Z_]+\b", file.read_text()))
     assert named <= known
 
@@ -405,10 +401,11 @@ def test_the_unit_starts_again_and_stops_in_time() -> None:
     assert setting("DynamicUser") == ["yes"]
 
 
-def test_the_unit_reads_the_example_of_an_environment_file() -> None:
+def test_the_unit_reads_the_example_of_an_environment_file(monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = setting("EnvironmentFile")
     example = (SERVE / "systemd" / "environment.example").read_text()
     assert file.removeprefix("-") in example
     lines = [line for line in example.splitlines() if line and not line.startswith("#")]
-    environment = dict(line.split("=", 1) for line in lines)
-    assert Settings.from_environment(environment).registry == Path("/srv/krishi-bench/registry")
+    for line in lines:
+        monkeypatch.setenv(*line.split("=", 1))
+    assert Settings.from_environment().registry == Path("/srv/krishi-bench/registry")

@@ -43,7 +43,7 @@ def gpu_samples(metrics: Metrics) -> list[str]:
 def watched_once(metrics: Metrics, nvml: ModuleType) -> list[str]:
     stop = threading.Event()
     stop.set()
-    gpu.watch(metrics, stop, nvml=nvml)
+    gpu.poll(metrics, stop, nvml=nvml)
     return gpu_samples(metrics)
 
 
@@ -80,6 +80,6 @@ def test_without_a_driver_there_is_no_sample(caplog: pytest.LogCaptureFixture) -
 
 def test_the_watcher_ends_with_its_block() -> None:
     before = threading.active_count()
-    with gpu.watching(Metrics()):
+    with gpu.poll_in_background(Metrics()):
         pass
     assert threading.active_count() == before

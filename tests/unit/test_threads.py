@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from serve.threads import Threads
+from serve.engine.threads import Threads
 
 
 def test_every_result_comes_back_to_who_asked() -> None:

@@ -1,24 +1,28 @@
-"""The page at `/`: one file, no build step, read once when the server starts."""
+"""The pages for people: `/`, one file read when the server starts, and `/docs`, which needs no internet."""
 
 import base64
 import hashlib
 import re
+from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
 
 router = APIRouter()
 
+DOCS_ASSETS = "/docs/assets"
+
 _FILE = Path(__file__).with_name("static") / "index.html"
-# Universal newlines: browsers hash what their parser saw, and it turns CRLF into LF.
+# Read with universal newlines: browsers hash the text after turning CRLF into LF.
 HTML = _FILE.read_text(encoding="utf-8")
 
 
 def content_security_policy(html: str) -> str:
-    """A policy under which only the page's own inline scripts and styles run, known by their hashes.
+    """A policy that allows only the page's inline scripts and styles, by their hashes, and its own server.
 
-    Nothing is loaded from anywhere; the page may talk to its own server alone. Raises ValueError where the
-    page has no script or no style: their hashes would be missing without a word.
+    Raises ValueError where the page has no script or no style.
     """
     return "; ".join(
         (
@@ -55,16 +59,32 @@ _HEADERS = {
 }
 
 
-# Not in the OpenAPI: it is for people, and not one of the service's operations.
+# Not in the OpenAPI: it is for people, not an operation of the service.
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page(request: Request) -> Response:
     """The page, or 304 where the browser has it already."""
-    if _has_it(request.headers.get("if-none-match", "")):
+    if _matches_etag(request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=_HEADERS)
     return Response(_BODY, media_type="text/html", headers=_HEADERS)
 
 
-def _has_it(if_none_match: str) -> bool:
-    """Weak comparison (RFC 9110, 13.1.2): a proxy that compresses turns our tag into a weak one."""
+def _matches_etag(if_none_match: str) -> bool:
+    """Weak comparison (RFC 9110, 13.1.2): a proxy that compresses makes the tag a weak one."""
     tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
     return any(tag in (_ETAG, "*") for tag in tags)
+
+
+def install_docs(app: FastAPI) -> None:
+    """Add `/docs`: Swagger UI from the files that the package fastapi-offline carries."""
+    assets = StaticFiles(directory=str(files("fastapi_offline") / "static"))
+    app.mount(DOCS_ASSETS, assets, name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(_: Request) -> Response:
+        return get_swagger_ui_html(
+            openapi_url=str(app.openapi_url),
+            title=f"{app.title} {app.version}",
+            swagger_js_url=f"{DOCS_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{DOCS_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{DOCS_ASSETS}/favicon.png",
+        )

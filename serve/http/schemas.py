@@ -1,4 +1,4 @@
-"""The bodies the server sends. Their field order is the order on the wire."""
+"""The bodies that the server sends. The order of their fields is the order on the wire."""
 
 from datetime import datetime
 
@@ -23,8 +23,8 @@ class Ranked(_Body):
 class Prediction(_Body):
     """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
 
-    top: the most probable classes, where `top_k` was asked for. uncertain: true where the confidence is below
-    the `threshold` that was asked for, else absent.
+    top: the most probable classes, present with the parameter `top_k`. uncertain: true where the confidence
+    is below the parameter `threshold`, else absent.
     """
 
     class_id: int
@@ -49,7 +49,7 @@ class ErrorBody(_Body):
 
 
 class BatchEntry(_Body):
-    """One photo of a batch: what `Prediction` says, or `error`. index: its place among the files sent."""
+    """One photo of a batch: the fields of `Prediction`, or `error`. index: its place among the files sent."""
 
     index: int
     file_name: str
@@ -78,7 +78,7 @@ class Ready(_Body):
 
 
 class InputContract(_Body):
-    """What /predict takes, and what is done to it before the network sees it."""
+    """What /predict accepts, and how it is preprocessed for the network."""
 
     field: str
     formats: tuple[str, ...]
@@ -87,11 +87,11 @@ class InputContract(_Body):
     preprocess: Preprocess
 
 
-class Measured(_Body):
-    """What the benchmark run found before this version was published, on the machine named.
+class Measurements(_Body):
+    """What the benchmark run measured before this version was published, on the machine named.
 
-    top1: fraction of `validation_images` classified right; of photos that chose nothing, where there were
-    enough. synthetic: those were drawn, not photographed.
+    top1: fraction of `validation_images` classified right; on held-out photos where there were enough.
+    synthetic: the photos were drawn, not photographed.
     """
 
     variant: str
@@ -118,7 +118,7 @@ class ModelCard(_Body):
     provider: str
     threads: int
     concurrency: int
-    measured: Measured
+    measured: Measurements
 
 
 class TensorMetadata(_Body):
@@ -128,7 +128,7 @@ class TensorMetadata(_Body):
 
 
 class ModelMetadata(_Body):
-    """Open Inference Protocol: a model and its tensors; -1 in a shape is any number."""
+    """Open Inference Protocol: a model and its tensors; -1 in a shape stands for any number."""
 
     name: str
     versions: tuple[str, ...]
@@ -137,8 +137,8 @@ class ModelMetadata(_Body):
     outputs: tuple[TensorMetadata, ...]
 
 
-class Tensor(_Body):
-    """data: flat, row by row; absent where the numbers follow the JSON as bytes, which `parameters` says."""
+class OutputTensor(_Body):
+    """data: flat, row by row; absent where `parameters` says that the numbers follow the JSON as bytes."""
 
     name: str
     datatype: str
@@ -147,12 +147,12 @@ class Tensor(_Body):
     parameters: dict[str, int] | None = None
 
 
-class Inferred(_Body):
-    """Open Inference Protocol: what a model made of the tensors it was sent. id: the request's."""
+class InferResponse(_Body):
+    """Open Inference Protocol: the output of a model. id: the request's."""
 
     model_name: str
     model_version: str
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[OutputTensor, ...]
     id: str | None = None
 
 
@@ -168,7 +168,7 @@ class ModelReady(_Body):
 
 
 class ProtocolError(_Body):
-    """An error below /v2, where `error` is a text: so the protocol has it."""
+    """An error below /v2, where `error` is a text, as the protocol defines it."""
 
     error: str
     code: str

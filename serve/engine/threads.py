@@ -1,4 +1,4 @@
-"""The threads that work on photos."""
+"""A thread pool for work on photos, cheaper than `concurrent.futures`."""
 
 import asyncio
 import threading
@@ -12,12 +12,10 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """A pool whose results go to an event loop. Its threads start with it, so no request waits for one.
+    """A pool whose results go to an event loop. Its threads start with it, so no request waits for one."""
 
-    concurrent.futures does the same and can be cancelled, waited for and asked, none of which is needed
-    here: its two futures for each piece of work took a tenth of the time of a small network. And where
-    results are ready faster than the loop takes them, it is woken once for several.
-    """
+    # The two futures that concurrent.futures makes for each call took a tenth of the time of a small network.
+    # And where results are ready faster than the loop takes them, one wake-up delivers several.
 
     def __init__(self, count: int, name: str) -> None:
         self._todo: SimpleQueue[_Work | None] = SimpleQueue()
@@ -30,19 +28,19 @@ class Threads:
             thread.start()
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns or raises, from the next thread that is free. Called on the event loop."""
+        """Return or raise what `work` does, in the next free thread. Called on the event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._todo.put(_Work(work, future, loop))
         try:
             return await future
         finally:
-            # Else an error, its traceback, this frame and the future hold each other, and a photo of 10 MB
-            # with them, until the collector of cycles comes by.
+            # Else an error, its traceback, this frame and the future are a cycle that keeps a photo of 10 MB
+            # until the garbage collector runs.
             del future
 
     def close(self) -> None:
-        """Returns when everything that was handed over is done. Not from the event loop."""
+        """Finish all queued work. Not to be called on the event loop."""
         for _ in self._threads:
             self._todo.put(None)
         for thread in self._threads:
@@ -51,25 +49,25 @@ class Threads:
     def _run(self) -> None:
         while (work := self._todo.get()) is not None:
             self._do(work)
-            del work  # and the photo with it, while this thread waits for the next
+            del work  # free the photo while this thread waits for the next one
 
     def _do(self, work: "_Work") -> None:
         try:
             work.result = work.work()
-        except StopIteration as error:  # which no future takes
+        except StopIteration as error:  # which a future refuses
             work.error = RuntimeError(repr(error))
         except BaseException as error:
             work.error = error
         self._done.append(work)
-        # Whoever is first in the queue wakes the loop; before the others somebody stands who has done so.
-        # An empty queue means that the loop was awake, and took this too.
+        # Only the head of the queue schedules delivery; later results ride on it. An empty queue means that
+        # a delivery was running and took this result too.
         with suppress(IndexError):
             if self._done[0] is work:
                 work.loop.call_soon_threadsafe(self._deliver)
         del work  # this frame is in the traceback of the error that the work holds: a cycle, see `run`
 
     def _deliver(self) -> None:
-        """On the event loop: hand out what is ready."""
+        """Set the futures of all finished work. Runs on the event loop."""
         while self._done:
             work = self._done[0]
             try:
@@ -79,7 +77,7 @@ class Threads:
                     else:
                         work.future.set_exception(work.error)
             finally:
-                # Last, so that whoever comes meanwhile need not wake the loop.
+                # Last, so that results that arrive during the delivery ride on it.
                 self._done.popleft()
 
 

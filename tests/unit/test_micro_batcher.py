@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.batching import Gatherer
+from serve.engine.micro_batcher import MicroBatcher
 
 Calls = list[list[float]]
 
@@ -31,9 +31,9 @@ def doubling(calls: Calls, pause: Callable[[], object] = lambda: None) -> Callab
     return infer
 
 
-def all_of(gatherer: Gatherer, values: list[float], threads: int) -> list[float]:
+def all_of(batcher: MicroBatcher, values: list[float], threads: int) -> list[float]:
     with ThreadPoolExecutor(threads) as pool:
-        return [float(found[0, 0]) for found in pool.map(lambda value: gatherer(photo(value)), values)]
+        return [float(found[0, 0]) for found in pool.map(lambda value: batcher(photo(value)), values)]
 
 
 @settings(max_examples=25)
@@ -41,7 +41,7 @@ def all_of(gatherer: Gatherer, values: list[float], threads: int) -> list[float]
 def test_everyone_gets_his_own_answer_and_no_call_is_too_large(threads: int, size: int, photos: int) -> None:
     calls: Calls = []
     values = [float(number) for number in range(photos)]
-    assert all_of(Gatherer(doubling(calls), size), values, threads) == [2 * value for value in values]
+    assert all_of(MicroBatcher(doubling(calls), size), values, threads) == [2 * value for value in values]
     assert all(1 <= len(call) <= size for call in calls)
     assert sorted(value for call in calls for value in call) == values
 
@@ -49,9 +49,9 @@ def test_everyone_gets_his_own_answer_and_no_call_is_too_large(threads: int, siz
 def test_many_threads_for_a_while_lose_no_wakeup() -> None:
     """A lost one would leave a thread waiting for ever, and this test with it."""
     calls: Calls = []
-    gatherer = Gatherer(doubling(calls), 4)
+    batcher = MicroBatcher(doubling(calls), 4)
     values = [float(number) for number in range(4000)]
-    assert all_of(gatherer, values, 16) == [2 * value for value in values]
+    assert all_of(batcher, values, 16) == [2 * value for value in values]
     assert max(map(len, calls)) <= 4
 
 
@@ -66,7 +66,7 @@ def test_only_one_call_runs_at_a_time() -> None:
         inside -= 1
         return batch[:, :1]
 
-    all_of(Gatherer(infer, 4), [float(number) for number in range(100)], 8)
+    all_of(MicroBatcher(infer, 4), [float(number) for number in range(100)], 8)
     assert most == 1
 
 
@@ -84,22 +84,22 @@ class Held:
         return batch[:, :1] * 2
 
 
-def waiting(gatherer: Gatherer, count: int) -> None:
+def waiting(batcher: MicroBatcher, count: int) -> None:
     deadline = time.monotonic() + 10
-    while len(gatherer._pending) < count:
+    while len(batcher._pending) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
 def test_the_first_is_computed_at_once_and_the_rest_gather_oldest_first() -> None:
     engine = Held()
-    gatherer = Gatherer(engine, 3)
+    batcher = MicroBatcher(engine, 3)
     with ThreadPoolExecutor(8) as pool:
-        pending = [pool.submit(gatherer, photo(0))]
+        pending = [pool.submit(batcher, photo(0))]
         assert engine.entered.wait(10)
         for value in range(1, 8):
-            pending.append(pool.submit(gatherer, photo(value)))
-            waiting(gatherer, value)
+            pending.append(pool.submit(batcher, photo(value)))
+            waiting(batcher, value)
         engine.go.set()
         assert [float(one.result()[0, 0]) for one in pending] == [2.0 * value for value in range(8)]
     assert engine.calls == [[0], [1, 2, 3], [4, 5, 6], [7]]
@@ -114,44 +114,44 @@ def test_an_error_reaches_everyone_in_the_call_and_nobody_else() -> None:
             raise ValueError("no such photo")
         return logits
 
-    gatherer = Gatherer(infer, 2)
+    batcher = MicroBatcher(infer, 2)
     with ThreadPoolExecutor(5) as pool:
-        pending = [pool.submit(gatherer, photo(0))]
+        pending = [pool.submit(batcher, photo(0))]
         assert engine.entered.wait(10)
         for value in range(1, 5):
-            pending.append(pool.submit(gatherer, photo(value)))
-            waiting(gatherer, value)
+            pending.append(pool.submit(batcher, photo(value)))
+            waiting(batcher, value)
         engine.go.set()
         outcomes = [one.exception() or float(one.result()[0, 0]) for one in pending]
     assert engine.calls == [[0], [1, 2], [3, 4]]
     assert [str(outcome) for outcome in outcomes] == ["0.0", "no such photo", "no such photo", "6.0", "8.0"]
     # And it goes on afterwards.
-    assert float(gatherer(photo(5))[0, 0]) == 10
+    assert float(batcher(photo(5))[0, 0]) == 10
 
 
 def test_too_few_rows_are_an_error_for_all_and_no_one_hangs() -> None:
-    gatherer = Gatherer(lambda batch: batch[:0, :1], 4)
+    batcher = MicroBatcher(lambda batch: batch[:0, :1], 4)
     with pytest.raises(RuntimeError, match="1 photos and 0 rows of logits"):
-        gatherer(photo(1))
+        batcher(photo(1))
     with pytest.raises(RuntimeError):
-        all_of(gatherer, [1.0, 2.0, 3.0], 3)
+        all_of(batcher, [1.0, 2.0, 3.0], 3)
 
 
 def test_a_batch_is_computed_as_it_is() -> None:
     calls: Calls = []
     batch = np.concatenate([photo(value) for value in range(5)])
-    assert Gatherer(doubling(calls), 2)(batch)[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert MicroBatcher(doubling(calls), 2)(batch)[:, 0].tolist() == [0, 2, 4, 6, 8]
     assert calls == [[0, 1, 2, 3, 4]]
 
 
 def test_alone_it_costs_next_to_nothing() -> None:
     """No photo waits for company that may never come."""
-    gatherer = Gatherer(lambda batch: batch[:, :1], 8)
+    batcher = MicroBatcher(lambda batch: batch[:, :1], 8)
     one = photo(1)
-    gatherer(one)
+    batcher(one)
     times = []
     for _ in range(200):
         started = time.perf_counter()
-        gatherer(one)
+        batcher(one)
         times.append(time.perf_counter() - started)
     assert np.median(times) < 0.0005

@@ -1,4 +1,4 @@
-"""From a request to the bytes of its photos: read whole and within limits, then taken apart in memory."""
+"""From a request to the bytes of its photos: the body is read within limits, then parsed in memory."""
 
 import asyncio
 import re
@@ -11,55 +11,55 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from serve.responses import ApiError
+from serve.errors import ApiError
 
 FIELD, BATCH_FIELD = "file", "files"
 MAX_TEXTS = 7  # fields beside the photos; they are ignored
 MAX_BATCH = 32
-MAX_HEADERS = 1024  # bytes of a part's headers, on the short path
+MAX_HEADERS = 1024  # bytes of a part's headers, on the fast path
 MAX_BOUNDARY = 70  # RFC 2046
-# What clients write above a photo. Of anything else, like a second disposition, the parser decides.
+# The headers that clients usually write above a photo. Any others go to the parser.
 _OTHER = rb"content-(?:type|length|transfer-encoding):[ -~]*"
 _USUAL = re.compile(
     rb"(?i)(?:%b\r\n)*content-disposition: *([^\0\r\n]*)(?:\r\n%b)*" % (_OTHER, _OTHER),
 )
-# Likewise of the header that names the boundary.
+# Likewise for the header that names the boundary.
 _USUAL_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z_-]{1,70})")
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 
 def photo_reader(content_type: str | None) -> Callable[[bytes], bytes]:
-    """What takes the one photo out of a body of this type. Raises ApiError for a type we do not take."""
+    """A function from a body of this type to its photo. Raises ApiError for other types."""
     if content_type is None:
         raise ApiError(422, "missing-file", f"send the photo as multipart/form-data, in the field `{FIELD}`")
     if (usual := _USUAL_TYPE.fullmatch(content_type)) is not None:
         return partial(photo_of, boundary=usual[1].encode())
     media_type, options = parse_options_header(content_type)
-    # What kind of image it is, its first bytes say; the header only tells a bare photo from a form.
+    # The header only distinguishes a bare photo from a form; the format is read from the first bytes.
     if media_type.decode("latin-1").lower() in RAW_TYPES:
         return bytes
-    takes = f"send multipart/form-data with the photo in the field `{FIELD}`, or the photo as {RAW_TYPES[0]}"
-    return partial(photo_of, boundary=_boundary(media_type, options, takes))
+    remedy = f"send multipart/form-data with the photo in the field `{FIELD}`, or the photo as {RAW_TYPES[0]}"
+    return partial(photo_of, boundary=_boundary(media_type, options, remedy))
 
 
 def batch_reader(content_type: str | None) -> Callable[[bytes], list[tuple[str, bytes]]]:
-    """What takes the photos out of a body of this type, each with its file's name."""
-    takes = f"send multipart/form-data with up to {MAX_BATCH} photos in the field `{BATCH_FIELD}`"
+    """A function from a body of this type to its photos, each with its file name. Raises ApiError."""
+    remedy = f"send multipart/form-data with up to {MAX_BATCH} photos in the field `{BATCH_FIELD}`"
     if content_type is None:
-        raise ApiError(422, "missing-file", takes)
-    return partial(photos_of, boundary=_boundary(*parse_options_header(content_type), takes))
+        raise ApiError(422, "missing-file", remedy)
+    return partial(photos_of, boundary=_boundary(*parse_options_header(content_type), remedy))
 
 
-def _boundary(media_type: bytes, options: dict[bytes, bytes], takes: str) -> bytes:
+def _boundary(media_type: bytes, options: dict[bytes, bytes], remedy: str) -> bytes:
     if media_type.lower() != b"multipart/form-data":
-        raise ApiError(415, "unsupported-media-type", takes)
+        raise ApiError(415, "unsupported-media-type", remedy)
     if not options.get(b"boundary"):
         raise ApiError(422, "bad-multipart", "the Content-Type header names no boundary")
     return options[b"boundary"]
 
 
 async def read_body(request: Request, timeout_s: float) -> bytes:
-    """The whole body; the size limits are held by the gate underneath. Raises ApiError after `timeout_s`."""
+    """Read the whole body. Raises ApiError after `timeout_s`; the middleware enforces the size limits."""
     chunks = []
     try:
         async with asyncio.timeout(timeout_s):
@@ -81,13 +81,10 @@ async def read_body(request: Request, timeout_s: float) -> bytes:
 
 
 def photo_of(body: bytes, boundary: bytes) -> bytes:
-    """The one file of a multipart body, in the field `file`. Raises ApiError.
-
-    Text fields beside it are ignored. Nothing is spooled to disk: the body is in memory already.
-    """
+    """The only file of a multipart body, in the field `file`. Raises ApiError. Text fields are ignored."""
     if (photo := _only_part(body, boundary)) is not None:
         return photo
-    form = _parsed(body, boundary, most_files=1)
+    form = _parse(body, boundary, most_files=1)
     for name, _, content in form.files:
         if name == FIELD:
             return bytes(content)
@@ -97,11 +94,11 @@ def photo_of(body: bytes, boundary: bytes) -> bytes:
 
 
 def _only_part(body: bytes, boundary: bytes) -> bytes | None:
-    """The photo of a form that holds nothing else, which is what nearly every client sends; None where the
-    parser has to look. It goes through the headers byte by byte, which takes as long as a small network."""
+    """The photo of a form with no other part, as nearly every client sends it; None: ask the parser."""
+    # The parser reads the headers byte by byte, which takes as long as a small network.
     delimiter = b"\r\n--" + boundary
     begin, end = body.find(b"\r\n\r\n", 0, MAX_HEADERS), body.find(delimiter)
-    start = len(delimiter)  # of the headers: the first delimiter has no line before it, but ends its own
+    start = len(delimiter)  # of the headers: CRLF is missing before the first delimiter, and follows it
     plain = (
         0 < begin < end
         and body.startswith(delimiter[2:] + b"\r\n")
@@ -118,14 +115,14 @@ def _only_part(body: bytes, boundary: bytes) -> bytes | None:
 
 def photos_of(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
     """The files of a multipart body in the field `files` or `file`, with their names. Raises ApiError."""
-    form = _parsed(body, boundary, most_files=MAX_BATCH)
+    form = _parse(body, boundary, most_files=MAX_BATCH)
     found = [(file, bytes(content)) for name, file, content in form.files if name in (BATCH_FIELD, FIELD)]
     if not found:
         raise ApiError(422, "missing-file", f"the form has no file in the field `{BATCH_FIELD}`")
     return found
 
 
-def _parsed(body: bytes, boundary: bytes, most_files: int) -> "_Form":
+def _parse(body: bytes, boundary: bytes, most_files: int) -> "_Form":
     form = _Form(most_files)
     try:
         parser = MultipartParser(

@@ -1,11 +1,14 @@
-"""`python -m serve.trial REGISTRY NAME VERSION DIGEST`: load a bundle once, and say on stderr why not."""
+"""`python -m serve.engine.load_trial REGISTRY NAME VERSION DIGEST`: load a bundle once.
+
+Exits with 1, and the reason on stderr, where it cannot be loaded.
+"""
 
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-from serve.model import opened
+from serve.engine.model import open_model
 from workbench.errors import WorkbenchError
 from workbench.registry.store import Registry
 
@@ -18,8 +21,8 @@ def main(registry: str, name: str, version: str, digest: str) -> int:
     try:
         bundle = Registry(Path(registry)).bundle(name, version)
         if bundle.digest != digest:
-            raise WorkbenchError(f"{name} {version} was changed meanwhile")
-        with opened(bundle):
+            raise WorkbenchError(f"{name} {version} was changed since it was looked up")
+        with open_model(bundle):
             return 0
     except WorkbenchError as error:
         sys.stderr.write("; ".join(line.strip() for line in error.message.splitlines()) + "\n")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serve.responses import ApiError
-from serve.upload import MAX_BATCH, MAX_TEXTS, photo_of, photo_reader, photos_of
+from serve.errors import ApiError
+from serve.http.upload import MAX_BATCH, MAX_TEXTS, photo_of, photo_reader, photos_of
 
 
 def part(disposition: str, content: bytes = b"pixels") -> bytes:

@@ -1,4 +1,4 @@
-"""What every request passes before the app sees it: an id, a key, size limits, a count, a last resort."""
+"""The layer around the app: request id, API key, size limits, counting, and a catch-all 500 handler."""
 
 import asyncio
 import hmac
@@ -11,44 +11,44 @@ from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.engine import Engine
+from serve.engine.engine import ServingEngine
+from serve.errors import ApiError
+from serve.http.responses import Handler, answer, error_response, request_id
 from serve.metrics import REASONS, Metrics
-from serve.responses import ApiError, Handler, answer, error_response, request_id
 from serve.settings import Settings
 
-log = logging.getLogger("serve.gate")
+log = logging.getLogger("serve.http.middleware")
 
 PREDICT, PREDICT_BATCH = "/predict", "/predict/batch"
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 _KEYED = ("/predict", "/model", "/v2/models/")
 LINGER_S = 5.0
-SWALLOWED = 1_000_000  # bytes
+MAX_DISCARDED_BYTES = 1_000_000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASON_OF = {"overloaded": "queue-full", "deadline-passed": "deadline"}
 
 
-class Refused(Exception):
-    """The body will not be read to its end. Not an ApiError, which the app would answer itself."""
+class EarlyRejection(Exception):
+    """Answered before the body was read to its end. Not an ApiError, which the app would answer itself."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.message)
         self.error = error
 
 
-class Gate:
-    """The outermost ASGI layer. It asks for the key before anything is read, and holds the body limit while
-    the bytes arrive, before anything parses them."""
+class RequestMiddleware:
+    """The outermost ASGI layer. It checks the key before the body is read, and the size while it arrives."""
 
     def __init__(
-        self, app: ASGIApp, *, predict: Handler, settings: Settings, metrics: Metrics, engine: Engine
+        self, app: ASGIApp, *, predict: Handler, settings: Settings, metrics: Metrics, engine: ServingEngine
     ) -> None:
         self._app = app
         self._predict = predict
         self._settings = settings
         self._metrics = metrics
         self._engine = engine
-        self._answered = metrics.requests.labels("200")
-        self._buffered = _Buffered(settings.max_buffered_bytes)
+        self._succeeded = metrics.requests.labels("200")
+        self._buffered = _BufferedBytes(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,14 +61,14 @@ class Gate:
         try:
             await self._run(exchange)
         finally:
-            self._buffered.give_back(exchange.received)
+            self._buffered.release(exchange.received)
             if predicts:
                 self._metrics.inflight.dec()
                 self._count(exchange)
         await exchange.linger()
 
     def _kind(self, path: str) -> tuple[bool, int]:
-        """Whether a request asks for predictions, and how large its body may be."""
+        """Whether a path is a prediction endpoint, and how large a body may be there."""
         if path == PREDICT:
             return True, self._settings.max_body_bytes
         if path == PREDICT_BATCH or _INFER.fullmatch(path):
@@ -77,7 +77,7 @@ class Gate:
 
     def _count(self, exchange: "_Exchange") -> None:
         if exchange.status == 200:
-            self._answered.inc()
+            self._succeeded.inc()
             return
         self._metrics.requests.labels(str(exchange.status)).inc()
         code = exchange.scope["state"].get("error_code", "")
@@ -90,13 +90,13 @@ class Gate:
             self._check_key(exchange)
             exchange.check_declared_length()
             if _path_of(scope) == PREDICT and scope["method"] == "POST":
-                # Past the app's own layers, which cost half of what everything around a small network does;
-                # its route stays the one that is documented.
+                # Past the app's own layers, which cost half of what everything around a small network costs.
+                # The route of the app is only the documentation.
                 await answer(self._predict, scope, exchange.receive, exchange.send)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
-        except Refused as refused:
-            await error_response(scope, refused.error)(scope, exchange.receive, exchange.send)
+        except EarlyRejection as rejection:
+            await error_response(scope, rejection.error)(scope, exchange.receive, exchange.send)
         except Exception:
             log.exception("request %s: %s %r failed", exchange.id, scope["method"], scope["path"])
             if exchange.status:
@@ -109,10 +109,10 @@ class Gate:
         if key is None or not _path_of(exchange.scope).startswith(_KEYED):
             return
         scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else exchange.headers.get("x-api-key", "")
-        # In constant time: how far a guess is right must not show.
-        if not hmac.compare_digest(given.encode("latin-1", "replace"), key.encode()):
-            raise Refused(
+        key_sent = bearer.strip() if scheme.lower() == "bearer" else exchange.headers.get("x-api-key", "")
+        # In constant time: the time must not tell how much of a guess is right.
+        if not hmac.compare_digest(key_sent.encode("latin-1", "replace"), key.encode()):
+            raise EarlyRejection(
                 ApiError(
                     401,
                     "unauthorized",
@@ -123,23 +123,23 @@ class Gate:
 
 
 def _path_of(scope: Scope) -> str:
-    """As the routes see it, or what they answer would pass here by another name: without a `--root-path`
-    of uvicorn's, and without the newline that may stand behind the end of their patterns."""
+    """The path as the routes match it: without a `--root-path` of uvicorn's, and without a final newline,
+    which their patterns allow."""
     return get_route_path(scope).removesuffix("\n")
 
 
-class _Buffered:
-    """Bytes of bodies in memory, of all requests together."""
+class _BufferedBytes:
+    """Counts the bytes of bodies in memory, of all requests together."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._bytes = 0
 
-    def take(self, count: int) -> None:
-        """Raises Refused where that is too much; the bytes count until they are given back."""
+    def add(self, count: int) -> None:
+        """Raises EarlyRejection above the limit; rejected bytes count until they are released too."""
         self._bytes += count
         if self._bytes > self._limit:
-            raise Refused(
+            raise EarlyRejection(
                 ApiError(
                     429,
                     "overloaded",
@@ -148,15 +148,21 @@ class _Buffered:
                 )
             )
 
-    def give_back(self, count: int) -> None:
+    def release(self, count: int) -> None:
         self._bytes -= count
 
 
 class _Exchange:
-    """One request and its answer, with the channels the app gets instead of the server's own."""
+    """One request and its answer: `receive` and `send` wrap those of the server."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, limit: int, buffered: _Buffered, engine: Engine
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        limit: int,
+        buffered: _BufferedBytes,
+        engine: ServingEngine,
     ) -> None:
         self.scope = scope
         self.headers = Headers(scope=scope)
@@ -169,8 +175,8 @@ class _Exchange:
         self._engine = engine
         self._lingering = False
         self._declared = self.headers.get("content-length", "")
-        # Whether more of the body may come.
-        self._open = self._declared not in ("", "0") or "transfer-encoding" in self.headers
+        # Whether more of the body may arrive.
+        self._body_open = self._declared not in ("", "0") or "transfer-encoding" in self.headers
         given = self.headers.get("x-request-id", "")
         self.id = given if _REQUEST_ID.fullmatch(given) else request_id()
         scope.setdefault("state", {})["request_id"] = self.id
@@ -179,17 +185,17 @@ class _Exchange:
         if self._declared.isdecimal() and int(self._declared) > self._limit:
             raise self._too_large()
 
-    def _too_large(self) -> Refused:
+    def _too_large(self) -> EarlyRejection:
         message = f"the body is larger than {self._limit / 1e6:g} MB"
-        return Refused(ApiError(413, "body-too-large", message, headers={"Connection": "close"}))
+        return EarlyRejection(ApiError(413, "body-too-large", message, headers={"Connection": "close"}))
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._open = message.get("more_body", False)
+        self._body_open = message.get("more_body", False)
         arrived = len(message.get("body", b""))
         if arrived:
             self.received += arrived
-            self._buffered.take(arrived)
+            self._buffered.add(arrived)
             if self.received > self._limit:
                 raise self._too_large()
         return message
@@ -197,28 +203,31 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = self._headed(message.get("headers", ()))
+            message["headers"] = self._complete_headers(message.get("headers", ()))
         elif self._lingering and not message.get("more_body", False):
             message = {**message, "more_body": True}
         await self._send(message)
 
-    def _headed(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        headers = [*given, (b"x-request-id", self.id.encode())]
+    def _complete_headers(self, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        headers = [*own, (b"x-request-id", self.id.encode())]
         names = {name for name, _ in headers}
         if (model := self._engine.model) and b"x-model-version" not in names:
             headers.append((b"x-model-version", model.version.encode()))
         closes = b"connection" in names
-        # What is left of a small body is swallowed, and the connection stays good; not so a large one.
-        endless = self._open and not (self._declared.isdecimal() and int(self._declared) <= SWALLOWED)
-        if not closes and (endless or self._engine.draining):
-            headers.append((b"connection", b"close"))  # kept alive, it would bring its next request here
-        self._lingering = self._open and (closes or endless)
+        # The rest of a small body is discarded and the connection kept; for a large one it is closed.
+        small = self._declared.isdecimal() and int(self._declared) <= MAX_DISCARDED_BYTES
+        too_large = self._body_open and not small
+        if not closes and (too_large or self._engine.draining):
+            headers.append((b"connection", b"close"))  # while draining: the next request goes elsewhere
+        self._lingering = self._body_open and (closes or too_large)
         return headers
 
     async def linger(self) -> None:
-        """Answered before the body came to its end, and the connection to be closed: the answer is left
-        formally open, and for a while what the client still sends is swallowed. Closing under a client that
-        is writing resets the connection, and the answer is lost."""
+        """Discard what the client still sends, for at most LINGER_S, before the connection is closed.
+
+        Needed where the answer came before the end of the body; `send` has left that answer formally open.
+        """
+        # Closing while the client writes resets the connection, and the answer is lost.
         if not self._lingering:
             return
         with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (v2, REST), JSON and binary: tensors in, logits out, for its clients.
+"""The Open Inference Protocol (v2, REST), JSON and binary: tensors in, logits out.
 
 https://github.com/kserve/open-inference-protocol; the binary extension is Triton's.
 """
@@ -8,26 +8,26 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from serve import upload
-from serve.context import engine_of, settings_of
-from serve.model import Model
-from serve.predict import REFUSALS, SECURITY, Direct
-from serve.responses import ApiError
-from serve.schemas import (
-    Inferred,
+from serve.engine.model import Model
+from serve.errors import ApiError
+from serve.http import upload
+from serve.http.app_state import engine_of, settings_of
+from serve.http.predict import ERRORS, SECURITY, DirectRoute
+from serve.http.schemas import (
+    InferResponse,
     ModelMetadata,
     ModelReady,
     ProtocolError,
     ServerMetadata,
     TensorMetadata,
 )
-from serve.tensors import BYTES, HEADER_LENGTH, INPUT, OUTPUT, answer, tensor_of
+from serve.http.tensors import BYTES, HEADER_LENGTH, INPUT, OUTPUT, input_spec, run_request
 from workbench import __version__
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-direct = APIRouter(prefix="/v2", route_class=Direct, tags=["Open Inference Protocol"])
-_ERRORS = {status: {**what, "model": ProtocolError} for status, what in REFUSALS.items()}
-_LOST: dict[int | str, dict[str, Any]] = {
+direct = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["Open Inference Protocol"])
+_ERRORS = {status: {**described, "model": ProtocolError} for status, described in ERRORS.items()}
+_MODEL_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ProtocolError},
     404: {"model": ProtocolError},
     503: {"model": ProtocolError},
@@ -35,7 +35,7 @@ _LOST: dict[int | str, dict[str, Any]] = {
 
 
 def _at_path(*names: str, **more: Any) -> dict[str, Any]:
-    """What FastAPI cannot see: the parts of a path, read where they are used, and the key."""
+    """OpenAPI that FastAPI cannot derive: the parts of the path, read in the handlers, and the key."""
     parts = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     return {"parameters": parts, "security": SECURITY, **more}
 
@@ -59,16 +59,16 @@ async def live(request: Request) -> dict[str, bool]:
 @router.get("/health/ready", responses={503: {"model": ProtocolError}})
 async def ready(request: Request) -> dict[str, bool]:
     """A model is loaded and the server is not shutting down."""
-    engine_of(request).ready()
+    engine_of(request).ready_model()
     return {"ready": True}
 
 
-@router.get("/models/{name}", responses=_LOST, openapi_extra=_NAMED)
-@router.get("/models/{name}/versions/{version}", responses=_LOST, openapi_extra=_VERSIONED)
+@router.get("/models/{name}", responses=_MODEL_ERRORS, openapi_extra=_NAMED)
+@router.get("/models/{name}/versions/{version}", responses=_MODEL_ERRORS, openapi_extra=_VERSIONED)
 async def model_metadata(request: Request) -> ModelMetadata:
     """The model served and its tensors."""
-    model = _checked(engine_of(request).served(), request)
-    tensor = tensor_of(model)
+    model = _check_path(engine_of(request).loaded_model(), request)
+    tensor = input_spec(model)
     manifest = model.bundle.manifest
     return ModelMetadata(
         name=manifest.name,
@@ -79,11 +79,11 @@ async def model_metadata(request: Request) -> ModelMetadata:
     )
 
 
-@router.get("/models/{name}/ready", responses=_LOST, openapi_extra=_NAMED)
-@router.get("/models/{name}/versions/{version}/ready", responses=_LOST, openapi_extra=_VERSIONED)
+@router.get("/models/{name}/ready", responses=_MODEL_ERRORS, openapi_extra=_NAMED)
+@router.get("/models/{name}/versions/{version}/ready", responses=_MODEL_ERRORS, openapi_extra=_VERSIONED)
 async def model_ready(request: Request) -> ModelReady:
     """This model is loaded."""
-    return ModelReady(name=_checked(engine_of(request).served(), request).bundle.manifest.name)
+    return ModelReady(name=_check_path(engine_of(request).loaded_model(), request).bundle.manifest.name)
 
 
 _INFER: dict[str, Any] = {
@@ -119,11 +119,11 @@ _INFER: dict[str, Any] = {
         },
     },
 }
-_INFERRED: dict[int | str, dict[str, Any]] = {
+_INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
     **_ERRORS,
-    **_LOST,
+    **_MODEL_ERRORS,
     200: {
-        "description": "The logits, as JSON or, where that was asked for, as bytes behind it",
+        "description": "The logits, in the JSON or, if requested, as bytes after it",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         "headers": {
             "Inference-Header-Content-Length": {
@@ -137,27 +137,27 @@ _INFERRED: dict[int | str, dict[str, Any]] = {
 
 @direct.post(
     "/models/{name}/infer",
-    responses=_INFERRED,
-    response_model=Inferred,
+    responses=_INFER_RESPONSES,
+    response_model=InferResponse,
     openapi_extra=_at_path("name", **_INFER),
 )
 @direct.post(
     "/models/{name}/versions/{version}/infer",
-    responses=_INFERRED,
-    response_model=Inferred,
+    responses=_INFER_RESPONSES,
+    response_model=InferResponse,
     openapi_extra=_at_path("name", "version", **_INFER),
 )
 async def infer(request: Request) -> Response:
     """Logits of up to 32 preprocessed photos: `GET /model` says how they were preprocessed for training."""
     engine, settings = engine_of(request), settings_of(request)
-    engine.check()
+    engine.check_admission()
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "unsupported-media-type", "send the body uncompressed")
     header = request.headers.get(HEADER_LENGTH)
     body = await upload.read_body(request, settings.body_timeout_s)
-    with engine.using() as serving:
-        model = _checked(serving.primary.model, request)
-        body, json_bytes = await engine.run(serving, partial(answer, serving.primary, body, header))
+    with engine.routing() as routing:
+        model = _check_path(routing.primary.model, request)
+        body, json_bytes = await engine.run(routing, partial(run_request, routing.primary, body, header))
     headers = {"X-Model-Version": model.version}
     if json_bytes is None:
         return Response(body, media_type="application/json", headers=headers)
@@ -165,8 +165,8 @@ async def infer(request: Request) -> Response:
     return Response(body, media_type="application/octet-stream", headers=headers)
 
 
-def _checked(model: Model, request: Request) -> Model:
-    """The model, where it is the one in the path of the request. Raises ApiError."""
+def _check_path(model: Model, request: Request) -> Model:
+    """The model. Raises ApiError (404) where the path names another."""
     manifest = model.bundle.manifest
     name, version = request.path_params["name"], request.path_params.get("version")
     if name != manifest.name or version not in (None, manifest.version):

@@ -1,4 +1,4 @@
-"""One published model, opened and proven, with the threads that run it."""
+"""One published model, opened and verified, with the threads that run it."""
 
 import io
 import time
@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from serve.batching import Gatherer
-from serve.threads import Threads
+from serve.engine.micro_batcher import MicroBatcher
+from serve.engine.threads import Threads
 from workbench.backends import BACKENDS, Infer, Session
 from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.errors import WorkbenchError
@@ -17,7 +17,6 @@ from workbench.photos.preprocess import batch_of, pixels_of
 from workbench.registry.bundle import Bundle, check_golden, compare_logits
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 class Model:
     """A bundle whose session reproduced its golden logits.
 
-    infer: the session's, or its photos gathered into batches where the bundle's measurements say that pays.
-    threads: where photos are worked on, so that the event loop does not; concurrency: how many there are.
-    seconds: what one photo took, decoded and classified, when the model was warmed up.
-    users: requests that hold it at this moment; only the event loop counts them.
+    infer: the session's, or a MicroBatcher where the bundle's measurements say that it pays.
+    threads: where photos are processed. concurrency: how many threads there are.
+    photo_s: seconds that one photo took, decoded and classified, when the model was warmed up.
+    users: requests that use it now; counted on the event loop only.
     """
 
     bundle: Bundle
@@ -36,7 +35,7 @@ class Model:
     infer: Infer
     threads: Threads
     concurrency: int
-    seconds: float = 0.0
+    photo_s: float = 0.0
     users: int = 0
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -49,44 +48,27 @@ class Model:
         return self.bundle.manifest.class_names
 
     def batch(self, photo: bytes) -> "NDArray[Any]":
-        """Photo bytes to a batch of one, as this model takes it. Raises ImageError."""
+        """Decode and preprocess a photo into a batch of one. Raises ImageError."""
         manifest = self.bundle.manifest
         pixels = pixels_of(photo, manifest.preprocess)
         return batch_of(pixels[None], manifest.preprocess, raw=manifest.artifact.pixels)
 
-    def hold(self, resources: ExitStack) -> None:
-        """Keep these until the model is closed."""
+    def keep_until_closed(self, resources: ExitStack) -> None:
+        """Close `resources` after the session."""
         both = ExitStack()
         both.callback(resources.close)
         both.callback(self._open.close)
         self._open = both
 
     def close(self) -> None:
-        """Finish what its threads have in hand, then free the session."""
+        """Finish the work of its threads, then free the session."""
         self._open.close()
 
 
-def probabilities_of(logits: "NDArray[np.float32]") -> "NDArray[np.float64]":
-    """Softmax of (classes,) logits, in float64; the largest is subtracted so that none overflows.
+def load_model(bundle: Bundle, *, workers: int = 1) -> Model:
+    """Verify the bundle's files, open it, compare its golden logits and warm it up. The caller closes it.
 
-    Raises RuntimeError where the logits are not finite: that is the model's fault, never the photo's.
-    """
-    import numpy as np
-
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max()
-    exponentials = np.exp(shifted)
-    total = exponentials.sum()
-    if not 0 < total < float("inf"):
-        raise RuntimeError("the model gave logits that are not finite")
-    probabilities: NDArray[np.float64] = exponentials / total
-    return probabilities
-
-
-def load(bundle: Bundle, *, workers: int = 1) -> Model:
-    """Verify the bundle's files, open it, hold it to its golden logits and warm it up.
-
-    workers: processes that do the same on this machine, and share its processors. The caller closes it.
+    workers: server processes that share this machine's processors.
     Raises WorkbenchError where any of it fails.
     """
     manifest = bundle.manifest
@@ -101,29 +83,28 @@ def load(bundle: Bundle, *, workers: int = 1) -> Model:
     concurrency = max(1, manifest.runtime.sessions // workers)
     with ExitStack() as resources:
         session = resources.enter_context(backend.session(bundle.artifact, manifest.runtime))
-        # A batch is gathered from threads that wait for it, so it takes as many.
+        # Each photo of a shared call is brought by a thread, so it takes as many threads as photos.
         count = max(concurrency, batch)
         threads = resources.enter_context(closing(Threads(count, "infer")))
-        infer = Gatherer(session.infer, batch) if batch > 1 else session.infer
+        infer = MicroBatcher(session.infer, batch) if batch > 1 else session.infer
         model = Model(bundle, session, infer, threads, count)
-        _prove(model)
+        _verify_and_warm_up(model)
         model._open = resources.pop_all()
         return model
 
 
 @contextmanager
-def opened(bundle: Bundle) -> Iterator[Model]:
-    """`load`, closed at the end."""
-    model = load(bundle)
+def open_model(bundle: Bundle) -> Iterator[Model]:
+    """`load_model`, closed at the end."""
+    model = load_model(bundle)
     try:
         yield model
     finally:
         model.close()
 
 
-def _prove(model: Model) -> None:
-    """Golden logits first, then one photo per format through the path of a request: the first user must
-    not pay for lazy imports."""
+def _verify_and_warm_up(model: Model) -> None:
+    """Compare the golden logits, then process one photo per format as a request does."""
     from PIL import Image
 
     bundle = model.bundle
@@ -131,7 +112,7 @@ def _prove(model: Model) -> None:
     try:
         check_golden(model.session.infer, bundle.manifest, pixels, logits)
         if model.infer is not model.session.infer:
-            # Photos will share calls: they must give the same in company.
+            # Photos will share calls: a batch must give the same logits.
             batch = batch_of(pixels, bundle.manifest.preprocess, raw=bundle.manifest.artifact.pixels)
             compare_logits(model.session.infer(batch), logits, bundle.manifest.golden.atol)
     except WorkbenchError as error:
@@ -142,7 +123,8 @@ def _prove(model: Model) -> None:
         encoded = io.BytesIO()
         Image.fromarray(pixels[0]).save(encoded, image_format)
         photo = encoded.getvalue()
-        for _ in range(2):  # the second time nothing is done for the first time
+        # Twice: lazy imports happen in the first, so that no user waits for them, and the second is timed.
+        for _ in range(2):
             started = time.perf_counter()
             model.infer(model.batch(photo))
-            model.seconds = time.perf_counter() - started
+            model.photo_s = time.perf_counter() - started

@@ -1,14 +1,14 @@
-"""What the app of a request holds."""
+"""The parts of the app that requests use."""
 
 from fastapi import Request
 
-from serve.engine import Engine
+from serve.engine.engine import ServingEngine
 from serve.metrics import Metrics
 from serve.settings import Settings
 
 
-def engine_of(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
+def engine_of(request: Request) -> ServingEngine:
+    engine: ServingEngine = request.app.state.engine
     return engine
 
 

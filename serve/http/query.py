@@ -1,4 +1,4 @@
-"""`top_k` and `threshold`: what a client may ask of the answer."""
+"""The query parameters `top_k` and `threshold`."""
 
 import re
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from serve.responses import ApiError
+from serve.errors import ApiError
 
 MAX_TOP = 100
 _WHOLE = re.compile(r"[0-9]{1,4}")
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
-DESCRIBED = [
+OPENAPI = [
     {
         "name": "top_k",
         "in": "query",
@@ -31,31 +31,31 @@ DESCRIBED = [
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
-    """top_k: how many classes to list; 0 for none. threshold: below it an answer is marked; 0 for never."""
+class PredictQuery:
+    """top_k: how many classes to list. threshold: a lower confidence is marked uncertain. 0 where absent."""
 
     top_k: int = 0
     threshold: float = 0.0
 
 
-DEFAULT = Parameters()
+DEFAULT = PredictQuery()
 
 
-def parameters_of(request: Request) -> Parameters:
-    """Raises ApiError (422) naming the parameter that makes no sense."""
+def query_of(request: Request) -> PredictQuery:
+    """Raises ApiError (422) naming the parameter that is wrong."""
     if not request.scope["query_string"]:
         return DEFAULT
     query = request.query_params
-    top_k = _given(query, "top_k", _WHOLE, f"a whole number from 1 to {MAX_TOP}")
-    threshold = _given(query, "threshold", _NUMBER, "a number from 0 to 1")
+    top_k = _number(query, "top_k", _WHOLE, f"a whole number from 1 to {MAX_TOP}")
+    threshold = _number(query, "threshold", _NUMBER, "a number from 0 to 1")
     if top_k is not None and not 1 <= top_k <= MAX_TOP:
         raise _bad("top_k", f"a whole number from 1 to {MAX_TOP}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise _bad("threshold", "a number from 0 to 1")
-    return Parameters(int(top_k or 0), threshold or 0.0)
+    return PredictQuery(int(top_k or 0), threshold or 0.0)
 
 
-def _given(query: QueryParams, name: str, form: re.Pattern[str], what: str) -> float | None:
+def _number(query: QueryParams, name: str, form: re.Pattern[str], what: str) -> float | None:
     texts = query.getlist(name)
     if not texts:
         return None

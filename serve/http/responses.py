@@ -1,10 +1,10 @@
-"""Every answer that is not the one asked for, in one shape: `{"error": {code, message}, "request_id"}`.
+"""Error answers, all in one shape: `{"error": {code, message}, "request_id"}`.
 
-Below /v2 `error` is the message alone, as the Open Inference Protocol has it.
+Below /v2 `error` is the message alone, as the Open Inference Protocol defines it.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 from starlette._utils import get_route_path
@@ -12,32 +12,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from serve.schemas import ErrorBody, ErrorDetail, ProtocolError
+from serve.errors import ApiError
+from serve.http.schemas import ErrorBody, ErrorDetail, ProtocolError
 
-CLIENT_CLOSED = 499  # nginx's number: nobody reads this answer, the counter does
+CLIENT_CLOSED = 499  # nginx's status: the client is gone, and only the counter sees it
 _CODES = {404: "not-found", 405: "method-not-allowed"}
 
 
-class ApiError(Exception):
-    """A request that gets no prediction, and why."""
-
-    def __init__(
-        self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.headers = headers
-
-
 def request_id() -> str:
-    """Told apart in a log, not secret."""
+    """A random id: unique enough for a log, not secret."""
     return f"{random.getrandbits(64):016x}"
 
 
 def error_response(scope: Scope, error: ApiError) -> Response:
-    """The answer to the request of this scope; the gate has put its id there."""
+    """The answer for `error`. scope: with the request id that the middleware has put there."""
     state = scope["state"]
     state["error_code"] = error.code
     given = state["request_id"]
@@ -54,7 +42,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 async def answer(handler: Handler, scope: Scope, receive: Receive, send: Send) -> None:
-    """What the app does with a request and what its function raises, without the app."""
+    """Call `handler` and send its response, or that of its error, as the app would."""
     request = Request(scope, receive)
     try:
         response = await handler(request)
