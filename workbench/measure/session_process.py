@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from workbench.backends import BACKENDS, Infer, Runtime, Session
 from workbench.backends.artifact import Artifact
+from workbench.backends.softmax import softmax
 from workbench.errors import WorkbenchError
 from workbench.measure.gpu import figures
 from workbench.measure.latency import WarmUp
@@ -31,7 +32,6 @@ from workbench.measure.messages import (
     WalkPath,
     Warm,
 )
-from workbench.measure.per_class import softmax
 from workbench.measure.records import WholePath
 from workbench.photos.contract import Batch
 from workbench.photos.dataset import Images
@@ -209,7 +209,7 @@ def walk_path(infer: Infer, images: Images, request: WalkPath) -> WholePath:
         prepared = time.perf_counter_ns()
         logits = infer(batch)
         inferred = time.perf_counter_ns()
-        softmax(logits).argmax(axis=1)
+        softmax(logits[0]).argmax()
         done = time.perf_counter_ns()
         stages.append((decoded - begun, prepared - decoded, inferred - prepared, done - inferred))
     decode_ns, preprocess_ns, infer_ns, rest_ns = (median(times) for times in zip(*stages, strict=True))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.openvino.backend import without_telemetry
+from workbench.backends.softmax import log_softmax
 from workbench.errors import WorkbenchError, first_line
 
 if TYPE_CHECKING:
@@ -166,17 +167,10 @@ def _validator(deadline: float | None) -> Validate:
             right = len(pairs)
         top1 = right / max(1, len(pairs))
         if isinstance(model, onnx.ModelProto):
-            return top1, [_log_probability(logits, label) for logits, label in pairs]
+            return top1, [float(log_softmax(logits)[0, label]) for logits, label in pairs]
         return top1, [[logits] for logits, _ in pairs]
 
     return validate
-
-
-def _log_probability(logits: "NDArray[np.float32]", label: int) -> float:
-    import numpy as np
-
-    (row,) = logits.astype(np.float64)
-    return float(row[label] - row.max() - np.log(np.exp(row - row.max()).sum()))
 
 
 def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
