@@ -14,7 +14,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
-recipes=${RECIPES:-torch-cuda cuda-fp16 tensorrt-fp16 tensorrt-int8 tensorrt-rtx-fp16 fp16}
+recipes=${RECIPES:-torch-cuda cuda-fp16 tensorrt-fp16 tensorrt-int8 fp16}
 budget=${TIME_BUDGET:-10m}
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 

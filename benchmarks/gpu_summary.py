@@ -51,9 +51,9 @@ class Against:
         return self.agreement is not None and self.agreement >= LEAST_AGREEMENT
 
 
-def is_reference(runtime: Runtime) -> bool:
+def is_reference(runtime: Runtime | None) -> bool:
     """Eager torch in exact FP32 on a GPU."""
-    return (
+    return runtime is not None and (
         runtime.backend == "torch"
         and runtime.device == "cuda"
         and runtime.precision in (None, "f32")
@@ -66,7 +66,7 @@ def is_reference(runtime: Runtime) -> bool:
 def reference_of(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
     """None where none was measured."""
     for trial in trials:
-        if trial.status in TIMED and trial.latency and is_reference(info.runtimes[trial.variant]):
+        if trial.status in TIMED and trial.latency and is_reference(info.runtimes.get(trial.variant)):
             return trial
     return None
 
@@ -102,7 +102,7 @@ def photos_per_s(trial: TrialResult, batch: int = BATCH) -> float | None:
 
 def summary(info: RunInfo, trials: Sequence[TrialResult]) -> str:
     """The whole page."""
-    on_gpu = [trial for trial in trials if info.runtimes[trial.variant].device == "cuda"]
+    on_gpu = [trial for trial in trials if trial.device == "cuda"]
     reference = reference_of(info, trials)
     return (
         "\n".join(

@@ -1,4 +1,4 @@
-"""The HTTP face of one published model."""
+"""The ASGI app around one published model."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,14 +10,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve import api_docs, gpu, page, predict, protocol, responses, upload
-from serve.context import engine_of, metrics_of, settings_of
-from serve.engine import Engine
-from serve.gate import Gate
-from serve.loader import Loader
+from serve import gpu
+from serve.engine.engine import ServingEngine
+from serve.engine.loader import Loader
+from serve.engine.model import Model
+from serve.http import page, predict, protocol, responses, upload
+from serve.http.app_state import engine_of, metrics_of, settings_of
+from serve.http.middleware import RequestMiddleware
+from serve.http.schemas import Alive, ErrorBody, InputContract, Measurements, ModelCard, Ready
 from serve.metrics import Metrics
-from serve.model import Model
-from serve.schemas import Alive, ErrorBody, InputContract, Measured, ModelCard, Ready
 from serve.settings import Settings
 from workbench import __version__
 from workbench.photos.contract import FORMATS, MAX_PIXELS
@@ -32,9 +33,9 @@ _SECURITY = {
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _HEADERS = {
-    "X-Request-ID": {"description": "Of this request, as in the log", "schema": {"type": "string"}},
+    "X-Request-ID": {"description": "Id of this request, as in the log", "schema": {"type": "string"}},
     "X-Model-Version": {
-        "description": "Of the model that answered; absent before one is loaded",
+        "description": "Version of the model that answered; absent before one is loaded",
         "schema": {"type": "string"},
     },
 }
@@ -46,21 +47,21 @@ def _headers_of(status: str) -> dict[str, Any]:
 
 
 class App(FastAPI):
-    """Behind the gate, and with the two ways to bring a key in its description; the gate asks for it."""
+    """FastAPI inside `outermost`, with the API key and the common headers in its OpenAPI description."""
 
-    gate: ASGIApp
+    outermost: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The gate comes before FastAPI's own layers, which would otherwise run for what it turns away."""
+        """Enter by `outermost`, so that FastAPI's own layers do not run for rejected requests."""
         scope["app"] = self
-        await self.gate(scope, receive, send)
+        await self.outermost(scope, receive, send)
 
     @property
-    def behind_the_gate(self) -> ASGIApp:
+    def inner(self) -> ASGIApp:
         return super().__call__
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Without Starlette's own last resort: it would answer what the gate answers, and in plain text."""
+        """Leave out Starlette's catch-all handler: it would answer in plain text before `outermost` can."""
         stack = super().build_middleware_stack()
         assert isinstance(stack, ServerErrorMiddleware)
         return stack.app
@@ -78,9 +79,9 @@ class App(FastAPI):
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """An app with its own engine and metrics. Nothing is loaded before its lifespan begins."""
+    """Make an app with its own engine and metrics. Nothing is loaded before its lifespan begins."""
     metrics = Metrics()
-    engine = Engine(settings, metrics)
+    engine = ServingEngine(settings, metrics)
     loader = Loader(engine, settings, metrics)
 
     @asynccontextmanager
@@ -88,10 +89,10 @@ def create_app(settings: Settings) -> FastAPI:
         engine.attach(asyncio.get_running_loop())
         loader.start()
         try:
-            with gpu.watching(metrics):
+            with gpu.poll_in_background(metrics):
                 yield
         finally:
-            # In threads: both may wait for something that only this loop can do.
+            # In threads: both may wait for work on this loop.
             await asyncio.to_thread(loader.stop)
             await asyncio.to_thread(engine.close)
 
@@ -104,42 +105,30 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.settings = settings
-    app.state.metrics = metrics
-    app.state.engine = engine
-    app.state.loader = loader
-    app.gate = Gate(
-        app.behind_the_gate, predict=predict.predict, settings=settings, metrics=metrics, engine=engine
+    app.state.settings, app.state.metrics = settings, metrics
+    app.state.engine, app.state.loader = engine, loader
+    app.outermost = RequestMiddleware(
+        app.inner, predict=predict.predict, settings=settings, metrics=metrics, engine=engine
     )
     responses.install(app)
-    # The path that must be fast is looked for first.
+    # Routes are matched in this order: the path that must be fast comes first.
     for routes in (predict.router, protocol.direct, protocol.router, router, page.router):
         app.include_router(routes)
-    api_docs.install(app)
+    page.install_docs(app)
     return app
 
 
-def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl+C, then finish what was begun and return. Blocks.
-
-    port 0 takes a free one and logs it. Raises WorkbenchError where the address cannot be listened on.
-    """
-    from serve.server import run
-
-    run(settings, host, port)
-
-
 def __getattr__(name: str) -> FastAPI:
-    """`app`, made from the environment when uvicorn asks for it: importing this module does nothing."""
+    """Make `app` from the environment when uvicorn asks for it; importing this module makes nothing."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()["app"] = create_app(Settings.from_environment())
-    return made
+    app = globals()["app"] = create_app(Settings.from_environment())
+    return app
 
 
 @router.get("/healthz", responses=_NOT_READY)
 async def healthz(request: Request) -> Alive:
-    """The process is up, and its model answers."""
+    """The process is up, and its threads do not hang."""
     engine_of(request).check_alive()
     return Alive()
 
@@ -147,7 +136,7 @@ async def healthz(request: Request) -> Alive:
 @router.get("/readyz", responses=_NOT_READY)
 async def readyz(request: Request) -> Ready:
     """A model is loaded, verified and warm, and the server is not shutting down."""
-    model = engine_of(request).ready()
+    model = engine_of(request).ready_model()
     return Ready(name=model.bundle.manifest.name, version=model.version)
 
 
@@ -157,8 +146,8 @@ async def readyz(request: Request) -> Ready:
     openapi_extra={"security": predict.SECURITY},
 )
 async def model_card(request: Request) -> ModelCard:
-    """What is served, what it takes, and what was measured before it was published."""
-    return _card(engine_of(request).served(), settings_of(request))
+    """The model served, its input contract, and what was measured before it was published."""
+    return _card(engine_of(request).loaded_model(), settings_of(request))
 
 
 @router.get(
@@ -174,7 +163,7 @@ async def metrics_page(request: Request) -> Response:
 def _card(model: Model, settings: Settings) -> ModelCard:
     manifest = model.bundle.manifest
     measured = manifest.measured
-    # Photos that chose nothing flatter no one.
+    # Prefer the held-out accuracy: it is unbiased.
     latency, accuracy = measured.latency, measured.certification or measured.accuracy
     return ModelCard(
         name=manifest.name,
@@ -193,7 +182,7 @@ def _card(model: Model, settings: Settings) -> ModelCard:
         provider=model.session.provider,
         threads=model.session.threads,
         concurrency=model.concurrency,
-        measured=Measured(
+        measured=Measurements(
             variant=measured.variant,
             precision=measured.precision,
             size_bytes=measured.size_bytes,

@@ -16,11 +16,11 @@ JOIN_S = 2.0
 
 
 @contextmanager
-def watching(metrics: Metrics) -> Iterator[None]:
-    """Run `watch` in a thread while the block runs."""
+def poll_in_background(metrics: Metrics) -> Iterator[None]:
+    """Run `poll` in a thread while the block runs."""
     stop = threading.Event()
-    # A daemon, and not waited for for ever: a driver that hangs must not keep the server from ending.
-    thread = threading.Thread(target=watch, args=(metrics, stop), name="gpu", daemon=True)
+    # A daemon, joined for a limited time: a driver that hangs must not keep the server from ending.
+    thread = threading.Thread(target=poll, args=(metrics, stop), name="gpu", daemon=True)
     thread.start()
     try:
         yield
@@ -29,13 +29,14 @@ def watching(metrics: Metrics) -> Iterator[None]:
         thread.join(JOIN_S)
 
 
-def watch(
+def poll(
     metrics: Metrics, stop: threading.Event, *, interval_s: float = 5.0, nvml: ModuleType | None = None
 ) -> None:
-    """Keep the GPU gauges current until `stop`. Returns at once where there is no NVIDIA GPU.
+    """Set the GPU gauges every `interval_s` until `stop`. Returns at once where there is no NVIDIA GPU.
 
-    A scrape never waits for the driver, which can take seconds to answer. nvml: `pynvml` unless given.
+    nvml: `pynvml` unless given.
     """
+    # In the background, because a scrape must not wait for the driver, which can take seconds to answer.
     if nvml is None:
         try:
             import pynvml
@@ -62,7 +63,7 @@ def watch(
 
 
 def _read(metrics: Metrics, nvml: ModuleType, gpu: str, handle: object) -> None:
-    """A reading that fails takes its sample away: no value is better than yesterday's."""
+    """Set the gauges of one GPU. A reading that fails becomes NaN, which is not exposed."""
     utilization = used = total = math.nan
     with suppress(nvml.NVMLError):  # not offered for a GPU in MIG mode
         utilization = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100

@@ -17,6 +17,7 @@ def main(folder: str, descriptor: str, slot: str) -> int:
     share_files(Path(folder), int(slot))
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
 
+    # After the metrics know their files: an app creates them.
     from serve.server import run_on
 
     with socket.socket(fileno=int(descriptor)) as listener:
@@ -25,7 +26,7 @@ def main(folder: str, descriptor: str, slot: str) -> int:
 
 
 def _end_with_parent() -> None:
-    """The pipe of the parent ends with it, however it ended."""
+    """Send this process SIGTERM when the pipe from its parent closes, however the parent ended."""
     # Not through sys.stdin: Python aborts where a thread still holds that at its end.
     while os.read(0, 1):
         pass

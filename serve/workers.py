@@ -1,4 +1,4 @@
-"""Several processes behind one port: one that dies takes its own requests with it, and is replaced."""
+"""Several server processes behind one port: one that dies takes only its own requests with it."""
 
 import logging
 import pickle
@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from serve import children
+from serve import process
+from serve.listener import drop_new_connections
 from serve.metrics import forget_gauges
-from serve.server import take_no_more
 from serve.settings import Settings
 
 log = logging.getLogger("serve.workers")
@@ -24,7 +24,7 @@ POLL_S = 0.1
 
 
 class _Worker:
-    """One place among the workers, and the process that has it."""
+    """One slot among the workers, and the process that fills it."""
 
     def __init__(self, slot: int, command: list[str], settings: Settings, listener: socket.socket) -> None:
         self.slot = slot
@@ -32,63 +32,64 @@ class _Worker:
         self._settings = settings
         self._listener = listener
         self._pause_s = 0.0
-        self._due = 0.0
+        self._restart_at = 0.0
         self._started = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         descriptor = self._listener.fileno()
-        # A new process dies of a SIGHUP that it is not prepared for; held back, it waits until it is.
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        # A SIGHUP ends a process that has no handler yet; blocked, it stays pending until there is one.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
-            # In a session of its own: Ctrl+C is for this process, which tells the workers what to do.
-            process = subprocess.Popen(
+            # In a session of its own: Ctrl+C reaches this process only, which passes it on.
+            child = subprocess.Popen(
                 [*self._command, str(descriptor), str(self.slot)],
-                env=children.environment(),
+                env=process.child_environment(),
                 stdin=subprocess.PIPE,
                 pass_fds=[descriptor],
                 start_new_session=True,
             )
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        self._process, self._started = process, time.monotonic()
-        assert process.stdin is not None
-        # The pipe stays open: where it ends, this process is gone, and the worker ends too.
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._process, self._started = child, time.monotonic()
+        assert child.stdin is not None
+        # The pipe stays open: when it closes, this process has ended, and the worker ends too.
         with suppress(BrokenPipeError):  # it died already, and is replaced
-            process.stdin.write(pickle.dumps(self._settings))
-            process.stdin.flush()
+            child.stdin.write(pickle.dumps(self._settings))
+            child.stdin.flush()
 
-    def tend(self, folder: Path) -> None:
-        """Replace the process where it died; at once, or after a pause where it keeps dying."""
+    def replace_if_dead(self, folder: Path) -> None:
+        """Start the process again where it died; at once, or after a pause where it keeps dying."""
         now = time.monotonic()
         if self._process is not None and (code := self._process.poll()) is not None:
-            self._rest(f"ended with {code}", lived_s=now - self._started)
-            self._forget(folder)
-        if self._process is None and now >= self._due:
+            self._schedule_restart(f"ended with {code}", lived_s=now - self._started)
+            self._clean_up(folder)
+        if self._process is None and now >= self._restart_at:
             try:
                 self.start()
             except OSError as error:
-                self._rest(f"cannot be started: {error.strerror}", lived_s=0.0)
+                self._schedule_restart(f"cannot be started: {error.strerror}", lived_s=0.0)
 
-    def _rest(self, why: str, *, lived_s: float) -> None:
+    def _schedule_restart(self, reason: str, *, lived_s: float) -> None:
         self._pause_s = 0.0 if lived_s > STEADY_S else min(MAX_PAUSE_S, max(0.5, 2 * self._pause_s))
-        self._due = time.monotonic() + self._pause_s
-        log.error("worker %d %s; a new one starts in %g s", self.slot, why, self._pause_s)
+        self._restart_at = time.monotonic() + self._pause_s
+        log.error("worker %d %s; a new one starts in %g s", self.slot, reason, self._pause_s)
 
-    def _forget(self, folder: Path) -> None:
+    def _clean_up(self, folder: Path) -> None:
         assert self._process is not None
         if self._process.stdin is not None:
-            # It may hold what could not be written to one that died at once.
+            # Bytes may be left that could not be written to a process that died at once.
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
         self._process = None
         forget_gauges(folder, self.slot)
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def end(self, timeout_s: float) -> None:
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the process to end, and kill it after `timeout_s`."""
         if self._process is None:
             return
         try:
@@ -100,46 +101,49 @@ class _Worker:
 
 
 def supervise(settings: Settings, listener: socket.socket) -> None:
-    """Keep `settings.workers` processes serving `listener` until SIGTERM or Ctrl+C; SIGHUP goes on to them.
+    """Keep `settings.workers` processes serving `listener` until SIGTERM or Ctrl+C; SIGHUP is passed on.
 
-    Each loads the model for itself, after it was started: a session does not survive a fork.
+    Each loads the model for itself after it was started: a session does not survive a fork.
     """
-    told: list[int] = []
+    received: list[int] = []
 
-    def tell(number: int, _: FrameType | None) -> None:
-        told.append(number)
+    def receive(number: int, _: FrameType | None) -> None:
+        # No event to wake the loop below: setting one in a signal handler can deadlock its thread.
+        received.append(number)
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, tell) for number in numbers}
+    before = {number: signal.signal(number, receive) for number in numbers}
     try:
         with tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name:
-            folder = Path(name)
-            command = children.command("serve.worker", str(folder))
-            workers = [_Worker(slot, command, settings, listener) for slot in range(settings.workers)]
-            while (number := _ending(told, workers)) is None:
-                for worker in workers:
-                    worker.tend(folder)
-                # No event to wake it: setting one in a signal handler can lock a thread out by itself.
-                time.sleep(POLL_S)
-            deadline = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + 5
-            # Told a moment ago, they close the port when this has passed for them too; Ctrl+C skips it.
-            time.sleep(settings.drain_delay_s if number == signal.SIGTERM else 0.0)
-            take_no_more(listener)
-            # The port closes with the last that has it open, and nobody takes connections here.
-            listener.close()
-            for worker in workers:
-                worker.end(deadline - time.monotonic())
+            _run_workers(settings, listener, Path(name), received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _ending(told: list[int], workers: list[_Worker]) -> int | None:
-    """Pass on what this process was told; the signal, once it was to end."""
-    while told:
-        number = told.pop(0)
+def _run_workers(settings: Settings, listener: socket.socket, folder: Path, received: list[int]) -> None:
+    command = process.child_command("serve.worker", str(folder))
+    workers = [_Worker(slot, command, settings, listener) for slot in range(settings.workers)]
+    while (number := _forward(received, workers)) is None:
         for worker in workers:
-            worker.tell(number)
+            worker.replace_if_dead(folder)
+        time.sleep(POLL_S)
+    deadline = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + 5
+    # The workers stop accepting after this delay too; Ctrl+C skips it.
+    time.sleep(settings.drain_delay_s if number == signal.SIGTERM else 0.0)
+    drop_new_connections(listener)
+    # The port closes with the last process that has it open, and this one accepts no connections.
+    listener.close()
+    for worker in workers:
+        worker.wait(deadline - time.monotonic())
+
+
+def _forward(received: list[int], workers: list[_Worker]) -> int | None:
+    """Pass the signals on to the workers; returns the first that asks to end."""
+    while received:
+        number = received.pop(0)
+        for worker in workers:
+            worker.send_signal(number)
         if number != signal.SIGHUP:
             return number
     return None

@@ -28,8 +28,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from serve.app import create_app
+from serve.http.http_limits import BoundedProtocol
 from serve.settings import Settings
-from serve.wire import BoundedProtocol
 from workbench.backends import Runtime
 from workbench.backends.artifact import ArtifactInfo
 from workbench.measure.records import Accuracy, Latency

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {
-    "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "modelopt", "pynvml", "pandas", "pyarrow",
+    "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "pynvml", "pandas", "pyarrow",
     "fastapi", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
 }  # fmt: skip
 # The network itself and the script that trained it: nothing imports them before torch is wanted.

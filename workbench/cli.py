@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -259,11 +259,11 @@ def gc(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    from serve.app import serve as start
+    from serve.server import run as run_server
     from serve.settings import Settings
 
     workspace = _workspace(options)
-    told = {
+    given = {
         "alias": options.alias,
         "pin": options.pin,
         "workers": options.workers,
@@ -274,13 +274,11 @@ def serve(options: argparse.Namespace) -> int:
         "queue_budget_s": options.queue_budget,
         "deadline_s": options.deadline,
     }
-    settings = replace(
-        Settings.from_environment(), registry=workspace.registry, model=options.name or workspace.name
-    )
+    given = {name: value for name, value in given.items() if value is not None}
     if options.alias is not None:
-        settings = replace(settings, pin=None)  # one of the two, as on the command line
-    settings = replace(settings, **{name: value for name, value in told.items() if value is not None})
-    start(settings, host=options.host, port=options.port)
+        given["pin"] = None  # one of the two, as on the command line
+    given |= {"registry": workspace.registry, "model": options.name or workspace.name}
+    run_server(Settings.from_environment(**given, host=options.host, port=options.port))
     return DONE
 
 

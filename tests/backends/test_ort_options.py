@@ -1,4 +1,4 @@
-"""What onnxruntime's GPU providers are told, from a recipe's `runtime`."""
+"""What onnxruntime's CUDA provider is told, from a recipe's `runtime`."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,8 @@ import pytest
 
 from workbench.backends import Runtime
 from workbench.backends.artifact import Artifact, ArtifactInfo
-from workbench.backends.common import TF32
-from workbench.backends.ort import gpu as ort_gpu
-from workbench.backends.ort.availability import CUDA, RTX, TENSORRT
-from workbench.backends.ort.options import cuda_options, profiles, rtx_options, sizes, tensorrt_options
+from workbench.backends.common import TF32, refuse_override
+from workbench.backends.ort.options import cuda_options, sizes
 from workbench.errors import WorkbenchError
 
 
@@ -42,93 +40,24 @@ def test_algorithms_are_searched_for_where_shapes_are_few() -> None:
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_cuda_graphs_are_asked_for_by_the_name_each_provider_knows(wanted: bool) -> None:
-    runtime, value = gpu(cuda_graph=wanted), "1" if wanted else "0"
-    assert cuda_options(artifact(), runtime)["enable_cuda_graph"] == value
-    assert tensorrt_options(artifact(), runtime, "x", None, None)["trt_cuda_graph_enable"] == str(wanted)
-    assert rtx_options(artifact(), runtime, "x", None)["enable_cuda_graph"] == value
-
-
-def test_tensorrt_computes_in_what_the_graph_says() -> None:
-    options = tensorrt_options(artifact(precision="fp16"), gpu(), "x", "/engines", "/times")
-    assert not [name for name in options if "fp16" in name or "int8" in name or "bf16" in name]
-    assert (options["trt_engine_cache_enable"], options["trt_engine_cache_path"]) == ("True", "/engines")
-    assert (options["trt_timing_cache_enable"], options["trt_timing_cache_path"]) == ("True", "/times")
-
-
-def test_where_nothing_can_be_kept_no_cache_is_asked_for() -> None:
-    options = tensorrt_options(artifact(), gpu(), "x", None, None)
-    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("False", "False")
-    assert not [name for name in options if name.endswith("_path")]
-    assert "nv_runtime_cache_path" not in rtx_options(artifact(), gpu(), "x", None)
-
-
-@pytest.mark.parametrize("folder", [None, "/engines"])
-def test_tensorrts_switches_are_the_words_that_onnxruntimes_python_side_takes(folder: str | None) -> None:
-    options = tensorrt_options(artifact(4), gpu(cuda_graph=True), "x", folder, folder)
-    switches = {value for name, value in options.items() if name.endswith("_enable")}
-    assert switches and switches <= {"True", "False"}  # it refuses "1": "should be 'True' or 'False'"
-
-
-def test_tensorrt_records_one_batch_size_alone() -> None:
-    runtime = gpu(cuda_graph=True, provider="tensorrt")
-    with pytest.raises(
-        WorkbenchError, match="records one call and repeats it for every batch size"
-    ) as caught:
-        ort_gpu.opened(artifact(), runtime, TENSORRT, None)
-    assert "fixed_batch" in (caught.value.hint or "")
-
-
-def test_a_free_batch_is_built_for_a_range_and_a_fixed_one_is_not() -> None:
-    option = "trt_profile_{}_shapes"
-    assert profiles(artifact(), gpu(batch=8), "photos", option) == {
-        "trt_profile_min_shapes": "photos:1x3x32x48",
-        "trt_profile_opt_shapes": "photos:8x3x32x48",
-        "trt_profile_max_shapes": "photos:64x3x32x48",
-    }
-    assert profiles(artifact(pixels=True), gpu(batch=96), "x", option)[option.format("max")] == "x:96x32x48x3"
-    assert profiles(artifact(4), gpu(), "x", option) == {}
-    assert profiles(artifact(input_shape=(0, 3, 0, 0)), gpu(), "x", option) == {}
+def test_a_cuda_graph_is_captured_where_it_is_asked_for(wanted: bool) -> None:
+    assert cuda_options(artifact(), gpu(cuda_graph=wanted))["enable_cuda_graph"] == str(int(wanted))
 
 
 def test_a_graph_is_captured_for_few_sizes_and_the_measured_one_is_among_them() -> None:
     graphs = gpu(cuda_graph=True, batch=48)
-    assert sizes(artifact(), graphs, CUDA) == (1, 2, 4, 8, 16, 32, 48, 64)
-    assert sizes(artifact(), gpu(cuda_graph=True, batch=100), TENSORRT)[-2:] == (64, 100)
-    assert sizes(artifact(4), graphs, CUDA) == (4,)
-    assert sizes(artifact(), gpu(), CUDA) == ()
-    assert sizes(artifact(), gpu(), RTX) == tuple(range(1, 65))
+    assert sizes(artifact(), graphs) == (1, 2, 4, 8, 16, 32, 48, 64)
+    assert sizes(artifact(), gpu(cuda_graph=True, batch=100))[-2:] == (64, 100)
+    assert sizes(artifact(4), graphs) == (4,)
+    assert sizes(artifact(), gpu()) == ()
 
 
-@pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """One that has opened no engine yet. Its variables are put back."""
-    monkeypatch.setenv(TF32, "unset")
-    monkeypatch.delenv(TF32)
-    monkeypatch.setattr(ort_gpu, "_tf32_was", [])
-    return monkeypatch
-
-
-def test_tensorrt_is_kept_from_tf32_by_the_variable_that_it_reads(process: pytest.MonkeyPatch) -> None:
-    import os
-
-    ort_gpu.settle_tf32(gpu(), CUDA)
-    assert TF32 not in os.environ  # the CUDA provider has an option
-    ort_gpu.settle_tf32(gpu(), TENSORRT)
-    assert os.environ[TF32] == "0"
-    ort_gpu.settle_tf32(gpu(precision="f32"), TENSORRT)
-    with pytest.raises(WorkbenchError, match="TF32 is switched off for this whole process"):
-        ort_gpu.settle_tf32(gpu(precision="tf32"), TENSORRT)
-
-
-def test_a_process_that_began_with_tf32_cannot_be_exact_any_more(process: pytest.MonkeyPatch) -> None:
-    ort_gpu.settle_tf32(gpu(precision="tf32"), TENSORRT)
-    with pytest.raises(WorkbenchError, match="TF32 is switched on for this whole process"):
-        ort_gpu.settle_tf32(gpu(), TENSORRT)
-
-
-def test_a_variable_that_forces_tf32_is_not_overlooked(process: pytest.MonkeyPatch) -> None:
-    process.setenv(TF32, "1")
+def test_a_variable_that_forces_tf32_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TF32, "1")
     with pytest.raises(WorkbenchError, match="TF32 is switched on") as caught:
-        ort_gpu.settle_tf32(gpu(), CUDA)
+        refuse_override(tf32=False)
     assert "unset NVIDIA_TF32_OVERRIDE" in (caught.value.hint or "")
+    refuse_override(tf32=True)
+    monkeypatch.setenv(TF32, "0")
+    with pytest.raises(WorkbenchError, match="TF32 is switched off"):
+        refuse_override(tf32=True)

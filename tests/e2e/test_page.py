@@ -13,8 +13,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve import page
 from serve.app import create_app
+from serve.http import page
 from serve.settings import Settings
 from tests import serving
 from tests.serving import Running, encoded, noise, publish, running, wait_for, wait_until_ready

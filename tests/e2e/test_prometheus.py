@@ -419,7 +419,7 @@ def refused(registry: Path, prometheus: Prometheus) -> dict[str, Any]:
 def test_a_version_that_is_refused_raises_an_alert(server: ServerProcess, refused: dict[str, Any]) -> None:
     instance = f"{server.host}:{server.port}"
     assert refused["labels"]["instance"] == instance
-    assert refused["annotations"]["summary"] == f"{instance} refused the version it was told to load"
+    assert refused["annotations"]["summary"] == f"{instance} refused the version it should load"
     assert server.client.get("/model").json()["version"] == "1.0.0"
 
 

@@ -1,8 +1,7 @@
 """What NVML says of a GPU, from a stand-in for it: no GPU is needed to know what we make of its answers."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +11,7 @@ import pytest
 from workbench.measure.gpu.nvml import Reader, decoded, opened_gpu
 from workbench.measure.gpu.watch import GpuWatch, Watched, gpu_conditions
 from workbench.measure.host_watch import HostWatch, conditions
-from workbench.measure.latency import Measured, Plan, WarmUp, measure
-from workbench.measure.records import Environment, GpuState
+from workbench.measure.records import GpuState
 from workbench.system.machine import available_cpus
 
 OURS, FOREIGN = 4242, 31337
@@ -77,10 +75,10 @@ def healthy(**changed: Any) -> Nvml:
     return Nvml(
         **{
             "Name": "NVIDIA Test", "DriverVersion": "580.1", "ClockInfoSM": 1980, "ClockInfoMEM": 2619,
-            "MaxClockInfoSM": 1980, "MaxClockInfoMEM": 2619, "Temperature": 40, "PowerUsage": 250_000,
+            "Temperature": 40, "PowerUsage": 250_000,
             "CurrentClocksEventReasons": 0, "ComputeRunningProcesses": [processes(OURS)],
             "MemoryInfo": SimpleNamespace(used=2**30, total=2**37), "PowerManagementLimit": 500_000,
-            "PowerManagementDefaultLimit": 700_000, "PersistenceMode": 1, "MigMode": (0, 0),
+            "PowerManagementDefaultLimit": 700_000, "MigMode": (0, 0),
             "TotalEnergyConsumption": 1000,
             **changed,
         }
@@ -195,11 +193,11 @@ def test_nvml_that_does_not_start_or_has_no_such_gpu_tells_nothing() -> None:
         assert nvml.open == 0
 
 
-def test_the_conditions_are_those_of_the_gpu_in_mhz_and_watts() -> None:
+def test_the_conditions_are_those_of_the_gpu_in_watts() -> None:
     got = gpu_conditions(healthy(MigMode=(1, 1), Name=b"NVIDIA Test"))
     assert got is not None
-    assert (got.name, got.driver, got.memory_bytes, got.max_sm_mhz) == ("NVIDIA Test", "580.1", 2**37, 1980)
-    assert (got.power_limit_w, got.default_power_w, got.persistence, got.mig) == (500.0, 700.0, True, True)
+    assert (got.name, got.driver, got.memory_bytes) == ("NVIDIA Test", "580.1", 2**37)
+    assert (got.power_limit_w, got.default_power_w, got.mig) == (500.0, 700.0, True)
     assert conditions(gpu=got).gpu == got
 
 
@@ -256,56 +254,3 @@ def ticking() -> Callable[[], float]:
     """A clock of even steps: the fixed loop always takes the same."""
     times: Iterator[float] = iter(range(10**6))
     return lambda: next(times)
-
-
-class Steady:
-    """A session whose calls all take a millisecond."""
-
-    def ready(self) -> None: ...
-
-    def warm_up(self) -> WarmUp:
-        return WarmUp(20, settled=True, typical_ns=1e6)
-
-    def burst(self, calls: int) -> tuple[int, ...]:
-        return (1_000_000,) * calls
-
-    def preemptions(self) -> int:
-        return 0
-
-
-class Rounds:
-    """Watches a GPU that is as told in each round."""
-
-    def __init__(self, host: Path, bits: Sequence[int]) -> None:
-        self._host, self._bits = host, iter(bits)
-
-    def begin(self) -> None:
-        nvml = healthy(CurrentClocksEventReasons=next(self._bits, 0))
-        gpu = GpuWatch(nvml=nvml, interval_s=0.0, ours=lambda: {OURS})
-        self._watch = HostWatch(available_cpus()[-1:], proc=self._host, clock=ticking(), gpu=gpu)
-        self._watch.begin()
-
-    def end(self) -> Environment:
-        return self._watch.end()
-
-
-def test_a_round_in_which_the_gpu_was_too_hot_is_repeated_and_one_at_its_power_cap_counts(
-    tmp_path: Path,
-) -> None:
-    into = Measured()
-    measure(
-        ["baseline", "twin"],
-        lambda _: nullcontext(Steady()),
-        Plan(rounds=3, turns=2, least_turns=1),
-        baseline="baseline",
-        twin="twin",
-        contenders=(),
-        batch_sizes={},
-        watch=Rounds(tmp_path, [POWER_CAP, HW_THERMAL, 0]),
-        progress=lambda *_: None,
-        into=into,
-    )
-    assert into.unused == {1}
-    assert (len(into.environments), into.rounds) == (4, 3)
-    seen = [environment.gpu.throttled for environment in into.environments if environment.gpu]
-    assert seen == [("SW Power Cap",), ("HW Thermal Slowdown",), (), ()]

@@ -31,7 +31,7 @@ def ticking(*probes_s: float) -> Iterator[float]:
         yield now
 
 
-def write(proc: Path, *, steal: int = 0, ticks: int = 0, waited_us: int = 0, runnable: int = 1) -> None:
+def write(proc: Path, *, steal: int = 0, ticks: int = 0, waited_us: int = 0) -> None:
     """The kernel's counters: user time is what is left of `ticks`."""
     (proc / "pressure").mkdir(parents=True, exist_ok=True)
     (proc / "stat").write_text(
@@ -40,7 +40,6 @@ def write(proc: Path, *, steal: int = 0, ticks: int = 0, waited_us: int = 0, run
     (proc / "pressure" / "cpu").write_text(
         f"some avg10=0.00 avg60=0.00 avg300=0.00 total={waited_us}\nfull avg10=0.00 total=999999999\n"
     )
-    (proc / "loadavg").write_text(f"0.52 0.58 0.59 {runnable}/815 12345\n")
 
 
 def watched(proc: Path, probes_s: tuple[float, float] = (PROBE_S, PROBE_S), **after: int) -> Environment:
@@ -54,11 +53,10 @@ def watched(proc: Path, probes_s: tuple[float, float] = (PROBE_S, PROBE_S), **af
 
 
 def test_a_quiet_round_is_not_disturbed(tmp_path: Path) -> None:
-    got = watched(tmp_path, ticks=400, steal=4, waited_us=200_000, runnable=3)
+    got = watched(tmp_path, ticks=400, steal=4, waited_us=200_000)
     assert got.seconds == pytest.approx(ROUND_S)
     assert got.steal == pytest.approx(0.01)
     assert got.pressure == pytest.approx(0.1)
-    assert got.runnable == 2
     assert got.spin_s == pytest.approx(PROBE_S)
     assert got.disturbed is None
 
@@ -103,7 +101,7 @@ def test_what_this_system_does_not_count_is_unknown_and_disturbs_nothing(tmp_pat
     watch = HostWatch(available_cpus(), proc=tmp_path / "none")
     watch.begin()
     got = watch.end()
-    assert (got.steal, got.pressure, got.runnable) == (None, None, None)
+    assert (got.steal, got.pressure) == (None, None)
     assert got.spin_s > 0
     assert got.seconds > 0
 

@@ -26,7 +26,7 @@ from workbench.measure.stats import Ratio
 from workbench.system.child import ChildError
 
 BASELINE, TWIN = "baseline", "baseline (again)"
-QUIET = Environment(seconds=1.0, steal=0.0, pressure=0.0, runnable=0, spin_s=0.01, disturbed=None)
+QUIET = Environment(seconds=1.0, steal=0.0, pressure=0.0, spin_s=0.01, disturbed=None)
 BUSY = QUIET.model_copy(update={"disturbed": "somebody else was busy"})
 COLD = 1.4  # how much longer the first call of a burst takes
 SEGFAULT = "the measuring process was killed by SIGSEGV"

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workbench.backends.softmax import softmax
 from workbench.measure.per_class import (
     ClassChange,
     Confusion,
@@ -13,7 +14,6 @@ from workbench.measure.per_class import (
     holm,
     mean_kl,
     new_confusions,
-    softmax,
 )
 from workbench.measure.records import Accuracy
 from workbench.measure.stats import PairedDrop

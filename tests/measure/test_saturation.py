@@ -107,8 +107,7 @@ def test_large_weights_and_bright_photos_saturate_as_in_sums_worked_out_one_by_o
     exact = np.stack([one_by_one(path, photo, clip=False)[0] for photo in BRIGHT])
     short, counts = zip(*(one_by_one(path, photo, clip=True) for photo in BRIGHT), strict=True)
     assert found.layers_at_risk == ("conv",)
-    assert found.worst_share == pytest.approx(sum(counts) / (len(BRIGHT) * 4 * SIDE * SIDE * 18))
-    assert found.worst_share > 0.1
+    assert sum(counts) > 0
     assert found.logit_error == pytest.approx(np.abs(np.stack(short) - exact).max() / np.abs(exact).max())
     assert found.logit_error > 0.1
     assert found.photos == len(BRIGHT)
@@ -129,7 +128,7 @@ def test_what_is_lost_is_what_clipping_each_pair_loses() -> None:
 
 def test_dark_photos_do_not_saturate(tmp_path: Path) -> None:
     found = risk(layer(tmp_path / "conv.onnx"), DARK)
-    assert (found.layers_at_risk, found.worst_share, found.logit_error, found.top1_changed) == ((), 0, 0, 0)
+    assert (found.layers_at_risk, found.logit_error, found.top1_changed) == ((), 0, 0)
     assert found.validated == (VNNI, ARM, AVX2)
 
 
@@ -214,7 +213,7 @@ def test_a_matrix_product_quantised_as_it_runs_is_at_risk(tmp_path: Path) -> Non
 
     source, target = products(tmp_path / "f.onnx"), tmp_path / "dynamic.onnx"
     quantize_dynamic(source, target, weight_type=QuantType.QInt8)
-    assert risk(target).worst_share > 0
+    assert risk(target).layers_at_risk
 
 
 def test_no_photo_is_an_error(tmp_path: Path) -> None:

@@ -49,11 +49,8 @@ HARDWARE = GpuConditions(
     name="NVIDIA Test",
     driver="580.1",
     memory_bytes=2**37,
-    max_sm_mhz=1980,
-    max_memory_mhz=2619,
     power_limit_w=500.0,
     default_power_w=700.0,
-    persistence=True,
     mig=False,
 )
 MACHINE_LINE = (
@@ -66,9 +63,7 @@ def about(run_info: MakeInfo, hardware: GpuConditions | None = HARDWARE, state: 
     return run_info(
         conditions=Conditions(affinity=(0,), quota=None, governor="unknown", turbo="unknown", gpu=hardware),
         environments=(
-            Environment(
-                seconds=1, steal=None, pressure=None, runnable=None, spin_s=0.1, disturbed=None, gpu=state
-            ),
+            Environment(seconds=1, steal=None, pressure=None, spin_s=0.1, disturbed=None, gpu=state),
         ),
         runtimes={"int8": Runtime(backend="torch", device="cuda", batch=8)},
     )

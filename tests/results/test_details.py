@@ -151,7 +151,6 @@ def test_predictions_that_are_gone_are_an_error_with_their_name(
 def test_what_was_only_seen_on_photos_is_not_called_exact() -> None:
     fine = Saturation(
         layers_at_risk=(),
-        worst_share=0,
         logit_error=0,
         top1_changed=0,
         photos=8,

@@ -37,7 +37,6 @@ def network(**more: Any) -> NetworkFacts:
         "hard_swish": 0,
         "swish": 0,
         "attention": 0,
-        "layer_norms": 0,
         "dead_channels": 0,
         "any_size": True,
         "first": "conv_0",
@@ -47,7 +46,7 @@ def network(**more: Any) -> NetworkFacts:
 
 
 GATED = network(squeeze_excite=9, hard_swish=19, depthwise=11, depthwise_share=0.1)
-TRANSFORMER = network(convolutions=1, attention=12, layer_norms=25, matmul_share=0.99, any_size=False)
+TRANSFORMER = network(convolutions=1, attention=12, matmul_share=0.99, any_size=False)
 
 
 def machine(features: Sequence[str] = VNNI, architecture: str = "x86_64", cores: int = 4) -> Machine:

@@ -61,7 +61,7 @@ def test_every_key_of_the_evidence_is_a_step_or_setting_and_a_value_it_can_have(
 
 def test_every_step_backend_and_exporter_has_evidence() -> None:
     (export,) = models_in(recipe.Recipe.model_fields[EXPORT].annotation)
-    tags = {tag for model in (*STEPS, *RUNTIMES) for tag in tags_of(model)} - {"modelopt_int8"}
+    tags = {tag for model in (*STEPS, *RUNTIMES) for tag in tags_of(model)}
     assert {key.of for key in EVIDENCE if not key.field} == tags
     exporters = {key.value for key in EVIDENCE if key.of == EXPORT}
     assert exporters == choices(export.model_fields["exporter"].annotation)

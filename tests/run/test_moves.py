@@ -36,7 +36,7 @@ steps = st.fixed_dictionaries(
         "weight": st.sampled_from(["int8", "uint8"]),
         "per_channel": st.booleans(),
         "calibration": st.fixed_dictionaries(
-            {"method": st.sampled_from(["minmax", "entropy", "percentile", "distribution"])},
+            {"method": st.sampled_from(["minmax", "entropy", "percentile"])},
             optional={"images": st.integers(1, 50)},
         ),
         "op_types": st.lists(st.sampled_from(["Conv", "Gemm", "MatMul", "Add"]), min_size=1, unique=True),

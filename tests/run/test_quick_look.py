@@ -41,7 +41,6 @@ def seen(
         images=images,
         losses=losses,
         gains=gains,
-        divergence=0.0,
         size_bytes=size,
         memory_bytes=memory,
         seconds=1.0,
@@ -170,7 +169,6 @@ def test_a_copy_of_the_baseline_is_as_fast_and_loses_nothing(context: Context) -
         look = looker.look(copy_of_the_baseline(context), context.built[BASELINE])
     assert 0.4 < look.speedup < 2.5
     assert (look.losses, look.gains) == (0, 0)
-    assert look.divergence == pytest.approx(0, abs=1e-6)
     assert look.images == len(context.parts.selection) <= 24
     assert look.size_bytes == context.built[BASELINE].artifact.info.total_bytes
     assert look.memory_bytes > 0
@@ -232,7 +230,8 @@ def test_a_baseline_that_died_is_opened_again(context: Context) -> None:
     variant, built = copy_of_the_baseline(context), context.built[BASELINE]
     with Looker(context) as looker:
         runtimes = [
-            variant.runtime.model_copy(update={"arena": False, "prepacking": on}) for on in (True, False)
+            variant.runtime.model_copy(update={"graph_level": "basic", "spinning": on})
+            for on in (True, False)
         ]
         looker._opened()._child.process.kill()
         with pytest.raises(WorkbenchError):

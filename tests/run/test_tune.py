@@ -45,7 +45,6 @@ def looked(name: str, speedup: float = 1.0, losses: int = 0, gains: int = 0, **f
         images=1000,
         losses=losses,
         gains=gains,
-        divergence=0.0,
         size_bytes=round(1e6 / speedup),
         memory_bytes=1,
         seconds=1.0,

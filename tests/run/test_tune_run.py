@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 INT8 = "{name: int8, steps: [{use: static_int8, calibration: {images: 400}}]}"
 MORE = {
-    "absent": "{name: absent, needs: [nvidia-modelopt], steps: [{use: simplify}]}",
+    "absent": "{name: absent, needs: [onnxruntime-openvino], steps: [{use: simplify}]}",
     "threads": "{name: threads, runtime: {threads: 2}}",
 }
 WRONG = "{name: wrong, steps: [{use: dynamic_int8, op_types: [NoSuchOperator]}]}"
@@ -103,7 +103,7 @@ def test_every_candidate_is_a_trial_with_its_reason(tuned: Tuned, bench: Bench) 
     assert {trial.status for trial in found.values()} <= {"ok", "pruned", "failed", "skipped"}
     assert all(trial.reason for trial in found.values() if trial.status != "ok")
     assert found["absent"].status == "skipped"
-    assert "nvidia-modelopt is not installed" in (found["absent"].reason or "")
+    assert "onnxruntime-openvino is not installed" in (found["absent"].reason or "")
     looked = found["int8"]
     if looked.status == "pruned":
         assert re.match(r"a quick look \(.+\): \d\.\d\d times the baseline's speed", looked.reason or "")

@@ -6,7 +6,6 @@ in the file, and at logits where weights were rounded.
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,10 @@ from pydantic import ValidationError
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="the converter is onnxruntime's")
 
-from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
+from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
-from workbench.steps import Photos, apply  # noqa: E402
-from workbench.steps.fp16 import autocast  # noqa: E402
 from workbench.steps.fp16.casts import FLOAT, FLOAT16, count_casts, half_share, types_of, without_cast_pairs  # noqa: E402
 from workbench.steps.fp16.convert import fp16  # noqa: E402
 from workbench.steps.fp16.notes import notes_of  # noqa: E402
@@ -35,7 +32,6 @@ pytestmark = pytest.mark.integration
 CONTRACT = Preprocess(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 RNG = np.random.default_rng(0)
 PHOTOS: NDArray[np.float32] = RNG.standard_normal((4, 3, 8, 8), np.float32)
-CONVERTERS = ["onnxruntime", "modelopt"] if find_spec("modelopt") else ["onnxruntime"]
 
 made = onnx.helper.make_node
 
@@ -99,7 +95,7 @@ def chain(path: Path, loud: float = 1.0, quiet: float = 1.0, opset: int = 17) ->
 
 
 def step(**fields: Any) -> Fp16:
-    return Fp16(use="fp16", **{"converter": "onnxruntime", **fields})
+    return Fp16(use="fp16", **fields)
 
 
 def convert(source: Path, target: Path, samples: NDArray[np.float32] = PHOTOS, **fields: Any) -> Path:
@@ -137,31 +133,29 @@ def message_of(source: Path, target: Path, **fields: Any) -> tuple[str, str]:
 
 def test_recipes_from_before_mean_the_same_step_with_sensitive_nodes_kept() -> None:
     found = Fp16.model_validate({"use": "fp16", "exclude_op_types": ["Softmax"]})
-    assert (found.keep_sensitive, found.converter) == (True, "auto")
-    with pytest.raises(ValidationError):
-        Fp16.model_validate({"use": "fp16", "converter": "tensorrt"})
+    assert found.keep_sensitive
+    with_old = {"use": "fp16", "exclude_op_types": ["Softmax"], "keep_io_types": True, "converter": "auto"}
+    assert Fp16.model_validate(with_old) == found
+    with pytest.raises(ValidationError, match="`converter: modelopt` was removed"):
+        Fp16.model_validate({"use": "fp16", "converter": "modelopt"})
 
 
-@pytest.mark.parametrize("converter", CONVERTERS)
-def test_a_network_without_sensitive_nodes_is_converted_whole(tmp_path: Path, converter: str) -> None:
+def test_a_network_without_sensitive_nodes_is_converted_whole(tmp_path: Path) -> None:
     source = chain(tmp_path / "m.onnx")
-    convert(source, tmp_path / "half.onnx", converter=converter)
-    convert(source, tmp_path / "plain.onnx", converter=converter, keep_sensitive=False)
+    convert(source, tmp_path / "half.onnx")
+    convert(source, tmp_path / "plain.onnx", keep_sensitive=False)
     assert (tmp_path / "half.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
     notes = notes_of(tmp_path / "half.onnx")
     assert notes is not None
-    assert (notes.converter, notes.kept, notes.half_share, notes.casts) == (converter, {}, 1.0, 2)
+    assert (notes.kept, notes.half_share, notes.casts) == ({}, 1.0, 2)
     assert describe(tmp_path / "half.onnx").precision == "fp16"
     assert 0 < drift(source, tmp_path / "half.onnx") < 0.005
 
 
-@pytest.mark.parametrize("converter", CONVERTERS)
 @pytest.mark.parametrize("opset", [13, 17, 20])
-def test_a_planted_overflow_is_kept_in_fp32_and_stays_right(
-    tmp_path: Path, opset: int, converter: str
-) -> None:
+def test_a_planted_overflow_is_kept_in_fp32_and_stays_right(tmp_path: Path, opset: int) -> None:
     source = chain(tmp_path / "m.onnx", loud=1e5, opset=opset)
-    result = convert(source, tmp_path / "half.onnx", converter=converter)
+    result = convert(source, tmp_path / "half.onnx")
     assert kept(result) == {"second", "clip", "scale"}  # what gives the large values, and what takes them
     types = types_of(onnx.load(result))
     assert [computed_in(result, name) for name in ("first", "second", "scale", "third")] == [
@@ -174,10 +168,9 @@ def test_a_planted_overflow_is_kept_in_fp32_and_stays_right(
     assert 0.5 < share < 0.6  # the first and the third convolution of three
 
 
-@pytest.mark.parametrize("converter", CONVERTERS)
-def test_planted_weights_that_vanish_are_kept_in_fp32(tmp_path: Path, converter: str) -> None:
+def test_planted_weights_that_vanish_are_kept_in_fp32(tmp_path: Path) -> None:
     source = chain(tmp_path / "m.onnx", quiet=1e-7)
-    options: dict[str, Any] = {"converter": converter, "exclude_nodes": ["clip", "scale"]}
+    options: dict[str, Any] = {"exclude_nodes": ["clip", "scale"]}
     result = convert(source, tmp_path / "half.onnx", **options)
     assert "second" in kept(result)
     plain = convert(source, tmp_path / "plain.onnx", keep_sensitive=False, **options)
@@ -233,16 +226,6 @@ def test_sums_inside_of_reductions_count(tmp_path: Path) -> None:
     assert found.kept["variance"].startswith("it adds up to")
 
 
-@pytest.mark.skipif(find_spec("modelopt") is None, reason="ModelOpt is not installed")
-def test_a_layer_norm_that_autocast_makes_of_kept_nodes_is_kept(tmp_path: Path) -> None:
-    for scale, kind in ((10, FLOAT), (1, FLOAT16)):
-        source = decomposed_norm(tmp_path / "m.onnx", scale)
-        model = onnx.load(convert(source, tmp_path / "half.onnx", converter="modelopt"))
-        (norm,) = (node for node in model.graph.node if node.op_type == "LayerNormalization")
-        assert types_of(model)[norm.input[0]] == kind
-        assert drift(source, tmp_path / "half.onnx") < 0.01
-
-
 def test_layer_norms_of_large_values_are_kept(tmp_path: Path) -> None:
     def normed(scale: float) -> Path:
         stored = {"w": weights(16, 3, 3, 3) * np.float32(scale), "g": weights(8), "b": weights(8)}
@@ -270,8 +253,7 @@ def test_a_weight_that_is_too_large_for_fp16_is_kept(tmp_path: Path) -> None:
     assert drift(tmp_path / "m.onnx", result) < 0.005
 
 
-@pytest.mark.parametrize("converter", CONVERTERS)
-def test_a_weight_shared_with_a_kept_node_is_not_rounded_for_it(tmp_path: Path, converter: str) -> None:
+def test_a_weight_shared_with_a_kept_node_is_not_rounded_for_it(tmp_path: Path) -> None:
     """Exporters and simplifiers keep one copy of equal constants; converters round it for everybody."""
     stored = {"w": weights(16, 3, 3, 3), "tiny": weights(1, 3, 1, 1, scale=1e-9), **HEAD_WEIGHTS}
     nodes = [
@@ -282,7 +264,7 @@ def test_a_weight_shared_with_a_kept_node_is_not_rounded_for_it(tmp_path: Path, 
         *HEAD,
     ]
     source = saved(tmp_path / "m.onnx", nodes, stored)
-    result = convert(source, tmp_path / "half.onnx", converter=converter)
+    result = convert(source, tmp_path / "half.onnx")
     assert kept(result) == {"kept_product", "kept_quotient"}
     assert drift(source, result) < 0.005
 
@@ -389,12 +371,10 @@ def test_the_log_and_the_file_say_what_was_kept_and_why(
 ) -> None:
     result = convert(chain(tmp_path / "m.onnx", loud=1e5), tmp_path / "half.onnx")
     log = capfd.readouterr().err
-    assert (
-        "fp16: converted with onnxruntime, 3 sensitive nodes kept in FP32: `second` (`second` reaches" in log
-    )
+    assert "fp16: 3 sensitive nodes kept in FP32: `second` (`second` reaches" in log
     assert "% of the multiplications in FP16, 4 casts" in log
     (noted,) = onnx.load(result).metadata_props
-    assert set(json.loads(noted.value)) == {"converter", "kept", "half_share", "casts"}
+    assert set(json.loads(noted.value)) == {"kept", "half_share", "casts"}
     assert notes_of(tmp_path / "m.onnx") is None
 
 
@@ -453,7 +433,7 @@ def test_files_that_list_their_weights_as_inputs_can_be_converted(tmp_path: Path
     assert half_share(onnx.load(result)) == 1.0
 
 
-def test_control_flow_that_a_converter_gets_wrong_is_a_clear_error(tmp_path: Path) -> None:
+def test_control_flow_that_the_converter_gets_wrong_is_a_clear_error(tmp_path: Path) -> None:
     branches = [
         onnx.helper.make_graph(
             [made("CumSum", ["image", axis], [f"{axis}_sum"], name=axis)],  # kept by its operator
@@ -476,41 +456,10 @@ def test_control_flow_that_a_converter_gets_wrong_is_a_clear_error(tmp_path: Pat
     source = saved(tmp_path / "m.onnx", nodes, stored)
     message, hint = message_of(source, tmp_path / "half.onnx")
     assert "onnxruntime's converter writes a graph that does not run" in message
-    assert hint == "it has `If`, which converters get wrong: put `simplify` before `fp16`"
+    assert hint == "it has `If`, which the converter gets wrong: put `simplify` before `fp16`"
 
 
-@pytest.mark.skipif(find_spec("modelopt") is not None, reason="ModelOpt is installed here")
-def test_modelopt_that_is_not_installed_skips_the_variant_with_the_command(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    source = chain(tmp_path / "m.onnx")
-    with pytest.raises(Unsuited) as caught:
-        apply(step(converter="modelopt"), source, tmp_path / "half.onnx", Photos(CONTRACT))
-    assert caught.value.message == "fp16.converter: modelopt: `modelopt` is not installed"
-    assert caught.value.hint == "pip install 'krishi-bench[modelopt]'"
-    apply(step(converter="auto"), source, tmp_path / "half.onnx", Photos(CONTRACT))
-    assert "onnxruntime's converter, because `modelopt` is not installed" in capfd.readouterr().err
-
-
-def test_what_autocast_is_not_for_is_known_beforehand(tmp_path: Path) -> None:
-    assert autocast.unsuited(onnx.load(chain(tmp_path / "new.onnx"))) is None
-    old = onnx.load(chain(tmp_path / "old.onnx", opset=12))
-    assert autocast.unsuited(old) == "AutoCast needs opset 13, the model has 12"
-
-
-@pytest.mark.skipif(find_spec("modelopt") is None, reason="ModelOpt is not installed")
-def test_auto_takes_modelopt_where_it_is_installed(tmp_path: Path) -> None:
-    found = notes_of(convert(chain(tmp_path / "m.onnx"), tmp_path / "half.onnx", converter="auto"))
-    assert found is not None
-    assert found.converter == "modelopt"
-    old = convert(chain(tmp_path / "old.onnx", opset=12), tmp_path / "half.onnx", converter="auto")
-    found = notes_of(old)
-    assert found is not None
-    assert found.converter == "onnxruntime"
-
-
-@pytest.mark.parametrize("converter", CONVERTERS)
-def test_masks_and_tokens_of_transformers_are_no_reason_to_keep_them(tmp_path: Path, converter: str) -> None:
+def test_masks_and_tokens_of_transformers_are_no_reason_to_keep_them(tmp_path: Path) -> None:
     """A fill of -3.4e38 that no photo shows, and a weight that is expanded to the size of the batch."""
     stored = {
         "w": weights(16, 3, 3, 3), "token": weights(1, 16, 1, 8), "fill": np.float32(-3.4e38),
@@ -528,17 +477,14 @@ def test_masks_and_tokens_of_transformers_are_no_reason_to_keep_them(tmp_path: P
         *HEAD,
     ]
     source = saved(tmp_path / "m.onnx", nodes, stored)
-    result = convert(source, tmp_path / "half.onnx", converter=converter)
+    result = convert(source, tmp_path / "half.onnx")
     assert kept(result) == set()
     assert computed_in(result, "softmax") == FLOAT16
     assert drift(source, result) < 0.005
 
 
-@pytest.mark.parametrize("converter", CONVERTERS)
 @pytest.mark.parametrize(("exporter", "opset"), [("torchscript", 14), ("dynamo", 18)])
-def test_attention_as_torch_exports_it_is_converted_whole(
-    tmp_path: Path, exporter: Any, opset: int, converter: str
-) -> None:
+def test_attention_as_torch_exports_it_is_converted_whole(tmp_path: Path, exporter: Any, opset: int) -> None:
     torch = pytest.importorskip("torch", reason="the network is exported from torch")
     if exporter == "dynamo":
         pytest.importorskip("onnxscript", reason="the dynamo exporter needs it")
@@ -562,11 +508,7 @@ def test_attention_as_torch_exports_it_is_converted_whole(
     torch.manual_seed(0)
     source = tmp_path / "m.onnx"
     export_onnx(Tiny().eval(), Export(exporter=exporter, opset=opset), source, (1, 3, 8, 8), PHOTOS)
-    if converter == "modelopt" and opset < 17:
-        with pytest.raises(WorkbenchError, match="raises the opset from 14 to 17"):
-            convert(source, tmp_path / "half.onnx", converter=converter)
-        return
-    result = convert(source, tmp_path / "half.onnx", converter=converter)
+    result = convert(source, tmp_path / "half.onnx")
     found = notes_of(result)
     assert found is not None
     assert (found.kept, found.half_share, found.casts) == ({}, 1.0, 2)

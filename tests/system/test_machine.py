@@ -1,10 +1,11 @@
 """What this computer is, and when two are the same."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from workbench.system.machine import Machine, available_cpus, collect
+from workbench.system.machine import Machine, available_cpus, collect, usable_cores
 
 MACHINE = Machine(
     cpu="Test CPU @ 2.00GHz",
@@ -62,3 +63,16 @@ def test_only_the_processors_this_process_may_use_count() -> None:
     cpus = available_cpus()
     assert list(cpus) == sorted(set(cpus))
     assert len(cpus) <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("junk", 4)]
+)
+def test_a_container_has_the_cores_it_may_use(
+    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    path = tmp_path / "cpu.max"
+    path.write_text(quota)
+    assert usable_cores(path) == cores
+    assert usable_cores(tmp_path / "absent") == 4

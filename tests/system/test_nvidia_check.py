@@ -1,4 +1,4 @@
-"""The chain from the driver to ModelOpt, over stand-ins: which link breaks, and the remedy."""
+"""The chain from the driver to the runtimes, over stand-ins: which link breaks, and the remedy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ import pytest
 
 from workbench.system.nvidia import DRIVER
 from workbench.system.nvidia_check import Chain, Link, chain
-from workbench.system.nvidia_links import LINKS, RTX, Look, here
+from workbench.system.nvidia_links import LINKS, Look, here
 
 KERNEL = "580.65.06\n"
 
@@ -69,13 +69,10 @@ LIBRARIES: dict[str, Any] = {
     "libcublas.so.13": SimpleNamespace(),
     "libcurand.so.10": SimpleNamespace(),
     "libcudnn.so.9": SimpleNamespace(cudnnGetVersion=Function(91301)),
-    "libnvinfer.so.10": SimpleNamespace(getInferLibVersion=Function(101303)),
-    "libnvonnxparser.so.10": SimpleNamespace(),
     "libonnxruntime_providers_cuda.so": SimpleNamespace(),
-    "libonnxruntime_providers_tensorrt.so": SimpleNamespace(),
 }
 INSTALLED = {
-    "onnxruntime-gpu": "1.31.1", "cuda-bindings": "13.5.0", "nvidia-modelopt": "0.47.0",
+    "onnxruntime-gpu": "1.31.1", "cuda-bindings": "13.5.0",
 }  # fmt: skip
 MODULES: dict[str, Any] = {
     "onnxruntime": SimpleNamespace(cuda_version="13.0"),
@@ -91,7 +88,7 @@ MODULES: dict[str, Any] = {
 
 @dataclass
 class Host:
-    """A machine where everything is there, RTX aside; tests take things away."""
+    """A machine where everything is there; tests take things away."""
 
     folder: Path
     driver: Driver | None = field(default_factory=Driver)
@@ -157,7 +154,6 @@ def test_without_a_driver_one_line_says_so_and_nothing_else_is_looked_at(host: H
 
 
 def test_where_everything_is_there_every_link_says_its_version(host: Host) -> None:
-    host.installed |= {RTX: "0.5.0"}
     found = chain(host.look())
     said = {link.name: link.found for link in found.links}
     assert said["NVIDIA driver"] == "580.65.06"
@@ -167,12 +163,10 @@ def test_where_everything_is_there_every_link_says_its_version(host: Host) -> No
     assert said["cuBLAS"] == "13.1"
     assert said["cuDNN 9"] == "9.13.1"
     assert said["onnxruntime-gpu"] == "1.31.1, for CUDA 13"
-    assert said["its TensorRT"] == "10.13.3"
     assert said["TensorRT for Python"] == "10.13.3.9"
     assert said["torch for CUDA"] == "2.13.0, for CUDA 13.0"
-    # The plug-in and onnxruntime-gpu cannot live together: one of the two is always missing.
-    assert broken(found).name == "TensorRT-RTX plug-in"
-    assert [name for name, state in states(found).items() if state != "ok"] == ["TensorRT-RTX plug-in"]
+    assert found.first_broken is None
+    assert set(states(found).values()) == {"ok"}
 
 
 def without(name: str) -> Callable[[Host], None]:
@@ -193,8 +187,6 @@ def without(name: str) -> Callable[[Host], None]:
         ("libcudnn.so.9", "cuDNN 9", "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"),
         ("onnxruntime-gpu", "onnxruntime-gpu", "pip install 'krishi-bench[gpu]'"),
         ("libonnxruntime_providers_cuda.so", "its CUDA provider", "pip install"),
-        ("libnvinfer.so.10", "its TensorRT", "pip install 'tensorrt-cu13>=10,<11'"),
-        ("libnvonnxparser.so.10", "its TensorRT", "pip install 'tensorrt-cu13>=10,<11'"),
         ("tensorrt", "TensorRT for Python", "pip install 'krishi-bench[tensorrt]'"),
         ("cuda.bindings.runtime", "cuda-python", "pip install 'krishi-bench[tensorrt]'"),
         ("torch", "torch for CUDA", "pip install 'krishi-bench[export]'"),
@@ -250,30 +242,10 @@ def test_libraries_are_taken_from_the_wheels_before_the_system(host: Host) -> No
     assert str(host.folder / "lib" / "libcudnn.so.9") in host.loaded
 
 
-def test_the_tensorrt_that_onnxruntime_wants_is_read_from_its_own_library(host: Host) -> None:
-    (host.folder / "capi").mkdir()
-    (host.folder / "capi" / "libonnxruntime_providers_tensorrt.so").write_bytes(
-        b"\x7fELF\0libnvinfer.so.11\0"
-    )
-    found = broken(chain(host.look()))
-    assert (found.name, found.remedy) == ("its TensorRT", "pip install 'tensorrt-cu13>=11,<12'")
-    assert "libnvinfer.so.11" in (found.found or "")
-
-
 def test_a_library_that_does_not_tell_its_version_is_shown_by_its_name(host: Host) -> None:
     host.libraries["libcudnn.so.9"] = SimpleNamespace()
     said = {link.name: link.found for link in chain(host.look()).links}
     assert said["cuDNN 9"] == "libcudnn.so.9"
-
-
-def test_a_gpu_that_the_rtx_plug_in_does_not_take_is_a_broken_link(host: Host) -> None:
-    host.installed |= {RTX: "0.5.0", "onnxruntime": "1.32.0"}
-    host.installed.pop("onnxruntime-gpu")
-    link = {link.name: link for link in chain(host.look()).links}["TensorRT-RTX plug-in"]
-    assert link.state == "broken"
-    assert link.found is not None and "has 9.0" in link.found
-    host.driver = Driver(capability=(8, 9))
-    assert {link.name: link.found for link in chain(host.look()).links}[link.name] == "0.5.0"
 
 
 def test_a_provider_that_onnxruntime_leaves_for_the_cpu_is_a_broken_link(host: Host) -> None:

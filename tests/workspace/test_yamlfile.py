@@ -230,7 +230,7 @@ def test_places_read_like_paths(place: tuple[str | int, ...], text: str) -> None
     [
         ("gpu", ["cpu", "cuda"], "cuda"),
         ("gpu", ["cpu", "cup"], "cpu"),
-        ("TensorrtRTX", ["cpu", "cuda", "tensorrt", "tensorrt-rtx"], "tensorrt-rtx"),
+        ("TensorrtRTX", ["cpu", "cuda", "tensorrt"], "tensorrt"),
         ("CUDAExecutionProvider", ["cpu", "cuda", "tensorrt"], "cuda"),
         ("NVIDIA", ["cpu", "cuda"], "cuda"),
         ("conv", ["Gemm", "Conv"], "Conv"),

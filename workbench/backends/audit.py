@@ -6,9 +6,11 @@ was counted in the graph that the runtime executes, node by node, weighted by mu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, Field, NonNegativeInt
+
+from workbench.system.removed import Compatible
 
 Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
 Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
@@ -16,7 +18,7 @@ Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
 DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 
 
-class Audit(BaseModel):
+class Audit(Compatible):
     """What really runs. None, and "unknown": the runtime does not tell.
 
     macs: per photo. int8_share, half_share (fp16 and bf16), fp32_share: fractions of the MACs. Where
@@ -24,22 +26,22 @@ class Audit(BaseModel):
     providers: nodes per execution provider. casts: nodes that change the number format between others.
     unfused_qdq: nodes that quantise or dequantise between two multiplications and run on their own.
     computes: the precision of at least nine tenths of the MACs, else mixed.
-    verdict: one sentence. as_asked: more than half of the MACs run in the precision that the file is stored
-    in, or that the runtime was set to.
+    verdict: one sentence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    REMOVED: ClassVar = {"as_asked": None}
 
     macs: NonNegativeInt | None = None
     int8_share: float | None = None
     half_share: float | None = None
     fp32_share: float | None = None
-    providers: dict[str, NonNegativeInt] = {}
+    providers: dict[str, NonNegativeInt] = Field(default_factory=dict)
     casts: NonNegativeInt | None = None
     unfused_qdq: NonNegativeInt | None = None
     computes: Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"] = "unknown"
     verdict: str
-    as_asked: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,6 @@ def audit_of(
         unfused_qdq=unfused_qdq,
         computes=_computes(shares),
         verdict=_verdict(shares, asked, providers, casts, unfused_qdq, stored=stored),
-        as_asked=_as_asked(shares, asked),
     )
 
 
@@ -97,15 +98,6 @@ def shares_of(products: Sequence[Product], macs: int | None = None) -> dict[Comp
         sums["unknown"] = sums.get("unknown", 0.0) + macs - counted
     total = sum(sums.values())
     return {precision: part / total for precision, part in sums.items() if part}
-
-
-def _as_asked(shares: Mapping[Computed, float], asked: Asked) -> bool | None:
-    if asked == "unknown" or not shares:
-        return None
-    known = shares.get(asked, 0.0)
-    if known > 0.5:
-        return True
-    return None if known + shares.get("unknown", 0.0) > 0.5 else False
 
 
 def _verdict(

@@ -3,29 +3,29 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
     PositiveInt,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from workbench.backends.artifact import Artifact, Format
+from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
+from workbench.system.removed import Compatible
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 BackendName = Literal["onnxruntime", "openvino", "tensorrt", "torch", "null"]
-Provider = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino"]
+Provider = Literal["cpu", "cuda", "openvino"]
 Hint = Literal["f32", "tf32", "bf16", "f16"]
 
 GPU_SESSIONS = 8
@@ -33,15 +33,13 @@ GPU_SESSIONS = 8
 FIELDS_OF: dict[BackendName, frozenset[str]] = {
     "onnxruntime": frozenset(
         {
-            "provider", "graph_level", "spinning", "execution_mode", "arena", "prepacking", "flush_denormals",
-            "precision", "cuda_graph",
+            "provider", "graph_level", "spinning", "precision", "cuda_graph",
         }
     ),
     "openvino": frozenset({"precision", "streams"}),
     "tensorrt": frozenset(
         {
-            "precision", "cuda_graph", "max_batch", "workspace_mb", "builder_level", "hardware_compatible",
-            "version_compatible",
+            "precision", "cuda_graph", "max_batch",
         }
     ),
     "torch": frozenset({"precision", "compile", "cuda_graph"}),
@@ -58,7 +56,7 @@ PRECISIONS: dict[tuple[BackendName, str], frozenset[Hint]] = {
 }
 
 
-class Runtime(BaseModel):
+class Runtime(Compatible):
     """Where and how an artifact runs: the `runtime` section of a recipe. Measured so, served so.
 
     provider: onnxruntime's execution provider; the device's own by default.
@@ -71,18 +69,28 @@ class Runtime(BaseModel):
     here they do not.
     cuda_graph: the GPU repeats a call that was recorded once, instead of being told each kernel.
     max_batch: photos a TensorRT engine takes at most, where the graph's batch is free; 64 by default.
-    workspace_mb: GPU memory its builder may use; all that is free by default. builder_level: how long it
-    searches, 0 to 5; 3 by default. hardware_compatible: an engine for every GPU since Ampere, and slower.
-    version_compatible: for later TensorRT versions too.
     streams: inference requests that openvino works on at once.
     compile: torch compiles the network ahead of time (inductor, weights frozen) while the artifact is built.
     graph_level: how far onnxruntime rewrites the graph when it opens it. spinning: its threads spin while
-    they wait; the profile's habit by default. execution_mode: `parallel` runs independent branches at once.
-    arena: it keeps freed memory for itself. prepacking: it stores weights in its kernels' own order.
-    flush_denormals: numbers too small for float32's normal range count as zero.
+    they wait; the profile's habit by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    REMOVED: ClassVar = {
+        "execution_mode": ("sequential",),
+        "arena": (True,),
+        "prepacking": (True,),
+        "flush_denormals": (False,),
+        "workspace_mb": (None,),
+        "builder_level": (None,),
+        "hardware_compatible": (False,),
+        "version_compatible": (False,),
+    }
+    REMOVED_VALUES: ClassVar = {
+        "provider": ("tensorrt", "tensorrt-rtx"),
+        "graph_level": ("extended", "layout"),
+    }
 
     backend: BackendName = "onnxruntime"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -95,16 +103,8 @@ class Runtime(BaseModel):
     compile: bool = False
     cuda_graph: bool = False
     max_batch: PositiveInt | None = None
-    workspace_mb: PositiveInt | None = None
-    builder_level: Annotated[int, Field(ge=0, le=5)] | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-    graph_level: Literal["disable", "basic", "extended", "layout", "all"] = "all"
+    graph_level: Literal["disable", "basic", "all"] = "all"
     spinning: bool | None = None
-    execution_mode: Literal["sequential", "parallel"] = "sequential"
-    arena: bool = True
-    prepacking: bool = True
-    flush_denormals: bool = False
 
     @property
     def intra_threads(self) -> int:
@@ -206,7 +206,6 @@ class Backend(Protocol):
     """A module with these names is a backend (see `backends/ort.py`)."""
 
     NAME: str
-    FORMATS: frozenset[Format]
     PACKAGES: tuple[str, ...]
     """The distributions whose versions decide what this backend computes."""
 

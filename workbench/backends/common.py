@@ -48,15 +48,10 @@ def refuse_foreign(artifact: Artifact) -> None:
 def refuse_override(tf32: bool) -> None:
     """Raise WorkbenchError where the environment switches TF32 otherwise than asked for."""
     if os.environ.get(TF32) == ("0" if tf32 else "1"):
-        raise switched(on=not tf32)
-
-
-def switched(*, on: bool) -> WorkbenchError:
-    """The error for a process in which TF32 is decided already."""
-    return WorkbenchError(
-        f"runtime.precision: TF32 is switched {'on' if on else 'off'} for this whole process",
-        hint=f"unset {TF32}, and do not serve or measure variants with and without it in one process",
-    )
+        raise WorkbenchError(
+            f"runtime.precision: TF32 is switched {'off' if tf32 else 'on'} for this whole process",
+            hint=f"unset {TF32}, and do not serve or measure variants with and without it in one process",
+        )
 
 
 def filled(batch: "NDArray[Any]", size: int) -> "NDArray[Any]":

@@ -71,7 +71,7 @@ def macs_of(model: "onnx.ModelProto") -> dict[str, int]:
 
     Keys are node names, in graph order; a node without one is `{op_type}_{position in the graph}`.
     A free batch counts as 1, a fixed one is divided out; biases are not counted, and neither are the bodies
-    of If and Loop. A node whose shapes ONNX cannot infer is left out: see `uncounted`.
+    of If and Loop. A node whose shapes ONNX cannot infer is left out.
     """
     shapes = _shapes(model)
     batch = _batch(model)
@@ -83,12 +83,6 @@ def macs_of(model: "onnx.ModelProto") -> dict[str, int]:
         if macs is not None:
             counted[name] = macs // batch
     return counted
-
-
-def uncounted(model: "onnx.ModelProto") -> tuple[str, ...]:
-    """Names of the nodes that multiply and that `macs_of` leaves out for want of shapes."""
-    counted = macs_of(model)
-    return tuple(name for name, _ in multiplying(model) if name not in counted)
 
 
 def macs_of_call(op_type: str, inputs: Sequence[Shape | None], output: Shape | None) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Artifact, Format
+from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.backends.base import Runtime, Session
 from workbench.photos.contract import Batch
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "null"
-FORMATS: frozenset[Format] = frozenset({"null"})
 PACKAGES: tuple[str, ...] = ()
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from workbench.backends.softmax import softmax
 from workbench.errors import WorkbenchError
-from workbench.measure.per_class import expected_calibration_error, mean_kl, softmax
+from workbench.measure.per_class import expected_calibration_error, mean_kl
 from workbench.measure.records import Accuracy, Parity
 
 if TYPE_CHECKING:

@@ -59,7 +59,6 @@ class HostWatch:
     def end(self) -> Environment:
         before, after = self._before, self._counters()
         assert before is not None, "end() without begin()"
-        runnable = self._runnable()
         # Before the probe: the thread that reads the GPU would compete with it.
         gpu = None if self._gpu is None else self._gpu.end()
         probe = max(self._probe_before, self._probe())
@@ -91,7 +90,6 @@ class HostWatch:
             seconds=seconds,
             steal=steal,
             pressure=pressure,
-            runnable=runnable,
             spin_s=probe,
             disturbed="; ".join(causes) or None,
             gpu=None if gpu is None else gpu.state,
@@ -124,11 +122,6 @@ class HostWatch:
             ticks=sum(ticks[:8]) if len(ticks) > 7 else None,
             waited_us=int(waited[0].removeprefix("total=")) if waited else None,
         )
-
-    def _runnable(self) -> int | None:
-        """Processes that want a processor now, this one left out."""
-        fields = _first_line(self._proc / "loadavg").split()
-        return max(0, int(fields[3].partition("/")[0]) - 1) if len(fields) > 3 else None
 
 
 def _share(

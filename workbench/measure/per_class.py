@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.backends.softmax import softmax
 from workbench.measure.records import Accuracy
 from workbench.measure.stats import PairedDrop
 
@@ -103,16 +104,6 @@ def expected_calibration_error(
         if inside.any():
             total += inside.mean() * abs(float(right[inside].mean()) - float(confidence[inside].mean()))
     return total
-
-
-def softmax(logits: "NDArray[np.float32]") -> "NDArray[np.float64]":
-    """(n, classes) probabilities in float64."""
-    import numpy as np
-
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def mean_kl(reference: "NDArray[np.float32]", logits: "NDArray[np.float32]") -> float:

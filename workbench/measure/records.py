@@ -1,11 +1,12 @@
 """What one variant's measurements are recorded as; part of `trials.jsonl` and `run.json`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, NonNegativeInt
 
 from workbench.backends import Engine
 from workbench.system.records import Record
+from workbench.system.removed import Compatible
 
 if TYPE_CHECKING:
     pass
@@ -57,19 +58,18 @@ class Accuracy(Record):
 
 
 class GpuConditions(Record):
-    """What decides the speed of a GPU and stays as it is. Clocks in MHz, power in watts; None: not told.
+    """What decides the speed of a GPU and stays as it is. Power in watts; None: not told.
 
     default_power_w: the limit it was made with; below it, somebody lowered it.
     """
 
+    REMOVED: ClassVar = dict.fromkeys(("max_sm_mhz", "max_memory_mhz", "persistence"))
+
     name: str
     driver: str
     memory_bytes: int | None
-    max_sm_mhz: int | None
-    max_memory_mhz: int | None
     power_limit_w: float | None
     default_power_w: float | None
-    persistence: bool | None
     mig: bool | None
 
 
@@ -134,15 +134,16 @@ class Environment(Record):
     """The machine during one round of timing; None where it cannot be read.
 
     steal: share of the processors' time the hypervisor gave to others. pressure: share of the time some
-    process waited for a processor. runnable: processes that wanted one at the end. spin_s: the slower of a
+    process waited for a processor. spin_s: the slower of a
     fixed loop's durations before and after. preemptions: how often a session lost its processor to others.
     disturbed: why the round should be repeated, or None.
     """
 
+    REMOVED: ClassVar = {"runnable": None}
+
     seconds: float
     steal: float | None
     pressure: float | None
-    runnable: int | None
     spin_s: float
     disturbed: str | None
     preemptions: int = 0
@@ -193,18 +194,19 @@ EXACT_ANYWAY = ("x86 with VNNI", "ARM with dot product")
 AT_RISK = "x86 with AVX2 without VNNI"
 
 
-class Saturation(BaseModel):
+class Saturation(Compatible):
     """What 16-bit pair sums change, emulated on photos.
 
-    layers_at_risk: nodes in which a sum saturated. worst_share: of the pair sums of the worst layer that did.
+    layers_at_risk: nodes in which a sum saturated.
     logit_error: largest change of a logit, as a fraction of the largest logit. top1_changed: photos, out of
     `photos`, that are classified otherwise. validated: the kinds of CPU on which nothing changes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    REMOVED: ClassVar = {"worst_share": None}
+
     layers_at_risk: tuple[str, ...]
-    worst_share: float
     logit_error: float
     top1_changed: NonNegativeInt
     photos: NonNegativeInt

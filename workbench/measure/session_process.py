@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, assert_never
 
-from workbench.backends import BACKENDS, Infer, Runtime
+from workbench.backends import BACKENDS, Infer, Runtime, Session
 from workbench.backends.artifact import Artifact
+from workbench.backends.softmax import softmax
 from workbench.errors import WorkbenchError
 from workbench.measure.gpu import figures
 from workbench.measure.latency import WarmUp
@@ -31,7 +32,6 @@ from workbench.measure.messages import (
     WalkPath,
     Warm,
 )
-from workbench.measure.per_class import softmax
 from workbench.measure.records import WholePath
 from workbench.photos.contract import Batch
 from workbench.photos.dataset import Images
@@ -75,45 +75,56 @@ def hold(
         opened = Opened(
             load_s, cold_start_s, session.device, session.provider, session.threads, session.engine
         )
-        photos = list(images.spread(TIMED_IMAGES * runtime.batch, runtime.batch))
-        turn = 0
+        yield _Answers(artifact, runtime, images, session, opened)
 
-        def timed() -> int:
-            nonlocal turn
-            photo = photos[turn % len(photos)]
-            turn += 1
-            before = time.perf_counter_ns()
-            session.infer(photo)
-            return time.perf_counter_ns() - before
 
-        def answer(request: Request) -> object:
-            match request:
-                case Describe():
-                    return opened
-                case Evaluate():
-                    return evaluate(session.infer, images, request.rows)
-                case Warm():
-                    return warm_up(timed)
-                case Burst():
-                    return tuple(timed() for _ in range(request.calls))
-                case ReadMemory():
-                    return read_memory()
-                case ReadAudit():
-                    return backend.audit(artifact, runtime, photos[0])
-                case Saturate():
-                    return saturated_ips(session.infer, photos[0], runtime.sessions, request.seconds)
-                case WalkPath():
-                    return walk_path(session.infer, images, request)
-                case TimeOnDevice():
-                    return figures.device_times(session.on_device, photos_of(images, request.size))
-                case MeasureThroughput():
-                    return figures.throughput(session, photos_of(images, request.size))
-                case ReadEnergy():
-                    return figures.joules(session.infer, photos_of(images, request.size))
-                case _:
-                    assert_never(request)
+class _Answers:
+    """The handler of one open session: a request in, what it measured out."""
 
-        yield answer
+    def __init__(
+        self, artifact: Artifact, runtime: Runtime, images: Images, session: Session, opened: Opened
+    ) -> None:
+        self._artifact, self._runtime, self._images = artifact, runtime, images
+        self._session, self._opened = session, opened
+        self._photos = list(images.spread(TIMED_IMAGES * runtime.batch, runtime.batch))
+        self._turn = 0
+
+    def __call__(self, request: Request) -> object:
+        session, images = self._session, self._images
+        match request:
+            case Describe():
+                return self._opened
+            case Evaluate():
+                return evaluate(session.infer, images, request.rows)
+            case Warm():
+                return warm_up(self._timed)
+            case Burst():
+                return tuple(self._timed() for _ in range(request.calls))
+            case ReadMemory():
+                return read_memory()
+            case ReadAudit():
+                backend = BACKENDS[self._runtime.backend]
+                return backend.audit(self._artifact, self._runtime, self._photos[0])
+            case Saturate():
+                return saturated_ips(session.infer, self._photos[0], self._runtime.sessions, request.seconds)
+            case WalkPath():
+                return walk_path(session.infer, images, request)
+            case TimeOnDevice():
+                return figures.device_times(session.on_device, photos_of(images, request.size))
+            case MeasureThroughput():
+                return figures.throughput(session, photos_of(images, request.size))
+            case ReadEnergy():
+                return figures.joules(session.infer, photos_of(images, request.size))
+            case _:
+                assert_never(request)
+
+    def _timed(self) -> int:
+        """Nanoseconds of one call, on the next photo."""
+        photo = self._photos[self._turn % len(self._photos)]
+        self._turn += 1
+        before = time.perf_counter_ns()
+        self._session.infer(photo)
+        return time.perf_counter_ns() - before
 
 
 def evaluate(infer: Infer, images: Images, rows: Sequence[int]) -> "NDArray[np.float32]":
@@ -198,7 +209,7 @@ def walk_path(infer: Infer, images: Images, request: WalkPath) -> WholePath:
         prepared = time.perf_counter_ns()
         logits = infer(batch)
         inferred = time.perf_counter_ns()
-        softmax(logits).argmax(axis=1)
+        softmax(logits[0]).argmax()
         done = time.perf_counter_ns()
         stages.append((decoded - begun, prepared - decoded, inferred - prepared, done - inferred))
     decode_ns, preprocess_ns, infer_ns, rest_ns = (median(times) for times in zip(*stages, strict=True))

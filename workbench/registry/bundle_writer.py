@@ -171,7 +171,10 @@ def _candidate(run: RunFolder, trial: TrialResult, cache: ArtifactCache) -> _Can
         raise WorkbenchError(f"`{trial.variant}` of run {run.run_id} ended {trial.status}{because}")
     info = run.info()
     if (runtime := info.runtimes.get(trial.variant)) is None:
-        raise WorkbenchError(f"{run.path / 'run.json'}: `runtimes` has no `{trial.variant}`")
+        raise WorkbenchError(
+            f"{run.path / 'run.json'} has no runtime of `{trial.variant}` that this version runs",
+            hint="measure it again: `krishi-bench run`",
+        )
     again = f"run it again: what run {run.run_id} built is no longer in {cache.root}"
     if (artifact := cache.find(trial.artifact_key)) is None:
         raise WorkbenchError(f"the model of `{trial.variant}` is gone", hint=again)

@@ -32,6 +32,17 @@ def _as_recorded(value: object) -> object:
 Recorded = Annotated[Preprocess, BeforeValidator(_as_recorded)]
 
 
+def _still_there(runtimes: object) -> object:
+    """Leave out runtimes that this version no longer has: their trials stay, but cannot be promoted."""
+    if not isinstance(runtimes, dict):
+        return runtimes
+    return {
+        variant: runtime
+        for variant, runtime in runtimes.items()
+        if not (isinstance(runtime, dict) and Runtime.removed_setting(runtime))
+    }
+
+
 class TrialResult(Record):
     """One variant in one run: what was built, what was measured, and how it ended.
 
@@ -134,7 +145,7 @@ class RunInfo(Record):
     preprocess: Recorded
     budget: Budget
     baseline: str
-    runtimes: dict[str, Runtime]
+    runtimes: Annotated[dict[str, Runtime], BeforeValidator(_still_there)]
     synthetic: bool = False
     certification_images: int = 0
     uncertified: str | None = None

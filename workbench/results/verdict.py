@@ -115,16 +115,6 @@ def speed(trial: TrialResult) -> Ratio | None:
     return Ratio(trial.latency.round_log_ratios)
 
 
-def accuracy_verdict(trial: TrialResult, budget: Budget) -> Verdict:
-    """Is the drop on the photos that choose within the budget?
-
-    Decided by its one-sided 95 % upper bound (non-inferiority), not by the drop seen: no difference on few
-    photos proves nothing.
-    """
-    drop = paired_drop(trial)
-    return "beyond" if drop is None else _verdict(drop, trial, budget)
-
-
 def _verdict(drop: PairedDrop, trial: TrialResult, budget: Budget) -> Verdict:
     if drop.drop > budget.max_accuracy_drop:
         return "beyond"

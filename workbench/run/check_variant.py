@@ -229,7 +229,7 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
     with opened_gpu() if variant.runtime.device == "cuda" else nullcontext() as gpu:
         before_bytes = gpu.used_bytes() if gpu is not None else None
         with Worker(built.artifact, variant.runtime, photos, log=log) as worker:
-            if builds_engine(variant.runtime):
+            if variant.runtime.backend == "tensorrt":  # it may take minutes, once
                 report("building the engine, or opening the one that is kept")
             worker.ready()
             opened = worker.describe()
@@ -273,11 +273,6 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }
     )
-
-
-def builds_engine(runtime: Runtime) -> bool:
-    """Whether opening it may take minutes, once: the runtime makes an engine for the GPU that is here."""
-    return runtime.backend == "tensorrt" or runtime.provider in ("tensorrt", "tensorrt-rtx")
 
 
 def _on_gpu(

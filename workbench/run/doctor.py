@@ -35,8 +35,6 @@ FEATURES = {
 RUNTIMES = (
     Runtime(),
     Runtime(device="cuda"),
-    Runtime(device="cuda", provider="tensorrt"),
-    Runtime(device="cuda", provider="tensorrt-rtx"),
     Runtime(backend="openvino"),
     Runtime(backend="tensorrt", device="cuda"),
     Runtime(backend="torch"),

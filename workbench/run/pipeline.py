@@ -38,7 +38,7 @@ NETWORK_TIMEOUT_S = 120.0
 LIBRARIES = (
     "krishi-bench", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
     "openvino", "nncf", "onnxslim", "onnxsim", "numpy", "pillow",
-    "tensorrt", "cuda-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "nvidia-modelopt",
+    "tensorrt", "cuda-bindings",
 )  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from workbench.steps.fp16.settings import Fp16
 from workbench.steps.int8.dynamic import dynamic_int8
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.int8.static import static_int8
-from workbench.steps.modelopt import ModeloptInt8, modelopt_onnx
 from workbench.steps.nncf.quantize import nncf_onnx
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.steps.optimize import Optimize, optimize
@@ -33,7 +32,6 @@ Step = Annotated[
     | DynamicInt8
     | StaticInt8
     | NncfInt8
-    | ModeloptInt8
     | Fp16
     | FoldPreprocess
     | Optimize
@@ -42,7 +40,7 @@ Step = Annotated[
     Field(discriminator="use"),
 ]
 # What looks at calibration photos; `fp16` at a few others where there are none.
-RANGED = frozenset({"static_int8", "nncf_int8", "modelopt_int8", "fp16"})
+RANGED = frozenset({"static_int8", "nncf_int8", "fp16"})
 
 # The distributions whose versions decide what a step produces: part of its cache key.
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -50,10 +48,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "dynamic_int8": ("onnx", "onnxruntime", "onnxruntime-gpu"),
     "static_int8": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy"),
     "nncf_int8": ("onnx", "nncf", "openvino", "numpy"),
-    "modelopt_int8": (
-        *("nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy"),
-    ),
-    "fp16": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "nvidia-modelopt", "onnx-graphsurgeon"),
+    "fp16": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy"),
     "fold_preprocess": ("onnx",),
     "optimize": ("onnx", "onnxruntime", "onnxruntime-gpu"),
     "fixed_batch": ("onnx",),
@@ -111,8 +106,6 @@ def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
         case NncfInt8():
             calibration = calibration_of(step, photos)
             nncf_onnx(step, source, target, calibration, photos.validation, photos.choosing)
-        case ModeloptInt8():
-            modelopt_onnx(step, source, target, calibration_of(step, photos))
         case Fp16():
             fp16(step, source, target, photos.calibration, photos.samples)
         case FoldPreprocess():
@@ -135,7 +128,7 @@ def note_of(step: Step, result: Path) -> str | None:
     return notes.text() if notes else None
 
 
-def calibration_of(step: StaticInt8 | NncfInt8 | ModeloptInt8, photos: Photos) -> "Images":
+def calibration_of(step: StaticInt8 | NncfInt8, photos: Photos) -> "Images":
     """Raises WorkbenchError where the workspace names none."""
     if photos.calibration is None:
         raise WorkbenchError(

@@ -44,7 +44,6 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     images = image_input(model)
     if images.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         raise WorkbenchError("fold_preprocess: the graph takes pixels already")
-    n, _, height, width = images.type.tensor_type.shape.dim
     mean = (255 * np.asarray(contract.mean)).reshape(1, 3, 1, 1)
     scale = 1 / (255 * np.asarray(contract.std)).reshape(1, 3, 1, 1)
     folded = _scale_first_convolution(model, images.name, scale.reshape(3))
@@ -69,12 +68,19 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     original = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*nodes, *original])
-    taken = onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, [None, None, None, 3])
-    for mine, theirs in zip(taken.type.tensor_type.shape.dim, (n, height, width), strict=False):
-        mine.CopyFrom(theirs)
-    position = next(index for index, value in enumerate(model.graph.input) if value.name == images.name)
-    model.graph.input[position].CopyFrom(taken)
+    images.CopyFrom(_pixel_input(images))
     onnx.save(model, target)
+
+
+def _pixel_input(images: "onnx.ValueInfoProto") -> "onnx.ValueInfoProto":
+    """(N, H, W, 3) uint8, with the sizes that (N, 3, H, W) `images` has."""
+    import onnx
+
+    n, _, height, width = images.type.tensor_type.shape.dim
+    pixels = onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, [None, None, None, 3])
+    for mine, theirs in zip(pixels.type.tensor_type.shape.dim, (n, height, width), strict=False):
+        mine.CopyFrom(theirs)
+    return pixels
 
 
 def _scale_first_convolution(model: "onnx.ModelProto", name: str, scale: "NDArray[np.float64]") -> bool:

@@ -7,7 +7,6 @@ from workbench.backends import BackendName
 from workbench.backends.artifact import Precision
 from workbench.errors import FieldProblem, WorkbenchError
 from workbench.steps.int8.settings import HALF_QDQ_OPSET, StaticInt8
-from workbench.steps.modelopt import ModeloptInt8
 
 if TYPE_CHECKING:
     from workbench.steps import Step
@@ -48,32 +47,25 @@ def _takes(step: "Step", position: int) -> None:
         )
     if not isinstance(step, StaticInt8) or step.placement == "tensorrt":
         return
-    if step.format == "qoperator" or step.activation == "uint8":
-        what = "onnxruntime's own operators" if step.format == "qoperator" else "uint8 activations"
+    if step.activation == "uint8":
         raise FieldProblem(
-            f"step `static_int8` writes {what}, which TensorRT does not take",
+            "step `static_int8` writes uint8 activations, which TensorRT does not take",
             hint="set `placement: tensorrt`",
             at=("steps", position),
         )
 
 
 def _new_enough(step: "Step", opset: int, position: int) -> None:
-    if isinstance(step, ModeloptInt8):
-        what = "step `modelopt_int8`"
-    elif isinstance(step, StaticInt8) and step.rest == "fp16":
-        what = "`rest: fp16`"
-    else:
-        return
-    if opset < HALF_QDQ_OPSET:
+    if isinstance(step, StaticInt8) and step.rest == "fp16" and opset < HALF_QDQ_OPSET:
         raise FieldProblem(
-            f"{what} needs opset {HALF_QDQ_OPSET}, the first whose pairs take FP16, not {opset}",
+            f"`rest: fp16` needs opset {HALF_QDQ_OPSET}, the first whose pairs take FP16, not {opset}",
             hint=f"set `export.opset: {HALF_QDQ_OPSET}`",
             at=("steps", position),
         )
 
 
-NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "nncf_int8", "modelopt_int8", "fp16"})
-HALVES = frozenset({"fp16", "static_int8", "modelopt_int8"})  # what they do not quantise may become FP16
+NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "nncf_int8", "fp16"})
+HALVES = frozenset({"fp16", "static_int8"})  # what they do not quantise may become FP16
 EXACT = frozenset({"simplify", "fold_preprocess", "optimize", "fixed_batch", "dynamic_batch"})
 BATCH = frozenset({"fixed_batch", "dynamic_batch"})
 LAST = frozenset({"fold_preprocess", "optimize"})

@@ -1,4 +1,4 @@
-"""The chain from the NVIDIA driver to ModelOpt: which link is the first that does not hold."""
+"""The chain from the NVIDIA driver to the runtimes: which link is the first that does not hold."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal

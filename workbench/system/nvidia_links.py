@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from workbench.backends.ort.availability import unsupported_by_rtx
 from workbench.errors import first_line
 from workbench.system.nvidia import DRIVER, NO_GPU, Gpu, Load, read_gpu
 from workbench.system.packages import versions
@@ -21,7 +20,6 @@ from workbench.system.packages import versions
 MINIMUM_DRIVER = {12: "525", 13: "580"}  # NVIDIA, CUDA Compatibility: minor version compatibility
 ORT_FOR_CUDA_12 = "onnxruntime-gpu[cuda,cudnn]<1.27"  # the last built for CUDA 12, by their metadata
 TORCH_INDEX = {12: "cu126", 13: "cu130"}
-RTX = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 NOT_FOUND = re.compile(r"(\S+\.so[.\d]*): cannot open shared object file")
 # An ONNX file of one Identity of one number: what a provider is tried with.
 IDENTITY = bytes.fromhex(
@@ -93,14 +91,14 @@ class Look:
 
 
 def here() -> Look:
-    """This machine and this environment. Folders as the wheels of CUDA 12 and 13 and TensorRT have them."""
+    """This machine and this environment. Folders as the wheels of CUDA 12 and 13 have them."""
     wheels = [found for folder in _folders("nvidia") for found in sorted(folder.glob("*/lib"))]
     return Look(
         load=ctypes.CDLL,
         version=lambda name: versions(name).get(name),
         imported=importlib.import_module,
         opened=_opened,
-        folders=(*wheels, *_folders("tensorrt_libs")),
+        folders=tuple(wheels),
         capi=next(iter(_folders("onnxruntime")), Path()) / "capi",
     )
 
@@ -208,11 +206,6 @@ def _cudnn_version(library: Any) -> str | None:
     return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
 
 
-def _nvinfer_version(library: Any) -> str | None:
-    number = int(library.getInferLibVersion())
-    return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
-
-
 def _onnxruntime_gpu(look: Look) -> str | Missing:
     gpu, plain = look.version("onnxruntime-gpu"), look.version("onnxruntime")
     if gpu is None:
@@ -259,31 +252,6 @@ def _cuda_provider(look: Look) -> str | Missing:
     return _provider(look, library, "CUDAExecutionProvider", _cuda_libraries(look))
 
 
-def _wanted_tensorrt(look: Look) -> int:
-    """Major version of the TensorRT that onnxruntime's provider is linked with: read from its file."""
-    path = look.capi / "libonnxruntime_providers_tensorrt.so"
-    named = re.search(rb"libnvinfer\.so\.(\d+)", path.read_bytes()) if path.is_file() else None
-    return int(named[1]) if named else 10
-
-
-def _tensorrt_command(look: Look) -> str:
-    major = _wanted_tensorrt(look)
-    return f"pip install 'tensorrt-cu{look.cuda}>={major},<{major + 1}'"
-
-
-def _nvinfer(look: Look) -> str | Missing:
-    major, remedy = _wanted_tensorrt(look), _tensorrt_command(look)
-    found = _library(look, f"libnvinfer.so.{major}", _nvinfer_version, remedy)
-    if isinstance(found, Missing):
-        return found
-    return _library(look, f"libnvonnxparser.so.{major}", lambda _: found, remedy)
-
-
-def _tensorrt_provider(look: Look) -> str | Missing:
-    library = "libonnxruntime_providers_tensorrt.so"
-    return _provider(look, library, "TensorrtExecutionProvider", _tensorrt_command(look))
-
-
 def _tensorrt(look: Look) -> str | Missing:
     try:
         version = str(look.imported("tensorrt").__version__)
@@ -328,27 +296,6 @@ def _torch(look: Look) -> str | Missing:
     return f"{torch.__version__}, for CUDA {torch.version.cuda}"
 
 
-def _rtx(look: Look) -> str | Missing:
-    version, command = look.version(RTX), "pip install 'krishi-bench[tensorrt-rtx]'"
-    if version is None:
-        return Missing(f"{RTX} is not installed", f"in an environment without onnxruntime-gpu: {command}")
-    if look.version("onnxruntime") is None:
-        return Missing(
-            f"{RTX} {version} registers with a plain onnxruntime, and there is none",
-            f"in an environment without onnxruntime-gpu: {command}",
-        )
-    if (reason := unsupported_by_rtx(look.gpu)) is not None:
-        what, _, remedy = reason.partition(": ")
-        return Missing(what, remedy)
-    return version
-
-
-def _modelopt(look: Look) -> str | Missing:
-    if (version := look.version("nvidia-modelopt")) is None:
-        return Missing("nvidia-modelopt is not installed", "pip install 'krishi-bench[modelopt]'")
-    return version
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """after: the links that must hold before this one is looked at."""
@@ -358,28 +305,22 @@ class Step:
     look: Callable[[Look], str | Missing]
 
 
-PROVIDERS = "for onnxruntime's cuda and tensorrt providers"
+PROVIDER = "for onnxruntime's cuda provider"
 LINKS: Mapping[str, Step] = {
     "NVIDIA driver": Step("for everything on a GPU", (), _driver),
     "CUDA of the driver": Step("for everything on a GPU", ("NVIDIA driver",), _cuda),
     "GPU": Step("for everything on a GPU", ("CUDA of the driver",), _gpu),
-    "CUDA runtime": Step(PROVIDERS, ("GPU",), _cudart),
-    "cuBLAS": Step(PROVIDERS, ("GPU",), _cublas),
-    "cuRAND": Step(PROVIDERS, ("GPU",), _curand),
-    "cuDNN 9": Step(PROVIDERS, ("cuBLAS",), _cudnn),
-    "onnxruntime-gpu": Step(PROVIDERS, ("GPU",), _onnxruntime_gpu),
+    "CUDA runtime": Step(PROVIDER, ("GPU",), _cudart),
+    "cuBLAS": Step(PROVIDER, ("GPU",), _cublas),
+    "cuRAND": Step(PROVIDER, ("GPU",), _curand),
+    "cuDNN 9": Step(PROVIDER, ("cuBLAS",), _cudnn),
+    "onnxruntime-gpu": Step(PROVIDER, ("GPU",), _onnxruntime_gpu),
     "its CUDA provider": Step(
-        "for onnxruntime's cuda provider",
+        PROVIDER,
         ("onnxruntime-gpu", "CUDA runtime", "cuBLAS", "cuRAND", "cuDNN 9"),
         _cuda_provider,
-    ),
-    "its TensorRT": Step("for onnxruntime's tensorrt provider", ("onnxruntime-gpu",), _nvinfer),
-    "its TensorRT provider": Step(
-        "for onnxruntime's tensorrt provider", ("its CUDA provider", "its TensorRT"), _tensorrt_provider
     ),
     "TensorRT for Python": Step("for backend tensorrt", ("GPU",), _tensorrt),
     "cuda-python": Step("for backend tensorrt", ("GPU",), _cuda_python),
     "torch for CUDA": Step("for backend torch on a GPU", ("GPU",), _torch),
-    "TensorRT-RTX plug-in": Step("for onnxruntime's provider tensorrt-rtx", ("GPU",), _rtx),
-    "ModelOpt": Step("for step modelopt_int8, and fp16 by AutoCast", ("GPU",), _modelopt),
 }

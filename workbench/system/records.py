@@ -1,7 +1,9 @@
 """The base of every record that is written to a file."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from workbench.system.removed import Compatible
 
 
-class Record(BaseModel):
+class Record(Compatible):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -40,7 +40,6 @@ LIBRARIES: dict[str, str | None] = {
     "onnxruntime-openvino": None,
     "openvino": "openvino",
     "nncf": "openvino",
-    "onnxruntime-ep-nv-tensorrt-rtx-cu13": "tensorrt-rtx",
     "tensorrt": "tensorrt",
     "cuda-python": "tensorrt",
     "cuda-bindings": "tensorrt",
@@ -51,7 +50,6 @@ LIBRARIES: dict[str, str | None] = {
     "onnxsim": "export",
     "transformers": None,
     "timm": None,
-    "nvidia-modelopt": "modelopt",
 }
 
 Installed = Callable[[str], str | None]

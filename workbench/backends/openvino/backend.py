@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Artifact, Format
+from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.backends.base import Hint, Runtime, Session
 from workbench.backends.common import for_any_batch
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 
 NAME = "openvino"
-FORMATS: frozenset[Format] = frozenset({"openvino"})
 PACKAGES: tuple[str, ...] = ("openvino",)
 
 CACHE_SWITCH = "KRISHI_OPENVINO_CACHE"

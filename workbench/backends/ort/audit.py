@@ -56,7 +56,7 @@ def audit_onnx(
 
     options: fresh ones with the real session's settings; they are changed here. Weights are not packed
     ahead, because the profile loses the shape of packed ones; that changes neither the nodes nor their
-    types. providers: with the options of each; empty where `options` have them. sample: one batch as the
+    types. providers: with the options of each. sample: one batch as the
     session takes it. wanted: the provider that must have got some of the nodes, which are then counted as
     they were assigned, before it fused them. Raises WorkbenchError where onnxruntime cannot open or run the
     file, or `wanted` got nothing.
@@ -64,7 +64,7 @@ def audit_onnx(
     import onnx
 
     with TemporaryDirectory() as folder:
-        own = bool(providers) and set(providers) <= OWN_NODES
+        own = set(providers) <= OWN_NODES
         rewritten = Path(folder) / "rewritten.onnx" if own else None
         calls, nodes = _calls(artifact, options, providers, sample, Path(folder), rewritten, wanted)
         unfused = None if rewritten is None else unfused_qdq(onnx.load(rewritten).graph)
@@ -191,13 +191,13 @@ def _calls(
         options.optimized_model_filepath = str(rewritten)
     try:
         session = onnxruntime.InferenceSession(
-            artifact.read(), options, providers=list(providers.items()) or None, enable_fallback=False
+            artifact.read(), options, providers=list(providers.items()), enable_fallback=False
         )
         if wanted is not None:
             refuse_other(session.get_providers()[0], wanted, missing_libraries)
         session.run(None, {session.get_inputs()[0].name: sample})
     except onnxruntime_errors(RuntimeError, ValueError) as error:
-        reason = (missing_libraries(wanted) if wanted else None) or str(error).strip()
+        reason = (missing_libraries() if wanted else None) or str(error).strip()
         raise WorkbenchError(f"audit: onnxruntime cannot run {artifact.path.name}: {reason}") from error
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     calls = [_call(event["name"], event["args"]) for event in events if _is_node(event)]

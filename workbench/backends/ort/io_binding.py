@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-SESSION_KEY = "gpu_graph_id"  # by which onnxruntime itself asks any provider whether it has captured a graph
+GRAPH_KEY = "gpu_graph_id"  # the run option that tells captured CUDA graphs apart
 KEPT = 4  # shapes a thread keeps buffers for: a batch of 64 photos of 224 pixels takes 38 MB
 
 
@@ -39,7 +39,7 @@ class Bound:
 
     session: with one input, and one output of (N, classes) float32. sizes: the batch sizes it is called
     with, ascending; a batch is filled up to the next. Empty: any. device: as onnxruntime names it.
-    graph_key: the run option by which the provider tells captured CUDA graphs apart; None: none are captured.
+    graphs: whether CUDA graphs are captured.
 
     Every thread has buffers of its own. A captured graph reads and writes the addresses it was captured
     with, and onnxruntime captures for one caller at a time: with graphs, threads share buffers and take
@@ -54,14 +54,14 @@ class Bound:
         sizes: tuple[int, ...] = (),
         *,
         device: str = "cuda",
-        graph_key: str | None = None,
+        graphs: bool = False,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._session = session
         self._classes = classes
         self._sizes = sizes
         self._device = device
-        self._graph_key = graph_key
+        self._graphs = graphs
         self._clock = clock
         self._turn = threading.Lock()
         self._first: threading.Thread | None = None
@@ -96,7 +96,7 @@ class Bound:
 
     def _placed(self, call: "Callable[[], Answer]") -> "Answer":
         """Run a call on the thread that it belongs on: this one, where no graphs are captured."""
-        if self._graph_key is None:
+        if not self._graphs:
             return call()
         with self._turn:
             self._first = self._first or threading.current_thread()
@@ -128,10 +128,10 @@ class Bound:
         return next((size for size in self._sizes if size >= count), self._sizes[-1])
 
     def _buffers(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Buffers:
-        kept = self._shared if self._graph_key is not None else self._of_this_thread()
+        kept = self._shared if self._graphs else self._of_this_thread()
         key = (shape, dtype.str)
         if key not in kept:
-            if self._graph_key is None and len(kept) >= KEPT:
+            if not self._graphs and len(kept) >= KEPT:
                 del kept[next(iter(kept))]
             kept[key] = self._new(shape, dtype)
         return kept[key]
@@ -153,10 +153,9 @@ class Bound:
         binding.bind_ortvalue_input(self._session.get_inputs()[0].name, photos)
         binding.bind_ortvalue_output(self._session.get_outputs()[0].name, logits)
         options = None
-        if self._graph_key is not None:
+        if self._graphs:
             options = onnxruntime.RunOptions()
-            for key in dict.fromkeys((self._graph_key, SESSION_KEY)):
-                options.add_run_config_entry(key, str(shape[0]))
+            options.add_run_config_entry(GRAPH_KEY, str(shape[0]))
         return Buffers(photos, logits, binding, options)
 
 

@@ -13,8 +13,7 @@ RECORD = "session.record_ep_graph_assignment_info"
 def assigned(session: Any) -> dict[str, int] | None:
     """Nodes of the graph per provider, as the session was split; None before onnxruntime 1.24.
 
-    Counted before a provider fuses what it took: a TensorRT engine counts with all the nodes in it. The
-    session must have been opened with RECORD.
+    Counted before a provider fuses what it took. The session must have been opened with RECORD.
     """
     read = getattr(session, "get_provider_graph_assignment_info", None)
     if read is None:
@@ -22,13 +21,13 @@ def assigned(session: Any) -> dict[str, int] | None:
     return dict(Counter(part.ep_name for part in read() for _ in part.get_nodes()))
 
 
-def refuse_other(taken: str, wanted: str, missing: Callable[[str], str | None]) -> None:
+def refuse_other(taken: str, wanted: str, missing: Callable[[], str | None]) -> None:
     """Raise WorkbenchError where the session as a whole fell back: its first provider is another.
 
-    missing: which library that provider lacks, and what to install (see `ort_missing`).
+    missing: says which library that provider lacks, and what to install (see `ort_missing`).
     """
     if taken != wanted:
-        reason = missing(wanted)
+        reason = missing()
         raise WorkbenchError(
             f"asked for {wanted}, onnxruntime took {taken}" + (f": {reason}" if reason else ""),
             hint=None if reason else "the log of this trial has what onnxruntime printed",

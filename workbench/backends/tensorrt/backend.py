@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Artifact, Format
+from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.backends.base import Engine, OnDevice, Runtime, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 NAME = "tensorrt"
-FORMATS: frozenset[Format] = frozenset({"onnx"})
 PACKAGES: tuple[str, ...] = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-bindings")
 
 OLDEST = (10, 3)  # strongly typed networks, contexts that take their memory from us, without deprecated names
@@ -90,7 +89,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     Raises WorkbenchError where TensorRT cannot take the network, or CUDA fails.
     """
     plan = plan_of(artifact.info, runtime)
-    native, built = _opened(artifact, runtime, plan)
+    native, built = _opened(artifact, plan)
     ports = ports_of(native, pixels=artifact.info.pixels, classes=artifact.info.classes)
     if native.num_optimization_profiles != len(plan.sizes):
         raise WorkbenchError(f"the engine has {native.num_optimization_profiles} optimisation profiles")
@@ -139,7 +138,7 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
     from workbench.backends.tensorrt.audit import audit_engine
 
     plan = plan_of(artifact.info, runtime)
-    native, _ = _opened(artifact, runtime, plan)
+    native, _ = _opened(artifact, plan)
     inspector = made(trt, "looking into the engine", native.create_engine_inspector)
     told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     count = min(len(sample), plan.most) if plan.free else plan.most
@@ -151,12 +150,12 @@ def prepare(artifact: Artifact, runtime: Runtime) -> None:
     _found_or_built(artifact, plan_of(artifact.info, runtime))
 
 
-def _opened(artifact: Artifact, runtime: Runtime, plan: Plan) -> tuple[Any, Engine]:
+def _opened(artifact: Artifact, plan: Plan) -> tuple[Any, Engine]:
     """The engine, and how it was come by. One that was kept and cannot be opened is built anew, once."""
     refuse_foreign(artifact)
     data, found = _found_or_built(artifact, plan)
     try:
-        return _deserialized(data, runtime), found
+        return _deserialized(data), found
     except WorkbenchError as error:
         if any(words in error.message.lower() for words in FULL):
             # Nothing is wrong with the engine, and building one takes more memory than opening it.
@@ -164,15 +163,13 @@ def _opened(artifact: Artifact, runtime: Runtime, plan: Plan) -> tuple[Any, Engi
         if found.build_s is not None:
             raise
     data, found = _found_or_built(artifact, plan, anew=True)
-    return _deserialized(data, runtime), found
+    return _deserialized(data), found
 
 
-def _deserialized(data: bytes, runtime: Runtime) -> Any:
+def _deserialized(data: bytes) -> Any:
     import tensorrt as trt
 
     opener = made(trt, "starting its runtime", lambda: trt.Runtime(log_of(trt)), hint=GPU_HINT)
-    if runtime.version_compatible:
-        opener.engine_host_code_allowed = True  # It carries a lean runtime: host code, which we put there.
     return made(trt, "opening an engine", lambda: opener.deserialize_cuda_engine(data), hint=GPU_HINT)
 
 

@@ -44,10 +44,6 @@ class Plan:
     free: bool
     sizes: tuple[Sizes, ...]
     tf32: bool
-    workspace_mb: int | None
-    level: int | None
-    hardware_compatible: bool
-    version_compatible: bool
 
     @property
     def most(self) -> int:
@@ -68,10 +64,6 @@ def plan_of(info: ArtifactInfo, runtime: Runtime) -> Plan:
         free=info.input_shape[0] == 0,
         sizes=_sizes(info.input_shape[0], runtime),
         tf32=runtime.precision == "tf32",
-        workspace_mb=runtime.workspace_mb,
-        level=runtime.builder_level,
-        hardware_compatible=runtime.hardware_compatible,
-        version_compatible=runtime.version_compatible,
     )
 
 
@@ -112,7 +104,6 @@ def build(onnx: bytes, name: str, plan: Plan, timings: bytes) -> tuple[bytes, by
                 trt,
                 f"building an engine of {name}",
                 lambda: builder.build_serialized_network(network, config),
-                hint=None if plan.workspace_mb is None else "a larger `runtime.workspace_mb` may do",
             )
         )
         return engine, bytes(cache.serialize() or b"")
@@ -160,15 +151,6 @@ def _configure(trt: Any, config: Any, plan: Plan) -> None:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if plan.level is not None:
-        config.builder_optimization_level = plan.level
-    if plan.workspace_mb is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mb << 20)
-    if plan.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    if plan.version_compatible:
-        # The lean runtime stays in the engine: without it, every reader needs that library beside it.
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
 
 
 def _add_profiles(builder: Any, config: Any, given: Any, sizes: tuple[Sizes, ...]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.backends.artifact import Artifact, Format
+from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit, Computed, Product, audit_of
 from workbench.backends.base import Runtime, Session
 from workbench.backends.common import for_any_batch, refuse_foreign
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 NAME = "torch"
-FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
 PACKAGES: tuple[str, ...] = ("torch",)
 HALF = {"bf16": "bfloat16", "f16": "float16"}
 # TF32 is a way to multiply float32; the tensors, which the audit looks at, stay float32.
@@ -104,7 +103,6 @@ def _audit_of_package(artifact: Artifact, runtime: Runtime) -> Audit:
     return Audit(
         computes=precision,
         verdict=f"compiled to compute in {how}; the package does not tell more",
-        as_asked=precision == ASKED[runtime.precision or "f32"],
     )
 
 

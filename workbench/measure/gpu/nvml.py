@@ -43,10 +43,10 @@ class Reader:
         except self._nvml.NVMLError:
             return None
 
-    def clock_mhz(self, which: str, *, most: bool = False) -> int | None:
+    def clock_mhz(self, which: str) -> int | None:
         """which: `SM` or `MEM`."""
         kind = getattr(self._nvml, f"NVML_CLOCK_{which}")
-        mhz: int | None = self.ask("DeviceGetMaxClockInfo" if most else "DeviceGetClockInfo", kind)
+        mhz: int | None = self.ask("DeviceGetClockInfo", kind)
         return mhz
 
     def celsius(self) -> int | None:
@@ -99,8 +99,7 @@ class Reader:
         return (None, False) if now is None or before_bytes is None else (max(0, now - before_bytes), True)
 
     def conditions(self) -> GpuConditions:
-        memory, persistence = self.ask("DeviceGetMemoryInfo"), self.ask("DeviceGetPersistenceMode")
-        mig = self.ask("DeviceGetMigMode")
+        memory, mig = self.ask("DeviceGetMemoryInfo"), self.ask("DeviceGetMigMode")
         try:
             driver = self._nvml.nvmlSystemGetDriverVersion()
         except self._nvml.NVMLError:
@@ -109,11 +108,8 @@ class Reader:
             name=_text(self.ask("DeviceGetName")),
             driver=_text(driver),
             memory_bytes=None if memory is None else int(memory.total),
-            max_sm_mhz=self.clock_mhz("SM", most=True),
-            max_memory_mhz=self.clock_mhz("MEM", most=True),
             power_limit_w=self.watts("DeviceGetPowerManagementLimit"),
             default_power_w=self.watts("DeviceGetPowerManagementDefaultLimit"),
-            persistence=None if persistence is None else bool(persistence),
             mig=None if mig is None else bool(mig[0]),
         )
 

@@ -47,14 +47,13 @@ def saturation_of(path: Path, photos: "NDArray[Any]") -> Saturation | None:
     plan = Plan(path)
     if not plan.layers:
         return None
-    tally: dict[str, tuple[int, int]] = {}
+    tally: dict[str, int] = {}
     exact = np.concatenate([plan.run(photo[None]) for photo in photos])
     clipped = np.concatenate([plan.run(photo[None], tally) for photo in photos])
-    at_risk = tuple(name for name, (count, _) in tally.items() if count)
+    at_risk = tuple(name for name, count in tally.items() if count)
     largest = float(np.abs(exact).max())
     found = Saturation(
         layers_at_risk=at_risk,
-        worst_share=max((count / total for count, total in tally.values()), default=0.0),
         logit_error=float(np.abs(clipped - exact).max()) / largest if largest else 0.0,
         top1_changed=int((clipped.argmax(1) != exact.argmax(1)).sum()),
         photos=len(photos),

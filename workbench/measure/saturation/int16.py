@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 Arrays = dict[str, "NDArray[Any]"]
-Tally = dict[str, tuple[int, int]]
-"""By layer: pair sums that saturated, and all pair sums."""
+Tally = dict[str, int]
+"""By layer: pair sums that saturated."""
 
 LARGEST, SMALLEST = 2**15 - 1, -(2**15)
 ROWS = 4096  # of a layer's data at once: keeps a convolution's unrolled photo below some tens of MB
@@ -155,8 +155,7 @@ def _sums(
     if tally is None or data.dtype != np.uint8:
         return sums
     lost, count = clipped(data, weight)
-    before, total = tally.get(name, (0, 0))
-    tally[name] = (before + count, total + data.shape[0] * weight.shape[1] * -(-data.shape[1] // 2))
+    tally[name] = tally.get(name, 0) + count
     return sums - lost
 
 

@@ -48,7 +48,6 @@ class NetworkFacts(BaseModel):
     hard_swish: int
     swish: int
     attention: int
-    layer_norms: int
     dead_channels: int
     any_size: bool
     first: str | None
@@ -118,7 +117,6 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
         hard_swish=hard,
         swish=soft,
         attention=_attentions(model, wiring),
-        layer_norms=operators["LayerNormalization"],
         dead_channels=sum(_dead_channels(node, wiring) for node in nodes),
         any_size=takes_any_size(model),
         first=next((name for name, mine in roles.items() if "first" in mine), None),

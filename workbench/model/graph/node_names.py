@@ -41,8 +41,8 @@ def prepare(source: Path, target: Path) -> "onnx.ModelProto":
 
 
 def named(source: Path) -> "onnx.ModelProto":
-    """The model with a name of its own for every node, by its output where it has none: NNCF and ModelOpt
-    want that."""
+    """The model with a name of its own for every node, by its output where it has none: NNCF
+    wants that."""
     from workbench.model.graph.onnx_file import load
 
     model = load(source)

@@ -32,7 +32,6 @@ from workbench.run.advice.evidence import (
 )
 from workbench.steps.fp16.settings import Fp16
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
-from workbench.steps.modelopt import ModeloptInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.workspace.recipe import Variant
 
@@ -158,14 +157,7 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
             stop=True,
         )
     if situation.x86 and variant.runtime.backend == "onnxruntime" and step.activation == "int8":
-        slow = step.format == "qoperator"
-        yield Opinion(
-            "int8 activations take slower kernels on x86 than uint8 ones"
-            + (", in QOperator the slowest" if slow else ""),
-            ORT_QUANTIZATION if slow else MEASURED,
-            0.2 if slow else 0.4,
-            0.5 if slow else 0.65,
-        )
+        yield Opinion("int8 activations take slower kernels on x86 than uint8 ones", MEASURED, 0.4, 0.65)
     if situation.facts.depthwise and not step.per_channel:
         yield Opinion(
             "depthwise filters differ by orders of magnitude: one scale for all of them costs accuracy",
@@ -298,7 +290,7 @@ def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     yield from _gpu_int8(variant, small=small)
     if runtime.backend == "torch" and not runtime.compile and not runtime.cuda_graph:
         yield Opinion("torch starts one kernel an operator", CUDA_GRAPHS, 0.3, 1.0)
-    if runtime.backend == "tensorrt" or runtime.provider in ("tensorrt", "tensorrt-rtx"):
+    if runtime.backend == "tensorrt":
         yield Opinion(
             "TensorRT fuses layers and times the kernels it chooses; each machine builds its own engine",
             TENSORRT_ENGINES,
@@ -320,7 +312,7 @@ def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
                 0.4,
                 1.2,
             )
-        elif isinstance(step, StaticInt8 | ModeloptInt8):
+        elif isinstance(step, StaticInt8):
             low, high = (0.8, 1.5) if small else (1.2, 4.0)
             yield Opinion("INT8 runs on the tensor cores where pairs are fused", TENSOR_CORES, low, high)
 

@@ -8,7 +8,6 @@ from workbench.model.graph.roles import Role
 from workbench.steps import Step
 from workbench.steps.int8.layer_sensitivity import Layer
 from workbench.steps.int8.settings import StaticInt8
-from workbench.steps.modelopt import ModeloptInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.workspace.recipe import RecipePreprocess, Variant
 
@@ -43,7 +42,7 @@ def capped(variant: Variant, available: int) -> Variant:
         if isinstance(step, StaticInt8) and step.calibration.images > available:
             fewer = step.calibration.model_copy(update={"images": available})
             return step.model_copy(update={"calibration": fewer})
-        if isinstance(step, NncfInt8 | ModeloptInt8) and step.images > available:
+        if isinstance(step, NncfInt8) and step.images > available:
             return step.model_copy(update={"images": available})
         return step
 

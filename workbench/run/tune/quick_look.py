@@ -44,7 +44,6 @@ class Look(BaseModel):
 
     log_ratio: log(its time / the baseline's time) of one photo, the median of alternating turns.
     images, losses, gains: of the photos that choose, as in `results.Accuracy`.
-    divergence: mean Kullback-Leibler divergence of its probabilities from the baseline's, in nats.
     seconds: that the look took, the build aside.
     """
 
@@ -54,7 +53,6 @@ class Look(BaseModel):
     images: int
     losses: int
     gains: int
-    divergence: float
     size_bytes: int
     memory_bytes: int
     seconds: float
@@ -127,13 +125,12 @@ class Looker:
         except ChildError:
             self._close()  # it may be the baseline that died: the next look opens another
             raise
-        losses, gains, divergence = self._compared(logits, rows)
+        losses, gains = self._compared(logits, rows)
         look = Look(
             log_ratio=log_ratio,
             images=len(rows),
             losses=losses,
             gains=gains,
-            divergence=divergence,
             size_bytes=built.artifact.info.total_bytes,
             memory_bytes=memory_bytes,
             seconds=time.monotonic() - started,
@@ -175,17 +172,14 @@ class Looker:
         count = min(len(chosen), max(FEWEST_PHOTOS, int(EVALUATE_S / typical_s)))
         return [chosen[index * len(chosen) // count] for index in range(count)]
 
-    def _compared(self, logits: "NDArray[np.float32]", rows: Sequence[int]) -> tuple[int, int, float]:
+    def _compared(self, logits: "NDArray[np.float32]", rows: Sequence[int]) -> tuple[int, int]:
         import numpy as np
-
-        from workbench.measure.accuracy import parity
 
         assert self.context.baseline is not None
         reference = self.context.baseline[rows]
         labels = np.asarray(self.context.job.photos.labels)[rows]
         before, after = reference.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
-        losses, gains = int((before & ~after).sum()), int((after & ~before).sum())
-        return losses, gains, parity(logits, reference).kl
+        return int((before & ~after).sum()), int((after & ~before).sum())
 
     def _path(self, variant: Variant, built: Built) -> Path:
         job = self.context.job_of(variant.name)

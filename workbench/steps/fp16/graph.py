@@ -157,7 +157,7 @@ def by_onnxruntime(
     except (AssertionError, KeyError, RuntimeError, ValueError, InferenceError) as error:
         raise WorkbenchError(
             f"fp16: onnxruntime's converter fails here: {type(error).__name__}: {first_line(error)}",
-            hint="put `simplify` before `fp16`, export with another opset, or set `converter: modelopt`",
+            hint="put `simplify` before `fp16`, or export with another opset",
         ) from error
     return converted
 

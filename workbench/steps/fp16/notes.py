@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.steps.fp16.settings import Converter
-
 if TYPE_CHECKING:
     pass
 
@@ -24,7 +22,6 @@ class Fp16Notes:
     FP16; None where shapes hide it. casts: between FP16 and FP32, those at both ends included.
     """
 
-    converter: Converter
     kept: Mapping[str, str]
     half_share: float | None
     casts: int
@@ -36,10 +33,7 @@ class Fp16Notes:
         more = [f"{len(self.kept) - SHOWN} more"] if len(self.kept) > SHOWN else []
         listed = f": {', '.join([*names, *more])}" if names else ""
         nodes = "node" if len(self.kept) == 1 else "nodes"
-        return (
-            f"fp16: converted with {self.converter}, {len(self.kept)} sensitive {nodes} kept in FP32{listed}"
-            f"{share}, {self.casts} casts"
-        )
+        return f"fp16: {len(self.kept)} sensitive {nodes} kept in FP32{listed}{share}, {self.casts} casts"
 
 
 def notes_of(path: Path) -> Fp16Notes | None:

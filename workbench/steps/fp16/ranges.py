@@ -52,17 +52,6 @@ ADDED: Mapping[str, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sensitive:
-    """What to keep in FP32. nodes: names and the reason of each, in graph order.
-
-    tensors: what FP16 cannot hold, whichever nodes take it.
-    """
-
-    nodes: Mapping[str, str]
-    tensors: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class Peaks:
     """Largest absolute values over the photos. tensors: by name. sums: inside of nodes, by node name."""
 
@@ -70,8 +59,9 @@ class Peaks:
     sums: Mapping[str, float]
 
 
-def sensitive(model: "onnx.ModelProto", batches: "Sequence[NDArray[Any]]") -> Sensitive:
-    """The nodes of a prepared FP32 network (see `fp16_graph.prepared`) that have to stay in FP32.
+def sensitive(model: "onnx.ModelProto", batches: "Sequence[NDArray[Any]]") -> dict[str, str]:
+    """The nodes of a prepared FP32 network (see `fp16_graph.prepared`) that have to stay in FP32, each with
+    the reason, in graph order.
 
     batches: photos as the network takes them, in batches of any size. Activations that are all too small for
     FP16 count where rounding them changes the logits: in a network with biases they may not. Nodes inside of
@@ -94,7 +84,7 @@ def sensitive(model: "onnx.ModelProto", batches: "Sequence[NDArray[Any]]") -> Se
         )
         if reason:
             nodes[node.name] = reason
-    return Sensitive(nodes, frozenset(unfit))
+    return nodes
 
 
 def measured(model: "onnx.ModelProto", batches: "Iterable[NDArray[Any]]") -> Peaks:

@@ -8,9 +8,9 @@ at a time. Nothing grows with the number of photos.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
@@ -21,6 +21,7 @@ from workbench.steps.int8.range_search import (
     percentile_limit,
     percentile_tails,
 )
+from workbench.system.removed import Compatible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,15 +34,17 @@ if TYPE_CHECKING:
     Activations = Mapping[str, NDArray[np.float32]]
 
 
-Method = Literal["minmax", "entropy", "percentile", "distribution"]
+Method = Literal["minmax", "entropy", "percentile"]
 Percentile = Annotated[float, Field(gt=50, le=100)]
 
+# Of a histogram. With onnxruntime's default of 128, `entropy` equals `minmax`.
+BINS = 2048
 AT_ONCE_BYTES = 256 << 20  # of activations that leave the network in one run
 CHUNK = 1 << 16  # values counted at a time, which stay in the cache
 NARROWEST = 1e-10  # a range within this is one of zeros: its scale would be next to nothing
 
 
-class Calibration(BaseModel):
+class Calibration(Compatible):
     """How the ranges of activations are found: two passes over the photos, in bounded memory.
 
     onnxruntime's default of 128 bins makes its `entropy` equal to `minmax`, hence our own.
@@ -49,11 +52,14 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    REMOVED: ClassVar = {"deviations": None, "bins": (BINS,)}
+    REMOVED_VALUES: ClassVar = {"method": ("distribution",)}
+
     method: Method = Field(
         "minmax",
         description="The range of a tensor: `minmax`, all values that occurred; `entropy`, the part that "
-        "keeps most of the distribution (KL divergence over histograms, Migacz 2017); `percentile`, all but "
-        "the outermost values; `distribution`, the mean and some standard deviations on each side.",
+        "keeps most of the distribution (KL divergence over histograms of 2048 bins, Migacz 2017); "
+        "`percentile`, all but the outermost values.",
     )
     images: Annotated[int, Field(gt=0, strict=True)] = Field(
         200,
@@ -64,67 +70,28 @@ class Calibration(BaseModel):
         description="Share of the values that is kept, in percent; for method `percentile`. With `uint8` "
         "activations the rest is cut half at each end, with symmetric ones by magnitude.",
     )
-    # In 8 bits, clipping and rounding cost the same at 3.9 for a Gaussian and 7.0 for a Laplace distribution
-    # (Banner et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019); a tensor
-    # mixes channels of very different size, so its tails are longer.
-    deviations: Annotated[float, Field(ge=1, le=100)] = Field(
-        12.0, description="Standard deviations kept on each side of the mean; for method `distribution`."
-    )
-    bins: Annotated[int, Field(ge=256, le=16384, strict=True)] = Field(
-        2048, description="Bins of the histograms behind `entropy` and `percentile`."
-    )
-
-
-class CalibrationOverride(BaseModel):
-    """Another calibration method for the outputs of some nodes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    nodes: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        description="Names of nodes, or patterns, as in `exclude_nodes`."
-    )
-    method: Method = Field(
-        description="As in `calibration`: `minmax`, `entropy`, `percentile` or `distribution`."
-    )
-    percentile: Percentile = Field(99.99, description="As in `calibration`.")
-    deviations: Annotated[float, Field(ge=1, le=100)] = Field(12.0, description="As in `calibration`.")
-
-    def applied(self, base: Calibration) -> Calibration:
-        """The calibration of the tensors it names: the same photos and bins, this method."""
-        changed = {"method": self.method, "percentile": self.percentile, "deviations": self.deviations}
-        return base.model_copy(update=changed)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A tensor's values in short.
-
-    squares: sum of squared distances from the mean. largest: values in the largest batch.
-    """
+    """A tensor's values in short. largest: values in the largest batch."""
 
     count: int
     largest: int
     low: float
     high: float
     mean: float
-    squares: float
 
     def __add__(self, other: "Summary") -> "Summary":
-        """Of both sets of values (Chan, Golub, LeVeque 1979: no cancellation however far the mean is off)."""
+        """Of both sets of values."""
         count = self.count + other.count
-        apart = other.mean - self.mean
         return Summary(
             count=count,
             largest=max(self.largest, other.largest),
             low=min(self.low, other.low),
             high=max(self.high, other.high),
-            mean=self.mean + apart * other.count / count,
-            squares=self.squares + other.squares + apart**2 * self.count * other.count / count,
+            mean=self.mean + (other.mean - self.mean) * other.count / count,
         )
-
-    @property
-    def deviation(self) -> float:
-        return float((self.squares / self.count) ** 0.5)
 
 
 def find_ranges(
@@ -187,16 +154,11 @@ def ranges_of(
     counted: dict[str, Range] = {}
     for name, calibration in plan.items():
         low, high = found[name]
-        if calibration.method == "distribution":
-            half = calibration.deviations * summaries[name].deviation
-            mean = summaries[name].mean
-            found[name] = (max(low, mean - half), min(high, mean + half))
         if calibration.method in ("entropy", "percentile") and low < high:
             two_sided = calibration.method == "percentile" and not symmetric
             counted[name] = (low, high) if two_sided else (0.0, max(-low, high))
     for group in _groups(counted, summaries):
-        bins = {name: plan[name].bins for name in group}
-        counts = _histograms(passes(group), {name: counted[name] for name in group}, bins)
+        counts = _histograms(passes(group), {name: counted[name] for name in group})
         for name in group:
             cut = _cut(counts[name], counted[name], plan[name], symmetric=symmetric)
             found[name] = (max(found[name][0], cut[0]), min(found[name][1], cut[1]))
@@ -253,41 +215,29 @@ def _check_photo(summary: Summary) -> None:
         )
 
 
-def extremes_of(activations: "Iterator[Activations]") -> dict[str, Range]:
-    """Lowest and highest value of each tensor. Raises WorkbenchError where one is not finite."""
-    found: dict[str, Range] = {}
-    for batch in activations:
-        for name, values in batch.items():
-            low, high = float(values.min()), float(values.max())
-            _check_finite(name, low, high)
-            known = found.get(name, (low, high))
-            found[name] = (min(low, known[0]), max(high, known[1]))
-    return found
-
-
 def _histograms(
-    activations: "Iterator[Activations]", spans: Mapping[str, Range], bins: Mapping[str, int]
+    activations: "Iterator[Activations]", spans: Mapping[str, Range]
 ) -> "dict[str, NDArray[np.int64]]":
     """Counts of each tensor over its span, of |x| where the span starts at zero."""
     import numpy as np
 
-    counts = {name: np.zeros(bins[name], np.int64) for name in spans}
+    counts = {name: np.zeros(BINS, np.int64) for name in spans}
     for batch in activations:
         for name, values in batch.items():
             flat = values.reshape(-1)
             for start in range(0, len(flat), CHUNK):
-                counts[name] += _counted(flat[start : start + CHUNK], spans[name], bins[name])
+                counts[name] += _counted(flat[start : start + CHUNK], spans[name])
     return counts
 
 
-def _counted(values: "NDArray[np.float32]", span: Range, bins: int) -> "NDArray[np.int64]":
+def _counted(values: "NDArray[np.float32]", span: Range) -> "NDArray[np.int64]":
     import numpy as np
 
     low, high = span
     offsets = np.abs(values) if low == 0.0 else values - np.float32(low)
-    offsets *= np.float32(bins / (high - low))
-    index = np.minimum(offsets, np.float32(bins - 1), out=offsets).astype(np.intp)
-    return np.bincount(index, minlength=bins)
+    offsets *= np.float32(BINS / (high - low))
+    index = np.minimum(offsets, np.float32(BINS - 1), out=offsets).astype(np.intp)
+    return np.bincount(index, minlength=BINS)
 
 
 def summarised(
@@ -304,20 +254,17 @@ def summarised(
     graph, made = augmented.graph, onnx.helper.make_node
     wanted: list[str] = []
     for number, name in enumerate(tensors):
-        low, high, mean, off, square, spread, count = (f"summary/{number}/{part}" for part in range(7))
+        low, high, mean, count = (f"summary/{number}/{part}" for part in range(4))
         graph.node.extend(
             [
                 made("ReduceMin", [name], [low], keepdims=0),
                 made("ReduceMax", [name], [high], keepdims=0),
                 made("ReduceMean", [name], [mean], keepdims=0),
-                made("Sub", [name, mean], [off]),
-                made("Mul", [off, off], [square]),
-                made("ReduceMean", [square], [spread], keepdims=0),
                 made("Size", [name], [count]),
             ]
         )
-        types = [onnx.TensorProto.FLOAT] * 4 + [onnx.TensorProto.INT64]
-        for output, kind in zip((low, high, mean, spread, count), types, strict=True):
+        types = [onnx.TensorProto.FLOAT] * 3 + [onnx.TensorProto.INT64]
+        for output, kind in zip((low, high, mean, count), types, strict=True):
             graph.output.append(onnx.helper.make_tensor_value_info(output, kind, []))
             wanted.append(output)
     session, image, size = opened(augmented), image_input(model).name, batch_size(model)
@@ -326,8 +273,8 @@ def summarised(
         values = [float(value) for value in session.run(wanted, {image: filled(batch, size)})]
         found = {}
         for number, name in enumerate(tensors):
-            low, high, mean, spread, count = values[5 * number : 5 * number + 5]
-            found[name] = Summary(int(count), int(count), low, high, mean, spread * count)
+            low, high, mean, count = values[4 * number : 4 * number + 4]
+            found[name] = Summary(int(count), int(count), low, high, mean)
         return found
 
     return run

@@ -10,6 +10,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.softmax import log_softmax
 from workbench.model.graph.onnx_file import image_input, load
 from workbench.photos.contract import Batch
 from workbench.steps.int8.calibration import filled
@@ -150,10 +151,10 @@ def errors_of(
     each = (time.perf_counter() - started) / 2
     count = max(2, min(len(photos), int(seconds / max(each, 1e-6) / max(1, len(graph.switches)))))
     chosen = photos[np.arange(count) * len(photos) // count]
-    before = _log_softmax(logits(chosen, off))
+    before = log_softmax(logits(chosen, off))
     errors = {}
     for name, switch in graph.switches.items():
-        after = _log_softmax(logits(chosen, {**off, switch: np.asarray(True), **graph.weights[name]}))
+        after = log_softmax(logits(chosen, {**off, switch: np.asarray(True), **graph.weights[name]}))
         errors[name] = float((np.exp(before) * (before - after)).sum(axis=1).mean())
     return errors
 
@@ -273,11 +274,3 @@ def _fake_quantized(
     ]
     node.input[0] = chosen
     return nodes
-
-
-def _log_softmax(logits: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    import numpy as np
-
-    shifted: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
-    normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return normalized

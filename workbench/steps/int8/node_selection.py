@@ -1,6 +1,6 @@
 """Which nodes a static INT8 step quantises, and how the ranges of their tensors are found."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
@@ -24,10 +24,8 @@ def chosen_nodes(step: "StaticInt8", model: "onnx.ModelProto") -> list[str]:
         unwanted = set(step.exclude_roles)
         excluded |= {name for name, roles in roles_of(model).items() if roles & unwanted}
     op_types = _types_of(step, model)
-    only = set(matching(step.only_nodes, model, field="static_int8.only_nodes"))
-    named = only or {node.name for node in model.graph.node}
     types = {node.name: node.op_type for node in model.graph.node}
-    chosen = {name for name in named - excluded if types[name] in op_types}
+    chosen = {name for name in types.keys() - excluded if types[name] in op_types}
     chosen |= {name for name in _merged(chosen, model) - excluded if types[name] not in step.exclude_op_types}
     return [node.name for node in model.graph.node if node.name in chosen]
 
@@ -43,28 +41,13 @@ def calibration_plan(
     step: "StaticInt8", model: "onnx.ModelProto", chosen: Collection[str]
 ) -> dict[str, Calibration]:
     """How the range of each tensor is found that a chosen node reads or writes, weights aside."""
-    plan = overridden(step, model, activations(model, chosen))
+    plan = dict.fromkeys(activations(model, chosen), step.calibration)
     readers = wiring_of(model).readers
     for node in model.graph.node:
         # The quantiser gives what a ReLU alone reads the range of its output: the extremes are enough.
         merged = node.op_type in ACTIVATIONS and node.name in chosen
         if merged and node.input[0] in plan and len(readers[node.input[0]]) == 1:
             plan[node.input[0]] = step.calibration.model_copy(update={"method": "minmax"})
-    return plan
-
-
-def overridden(
-    step: "StaticInt8", model: "onnx.ModelProto", tensors: Iterable[str]
-) -> dict[str, Calibration]:
-    """The step's calibration of each tensor, or what its overrides say."""
-    plan = dict.fromkeys(tensors, step.calibration)
-    for number, override in enumerate(step.overrides):
-        field = f"static_int8.overrides[{number}].nodes"
-        named = set(matching(override.nodes, model, field=field))
-        named |= _merged(named, model)
-        for node in model.graph.node:
-            if node.name in named:
-                plan.update({o: override.applied(step.calibration) for o in node.output if o in plan})
     return plan
 
 

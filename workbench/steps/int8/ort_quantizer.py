@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from workbench.model.graph.roles import wiring_of
 from workbench.steps.int8.range_search import Range
@@ -23,20 +23,19 @@ def quantized(
     folder: Path,
     chosen: Collection[str],
     widened: "Overrides",
-    form: Literal["qdq", "qoperator"],
 ) -> Path:
     """The file that onnxruntime's quantiser makes in `folder`, with the ranges that lie there as `RANGES`."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-    mended, quantized = folder / "mended.onnx", folder / f"{form}.onnx"
+    mended, quantized = folder / "mended.onnx", folder / "quantized.onnx"
     onnx.save(model, mended)
     quantize_static(
         mended,
         quantized,
         calibration_cache_path=folder / RANGES,
-        quant_format=QuantFormat.QDQ if form == "qdq" else QuantFormat.QOperator,
+        quant_format=QuantFormat.QDQ,
         op_types_to_quantize=sorted({node.op_type for node in model.graph.node if node.name in chosen}),
         nodes_to_exclude=[node.name for node in model.graph.node if node.name not in chosen],
         per_channel=step.per_channel,
@@ -45,8 +44,7 @@ def quantized(
         weight_type=types[step.weight],
         extra_options={"ActivationSymmetric": step.symmetric_activations, "TensorQuantOverrides": widened},
     )
-    if form == "qdq":
-        onnx.save(_with_float_logits(onnx.load(quantized)), quantized)
+    onnx.save(_with_float_logits(onnx.load(quantized)), quantized)
     return quantized
 
 

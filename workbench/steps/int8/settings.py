@@ -1,11 +1,12 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workbench.model.graph.roles import Role
-from workbench.steps.int8.calibration import Calibration, CalibrationOverride
+from workbench.steps.int8.calibration import Calibration
+from workbench.system.removed import Compatible
 
 if TYPE_CHECKING:
     pass
@@ -38,20 +39,23 @@ class DynamicInt8(BaseModel):
     )
 
 
-class StaticInt8(BaseModel):
+class StaticInt8(Compatible):
     """INT8 weights and activations, with the ranges of the activations calibrated on photos beforehand.
 
-    The ranges come from our own calibration; the quantiser is onnxruntime's `quantize_static`.
+    The graph is marked (QDQ), which leaves the choice of kernels to the runtime, and the logits in float. The
+    ranges come from our own calibration; the quantiser is onnxruntime's `quantize_static`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    REMOVED: ClassVar = {
+        "format": ("qdq",),
+        "symmetric": (None,),
+        "overrides": ([], ()),
+        "only_nodes": ([], ()),
+    }
+
     use: Literal["static_int8"]
-    format: Literal["qdq", "qoperator"] = Field(
-        "qdq",
-        description="`qdq` marks the graph with pairs of QuantizeLinear and DequantizeLinear and leaves the "
-        "kernels to the runtime; `qoperator` writes onnxruntime's own 8-bit operators.",
-    )
     placement: Literal["onnxruntime", "tensorrt"] = Field(
         "onnxruntime",
         description="Which tensors are quantised. `onnxruntime`: those that its quantiser chooses, for CPUs. "
@@ -76,11 +80,6 @@ class StaticInt8(BaseModel):
         description="A weight scale for every output channel, with the scales of dead channels repaired; "
         "`false`: one for each layer.",
     )
-    symmetric: bool | None = Field(
-        None,
-        description="Activations have their zero in the middle of the levels. By default `int8` activations "
-        "do and `uint8` ones do not.",
-    )
     reduce_range: bool = Field(
         False,
         description="7-bit weights, for x86 processors without VNNI: they sum pairs of 8-bit products in 16 "
@@ -89,18 +88,10 @@ class StaticInt8(BaseModel):
     calibration: Calibration = Field(
         Calibration(), description="How the ranges of the activations are found; a section of its own."
     )
-    overrides: tuple[CalibrationOverride, ...] = Field(
-        (), description="Other calibration methods for the outputs of some nodes; the later one counts."
-    )
     op_types: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None,
         description="Types of the nodes to quantise, with the ReLU or Clip that follows; by default all that "
         "onnxruntime can.",
-    )
-    only_nodes: tuple[str, ...] = Field(
-        (),
-        description="Names of nodes, or patterns: these alone are quantised, with the ReLU or Clip that "
-        "follows; all by default.",
     )
     exclude_nodes: tuple[str, ...] = Field(
         (),
@@ -143,11 +134,9 @@ class StaticInt8(BaseModel):
                 )
             return self
         for field, fits, why in (
-            ("format", self.format == "qdq", "it does not know onnxruntime's own operators"),
             ("activation", self.activation == "int8", "its INT8 has a sign"),
             ("weight", self.weight == "int8", "its INT8 has a sign"),
             ("per_channel", self.per_channel, "its kernels take a scale per channel at no cost"),
-            ("symmetric", self.symmetric is not False, "it has no zero points"),
             ("reduce_range", not self.reduce_range, "its sums have 32 bits and do not overflow"),
         ):
             if not fits:
@@ -163,5 +152,5 @@ class StaticInt8(BaseModel):
 
     @property
     def symmetric_activations(self) -> bool:
-        """`symmetric`, or what goes with the type."""
-        return self.activation == "int8" if self.symmetric is None else self.symmetric
+        """Whether activations have their zero in the middle of the levels."""
+        return self.activation == "int8"

@@ -16,7 +16,7 @@ from workbench.steps.int8 import ort_quantizer, qdq
 from workbench.steps.int8.bias import correct_biases
 from workbench.steps.int8.calibration import find_ranges
 from workbench.steps.int8.equalize import equalize, mend_channels
-from workbench.steps.int8.node_selection import calibration_plan, chosen_nodes, overridden
+from workbench.steps.int8.node_selection import calibration_plan, chosen_nodes
 from workbench.steps.int8.settings import HALF_QDQ_OPSET, PER_CHANNEL_QDQ_OPSET, QDQ_OPSET, StaticInt8
 from workbench.steps.int8.tensorrt_placement import place
 
@@ -45,7 +45,7 @@ def static_int8(step: StaticInt8, source: Path, target: Path, images: "Images") 
             placed = folder / "placed.onnx" if step.rest == "fp16" else target
             onnx.save(_for_tensorrt(step, model, chosen, images), placed)
             if step.rest == "fp16":
-                fp16(Fp16(use="fp16", converter="onnxruntime"), placed, target, images)
+                fp16(Fp16(use="fp16"), placed, target, images)
         else:
             copyfile(_for_onnxruntime(step, model, chosen, images, folder), target)
 
@@ -62,9 +62,9 @@ def _for_onnxruntime(
     ort_quantizer.save_ranges(ranges, folder / ort_quantizer.RANGES)
     widened = mend_channels(model, set(chosen), ranges) if step.per_channel else {}
     if step.bias_correction:
-        shifted = onnx.load(ort_quantizer.quantized(step, model, folder, chosen, widened, "qdq"))
+        shifted = onnx.load(ort_quantizer.quantized(step, model, folder, chosen, widened))
         correct_biases(model, shifted, images, step.calibration.images)
-    return ort_quantizer.quantized(step, model, folder, chosen, widened, step.format)
+    return ort_quantizer.quantized(step, model, folder, chosen, widened)
 
 
 def _for_tensorrt(
@@ -73,7 +73,7 @@ def _for_tensorrt(
     where, half = place(model, chosen), step.rest == "fp16"
     if not where.weighted:
         raise _nothing_left()
-    plan = overridden(step, model, where.pairs)
+    plan = dict.fromkeys(where.pairs, step.calibration)
     ranges = find_ranges(model, plan, images, step.calibration.images, symmetric=True)
     if step.bias_correction:
         shifted = qdq.quantized(model, where, ranges, half=half)
@@ -93,13 +93,13 @@ def _check_graph(step: StaticInt8, model: "onnx.ModelProto") -> None:
             f"static_int8: INT8 needs opset {QDQ_OPSET} or later, the model has {opset}",
             hint=f"raise `export.opset` to {PER_CHANNEL_QDQ_OPSET} or more",
         )
-    if step.per_channel and step.format == "qdq" and opset < PER_CHANNEL_QDQ_OPSET:
+    if step.per_channel and opset < PER_CHANNEL_QDQ_OPSET:
         raise WorkbenchError(
             f"static_int8.per_channel: QDQ per channel needs opset {PER_CHANNEL_QDQ_OPSET}, "
             f"the model has {opset}",
             hint=f"raise `export.opset` to {PER_CHANNEL_QDQ_OPSET} or more"
             if step.placement == "tensorrt"
-            else "raise `export.opset`, or set `per_channel: false` or `format: qoperator`",
+            else "raise `export.opset`, or set `per_channel: false`",
         )
     if step.rest == "fp16" and opset < HALF_QDQ_OPSET:
         raise WorkbenchError(

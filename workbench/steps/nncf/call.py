@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.openvino.backend import without_telemetry
+from workbench.backends.softmax import log_softmax
 from workbench.errors import WorkbenchError, first_line
 
 if TYPE_CHECKING:
@@ -66,15 +67,7 @@ def quantized(
         import onnx
 
         calibration = nncf.Dataset(photos, as_input)
-        settings: dict[str, Any] = {
-            "preset": nncf.QuantizationPreset[step.preset.upper()],
-            "target_device": nncf.TargetDevice.CPU,
-            "subset_size": len(photos),
-            "fast_bias_correction": step.fast_bias_correction,
-            "model_type": nncf.ModelType.TRANSFORMER if step.model_type else None,
-            # Not validated by NNCF: what its preprocessing removed needs no ignoring, and we looked already.
-            "ignored_scope": nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
-        }
+        settings = _settings(step, len(photos), ignored)
         # Of the two runtimes, openvino alone takes activations with a range for each channel.
         advanced = _advanced(step, per_channel=False if isinstance(model, onnx.ModelProto) else None)
         if control is None or chosen is None:
@@ -96,6 +89,21 @@ def quantized(
                 advanced_quantization_parameters=advanced,
                 advanced_accuracy_restorer_parameters=restorer,
             )
+
+
+def _settings(step: "NncfInt8", photos: int, ignored: list[str]) -> dict[str, Any]:
+    """What both of NNCF's functions take. photos: how many it calibrates on."""
+    import nncf
+
+    return {
+        "preset": nncf.QuantizationPreset[step.preset.upper()],
+        "target_device": nncf.TargetDevice.CPU,
+        "subset_size": photos,
+        "fast_bias_correction": step.fast_bias_correction,
+        "model_type": nncf.ModelType.TRANSFORMER if step.model_type else None,
+        # Not validated by NNCF: what its preprocessing removed needs no ignoring, and we looked already.
+        "ignored_scope": nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
+    }
 
 
 def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
@@ -159,17 +167,10 @@ def _validator(deadline: float | None) -> Validate:
             right = len(pairs)
         top1 = right / max(1, len(pairs))
         if isinstance(model, onnx.ModelProto):
-            return top1, [_log_probability(logits, label) for logits, label in pairs]
+            return top1, [float(log_softmax(logits)[0, label]) for logits, label in pairs]
         return top1, [[logits] for logits, _ in pairs]
 
     return validate
-
-
-def _log_probability(logits: "NDArray[np.float32]", label: int) -> float:
-    import numpy as np
-
-    (row,) = logits.astype(np.float64)
-    return float(row[label] - row.max() - np.log(np.exp(row - row.max()).sum()))
 
 
 def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":

@@ -1,0 +1,261 @@
+"""Follows the alias: finds, tries, loads and installs the version it points at, in its own thread."""
+
+import logging
+import subprocess
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from serve import process
+from serve.engine.engine import NotReady, ServingEngine
+from serve.engine.model import Model, load_model
+from serve.metrics import Metrics, ModelRole
+from serve.settings import Settings
+from workbench.errors import WorkbenchError
+from workbench.registry.bundle import Bundle
+from workbench.registry.store import Registry
+
+log = logging.getLogger("serve.engine.loader")
+
+TRIAL_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
+TRIAL_POLL_S = 0.1
+STOP_TIMEOUT_S = 10.0
+
+
+class LoaderStopped(Exception):
+    """The server is shutting down: nothing is loaded any more."""
+
+
+class Loader:
+    """Loads the first model as soon as the registry has one, then a new one whenever the alias moves.
+
+    A version that cannot be served is logged and counted, the one before goes on serving, and nothing is
+    tried again until the alias moves once more.
+    """
+
+    def __init__(self, engine: ServingEngine, settings: Settings, metrics: Metrics) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._metrics = metrics
+        self._registry = Registry(settings.registry)
+        self._served: Model | None = None
+        self._alias_stamp: object = None  # of the alias file when it was last read
+        self._reason: NotReady | None = None
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="loader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def check_now(self) -> None:
+        """Check the alias at once. Called in a signal handler: only sets a flag."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread, or leave it after STOP_TIMEOUT_S: opening a model cannot be interrupted.
+
+        Not to be called on the event loop, which the thread may be waiting for.
+        """
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(STOP_TIMEOUT_S)
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            if self._served is None:
+                self._load_first()
+            elif self._settings.pin is None:
+                self._swap_if_moved(self._served)
+            pause = self._settings.retry_s if self._served is None else self._settings.watch_s
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _load_first(self) -> None:
+        """Load the first model; a reason why it cannot be loaded is logged once."""
+        code = "no-model"
+        try:
+            bundle = self._target()
+            code = "bad-model"
+            model = self._install(bundle)
+        except WorkbenchError as error:
+            reason = NotReady(code, self._public(error.message))
+        except Exception:
+            log.exception("the model could not be loaded")
+            reason = NotReady(code, "the model could not be loaded; the server's log has the details")
+        else:
+            self._served = model
+            self._load_companions(model)
+            return
+        if reason != self._reason:
+            log.error("not ready: %s", reason.message)
+        self._reason = reason
+        self._engine.set_not_ready(reason)
+
+    def _target(self) -> Bundle:
+        settings, registry = self._settings, self._registry
+        name = registry.model_name(settings.model)
+        if settings.pin is not None:
+            return registry.bundle(name, settings.pin)
+        self._alias_stamp = registry.alias_stamp(name)
+        return registry.resolve(name, settings.alias)
+
+    def _swap_if_moved(self, served: Model) -> None:
+        """Replace the model where the alias points at another version."""
+        name, target = served.bundle.manifest.name, "the next"
+        try:
+            stamp = self._stamp(name)
+            if stamp == self._alias_stamp:
+                return
+            # Kept also where loading fails: a version is not tried again until the alias moves.
+            self._alias_stamp = stamp
+            pointed = self._registry.pointed(name, self._settings.alias)
+            if pointed is None:
+                log.warning("`%s` is gone; %s goes on serving", self._settings.alias, served.version)
+                return
+            if (pointed.version, pointed.manifest_sha256) == (served.version, served.bundle.digest):
+                return
+            target = pointed.version
+            bundle = self._registry.resolve(name, self._settings.alias)
+            run_load_trial(self._settings.registry, bundle, self._stop)
+            self._served = self._install(bundle)
+        except LoaderStopped:
+            return
+        except WorkbenchError as error:
+            self._report_failed_swap(served, target, error.message)
+            return
+        except Exception:
+            log.exception("%s could not be loaded", target)
+            self._report_failed_swap(served, target, "it could not be loaded")
+            return
+        self._metrics.swaps.labels("ok").inc()
+        self._metrics.model_freed(served.bundle, "primary")
+        self._free(served)
+
+    def _free(self, model: Model) -> None:
+        if model.users:
+            log.error("%s still has %d calls that hang: it is not freed", model.version, model.users)
+            return
+        try:
+            model.close()
+        except Exception:  # as of a disk that was removed: the alias is followed all the same
+            log.exception("%s could not be freed", model.version)
+        process.trim_malloc()
+
+    def _stamp(self, name: str) -> object:
+        """A value that changes when the alias moves; the error where it cannot be read, logged once."""
+        try:
+            return self._registry.alias_stamp(name)
+        except WorkbenchError as error:
+            return error.message
+
+    def _install(self, bundle: Bundle) -> Model:
+        started = time.perf_counter()
+        model = self._load(bundle)
+        before = self._engine.install(model)
+        seconds = time.perf_counter() - started
+        self._metrics.model_loaded(bundle, "primary", seconds)
+        log.info(
+            "serving %s %s on %s, %d at a time%s (loaded in %.2f s)",
+            bundle.manifest.name,
+            bundle.version,
+            model.session.provider,
+            model.concurrency,
+            f", instead of {before.version}" if before else "",
+            seconds,
+        )
+        return model
+
+    def _load(self, bundle: Bundle) -> Model:
+        with ExitStack() as held:
+            held.enter_context(self._registry.lease(bundle))
+            model = load_model(bundle, workers=self._settings.workers)
+            model.keep_until_closed(held.pop_all())
+            return model
+
+    def _load_companions(self, served: Model) -> None:
+        """Load the canary and the shadow. Without them the server still serves, and logs why."""
+        settings = self._settings
+        roles: tuple[tuple[ModelRole, str | None, float], ...] = (
+            ("canary", settings.canary, settings.weight),
+            ("shadow", settings.shadow, settings.sample),
+        )
+        for role, version, share in roles:
+            if version is None:
+                continue
+            try:
+                model = self._load_companion(served, version)
+            except LoaderStopped:
+                return
+            except WorkbenchError as error:
+                log.error("no %s: %s", role, self._public(error.message))
+                continue
+            except Exception:
+                log.exception("no %s: %s could not be loaded", role, version)
+                continue
+            add = self._engine.add_canary if role == "canary" else self._engine.add_shadow
+            add(model, share)
+            self._metrics.model_loaded(model.bundle, role)
+            does = "answers" if role == "canary" else "sees"
+            log.info("%s: %s %s %g %% of the photos", role, version, does, 100 * share)
+
+    def _load_companion(self, served: Model, version: str) -> Model:
+        bundle = self._registry.bundle(served.bundle.manifest.name, version)
+        if bundle.manifest.class_names != served.class_names:
+            raise WorkbenchError(f"{version} knows other classes than {served.version}")
+        run_load_trial(self._settings.registry, bundle, self._stop)
+        return self._load(bundle)
+
+    def _report_failed_swap(self, served: Model, target: str, message: str) -> None:
+        self._metrics.swaps.labels("failed").inc()
+        log.error("%s goes on serving, not %s: %s", served.version, target, self._public(message))
+
+    def _public(self, message: str) -> str:
+        """The message in one line, without the registry's place on this machine."""
+        message = "; ".join(line.strip() for line in message.splitlines())
+        for path in (self._settings.registry.resolve(), self._settings.registry.absolute()):
+            message = message.replace(f"{path}/", "").replace(str(path), path.name)
+        return message
+
+
+def run_load_trial(registry: Path, bundle: Bundle, stop: threading.Event) -> None:
+    """Load a bundle in a child process: one that crashes its runtime, or takes all memory, ends only that.
+
+    Raises WorkbenchError where loading fails, and LoaderStopped once `stop` is set.
+    """
+    name, version = bundle.manifest.name, bundle.version
+    timeout_s = TRIAL_TIMEOUT_S[bundle.manifest.runtime.device]
+    with subprocess.Popen(
+        process.child_command(
+            "serve.engine.load_trial", str(registry.absolute()), name, version, bundle.digest
+        ),
+        env=process.child_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as trial:
+        try:
+            output = _wait_for_output(trial, stop, timeout_s)
+        except subprocess.TimeoutExpired:
+            raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s") from None
+        finally:
+            trial.kill()
+    if trial.returncode < 0:
+        raise WorkbenchError(f"loading {name} {version} ends the process with signal {-trial.returncode}")
+    if trial.returncode:
+        raise WorkbenchError(output[-1] if output else f"{name} {version} does not load")
+
+
+def _wait_for_output(trial: "subprocess.Popen[bytes]", stop: threading.Event, timeout_s: float) -> list[str]:
+    """The lines written until its end. Raises subprocess.TimeoutExpired, LoaderStopped once `stop` is set."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            output, _ = trial.communicate(timeout=TRIAL_POLL_S)
+            return output.decode(errors="replace").strip().splitlines()
+        except subprocess.TimeoutExpired:
+            if stop.is_set():
+                raise LoaderStopped from None
+            if time.monotonic() > deadline:
+                raise

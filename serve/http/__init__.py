@@ -1,0 +1,1 @@
+"""Everything between a socket and the engine: limits, forms, routes and answers."""

@@ -1,0 +1,237 @@
+"""The layer around the app: request id, API key, size limits, counting, and a catch-all 500 handler."""
+
+import asyncio
+import hmac
+import logging
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+
+from starlette._utils import get_route_path
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.engine.engine import ServingEngine
+from serve.errors import ApiError
+from serve.http.responses import Handler, answer, error_response, request_id
+from serve.metrics import REASONS, Metrics
+from serve.settings import Settings
+
+log = logging.getLogger("serve.http.middleware")
+
+PREDICT, PREDICT_BATCH = "/predict", "/predict/batch"
+_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
+_KEYED = ("/predict", "/model", "/v2/models/")
+LINGER_S = 5.0
+MAX_DISCARDED_BYTES = 1_000_000
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REASON_OF = {"overloaded": "queue-full", "deadline-passed": "deadline"}
+
+
+class EarlyRejection(Exception):
+    """Answered before the body was read to its end. Not an ApiError, which the app would answer itself."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class RequestMiddleware:
+    """The outermost ASGI layer. It checks the key before the body is read, and the size while it arrives."""
+
+    def __init__(
+        self, app: ASGIApp, *, predict: Handler, settings: Settings, metrics: Metrics, engine: ServingEngine
+    ) -> None:
+        self._app = app
+        self._predict = predict
+        self._settings = settings
+        self._metrics = metrics
+        self._engine = engine
+        self._succeeded = metrics.requests.labels("200")
+        self._buffered = _BufferedBytes(settings.max_buffered_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        predicts, limit = self._kind(_path_of(scope))
+        exchange = _Exchange(scope, receive, send, limit, self._buffered, self._engine)
+        if predicts:
+            self._metrics.inflight.inc()
+        try:
+            await self._run(exchange)
+        finally:
+            self._buffered.release(exchange.received)
+            if predicts:
+                self._metrics.inflight.dec()
+                self._count(exchange)
+        await exchange.linger()
+
+    def _kind(self, path: str) -> tuple[bool, int]:
+        """Whether a path is a prediction endpoint, and how large a body may be there."""
+        if path == PREDICT:
+            return True, self._settings.max_body_bytes
+        if path == PREDICT_BATCH or _INFER.fullmatch(path):
+            return True, self._settings.max_batch_bytes
+        return False, self._settings.max_body_bytes
+
+    def _count(self, exchange: "_Exchange") -> None:
+        if exchange.status == 200:
+            self._succeeded.inc()
+            return
+        self._metrics.requests.labels(str(exchange.status)).inc()
+        code = exchange.scope["state"].get("error_code", "")
+        if (reason := _REASON_OF.get(code, code)) in REASONS:
+            self._metrics.rejected.labels(reason).inc()
+
+    async def _run(self, exchange: "_Exchange") -> None:
+        scope = exchange.scope
+        try:
+            self._check_key(exchange)
+            exchange.check_declared_length()
+            if _path_of(scope) == PREDICT and scope["method"] == "POST":
+                # Past the app's own layers, which cost half of what everything around a small network costs.
+                # The route of the app is only the documentation.
+                await answer(self._predict, scope, exchange.receive, exchange.send)
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
+        except EarlyRejection as rejection:
+            await error_response(scope, rejection.error)(scope, exchange.receive, exchange.send)
+        except Exception:
+            log.exception("request %s: %s %r failed", exchange.id, scope["method"], scope["path"])
+            if exchange.status:
+                raise
+            error = ApiError(500, "internal", "the server failed; its log has this id")
+            await error_response(scope, error)(scope, exchange.receive, exchange.send)
+
+    def _check_key(self, exchange: "_Exchange") -> None:
+        key = self._settings.api_key
+        if key is None or not _path_of(exchange.scope).startswith(_KEYED):
+            return
+        scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
+        key_sent = bearer.strip() if scheme.lower() == "bearer" else exchange.headers.get("x-api-key", "")
+        # In constant time: the time must not tell how much of a guess is right.
+        if not hmac.compare_digest(key_sent.encode("latin-1", "replace"), key.encode()):
+            raise EarlyRejection(
+                ApiError(
+                    401,
+                    "unauthorized",
+                    "send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+            )
+
+
+def _path_of(scope: Scope) -> str:
+    """The path as the routes match it: without a `--root-path` of uvicorn's, and without a final newline,
+    which their patterns allow."""
+    return get_route_path(scope).removesuffix("\n")
+
+
+class _BufferedBytes:
+    """Counts the bytes of bodies in memory, of all requests together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        """Raises EarlyRejection above the limit; rejected bytes count until they are released too."""
+        self._bytes += count
+        if self._bytes > self._limit:
+            raise EarlyRejection(
+                ApiError(
+                    429,
+                    "overloaded",
+                    "the server is receiving more than it can keep",
+                    headers={"Retry-After": "1", "Connection": "close"},
+                )
+            )
+
+    def release(self, count: int) -> None:
+        self._bytes -= count
+
+
+class _Exchange:
+    """One request and its answer: `receive` and `send` wrap those of the server."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        limit: int,
+        buffered: _BufferedBytes,
+        engine: ServingEngine,
+    ) -> None:
+        self.scope = scope
+        self.headers = Headers(scope=scope)
+        self.received = 0
+        self.status = 0
+        self._receive = receive
+        self._send = send
+        self._limit = limit
+        self._buffered = buffered
+        self._engine = engine
+        self._lingering = False
+        self._declared = self.headers.get("content-length", "")
+        # Whether more of the body may arrive.
+        self._body_open = self._declared not in ("", "0") or "transfer-encoding" in self.headers
+        given = self.headers.get("x-request-id", "")
+        self.id = given if _REQUEST_ID.fullmatch(given) else request_id()
+        scope.setdefault("state", {})["request_id"] = self.id
+
+    def check_declared_length(self) -> None:
+        if self._declared.isdecimal() and int(self._declared) > self._limit:
+            raise self._too_large()
+
+    def _too_large(self) -> EarlyRejection:
+        message = f"the body is larger than {self._limit / 1e6:g} MB"
+        return EarlyRejection(ApiError(413, "body-too-large", message, headers={"Connection": "close"}))
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._body_open = message.get("more_body", False)
+        arrived = len(message.get("body", b""))
+        if arrived:
+            self.received += arrived
+            self._buffered.add(arrived)
+            if self.received > self._limit:
+                raise self._too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = self._complete_headers(message.get("headers", ()))
+        elif self._lingering and not message.get("more_body", False):
+            message = {**message, "more_body": True}
+        await self._send(message)
+
+    def _complete_headers(self, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        headers = [*own, (b"x-request-id", self.id.encode())]
+        names = {name for name, _ in headers}
+        if (model := self._engine.model) and b"x-model-version" not in names:
+            headers.append((b"x-model-version", model.version.encode()))
+        closes = b"connection" in names
+        # The rest of a small body is discarded and the connection kept; for a large one it is closed.
+        small = self._declared.isdecimal() and int(self._declared) <= MAX_DISCARDED_BYTES
+        too_large = self._body_open and not small
+        if not closes and (too_large or self._engine.draining):
+            headers.append((b"connection", b"close"))  # while draining: the next request goes elsewhere
+        self._lingering = self._body_open and (closes or too_large)
+        return headers
+
+    async def linger(self) -> None:
+        """Discard what the client still sends, for at most LINGER_S, before the connection is closed.
+
+        Needed where the answer came before the end of the body; `send` has left that answer formally open.
+        """
+        # Closing while the client writes resets the connection, and the answer is lost.
+        if not self._lingering:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (await self._receive()).get("more_body", False):
+                    pass
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,175 @@
+"""The bodies that the server sends. The order of their fields is the order on the wire."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from workbench.backends import Runtime
+from workbench.photos.contract import Preprocess
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ranked(_Body):
+    """One of the most probable classes."""
+
+    class_id: int
+    class_name: str
+    confidence: float
+
+
+class Prediction(_Body):
+    """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
+
+    top: the most probable classes, present with the parameter `top_k`. uncertain: true where the confidence
+    is below the parameter `threshold`, else absent.
+    """
+
+    class_id: int
+    class_name: str
+    confidence: float
+    timestamp: datetime
+    model_version: str
+    top: tuple[Ranked, ...] | None = None
+    uncertain: bool | None = None
+
+
+class ErrorDetail(_Body):
+    """code: stable, for programs. message: for people."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(_Body):
+    error: ErrorDetail
+    request_id: str
+
+
+class BatchEntry(_Body):
+    """One photo of a batch: the fields of `Prediction`, or `error`. index: its place among the files sent."""
+
+    index: int
+    file_name: str
+    class_id: int | None = None
+    class_name: str | None = None
+    confidence: float | None = None
+    top: tuple[Ranked, ...] | None = None
+    uncertain: bool | None = None
+    error: ErrorDetail | None = None
+
+
+class BatchPrediction(_Body):
+    predictions: tuple[BatchEntry, ...]
+    timestamp: datetime
+    model_version: str
+
+
+class Alive(_Body):
+    status: str = "ok"
+
+
+class Ready(_Body):
+    status: str = "ready"
+    name: str
+    version: str
+
+
+class InputContract(_Body):
+    """What /predict accepts, and how it is preprocessed for the network."""
+
+    field: str
+    formats: tuple[str, ...]
+    max_body_bytes: int
+    max_pixels: int
+    preprocess: Preprocess
+
+
+class Measurements(_Body):
+    """What the benchmark run measured before this version was published, on the machine named.
+
+    top1: fraction of `validation_images` classified right; on held-out photos where there were enough.
+    synthetic: the photos were drawn, not photographed.
+    """
+
+    variant: str
+    precision: str | None
+    size_bytes: int | None
+    validation_images: int | None
+    top1: float | None
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    cpu: str
+    synthetic: bool
+
+
+class ModelCard(_Body):
+    """digest: of the bundle's manifest. concurrency: images computed at the same time."""
+
+    name: str
+    version: str
+    digest: str
+    created_at: datetime
+    class_names: tuple[str, ...]
+    input: InputContract
+    runtime: Runtime
+    provider: str
+    threads: int
+    concurrency: int
+    measured: Measurements
+
+
+class TensorMetadata(_Body):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(_Body):
+    """Open Inference Protocol: a model and its tensors; -1 in a shape stands for any number."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+class OutputTensor(_Body):
+    """data: flat, row by row; absent where `parameters` says that the numbers follow the JSON as bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: tuple[float, ...] | None = None
+    parameters: dict[str, int] | None = None
+
+
+class InferResponse(_Body):
+    """Open Inference Protocol: the output of a model. id: the request's."""
+
+    model_name: str
+    model_version: str
+    outputs: tuple[OutputTensor, ...]
+    id: str | None = None
+
+
+class ServerMetadata(_Body):
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class ModelReady(_Body):
+    name: str
+    ready: bool = True
+
+
+class ProtocolError(_Body):
+    """An error below /v2, where `error` is a text, as the protocol defines it."""
+
+    error: str
+    code: str
+    request_id: str
