@@ -40,7 +40,9 @@ def fields_table(annotation: Any) -> str:
             row = (f"`{_key(name, field)}`", _default(field), field.description or "")
             owners.setdefault(row, []).extend(tags_of(model))
     if len(models) == 1:
-        return _table(["key", "default", "meaning"], [list(row) for row in owners])
+        environment = all(field.validation_alias for _, field in described(models[0]))
+        header = ["variable" if environment else "key", "default", "meaning"]
+        return _table(header, [list(row) for row in owners])
     everything = [tag for model in models for tag in tags_of(model)]
     rows = [
         [key, default, "" if tags == everything else ", ".join(tags), meaning]
@@ -57,6 +59,7 @@ def members_table(annotation: Any) -> str:
 
 
 def _key(name: str, field: FieldInfo) -> str:
+    """The field's name, or the environment variable of a field of pydantic-settings."""
     return field.validation_alias if isinstance(field.validation_alias, str) else name
 
 
