@@ -15,6 +15,7 @@ from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Measured, Plan, WarmUp, measure
 from workbench.measure.records import Environment, GpuState
 from workbench.system.machine import available_cpus
+from workbench.system.progress import silent
 
 OURS, FOREIGN = 4242, 31337
 IDLE, SETTING, POWER_CAP, HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, BRAKE = 1, 2, 4, 8, 32, 64, 128
@@ -302,7 +303,7 @@ def test_a_round_in_which_the_gpu_was_too_hot_is_repeated_and_one_at_its_power_c
         contenders=(),
         batch_sizes={},
         watch=Rounds(tmp_path, [POWER_CAP, HW_THERMAL, 0]),
-        progress=lambda *_: None,
+        report=silent,
         into=into,
     )
     assert into.unused == {1}
