@@ -1,11 +1,13 @@
 """The command line: what it exits with, and which stream says what."""
 
-import argparse
+import inspect
 import json
-import re
+import os
 import shutil
+import subprocess
+import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +15,9 @@ import pytest
 import yaml
 
 from workbench import __version__
-from workbench.cli import FORMATS, main, parser
+from workbench.cli import MODULES, main
+from workbench.cli.measure import run as run_command
+from workbench.cli.options import TableFormat, parse_seconds
 from workbench.errors import WorkbenchError, missing_extra
 from workbench.measure import samples
 from workbench.measure.latency import Measured, Plan, Sample
@@ -28,12 +32,6 @@ ROOT = Path(__file__).parents[2]
 SAVED = ROOT / "tests" / "data" / "results-v1"
 MakeTrial = Callable[..., TrialResult]
 MakeInfo = Callable[..., RunInfo]
-
-
-def commands() -> dict[str, argparse.ArgumentParser]:
-    (action,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
-    found: dict[str, argparse.ArgumentParser] = action.choices
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -74,39 +72,15 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def exited(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> Ran:
-    """For what argparse ends itself."""
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    captured = capsys.readouterr()
-    return Ran(int(caught.value.code or 0), captured.out, captured.err)
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert run("--version").out == f"krishi-bench {__version__}\n"
 
 
-def test_every_command_of_the_design_is_there() -> None:
-    designed = {
-        "init", "doctor", "export", "run", "compare", "promote", "models", "rollback", "verify", "serve",
-        "schema",
-    }  # fmt: skip
-    assert designed <= set(commands())
-
-
-@pytest.mark.parametrize("command", sorted(commands()))
-def test_every_command_and_every_option_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = exited(capsys, [command, "--help"])
-    assert (shown.code, shown.err) == (0, "")
-    assert shown.out.startswith(f"usage: krishi-bench {command}")
-    for action in commands()[command]._actions:
-        assert not action.option_strings or action.option_strings[-1] in shown.out
-
-
-def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = exited(capsys, ["--help"])
-    assert shown.code == 0
-    assert re.findall(r"^    ([a-z-]+)(?: |$)", shown.out, re.MULTILINE) == list(commands())
-
-
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exited(capsys, ["--version"]).out == f"krishi-bench {__version__}\n"
+@pytest.mark.parametrize("module", ["workbench", "workbench.cli"])
+def test_python_runs_the_package_as_the_command(module: str) -> None:
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, f"krishi-bench {__version__}\n")
 
 
 def test_the_installed_command_is_this_function() -> None:
@@ -115,14 +89,40 @@ def test_the_installed_command_is_this_function() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["dance"], ["run", "--rounds", "many"], ["compare", "--format", "xml"]]
+    ("arguments", "message", "command"),
+    [
+        ([], "Missing command.", ""),
+        (["dance"], "No such command 'dance'.", ""),
+        (["rnu"], "No such command 'rnu'. Did you mean 'run'?", ""),
+        (["run", "--round", "3"], "No such option: --round (Possible options: --rounds)", " run"),
+        (["gc", "--keep", "many"], "Invalid value for '--keep': `many` is not a number from 0 up", " gc"),
+        (["promote", "--force"], "Option '--force' requires an argument.", ""),
+        (["promote", "--force", " "], "Invalid value for '--force': say why", " promote"),
+        (
+            ["promote", "--bump", "minor", "--version", "1.0.0"],
+            "Invalid value for '--version': not allowed with --bump",
+            " promote",
+        ),
+        (
+            ["serve", "--pin", "1.0.0", "--alias", "canary"],
+            "Invalid value for '--alias': not allowed with --pin",
+            " serve",
+        ),
+        (["export", "--output", "m.onnx"], "Missing option '--checkpoint'.", " export"),
+    ],
 )
-def test_a_wrong_command_line_exits_with_2_and_says_so_on_stderr(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_wrong_command_line_exits_with_2_and_one_message(
+    run: Run, arguments: list[str], message: str, command: str
 ) -> None:
-    got = exited(capsys, arguments)
+    got = run(*arguments)
     assert (got.code, got.out) == (2, "")
-    assert got.err.startswith("usage: krishi-bench")
+    assert got.err == f"error: {message}\nhint: see `krishi-bench{command} --help`\n"
+
+
+def test_a_value_that_is_none_of_the_choices_is_answered_with_them(run: Run) -> None:
+    got = run("compare", "--format", "xml")
+    assert (got.code, got.out) == (2, "")
+    assert "'xml' is not one of 'table', 'markdown', 'csv', 'json', 'html'" in got.err
 
 
 @pytest.mark.parametrize(
@@ -130,40 +130,37 @@ def test_a_wrong_command_line_exits_with_2_and_says_so_on_stderr(
     [("60s", 60), ("10m", 600), ("1h", 3600), ("90", 90), ("1.5m", 90), ("0.5s", 0.5), ("1e3", 1000)],
 )
 def test_a_time_is_in_seconds_minutes_or_hours(text: str, seconds: float) -> None:
-    assert parser().parse_args(["run", "--time-budget", text]).time_budget == seconds
-    assert parser().parse_args(["run", "--build-timeout", text]).build_timeout == seconds
+    assert parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["", "s", "0", "0s", "-5s", "10 parsecs", "10d", "nan", "inf", "infm", "1h30m"]
 )
 @pytest.mark.parametrize("option", ["--time-budget", "--build-timeout"])
-def test_what_is_no_time_exits_with_2_and_shows_how_one_is_written(
-    capsys: pytest.CaptureFixture[str], option: str, text: str
-) -> None:
-    got = exited(capsys, ["run", f"{option}={text}"])
+def test_what_is_no_time_exits_with_2_and_shows_how_one_is_written(run: Run, option: str, text: str) -> None:
+    got = run("run", f"{option}={text}")
     assert (got.code, got.out) == (2, "")
-    assert got.err.endswith(f"argument {option}: `{text}` is not a time: give 90s, 10m or 1h\n")
+    assert f"'{option}': `{text}` is not a time: give 90s, 10m or 1h\n" in got.err
 
 
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "ten", "1_0", "²"])
 @pytest.mark.parametrize("option", ["--rounds", "--turns"])
-def test_a_count_is_a_whole_number_from_1_up(capsys: pytest.CaptureFixture[str], option: str) -> None:
-    assert vars(parser().parse_args(["run", option, "7"]))[option.removeprefix("--")] == 7
-    for text in ("", "0", "-1", "1.5", "ten", "1_0", "²"):
-        got = exited(capsys, ["run", f"{option}={text}"])
-        assert (got.code, got.out) == (2, "")
-        assert got.err.endswith(f"argument {option}: `{text}` is not a number from 1 up\n")
+def test_a_count_is_a_whole_number_from_1_up(run: Run, option: str, text: str) -> None:
+    got = run("run", f"{option}={text}")
+    assert (got.code, got.out) == (2, "")
+    assert f"'{option}': `{text}` is not a number from 1 up\n" in got.err
 
 
-def test_a_run_is_planned_as_the_engine_plans_unless_told_otherwise() -> None:
-    told, plan, made = parser().parse_args(["run"]), Plan(), Options()
-    assert (told.rounds, told.turns, told.time_budget, told.seed) == (
+def test_a_run_is_planned_as_the_engine_plans_unless_the_command_line_says_otherwise() -> None:
+    plan, made = Plan(), Options()
+    defaults = {name: p.default for name, p in inspect.signature(run_command).parameters.items()}
+    assert (defaults["rounds"], defaults["turns"], defaults["time_budget"], defaults["seed"]) == (
         plan.rounds,
         plan.turns,
         plan.budget_s,
         plan.seed,
     )
-    assert told.build_timeout == made.build_timeout_s
+    assert defaults["build_timeout"] == made.build_timeout_s
 
 
 @pytest.mark.parametrize(
@@ -213,7 +210,7 @@ def test_debug_shows_the_traceback() -> None:
         main(["run", "gone.yaml", "--debug"])
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", get_args(TableFormat))
 def test_a_comparison_is_printed_as_data_only(run: Run, workspace: Path, form: str) -> None:
     got = run("compare", "--workspace", workspace, "--format", form)
     assert (got.code, got.err) == (0, "")
@@ -222,7 +219,7 @@ def test_a_comparison_is_printed_as_data_only(run: Run, workspace: Path, form: s
 
 
 def test_the_formats_offered_are_those_that_can_be_written() -> None:
-    assert get_args(Format) == FORMATS
+    assert get_args(Format) == get_args(TableFormat)
 
 
 def test_the_comparison_in_json_is_valid_and_names_the_winner(run: Run, workspace: Path) -> None:
@@ -407,17 +404,10 @@ def test_a_package_of_an_extra_that_is_not_installed_is_named_with_the_extra() -
 
 @pytest.mark.parametrize("option", ["--sample", "--weight"])
 @pytest.mark.parametrize("text", ["-0.1", "1.1", "half", "nan", ""])
-def test_a_share_is_a_fraction_from_0_to_1(
-    capsys: pytest.CaptureFixture[str], option: str, text: str
-) -> None:
-    got = exited(capsys, ["serve", f"{option}={text}"])
-    assert got.err.endswith(f"argument {option}: `{text}` is not a fraction from 0 to 1\n")
-
-
-def test_a_version_is_pinned_or_an_alias_is_followed(capsys: pytest.CaptureFixture[str]) -> None:
-    got = exited(capsys, ["serve", "--pin", "1.0.0", "--alias", "canary"])
+def test_a_share_is_a_fraction_from_0_to_1(run: Run, option: str, text: str) -> None:
+    got = run("serve", f"{option}={text}")
     assert (got.code, got.out) == (2, "")
-    assert "argument --alias: not allowed with argument --pin" in got.err
+    assert f"'{option}': `{text}` is not a fraction from 0 to 1\n" in got.err
 
 
 @pytest.fixture
@@ -486,3 +476,65 @@ def test_there_is_nothing_to_collect_where_nothing_was_published(run: Run, works
     assert (got.code, got.out) == (2, "")
     assert got.err == f"error: there is no registry at {workspace}/registry\n"
     assert not (workspace / "registry").exists()
+
+
+def completed(line: str, workspace: Path) -> list[str]:
+    """What bash is offered at the end of a line that has been typed so far."""
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=workspace,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "_KRISHI_BENCH_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+        },
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("krishi-bench ", list(MODULES)),
+        ("krishi-bench ro", ["rollback"]),
+        ("krishi-bench run int8-s", ["int8-static"]),
+        ("krishi-bench run --rou", ["--rounds"]),
+        ("krishi-bench compare --format m", ["markdown"]),
+        ("krishi-bench compare 2026", ["20260102-030405"]),
+        ("krishi-bench promote --variant int8-d", ["int8-dynamic"]),
+    ],
+)
+def test_bash_completes_commands_options_recipes_runs_and_variants(
+    workspace: Path, line: str, offered: list[str]
+) -> None:
+    assert completed(line, workspace) == offered
+
+
+def test_completion_offers_nothing_where_a_workspace_cannot_be_read(workspace: Path) -> None:
+    (workspace / "krishi.yaml").write_text("model: [")
+    assert completed("krishi-bench compare 2026", workspace) == []
+
+
+def test_the_completion_script_for_bash_is_shown() -> None:
+    bash = ["bash", "-c", f"{sys.executable} -m workbench --show-completion; true"]
+    shown = subprocess.run(bash, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "complete -o default -F" in shown.stdout
+    assert "_KRISHI_BENCH_COMPLETE=complete_bash" in shown.stdout
+
+
+def test_a_defect_shows_pythons_own_traceback(workspace: Path) -> None:
+    script = (
+        "from workbench.cli import main\n"
+        "import workbench.workspace.draft\n"
+        "workbench.workspace.draft.write_draft = lambda folder: 1 / 0\n"
+        "main(['init'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):\n")
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")

@@ -6,12 +6,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from workbench.backends import Runtime
-from workbench.cli import parser
+from workbench.cli import MODULES, app
 from workbench.results.verdict import Row
 from workbench.workspace.fields import models_in
 from workbench.workspace.recipe import Recipe, shipped
@@ -19,24 +21,6 @@ from workbench.workspace.workspace import WorkspaceFile
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-COMMANDS = (
-    "init",
-    "doctor",
-    "export",
-    "run",
-    "advise",
-    "tune",
-    "explain",
-    "compare",
-    "promote",
-    "models",
-    "rollback",
-    "verify",
-    "gc",
-    "serve",
-    "shadow-report",
-    "schema",
-)
 
 
 def help_of(*command: str) -> str:
@@ -48,25 +32,21 @@ def help_of(*command: str) -> str:
         env={"COLUMNS": "100", "PATH": ""},
         cwd=ROOT,
     )
-    return done.stdout.strip()
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip()
 
 
 def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["", *MODULES])
 def test_the_help_of_every_command_is_the_one_in_the_documents(command: str) -> None:
-    assert f"```\n{help_of(command)}\n```" in (ROOT / "docs" / "commands.md").read_text()
+    assert f"```\n{help_of(*command.split())}\n```" in (ROOT / "docs" / "commands.md").read_text()
 
 
-def test_every_command_there_is_is_documented() -> None:
-    listed = re.search(r"^    ([a-z-]+)(?: |$)", help_of(), re.MULTILINE)
-    assert listed is not None
-    assert tuple(re.findall(r"^    ([a-z-]+)(?: |$)", help_of(), re.MULTILINE)) == COMMANDS
-    assert set(
-        re.findall(r"^\| `krishi-bench ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    ) == set(COMMANDS)
+def test_every_command_there_is_is_in_the_readme() -> None:
+    listed = re.findall(r"^\| `krishi-bench ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert set(listed) == set(MODULES)
 
 
 def mentioned() -> list[str]:
@@ -89,7 +69,10 @@ def test_every_command_line_in_the_documents_is_accepted(line: str) -> None:
     given = [placeholders.get(word, word) for word in words if placeholders.get(word, word)]
     if given in (["[cpu]"], []):
         pytest.skip("names the package, not the command")
-    parser().parse_args(given)
+    group: Any = get_command(app)
+    with group.make_context("krishi-bench", given) as context:
+        name, command, rest = group.resolve_command(context, given)
+        command.make_context(name, rest, parent=context)
 
 
 @pytest.mark.parametrize("block", [b for d in DOCUMENTS for b in blocks(d, "yaml")])

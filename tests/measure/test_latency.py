@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -24,6 +24,7 @@ from workbench.measure.latency import (
 from workbench.measure.records import Environment, Latency
 from workbench.measure.stats import Ratio
 from workbench.system.child import ChildError
+from workbench.system.progress import Progress, Report, silent
 
 BASELINE, TWIN = "baseline", "baseline (again)"
 QUIET = Environment(seconds=1.0, steal=0.0, pressure=0.0, spin_s=0.01, disturbed=None)
@@ -138,10 +139,6 @@ class Silent:
         return BUSY if self.round in self.busy_rounds else QUIET
 
 
-def unheard(_: int, __: int) -> None:
-    """Progress nobody listens to."""
-
-
 def farm(nominal_ms: Mapping[str, float], seed: int = 2, **more: object) -> Farm:
     return Farm(Host(random.Random(seed)), nominal_ms, **more)  # type: ignore[arg-type]
 
@@ -153,7 +150,7 @@ def timed(
     watch: Silent | None = None,
     contenders: Sequence[str] | None = None,
     batch_sizes: Mapping[str, int] | None = None,
-    progress: Callable[[int, int], None] = unheard,
+    report: Report = silent,
 ) -> Measured:
     """One session over the farm's variants and the twin; all of them may win unless others are named."""
     return measure(
@@ -165,7 +162,7 @@ def timed(
         contenders=list(made.nominal_ms) if contenders is None else contenders,
         batch_sizes=batch_sizes or {},
         watch=watch or Silent(),
-        progress=progress,
+        report=report,
         clock=lambda: made.host.now_s,
     )
 
@@ -413,7 +410,7 @@ def test_any_other_exception_is_not_swallowed() -> None:
             contenders=(),
             batch_sizes={},
             watch=Silent(),
-            progress=unheard,
+            report=silent,
         )
 
 
@@ -474,11 +471,25 @@ def test_progress_counts_the_rounds_that_count() -> None:
         farm(THREE),
         replace(PLAN, rounds=3, repeats=1, rules=WHOLE),
         watch=Silent([0]),
-        progress=lambda done, total: heard.append((done, total)),
+        report=lambda progress: heard.append((progress.done, progress.total)),
     )
     # After every turn, so the same count is heard many times.
     assert list(dict.fromkeys(heard)) == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert heard == sorted(heard)
+
+
+def test_progress_tells_the_standings_and_the_time_left_within_the_budget() -> None:
+    heard: list[Progress] = []
+    measured = timed(farm(THREE), replace(PLAN, rounds=8, budget_s=40.0, rules=WHOLE), report=heard.append)
+    assert [(s.variant, s.speedup) for s in heard[0].standings] == [
+        (name, None) for name in NAMES if name != TWIN
+    ]
+    last = heard[-1].standings
+    assert [standing.variant for standing in last] == ["fast", BASELINE, "slow"]
+    assert {s.variant: s.speedup for s in last}["fast"] == ratio(measured, "fast").speedup
+    assert {s.variant: s.interval for s in last}["fast"] == ratio(measured, "fast").interval
+    assert {s.variant for s in last if s.dropped} == measured.pruned.keys() | measured.failed.keys()
+    assert all(progress.left_s is not None and progress.left_s <= 40.0 for progress in heard)
 
 
 def test_the_cold_call_is_told_apart_and_kept_out_of_the_latency() -> None:

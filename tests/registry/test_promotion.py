@@ -27,6 +27,7 @@ MakeInfo = Callable[..., RunInfo]
 MakeCounts = Callable[..., Accuracy]
 
 WEIGHTS = b"weights"
+REASON = "the trial field needs it today"
 RUNTIME = Runtime(backend="null")
 CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 INFO = ArtifactInfo(
@@ -80,7 +81,7 @@ class Bench:
         folder.append(good.model_copy(update={"accuracy": accuracy} if accuracy else {}))
         return folder
 
-    def publish(self, *, variant: str | None = None, force: bool = False) -> Published:
+    def publish(self, *, variant: str | None = None, force: str | None = None) -> Published:
         return publish(
             self.workspace,
             run_id=None,
@@ -137,21 +138,21 @@ def test_a_winner_that_is_not_certified_is_refused_and_nothing_is_published(
     assert caught.value.message == (
         f"`good` of run {run.run_id} misses the budget: it loses 2.00 points of top-1 (budget 1)"
     )
-    assert "--force" in (caught.value.hint or "")
+    assert "--force REASON" in (caught.value.hint or "")
     assert bench.versions == []
 
 
 def test_force_publishes_it_and_the_manifest_says_what_was_missed(bench: Bench, counts: MakeCounts) -> None:
     bench.run(certification=counts(losses=20))
-    done = bench.publish(force=True)
+    done = bench.publish(force=REASON)
     assert bench.versions == ["1.0.0"]
     forced = done.promotion.bundle.manifest.provenance.forced
-    assert forced == "it loses 2.00 points of top-1 (budget 1)"
+    assert forced == f"{REASON}; it loses 2.00 points of top-1 (budget 1)"
 
 
 def test_force_without_a_need_for_it_is_recorded_too(bench: Bench, counts: MakeCounts) -> None:
     bench.run(certification=counts())
-    assert bench.publish(force=True).promotion.bundle.manifest.provenance.forced == "by --force"
+    assert bench.publish(force=REASON).promotion.bundle.manifest.provenance.forced == REASON
 
 
 def test_what_is_missed_on_either_part_of_the_photos_is_named(bench: Bench, counts: MakeCounts) -> None:
@@ -164,7 +165,7 @@ def test_photos_used_for_calibration_certify_nothing_unless_forced(bench: Bench)
     bench.run(uncertified="3 photos are in both", leak=True)
     with pytest.raises(Refused, match="misses the budget: 3 photos are in both"):
         bench.publish()
-    assert bench.publish(force=True).promotion.version == "1.0.0"
+    assert bench.publish(force=REASON).promotion.version == "1.0.0"
 
 
 def test_too_few_photos_to_keep_any_apart_is_no_reason_to_refuse(bench: Bench) -> None:
@@ -181,13 +182,13 @@ def test_a_class_that_loses_too_much_is_refused(bench: Bench, counts: MakeCounts
 def test_a_run_without_a_winner_has_nothing_to_promote(bench: Bench) -> None:
     run = bench.run(budget=Budget(max_size_mb=0.001))
     with pytest.raises(Refused, match=f"run {run.run_id} has no winner"):
-        bench.publish(force=True)
+        bench.publish(force=REASON)
 
 
 def test_force_does_not_bring_back_a_model_that_is_gone(bench: Bench, counts: MakeCounts) -> None:
     bench.run(missing=True, certification=counts(losses=20))
     with pytest.raises(WorkbenchError, match="the model of `good` is gone"):
-        bench.publish(force=True)
+        bench.publish(force=REASON)
     assert bench.versions == []
 
 
@@ -198,10 +199,10 @@ def test_what_is_good_enough_is_what_the_workspace_says_now(bench: Bench) -> Non
         bench.publish(variant="good")
 
 
-@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("force", [None, REASON])
 @pytest.mark.parametrize(("status", "ended"), [("skipped", "was skipped"), ("failed", "failed")])
 def test_of_what_was_never_measured_there_is_nothing_to_publish_by_force_either(
-    bench: Bench, absent_trial: MakeTrial, status: str, ended: str, force: bool
+    bench: Bench, absent_trial: MakeTrial, status: str, ended: str, force: str | None
 ) -> None:
     run = bench.run()
     run.append(absent_trial("gpu", status, "no CUDA device"))

@@ -20,6 +20,7 @@ from workbench.measure import early_stopping
 from workbench.measure.records import BASELINE, TWIN, Environment, Latency
 from workbench.measure.stats import Ratio, hodges_lehmann, percentile, percentile_upper_bound
 from workbench.system.child import ChildError
+from workbench.system.progress import Progress, Report, Standing, time_left_s
 
 BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
 BURST_CALLS = (2, 20)  # and within these bounds
@@ -129,7 +130,7 @@ def measure(
     contenders: Collection[str],
     batch_sizes: Mapping[str, int],
     watch: Watch,
-    progress: Callable[[int, int], None],
+    report: Report,
     clock: Callable[[], float] = time.monotonic,
     into: Measured | None = None,
 ) -> Measured:
@@ -148,6 +149,13 @@ def measure(
     measured.batch_sizes = batch_sizes
     ratios: dict[str, dict[int, float]] = {}
     started = clock()
+
+    shown = standings(variants, ratios, measured, twin)
+
+    def report_progress() -> None:
+        left = _left_s(measured.rounds, plan, clock() - started)
+        report(Progress("timing", measured.rounds, plan.rounds, "", left, shown))
+
     while not measured.ended:
         began = clock()
         late_already = began - started > plan.budget_s
@@ -155,10 +163,7 @@ def measure(
         alive = [name for name in variants if name not in gone]
         turns = plan.least_turns if late_already else plan.turns
         this_round = replace(plan, turns=turns)
-        _one_round(
-            alive, launch, this_round, rng, watch, measured, lambda: progress(measured.rounds, plan.rounds)
-        )
-        progress(measured.rounds, plan.rounds)
+        _one_round(alive, launch, this_round, rng, watch, measured, report_progress)
         if baseline in measured.failed:
             measured.ended = "the baseline failed"
             break
@@ -169,6 +174,8 @@ def measure(
         racing = {name: ratios[name] for name in running if name in ratios}
         late = early_stopping.dropped(racing, contenders, rules)
         measured.pruned |= {name: reason for name, reason in late.items() if name != baseline}
+        shown = standings(variants, ratios, measured, twin)
+        report_progress()
         left = racing.keys() - measured.pruned.keys() - {baseline}
         if measured.rounds >= plan.rounds:
             measured.ended = "all rounds were made"
@@ -182,6 +189,32 @@ def measure(
             while measured.unused and measured.rounds < plan.least_rounds:
                 measured.unused.remove(max(measured.unused))
     return measured
+
+
+def _left_s(done: int, plan: Plan, elapsed_s: float) -> float | None:
+    least = time_left_s(done, max(done, plan.least_rounds), elapsed_s) if plan.insist else None
+    return max(time_left_s(done, plan.rounds, elapsed_s, plan.budget_s) or 0.0, least or 0.0)
+
+
+def standings(
+    variants: Sequence[str], log_ratios: early_stopping.LogRatios, measured: Measured, twin: str
+) -> tuple[Standing, ...]:
+    """How the variants but the twin stand after the rounds so far: fastest first, those without one last."""
+    found = []
+    for name in variants:
+        if name == twin:
+            continue
+        ratio = Ratio(tuple(log_ratios.get(name, {}).values()))
+        known = bool(ratio.log_ratios)
+        found.append(
+            Standing(
+                name,
+                ratio.speedup if known else None,
+                ratio.interval if known else None,
+                name in measured.pruned or name in measured.failed,
+            )
+        )
+    return tuple(sorted(found, key=lambda standing: -(standing.speedup or 0.0)))
 
 
 def _one_round(

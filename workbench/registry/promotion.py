@@ -56,15 +56,15 @@ def publish(
     bump: Bump | None,
     version: str | None,
     alias: str,
-    force: bool,
+    force: str | None,
     require_shadow: float | None = None,
 ) -> Published:
     """Promote the winner of a run, or the variant named.
 
+    force: the reason to publish what the tool advises against; the manifest keeps it, with what was missed.
     require_shadow: the agreement, as a fraction of 1, that a shadow run must have shown at least.
     Raises Refused where it did not, where the variant was skipped or failed, and where it misses the
-    workspace's budget, unless forced; then the manifest says what was missed. WorkbenchError for an unknown
-    run or variant.
+    workspace's budget, unless forced. WorkbenchError for an unknown run or variant.
     """
     run = find_run(workspace.results, run_id)
     # The run says what was measured; the workspace, as it is now, what is good enough.
@@ -83,10 +83,10 @@ def publish(
             hint="choose another with --variant",
         )
     missed = shortfalls(trial, info.budget, info.class_names) + certification_shortfalls(trial, info)
-    if missed and not force:
+    if missed and force is None:
         raise Refused(
             f"`{trial.variant}` of run {run.run_id} misses the budget: {'; '.join(missed)}",
-            hint="choose another with --variant, or --force it; the manifest will say so",
+            hint="choose another with --variant, or give a reason: --force REASON; the manifest will say so",
         )
     promotion = promote(
         run,
@@ -97,7 +97,7 @@ def publish(
         alias=alias,
         bump=bump,
         version=version,
-        forced="; ".join(missed) or ("by --force" if force else None),
+        forced=None if force is None else "; ".join([force, *missed]),
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
     )
     return Published(promotion, trial.variant, alias)

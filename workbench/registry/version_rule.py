@@ -89,7 +89,7 @@ def next_version(
     if highest is None or change is None:
         return str(wanted or FIRST_VERSION), None
     least = highest.bump(change.bump)
-    hint = "leave the number to the tool, or force it with a reason"
+    hint = "leave the number to the tool, or give a reason: --force REASON"
     if wanted is not None:
         # Compared by core, so that a candidate such as 2.0.0-rc.1 may announce a major change.
         too_low = wanted.core < least.core or wanted.precedence <= highest.precedence

@@ -185,7 +185,9 @@ def clock(report: Report) -> Clock:
             contenders=(),
             batch_sizes={},
             watch=HostWatch(cpus),
-            progress=lambda done, total: report(Progress("timing the clock against itself", done, total)),
+            report=lambda timing: report(
+                Progress("timing the clock against itself", timing.done, timing.total, left_s=timing.left_s)
+            ),
         )
     disturbed = tuple(e.disturbed for e in measured.environments if e.disturbed)
     bounds = Ratio(tuple(log_ratios(measured, "a").get("b", {}).values())).log_interval

@@ -64,7 +64,8 @@ def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], pl
     contenders = [t.variant for t in trials if _may_win(t, info)]
     try:
         race = replace(plan, budget_s=plan.budget_s * (1 - FINAL_SHARE))
-        _session(context, sessions, RACE, names, contenders, race)
+        later_s = plan.budget_s - race.budget_s
+        _session(context, sessions, RACE, names, contenders, race, later_s=later_s)
         raced = with_latency(trials, sessions)
         info = _about(info, sessions).model_copy(update={"conditions": _conditions(context, names)})
         finalists = _finalists(info, raced)
@@ -112,8 +113,13 @@ def _session(
     names: Sequence[str],
     contenders: Sequence[str],
     plan: Plan,
+    *,
+    later_s: float = 0.0,
 ) -> None:
-    """One session over the named variants and the second copy of the baseline, added to `sessions`."""
+    """One session over the named variants and the second copy of the baseline, added to `sessions`.
+
+    later_s: what the sessions after it may take.
+    """
     variants = {name: (context.built[name].artifact, context.runtimes[name]) for name in names}
     variants[TWIN] = variants[BASELINE]
     # One set of processors for all, so that none is compared on a quieter one.
@@ -136,8 +142,12 @@ def _session(
         batch_sizes={name: runtime.batch for name, (_, runtime) in variants.items() if runtime.batch > 1},
         # Where nothing runs on a GPU, nothing of NVIDIA's is touched.
         watch=HostWatch(cpus, gpu=GpuWatch() if any(_on_gpu(context, name) for name in names) else None),
-        progress=lambda done, total: context.report(
-            Progress("timing", done, total, f"rounds at most, {session} of {len(names)}")
+        report=lambda progress: context.report(
+            replace(
+                progress,
+                what=f"{session} of {len(names)} variants, rounds at most",
+                left_s=(progress.left_s or 0.0) + later_s,
+            )
         ),
         into=measured,
     )

@@ -136,8 +136,8 @@ class Search:
             if best and best[0].look
             else ""
         )
-        what = f"{move.variant.name} ({move.why}), {left:.0f} s left{so_far}"
-        self.context.stage = Progress("searching", len(self.tried), 0, what)
+        what = f"{move.variant.name} ({move.why}){so_far}"
+        self.context.stage = Progress("searching", len(self.tried), 0, what, left)
         self.context.report(self.context.stage)
 
     def _looked(self, move: Move) -> Tried:
@@ -276,7 +276,13 @@ def layers(found: Search, variant: Variant) -> list[Layer]:
         return []
     before = replace(variant, name=f"{variant.name} before INT8", steps=variant.steps[:position])
     context.report(
-        Progress("searching", len(found.tried), 0, f"what each layer of {variant.name} costs and buys")
+        Progress(
+            "searching",
+            len(found.tried),
+            0,
+            f"what each layer of {variant.name} costs and buys",
+            found.left_s,
+        )
     )
     try:
         source, quantized = found.build(before), found.build(variant)

@@ -1,0 +1,166 @@
+"""The command line. Each command loads, calls one function and renders; only here is anything printed.
+
+Commands import what they need when they run: `--help` and a misspelt recipe answer at once.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from workbench import __version__
+from workbench.errors import Refused, WorkbenchError, missing_extra
+
+DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+# Where each command is defined, in the order of the help.
+MODULES = {
+    **dict.fromkeys(("run", "tune", "export"), "measure"),
+    **dict.fromkeys(("compare", "advise", "explain"), "decide"),
+    **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
+    **dict.fromkeys(("serve", "shadow-report"), "serving"),
+    **dict.fromkeys(("init", "doctor", "schema"), "inspection"),
+}
+
+
+class CommandGroup(TyperGroup):
+    """All commands; the module of one is imported when that one is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": dict.fromkeys(MODULES)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
+        return ListedCommand(cmd_name) if cmd_name in MODULES else None
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)
+        for flag in params:
+            if flag.default is None:
+                flag.default = False  # Without a default, typer loads pydantic to make one out.
+        return params
+
+    def invoke(self, ctx: Any) -> int:
+        return exit_code(lambda: super(CommandGroup, self).invoke(ctx), lambda: bool(ctx.meta.get("debug")))
+
+
+class ListedCommand(TyperCommand):
+    """A command as the help lists it; its options are read when it is called."""
+
+    def __init__(self, name: str) -> None:
+        module = importlib.import_module(f"{__package__}.{MODULES[name]}")
+        self._function = getattr(module, name.replace("-", "_"))
+        super().__init__(name, help=self._function.__doc__, rich_help_panel=module.PANEL)
+
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(self._function)
+        context = get_command(alone).make_context(*args, **settings)
+        gc.enable()
+        return context
+
+
+app = typer.Typer(
+    cls=CommandGroup, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+def print_version(asked: bool) -> None:
+    if asked:
+        print(f"krishi-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def krishi_bench(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """From a trained image classifier to a served model, with every claim measured here."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 the answer is no, 2 wrong input."""
+    # pydantic looks for plugins among all installed packages when it is imported; ours uses none.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if threading.current_thread() is threading.main_thread():
+        # A run that is asked to stop cleans up as after Ctrl-C; the server has its own way.
+        signal.signal(signal.SIGTERM, _interrupt)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    gc.disable()  # until a command is called: while modules load there is nothing to collect
+    if not {"-h", "--help"}.isdisjoint(words):
+        load_help_without_markdown()
+    try:
+        code: int = get_command(app).main(words, prog_name="krishi-bench", standalone_mode=False)
+        return code
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "krishi-bench"
+        print(f"error: {error.format_message()}\nhint: see `{command} --help`", file=sys.stderr)
+        return WRONG_INPUT
+    finally:
+        gc.enable()
+
+
+def exit_code(run: Callable[[], int], debug: Callable[[], bool]) -> int:
+    """The exit code of a command; prints the errors that users can mend, or raises them in debug."""
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code
+    except WorkbenchError as error:
+        if debug():
+            raise
+        _show(error)
+        return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
+    except BrokenPipeError:
+        # `| head` has read enough. What is left in the buffer must not fail once more on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None or debug():
+            raise
+        _show(missing)
+        return WRONG_INPUT
+    except OSError as error:
+        if debug():
+            raise
+        # Whatever was not translated on the way: a disk, a right or a file that is not as it should be.
+        _show(WorkbenchError(str(error), hint="--debug shows where it happened"))
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _show(error: WorkbenchError) -> None:
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def load_help_without_markdown() -> None:
+    """Load typer's help without rich's Markdown and tracebacks, which take half of its time to import.
+
+    No help of ours is Markdown, and no traceback is rich's.
+    """
+    stand_ins = {"rich.markdown": "Markdown", "rich.traceback": "Traceback"}
+    for name, part in stand_ins.items():
+        sys.modules[name] = ModuleType(name)
+        setattr(sys.modules[name], part, type(part, (), {}))
+    importlib.import_module("typer.rich_utils")
+    for name in stand_ins:
+        del sys.modules[name]

@@ -1,0 +1,97 @@
+"""`compare`, `advise` and `explain`: what helps to choose."""
+
+from typing import Annotated
+
+import typer
+
+from workbench.cli.options import (
+    Answers,
+    Debug,
+    Quiet,
+    Recipes,
+    Tables,
+    Workspace,
+    find_workspace,
+    option,
+    recipe_names,
+    run_ids,
+    variant_names,
+)
+from workbench.cli.output import ColumnSet, print_answer, print_comparisons
+
+PANEL = "Decide"
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN", help="run ids (default: the latest)", autocompletion=run_ids, show_default=False
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        option("--variant", "everything known of one variant", metavar="NAME", autocompletion=variant_names),
+    ] = None,
+    reanalyse: Annotated[
+        bool, option("--reanalyse", "work every latency out again from the raw samples")
+    ] = False,
+    columns: Annotated[
+        ColumnSet,
+        typer.Option("--columns", help="audit: in which precision the multiplications really ran"),
+    ] = "speed",
+    mix_machines: Annotated[
+        bool, option("--mix-machines", "show runs of different machines together")
+    ] = False,
+    form: Tables = "table",
+    workspace: Workspace = None,
+    _debug: Debug = False,
+) -> int:
+    """Show what runs measured, and which variant won."""
+    from workbench.results.history import compare_runs, details_of
+
+    results = find_workspace(workspace).results
+    if variant is not None:
+        details = details_of(results, runs or [], variant, reanalyse=reanalyse)
+        print_answer(details.facts(), details.text(), form)
+        return 0
+    found = compare_runs(results, runs or [], mix_machines=mix_machines, reanalyse=reanalyse)
+    return print_comparisons(found, form, columns)
+
+
+def advise(
+    recipes: Recipes = None,
+    form: Answers = "table",
+    workspace: Workspace = None,
+    quiet: Quiet = False,
+    _debug: Debug = False,
+) -> int:
+    """Say which recipes are worth trying on this network and machine, and why."""
+    from workbench.cli.progress_display import ProgressDisplay
+    from workbench.run import pipeline
+    from workbench.workspace import recipe
+
+    variants = recipe.load(recipes or [recipe.shipped()])
+    with ProgressDisplay(quiet=quiet) as report:
+        advice = pipeline.advise_workspace(find_workspace(workspace), variants, report)
+    print_answer(advice.facts(), advice.text(), form)
+    return 0
+
+
+def explain(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="a file, or the name of one that is shipped", autocompletion=recipe_names
+        ),
+    ],
+    form: Answers = "table",
+    _debug: Debug = False,
+) -> int:
+    """Say what a recipe does, when it helps and when it hurts."""
+    from workbench.run.advice.explain import explain as describe
+    from workbench.workspace.recipe import find, parse
+
+    explanation = describe(*parse(find(recipe)))
+    print_answer(explanation.facts(), explanation.text(), form)
+    return 0

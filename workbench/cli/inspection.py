@@ -1,0 +1,50 @@
+"""`init`, `doctor` and `schema`: the folder, the machine and the files to write."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from workbench.cli.options import Answers, Debug, Quiet
+from workbench.cli.output import print_answer
+
+PANEL = "Inspect"
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False)] = Path(),
+    _debug: Debug = False,
+) -> int:
+    """Write a commented krishi.yaml from what a folder holds."""
+    from workbench.workspace.draft import write_draft
+
+    path, findings = write_draft(folder)
+    for finding in findings:
+        print(finding)
+    print(f"wrote {path}: read it through, then `krishi-bench run`")
+    return 0
+
+
+def doctor(form: Answers = "table", quiet: Quiet = False, _debug: Debug = False) -> int:
+    """Say what this machine can run, and how good its clock is."""
+    from workbench.cli.progress_display import ProgressDisplay
+    from workbench.run.doctor import diagnose
+
+    with ProgressDisplay(quiet=quiet) as report:
+        diagnosis = diagnose(report)
+    print_answer(diagnosis.facts(), diagnosis.text(), form)
+    return 0
+
+
+def schema(
+    of: Annotated[Literal["recipe", "workspace"], typer.Argument()] = "recipe",
+    _debug: Debug = False,
+) -> int:
+    """Print the JSON Schema of recipes or of krishi.yaml, for editors."""
+    from workbench.workspace.recipe import Recipe
+    from workbench.workspace.workspace import WorkspaceFile
+
+    described = Recipe.model_json_schema() if of == "recipe" else WorkspaceFile.model_json_schema()
+    print(json.dumps(described, indent=2))
+    return 0

@@ -1,0 +1,135 @@
+"""The kinds of values that commands take, and the options that several of them share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from workbench.results.folder import RunFolder
+    from workbench.workspace.workspace import Workspace as FoundWorkspace
+
+AnswerFormat = Literal["table", "json"]
+TableFormat = Literal["table", "markdown", "csv", "json", "html"]
+
+
+def parse_seconds(given: object) -> float:
+    """`90`, `90s`, `10m` or `1h`."""
+    text, units = str(given), {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"`{text}` is not a time: give 90s, 10m or 1h")
+    return seconds
+
+
+def parse_port(given: object) -> int:
+    text = str(given)
+    if not text.isdecimal() or int(text) > 65535:
+        raise typer.BadParameter(f"`{text}` is not a port: give a number from 0 to 65535")
+    return int(text)
+
+
+def parse_count(given: object) -> int:
+    text = str(given)
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"`{text}` is not a number from 1 up")
+    return int(text)
+
+
+def parse_number(given: object) -> int:
+    text = str(given)
+    if not text.isdecimal():
+        raise typer.BadParameter(f"`{text}` is not a number from 0 up")
+    return int(text)
+
+
+def parse_share(given: object) -> float:
+    try:
+        share = float(str(given))
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise typer.BadParameter(f"`{given}` is not a fraction from 0 to 1")
+    return share
+
+
+def option(flag: str, text: str | None = None, **settings: Any) -> Any:
+    """An option whose help names the default itself, where there is one to name."""
+    return typer.Option(flag, help=text, show_default=False, **settings)
+
+
+def seconds(flag: str, text: str) -> Any:
+    return option(flag, text, parser=parse_seconds, metavar="T")
+
+
+def count(flag: str, text: str) -> Any:
+    return option(flag, text, parser=parse_count, metavar="N")
+
+
+def share(flag: str, text: str) -> Any:
+    return option(flag, text, parser=parse_share, metavar="F")
+
+
+def recipes(text: str) -> Any:
+    return typer.Argument(metavar="RECIPE", help=text, autocompletion=recipe_names, show_default=False)
+
+
+def recipe_names(incomplete: str) -> Iterator[str]:
+    """The shipped recipes, for completion; files are completed by the shell."""
+    from workbench.workspace.recipe import shipped
+
+    names = sorted(path.stem for path in shipped().glob("[!_]*.yaml"))
+    return (name for name in names if name.startswith(incomplete))
+
+
+def run_ids(context: typer.Context, incomplete: str) -> list[str]:
+    return [run.run_id for run in _runs(context) if run.run_id.startswith(incomplete)]
+
+
+def variant_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The variants of the latest run."""
+    trials = [trial for run in _runs(context)[-1:] for trial in run.trials()]
+    return [trial.variant for trial in trials if trial.variant.startswith(incomplete)]
+
+
+def _runs(context: typer.Context) -> "list[RunFolder]":
+    from workbench.errors import WorkbenchError
+    from workbench.results.folder import runs
+
+    try:
+        return runs(find_workspace(context.params.get("workspace")).results)
+    except WorkbenchError:
+        return []  # Nothing to offer where there is no workspace.
+
+
+def _note_debug(context: typer.Context, debug: bool) -> None:
+    context.meta["debug"] = debug
+
+
+Debug = Annotated[
+    bool, option("--debug", "show the traceback of an error", callback=_note_debug, expose_value=False)
+]
+Workspace = Annotated[
+    Path | None,
+    option("--workspace", "folder of krishi.yaml (default: nearest, else the sample)", metavar="DIR"),
+]
+Quiet = Annotated[bool, option("--quiet", "no progress")]
+Answers = Annotated[AnswerFormat, typer.Option("--format")]
+Tables = Annotated[TableFormat, typer.Option("--format")]
+Recipes = Annotated[
+    list[Path] | None, recipes("files, folders or names of shipped ones (default: all shipped)")
+]
+Seed = Annotated[int, option("--seed", "of the order of launches and turns", metavar="N")]
+Alias = Annotated[str, typer.Option("--alias", metavar="NAME")]
+ModelName = Annotated[str | None, option("--name", "default: the workspace's", metavar="MODEL")]
+
+
+def find_workspace(folder: Path | None) -> "FoundWorkspace":
+    from workbench.workspace.workspace import find
+
+    return find(folder, Path.cwd())

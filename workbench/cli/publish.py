@@ -1,0 +1,149 @@
+"""`promote`, `models`, `rollback`, `verify` and `gc`: the registry."""
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import typer
+
+from workbench.cli.options import (
+    Alias,
+    Answers,
+    Debug,
+    ModelName,
+    Workspace,
+    find_workspace,
+    option,
+    parse_number,
+    run_ids,
+    share,
+    variant_names,
+)
+from workbench.cli.output import print_answer
+
+PANEL = "Publish"
+
+
+def promote(
+    run: Annotated[
+        str | None,
+        option("--run", "run id (default: the latest)", metavar="RUN", autocompletion=run_ids),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        option("--variant", "default: the winner", metavar="NAME", autocompletion=variant_names),
+    ] = None,
+    bump: Annotated[
+        Literal["patch", "minor", "major"] | None, option("--bump", "default: what the change demands")
+    ] = None,
+    version: Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")] = None,
+    alias: Alias = "production",
+    force: Annotated[
+        str | None,
+        option(
+            "--force",
+            "publish what misses the budget, or under a number that promises too much; the reason is "
+            "recorded in the manifest",
+            metavar="REASON",
+        ),
+    ] = None,
+    require_shadow: Annotated[
+        float | None,
+        share(
+            "--require-shadow",
+            "refuse what did not agree on at least this share of shadowed requests, such as 0.99",
+        ),
+    ] = None,
+    form: Answers = "table",
+    workspace: Workspace = None,
+    _debug: Debug = False,
+) -> int:
+    """Publish a variant as a version and point an alias at it."""
+    if bump is not None and version is not None:
+        raise typer.BadParameter("not allowed with --bump", param_hint="'--version'")
+    if force is not None and not force.strip():
+        raise typer.BadParameter("say why", param_hint="'--force'")
+
+    from workbench.registry.promotion import publish
+
+    promotion = publish(
+        find_workspace(workspace),
+        run_id=run,
+        variant=variant,
+        bump=bump,
+        version=version,
+        alias=alias,
+        force=force,
+        require_shadow=require_shadow,
+    )
+    print_answer(promotion.facts(), promotion.sentence(), form)
+    return 0
+
+
+def models(form: Answers = "table", workspace: Workspace = None, _debug: Debug = False) -> int:
+    """List versions, aliases and where each came from."""
+    from workbench.registry.store import Registry
+    from workbench.report import models as listing
+
+    found = listing.listed(Registry(find_workspace(workspace).registry))
+    print_answer([asdict(entry) for entry in found], listing.as_table(found), form)
+    return 0
+
+
+def rollback(
+    alias: Alias = "production",
+    name: ModelName = None,
+    form: Answers = "table",
+    workspace: Workspace = None,
+    _debug: Debug = False,
+) -> int:
+    """Point an alias at the version it pointed at before."""
+    from workbench.registry.store import Registry
+
+    found = find_workspace(workspace)
+    bundle = Registry(found.registry).rollback(name or found.name, alias)
+    answer = {"name": bundle.manifest.name, "alias": alias, "version": bundle.version}
+    print_answer(answer, f"{alias} of {bundle.manifest.name} points at {bundle.version} again", form)
+    return 0
+
+
+def verify(form: Answers = "table", workspace: Workspace = None, _debug: Debug = False) -> int:
+    """Re-hash every published file."""
+    from workbench.registry.store import Registry
+
+    registry = Registry(find_workspace(workspace).registry)
+    problems = registry.verify()
+    versions = sum(len(registry.versions(name)) for name in registry.names())
+    answer = {"versions": versions, "problems": [str(problem) for problem in problems]}
+    text = "\n".join(map(str, problems)) or f"{versions} versions, every file as it was published"
+    print_answer(answer, text, form)
+    return int(bool(problems))
+
+
+def gc(
+    keep: Annotated[
+        int,
+        option(
+            "--keep",
+            "steps each alias can be rolled back (default: 3)",
+            parser=parse_number,
+            metavar="N",
+        ),
+    ] = 3,
+    delete: Annotated[
+        bool,
+        option(
+            "--delete",
+            "do it: move them to the trash, and delete what lay there for a day (default: only say so)",
+        ),
+    ] = False,
+    form: Answers = "table",
+    workspace: Workspace = None,
+    _debug: Debug = False,
+) -> int:
+    """Take away published versions that nothing needs any more."""
+    from workbench.registry.gc import collect
+    from workbench.registry.store import Registry
+
+    reclaimed = collect(Registry(find_workspace(workspace).registry), keep=keep, delete=delete)
+    print_answer(reclaimed.facts(), reclaimed.text(), form)
+    return 0
