@@ -1,7 +1,7 @@
 """What a worker measures of a GPU variant, by a stand-in for the runtime: questions and arithmetic."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import workbench.run.time_variants
+from tests.builders import trial
 from workbench.backends import BACKENDS, Engine, OnDevice, Runtime, Session
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import WorkbenchError
@@ -28,8 +29,6 @@ from workbench.results.records import TrialResult
 from workbench.run.check_variant import _on_gpu, builds_engine
 from workbench.system.child import ChildError
 from workbench.system.progress import Progress
-
-MakeTrial = Callable[..., TrialResult]
 
 CLASSES = 3
 ENGINE = Engine(size_bytes=7_000_000, bound_to="NVIDIA Test, driver 580.1", build_s=41.0)
@@ -288,7 +287,7 @@ def test_the_check_records_memory_and_engine_of_gpu_variants_alone() -> None:
 
 
 def test_finalists_are_measured_on_the_gpu_first_and_the_cpu_variants_not_at_all(
-    trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = {"baseline": "cpu", "slow": "cuda", "fast": "cuda", "final": "cuda", "broken": "cuda"}
     context: Any = SimpleNamespace(
@@ -334,7 +333,7 @@ def test_the_gpu_is_described_where_a_variant_ran_on_it_and_else_not_touched(
     assert bool(asked) == touched
 
 
-def test_what_was_recorded_before_there_were_gpu_figures_still_loads(trial: MakeTrial) -> None:
+def test_what_was_recorded_before_there_were_gpu_figures_still_loads() -> None:
     old = trial("baseline").model_dump(mode="json")
     del old["gpu"]
     assert TrialResult.model_validate(old).gpu is None
