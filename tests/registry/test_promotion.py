@@ -1,6 +1,5 @@
 """What stands between a comparison and the registry. The model is one that computes next to nothing."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import absent_trial, counts, run_info, trial
+from tests.builders import CONTRACT, absent_trial, artifact_info, counts, run_info, trial
 from workbench.backends import BACKENDS, Runtime
-from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
+from workbench.backends.artifact import Artifact, ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
-from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.promotion import Published, publish
 from workbench.registry.store import Registry
@@ -24,15 +22,7 @@ from workbench.workspace.workspace import Workspace, find
 
 WEIGHTS = b"weights"
 RUNTIME = Runtime(backend="null")
-CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-INFO = ArtifactInfo(
-    format="null",
-    file="model.bin",
-    sha256=hashlib.sha256(WEIGHTS).hexdigest(),
-    size_bytes=len(WEIGHTS),
-    input_shape=(0, 3, 8, 8),
-    classes=2,
-)
+INFO = artifact_info(WEIGHTS, classes=2)
 
 
 def store() -> Artifact:
