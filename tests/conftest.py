@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from tests import builders
-from workbench.measure.records import Accuracy
 from workbench.results.records import RunInfo, TrialResult
 
 # No deadline: a busy machine is not a defect. The same examples every time: a test fails for a change.
@@ -27,11 +26,6 @@ def _server_logs_are_heard() -> None:
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("serve") and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True
-
-
-@pytest.fixture(scope="session")
-def counts() -> Callable[..., Accuracy]:
-    return builders.counts
 
 
 @pytest.fixture(scope="session")
