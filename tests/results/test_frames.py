@@ -15,7 +15,7 @@ from workbench.measure.latency import Measured, Sample
 from workbench.measure.records import FINAL, RACE, GpuUse
 from workbench.results import frame, samples
 from workbench.results.folder import RunFolder
-from workbench.results.frames import ROW_COLUMNS, SAMPLE_COLUMNS, Column
+from workbench.results.frames import ROW_COLUMNS, SAMPLE_COLUMNS, Column, require
 from workbench.results.verdict import Row
 
 pd = pytest.importorskip("pandas")
@@ -120,6 +120,12 @@ def test_what_is_no_run_is_refused_with_what_to_do(run: RunFolder, tmp_path: Pat
     assert caught.value.__notes__ == [f"hint: the latest is `{run.run_id}`"]
     with pytest.raises(WorkbenchError, match="kept no raw samples"):
         samples(SAVED)
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_extra() -> None:
+    require("json", "pandas")
+    with pytest.raises(WorkbenchError, match=r"`no_such` is not installed.*krishi-bench\[frames\]"):
+        require("json", "no_such")
 
 
 def table(columns: tuple[Column, ...]) -> str:
