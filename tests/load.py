@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import psutil
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
+from tests.builders import onnx_model
 from tests.serving import CLASS_NAMES, CONTRACT, ROOT, draft, encoded, noise, onnx_session, tiny_onnx
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import Bundle
@@ -124,9 +125,8 @@ def heavy_onnx(width: int, layers: int, *, classes: int = len(CLASS_NAMES), seed
     """A network that takes its time: `layers` matrix products of `width` squared between photo and logits."""
     rng = np.random.default_rng(seed)
 
-    def weights(name: str, rows: int, columns: int) -> Any:
-        values = rng.normal(0, 1 / np.sqrt(rows), (rows, columns)).astype(np.float32)
-        return numpy_helper.from_array(values, name)
+    def weights(rows: int, columns: int) -> Any:
+        return rng.normal(0, 1 / np.sqrt(rows), (rows, columns))
 
     nodes = [
         helper.make_node("Flatten", ["image"], ["flat"]),
@@ -134,15 +134,12 @@ def heavy_onnx(width: int, layers: int, *, classes: int = len(CLASS_NAMES), seed
     ]
     nodes += [helper.make_node("MatMul", [f"{at}", "square"], [f"{at + 1}"]) for at in range(layers)]
     nodes += [helper.make_node("MatMul", [f"{layers}", "last"], ["logits"])]
-    graph = helper.make_graph(
-        nodes,
-        "heavy",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])],
-        [weights("w", 3 * 32 * 32, width), weights("square", width, width), weights("last", width, classes)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
+    stored = {
+        "w": weights(3 * 32 * 32, width),
+        "square": weights(width, width),
+        "last": weights(width, classes),
+    }
+    model = onnx_model(nodes, stored, ("image", ["n", 3, 32, 32]), ("logits", ["n", classes]))
     data: bytes = model.SerializeToString()
     return data
 

@@ -1,6 +1,5 @@
 """A small real model to publish, and servers to run it: in a thread or as a process of its own."""
 
-import hashlib
 import io
 import os
 import re
@@ -16,29 +15,26 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import onnx
 import uvicorn
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from PIL import Image
 
 from serve.app import create_app
 from serve.http.http_limits import BoundedProtocol
 from serve.settings import Settings
+from tests import builders
+from tests.builders import onnx_model
 from workbench.backends import Runtime
-from workbench.backends.artifact import ArtifactInfo
-from workbench.measure.records import Accuracy, Latency
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import Bundle
-from workbench.registry.manifest import Draft, Golden, Provenance
+from workbench.registry.manifest import Draft, Golden
 from workbench.registry.store import Registry
-from workbench.results.records import TrialResult
 from workbench.system.machine import collect
 
 ROOT = Path(__file__).parents[1]
@@ -53,69 +49,27 @@ CPU = Runtime()
 
 def tiny_onnx(seed: int = 7) -> bytes:
     """Flatten + Gemm: a weight per pixel, so that a photo lying on its side scores differently."""
-    weights = np.random.default_rng(seed).normal(0, 0.02, (3 * 32 * 32, len(CLASS_NAMES))).astype(np.float32)
-    graph = helper.make_graph(
+    weights = np.random.default_rng(seed).normal(0, 0.02, (3 * 32 * 32, len(CLASS_NAMES)))
+    model = onnx_model(
         [
             helper.make_node("Flatten", ["image"], ["flat"]),
             helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
         ],
-        "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(CLASS_NAMES)])],
-        [
-            numpy_helper.from_array(weights, "weights"),
-            numpy_helper.from_array(np.zeros(len(CLASS_NAMES), np.float32), "bias"),
-        ],
+        {"weights": weights, "bias": np.zeros(len(CLASS_NAMES))},
+        ("image", ["n", 3, 32, 32]),
+        ("logits", ["n", len(CLASS_NAMES)]),
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data
 
 
 def draft(data: bytes, version: str, runtime: Runtime = CPU) -> Draft:
-    measured = TrialResult(
-        variant="fp32",
-        recipe="fp32",
-        digest="0" * 64,
-        status="ok",
-        backend="onnxruntime",
-        device="cpu",
-        precision="fp32",
-        size_bytes=len(data),
-        accuracy=Accuracy(
-            images=100,
-            correct=90,
-            correct_top5=None,
-            macro_f1=0.9,
-            class_images=(20,) * 5,
-            class_correct=(18,) * 5,
-            losses=0,
-            gains=0,
-        ),
-        latency=Latency(
-            batch_size=1,
-            samples=60,
-            mean_ns=2e6,
-            p50_ns=1.5e6,
-            p90_ns=2e6,
-            p95_ns=2.5e6,
-            p99_ns=None,
-            cold_p50_ns=3e6,
-            round_log_ratios=(0.0,),
-            settled=True,
-        ),
-    )
-    return Draft(
-        name="leaf",
-        version=version,
-        created_at=datetime(2026, 1, 2, tzinfo=UTC),
-        artifact=ArtifactInfo(
+    return builders.draft(
+        version,
+        artifact=builders.artifact_info(
+            data,
             format="onnx",
             file="model.onnx",
-            sha256=hashlib.sha256(data).hexdigest(),
-            size_bytes=len(data),
             opset=17,
             precision="fp32",
             input_shape=(0, 3, 32, 32),
@@ -125,18 +79,8 @@ def draft(data: bytes, version: str, runtime: Runtime = CPU) -> Draft:
         class_names=CLASS_NAMES,
         preprocess=CONTRACT,
         golden=Golden(file="golden.npz", images=3, atol=1e-3),
-        measured=measured,
+        measured=builders.trial("fp32", speedup=10 / 1.5, images=100, correct=90, size_mb=len(data) / 1e6),
         machine=collect(),
-        provenance=Provenance(
-            run_id="20260102-000000",
-            variant="fp32",
-            variant_digest="0" * 64,
-            checkpoint_digest="1" * 64,
-            validation_digest="2" * 64,
-            calibration_digest=None,
-            libraries={},
-            forced=None,
-        ),
     )
 
 

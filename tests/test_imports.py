@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,6 +192,13 @@ def test_a_misspelt_recipe_is_answered_without_loading_anything_heavy(tmp_path: 
     recipe.write_text("name: a\nstepz: []\n")
     loaded = loaded_after(f"from workbench.cli import main; assert main(['run', {str(recipe)!r}]) == 2")
     assert not loaded & (HEAVY | {"numpy", "PIL", "rich", "psutil"})
+
+
+def test_a_comparison_is_shown_without_loading_pandas(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "data" / "results-v1", tmp_path / "results" / "results-v1")
+    shown = f"import os; os.chdir({str(tmp_path)!r}); from workbench.cli import main; main(['compare'])"
+    assert "workbench" in (loaded := loaded_after(shown))
+    assert not loaded & HEAVY
 
 
 def test_a_schema_is_printed_without_loading_anything_heavy() -> None:

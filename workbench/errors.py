@@ -18,6 +18,8 @@ class WorkbenchError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint is not None:
+            self.add_note(f"hint: {hint}")  # shown below a traceback, in a notebook
 
 
 class Refused(WorkbenchError):
@@ -31,7 +33,7 @@ class Unsuited(WorkbenchError):
 # What the extras bring; any other missing module is a defect, or the user's own.
 OPTIONAL = frozenset(
     {
-        "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "onnxsim", "pyarrow",
+        "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "onnxsim", "pyarrow", "pandas", "tabulate",
         "fastapi", "starlette", "uvicorn", "prometheus_client", "openvino", "nncf", "transformers",
     }
 )  # fmt: skip

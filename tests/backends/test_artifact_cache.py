@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
-from workbench.system.files import sha256_bytes
+from tests.builders import artifact_info
+from workbench.backends.artifact import Artifact, ArtifactCache
 from workbench.system.folders import cache_folder
 
 KEY = "ab" + "0" * 62
@@ -16,15 +16,7 @@ Build = Callable[[Path], Artifact]
 def building(content: bytes) -> Build:
     def build(folder: Path) -> Artifact:
         (folder / "model.onnx").write_bytes(content)
-        info = ArtifactInfo(
-            format="onnx",
-            file="model.onnx",
-            sha256=sha256_bytes(content),
-            size_bytes=len(content),
-            input_shape=(0, 3, 8, 8),
-            classes=3,
-        )
-        return Artifact(folder, info)
+        return Artifact(folder, artifact_info(content, format="onnx", file="model.onnx"))
 
     return build
 

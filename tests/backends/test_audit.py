@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.builders import onnx_model
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit, Product, audit_of, percent, shares_of
 
@@ -114,7 +115,7 @@ def network(path: Path) -> Path:
     """Convolution, pointwise convolution, pool, classifier; every one followed or fed by ReLU."""
     onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
     rng = np.random.default_rng(1)
-    node, kind = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    node = onnx.helper.make_node
     stored = {
         "w0": rng.normal(size=(8, 3, 3, 3)),
         "w1": rng.normal(size=(16, 8, 1, 1)),
@@ -129,15 +130,7 @@ def network(path: Path) -> Path:
         node("Flatten", ["e"], ["f"], name="flat"),
         node("Gemm", ["f", "w2"], ["y"], name="classifier", transB=1),
     ]
-    graph = onnx.helper.make_graph(
-        nodes,
-        "g",
-        [onnx.helper.make_tensor_value_info("x", kind, ["n", 3, SIDE, SIDE])],
-        [onnx.helper.make_tensor_value_info("y", kind, ["n", 4])],
-        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()],
-    )
-    opset = onnx.helper.make_opsetid("", 17)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    onnx.save(onnx_model(nodes, stored, ("x", ["n", 3, SIDE, SIDE]), ("y", ["n", 4])), path)
     return path
 
 

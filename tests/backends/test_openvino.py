@@ -15,6 +15,7 @@ onnx = pytest.importorskip("onnx", reason="IR is converted from ONNX")
 pytest.importorskip("onnxruntime", reason="logits are held against onnxruntime's")
 pytest.importorskip("openvino")
 
+from tests.builders import exported, mobile_network  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.base import Runtime, Session  # noqa: E402
 from workbench.backends.openvino import backend  # noqa: E402
@@ -35,39 +36,9 @@ CLASSES = 7
 CONTRACT = Preprocess(resize=32, crop=32, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 
 
-def network(classes: int = CLASSES) -> Any:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 16, 3, 2, 1),
-        torch.nn.Hardswish(),
-        torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(16, 32, 1),
-        torch.nn.ReLU(),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(32, classes),
-    ).eval()
-
-
-def exported(path: Path, model: Any, *, batch: int | None = None) -> Path:
-    torch.onnx.export(
-        model,
-        (torch.zeros(batch or 1, 3, 32, 32),),
-        path,
-        input_names=["images"],
-        output_names=["logits"],
-        opset_version=17,
-        dynamo=False,
-        dynamic_axes=None if batch else {"images": {0: "n"}, "logits": {0: "n"}},
-    )
-    return path
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.warns(DeprecationWarning):
-        return exported(tmp_path_factory.mktemp("onnx") / "model.onnx", network())
+    return exported(mobile_network(CLASSES), tmp_path_factory.mktemp("onnx") / "model.onnx", 32)
 
 
 def converted(source: Path, folder: Path) -> Artifact:
@@ -114,7 +85,7 @@ def test_the_ir_is_read_back_from_its_files(artifact: Artifact) -> None:
     (weights,) = info.companions
     assert weights.file == "model.bin"
     assert weights.sha256 == sha256_file(artifact.folder / "model.bin")
-    parameters = sum(parameter.numel() for parameter in network().parameters())
+    parameters = sum(parameter.numel() for parameter in mobile_network(CLASSES).parameters())
     assert weights.size_bytes > 4 * parameters, "weights are stored in full precision"
 
 
@@ -216,9 +187,8 @@ def test_a_batch_of_the_wrong_size_is_a_sentence(artifact: Artifact) -> None:
 def test_a_fixed_batch_is_filled_up_as_in_onnxruntime(
     tmp_path: Path, photos: NDArray[np.float32], expected: NDArray[np.float32]
 ) -> None:
-    with pytest.warns(DeprecationWarning):
-        exported(tmp_path / "four.onnx", network(), batch=4)
-    artifact = converted(tmp_path / "four.onnx", tmp_path / "ir")
+    source = exported(mobile_network(CLASSES), tmp_path / "four.onnx", 32, batch=4)
+    artifact = converted(source, tmp_path / "ir")
     assert artifact.info.input_shape == (4, 3, 32, 32)
     with opened(artifact, batch=4) as session:
         np.testing.assert_allclose(session.infer(photos[:4]), expected[:4], atol=1e-5)

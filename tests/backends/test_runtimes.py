@@ -15,10 +15,11 @@ torch = pytest.importorskip("torch", reason="the network is a torch module")
 onnx = pytest.importorskip("onnx", reason="the network is exported to ONNX")
 ort = pytest.importorskip("onnxruntime", reason="options are read back from onnxruntime")
 
+from tests.builders import error_of  # noqa: E402
 from workbench.backends import BACKENDS, Runtime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.ort import backend  # noqa: E402
-from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
+from workbench.errors import Unsuited  # noqa: E402
 from workbench.model.export.export import export_onnx, export_torch, torch_artifact_info  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
@@ -86,12 +87,6 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(ort, "InferenceSession", remember)
     yield sessions
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 def entry(options: Any, key: str) -> str:

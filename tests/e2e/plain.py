@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from tests.builders import onnx_model
 from tests.e2e.tiny import CLASS_NAMES, MEAN, STD, draw_photos
 
 SIDE = 64
@@ -34,13 +35,11 @@ def network(
     """(batch, channels, height, across) float32 -> (batch, classes). A word as a size: it is free."""
     rng = np.random.default_rng(seed)
     shapes = [(width, channels, 3, 3), (width, width, 3, 3), (2 * width, width, 3, 3)]
-    stored, nodes, name = [], [], "image"
+    stored: dict[str, NDArray[np.float64]] = {}
+    nodes, name = [], "image"
     for number, shape in enumerate(shapes):
-        weight = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
-        stored += [
-            numpy_helper.from_array(weight, f"conv{number}.weight"),
-            numpy_helper.from_array(rng.normal(0, 0.1, shape[0]).astype(np.float32), f"conv{number}.bias"),
-        ]
+        stored[f"conv{number}.weight"] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
+        stored[f"conv{number}.bias"] = rng.normal(0, 0.1, shape[0])
         stride = 2 if number == 2 else 1
         nodes += [
             helper.make_node(
@@ -55,23 +54,15 @@ def network(
             helper.make_node("Relu", [f"sum{number}"], [f"map{number}"], name=f"relu{number}"),
         ]
         name = f"map{number}"
-    stored += [
-        numpy_helper.from_array(rng.normal(0, 1, (classes, 2 * width)).astype(np.float32), "head.weight"),
-        numpy_helper.from_array(np.zeros(classes, np.float32), "head.bias"),
-    ]
+    stored["head.weight"] = rng.normal(0, 1, (classes, 2 * width))
+    stored["head.bias"] = np.zeros(classes)
     nodes += [
         helper.make_node("GlobalAveragePool", [name], ["pooled"], name="pool"),
         helper.make_node("Flatten", ["pooled"], ["features"], name="flatten"),
         helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], name="head", transB=1),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "plain",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", channels, height, across])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
-        stored,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    images, logits = ("image", ["batch", channels, height, across]), ("logits", ["batch", classes])
+    return onnx_model(nodes, stored, images, logits, opset=opset)
 
 
 def fitted(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:

@@ -2,18 +2,18 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.builders import onnx_model
 from workbench.system.nvidia import missing_gpu
 
 onnx = pytest.importorskip("onnx", reason="the network is an ONNX file")
 pytest.importorskip("onnxruntime", reason="its answers on the CPU are the reference")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import helper  # noqa: E402
 
 from workbench.backends import BACKENDS, Runtime, Session  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
@@ -59,12 +59,10 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Convolutions wide enough for tensor cores: in TF32 their sums would show it."""
     rng, path = np.random.default_rng(1), tmp_path_factory.mktemp("fp32") / "model.onnx"
 
-    def weights(name: str, *shape: int) -> Any:
-        fan_in = int(np.prod(shape[1:]))
-        values = rng.normal(0, fan_in**-0.5, shape).astype(np.float32)
-        return numpy_helper.from_array(values, name)
+    def weights(*shape: int) -> NDArray[np.float64]:
+        return rng.normal(0, int(np.prod(shape[1:])) ** -0.5, shape)
 
-    stored = [weights("w0", 32, 3, 3, 3), weights("w1", 64, 32, 3, 3), weights("w2", CLASSES, 64)]
+    stored = {"w0": weights(32, 3, 3, 3), "w1": weights(64, 32, 3, 3), "w2": weights(CLASSES, 64)}
     nodes = [
         helper.make_node("Conv", ["image", "w0"], ["a"], name="first", pads=[1, 1, 1, 1], strides=[2, 2]),
         helper.make_node("Relu", ["a"], ["b"]),
@@ -74,16 +72,8 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         helper.make_node("Flatten", ["e"], ["f"]),
         helper.make_node("Gemm", ["f", "w2"], ["logits"], name="last", transB=1),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CLASSES])],
-        stored,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+    images, logits = ("image", ["n", 3, SIDE, SIDE]), ("logits", ["n", CLASSES])
+    onnx.save(onnx_model(nodes, stored, images, logits, opset=18), path)
     return Artifact(path.parent, artifact_info(path))
 
 

@@ -1,6 +1,5 @@
 """torch on the GPU of this machine: every precision, compiled or not, recorded or not, against the CPU."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.builders import error_of
 from workbench.system.nvidia import missing_gpu
 
 torch = pytest.importorskip("torch", reason="the network is a torch module")
 
 from workbench.backends import BACKENDS, Runtime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
-from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
+from workbench.errors import Unsuited  # noqa: E402
 from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
 
 pytestmark = [
@@ -71,12 +71,6 @@ def on_gpu(**fields: Any) -> Runtime:
 def difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     assert logits.dtype == np.float32
     return float(np.abs(logits - expected).max() / np.abs(expected).max())
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])

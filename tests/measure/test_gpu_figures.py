@@ -1,6 +1,5 @@
 """What a worker measures of a GPU variant, by a stand-in for the runtime: questions and arithmetic."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.builders import trial
 from workbench.backends import Engine, OnDevice, Runtime, Session
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import WorkbenchError
@@ -16,8 +16,6 @@ from workbench.measure.gpu.figures import joules, sizes_of, throughput
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.results.records import TrialResult
-
-MakeTrial = Callable[..., TrialResult]
 
 CLASSES = 3
 ENGINE = Engine(size_bytes=7_000_000, bound_to="NVIDIA Test, driver 580.1", build_s=41.0)
@@ -143,7 +141,7 @@ def test_the_sizes_are_those_that_the_artifact_takes(
     assert sizes_of(artifact_of(tmp_path, fixed), runtime) == sizes
 
 
-def test_what_was_recorded_before_there_were_gpu_figures_still_loads(trial: MakeTrial) -> None:
+def test_what_was_recorded_before_there_were_gpu_figures_still_loads() -> None:
     old = trial("baseline").model_dump(mode="json")
     del old["gpu"]
     assert TrialResult.model_validate(old).gpu is None

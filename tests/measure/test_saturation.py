@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
 onnxruntime = pytest.importorskip("onnxruntime", reason="it quantises, and runs what is not emulated")
 
+from tests.builders import onnx_model  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.measure.records import Saturation  # noqa: E402
 from workbench.measure.saturation.emulator import cpu_classes, saturation_of  # noqa: E402
@@ -61,16 +62,7 @@ def layer(
 
 
 def saved(path: Path, nodes: list[Any], stored: dict[str, Any], shape: tuple[int, int, int]) -> Path:
-    kind = onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        nodes,
-        "g",
-        [onnx.helper.make_tensor_value_info("x", kind, ["n", *shape])],
-        [onnx.helper.make_tensor_value_info("y", kind, ["n", 4])],
-        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
-    )
-    opset = onnx.helper.make_opsetid("", 17)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    onnx.save(onnx_model(nodes, stored, ("x", ["n", *shape]), ("y", ["n", 4])), path)
     return path
 
 

@@ -1,6 +1,5 @@
 """The process that holds one session: what it answers is the runtime's own, and it says what it costs."""
 
-import hashlib
 import re
 import threading
 import time
@@ -8,14 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
+from tests.builders import artifact_info, onnx_model
 from workbench.backends import Runtime
-from workbench.backends.artifact import Artifact, ArtifactInfo
+from workbench.backends.artifact import Artifact
 from workbench.measure.latency import WarmUp
 from workbench.measure.session_process import TIMED_IMAGES, saturated_ips, warm_up
 from workbench.measure.worker import Worker
@@ -42,42 +41,31 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Flatten and Gemm; 60 MB of weights more that it adds up, so that its memory can be seen."""
     rng = np.random.default_rng(1)
-    weights = {
-        "gemm": rng.normal(0, 0.05, (3 * 16 * 16, CLASSES)).astype(np.float32),
-        "ballast": rng.normal(0, 1, (15_000_000,)).astype(np.float32),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["images"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "gemm"], ["scores"]),
-            helper.make_node("ReduceMean", ["images"], ["shade"], keepdims=0),
-            helper.make_node("Mul", ["shade", "ballast"], ["shaded"]),
-            helper.make_node("ReduceMean", ["shaded"], ["mean"], keepdims=0),
-            helper.make_node("Add", ["scores", "mean"], ["logits"]),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 16, 16])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CLASSES])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "gemm"], ["scores"]),
+        helper.make_node("ReduceMean", ["images"], ["shade"], keepdims=0),
+        helper.make_node("Mul", ["shade", "ballast"], ["shaded"]),
+        helper.make_node("ReduceMean", ["shaded"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["scores", "mean"], ["logits"]),
+    ]
+    weights = {"gemm": rng.normal(0, 0.05, (3 * 16 * 16, CLASSES)), "ballast": rng.normal(0, 1, 15_000_000)}
+    model = onnx_model(nodes, weights, ("images", ["n", 3, 16, 16]), ("logits", ["n", CLASSES]))
     return stored(tmp_path_factory.mktemp("artifact"), model.SerializeToString())
 
 
 def stored(folder: Path, data: bytes, sha256: str | None = None) -> Artifact:
     (folder / "model.onnx").write_bytes(data)
-    info = ArtifactInfo(
+    info = artifact_info(
+        data,
         format="onnx",
         file="model.onnx",
-        sha256=sha256 or hashlib.sha256(data).hexdigest(),
-        size_bytes=len(data),
         opset=17,
         precision="fp32",
         input_shape=(0, 3, 16, 16),
         classes=CLASSES,
     )
-    return Artifact(folder, info)
+    return Artifact(folder, info if sha256 is None else info.model_copy(update={"sha256": sha256}))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """torch to ONNX with the real exporters: what was asked for is what is in the file, or there is no file."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ torch = pytest.importorskip("torch", reason="exporting needs torch")
 onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
 pytest.importorskip("onnxruntime", reason="exports are compared in onnxruntime")
 
+from tests.builders import error_of  # noqa: E402
 from workbench.backends.artifact import Artifact, Format  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.export.export import (  # noqa: E402
@@ -65,12 +65,6 @@ def dynamo(model: Any, samples: NDArray[np.float32], tmp_path_factory: pytest.Te
 
 def older(opset: int = 13, **fields: Any) -> Export:
     return Export(exporter="torchscript", opset=opset, **fields)
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 def test_the_newer_exporter_writes_one_file_with_a_free_batch(dynamo: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are read with torch")
 
-from workbench.errors import WorkbenchError  # noqa: E402
+from tests.builders import error_of  # noqa: E402
 from workbench.model.source.info import SourceInfo  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model, source_digest  # noqa: E402
 
@@ -74,12 +74,6 @@ def lightning(weights: dict[str, Any], **extras: Any) -> dict[str, Any]:
         "hyper_parameters": {"num_classes": 3, "learning_rate": 0.1},
         **extras,
     }
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 def test_a_lightning_checkpoint_says_its_classes_and_its_preprocessing(

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="models are read with torch")
 
-from workbench.errors import WorkbenchError  # noqa: E402
+from tests.builders import error_of  # noqa: E402
 from workbench.model.export.export import export_onnx, export_torch, torch_logits  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.source import timm_network, transformers_folder  # noqa: E402
@@ -34,12 +34,6 @@ PROCESSOR = {
     "image_mean": [0.5, 0.4, 0.3],
     "image_std": [0.2, 0.25, 0.3],
 }
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 def folder_source(path: Path, **fields: Any) -> ModelSource:

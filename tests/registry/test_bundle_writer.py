@@ -1,6 +1,7 @@
 """A measured trial becomes a version whose number tells the truth, or nothing is published."""
 
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.builders import artifact_info, onnx_model, run_info, trial
 from workbench.backends import BACKENDS, Runtime
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
-from workbench.measure.records import Accuracy, Latency
+from workbench.measure.records import Accuracy
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import check_golden
@@ -24,7 +26,7 @@ from workbench.registry.bundle_writer import Promotion, promote
 from workbench.registry.shadow_record import Demand, ShadowResult, write
 from workbench.registry.store import Registry
 from workbench.results.folder import RunFolder
-from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.results.records import RunInfo, TrialResult
 from workbench.system.machine import collect
 
 pytestmark = pytest.mark.integration
@@ -59,16 +61,13 @@ class Model:
 
     @property
     def info(self) -> ArtifactInfo:
-        return ArtifactInfo.model_validate(
-            {
-                "format": self.format,
-                "file": "model.onnx" if self.format == "onnx" else "model.bin",
-                "sha256": hashlib.sha256(self.data).hexdigest(),
-                "size_bytes": len(self.data),
-                "precision": self.precision,
-                "input_shape": (0, 3, self.contract.crop, self.contract.crop),
-                "classes": len(self.class_names),
-            }
+        return artifact_info(
+            self.data,
+            format=self.format,
+            file="model.onnx" if self.format == "onnx" else "model.bin",
+            precision=self.precision,
+            input_shape=(0, 3, self.contract.crop, self.contract.crop),
+            classes=len(self.class_names),
         )
 
     @property
@@ -100,7 +99,7 @@ class Bench:
         run = RunFolder.create(self.results)
         np.savez(run.path / "golden.npz", pixels=photos()[INDICES], indices=INDICES)
         np.savez(run.predictions(VARIANT), logits=logits)
-        run.save_info(run_info(run.run_id, model))
+        run.save_info(info_of(run.run_id, model))
         run.append(trial_of(model, key))
         return run
 
@@ -116,22 +115,16 @@ class Bench:
         return self.registry.resolve("leaf", "production").version
 
 
-def run_info(run_id: str, model: Model) -> RunInfo:
-    return RunInfo(
+def info_of(run_id: str, model: Model) -> RunInfo:
+    return run_info(
         run_id=run_id,
-        created_at=datetime.now(UTC),
-        arguments=("run",),
         name="leaf",
-        workspace="w",
         machine=collect(),
         libraries={"onnxruntime": "1.23.0"},
         checkpoint_digest=model.checkpoint,
-        validation_digest="photos",
         validation_images=6,
-        calibration_digest=None,
         class_names=model.class_names,
         preprocess=model.contract,
-        budget=Budget(),
         baseline="fp32",
         runtimes={VARIANT: model.runtime},
         synthetic=model.synthetic,
@@ -140,41 +133,28 @@ def run_info(run_id: str, model: Model) -> RunInfo:
 
 
 def trial_of(model: Model, key: str) -> TrialResult:
-    trial = TrialResult(
-        variant=VARIANT,
+    counts = Accuracy(
+        images=200,
+        correct=190,
+        correct_top5=None,
+        macro_f1=0.9,
+        class_images=(100, 50, 50),
+        class_correct=(95, 48, 47),
+        losses=4,
+        gains=2,
+    )
+    made = trial(
+        VARIANT,
         recipe="int8-static",
         digest="variant-digest",
-        status="ok",
         backend=model.runtime.backend,
-        device="cpu",
-        threads=1,
+        rounds=[math.exp(ratio) for ratio in (0.7, 0.69, 0.71, 0.68, 0.7, 0.72)],
+        peak_memory_bytes=80_000_000,
+        accuracy=counts,
         artifact_digest=model.info.sha256,
         artifact_key=key,
-        peak_memory_bytes=80_000_000,
-        accuracy=Accuracy(
-            images=200,
-            correct=190,
-            correct_top5=None,
-            macro_f1=0.9,
-            class_images=(100, 50, 50),
-            class_correct=(95, 48, 47),
-            losses=4,
-            gains=2,
-        ),
-        latency=Latency(
-            batch_size=1,
-            samples=100,
-            mean_ns=2.1e6,
-            p50_ns=2.0e6,
-            p90_ns=2.5e6,
-            p95_ns=None,
-            p99_ns=None,
-            cold_p50_ns=3e6,
-            round_log_ratios=(-0.7, -0.69, -0.71, -0.68, -0.7, -0.72),
-            settled=True,
-        ),
     )
-    return trial.model_copy(update=model.changes)
+    return made.model_copy(update=model.changes)
 
 
 @pytest.fixture
@@ -471,33 +451,22 @@ def test_of_two_promotions_in_two_processes_one_wins_and_the_other_is_told(bench
 # A real model, opened by a real runtime.
 
 
-def onnx_model(weights: np.ndarray, *, note: str = "", external: bool = False) -> bytes:
+def averaging(weights: np.ndarray, *, note: str = "", external: bool = False) -> bytes:
     """Channel means times a (3, classes) matrix, as ONNX."""
     onnx = pytest.importorskip("onnx", reason="making the tiny model needs onnx")
     pytest.importorskip("onnxruntime", reason="opening the tiny model needs onnxruntime")
-    from onnx import TensorProto, helper, numpy_helper
-
-    tensor = numpy_helper.from_array(weights.astype(np.float32), "w")
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["x"], ["m"]),
+        onnx.helper.make_node("Flatten", ["m"], ["f"]),
+        onnx.helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    model = onnx_model(nodes, {"w": weights}, ("x", ["n", 3, 8, 8]), ("y", ["n", 3]), doc=note)
     if external:
+        (tensor,) = model.graph.initializer
         tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
+        tensor.data_location = onnx.TensorProto.EXTERNAL
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "weights.bin"
-    graph = helper.make_graph(
-        [
-            helper.make_node("GlobalAveragePool", ["x"], ["m"]),
-            helper.make_node("Flatten", ["m"], ["f"]),
-            helper.make_node("MatMul", ["f", "w"], ["y"]),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [tensor],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    model.doc_string = note
-    if not external:
-        onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data
 
@@ -506,11 +475,11 @@ WEIGHTS = np.array([[2.0, 0.0, -2.0], [0.0, 1.0, 0.0], [-2.0, 0.0, 2.0]])
 
 
 def test_a_real_model_is_numbered_by_its_outputs(bench: Bench) -> None:
-    real = Model(format="onnx", precision="fp32", data=onnx_model(WEIGHTS))
+    real = Model(format="onnx", precision="fp32", data=averaging(WEIGHTS))
     assert bench.promote(real).version == "1.0.0"
-    encoded_again = replace(real, data=onnx_model(WEIGHTS, note="optimised"))
+    encoded_again = replace(real, data=averaging(WEIGHTS, note="optimised"))
     assert bench.promote(encoded_again).version == "1.0.1"
-    rounded = replace(real, data=onnx_model(WEIGHTS * 1.05), precision="int8")
+    rounded = replace(real, data=averaging(WEIGHTS * 1.05), precision="int8")
     done = bench.promote(rounded)
     assert (done.bump, done.version) == ("minor", "1.1.0")
     assert "its predictions differ from 1.0.1's: the logits differ by up to" in done.why
@@ -519,7 +488,7 @@ def test_a_real_model_is_numbered_by_its_outputs(bench: Bench) -> None:
 
 
 def test_a_model_whose_weights_lie_in_a_second_file_is_not_published(bench: Bench) -> None:
-    data = onnx_model(WEIGHTS, external=True)
+    data = averaging(WEIGHTS, external=True)
     run = bench.run(Model(format="onnx", data=data, logits=np.ones((6, 3), dtype=np.float32)))
     (model,) = bench.cache.root.rglob("model.onnx")
     (model.parent / "weights.bin").write_bytes(WEIGHTS.astype(np.float32).tobytes())

@@ -1,7 +1,5 @@
 """What stands between a comparison and the registry. The model is one that computes next to nothing."""
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,35 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.builders import CONTRACT, absent_trial, artifact_info, counts, run_info, trial
 from workbench.backends import BACKENDS, Runtime
-from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
+from workbench.backends.artifact import Artifact, ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
-from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.promotion import Published, publish
 from workbench.registry.store import Registry
 from workbench.results.folder import RunFolder
-from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.results.records import Budget
 from workbench.system.folders import cache_folder
 from workbench.workspace.workspace import Workspace, find
-
-MakeTrial = Callable[..., TrialResult]
-MakeInfo = Callable[..., RunInfo]
-MakeCounts = Callable[..., Accuracy]
 
 WEIGHTS = b"weights"
 REASON = "the trial field needs it today"
 RUNTIME = Runtime(backend="null")
-CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-INFO = ArtifactInfo(
-    format="null",
-    file="model.bin",
-    sha256=hashlib.sha256(WEIGHTS).hexdigest(),
-    size_bytes=len(WEIGHTS),
-    input_shape=(0, 3, 8, 8),
-    classes=2,
-)
+INFO = artifact_info(WEIGHTS, classes=2)
 
 
 def store() -> Artifact:
@@ -51,8 +37,6 @@ def store() -> Artifact:
 @dataclass
 class Bench:
     workspace: Workspace
-    trial: MakeTrial
-    info: MakeInfo
 
     def run(self, *, missing: bool = False, accuracy: Accuracy | None = None, **more: Any) -> RunFolder:
         """A run of the baseline and `good`, twice as fast. more: of the run's record, and `certification`."""
@@ -62,14 +46,14 @@ class Bench:
         folder = RunFolder.create(self.workspace.results)
         runtimes = {"baseline": RUNTIME, "good": RUNTIME}
         folder.save_info(
-            self.info(run_id=folder.run_id, name="leaf", preprocess=CONTRACT, runtimes=runtimes, **more)
+            run_info(run_id=folder.run_id, name="leaf", preprocess=CONTRACT, runtimes=runtimes, **more)
         )
         pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
         with BACKENDS["null"].session(store(), RUNTIME) as session:
             logits = session.infer(normalize(pixels, CONTRACT))
         np.savez(folder.path / "golden.npz", pixels=pixels, indices=np.arange(4))
         np.savez(folder.predictions("good"), logits=logits)
-        good = self.trial(
+        good = trial(
             "good",
             speedup=2.0,
             backend="null",
@@ -77,7 +61,7 @@ class Bench:
             artifact_key=("cd" if missing else "ab") * 32,
             artifact_digest=INFO.sha256,
         )
-        folder.append(self.trial("baseline", certification=certification))
+        folder.append(trial("baseline", certification=certification))
         folder.append(good.model_copy(update={"accuracy": accuracy} if accuracy else {}))
         return folder
 
@@ -98,18 +82,16 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: MakeTrial, run_info: MakeInfo) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "leaf"
     (root / "val").mkdir(parents=True)
     (root / "student.ckpt").touch()
     (root / "krishi.yaml").write_text("model: {checkpoint: student.ckpt}\ndata: {validation: val}\n")
-    return Bench(find(root, tmp_path), trial, run_info)
+    return Bench(find(root, tmp_path))
 
 
-def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(
-    bench: Bench, counts: MakeCounts
-) -> None:
+def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(bench: Bench) -> None:
     bench.run(certification=counts())
     done = bench.publish()
     assert (done.variant, done.promotion.version, done.alias) == ("good", "1.0.0", "production")
@@ -129,9 +111,7 @@ def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(
     assert again.sentence().startswith("production of leaf already points at 1.0.0: this very model")
 
 
-def test_a_winner_that_is_not_certified_is_refused_and_nothing_is_published(
-    bench: Bench, counts: MakeCounts
-) -> None:
+def test_a_winner_that_is_not_certified_is_refused_and_nothing_is_published(bench: Bench) -> None:
     run = bench.run(certification=counts(losses=20))
     with pytest.raises(Refused) as caught:
         bench.publish()
@@ -142,7 +122,7 @@ def test_a_winner_that_is_not_certified_is_refused_and_nothing_is_published(
     assert bench.versions == []
 
 
-def test_force_publishes_it_and_the_manifest_says_what_was_missed(bench: Bench, counts: MakeCounts) -> None:
+def test_force_publishes_it_and_the_manifest_says_what_was_missed(bench: Bench) -> None:
     bench.run(certification=counts(losses=20))
     done = bench.publish(force=REASON)
     assert bench.versions == ["1.0.0"]
@@ -150,12 +130,12 @@ def test_force_publishes_it_and_the_manifest_says_what_was_missed(bench: Bench, 
     assert forced == f"{REASON}; it loses 2.00 points of top-1 (budget 1)"
 
 
-def test_force_without_a_need_for_it_is_recorded_too(bench: Bench, counts: MakeCounts) -> None:
+def test_force_without_a_need_for_it_is_recorded_too(bench: Bench) -> None:
     bench.run(certification=counts())
     assert bench.publish(force=REASON).promotion.bundle.manifest.provenance.forced == REASON
 
 
-def test_what_is_missed_on_either_part_of_the_photos_is_named(bench: Bench, counts: MakeCounts) -> None:
+def test_what_is_missed_on_either_part_of_the_photos_is_named(bench: Bench) -> None:
     bench.run(certification=counts(losses=20), accuracy=counts(losses=30))
     with pytest.raises(Refused, match=r"loses 3\.00 points of top-1 \(budget 1\); it loses 2\.00 points"):
         bench.publish(variant="good")
@@ -173,7 +153,7 @@ def test_too_few_photos_to_keep_any_apart_is_no_reason_to_refuse(bench: Bench) -
     assert bench.publish().promotion.bundle.manifest.provenance.forced is None
 
 
-def test_a_class_that_loses_too_much_is_refused(bench: Bench, counts: MakeCounts) -> None:
+def test_a_class_that_loses_too_much_is_refused(bench: Bench) -> None:
     bench.run(budget=Budget(max_class_drop=0.001), certification=counts(losses=2, gains=0))
     with pytest.raises(Refused, match=r"rust loses 0\.2 % of its photos \(budget 0\.1\)"):
         bench.publish(variant="good")
@@ -185,7 +165,7 @@ def test_a_run_without_a_winner_has_nothing_to_promote(bench: Bench) -> None:
         bench.publish(force=REASON)
 
 
-def test_force_does_not_bring_back_a_model_that_is_gone(bench: Bench, counts: MakeCounts) -> None:
+def test_force_does_not_bring_back_a_model_that_is_gone(bench: Bench) -> None:
     bench.run(missing=True, certification=counts(losses=20))
     with pytest.raises(WorkbenchError, match="the model of `good` is gone"):
         bench.publish(force=REASON)
@@ -202,7 +182,7 @@ def test_what_is_good_enough_is_what_the_workspace_says_now(bench: Bench) -> Non
 @pytest.mark.parametrize("force", [None, REASON])
 @pytest.mark.parametrize(("status", "ended"), [("skipped", "was skipped"), ("failed", "failed")])
 def test_of_what_was_never_measured_there_is_nothing_to_publish_by_force_either(
-    bench: Bench, absent_trial: MakeTrial, status: str, ended: str, force: str | None
+    bench: Bench, status: str, ended: str, force: str | None
 ) -> None:
     run = bench.run()
     run.append(absent_trial("gpu", status, "no CUDA device"))

@@ -2,7 +2,6 @@
 
 import json
 import re
-from datetime import UTC, datetime
 from functools import cmp_to_key
 from pathlib import Path
 
@@ -11,15 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.backends import Runtime
-from workbench.backends.artifact import ArtifactInfo
+from tests.builders import CONTRACT, artifact_info, draft, run_info
 from workbench.errors import Refused, WorkbenchError
-from workbench.photos.contract import Preprocess
-from workbench.registry.manifest import FileEntry, Golden, Manifest, Provenance, parse_manifest
+from workbench.registry.manifest import FileEntry, Golden, Manifest, parse_manifest
 from workbench.registry.semver import MAX_LENGTH, Bump, Version, is_version, parse
 from workbench.registry.version_rule import Change, greatest, known_change, next_version, output_change
-from workbench.results.records import Budget, RunInfo, TrialResult
-from workbench.system.machine import Machine
 
 NUMBERS = st.integers(0, 10**6)
 WORDS = st.from_regex(re.compile(r"[A-Za-z-][0-9A-Za-z-]{0,5}", re.ASCII), fullmatch=True)
@@ -120,58 +115,15 @@ def test_a_prerelease_becomes_the_release_it_announced(start: str, part: Bump, e
 
 # What changed, and the number that follows.
 
-CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-MACHINE = Machine(
-    cpu="test", architecture="x86_64", cores=2, memory_bytes=2**33, gpus=(), system="Linux", python="3.11"
-)
-ARTIFACT = ArtifactInfo(
-    format="null", file="model.bin", sha256="a" * 64, size_bytes=3, input_shape=(0, 3, 8, 8), classes=3
-)
-INFO = RunInfo(
-    run_id="r",
-    created_at=datetime.now(UTC),
-    arguments=(),
-    name="leaf",
-    workspace="w",
-    machine=MACHINE,
-    libraries={},
-    checkpoint_digest="c",
-    validation_digest="v",
-    validation_images=4,
-    calibration_digest=None,
-    class_names=("rust", "scab", "well"),
-    preprocess=CONTRACT,
-    budget=Budget(),
-    baseline="fp32",
-    runtimes={},
-)
+ARTIFACT = artifact_info()
+DRAFT = draft("1.2.0", golden=Golden(file="golden.npz", images=2, atol=0.1))
+INFO = run_info(class_names=DRAFT.class_names, preprocess=CONTRACT)
 OLD = Manifest(
-    name="leaf",
-    version="1.2.0",
-    created_at=INFO.created_at,
     files=(
         FileEntry(path="golden.npz", size_bytes=1, sha256="b" * 64),
-        FileEntry(path="model.bin", size_bytes=3, sha256="a" * 64),
+        FileEntry(path="model.bin", size_bytes=ARTIFACT.size_bytes, sha256=ARTIFACT.sha256),
     ),
-    artifact=ARTIFACT,
-    runtime=Runtime(backend="null"),
-    class_names=INFO.class_names,
-    preprocess=CONTRACT,
-    golden=Golden(file="golden.npz", images=2, atol=0.1),
-    measured=TrialResult(
-        variant="fp32", recipe="fp32", digest="d", status="ok", backend="null", device="cpu"
-    ),
-    machine=MACHINE,
-    provenance=Provenance(
-        run_id="r",
-        variant="fp32",
-        variant_digest="d",
-        checkpoint_digest="c",
-        validation_digest="v",
-        calibration_digest=None,
-        libraries={},
-        forced=None,
-    ),
+    **dict(DRAFT),
 )
 
 

@@ -3,19 +3,19 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.report import cells, render
-from workbench.results.records import RunInfo
+from tests.builders import run_info
+from workbench.report import cells, render, write
+from workbench.results.frames import comparison_frame
 from workbench.results.verdict import Comparison, Row
-
-MakeInfo = Callable[..., RunInfo]
 
 BASELINE = Row(
     variant="baseline",
@@ -93,7 +93,7 @@ REASONS = (
 
 
 @pytest.fixture(scope="module")
-def comparison(run_info: MakeInfo) -> Comparison:
+def comparison() -> Comparison:
     return Comparison((BASELINE, WINNER, PLAIN, FAILED, SKIPPED), WINNER.variant, True, REASONS, run_info())
 
 
@@ -116,11 +116,16 @@ fp16 lost: [bold]
 MARKDOWN = """\
 **leaves**, run `20260102-030405`, 1000 validation photos; Test CPU @ 2.00GHz, 4 cores; noise floor 2.0 %
 
-|   | variant | MB | top-1 % | drop, points [95 %] | p50 ms | p99 ms | speed-up [95 %] | RAM MB |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| • | `baseline` | 8.00 | 97.00 | 0.00 | 10.00 | 13.00 | 1.00 | 40 |
-| ▶ | `int8-static[method=entropy]` | 2.13 | 96.75 | 0.25 [-0.30, 0.99] | 4.85 | – | 2.05 [2.00, 2.10] | 40 |
-|  | `fp16` | 8.00 | 97.00 | -0.10 [-0.40, 0.20] | 10.00 | 13.00 | 1.00 [0.98, 1.01] | 40 |
+|    | variant                       |   MB |   top-1 % |   drop, points [95 %] |   p50 ms |   p99 ms | \
+  speed-up [95 %] |   RAM MB |
+|:---|:------------------------------|-----:|----------:|----------------------:|---------:|---------:|\
+------------------:|---------:|
+| •  | `baseline`                    | 8.00 |     97.00 |                  0.00 |    10.00 |    13.00 | \
+             1.00 |       40 |
+| ▶  | `int8-static[method=entropy]` | 2.13 |     96.75 |    0.25 [-0.30, 0.99] |     4.85 |        – | \
+2.05 [2.00, 2.10] |       40 |
+|    | `fp16`                        | 8.00 |     97.00 |   -0.10 [-0.40, 0.20] |    10.00 |    13.00 | \
+1.00 [0.98, 1.01] |       40 |
 
 ▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest
 
@@ -131,20 +136,22 @@ MARKDOWN = """\
 """
 
 B64, O64, F64 = "b" * 64, "1" * 64, "f" * 64
+RUN = "2026-01-02 03:04:05+00:00,Test CPU @ 2.00GHz,4,0.02"
 CSV = f"""\
 run,variant,recipe,status,reason,backend,device,opset,digest,size_bytes,top1,drop,drop_ci_low,drop_ci_high,\
 p50_ms,p90_ms,p95_ms,p99_ms,speedup,speedup_ci_low,speedup_ci_high,throughput_ips,load_ms,peak_memory_bytes,\
 pareto,winner,crop,precision,computes,int8_share,half_share,fp32_share,casts,unfused_qdq,audit,validated,\
-gpu_device_p50_ns,gpu_memory_bytes,gpu_joules
+gpu_device_p50_ns,gpu_memory_bytes,gpu_joules,created_at,machine,cores,noise_floor
 20260102-030405,baseline,baseline,ok,,onnxruntime,cpu,18,{B64},8000000,0.97,0.0,,,\
-10.0,11.0,12.0,13.0,1.0,,,95.5,50.0,40000000,True,False,,,,,,,,,,,,,
+10.0,11.0,12.0,13.0,1.0,,,95.5,50.0,40000000,True,False,,,,,,,,,,,,,,{RUN}
 20260102-030405,int8-static[method=entropy],int8-static,ok,,onnxruntime,cpu,18,{O64},2130000,0.9675,0.0025,\
--0.003,0.00987,4.85,11.0,12.0,,2.05,2.0,2.1,95.5,50.0,40000000,True,True,,,,,,,,,,,,,
+-0.003,0.00987,4.85,11.0,12.0,,2.05,2.0,2.1,95.5,50.0,40000000,True,True,,,,,,,,,,,,,,{RUN}
 20260102-030405,fp16,fp16,ok,,onnxruntime,cpu,18,{F64},8000000,0.97,-0.001,-0.004,0.002,\
-10.0,11.0,12.0,13.0,0.996,0.981,1.012,95.5,50.0,40000000,False,False,,,,,,,,,,,,,
+10.0,11.0,12.0,13.0,0.996,0.981,1.012,95.5,50.0,40000000,False,False,,,,,,,,,,,,,,{RUN}
 20260102-030405,"broken[a,b]",broken,failed,"RuntimeError: <class 'Conv'> & ""more"" to come",\
-onnxruntime,cpu,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,,,
-20260102-030405,gpu,gpu,skipped,no CUDA device,onnxruntime,cuda,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,,,
+onnxruntime,cpu,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,,,,{RUN}
+20260102-030405,gpu,gpu,skipped,no CUDA device,\
+onnxruntime,cuda,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,,,,{RUN}
 """
 
 
@@ -158,6 +165,18 @@ def test_the_markdown_is_this(comparison: Comparison) -> None:
 
 def test_the_csv_is_this(comparison: Comparison) -> None:
     assert render("csv", [comparison]) == CSV
+
+
+def test_parquet_holds_the_rows_with_their_types(comparison: Comparison, tmp_path: Path) -> None:
+    write("parquet", [comparison], tmp_path / "runs.parquet")
+    found = pd.read_parquet(tmp_path / "runs.parquet")
+    pd.testing.assert_frame_equal(found, comparison_frame([comparison]))
+    assert str(found["size_bytes"].dtype) == "Int64"
+
+
+def test_a_file_of_text_holds_what_would_be_printed(comparison: Comparison, tmp_path: Path) -> None:
+    write("table", [comparison], tmp_path / "table.txt")
+    assert (tmp_path / "table.txt").read_text(encoding="utf-8") == TABLE
 
 
 def test_colour_changes_nothing_but_escape_codes(comparison: Comparison) -> None:
@@ -227,7 +246,7 @@ def test_the_html_runs_and_fetches_nothing(comparison: Comparison) -> None:
     assert "@import" not in html
 
 
-def test_the_html_escapes_what_came_from_elsewhere(run_info: MakeInfo) -> None:
+def test_the_html_escapes_what_came_from_elsewhere() -> None:
     evil = "<script>alert('x')</script>"
     rows = (replace(BASELINE, variant=evil), replace(FAILED, variant=evil, reason=evil))
     info = run_info(name=evil, run_id=evil)
@@ -244,28 +263,26 @@ def test_the_html_shows_every_number_of_the_table(comparison: Comparison) -> Non
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "html"])
-def test_synthetic_photos_are_said_to_be_synthetic(
-    comparison: Comparison, run_info: MakeInfo, form: str
-) -> None:
+def test_synthetic_photos_are_said_to_be_synthetic(comparison: Comparison, form: str) -> None:
     assert "synthetic" not in render(form, [comparison])
     assert "synthetic" in render(form, [replace(comparison, info=run_info(synthetic=True))])
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "html"])
-def test_a_noise_floor_nobody_knows_is_unknown(comparison: Comparison, run_info: MakeInfo, form: str) -> None:
+def test_a_noise_floor_nobody_knows_is_unknown(comparison: Comparison, form: str) -> None:
     text = render(form, [replace(comparison, info=run_info(noise_floor=None))])
     assert "unknown" in text
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "json", "html"])
-def test_several_runs_follow_each_other(comparison: Comparison, run_info: MakeInfo, form: str) -> None:
+def test_several_runs_follow_each_other(comparison: Comparison, form: str) -> None:
     other = replace(comparison, info=run_info(run_id="20270101-000000"))
     text = render(form, [comparison, other])
     assert 0 < text.index("20260102-030405") < text.index("20270101-000000")
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "html"])
-def test_a_run_of_which_nothing_came_is_still_shown(run_info: MakeInfo, form: str) -> None:
+def test_a_run_of_which_nothing_came_is_still_shown(form: str) -> None:
     assert "RuntimeError" in render(form, [Comparison((FAILED,), None, False, ("no winner",), run_info())])
 
 
@@ -317,7 +334,7 @@ def rows(draw: st.DrawFn) -> Row:
 
 @given(st.lists(rows(), min_size=1, max_size=4), st.lists(st.text("abc [],.%", max_size=300), max_size=3))
 def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
-    run_info: MakeInfo, made: list[Row], reasons: list[str]
+    made: list[Row], reasons: list[str]
 ) -> None:
     text = render("table", [Comparison(tuple(made), None, False, tuple(reasons), run_info())])
     assert max(map(len, text.splitlines())) <= 100
@@ -328,7 +345,7 @@ def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
 
 
 @given(NAMES)
-def test_a_folded_name_is_whole_when_its_lines_are_joined(run_info: MakeInfo, name: str) -> None:
+def test_a_folded_name_is_whole_when_its_lines_are_joined(name: str) -> None:
     text = render("table", [Comparison((replace(WINNER, variant=name),), None, False, (), run_info())])
     # The column of names lies between the mark and the sizes.
     start = text.splitlines()[2].index("variant")

@@ -1,21 +1,18 @@
 """Everything a run knows of one variant, read from a small run folder."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.builders import absent_trial, run_info, trial
 from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.records import Saturation, WholePath, told
 from workbench.results.details import details
 from workbench.results.folder import RunFolder
-from workbench.results.records import RunInfo, TrialResult
-
-MakeTrial = Callable[..., TrialResult]
-MakeInfo = Callable[..., RunInfo]
+from workbench.results.records import TrialResult
 
 CLASSES = ("rust", "scab", "well")
 LABELS = [0] * 10 + [1] * 10 + [2] * 5
@@ -32,7 +29,7 @@ VARIANT = logits_of([1, 1, 2] + [0] * 7 + [1] * 10 + [2] * 5)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, run_info: MakeInfo) -> RunFolder:
+def folder(tmp_path: Path) -> RunFolder:
     run = RunFolder.create(tmp_path)
     run.save_info(run_info(run_id="20260102-030405", class_names=CLASSES))
     np.savez(run.path / "validation.npz", labels=np.array(LABELS), certifies=np.zeros(25, dtype=bool))
@@ -42,7 +39,7 @@ def folder(tmp_path: Path, run_info: MakeInfo) -> RunFolder:
 
 
 @pytest.fixture
-def measured(trial: MakeTrial) -> TrialResult:
+def measured() -> TrialResult:
     made = trial(
         "int8[a=b]",
         rounds=(1.9, 2.0, 2.0, 2.1, 2.2, 2.3),
@@ -100,9 +97,7 @@ def test_the_facts_are_the_record_and_what_follows_from_it(folder: RunFolder, me
     ]
 
 
-def test_the_text_shows_the_first_ten_classes_and_the_facts_all(
-    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_the_text_shows_the_first_ten_classes_and_the_facts_all(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path)
     run.save_info(run_info(class_names=tuple(f"class-{n}" for n in range(13))))
     right, wrong = np.eye(13, dtype=np.float32), np.roll(np.eye(13, dtype=np.float32), 1, axis=1)
@@ -120,9 +115,7 @@ def test_the_text_shows_the_first_ten_classes_and_the_facts_all(
     assert "latency" not in got.text()
 
 
-def test_what_was_never_measured_has_a_reason_and_no_blanks(
-    folder: RunFolder, absent_trial: MakeTrial
-) -> None:
+def test_what_was_never_measured_has_a_reason_and_no_blanks(folder: RunFolder) -> None:
     skipped = absent_trial("gpu", "skipped", "no CUDA device").model_copy(
         update={"provider": None, "threads": None, "precision": None}
     )

@@ -1,10 +1,10 @@
 """Runs of the past: read back, judged again, worked out again."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.builders import run_info, trial
 from workbench.errors import WorkbenchError
 from workbench.measure import samples
 from workbench.measure.latency import Measured, Sample, noise_floor
@@ -13,9 +13,6 @@ from workbench.results.folder import RunFolder, find_run
 from workbench.results.history import compare_runs, details_of, find_trial, with_latency
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.machine import Machine
-
-MakeTrial = Callable[..., TrialResult]
-MakeInfo = Callable[..., RunInfo]
 
 
 def saved_run(results: Path, info: RunInfo, trials: list[TrialResult]) -> str:
@@ -26,9 +23,7 @@ def saved_run(results: Path, info: RunInfo, trials: list[TrialResult]) -> str:
     return folder.run_id
 
 
-def test_the_latest_run_is_compared_unless_others_are_named(
-    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_the_latest_run_is_compared_unless_others_are_named(tmp_path: Path) -> None:
     first = saved_run(tmp_path, run_info(), [trial("baseline")])
     second = saved_run(tmp_path, run_info(), [trial("baseline"), trial("a", speedup=2.0)])
     (latest,) = compare_runs(tmp_path, [], mix_machines=False, reanalyse=False)
@@ -37,9 +32,7 @@ def test_the_latest_run_is_compared_unless_others_are_named(
     assert [(c.info.run_id, c.winner) for c in both] == [(first, "baseline"), (second, "a")]
 
 
-def test_runs_of_different_machines_are_not_shown_together_unless_asked(
-    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_runs_of_different_machines_are_not_shown_together_unless_asked(tmp_path: Path) -> None:
     info = run_info()
     other: Machine = info.machine.model_copy(update={"cpu": "Another CPU"})
     runs = [
@@ -53,9 +46,7 @@ def test_runs_of_different_machines_are_not_shown_together_unless_asked(
     assert len(compare_runs(tmp_path, runs, mix_machines=True, reanalyse=False)) == 2
 
 
-def test_a_new_python_or_kernel_is_not_a_new_machine(
-    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_new_python_or_kernel_is_not_a_new_machine(tmp_path: Path) -> None:
     info = run_info()
     upgraded = info.machine.model_copy(update={"python": "3.14.0", "system": "Linux 7"})
     runs = [
@@ -87,7 +78,7 @@ def session(fast_ns: int, twin_off: float) -> Measured:
 
 
 @pytest.fixture
-def results(tmp_path: Path, trial: MakeTrial, run_info: MakeInfo) -> Path:
+def results(tmp_path: Path) -> Path:
     """One run with its raw samples, as a run would have left it."""
     pytest.importorskip("pyarrow")
     race, final = session(2_000_000, 0.004), session(2_100_000, 0.002)
@@ -138,17 +129,13 @@ def test_the_details_can_be_worked_out_again_too(results: Path) -> None:
     assert details_of(results, [], "wrong", reanalyse=True).trial == wrong
 
 
-def test_a_run_that_kept_no_samples_cannot_be_worked_out_again(
-    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_run_that_kept_no_samples_cannot_be_worked_out_again(tmp_path: Path) -> None:
     saved_run(tmp_path, run_info(), [trial("baseline")])
     with pytest.raises(WorkbenchError, match="kept no raw samples"):
         compare_runs(tmp_path, [], mix_machines=False, reanalyse=True)
 
 
-def test_an_unknown_variant_is_answered_with_the_one_that_was_probably_meant(
-    tmp_path: Path, trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_an_unknown_variant_is_answered_with_the_one_that_was_probably_meant(tmp_path: Path) -> None:
     run_id = saved_run(tmp_path, run_info(), [trial("baseline"), trial("int8-static")])
     with pytest.raises(WorkbenchError) as caught:
         details_of(tmp_path, [], "int8-statc", reanalyse=False)
@@ -159,7 +146,7 @@ def test_an_unknown_variant_is_answered_with_the_one_that_was_probably_meant(
     assert caught.value.hint == "it has baseline, int8-static"
 
 
-def test_the_details_are_of_one_run(tmp_path: Path, trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_the_details_are_of_one_run(tmp_path: Path) -> None:
     runs = [saved_run(tmp_path, run_info(), [trial("baseline")]) for _ in range(2)]
     assert details_of(tmp_path, runs[:1], "baseline", reanalyse=False).info.run_id == runs[0]
     with pytest.raises(WorkbenchError, match="`baseline` was asked of 2 runs"):

@@ -1,19 +1,17 @@
 """What a run leaves behind can be read back, also after a crash and by later versions."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.builders import absent_trial, run_info, trial
 from workbench.errors import WorkbenchError
 from workbench.results.folder import RunFolder, find_run, runs
-from workbench.results.records import RunInfo, TrialResult
+from workbench.results.records import TrialResult
 from workbench.results.verdict import compare
 from workbench.system.files import digest_of
 
-MakeTrial = Callable[..., TrialResult]
-MakeInfo = Callable[..., RunInfo]
 SAVED = Path(__file__).parents[1] / "data"
 
 
@@ -23,9 +21,7 @@ def test_two_runs_in_the_same_second_get_folders_of_their_own(tmp_path: Path) ->
     assert all((folder.path / "logs").is_dir() for folder in folders)
 
 
-def test_trials_come_back_as_they_were_written(
-    tmp_path: Path, trial: MakeTrial, absent_trial: MakeTrial
-) -> None:
+def test_trials_come_back_as_they_were_written(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     written = [
         trial("baseline"),
@@ -37,7 +33,7 @@ def test_trials_come_back_as_they_were_written(
     assert folder.trials() == written
 
 
-def test_the_last_record_of_a_variant_counts_in_its_first_place(tmp_path: Path, trial: MakeTrial) -> None:
+def test_the_last_record_of_a_variant_counts_in_its_first_place(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     for one in (trial("a", latency=None), trial("b"), trial("a", speedup=2.0)):
         folder.append(one)
@@ -45,7 +41,7 @@ def test_the_last_record_of_a_variant_counts_in_its_first_place(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kept", [1, 50, 300])
-def test_a_last_line_cut_short_is_left_out(tmp_path: Path, trial: MakeTrial, kept: int) -> None:
+def test_a_last_line_cut_short_is_left_out(tmp_path: Path, kept: int) -> None:
     folder = RunFolder.create(tmp_path)
     folder.append(trial("a"))
     whole = (folder.path / "trials.jsonl").read_bytes()
@@ -53,7 +49,7 @@ def test_a_last_line_cut_short_is_left_out(tmp_path: Path, trial: MakeTrial, kep
     assert folder.trials() == [trial("a")]
 
 
-def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path, trial: MakeTrial) -> None:
+def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     folder.append(trial("a"))
     with (folder.path / "trials.jsonl").open("ab") as file:
@@ -67,13 +63,13 @@ def test_a_run_that_measured_nothing_yet_has_no_trials(tmp_path: Path) -> None:
     assert RunFolder.create(tmp_path).trials() == []
 
 
-def test_the_run_itself_comes_back_as_it_was_written(tmp_path: Path, run_info: MakeInfo) -> None:
+def test_the_run_itself_comes_back_as_it_was_written(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     folder.save_info(run_info(synthetic=True, noise_floor=0.013))
     assert folder.info() == run_info(synthetic=True, noise_floor=0.013)
 
 
-def test_a_run_of_another_schema_is_refused_by_name(tmp_path: Path, run_info: MakeInfo) -> None:
+def test_a_run_of_another_schema_is_refused_by_name(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     text = run_info().model_dump_json().replace('"schema_version":1', '"schema_version":99')
     (folder.path / "run.json").write_text(text)
@@ -101,7 +97,7 @@ def test_logs_and_predictions_are_filed_under_the_variants_name(tmp_path: Path) 
     assert folder.predictions("a[b=c]") == tmp_path / "predictions" / "a_b=c.npz"
 
 
-def test_a_run_refused_before_it_began_leaves_no_folder(tmp_path: Path, run_info: MakeInfo) -> None:
+def test_a_run_refused_before_it_began_leaves_no_folder(tmp_path: Path) -> None:
     refused, begun = RunFolder.create(tmp_path), RunFolder.create(tmp_path)
     begun.save_info(run_info())
     for folder in (refused, begun):
@@ -109,7 +105,7 @@ def test_a_run_refused_before_it_began_leaves_no_folder(tmp_path: Path, run_info
     assert (refused.path.exists(), begun.path.exists()) == (False, True)
 
 
-def test_runs_are_listed_oldest_first_and_only_those_that_began(tmp_path: Path, run_info: MakeInfo) -> None:
+def test_runs_are_listed_oldest_first_and_only_those_that_began(tmp_path: Path) -> None:
     for name in ("20260103-000000", "20260101-000000", "20260102-000000"):
         (tmp_path / name).mkdir()
         RunFolder(tmp_path / name).save_info(run_info(run_id=name))
@@ -120,16 +116,14 @@ def test_runs_are_listed_oldest_first_and_only_those_that_began(tmp_path: Path, 
     assert find_run(tmp_path, "20260101-000000").run_id == "20260101-000000"
 
 
-def test_the_latest_run_is_the_last_one_begun_however_fast_they_follow(
-    tmp_path: Path, run_info: MakeInfo
-) -> None:
+def test_the_latest_run_is_the_last_one_begun_however_fast_they_follow(tmp_path: Path) -> None:
     begun = [RunFolder.create(tmp_path) for _ in range(12)]
     for folder in begun:
         folder.save_info(run_info())
     assert [run.run_id for run in runs(tmp_path)] == [folder.run_id for folder in begun]
 
 
-def test_an_unknown_run_is_answered_with_the_latest(tmp_path: Path, run_info: MakeInfo) -> None:
+def test_an_unknown_run_is_answered_with_the_latest(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     folder.save_info(run_info())
     with pytest.raises(WorkbenchError) as caught:
@@ -162,9 +156,7 @@ def without_decode(path: Path) -> None:
     path.write_text(older)
 
 
-def test_a_run_from_before_photos_could_be_scaled_was_measured_at_their_full_size(
-    tmp_path: Path, run_info: MakeInfo, trial: MakeTrial
-) -> None:
+def test_a_run_from_before_photos_could_be_scaled_was_measured_at_their_full_size(tmp_path: Path) -> None:
     saved = RunFolder(SAVED / "results-v1")
     assert saved.info().preprocess.decode == "full"
     full = saved.info().preprocess
@@ -178,9 +170,7 @@ def test_a_run_from_before_photos_could_be_scaled_was_measured_at_their_full_siz
 
 
 @pytest.mark.parametrize("way", ["scaled", "full"])
-def test_how_photos_were_decoded_comes_back_as_it_was_written(
-    tmp_path: Path, run_info: MakeInfo, trial: MakeTrial, way: str
-) -> None:
+def test_how_photos_were_decoded_comes_back_as_it_was_written(tmp_path: Path, way: str) -> None:
     contract = run_info().preprocess.model_copy(update={"decode": way})
     run = RunFolder.create(tmp_path)
     run.save_info(run_info(preprocess=contract))

@@ -1,6 +1,5 @@
 """From measured trials to a decision, and the reasons that are given for it."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -8,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.measure.records import Accuracy, Latency, WholePath
-from workbench.results.records import Budget, RunInfo, TrialResult
+from tests.builders import absent_trial, counts, per_class, run_info, trial
+from workbench.measure.records import Latency, WholePath
+from workbench.results.records import Budget, TrialResult
 from workbench.results.verdict import (
     Row,
     certification_shortfalls,
@@ -22,9 +22,6 @@ from workbench.results.verdict import (
 )
 from workbench.run.tune.tune import Tuned
 
-MakeTrial = Callable[..., TrialResult]
-MakeInfo = Callable[..., RunInfo]
-MakeCounts = Callable[..., Accuracy]
 UNCERTIFIED = "not certified: this run kept no photos apart"
 
 
@@ -35,7 +32,7 @@ def timing(trial: TrialResult, **changed: Any) -> TrialResult:
     return trial.model_copy(update={"latency": latency})
 
 
-def test_the_fastest_that_fits_the_budget_wins(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_the_fastest_that_fits_the_budget_wins() -> None:
     got = compare(run_info(), [trial("baseline"), trial("good", speedup=2.0), trial("better", speedup=3.0)])
     assert got.winner == "better"
     assert [row.variant for row in got.rows if row.winner] == ["better"]
@@ -46,9 +43,7 @@ def test_the_fastest_that_fits_the_budget_wins(trial: MakeTrial, run_info: MakeI
     )
 
 
-def test_a_faster_one_that_loses_accuracy_is_passed_over_and_told_why(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_faster_one_that_loses_accuracy_is_passed_over_and_told_why() -> None:
     got = compare(
         run_info(), [trial("baseline"), trial("safe", speedup=1.5), trial("wild", speedup=4.0, losses=50)]
     )
@@ -56,9 +51,7 @@ def test_a_faster_one_that_loses_accuracy_is_passed_over_and_told_why(
     assert "wild (4.00 times) lost: it loses 5.00 points of top-1 (budget 1)" in got.reasons
 
 
-def test_too_few_photos_to_tell_is_a_verdict_with_the_number_it_would_take(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_too_few_photos_to_tell_is_a_verdict_with_the_number_it_would_take() -> None:
     few = trial("fast", speedup=2.0, losses=2, gains=2, images=200, correct=190)
     got = compare(run_info(), [trial("baseline", images=200, correct=190), few])
     assert got.winner == "baseline"
@@ -68,14 +61,12 @@ def test_too_few_photos_to_tell_is_a_verdict_with_the_number_it_would_take(
     ) in got.reasons
 
 
-def test_a_drop_equal_to_the_budget_cannot_be_shown_by_any_number_of_photos(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_drop_equal_to_the_budget_cannot_be_shown_by_any_number_of_photos() -> None:
     got = compare(run_info(), [trial("baseline"), trial("edge", speedup=2.0, losses=10)])
     assert any(reason.endswith("no number could, with what it loses on these") for reason in got.reasons)
 
 
-def test_a_budget_of_no_drop_at_all_leaves_the_baseline(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_a_budget_of_no_drop_at_all_leaves_the_baseline() -> None:
     strict = run_info(budget=Budget(max_accuracy_drop=0.0))
     assert compare(strict, [trial("baseline"), trial("same", speedup=2.0)]).winner == "baseline"
 
@@ -92,7 +83,7 @@ def test_a_budget_of_no_drop_at_all_leaves_the_baseline(trial: MakeTrial, run_in
     ],
 )
 def test_a_drop_is_judged_by_what_it_may_be_at_most(
-    trial: MakeTrial, losses: int, gains: int, images: int, verdict: str
+    losses: int, gains: int, images: int, verdict: str
 ) -> None:
     judged = trial("any", losses=losses, gains=gains, images=images, correct=images * 9 // 10)
     found = shortfalls(judged, Budget())
@@ -101,13 +92,11 @@ def test_a_drop_is_judged_by_what_it_may_be_at_most(
         assert ("photos cannot show" in found[0]) is (verdict == "too few images")
 
 
-def test_the_baseline_never_has_too_few_photos(trial: MakeTrial) -> None:
+def test_the_baseline_never_has_too_few_photos() -> None:
     assert shortfalls(trial("baseline", images=5, correct=5), Budget()) == []
 
 
-def test_speeds_within_the_noise_floor_are_equal_and_the_smaller_file_wins(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_speeds_within_the_noise_floor_are_equal_and_the_smaller_file_wins() -> None:
     rivals = [
         trial("baseline"),
         trial("big", speedup=2.05, size_mb=8),
@@ -117,9 +106,7 @@ def test_speeds_within_the_noise_floor_are_equal_and_the_smaller_file_wins(
     assert compare(run_info(noise_floor=0.01), rivals).winner == "big"
 
 
-def test_what_could_not_be_told_apart_is_named_with_the_difference_it_takes(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_what_could_not_be_told_apart_is_named_with_the_difference_it_takes() -> None:
     rivals = [trial("big", speedup=2.05, size_mb=8), trial("small", speedup=2.0, size_mb=2)]
     assert compare(run_info(noise_floor=0.05), rivals).reasons[1] == (
         "big cannot be told apart from it in latency (differences under 5.0 %); "
@@ -127,27 +114,25 @@ def test_what_could_not_be_told_apart_is_named_with_the_difference_it_takes(
     )
 
 
-def test_without_a_noise_floor_only_large_differences_count(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_without_a_noise_floor_only_large_differences_count() -> None:
     rivals = [trial("big", speedup=2.01, size_mb=8), trial("small", speedup=2.0, size_mb=2)]
     assert compare(run_info(noise_floor=None), rivals).winner == "small"
     rivals[0] = trial("big", speedup=2.3, size_mb=8)
     assert compare(run_info(noise_floor=None), rivals).winner == "big"
 
 
-def test_between_equals_of_one_size_the_simpler_one_wins(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_between_equals_of_one_size_the_simpler_one_wins() -> None:
     rivals = [trial("three", speedup=2.0, steps=3), trial("one", speedup=2.0, steps=1)]
     assert compare(run_info(), rivals).winner == "one"
 
 
-def test_a_variant_no_better_than_the_baseline_does_not_replace_it(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_variant_no_better_than_the_baseline_does_not_replace_it() -> None:
     got = compare(run_info(), [trial("baseline"), trial("same", speedup=1.005)])
     assert got.winner == "baseline"
     assert "nothing that fits the budget beats the plain FP32 export: ship that" in got.reasons
 
 
-def test_nothing_that_fits_means_no_winner_and_every_reason_why(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_nothing_that_fits_means_no_winner_and_every_reason_why() -> None:
     info = run_info(budget=Budget(max_size_mb=1, max_latency_ms=3, max_memory_mb=20))
     got = compare(info, [trial("baseline"), trial("fast", speedup=2.0, losses=40)])
     assert got.winner is None
@@ -164,9 +149,7 @@ def test_nothing_that_fits_means_no_winner_and_every_reason_why(trial: MakeTrial
 @pytest.mark.parametrize(
     ("objective", "winner"), [("latency", "fast"), ("size", "small"), ("memory", "frugal")]
 )
-def test_the_objective_decides_what_best_means(
-    trial: MakeTrial, run_info: MakeInfo, objective: str, winner: str
-) -> None:
+def test_the_objective_decides_what_best_means(objective: str, winner: str) -> None:
     rivals = [
         trial("baseline"),
         trial("fast", speedup=3.0),
@@ -176,7 +159,7 @@ def test_the_objective_decides_what_best_means(
     assert compare(run_info(budget=Budget(objective=objective)), rivals).winner == winner
 
 
-def test_the_noise_of_times_does_not_blur_sizes_or_memory(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_the_noise_of_times_does_not_blur_sizes_or_memory() -> None:
     info = run_info(noise_floor=0.5, budget=Budget(objective="memory"))
     rivals = [
         trial("baseline", peak_memory_bytes=50_000_000, size_mb=1),
@@ -185,9 +168,7 @@ def test_the_noise_of_times_does_not_blur_sizes_or_memory(trial: MakeTrial, run_
     assert compare(info, rivals).winner == "frugal"
 
 
-def test_what_failed_or_was_skipped_keeps_its_reason_and_cannot_win(
-    trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_what_failed_or_was_skipped_keeps_its_reason_and_cannot_win() -> None:
     trials = [
         trial("baseline"),
         absent_trial("broken", "failed", "the build was killed by SIGSEGV"),
@@ -205,9 +186,7 @@ def test_what_failed_or_was_skipped_keeps_its_reason_and_cannot_win(
     assert all(row.speedup is row.top1 is row.p50_ms is None for row in got.rows[1:])
 
 
-def test_where_nothing_else_was_measured_the_baseline_beats_nobody(
-    trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_where_nothing_else_was_measured_the_baseline_beats_nobody() -> None:
     gone = [absent_trial(f"gpu{number}", "skipped", "no CUDA device") for number in range(4)]
     got = compare(run_info(), [trial("baseline"), *gone])
     assert got.nothing_else
@@ -223,9 +202,7 @@ def test_where_nothing_else_was_measured_the_baseline_beats_nobody(
     )
 
 
-def test_a_search_that_could_measure_nothing_else_does_not_say_that_nothing_beat_the_baseline(
-    trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_search_that_could_measure_nothing_else_does_not_say_that_nothing_beat_the_baseline() -> None:
     gone = absent_trial("gpu", "skipped", "no CUDA device")
     alone = compare(run_info(), [trial("baseline"), gone])
     assert Tuned(alone, None, ("searched",)).sentence() == (
@@ -235,9 +212,7 @@ def test_a_search_that_could_measure_nothing_else_does_not_say_that_nothing_beat
     assert "nothing that keeps the budget beat" in Tuned(against, None, ()).sentence()
 
 
-def test_one_other_that_was_measured_is_enough_to_compare_with(
-    trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_one_other_that_was_measured_is_enough_to_compare_with() -> None:
     gone = absent_trial("gpu", "skipped", "no CUDA device")
     for other in (trial("slow", speedup=0.5), absent_trial("late", "pruned", "others promised more")):
         got = compare(run_info(), [trial("baseline"), gone, other])
@@ -245,23 +220,23 @@ def test_one_other_that_was_measured_is_enough_to_compare_with(
         assert "nothing that fits the budget beats the plain FP32 export: ship that" in got.reasons
 
 
-def test_a_baseline_that_was_measured_alone_is_said_to_be_alone(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_a_baseline_that_was_measured_alone_is_said_to_be_alone() -> None:
     got = compare(run_info(), [trial("baseline")])
     assert got.nothing_else
     assert got.reasons == ("nothing else was measured", UNCERTIFIED)
 
 
-def test_a_trial_that_was_checked_and_never_timed_cannot_win(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_a_trial_that_was_checked_and_never_timed_cannot_win() -> None:
     got = compare(run_info(), [trial("baseline"), trial("untimed", latency=None)])
     assert got.winner == "baseline"
     assert got.rows[1].speedup is None
 
 
-def test_a_run_without_trials_has_no_winner(run_info: MakeInfo) -> None:
+def test_a_run_without_trials_has_no_winner() -> None:
     assert compare(run_info(), []).winner is None
 
 
-def test_a_row_has_raw_units(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_a_row_has_raw_units() -> None:
     row = compare(run_info(), [trial("a", speedup=2.0, losses=5, gains=2)]).rows[0]
     assert row.size_bytes == 8_000_000
     assert row.top1 == pytest.approx(0.967)
@@ -274,7 +249,7 @@ def test_a_row_has_raw_units(trial: MakeTrial, run_info: MakeInfo) -> None:
     assert row.load_ms == pytest.approx(50.0)
 
 
-def test_the_baseline_has_no_intervals_against_itself(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_the_baseline_has_no_intervals_against_itself() -> None:
     row = compare(run_info(), [trial("baseline")]).rows[0]
     assert (row.drop, row.drop_ci, row.speedup_ci) == (0.0, None, None)
 
@@ -287,7 +262,7 @@ def test_the_keys_of_a_row_are_the_documented_ones() -> None:
     )
 
 
-def test_the_front_holds_what_nothing_beats_in_accuracy_speed_and_size(trial: MakeTrial) -> None:
+def test_the_front_holds_what_nothing_beats_in_accuracy_speed_and_size() -> None:
     trials = [
         trial("baseline"),
         trial("fast", speedup=3.0, losses=30),
@@ -298,17 +273,17 @@ def test_the_front_holds_what_nothing_beats_in_accuracy_speed_and_size(trial: Ma
     assert pareto_front(trials) == {"baseline", "fast", "small"}
 
 
-def test_a_speed_up_within_the_noise_puts_nobody_on_the_front(trial: MakeTrial) -> None:
+def test_a_speed_up_within_the_noise_puts_nobody_on_the_front() -> None:
     trials = [trial("baseline"), trial("noisy", speedup=1.03, losses=5)]
     assert pareto_front(trials, 0.05) == {"baseline"}
     assert pareto_front(trials, 0.01) == {"baseline", "noisy"}
 
 
-def test_of_two_alike_neither_beats_the_other(trial: MakeTrial) -> None:
+def test_of_two_alike_neither_beats_the_other() -> None:
     assert pareto_front([trial("a"), trial("b")]) == {"a", "b"}
 
 
-def test_what_failed_is_not_on_the_front(trial: MakeTrial, absent_trial: MakeTrial) -> None:
+def test_what_failed_is_not_on_the_front() -> None:
     assert pareto_front([trial("a"), absent_trial("b", "failed", "no")]) == {"a"}
 
 
@@ -317,7 +292,7 @@ POINT = st.tuples(st.floats(0.2, 5.0), st.integers(0, 60), st.floats(0.5, 20.0))
 
 @given(st.lists(POINT, min_size=1, max_size=8))
 def test_whoever_wins_fits_and_nobody_who_fits_is_clearly_faster(
-    trial: MakeTrial, run_info: MakeInfo, points: list[tuple[float, int, float]]
+    points: list[tuple[float, int, float]],
 ) -> None:
     trials = [
         trial(f"v{number}", speedup=speedup, losses=losses, size_mb=size)
@@ -333,7 +308,7 @@ def test_whoever_wins_fits_and_nobody_who_fits_is_clearly_faster(
             assert (row.speedup or 0) * 1.0201 >= fastest
 
 
-def test_once_some_were_measured_again_only_those_can_win(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_once_some_were_measured_again_only_those_can_win() -> None:
     lucky = trial("lucky", speedup=3.0)
     confirmed = [timing(trial(name, speedup=s), confirmed=True) for name, s in (("baseline", 1), ("a", 2))]
     assert [t.variant for t in ranked(run_info(), [*confirmed, lucky])] == ["a", "baseline"]
@@ -341,17 +316,13 @@ def test_once_some_were_measured_again_only_those_can_win(trial: MakeTrial, run_
     assert compare(run_info(), [trial("baseline"), lucky]).winner == "lucky"
 
 
-def test_where_none_of_those_measured_again_fits_the_others_are_asked(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_where_none_of_those_measured_again_fits_the_others_are_asked() -> None:
     info = run_info(budget=Budget(max_latency_ms=6))
     baseline, slow = (timing(trial(name), confirmed=True) for name in ("baseline", "slow"))
     assert compare(info, [baseline, slow, trial("fast", speedup=2.0)]).winner == "fast"
 
 
-def test_a_pruned_variant_cannot_win_and_shows_what_was_measured(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_pruned_variant_cannot_win_and_shows_what_was_measured() -> None:
     pruned = trial("late", speedup=0.5, status="pruned", reason="at least 1.9 times slower than baseline")
     got = compare(run_info(budget=Budget(objective="size")), [trial("baseline"), pruned])
     assert got.winner == "baseline"
@@ -359,7 +330,7 @@ def test_a_pruned_variant_cannot_win_and_shows_what_was_measured(
     assert got.rows[1].status == "pruned"
 
 
-def test_what_is_known_before_timing_leaves_out_the_latency_and_nothing_else(trial: MakeTrial) -> None:
+def test_what_is_known_before_timing_leaves_out_the_latency_and_nothing_else() -> None:
     budget = Budget(max_size_mb=1, max_latency_ms=3, max_memory_mb=20)
     missed = trial("any", losses=40)
     known = [
@@ -371,9 +342,7 @@ def test_what_is_known_before_timing_leaves_out_the_latency_and_nothing_else(tri
     assert shortfalls(missed, budget) == [*known, "its p50 latency is 10.00 ms (budget 3)"]
 
 
-def test_times_of_batches_do_not_make_a_winner_because_the_server_answers_photo_by_photo(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_times_of_batches_do_not_make_a_winner_because_the_server_answers_photo_by_photo() -> None:
     batched = timing(trial("batched", speedup=3.0), batch_size=8)
     got = compare(run_info(), [trial("baseline"), batched])
     assert got.winner == "baseline"
@@ -382,22 +351,6 @@ def test_times_of_batches_do_not_make_a_winner_because_the_server_answers_photo_
         in got.reasons
     )
     assert got.rows[1].throughput_ips == pytest.approx(8 * 3 * 100 / 1.05)
-
-
-def per_class(images: tuple[int, ...], losses: tuple[int, ...], gains: tuple[int, ...]) -> Accuracy:
-    """Against a baseline that gets everything right that is not gained."""
-    return Accuracy(
-        images=sum(images),
-        correct=sum(images) - sum(losses),
-        correct_top5=None,
-        macro_f1=0.9,
-        class_images=images,
-        class_correct=tuple(n - lost for n, lost in zip(images, losses, strict=True)),
-        losses=sum(losses),
-        gains=sum(gains),
-        class_losses=losses,
-        class_gains=gains,
-    )
 
 
 @pytest.mark.parametrize(
@@ -413,7 +366,6 @@ def per_class(images: tuple[int, ...], losses: tuple[int, ...], gains: tuple[int
     ],
 )
 def test_no_class_may_lose_more_of_its_photos_than_the_budget_says(
-    trial: MakeTrial,
     limit: float | None,
     losses: tuple[int, ...],
     gains: tuple[int, ...],
@@ -425,9 +377,7 @@ def test_no_class_may_lose_more_of_its_photos_than_the_budget_says(
     assert shortfalls(trial("any", accuracy=counts), budget) == missed
 
 
-def test_the_winner_is_certified_on_photos_that_chose_nothing(
-    trial: MakeTrial, run_info: MakeInfo, counts: MakeCounts
-) -> None:
+def test_the_winner_is_certified_on_photos_that_chose_nothing() -> None:
     got = compare(run_info(), [trial("baseline"), trial("good", speedup=2.0, certification=counts(3, 3))])
     assert (got.winner, got.certified) == ("good", True)
     assert got.reasons[1] == (
@@ -449,7 +399,7 @@ def test_the_winner_is_certified_on_photos_that_chose_nothing(
     ],
 )
 def test_a_winner_that_fails_on_photos_that_chose_nothing_is_not_certified_and_no_other_takes_its_place(
-    trial: MakeTrial, run_info: MakeInfo, counts: MakeCounts, losses: int, images: int, why: str
+    losses: int, images: int, why: str
 ) -> None:
     lucky = trial("lucky", speedup=2.0, certification=counts(losses, images=images, correct=images - 9))
     second = trial("second", speedup=1.5, certification=counts())
@@ -458,26 +408,20 @@ def test_a_winner_that_fails_on_photos_that_chose_nothing_is_not_certified_and_n
     assert got.reasons[1] == f"NOT certified on the {images} photos that chose nothing: {why}"
 
 
-def test_a_class_that_loses_too_much_where_nothing_was_chosen_is_not_certified(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_class_that_loses_too_much_where_nothing_was_chosen_is_not_certified() -> None:
     info = run_info(budget=Budget(max_class_drop=0.05))
     judged = trial("any", certification=per_class((100, 9900), (7, 0), (0, 0)))
     assert certification_shortfalls(judged, info) == ["rust loses 7.0 % of its photos (budget 5)"]
 
 
-def test_the_baseline_needs_no_certificate_against_itself(
-    trial: MakeTrial, run_info: MakeInfo, counts: MakeCounts
-) -> None:
+def test_the_baseline_needs_no_certificate_against_itself() -> None:
     few = counts(images=50, correct=48)
     got = compare(run_info(), [trial("baseline", certification=few)])
     assert (got.winner, got.certified) == ("baseline", True)
     assert "certified: it is the reference; top-1 96.00 % on 50 photos" in got.reasons
 
 
-def test_too_few_photos_to_keep_any_apart_is_said_and_no_shortfall(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_too_few_photos_to_keep_any_apart_is_said_and_no_shortfall() -> None:
     info = run_info(uncertified="200 photos are too few")
     got = compare(info, [trial("baseline"), trial("good", speedup=2.0)])
     assert got.certified
@@ -485,7 +429,7 @@ def test_too_few_photos_to_keep_any_apart_is_said_and_no_shortfall(
     assert certification_shortfalls(trial("good"), info) == []
 
 
-def test_photos_used_for_calibration_certify_nothing(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_photos_used_for_calibration_certify_nothing() -> None:
     info = run_info(uncertified="3 photos are in both", leak=True)
     got = compare(info, [trial("baseline"), trial("good", speedup=2.0)])
     assert (got.winner, got.certified) == ("good", False)
@@ -493,14 +437,12 @@ def test_photos_used_for_calibration_certify_nothing(trial: MakeTrial, run_info:
     assert certification_shortfalls(trial("good"), info) == ["3 photos are in both"]
 
 
-def test_nothing_is_certified_where_nothing_won(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_nothing_is_certified_where_nothing_won() -> None:
     info = run_info(budget=Budget(max_size_mb=1))
     assert not compare(info, [trial("baseline")]).certified
 
 
-def test_the_winner_is_shown_with_where_the_time_of_a_photo_goes(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_the_winner_is_shown_with_where_the_time_of_a_photo_goes() -> None:
     path = WholePath(
         photo="12 megapixels", bytes=3_000_000, decode_ns=60e6, preprocess_ns=20e6, infer_ns=19e6, rest_ns=1e6
     )
@@ -514,9 +456,7 @@ def test_the_winner_is_shown_with_where_the_time_of_a_photo_goes(
 WIDE = (1.9, 2.0, 2.0, 2.1, 2.2, 2.3)
 
 
-def test_a_speed_still_uncertain_when_the_time_ended_is_said_to_be_undecided(
-    trial: MakeTrial, run_info: MakeInfo
-) -> None:
+def test_a_speed_still_uncertain_when_the_time_ended_is_said_to_be_undecided() -> None:
     trials = [
         trial("baseline", rounds=WIDE),
         trial("wide", rounds=WIDE),
@@ -534,7 +474,7 @@ def test_a_speed_still_uncertain_when_the_time_ended_is_said_to_be_undecided(
     assert "(the run was cut short)" in (undecided(run_info(), trials) or "")
 
 
-def test_nothing_is_undecided_where_every_interval_is_narrow(trial: MakeTrial, run_info: MakeInfo) -> None:
+def test_nothing_is_undecided_where_every_interval_is_narrow() -> None:
     trials = [trial("baseline"), trial("a", speedup=2.0)]
     assert undecided(run_info(), trials) is None
     assert undecided(run_info(), [*trials, trial("wide", rounds=WIDE)], target=0.2) is None

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.builders import absent_trial, run_info, trial
 from workbench.model.graph.facts import NetworkFacts
-from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import compare
 from workbench.run.advice.advise import Advice, Item, advise, advised, hindsight
 from workbench.system.machine import Machine
@@ -226,21 +226,14 @@ def test_the_first_lines_of_a_run_name_what_is_worth_trying(variants: Callable[[
     assert "1 of 3" in lines[2]
 
 
-Trial = Callable[..., TrialResult]
-
-
-def looked_back(
-    advice: Advice, trial: Trial, run_info: Callable[..., RunInfo], speedups: dict[str, float]
-) -> list[str]:
+def looked_back(advice: Advice, speedups: dict[str, float]) -> list[str]:
     trials = [trial("baseline"), *(trial(name, speedup=speed) for name, speed in speedups.items())]
     return hindsight(advice, compare(run_info(), trials))
 
 
-def test_hindsight_says_where_the_advice_was_wrong(
-    advice: Advice, trial: Trial, run_info: Callable[..., RunInfo]
-) -> None:
+def test_hindsight_says_where_the_advice_was_wrong(advice: Advice) -> None:
     names = [each.variant for each in advice.items]
-    lines = looked_back(advice, trial, run_info, {names[0]: 1.4, names[1]: 1.4, names[2]: 0.8})
+    lines = looked_back(advice, {names[0]: 1.4, names[1]: 1.4, names[2]: 0.8})
     assert lines[0].startswith(f"{names[0]} was said to make no difference: 1.40 times")
     assert lines[1].startswith(f"{names[1]} was said to be slower and is faster: 1.40 times the baseline")
     assert "hard-swish" in lines[1] and "[" in lines[1]
@@ -248,27 +241,21 @@ def test_hindsight_says_where_the_advice_was_wrong(
     assert lines[3:] == ["--advised left out 1 that cannot run here (`krishi-bench advise` says why)"]
 
 
-def test_hindsight_says_where_a_promise_was_not_kept(
-    variants: Callable[[str], list[Variant]], trial: Trial, run_info: Callable[..., RunInfo]
-) -> None:
+def test_hindsight_says_where_a_promise_was_not_kept(variants: Callable[[str], list[Variant]]) -> None:
     found = variants("matrix: {preprocess.scale: [0.7, 0.5]}\n")
     given = advise(network(), machine(), {}, found)
-    lines = looked_back(given, trial, run_info, {found[0].name: 0.9, found[1].name: 1.5})
+    lines = looked_back(given, {found[0].name: 0.9, found[1].name: 1.5})
     assert "was said to be faster and is slower: 0.90 times" in lines[0]
     assert "gained less than was said: 1.50 times" in lines[1]
     assert lines[2] == "the advice was right about 0 of 2 variants that were timed"
 
 
-def test_what_was_left_out_is_counted_where_nothing_was_timed(
-    advice: Advice, trial: Trial, run_info: Callable[..., RunInfo]
-) -> None:
+def test_what_was_left_out_is_counted_where_nothing_was_timed(advice: Advice) -> None:
     assert hindsight(advice, compare(run_info(), [trial("baseline")])) == [
         "--advised left out 3 not worth trying and 1 that cannot run here (`krishi-bench advise` says why)"
     ]
 
 
-def test_hindsight_of_a_run_without_times_says_nothing(
-    advice: Advice, run_info: Callable[..., RunInfo], absent_trial: Trial
-) -> None:
+def test_hindsight_of_a_run_without_times_says_nothing(advice: Advice) -> None:
     trials = [absent_trial(each.variant, "failed", "broken") for each in advice.items]
     assert hindsight(advice, compare(run_info(), trials)) == []

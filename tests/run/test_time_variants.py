@@ -1,17 +1,16 @@
 """From timed sessions to trials: whose word counts, and what the noise floor is."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 
+from tests.builders import trial
 from workbench.measure.latency import Measured, Sample, noise_floor
 from workbench.measure.records import FINAL, RACE, TWIN
 from workbench.measure.stats import Ratio
 from workbench.results.history import with_latency
 from workbench.results.records import TrialResult
-
-MakeTrial = Callable[..., TrialResult]
 
 
 def session(times_ns: Mapping[str, int], rounds: int = 6, spread: float = 0.0) -> Measured:
@@ -38,7 +37,7 @@ def speedups(trials: list[TrialResult]) -> dict[str, float]:
 
 
 @pytest.fixture
-def checked(trial: MakeTrial) -> list[TrialResult]:
+def checked() -> list[TrialResult]:
     return [trial(name, latency=None) for name in ("baseline", "fast", "slow")]
 
 
@@ -71,7 +70,7 @@ def test_who_failed_in_either_session_failed(checked: list[TrialResult], late: s
     assert (fast.status, fast.reason, fast.latency) == ("failed", "while timing: killed by SIGSEGV", None)
 
 
-def test_who_was_never_timed_stays_as_it_was(checked: list[TrialResult], trial: MakeTrial) -> None:
+def test_who_was_never_timed_stays_as_it_was(checked: list[TrialResult]) -> None:
     unseen = trial("unseen", latency=None)
     assert with_latency([*checked, unseen], {RACE: session(TIMES)})[3] == unseen
 

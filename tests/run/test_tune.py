@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import pytest
 
+from tests.builders import run_info, trial
 from workbench.backends import Runtime
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Preprocess
-from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.results.records import Budget, TrialResult
 from workbench.results.verdict import Comparison, compare
 from workbench.run.check_variant import Context
 from workbench.run.tune.moves import Move, at_size, with_step
@@ -96,9 +97,7 @@ def test_of_many_the_surest_and_those_with_most_to_win_are_checked() -> None:
     assert FINALISTS <= len(kept) <= FINALISTS + 2
 
 
-def in_turn(
-    results: list[TrialResult], run_info: Callable[..., RunInfo]
-) -> tuple[list[str], dict[str, str], str | None]:
+def in_turn(results: list[TrialResult]) -> tuple[list[str], dict[str, str], str | None]:
     """Who passed, why the others did not, and the sentence."""
     found, pruned = knowing(), {}
 
@@ -111,16 +110,14 @@ def in_turn(
     return [result.variant for result in done.passed], pruned, done.sentence
 
 
-def test_finalists_are_certified_surest_first_until_one_fails(
-    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
-) -> None:
+def test_finalists_are_certified_surest_first_until_one_fails() -> None:
     fine, bad = trial("", losses=1).accuracy, trial("", losses=60).accuracy
     results = [
         trial("boldest", losses=6, gains=6, certification=fine),
         trial("sure", certification=fine),
         trial("bold", losses=3, gains=3, certification=bad),
     ]
-    passed, pruned, sentence = in_turn(results, run_info)
+    passed, pruned, sentence = in_turn(results)
     assert passed == ["sure"]
     assert pruned["bold"].startswith("not certified: it loses")
     assert pruned["boldest"] == "not certified: bold, which was surer, did not hold"
@@ -128,25 +125,19 @@ def test_finalists_are_certified_surest_first_until_one_fails(
     assert "sure > bold > boldest; 1 passed, bold did not hold" in sentence
 
 
-def test_where_the_surest_is_not_certified_it_stays_to_be_refused_by_name(
-    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
-) -> None:
+def test_where_the_surest_is_not_certified_it_stays_to_be_refused_by_name() -> None:
     bad = trial("", losses=60).accuracy
-    passed, pruned, _ = in_turn([trial("a", certification=bad), trial("b", losses=2)], run_info)
+    passed, pruned, _ = in_turn([trial("a", certification=bad), trial("b", losses=2)])
     assert (passed, list(pruned)) == (["a"], ["b"])
 
 
-def test_without_photos_that_certify_all_finalists_stay(
-    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
-) -> None:
-    assert in_turn([trial("a"), trial("b")], run_info) == (["a", "b"], {}, None)
+def test_without_photos_that_certify_all_finalists_stay() -> None:
+    assert in_turn([trial("a"), trial("b")]) == (["a", "b"], {}, None)
 
 
-def test_what_misses_the_budget_on_the_photos_that_choose_is_not_certified_at_all(
-    trial: Callable[..., TrialResult], run_info: Callable[..., RunInfo]
-) -> None:
+def test_what_misses_the_budget_on_the_photos_that_choose_is_not_certified_at_all() -> None:
     fine = trial("").accuracy
-    passed, pruned, _ = in_turn([trial("lossy", losses=90, certification=fine)], run_info)
+    passed, pruned, _ = in_turn([trial("lossy", losses=90, certification=fine)])
     assert passed == []
     assert "it loses" in pruned["lossy"]
 
@@ -321,9 +312,7 @@ def test_the_story_says_what_came_of_every_kind_of_attempt() -> None:
 # What is written
 
 
-def comparison_of(
-    winner: Variant, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]
-) -> Comparison:
+def comparison_of(winner: Variant) -> Comparison:
     return compare(run_info(), [trial("baseline"), trial(winner.name, speedup=2.0, digest=winner.digest)])
 
 
@@ -344,11 +333,9 @@ STEP = StaticInt8.model_validate(
     ],
     ids=lambda winner: winner.name,
 )
-def test_the_recipe_says_all_that_the_winner_is(
-    winner: Variant, tmp_path: Path, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]
-) -> None:
+def test_the_recipe_says_all_that_the_winner_is(winner: Variant, tmp_path: Path) -> None:
     path = tmp_path / "recipes" / "tuned-leaf.yaml"
-    write_recipe(winner, path, comparison_of(winner, run_info, trial))
+    write_recipe(winner, path, comparison_of(winner))
     (read,) = recipes.load([path])
     assert (read.name, read.recipe) == ("tuned-leaf", "tuned-leaf")
     assert read.digest == winner.digest
@@ -373,10 +360,8 @@ def test_only_its_own_recipes_are_written_over(tmp_path: Path) -> None:
         assert refused.value.hint == "choose another --name, or move it away"
 
 
-def test_a_variant_without_preprocessing_of_its_own_states_none(
-    tmp_path: Path, run_info: Callable[..., RunInfo], trial: Callable[..., TrialResult]
-) -> None:
+def test_a_variant_without_preprocessing_of_its_own_states_none(tmp_path: Path) -> None:
     winner = variant("fp32", export=Export())
-    write_recipe(winner, tmp_path / "r.yaml", comparison_of(winner, run_info, trial))
+    write_recipe(winner, tmp_path / "r.yaml", comparison_of(winner))
     assert recipes.load([tmp_path / "r.yaml"])[0].preprocess == UNCHANGED
     assert "preprocess" not in (tmp_path / "r.yaml").read_text()

@@ -1,7 +1,6 @@
 """The steps, each on a real network and in a real runtime: what changes, what must not, what is refused."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the network is exported from torch"
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
 
-from workbench.errors import WorkbenchError  # noqa: E402
+from tests.builders import error_of  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
@@ -102,12 +101,6 @@ def drift(source: Path, result: Path, samples: NDArray[np.float32]) -> float:
     """Largest change of a logit, over the largest logit."""
     before, after = (logits_of(path, describe(path), samples) for path in (source, result))
     return float(np.abs(after - before).max() / np.abs(before).max())
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 @pytest.mark.parametrize("tool", ["onnxslim", "onnxsim"])

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="the converter is onnxruntime's")
 
+from tests.builders import onnx_model  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
@@ -44,16 +45,8 @@ def saved(
     path: Path, nodes: Sequence[Any], stored: Mapping[str, Any], opset: int = 17, logits: str = "logits"
 ) -> Path:
     """A network from `image` (free batch, 3, 8, 8) to `logits` (free batch, 4)."""
-    info, tensors = onnx.helper.make_tensor_value_info, onnx.numpy_helper.from_array
-    graph = onnx.helper.make_graph(
-        nodes,
-        "network",
-        [info("image", FLOAT, ["n", 3, 8, 8])],
-        [info(logits, FLOAT, ["n", 4])],
-        [tensors(values, name) for name, values in stored.items()],
-    )
-    opsets = [onnx.helper.make_opsetid("", opset)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    model = onnx_model(nodes, stored, ("image", ["n", 3, 8, 8]), (logits, ["n", 4]), opset=opset)
+    onnx.save(model, path)
     return path
 
 

@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="results are run in onnxruntime")
 
+from tests.builders import error_of  # noqa: E402
 from workbench.backends import BACKENDS, Runtime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
-from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info, describe, logits_of  # noqa: E402
@@ -105,12 +105,6 @@ def operators(path: Path) -> Counter[str]:
 
 def logits(path: Path, images: NDArray[Any]) -> NDArray[np.float32]:
     return logits_of(path, describe(path), images)
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -14,9 +14,7 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
 
-from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.model.export.export import export_onnx  # noqa: E402
-from workbench.model.export.settings import Export  # noqa: E402
+from tests.builders import error_of, exported, smooth_photos  # noqa: E402
 from workbench.model.graph.node_names import prepare  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
@@ -30,7 +28,6 @@ from workbench.steps.int8.static import static_int8  # noqa: E402
 pytestmark = pytest.mark.integration
 
 CONTRACT = Preprocess(resize=16, crop=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-SHAPE = (1, 3, 16, 16)
 nn = torch.nn
 
 
@@ -50,8 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(folder: Path) -> Images:
-    coarse = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), np.uint8)
-    return stored(folder, coarse.repeat(4, axis=1).repeat(4, axis=2))
+    return smooth_photos(folder, 12, CONTRACT)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +77,9 @@ class Block(nn.Module):  # type: ignore[name-defined,misc]
         return self.head(x.mean((2, 3)))
 
 
-def exported(network: Any, path: Path, **fields: Any) -> Path:
-    settings = Export.model_validate({"exporter": "torchscript", "opset": 17, **fields})
-    export_onnx(network.eval(), settings, path, SHAPE, np.zeros((2, *SHAPE[1:]), np.float32))
-    return path
-
-
 @pytest.fixture(scope="module")
 def source(folder: Path) -> Path:
-    return exported(Block(), folder / "block.onnx")
+    return exported(Block(), folder / "block.onnx", 16)
 
 
 @pytest.fixture
@@ -125,12 +115,6 @@ def quantized_nodes(path: Path) -> list[str]:
     makers = {name: node.op_type for node in graph.node for name in node.output}
     weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
     return [node.name for node in weighted if makers.get(node.input[1]) == "DequantizeLinear"]
-
-
-def error_of(call: Callable[[], Any]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -198,7 +182,7 @@ def test_logits_are_not_rounded_to_256_levels(made: Callable[..., Path]) -> None
 def test_equalising_keeps_the_float_function_and_evens_the_channels(
     tmp_path: Path, samples: NDArray[np.float32], act: Callable[[], Any]
 ) -> None:
-    path = exported(Block(act), tmp_path / "m.onnx")
+    path = exported(Block(act), tmp_path / "m.onnx", 16)
     model = prepare(path, tmp_path / "prepared.onnx")
     # The residual addition reads the depthwise output, so only stem -> depthwise is a pair.
     assert equalize(model) == 1
@@ -224,7 +208,7 @@ def test_equalising_through_grouped_convolutions_keeps_the_function(
     grouped = [nn.Conv2d(8, 12, 3, groups=4), nn.Conv2d(12, 6, 1, groups=2)]
     trunk = [nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), *grouped, nn.ReLU(), nn.Conv2d(6, 5, 3)]
     network = nn.Sequential(*trunk, nn.Flatten(), nn.Linear(500, 5))
-    path = exported(network, tmp_path / "m.onnx")
+    path = exported(network, tmp_path / "m.onnx", 16)
     model = prepare(path, tmp_path / "prepared.onnx")
     assert equalize(model) == 3
     onnx.save(model, tmp_path / "equal.onnx")
@@ -232,7 +216,7 @@ def test_equalising_through_grouped_convolutions_keeps_the_function(
 
 
 def test_nothing_is_equalised_around_relu6(tmp_path: Path) -> None:
-    path = exported(Block(nn.ReLU6), tmp_path / "m.onnx")
+    path = exported(Block(nn.ReLU6), tmp_path / "m.onnx", 16)
     assert equalize(prepare(path, tmp_path / "prepared.onnx")) == 0
 
 
@@ -246,7 +230,9 @@ def test_equalising_saves_a_network_that_per_tensor_weights_would_spoil(
 def test_bias_correction_takes_back_the_mean_shift(tmp_path: Path, photos: Images) -> None:
     """Coarse weights shift a layer's outputs; after correction the means are those of the float layer."""
     torch.manual_seed(0)
-    path = exported(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(1176, 5)), tmp_path / "m.onnx")
+    path = exported(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(1176, 5)), tmp_path / "m.onnx", 16
+    )
     static_int8(step(per_channel=False), path, tmp_path / "q.onnx", photos)
     model = prepare(path, tmp_path / "prepared.onnx")
     quantized = onnx.load(tmp_path / "q.onnx")
@@ -277,7 +263,7 @@ def test_a_bias_is_added_where_there_is_none(tmp_path: Path, photos: Images) -> 
     network = nn.Sequential(
         nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(1176, 5, bias=False)
     )
-    path = exported(network, tmp_path / "m.onnx")
+    path = exported(network, tmp_path / "m.onnx", 16)
     static_int8(step(bias_correction=True), path, tmp_path / "q.onnx", photos)
     conv = next(node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.op_type == "Conv")
     assert len(conv.input) == 3
@@ -296,7 +282,7 @@ def test_dead_channels_with_large_biases_stay_right(
     with torch.no_grad():
         network[0].weight[1:4] *= size
         network[0].bias[1:4] = torch.tensor([3.77, -2.0, 0.0])
-    path = exported(network, tmp_path / "m.onnx")
+    path = exported(network, tmp_path / "m.onnx", 16)
     static_int8(step(weight=weight), path, tmp_path / "q.onnx", photos)
     assert drift(path, tmp_path / "q.onnx", samples) < 0.05
     scales = [v for name, v in tensors(tmp_path / "q.onnx").items() if name.endswith("_scale")]
@@ -310,7 +296,7 @@ def test_a_bias_that_its_scale_cannot_hold_gets_a_wider_one(
     with torch.no_grad():
         network[0].weight *= 1e-7
         network[0].bias[:] = torch.tensor([1000.0, 2000.0, 0.0, 4000.0])
-    path = exported(network, tmp_path / "m.onnx")
+    path = exported(network, tmp_path / "m.onnx", 16)
     static_int8(step(weight="uint8"), path, tmp_path / "q.onnx", photos)
     (before, after) = (logits_of(file, describe(file), samples) for file in (path, tmp_path / "q.onnx"))
     assert after == pytest.approx(before, rel=0.03, abs=float(np.abs(before).max()) * 0.03)
@@ -340,7 +326,7 @@ def test_photos_that_preprocessing_makes_infinite_are_refused(
 
 def test_an_old_opset_is_refused_with_the_one_needed(tmp_path: Path, photos: Images) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 5))
-    path = exported(network, tmp_path / "m.onnx", opset=9)
+    path = exported(network, tmp_path / "m.onnx", 16, opset=9)
     for old in (step(), step(per_channel=False)):
         error = error_of(partial(static_int8, old, path, tmp_path / "q.onnx", photos))
         assert error.message == "static_int8: INT8 needs opset 10 or later, the model has 9"
@@ -348,7 +334,7 @@ def test_an_old_opset_is_refused_with_the_one_needed(tmp_path: Path, photos: Ima
 
 def test_a_network_without_products_is_refused(tmp_path: Path, photos: Images) -> None:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU())
-    path = exported(network, tmp_path / "m.onnx")
+    path = exported(network, tmp_path / "m.onnx", 16)
     error = error_of(lambda: static_int8(step(), path, tmp_path / "q.onnx", photos))
     assert error.message.startswith("static_int8: the graph has no Conv, Gemm or MatMul")
 

@@ -13,6 +13,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="layers are profiled in 
 
 from onnx import numpy_helper  # noqa: E402
 
+from tests.builders import smooth_photos  # noqa: E402
 from tests.e2e.plain import network  # noqa: E402
 from workbench.model.graph.node_names import prepare  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
@@ -32,10 +33,7 @@ SECONDS = 0.2
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    path = tmp_path_factory.mktemp("layers") / "pixels.npy"
-    coarse = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
-    np.save(path, coarse.repeat(4, axis=1).repeat(4, axis=2))
-    return Images(path, tuple(range(8)), CONTRACT, "digest")
+    return smooth_photos(tmp_path_factory.mktemp("layers"), 8, CONTRACT)
 
 
 @pytest.fixture(scope="module")

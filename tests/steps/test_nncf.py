@@ -1,6 +1,6 @@
 """NNCF's quantiser: INT8 that keeps the answers, in both formats, the same bytes every time."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ pytest.importorskip("onnxruntime", reason="logits are held against onnxruntime's
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
+from tests.builders import coloured_photos, error_of, exported, mobile_network, train  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.base import Runtime  # noqa: E402
 from workbench.backends.openvino import backend  # noqa: E402
-from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
@@ -44,55 +44,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("nncf")
 
 
-def trained(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Any:
-    """A small network that knows the photos: agreement with it means something."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 16, 3, 2, 1),
-        torch.nn.Hardswish(),
-        torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(16, 32, 1),
-        torch.nn.ReLU(),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(32, CLASSES),
-    )
-    batch, wanted = torch.from_numpy(normalize(pixels, CONTRACT)), torch.from_numpy(labels)
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(40):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(batch), wanted).backward()
-        optimizer.step()
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def photos(folder: Path) -> Images:
-    """Coloured noise around one colour per class."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(PHOTOS) * CLASSES // PHOTOS
-    colours = rng.integers(40, 216, (CLASSES, 1, 1, 3))
-    noise = rng.normal(0, 25, (PHOTOS, 24, 24, 3))
-    np.save(folder / "pixels.npy", np.clip(colours[labels] + noise, 0, 255).astype(np.uint8))
-    return Images(folder / "pixels.npy", tuple(int(label) for label in labels), CONTRACT, "digest")
+    return coloured_photos(folder, PHOTOS, CLASSES, CONTRACT, spread=25)
 
 
 @pytest.fixture(scope="module")
 def source(folder: Path, photos: Images) -> Path:
-    model = trained(np.array(photos.pixels()), np.array(photos.labels))
-    with pytest.warns(DeprecationWarning):
-        torch.onnx.export(
-            model,
-            (torch.zeros(1, 3, 24, 24),),
-            folder / "model.onnx",
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=17,
-            dynamo=False,
-            dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
-        )
-    return folder / "model.onnx"
+    return exported(train(mobile_network(CLASSES), photos, 0.02), folder / "model.onnx", 24)
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +96,6 @@ def float_layers(artifact: Artifact) -> int:
         return str(node.get_element_type().get_type_name())
 
     return sum(stored(layer.input_value(1).get_node()) != "i8" for layer in layers)
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 def test_an_ir_in_int8_answers_like_the_float_network(

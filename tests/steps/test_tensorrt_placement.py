@@ -14,9 +14,7 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
 
-from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.model.export.export import export_onnx  # noqa: E402
-from workbench.model.export.settings import Export  # noqa: E402
+from tests.builders import coloured_photos, error_of, exported, train  # noqa: E402
 from workbench.model.graph.node_names import prepare  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.model.graph.roles import Wiring, wiring_of  # noqa: E402
@@ -33,7 +31,6 @@ pytestmark = pytest.mark.integration
 
 CLASSES = 6
 CONTRACT = Preprocess(resize=24, crop=24, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-SHAPE = (1, 3, 24, 24)
 nn = torch.nn
 
 
@@ -95,12 +92,6 @@ class SqueezeExcite(nn.Module):  # type: ignore[name-defined,misc]
         return self.head(self.project(x).mean((2, 3)))
 
 
-def exported(network: Any, path: Path, **fields: Any) -> Path:
-    settings = Export.model_validate({"exporter": "torchscript", "opset": 17, **fields})
-    export_onnx(network.eval(), settings, path, SHAPE, np.zeros((2, *SHAPE[1:]), np.float32))
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("placement")
@@ -108,13 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(folder: Path) -> Images:
-    """Coloured noise around one colour per class."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(72) * CLASSES // 72
-    colours = rng.integers(40, 216, (CLASSES, 1, 1, 3))
-    pixels = np.clip(colours[labels] + rng.normal(0, 30, (72, 24, 24, 3)), 0, 255).astype(np.uint8)
-    np.save(folder / "pixels.npy", pixels)
-    return Images(folder / "pixels.npy", tuple(int(label) for label in labels), CONTRACT, "digest")
+    return coloured_photos(folder, 72, CLASSES, CONTRACT, spread=30)
 
 
 @pytest.fixture(scope="module")
@@ -123,21 +108,13 @@ def samples(photos: Images) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def trained(photos: Images, samples: NDArray[np.float32]) -> Any:
-    """A network that knows the photos: agreement with it means something."""
-    model = Residual()
-    batch, wanted = torch.from_numpy(samples), torch.tensor(photos.labels)
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(40):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(batch), wanted).backward()
-        optimizer.step()
-    return model
+def trained(photos: Images) -> Any:
+    return train(Residual(), photos, 0.01)
 
 
 @pytest.fixture(scope="module")
 def source(folder: Path, trained: Any) -> Path:
-    return exported(trained, folder / "residual.onnx")
+    return exported(trained, folder / "residual.onnx", 24)
 
 
 @pytest.fixture
@@ -225,7 +202,7 @@ def test_every_convolution_and_product_reads_int8_and_writes_float(
     exporter: str,
     opset: int,
 ) -> None:
-    source = exported(trained, tmp_path / "m.onnx", exporter=exporter, opset=opset)
+    source = exported(trained, tmp_path / "m.onnx", 24, exporter=exporter, opset=opset)
     result = made(source)
     as_tensorrt_wants_it(result, weighted=9)
     facts = describe(result)
@@ -280,7 +257,7 @@ def test_only_an_average_pool_between_pairs_computes_in_int8(made: Callable[...,
 def test_the_gate_of_a_squeeze_and_excitation_block_is_applied_in_int8(
     tmp_path: Path, samples: NDArray[np.float32], made: Callable[..., Path]
 ) -> None:
-    source = exported(SqueezeExcite(), tmp_path / "m.onnx")
+    source = exported(SqueezeExcite(), tmp_path / "m.onnx", 24)
     result = made(source)
     as_tensorrt_wants_it(result, weighted=6)
     nodes, wiring = wired(result)
@@ -311,7 +288,7 @@ def test_additions_stay_in_float_where_the_recipe_says_so(
 def test_attention_keeps_its_products_and_concatenation_in_float(
     tmp_path: Path, samples: NDArray[np.float32], made: Callable[..., Path]
 ) -> None:
-    source = exported(Attention(), tmp_path / "m.onnx")
+    source = exported(Attention(), tmp_path / "m.onnx", 24)
     result = made(source)
     as_tensorrt_wants_it(result, weighted=5)
     nodes, wiring = wired(result)
@@ -377,7 +354,7 @@ def test_dead_channels_have_a_scale_above_zero(
         network[0].weight[2] *= 1e-30
         network[2].weight *= 0
         network[0].bias[1:3] = torch.tensor([3.77, -2.0])
-    source = exported(network, tmp_path / "m.onnx")
+    source = exported(network, tmp_path / "m.onnx", 24)
     assert drift(source, made(source), samples) < 0.05
 
 
@@ -402,7 +379,7 @@ def test_pixels_can_be_folded_in_afterwards(
 
 
 def test_the_rest_in_fp16(tmp_path: Path, trained: Any, photos: Images, samples: NDArray[np.float32]) -> None:
-    source = exported(trained, tmp_path / "m.onnx", opset=19)
+    source = exported(trained, tmp_path / "m.onnx", 24, opset=19)
     given = Photos(CONTRACT, calibration=photos, samples=samples)
     apply(step(rest="fp16"), source, tmp_path / "q.onnx", given)
     as_tensorrt_wants_it(tmp_path / "q.onnx", weighted=9)
@@ -431,7 +408,7 @@ def test_what_fp16_cannot_hold_stays_in_fp32(
     with torch.no_grad():
         network[0].weight *= 1e6
         network[2].weight *= 1e-6
-    source = exported(network, tmp_path / "m.onnx", opset=19)
+    source = exported(network, tmp_path / "m.onnx", 24, opset=19)
     given = Photos(CONTRACT, calibration=photos, samples=samples)
     apply(step(rest="fp16"), source, tmp_path / "q.onnx", given)
     typed = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "q.onnx"), strict_mode=True)
@@ -450,7 +427,7 @@ def test_the_rest_in_fp16_needs_an_opset_that_has_it(source: Path, made: Callabl
 def test_an_opset_without_scales_per_channel_is_refused(
     tmp_path: Path, trained: Any, made: Callable[..., Path]
 ) -> None:
-    source = exported(trained, tmp_path / "m.onnx", opset=11)
+    source = exported(trained, tmp_path / "m.onnx", 24, opset=11)
     error = error_of(lambda: made(source))
     assert "needs opset 13, the model has 11" in error.message
     assert error.hint == "raise `export.opset` to 13 or more"
@@ -476,9 +453,3 @@ def test_the_placement_implies_its_settings() -> None:
     assert (chosen.activation, chosen.symmetric_activations, chosen.per_channel) == ("int8", True, True)
     assert StaticInt8.model_validate(chosen.model_dump(mode="json")) == chosen
     assert StaticInt8.model_validate({"use": "static_int8"}).activation == "uint8"
-
-
-def error_of(call: Callable[[], Any]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value

@@ -3,11 +3,15 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Measured, Sample
 from workbench.system.files import translated_os_errors
 from workbench.system.packages import missing_package
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FIELDS = ("variant", "round", "order", "turn", "place", "call", "time_ns")
 
@@ -33,6 +37,17 @@ def save(sessions: Mapping[str, Measured], path: Path) -> None:
 
 def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:
     """The sessions as they were saved; raises WorkbenchError where the file cannot be read."""
+    sessions: dict[str, Measured] = {}
+    for row in read(path).to_pylist():
+        measured = sessions.setdefault(row["session"], Measured(batch_sizes))
+        measured.samples.append(Sample(*(row[field] for field in FIELDS)))
+        if not row["used"]:
+            measured.unused.add(row["round"])
+    return sessions
+
+
+def read(path: Path) -> "pa.Table":
+    """One row a timed call; raises WorkbenchError where the file cannot be read."""
     if (missing := missing_package("pyarrow", extra="export")) is not None:
         raise WorkbenchError(missing)
     import pyarrow as pa
@@ -41,13 +56,6 @@ def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:
     if not path.is_file():
         raise WorkbenchError(f"{path} is not there: this run kept no raw samples", hint="run it again")
     try:
-        rows = pq.read_table(path, columns=["session", *FIELDS, "used"]).to_pylist()
+        return pq.read_table(path, columns=["session", *FIELDS, "used"])
     except (OSError, pa.ArrowInvalid) as error:
         raise WorkbenchError(f"{path} cannot be read: {error}", hint="run it again") from error
-    sessions: dict[str, Measured] = {}
-    for row in rows:
-        measured = sessions.setdefault(row["session"], Measured(batch_sizes))
-        measured.samples.append(Sample(*(row[field] for field in FIELDS)))
-        if not row["used"]:
-            measured.unused.add(row["round"])
-    return sessions

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from workbench.report import cells, gpu
+from workbench.results.frames import require
 from workbench.results.verdict import Comparison
 
 
@@ -20,7 +21,7 @@ def _one(comparison: Comparison, columns: cells.Columns) -> str:
         + f"; {info.machine.cpu}, {info.machine.cores} cores; noise floor {floor}",
         *(["", _plain(line)] if (line := gpu.machine_line(info)) is not None else []),
         "",
-        *_table(headings, [cells.columns_of(columns, row) for row in measured]),
+        _table(headings, [cells.columns_of(columns, row) for row in measured]),
         "",
         cells.LEGEND,
         "",
@@ -35,19 +36,21 @@ def _one(comparison: Comparison, columns: cells.Columns) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        _line([heading or " " for heading in headings]),
-        _line(["---", "---", *["---:"] * (len(headings) - 2)]),
-        *(_line([mark, _code(name), *rest]) for mark, name, *rest in lines),
-    ]
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    require("pandas", "tabulate")
+    import pandas as pd
+
+    rows = [[cell.replace("|", "\\|") for cell in (mark, _code(name), *rest)] for mark, name, *rest in lines]
+    alignment = ("left", "left", *["right"] * (len(headings) - 2))
+    table = pd.DataFrame(rows, columns=list(headings), dtype="string")
+    return str(table.to_markdown(index=False, colalign=alignment, disable_numparse=True))
 
 
 def _on_gpu(comparison: Comparison, columns: cells.Columns) -> list[str]:
     lines = []
     for grid in gpu.grids(comparison) if columns == "speed" else []:
         note = [_plain(grid.note).replace("*", "\\*"), ""] if grid.note is not None else []
-        lines += [grid.title, "", *_table(grid.headings, grid.rows), "", *note]
+        lines += [grid.title, "", _table(grid.headings, grid.rows), "", *note]
     return lines
 
 
@@ -58,7 +61,3 @@ def _code(text: str) -> str:
 def _plain(text: str) -> str:
     """Prose from elsewhere: `<class ...>` would be taken for HTML, and not shown."""
     return text.replace("<", "\\<")
-
-
-def _line(parts: Sequence[str]) -> str:
-    return "| " + " | ".join(part.replace("|", "\\|") for part in parts) + " |"

@@ -21,10 +21,7 @@ def compare_runs(
     reanalyse: work the latencies out again from the raw samples. Raises WorkbenchError for an unknown run,
     and for runs of different machines unless asked to mix them: their times say nothing about each other.
     """
-    found = []
-    for folder in _folders(results, run_ids):
-        info, trials = _read(folder, reanalyse=reanalyse)
-        found.append(compare(info, trials))
+    found = [compare_folder(folder, reanalyse=reanalyse) for folder in _folders(results, run_ids)]
     machines = {comparison.info.machine.fingerprint for comparison in found}
     if len(machines) > 1 and not mix_machines:
         raise WorkbenchError(
@@ -32,6 +29,11 @@ def compare_runs(
             hint="name runs of one machine, or add --mix-machines to see them side by side all the same",
         )
     return found
+
+
+def compare_folder(folder: RunFolder, *, reanalyse: bool = False) -> Comparison:
+    """The comparison of one run. reanalyse: with the latencies worked out again from the raw samples."""
+    return compare(*_read(folder, reanalyse=reanalyse))
 
 
 def details_of(results: Path, run_ids: Sequence[str], variant: str, *, reanalyse: bool) -> Details:
