@@ -20,6 +20,7 @@ from workbench.errors import Refused, WorkbenchError, missing_extra
 if TYPE_CHECKING:
     from workbench.report import Columns, Format
     from workbench.results.verdict import Comparison
+    from workbench.run.advice.advise import Advice
     from workbench.workspace.workspace import Workspace
 
 DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -84,16 +85,18 @@ def init(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
+    from workbench.report import doctor as words
     from workbench.run.doctor import diagnose
     from workbench.terminal import ProgressLine
 
     with ProgressLine(quiet=options.quiet) as report:
         diagnosis = diagnose(report)
-    _print(diagnosis.facts(), diagnosis.text(), options.format)
+    _print(words.answer(diagnosis), words.text(diagnosis), options.format)
     return DONE
 
 
 def export(options: argparse.Namespace) -> int:
+    from workbench.report import export as words
     from workbench.run.export_checkpoint import export_checkpoint
     from workbench.terminal import ProgressLine
 
@@ -108,7 +111,7 @@ def export(options: argparse.Namespace) -> int:
             factory=options.factory,
             report=report,
         )
-    print(exported.sentence())
+    print(words.text(exported))
     return DONE
 
 
@@ -120,8 +123,9 @@ def run(options: argparse.Namespace) -> int:
     workspace = _workspace(options)
 
     from workbench.measure.latency import Plan
-    from workbench.report import html
+    from workbench.report import advice, html
     from workbench.run import pipeline
+    from workbench.system.progress import Progress
 
     settings = pipeline.Options(
         plan=Plan(
@@ -135,7 +139,12 @@ def run(options: argparse.Namespace) -> int:
         advised=options.advised,
     )
     with ProgressLine(quiet=options.quiet) as report:
-        comparison = pipeline.run_workspace(workspace, variants, settings, report)
+
+        def show_advice(found: "Advice") -> None:
+            for line in advice.headlines(found):
+                report(Progress("advice", 0, 0, line))
+
+        comparison = pipeline.run_workspace(workspace, variants, settings, report, show_advice)
     html.write(comparison, workspace.results)
     return _show([comparison], options.format)
 
@@ -143,6 +152,7 @@ def run(options: argparse.Namespace) -> int:
 def tune(options: argparse.Namespace) -> int:
     from workbench.measure.latency import Plan
     from workbench.report import html
+    from workbench.report import tune as words
     from workbench.run import pipeline
     from workbench.run.tune.recipe_file import recipe_path
     from workbench.run.tune.tune import tune as search
@@ -159,11 +169,12 @@ def tune(options: argparse.Namespace) -> int:
         tuned = search(workspace, variants, target, settings, report)
     html.write(tuned.comparison, workspace.results)
     code = _show([tuned.comparison], options.format)
-    print(tuned.sentence(), file=sys.stderr)
+    print(words.text(tuned), file=sys.stderr)
     return code
 
 
 def advise(options: argparse.Namespace) -> int:
+    from workbench.report import advice as words
     from workbench.run import pipeline
     from workbench.terminal import ProgressLine
     from workbench.workspace import recipe
@@ -171,26 +182,28 @@ def advise(options: argparse.Namespace) -> int:
     variants = recipe.load(options.recipes or [recipe.shipped()])
     with ProgressLine(quiet=options.quiet) as report:
         advice = pipeline.advise_workspace(_workspace(options), variants, report)
-    _print(advice.facts(), advice.text(), options.format)
+    _print(words.answer(advice), words.text(advice), options.format)
     return DONE
 
 
 def explain(options: argparse.Namespace) -> int:
+    from workbench.report import explain as words
     from workbench.run.advice.explain import explain as describe
     from workbench.workspace import recipe
 
     explanation = describe(*recipe.parse(recipe.find(options.recipe)))
-    _print(explanation.facts(), explanation.text(), options.format)
+    _print(words.answer(explanation), words.text(explanation), options.format)
     return DONE
 
 
 def compare(options: argparse.Namespace) -> int:
+    from workbench.report import details as words
     from workbench.results.history import compare_runs, details_of
 
     results = _workspace(options).results
     if options.variant is not None:
         details = details_of(results, options.runs, options.variant, reanalyse=options.reanalyse)
-        _print(details.facts(), details.text(), options.format)
+        _print(words.answer(details), words.text(details), options.format)
         return DONE
     found = compare_runs(
         results, options.runs, mix_machines=options.mix_machines, reanalyse=options.reanalyse
@@ -200,6 +213,8 @@ def compare(options: argparse.Namespace) -> int:
 
 def promote(options: argparse.Namespace) -> int:
     from workbench.registry.promotion import publish
+    from workbench.report import registry as words
+    from workbench.report.verdict import shortfalls
 
     promotion = publish(
         _workspace(options),
@@ -209,9 +224,10 @@ def promote(options: argparse.Namespace) -> int:
         version=options.version,
         alias=options.alias,
         force=options.force,
+        describe=shortfalls,
         require_shadow=options.require_shadow,
     )
-    _print(promotion.facts(), promotion.sentence(), options.format)
+    _print(words.promotion_answer(promotion), words.promotion(promotion), options.format)
     return DONE
 
 
@@ -251,10 +267,11 @@ def verify(options: argparse.Namespace) -> int:
 def gc(options: argparse.Namespace) -> int:
     from workbench.registry.gc import collect
     from workbench.registry.store import Registry
+    from workbench.report import registry as words
 
     registry = Registry(_workspace(options).registry)
     reclaimed = collect(registry, keep=options.keep, delete=options.delete)
-    _print(reclaimed.facts(), reclaimed.text(), options.format)
+    _print(words.collection_answer(reclaimed), words.collection(reclaimed), options.format)
     return DONE
 
 
@@ -287,12 +304,13 @@ def serve(options: argparse.Namespace) -> int:
 def shadow_report(options: argparse.Namespace) -> int:
     from workbench.registry.shadow_record import write
     from workbench.registry.shadow_report import report_of
+    from workbench.report import registry as words
 
     workspace = _workspace(options)
     report = report_of(options.url)
     for result in report.results():
         print(f"wrote {write(workspace.results, result)}", file=sys.stderr)
-    _print(report.facts(), report.text(), options.format)
+    _print(words.shadow_answer(report), words.shadow(report), options.format)
     return DONE
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from workbench.backends.base import BackendName, Runtime
 from workbench.model.export.settings import Exporter
+from workbench.report.explain import answer
+from workbench.report.explain import text as text_of
 from workbench.run.advice.explain import Explanation, explain
 from workbench.run.advice.notes import EXPORTERS, NOTES, ON_GPU
 from workbench.steps import PACKAGES
@@ -64,7 +66,7 @@ def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_is_explained_in_100_columns(name: str) -> None:
-    text = explain(*recipe.parse(recipe.find(name))).text()
+    text = text_of(explain(*recipe.parse(recipe.find(name))))
     assert max(map(len, text.splitlines())) <= 100
     assert text.startswith(f"{name}: ")
     assert text.count("\n  does ") == text.count("\n  source ") >= 1
@@ -90,7 +92,7 @@ def test_steps_settings_and_axes_are_explained_in_the_order_of_the_recipe(tmp_pa
     assert found.parts[-1].values == ("1", "2")
     assert found.axes == ("runtime.threads: 1, 2",)
     assert found.unmet == "it needs amx: this processor has no amx"
-    assert "\nskipped here: it needs amx" in found.text()
+    assert "\nskipped here: it needs amx" in text_of(found)
 
 
 OF_CPUS = re.compile(r"measured: onnxruntime|OpenVINO|[Xx]86|VNNI|on a CPU: |dot products|\d times\b")
@@ -140,16 +142,16 @@ def test_a_recipe_for_both_explains_both(tmp_path: Path) -> None:
 
 def test_many_variants_are_counted_rather_than_listed(tmp_path: Path) -> None:
     found = explained(tmp_path, "name: a\nmatrix: {runtime.threads: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}\n")
-    assert "10 variants: " in found.text() and "and 2 more" in found.text()
+    assert "10 variants: " in text_of(found) and "and 2 more" in text_of(found)
 
 
 def test_the_facts_are_plain_data(tmp_path: Path) -> None:
     import json
 
-    facts = explained(tmp_path, "name: a\nsteps: [{use: fp16}]\n").facts()
+    facts = answer(explained(tmp_path, "name: a\nsteps: [{use: fp16}]\n"))
     assert json.loads(json.dumps(facts))["parts"][1]["note"]["source"] == NOTES["fp16"].source
 
 
 def test_a_recipe_without_a_description_is_its_name(tmp_path: Path) -> None:
     found = replace(explained(tmp_path, "name: a\n"), parts=())
-    assert found.text() == "a\n1 variant: a\n"
+    assert text_of(found) == "a\n1 variant: a\n"

@@ -226,8 +226,9 @@ def test_the_formats_offered_are_those_that_can_be_written() -> None:
 
 
 def test_the_comparison_in_json_is_valid_and_names_the_winner(run: Run, workspace: Path) -> None:
-    rows: list[dict[str, Any]] = json.loads(run("compare", "--workspace", workspace, "--format", "json").out)
-    assert [row["variant"] for row in rows if row["winner"]] == ["int8-static[method=minmax]"]
+    found: dict[str, Any] = json.loads(run("compare", "--workspace", workspace, "--format", "json").out)
+    assert found["verdict"]["winner"] == "int8-static[method=minmax]"
+    assert [row["variant"] for row in found["rows"] if row["winner"]] == [found["verdict"]["winner"]]
 
 
 def test_a_run_can_be_named(run: Run, workspace: Path) -> None:
@@ -257,7 +258,7 @@ def test_reanalyse_shows_what_the_raw_samples_say(run: Run, workspace: Path) -> 
     samples.save({RACE: race}, workspace / "results" / "20260102-030405" / "latency.parquet")
     compare = ("compare", "--workspace", workspace, "--format", "json")
     stored, again = (
-        {row["variant"]: row["speedup"] for row in json.loads(run(*compare, *more).out)}
+        {row["variant"]: row["speedup"] for row in json.loads(run(*compare, *more).out)["rows"]}
         for more in ([], ["--reanalyse"])
     )
     assert stored["int8-static[method=minmax]"] == pytest.approx(2.08, abs=0.01)
@@ -313,7 +314,7 @@ def test_no_winner_is_done_with_the_answer_no(
     folder.append(trial("baseline"))
     got = run("compare", folder.run_id, "--workspace", workspace)
     assert (got.code, got.err) == (1, "")
-    assert "no winner: nothing fits the budget" in got.out
+    assert "No winner\n  nothing fits the budget" in got.out
 
 
 def test_where_nothing_that_was_asked_for_could_be_measured_the_answer_is_no(
@@ -325,7 +326,7 @@ def test_where_nothing_that_was_asked_for_could_be_measured_the_answer_is_no(
     folder.append(absent_trial("gpu", "skipped", "no CUDA device"))
     got = run("compare", folder.run_id, "--workspace", workspace)
     assert (got.code, got.err) == (1, "")
-    assert "nothing else was measured (1 skipped): this says nothing about them" in got.out
+    assert "nothing else was measured (1 skipped): this says nothing about the others" in got.out
     folder.append(trial("slow", speedup=0.5))
     assert run("compare", folder.run_id, "--workspace", workspace).code == 0
 
