@@ -208,6 +208,17 @@ def test_nothing_that_fits_means_no_winner_and_every_reason_why(trial: MakeTrial
     assert fast.shortfalls == (drop, size, memory, LatencyShortfall(p50_ns=5e6, limit_ns=3e6))
 
 
+def test_a_finalist_that_was_pruned_before_it_was_timed_keeps_its_own_shortfalls(
+    trial: MakeTrial, run_info: MakeInfo
+) -> None:
+    cause = OverBudget(variant="lossy", shortfalls=(DropShortfall(drop=0.09, limit=0.01),))
+    pruned = trial("lossy", losses=90, latency=None, status="pruned", cause=cause)
+    beaten = compare(run_info(budget=Budget(max_size_mb=1)), [trial("baseline"), pruned])
+    assert beaten.winner is None
+    assert [reason for reason in beaten.verdict.reasons if isinstance(reason, OverBudget)][1:] == [cause]
+    assert only(compare(run_info(), [trial("baseline"), pruned]), OverBudget) == cause
+
+
 @pytest.mark.parametrize(
     ("objective", "winner"), [("latency", "fast"), ("size", "small"), ("memory", "frugal")]
 )

@@ -56,19 +56,7 @@ def publish(
             hint="run again under the new name, or set `name` in krishi.yaml back",
         )
     trial = _chosen(run, info, variant)
-    if trial.status in ("skipped", "failed"):
-        ended = "was skipped" if trial.status == "skipped" else "failed"
-        why = f": {trial.reason}" if trial.reason else ""
-        raise Refused(
-            f"`{trial.variant}` of run {run.run_id} {ended}, so there is nothing to publish{why}",
-            hint="choose another with --variant",
-        )
-    missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
-    if missed and not force:
-        raise Refused(
-            f"`{trial.variant}` of run {run.run_id} misses the budget: {missed}",
-            hint="choose another with --variant, or --force it; the manifest will say so",
-        )
+    missed = _missed(run, info, trial, force=force, describe=describe)
     promotion = promote(
         run,
         trial,
@@ -82,6 +70,31 @@ def publish(
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
     )
     return Published(promotion, trial.variant, alias)
+
+
+def _missed(
+    run: RunFolder,
+    info: RunInfo,
+    trial: TrialResult,
+    *,
+    force: bool,
+    describe: Callable[[Sequence[Shortfall]], str],
+) -> str:
+    """What the trial misses of the budget, in words. Raises Refused where it may not be published."""
+    if trial.status in ("skipped", "failed"):
+        ended = "was skipped" if trial.status == "skipped" else "failed"
+        why = f": {trial.reason}" if trial.reason else ""
+        raise Refused(
+            f"`{trial.variant}` of run {run.run_id} {ended}, so there is nothing to publish{why}",
+            hint="choose another with --variant",
+        )
+    missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
+    if missed and not force:
+        raise Refused(
+            f"`{trial.variant}` of run {run.run_id} misses the budget: {missed}",
+            hint="choose another with --variant, or --force it; the manifest will say so",
+        )
+    return missed
 
 
 def _chosen(run: RunFolder, info: RunInfo, variant: str | None) -> TrialResult:

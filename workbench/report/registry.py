@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from workbench.registry.gc import GRACE, Gone, Reclaimed
 from workbench.registry.promotion import Published
-from workbench.registry.shadow_report import Pair, Report
+from workbench.registry.shadow_report import Pair, ShadowReport
 from workbench.report.words import plural
 
 
@@ -69,7 +69,7 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} KB"
 
 
-def shadow_answer(report: Report) -> dict[str, object]:
+def shadow_answer(report: ShadowReport) -> dict[str, object]:
     """The keys of `--format json`."""
     return {
         "url": report.url,
@@ -79,7 +79,7 @@ def shadow_answer(report: Report) -> dict[str, object]:
     }
 
 
-def shadow(report: Report) -> str:
+def shadow(report: ShadowReport) -> str:
     """For a terminal."""
     lines = [_pair(pair) for pair in report.pairs]
     if not report.running:

@@ -291,14 +291,7 @@ Reason = Annotated[
     | CutShort
     | NothingElse
     | Undecided
-    | LostRace
-    | NotFinalist
-    | NotCertifiedInTurn
-    | OverBudget
-    | OutOfTime
-    | Skipped
-    | Failed
-    | Pruned,
+    | Cause,
     Field(discriminator="kind"),
 ]
 

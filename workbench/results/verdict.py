@@ -136,9 +136,9 @@ def _verdict(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult |
     if winner is None:
         timed = any(trial.latency for trial in trials)
         reasons += [NothingFits() if timed else CutShort()]
-        reasons += [
-            over for trial in trials if timed and trial.accuracy and (over := over_budget(trial, info))
-        ]
+        # What was pruned before it was timed has its own shortfalls as its cause.
+        seen = [t for t in trials if timed and t.accuracy and (t.latency or t.status == "ok")]
+        reasons += [over for trial in seen if (over := over_budget(trial, info)) is not None]
     else:
         reasons += [_merits(info, winner)]
         reasons += [BaselineWins()] if winner.variant == BASELINE and measured_others(trials) else []

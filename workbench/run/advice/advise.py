@@ -28,7 +28,7 @@ UNLIKELY = 0.85  # the middle of a range below which reaching its upper end woul
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Rationale:
     text: str
     source: str
 
@@ -47,7 +47,7 @@ class Item:
     expected: Expected
     low: float | None
     high: float | None
-    reasons: tuple[Ground, ...]
+    reasons: tuple[Rationale, ...]
     absent: str | None = None
 
 
@@ -115,17 +115,17 @@ def hindsight(advice: Advice, comparison: Comparison) -> AdviceScore:
 
 
 def _absent(variant: Variant, reason: str) -> Item:
-    reasons = (Ground(f"it cannot run here: {reason}", "this machine"),)
+    reasons = (Rationale(f"it cannot run here: {reason}", "this machine"),)
     return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons, absent=reason)
 
 
 def _judged(variant: Variant, situation: Situation, objective: Objective) -> Item:
     found = sorted(opinions(variant, situation), key=lambda o: (not o.stop, -abs(math.log(o.low * o.high))))
     if found and all(opinion.stop for opinion in found):
-        reasons = tuple(Ground(opinion.text, opinion.source) for opinion in found)
+        reasons = tuple(Rationale(opinion.text, opinion.source) for opinion in found)
         return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons)
     if not found:
-        reason = Ground("no rule knows this combination", "trying it is the only way to know")
+        reason = Rationale("no rule knows this combination", "trying it is the only way to know")
         return Item(variant.name, variant.recipe, True, "unknown", None, None, (reason,))
     low, high = math.prod(o.low for o in found), math.prod(o.high for o in found)
     expected = _expected(low, high)
@@ -133,7 +133,7 @@ def _judged(variant: Variant, situation: Situation, objective: Objective) -> Ite
     uncertain = expected == "unknown" and high >= PROMISING and math.sqrt(low * high) >= UNLIKELY
     promising = expected == "faster" or uncertain
     worth = not stopped and (promising if objective == "latency" else _smaller(variant))
-    reasons = tuple(Ground(opinion.text, opinion.source) for opinion in found)
+    reasons = tuple(Rationale(opinion.text, opinion.source) for opinion in found)
     return Item(variant.name, variant.recipe, worth, expected, round(low, 2), round(high, 2), reasons)
 
 
