@@ -80,7 +80,8 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
 def _conditions(draft: Draft, noise_floor: float | None) -> list[str]:
     trial, machine = draft.measured, draft.machine
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
-    threads = f", {trial.threads} thread(s)" if trial.threads is not None else ""
+    plural = "" if trial.threads == 1 else "s"
+    threads = f", {trial.threads} thread{plural}" if trial.threads is not None else ""
     noise = f" Two copies of the same model differed by {noise_floor:.1%} there." if noise_floor else ""
     return [
         f"On {machine.cpu} ({machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "

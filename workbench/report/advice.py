@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.model.graph.facts import NetworkFacts
-from workbench.report.words import wrapped
+from workbench.report.words import plural, wrapped
 from workbench.run.advice.advise import Advice, Item
 
 
@@ -38,7 +38,7 @@ def text(advice: Advice) -> str:
     """The advice for a terminal of 100 columns."""
     here = ", ".join(advice.features) or "its features are unknown"
     lines = [
-        *wrapped(f"{advice.cpu}, {advice.cores} cores: {here}", ""),
+        *wrapped(f"{advice.cpu}, {plural(advice.cores, 'core')}: {here}", ""),
         *wrapped(network(advice.network), ""),
     ]
     sources: dict[str, int] = {}  # numbered as they are met: each is given in full once, at the end
