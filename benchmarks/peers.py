@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Measured, log_ratios
+from workbench.report.verdict import none_held_out
 from workbench.system import machine
 from workbench.system.files import write_atomic
 from workbench.system.packages import versions
@@ -120,7 +121,7 @@ def as_model(arena: Arena, race: Measured, duel: Measured, against: str, tune_s:
         source=arena.entries[FP32].artifact.digest,
         photos=len(prepared.validation),
         certifying=len(arena.parts.certification),
-        uncertified=arena.parts.uncertified,
+        uncertified=arena.parts.uncertified and none_held_out(arena.parts.uncertified),
         calibrating=len(prepared.calibration or ()),
         max_drop=arena.max_drop,
         date=f"{datetime.now(UTC):%Y-%m-%d}",

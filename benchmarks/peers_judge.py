@@ -14,6 +14,7 @@ from workbench.measure.host_watch import HostWatch
 from workbench.measure.latency import Measured, Plan, log_ratios, measure, summarize
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
+from workbench.report.verdict import ENDS
 from workbench.system import machine
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
@@ -92,7 +93,8 @@ def session(arena: Arena, names: Sequence[str], plan: Plan) -> Measured:
         watch=HostWatch(cpus),
         progress=lambda *_: None,
     )
-    say(f"  timed {len(names)} artifacts in {measured.rounds} rounds: {measured.ended}")
+    ended = measured.ended and ENDS[measured.ended]
+    say(f"  timed {len(names)} artifacts in {measured.rounds} rounds: {ended}")
     if (reason := measured.failed.get(FP32)) is not None:
         raise WorkbenchError(f"the FP32 baseline failed while it was timed: {reason}")
     return measured

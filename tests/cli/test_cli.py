@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -22,7 +23,7 @@ from workbench.errors import WorkbenchError, missing_extra
 from workbench.measure import samples
 from workbench.measure.latency import Measured, Plan, Sample
 from workbench.measure.records import RACE, TWIN
-from workbench.report import Format
+from workbench.report import Format, TextFormat
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run.pipeline import Options
@@ -210,7 +211,7 @@ def test_debug_shows_the_traceback() -> None:
         main(["run", "gone.yaml", "--debug"])
 
 
-@pytest.mark.parametrize("form", get_args(TableFormat))
+@pytest.mark.parametrize("form", get_args(TextFormat))
 def test_a_comparison_is_printed_as_data_only(run: Run, workspace: Path, form: str) -> None:
     got = run("compare", "--workspace", workspace, "--format", form)
     assert (got.code, got.err) == (0, "")
@@ -218,13 +219,21 @@ def test_a_comparison_is_printed_as_data_only(run: Run, workspace: Path, form: s
     assert "\x1b[" not in got.out
 
 
+def test_parquet_goes_to_a_file(run: Run, workspace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    got = run("compare", "--workspace", workspace, "--format", "parquet", "--output", path)
+    assert (got.code, got.out, got.err) == (0, "", "")
+    assert "int8-dynamic" in list(pd.read_parquet(path)["variant"])
+
+
 def test_the_formats_offered_are_those_that_can_be_written() -> None:
     assert get_args(Format) == get_args(TableFormat)
 
 
 def test_the_comparison_in_json_is_valid_and_names_the_winner(run: Run, workspace: Path) -> None:
-    rows: list[dict[str, Any]] = json.loads(run("compare", "--workspace", workspace, "--format", "json").out)
-    assert [row["variant"] for row in rows if row["winner"]] == ["int8-static[method=minmax]"]
+    found: dict[str, Any] = json.loads(run("compare", "--workspace", workspace, "--format", "json").out)
+    assert found["verdict"]["winner"] == "int8-static[method=minmax]"
+    assert [row["variant"] for row in found["rows"] if row["winner"]] == [found["verdict"]["winner"]]
 
 
 def test_a_run_can_be_named(run: Run, workspace: Path) -> None:
@@ -254,7 +263,7 @@ def test_reanalyse_shows_what_the_raw_samples_say(run: Run, workspace: Path) -> 
     samples.save({RACE: race}, workspace / "results" / "20260102-030405" / "latency.parquet")
     compare = ("compare", "--workspace", workspace, "--format", "json")
     stored, again = (
-        {row["variant"]: row["speedup"] for row in json.loads(run(*compare, *more).out)}
+        {row["variant"]: row["speedup"] for row in json.loads(run(*compare, *more).out)["rows"]}
         for more in ([], ["--reanalyse"])
     )
     assert stored["int8-static[method=minmax]"] == pytest.approx(2.08, abs=0.01)
@@ -310,7 +319,7 @@ def test_no_winner_is_done_with_the_answer_no(
     folder.append(trial("baseline"))
     got = run("compare", folder.run_id, "--workspace", workspace)
     assert (got.code, got.err) == (1, "")
-    assert "no winner: nothing fits the budget" in got.out
+    assert "No winner\n  nothing fits the budget" in got.out
 
 
 def test_where_nothing_that_was_asked_for_could_be_measured_the_answer_is_no(
@@ -322,7 +331,7 @@ def test_where_nothing_that_was_asked_for_could_be_measured_the_answer_is_no(
     folder.append(absent_trial("gpu", "skipped", "no CUDA device"))
     got = run("compare", folder.run_id, "--workspace", workspace)
     assert (got.code, got.err) == (1, "")
-    assert "nothing else was measured (1 skipped): this says nothing about them" in got.out
+    assert "nothing else was measured (1 skipped): this says nothing about the others" in got.out
     folder.append(trial("slow", speedup=0.5))
     assert run("compare", folder.run_id, "--workspace", workspace).code == 0
 

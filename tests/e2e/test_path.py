@@ -153,13 +153,13 @@ def test_init_recognises_what_is_there_and_what_it_writes_can_be_used(bench: Ben
 
 
 def test_run_ends_with_the_table_and_a_winner(ran: str) -> None:
-    assert re.search(r"^winner: \S+", ran, re.MULTILINE)
+    assert re.search(r"^Winner\n  \S+: ", ran, re.MULTILINE)
     assert max(map(len, ran.splitlines())) <= 100
 
 
 def test_compare_shows_the_same_in_every_format(bench: Bench, ran: str) -> None:
     names = ["baseline", "int8-static"]
-    rows = bench.json("compare")
+    rows = bench.json("compare")["rows"]
     assert [row["variant"] for row in rows] == names
     assert bench.run("compare").stdout == ran
     markdown = bench.run("compare", "--format", "markdown").stdout
@@ -230,7 +230,7 @@ def test_every_photo_posted_gets_the_class_that_evaluation_gave(bench: Bench, se
     np.testing.assert_allclose([body["confidence"] for body in bodies], confidences, rtol=1e-5)
     assert all(list(body) == PREDICTION_KEYS and body["model_version"] == "1.0.0" for body in bodies)
     right = sum(body["class_id"] == label for body, (_, label) in zip(bodies, photos, strict=True))
-    (row,) = [row for row in bench.json("compare", run.run_id) if row["variant"] == "int8-static"]
+    (row,) = [row for row in bench.json("compare", run.run_id)["rows"] if row["variant"] == "int8-static"]
     assert right / len(photos) == pytest.approx(row["top1"])
 
 

@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from workbench.measure.early_stopping import Rules, dropped, half_width, narrow
+from workbench.measure.early_stopping import LostRace, Rules, dropped, half_width, narrow
 from workbench.measure.latency import (
     BURST_CALLS,
     Measured,
@@ -251,12 +251,14 @@ def test_who_may_not_win_does_not_decide_who_is_dropped() -> None:
 
 
 def test_nobody_is_dropped_after_fewer_than_three_rounds() -> None:
-    def after(rounds: int) -> dict[str, str]:
+    def after(rounds: int) -> dict[str, LostRace]:
         ratios = {"a": dict.fromkeys(range(rounds), 0.0), "b": dict.fromkeys(range(rounds), 1.0)}
         return dropped(ratios, ["a", "b"], Rules())
 
     assert after(2) == {}
-    assert after(3) == {"b": "at least 2.26 times slower than a after 3 rounds (one-sided bound at 99.950 %)"}
+    (lost,) = after(3).values()
+    assert (lost.variant, lost.behind, lost.rounds) == ("b", "a", 3)
+    assert (lost.factor, lost.confidence) == (pytest.approx(2.26, abs=0.005), pytest.approx(0.9995))
 
 
 def test_the_more_looks_and_candidates_the_surer_it_takes_to_drop_one() -> None:
@@ -285,15 +287,15 @@ def test_who_is_dropped_is_not_launched_any_more_and_keeps_what_was_measured() -
     measured = timed(made, replace(PLAN, rules=Rules(target=0.0)))
     launched = Counter(made.launches)
     assert list(measured.pruned) == ["slow"]
-    assert "times slower than best after" in measured.pruned["slow"]
+    assert measured.pruned["slow"].behind == "best"
     assert 3 <= launched["slow"] < launched["best"] == 12
     assert len(of(measured, "slow").round_log_ratios) == launched["slow"]
 
 
-@pytest.mark.parametrize(("rounds", "level"), [(20, "99.950"), (100, "99.990")])
-def test_a_plan_of_more_rounds_shares_the_same_error_among_more_looks(rounds: int, level: str) -> None:
+@pytest.mark.parametrize(("rounds", "level"), [(20, 0.9995), (100, 0.9999)])
+def test_a_plan_of_more_rounds_shares_the_same_error_among_more_looks(rounds: int, level: float) -> None:
     measured = session({BASELINE: 4.0, "slow": 8.0}, 1, plan=replace(PLAN, rounds=rounds))
-    assert measured.pruned["slow"].endswith(f"(one-sided bound at {level} %)")
+    assert measured.pruned["slow"].confidence == pytest.approx(level)
 
 
 def test_the_baseline_and_its_twin_are_never_dropped() -> None:
@@ -313,27 +315,27 @@ def test_one_that_crashes_while_it_leads_drops_nobody_with_its_last_round() -> N
 def test_it_stops_when_every_interval_is_narrow_and_not_before_six_rounds() -> None:
     measured = session({BASELINE: 4.0, "same": 4.0}, 1, plan=replace(PLAN, rounds=40))
     assert 6 <= measured.rounds < 40
-    assert measured.ended == "every interval is within 2 %"
+    assert measured.ended == "narrow"
     loose = session({BASELINE: 4.0, "same": 4.0}, 1, plan=replace(PLAN, rules=Rules(target=9.0)))
     assert loose.rounds == 6
 
 
 def test_it_stops_when_all_rounds_were_made_and_says_so() -> None:
     measured = session(THREE, 1, plan=replace(PLAN, rounds=7, rules=WHOLE))
-    assert (measured.rounds, measured.ended) == (7, "all rounds were made")
+    assert (measured.rounds, measured.ended) == (7, "rounds")
 
 
 def test_it_stops_where_the_time_budget_ends_and_says_so() -> None:
     made = farm({BASELINE: 40.0, "same": 40.0})
     measured = timed(made, Plan(rounds=40, turns=12, budget_s=10, repeats=0))
-    assert measured.ended == "the time budget ended"
+    assert measured.ended == "budget"
     # The round that would not have fitted was not begun.
     assert made.host.now_s < 10 + 2
 
 
 def test_no_time_at_all_still_gives_one_round() -> None:
     measured = session(THREE, 1, plan=replace(PLAN, budget_s=0.0))
-    assert (measured.rounds, measured.ended) == (1, "the time budget ended")
+    assert (measured.rounds, measured.ended) == (1, "budget")
     assert of(measured, "fast").samples == 12 * 3
 
 
@@ -362,7 +364,7 @@ def test_disturbed_rounds_count_after_all_where_there_is_no_time_to_repeat_them(
 def test_disturbed_rounds_stay_out_where_enough_others_were_made() -> None:
     plan = Plan(rounds=20, turns=12, budget_s=14.0, repeats=3, rules=WHOLE)
     measured = session({BASELINE: 8.0, "same": 8.0}, 3, plan=plan, watch=Silent([2]))
-    assert measured.ended == "the time budget ended"
+    assert measured.ended == "budget"
     assert measured.rounds > plan.least_rounds
     assert measured.unused == {2}
 
@@ -386,7 +388,7 @@ def test_a_session_that_does_not_open_is_a_failure_of_that_variant_only() -> Non
 def test_the_failure_of_the_baseline_ends_the_session() -> None:
     made = farm(THREE, breaks={(BASELINE, 2): 1})
     measured = timed(made)
-    assert (measured.failed, measured.ended) == ({BASELINE: SEGFAULT}, "the baseline failed")
+    assert (measured.failed, measured.ended) == ({BASELINE: SEGFAULT}, "baseline_failed")
     assert Counter(made.launches) == dict.fromkeys(NAMES, 2)
     assert not made.open
 

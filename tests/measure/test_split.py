@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from workbench.measure.records import SharedPhotos, TooFewToSplit
 from workbench.measure.split import Parts, groups_of, split
 from workbench.photos.dataset import Dataset
 
@@ -118,16 +119,13 @@ def test_a_photo_that_is_also_for_calibration_is_named_and_nothing_certifies() -
     calibration = dataset([0, 0, 0], ["x", "e", "b"])
     got = split(validation, photos(6), calibration, max_drop=1.0)
     assert (got.selection, got.certification, got.leak) == (tuple(range(6)), (), True)
-    assert got.uncertified == (
-        "2 photos are in data.calibration and in data.validation (/data/b.jpg, /data/e.jpg), "
-        "and accuracy on photos used for calibration certifies nothing"
-    )
+    assert got.uncertified == SharedPhotos(images=2, paths=("/data/b.jpg", "/data/e.jpg"))
 
 
 def test_of_many_shared_photos_a_few_are_named() -> None:
     validation = dataset([0] * 6, list("abcdef"))
     got = split(validation, photos(6), validation, max_drop=1.0)
-    assert "(/data/a.jpg, /data/b.jpg, /data/c.jpg and 3 more)" in (got.uncertified or "")
+    assert got.uncertified == SharedPhotos(images=6, paths=("/data/a.jpg", "/data/b.jpg", "/data/c.jpg"))
 
 
 def test_calibration_photos_of_their_own_are_no_leak() -> None:
@@ -140,10 +138,8 @@ def test_calibration_photos_of_their_own_are_no_leak() -> None:
 def test_too_few_photos_all_choose_and_the_reason_says_what_a_half_could_show() -> None:
     got = split(dataset([0] * 40), photos(40), None, max_drop=0.01)
     assert (got.selection, got.certification, got.leak) == (tuple(range(40)), (), False)
-    assert got.uncertified == (
-        "40 photos are too few to choose on one half and certify on the other "
-        "(a half could at best show a drop under 11.92 points), so all of them chose"
-    )
+    assert isinstance(got.uncertified, TooFewToSplit)
+    assert (got.uncertified.images, got.uncertified.drop_upper) == (40, pytest.approx(0.1192, abs=1e-4))
 
 
 def test_a_half_must_be_able_to_certify_a_model_that_loses_nothing() -> None:

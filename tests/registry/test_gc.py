@@ -20,6 +20,7 @@ from workbench.errors import Refused, WorkbenchError
 from workbench.registry import gc
 from workbench.registry.gc import Reclaimed, collect
 from workbench.registry.store import Registry
+from workbench.report.registry import collection
 
 DAY = timedelta(hours=25)
 VERSIONS = ("0.9.0", "1.0.0", "1.1.0", "1.2.0", "1.3.0", "2.0.0")
@@ -55,7 +56,7 @@ def test_without_delete_nothing_is_changed_and_it_is_said_what_would_be(registry
     assert moved(said) == ["0.9.0", "1.0.0", "1.1.0"]
     sizes = [sum(file.stat().st_size for file in Path(gone.path).iterdir()) for gone in said.moved]
     assert [gone.size_bytes for gone in said.moved] == sizes
-    text = said.text()
+    text = collection(said)
     assert "would be moved to the trash: leaf 0.9.0" in text
     assert text.endswith("nothing was changed: `krishi-bench gc --delete` does it")
 

@@ -15,6 +15,8 @@ from workbench.measure.records import Accuracy
 from workbench.photos.preprocess import normalize
 from workbench.registry.promotion import Published, publish
 from workbench.registry.store import Registry
+from workbench.report.registry import promotion, promotion_answer
+from workbench.report.verdict import shortfalls
 from workbench.results.folder import RunFolder
 from workbench.results.records import Budget
 from workbench.system.folders import cache_folder
@@ -74,6 +76,7 @@ class Bench:
             version=None,
             alias="production",
             force=force,
+            describe=shortfalls,
         )
 
     @property
@@ -96,7 +99,7 @@ def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(bench:
     done = bench.publish()
     assert (done.variant, done.promotion.version, done.alias) == ("good", "1.0.0", "production")
     assert done.promotion.bundle.manifest.provenance.forced is None
-    assert done.facts() == {
+    assert promotion_answer(done) == {
         "name": "leaf",
         "version": "1.0.0",
         "variant": "good",
@@ -106,9 +109,9 @@ def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(bench:
         "unchanged": False,
         "folder": str(done.promotion.bundle.folder),
     }
-    assert done.sentence().splitlines()[0] == "leaf 1.0.0 is production: good; the first version"
+    assert promotion(done).splitlines()[0] == "leaf 1.0.0 is production: good; the first version"
     again = bench.publish()
-    assert again.sentence().startswith("production of leaf already points at 1.0.0: this very model")
+    assert promotion(again).startswith("production of leaf already points at 1.0.0: this very model")
 
 
 def test_a_winner_that_is_not_certified_is_refused_and_nothing_is_published(bench: Bench) -> None:
@@ -116,7 +119,7 @@ def test_a_winner_that_is_not_certified_is_refused_and_nothing_is_published(benc
     with pytest.raises(Refused) as caught:
         bench.publish()
     assert caught.value.message == (
-        f"`good` of run {run.run_id} misses the budget: it loses 2.00 points of top-1 (budget 1)"
+        f"`good` of run {run.run_id} misses the budget: drop 2.00 points (budget 1)"
     )
     assert "--force REASON" in (caught.value.hint or "")
     assert bench.versions == []
@@ -127,7 +130,7 @@ def test_force_publishes_it_and_the_manifest_says_what_was_missed(bench: Bench) 
     done = bench.publish(force=REASON)
     assert bench.versions == ["1.0.0"]
     forced = done.promotion.bundle.manifest.provenance.forced
-    assert forced == f"{REASON}; it loses 2.00 points of top-1 (budget 1)"
+    assert forced == f"{REASON}; drop 2.00 points (budget 1)"
 
 
 def test_force_without_a_need_for_it_is_recorded_too(bench: Bench) -> None:
@@ -137,7 +140,7 @@ def test_force_without_a_need_for_it_is_recorded_too(bench: Bench) -> None:
 
 def test_what_is_missed_on_either_part_of_the_photos_is_named(bench: Bench) -> None:
     bench.run(certification=counts(losses=20), accuracy=counts(losses=30))
-    with pytest.raises(Refused, match=r"loses 3\.00 points of top-1 \(budget 1\); it loses 2\.00 points"):
+    with pytest.raises(Refused, match=r"drop 3\.00 points \(budget 1\); drop 2\.00 points"):
         bench.publish(variant="good")
 
 
@@ -155,7 +158,7 @@ def test_too_few_photos_to_keep_any_apart_is_no_reason_to_refuse(bench: Bench) -
 
 def test_a_class_that_loses_too_much_is_refused(bench: Bench) -> None:
     bench.run(budget=Budget(max_class_drop=0.001), certification=counts(losses=2, gains=0))
-    with pytest.raises(Refused, match=r"rust loses 0\.2 % of its photos \(budget 0\.1\)"):
+    with pytest.raises(Refused, match=r"class rust loses 0\.2 % of its photos \(budget 0\.1\)"):
         bench.publish(variant="good")
 
 
@@ -175,7 +178,7 @@ def test_force_does_not_bring_back_a_model_that_is_gone(bench: Bench) -> None:
 def test_what_is_good_enough_is_what_the_workspace_says_now(bench: Bench) -> None:
     bench.run()
     bench.workspace = replace(bench.workspace, budget=Budget(max_size_mb=0.001))
-    with pytest.raises(Refused, match=r"its size is .* \(budget 0\.001\)"):
+    with pytest.raises(Refused, match=r"file .* MB \(budget 0\.001\)"):
         bench.publish(variant="good")
 
 

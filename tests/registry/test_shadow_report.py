@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from workbench.cli import main
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.shadow_record import Demand, ShadowResult, find, path_of, write
 from workbench.registry.shadow_report import report_of
+from workbench.report.registry import shadow, shadow_answer
 
 DIGEST = "ab" * 32
 RUNNING = f"""\
@@ -78,14 +80,13 @@ def test_the_report_says_how_often_both_agree_and_how_long_both_took() -> None:
     with serving(RUNNING + COUNTED, 200) as url:
         report = report_of(url + "/")
     assert report.running
-    assert report.text().splitlines() == [
+    assert shadow(report).splitlines() == [
         "leaf 1.1.0 in the shadow of 1.0.0: 200 requests compared",
         "  agreement 99.00 % (95 % interval 96.43 to 99.73), 2 differ",
         "  1 failed, 7 left out while the server was busy",
         "  mean inference 2.00 ms against 4.00 ms, 0.50 times; the shadow runs at low priority",
     ]
-    pair = report.pairs[0].facts()
-    assert report.facts()["pairs"] == [pair]
+    (pair,) = cast(list[dict[str, Any]], shadow_answer(report)["pairs"])
     assert pair["agreement_interval"] == [pytest.approx(0.9643, abs=1e-4), pytest.approx(0.9973, abs=1e-4)]
     assert (pair["requests"], pair["failed"], pair["shed"], pair["ratio"]) == (200, 1, 7, pytest.approx(0.5))
 
@@ -131,7 +132,7 @@ def test_a_shadow_that_was_asked_nothing_yet_says_so_and_keeps_nothing() -> None
     with serving(RUNNING, 200) as url:
         report = report_of(url)
     assert (
-        report.text() == "leaf 1.1.0 in the shadow of 1.0.0: no request compared yet (0 failed, 0 left out)"
+        shadow(report) == "leaf 1.1.0 in the shadow of 1.0.0: no request compared yet (0 failed, 0 left out)"
     )
     assert report.results() == []
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import run_info
+from workbench.measure.early_stopping import LostRace
 from workbench.report import cells, render, write
+from workbench.report.json import schema
 from workbench.results.frames import comparison_frame
+from workbench.results.reasons import (
+    Certified,
+    CloseBehind,
+    Failed,
+    Reason,
+    Skipped,
+    Verdict,
+    Winner,
+)
 from workbench.results.verdict import Comparison, Row
+
+# What is part of a trial's record; docs/measuring.md says so where they are mentioned.
+DOCUMENTED_WITH_TRIALS = {"WholePath", "GpuUse", "GpuState", "GpuThroughput", "Engine"}
 
 BASELINE = Row(
     variant="baseline",
@@ -86,53 +101,110 @@ FAILED = replace(
 SKIPPED = replace(
     FAILED, variant="gpu", recipe="gpu", device="cuda", status="skipped", reason="no CUDA device"
 )
-REASONS = (
-    "winner: int8-static[method=entropy], 2.05 times the speed of the baseline",
-    "fp16 lost: [bold]",
+VERDICT = Verdict(
+    winner=WINNER.variant,
+    certified=True,
+    close_behind=("fp32[a]",),
+    reasons=(
+        Winner(
+            variant=WINNER.variant,
+            objective="latency",
+            speedup=2.05,
+            speedup_ci=(2.0, 2.1),
+            drop=-0.0017,
+            drop_upper=0.0028,
+            images=1000,
+            size_bytes=2_130_000,
+            tolerance=0.02,
+        ),
+        Certified(
+            variant=WINNER.variant,
+            images=600,
+            top1=0.97,
+            drop=-0.0017,
+            drop_upper=0.0028,
+            limit=0.01,
+            mcnemar_p=1.0,
+        ),
+        CloseBehind(variant="fp32[a]", ratio=1.03, tied=False, speedup=1.99, speedup_ci=None),
+        LostRace(variant="slow", behind=WINNER.variant, factor=1.27, rounds=3, confidence=0.99996),
+        Failed(variant="broken[a,b]", message=FAILED.reason or "", hint="mend it"),
+        Skipped(variant="gpu", message="no [bold] CUDA device"),
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    return Comparison((BASELINE, WINNER, PLAIN, FAILED, SKIPPED), WINNER.variant, True, REASONS, run_info())
+    return Comparison((BASELINE, WINNER, PLAIN, FAILED, SKIPPED), VERDICT, run_info())
+
+
+def empty(*reasons: Reason) -> Verdict:
+    return Verdict(winner=None, certified=False, close_behind=(), reasons=reasons)
 
 
 TABLE = """\
-leaves, run 20260102-030405: 1000 validation photos
+leaves, run 20260102-030405: 1,000 validation photos
 Test CPU @ 2.00GHz, 4 cores; noise floor of speed-ups 2.0 %
   variant             MB top-1 % drop, points [95 %] p50 ms p99 ms   speed-up [95 %] RAM MB
 • baseline          8.00   97.00                0.00  10.00  13.00              1.00     40
-▶ int8-static       2.13   96.75  0.25 [-0.30, 0.99]   4.85      – 2.05 [2.00, 2.10]     40
+▶ int8-static       2.13   96.75  0.25 [−0.30, 0.99]   4.85      – 2.05 [2.00, 2.10]     40
    [method=entropy]
-  fp16              8.00   97.00 -0.10 [-0.40, 0.20]  10.00  13.00 1.00 [0.98, 1.01]     40
-▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest
-failed broken[a,b]: RuntimeError: <class 'Conv'> & "more" to come
-skipped gpu: no CUDA device
-winner: int8-static[method=entropy], 2.05 times the speed of the baseline
-fp16 lost: [bold]
+  fp16              8.00   97.00 −0.10 [−0.40, 0.20]  10.00  13.00 1.00 [0.98, 1.01]     40
+▶ winner   • on the Pareto front of accuracy, speed and size   × slower: dropped early
+
+Winner
+  int8-static[method=entropy]: 2.05 times the baseline's speed [2.00, 2.10], 2.13 MB
+  certified: drop −0.17 points, 95 % bound 0.28, budget 1 (600 held-out photos; McNemar p 1.00)
+Close behind
+  fp32[a] 1.99 times: up to 3 % behind in speed
+Not measured here
+  broken[a,b] failed: RuntimeError: <class 'Conv'> & "more" to come
+  gpu skipped: no [bold] CUDA device
+more: `compare --verbose`, `compare --variant NAME`, report.html in the folder of the run
+
+"""
+
+VERBOSE = """\
+Not measured here
+  broken[a,b] failed: RuntimeError: <class 'Conv'> & "more" to come (mend it)
+  gpu skipped: no [bold] CUDA device
+Dropped early
+  slow: at least 1.27 times the time of int8-static[method=entropy] (after 3 rounds, one-sided
+    99.996 % bound)
 
 """
 
 MARKDOWN = """\
-**leaves**, run `20260102-030405`, 1000 validation photos; Test CPU @ 2.00GHz, 4 cores; noise floor 2.0 %
+**leaves**, run `20260102-030405`, 1,000 validation photos; Test CPU @ 2.00GHz, 4 cores; noise \
+floor of speed-ups 2.0 %
 
-|    | variant                       |   MB |   top-1 % |   drop, points [95 %] |   p50 ms |   p99 ms | \
-  speed-up [95 %] |   RAM MB |
-|:---|:------------------------------|-----:|----------:|----------------------:|---------:|---------:|\
-------------------:|---------:|
-| •  | `baseline`                    | 8.00 |     97.00 |                  0.00 |    10.00 |    13.00 | \
-             1.00 |       40 |
-| ▶  | `int8-static[method=entropy]` | 2.13 |     96.75 |    0.25 [-0.30, 0.99] |     4.85 |        – | \
-2.05 [2.00, 2.10] |       40 |
-|    | `fp16`                        | 8.00 |     97.00 |   -0.10 [-0.40, 0.20] |    10.00 |    13.00 | \
-1.00 [0.98, 1.01] |       40 |
+|    | variant                       |   MB |   top-1 % |   drop, points [95 %] |   p50 ms |   p99 \
+ms |   speed-up [95 %] |   RAM MB |
+|:---|:------------------------------|-----:|----------:|----------------------:|---------\
+:|---------:|------------------:|---------:|
+| •  | `baseline`                    | 8.00 |     97.00 |                  0.00 |    10.00 |    \
+13.00 |              1.00 |       40 |
+| ▶  | `int8-static[method=entropy]` | 2.13 |     96.75 |    0.25 [−0.30, 0.99] |     4.85 |        \
+– | 2.05 [2.00, 2.10] |       40 |
+|    | `fp16`                        | 8.00 |     97.00 |   −0.10 [−0.40, 0.20] |    10.00 |    \
+13.00 | 1.00 [0.98, 1.01] |       40 |
 
-▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest
+▶ winner   • on the Pareto front of accuracy, speed and size   × slower: dropped early
 
-- failed `broken[a,b]`: RuntimeError: \\<class 'Conv'> & "more" to come
-- skipped `gpu`: no CUDA device
-- winner: int8-static[method=entropy], 2.05 times the speed of the baseline
-- fp16 lost: [bold]
+**Winner**
+
+- int8-static[method=entropy]: 2.05 times the baseline's speed [2.00, 2.10], 2.13 MB
+- certified: drop −0.17 points, 95 % bound 0.28, budget 1 (600 held-out photos; McNemar p 1.00)
+
+**Close behind**
+
+- fp32[a] 1.99 times: up to 3 % behind in speed
+
+**Not measured here**
+
+- broken[a,b] failed: RuntimeError: \\<class 'Conv'> & "more" to come
+- gpu skipped: no [bold] CUDA device
 """
 
 B64, O64, F64 = "b" * 64, "1" * 64, "f" * 64
@@ -159,6 +231,21 @@ def test_the_table_is_this(comparison: Comparison) -> None:
     assert render("table", [comparison]) == TABLE
 
 
+def test_verbose_adds_what_to_do_and_every_bound(comparison: Comparison) -> None:
+    text = render("table", [comparison], verbose=True)
+    assert text[: text.index("Not measured")] == TABLE[: TABLE.index("Not measured")]
+    assert text[text.index("Not measured") :] == VERBOSE
+
+
+def test_lines_wrap_at_the_width_of_the_terminal_and_causes_are_cut_to_one_line(
+    comparison: Comparison,
+) -> None:
+    text = render("table", [comparison], width=60)
+    below = text[text.index("Winner") :].splitlines()
+    assert max(map(len, below)) <= 60
+    assert "  broken[a,b] failed: RuntimeError: <class 'Conv'> & \"more …" in below
+
+
 def test_the_markdown_is_this(comparison: Comparison) -> None:
     assert render("markdown", [comparison]) == MARKDOWN
 
@@ -180,8 +267,6 @@ def test_a_file_of_text_holds_what_would_be_printed(comparison: Comparison, tmp_
 
 
 def test_colour_changes_nothing_but_escape_codes(comparison: Comparison) -> None:
-    import re
-
     colored = render("table", [comparison], color=True)
     assert "\x1b[" in colored
     plain = re.sub(r"\x1b\[[0-9;]*m", "", colored)
@@ -189,7 +274,7 @@ def test_colour_changes_nothing_but_escape_codes(comparison: Comparison) -> None
 
 
 def test_the_json_holds_every_row_raw_with_the_run_it_belongs_to(comparison: Comparison) -> None:
-    rows = json.loads(render("json", [comparison]))
+    rows = json.loads(render("json", [comparison]))["rows"]
     assert [row["variant"] for row in rows] == [row.variant for row in comparison.rows]
     winner = rows[1]
     assert winner["run"] == "20260102-030405"
@@ -198,19 +283,42 @@ def test_the_json_holds_every_row_raw_with_the_run_it_belongs_to(comparison: Com
     assert rows[3]["reason"] == "RuntimeError: <class 'Conv'> & \"more\" to come"
 
 
-def test_the_keys_of_the_json_are_the_documented_ones(comparison: Comparison) -> None:
-    for row in json.loads(render("json", [comparison])):
-        assert set(row) == {
-            "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes",
-            "top1", "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci",
-            "throughput_ips", "load_ms", "peak_memory_bytes", "pareto", "winner", "run",
-            "crop", "precision", "computes", "int8_share", "half_share", "fp32_share", "casts", "unfused_qdq",
-            "audit", "validated", "gpu",
-        }  # fmt: skip
+def test_the_json_of_one_run_has_the_verdict_on_top_and_of_several_a_list(comparison: Comparison) -> None:
+    one = json.loads(render("json", [comparison]))
+    assert list(one) == ["run", "verdict", "rows", "schema_version"]
+    assert Verdict.model_validate(one["verdict"]) == VERDICT
+    two = json.loads(render("json", [comparison, comparison]))
+    one.pop("schema_version")
+    assert two == {"schema_version": 1, "runs": [one, one]}
+
+
+def test_the_json_fits_its_schema(comparison: Comparison) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    for found in ([comparison], [comparison, comparison]):
+        jsonschema.validate(json.loads(render("json", found)), schema())
+
+
+def test_every_key_of_the_json_is_documented() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    pages = [(docs / name).read_text() for name in ("measuring.md", "compare-json.md")]
+    documented = set(re.findall(r"`(\w+)`", "".join(pages)))
+    definitions = schema()["$defs"]
+    keys = {
+        key
+        for name, definition in definitions.items()
+        if name not in DOCUMENTED_WITH_TRIALS
+        for key in definition.get("properties", {})
+    }
+    kinds = {
+        definition["properties"]["kind"]["const"]
+        for definition in definitions.values()
+        if "kind" in definition.get("properties", {})
+    }
+    assert keys | kinds <= documented, sorted((keys | kinds) - documented)
 
 
 def test_csv_and_json_say_the_same(comparison: Comparison) -> None:
-    from_json = json.loads(render("json", [comparison]))
+    from_json = json.loads(render("json", [comparison]))["rows"]
     from_csv = list(csv.DictReader(io.StringIO(render("csv", [comparison]))))
     for mine, other in zip(from_json, from_csv, strict=True):
         assert other["variant"] == mine["variant"]
@@ -251,9 +359,9 @@ def test_the_html_escapes_what_came_from_elsewhere() -> None:
     rows = (replace(BASELINE, variant=evil), replace(FAILED, variant=evil, reason=evil))
     info = run_info(name=evil, run_id=evil)
     info = info.model_copy(update={"machine": info.machine.model_copy(update={"cpu": evil})})
-    page = Page(render("html", [Comparison(rows, None, False, (evil,), info)]))
+    page = Page(render("html", [Comparison(rows, empty(Failed(variant=evil, message=evil)), info)]))
     assert "script" not in page.tags
-    assert page.text.count(evil) == 7
+    assert page.text.count(evil) == 6
 
 
 def test_the_html_shows_every_number_of_the_table(comparison: Comparison) -> None:
@@ -283,7 +391,9 @@ def test_several_runs_follow_each_other(comparison: Comparison, form: str) -> No
 
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "html"])
 def test_a_run_of_which_nothing_came_is_still_shown(form: str) -> None:
-    assert "RuntimeError" in render(form, [Comparison((FAILED,), None, False, ("no winner",), run_info())])
+    assert "RuntimeError" in render(
+        form, [Comparison((FAILED,), empty(Failed(variant="broken", message="RuntimeError")), run_info())]
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,6 +403,7 @@ def test_a_run_of_which_nothing_came_is_still_shown(form: str) -> None:
         (2.0, None, "2.00"),
         (2.094, (2.046, 2.131), "2.09 [2.05, 2.13]"),
         (-0.0, (-0.001, 0.001), "0.00 [0.00, 0.00]"),
+        (-1.25, (-2.0, -0.5), "−1.25 [−2.00, −0.50]"),
         (1234.5, (999.9, 1500.0), "1234 [1000, 1500]"),
     ],
 )
@@ -334,9 +445,10 @@ def rows(draw: st.DrawFn) -> Row:
 
 @given(st.lists(rows(), min_size=1, max_size=4), st.lists(st.text("abc [],.%", max_size=300), max_size=3))
 def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
-    made: list[Row], reasons: list[str]
+    made: list[Row], messages: list[str]
 ) -> None:
-    text = render("table", [Comparison(tuple(made), None, False, tuple(reasons), run_info())])
+    failed = [Failed(variant="x", message=message) for message in messages]
+    text = render("table", [Comparison(tuple(made), empty(*failed), run_info())], verbose=True)
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
     for row in made:
@@ -346,7 +458,7 @@ def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
 
 @given(NAMES)
 def test_a_folded_name_is_whole_when_its_lines_are_joined(name: str) -> None:
-    text = render("table", [Comparison((replace(WINNER, variant=name),), None, False, (), run_info())])
+    text = render("table", [Comparison((replace(WINNER, variant=name),), empty(), run_info())])
     # The column of names lies between the mark and the sizes.
     start = text.splitlines()[2].index("variant")
     end = text.splitlines()[2].index("MB") - 2

@@ -9,7 +9,9 @@ import pytest
 from tests.builders import absent_trial, run_info, trial
 from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
-from workbench.measure.records import Saturation, WholePath, told
+from workbench.measure.records import Saturation, WholePath
+from workbench.registry.model_card import saturation_words
+from workbench.report.details import answer, text
 from workbench.results.details import details
 from workbench.results.folder import RunFolder
 from workbench.results.records import TrialResult
@@ -56,12 +58,12 @@ def measured() -> TrialResult:
 
 
 def test_the_text_is_this(folder: RunFolder, measured: TrialResult) -> None:
-    assert details(folder, folder.info(), measured).text() == (
+    assert text(details(folder, folder.info(), measured)) == (
         "int8[a=b] of run 20260102-030405 ended ok\n"
         "  onnxruntime, CPUExecutionProvider, threads 1, opset 18, weights fp32\n"
-        "accuracy on the 25 photos that chose\n"
+        "accuracy on 25 photos for selection\n"
         "  top-1 88.00 %, macro-F1 88.06 %\n"
-        "  drop 8.00 points [-10.23, 27.08]: 3 photos lost, 1 gained, McNemar p 0.62\n"
+        "  drop 8.00 points [−10.23, 27.08]: 3 photos lost, 1 gained, McNemar p 0.62\n"
         "  agrees with the source model on 84.00 % of 25 photos; largest logit difference 4; KL 0.61 nats\n"
         "  expected calibration error 8.47 points\n"
         "  rust: 3 lost, 0 gained of 10 (p 0.50, Holm)\n"
@@ -84,7 +86,7 @@ def test_the_text_is_this(folder: RunFolder, measured: TrialResult) -> None:
 
 
 def test_the_facts_are_the_record_and_what_follows_from_it(folder: RunFolder, measured: TrialResult) -> None:
-    facts = json.loads(json.dumps(details(folder, folder.info(), measured).facts(), allow_nan=False))
+    facts = json.loads(json.dumps(answer(details(folder, folder.info(), measured)), allow_nan=False))
     assert facts["run"] == "20260102-030405"
     assert {key: facts[key] for key in measured.model_dump()} == measured.model_dump(mode="json")
     assert [(c["name"], c["losses"], c["gains"]) for c in facts["class_changes"]] == [
@@ -109,10 +111,10 @@ def test_the_text_shows_the_first_ten_classes_and_the_facts_all(tmp_path: Path) 
     )
     got = details(run, run.info(), judged)
     assert len(got.changes) == len(got.confusions) == 13
-    assert got.text().count(" lost, 0 gained of 1 ") == 10
-    assert got.text().count("new confusion") == 10
-    assert ", top-5 " in got.text()
-    assert "latency" not in got.text()
+    assert text(got).count(" lost, 0 gained of 1 ") == 10
+    assert text(got).count("new confusion") == 10
+    assert ", top-5 " in text(got)
+    assert "latency" not in text(got)
 
 
 def test_what_was_never_measured_has_a_reason_and_no_blanks(folder: RunFolder) -> None:
@@ -120,7 +122,7 @@ def test_what_was_never_measured_has_a_reason_and_no_blanks(folder: RunFolder) -
         update={"provider": None, "threads": None, "precision": None}
     )
     got = details(folder, folder.info(), skipped)
-    assert got.text() == "gpu of run 20260102-030405 ended skipped: no CUDA device\n  onnxruntime"
+    assert text(got) == "gpu of run 20260102-030405 ended skipped: no CUDA device\n  onnxruntime"
     assert (got.changes, got.confusions) == ((), ())
 
 
@@ -130,7 +132,7 @@ def test_a_run_from_before_labels_were_kept_is_shown_without_classes(
     (folder.path / "validation.npz").unlink()
     got = details(folder, folder.info(), measured)
     assert (got.changes, got.confusions) == ((), ())
-    assert "drop 8.00 points" in got.text()
+    assert "drop 8.00 points" in text(got)
 
 
 def test_predictions_that_are_gone_are_an_error_with_their_name(
@@ -151,7 +153,7 @@ def test_what_was_only_seen_on_photos_is_not_called_exact() -> None:
     )
     risky = fine.model_copy(update={"layers_at_risk": ("conv",), "logit_error": 0.12, "top1_changed": 2})
     exact = "INT8 sums are exact on x86 with VNNI and ARM with dot product; on x86 with AVX2 without VNNI "
-    assert told(fine) == exact + "none saturated on 8 photos"
-    assert told(risky) == exact + (
-        "they saturate in 1 layer(s): logits move by up to 12.0 %, 2 of 8 photos change class"
+    assert saturation_words(fine) == exact + "none saturated on 8 photos"
+    assert saturation_words(risky) == exact + (
+        "they saturate in 1 layer: logits move by up to 12.0 %, 2 of 8 photos change class"
     )

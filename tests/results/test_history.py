@@ -7,6 +7,7 @@ import pytest
 from tests.builders import run_info, trial
 from workbench.errors import WorkbenchError
 from workbench.measure import samples
+from workbench.measure.early_stopping import LostRace
 from workbench.measure.latency import Measured, Sample, noise_floor
 from workbench.measure.records import FINAL, RACE, TWIN
 from workbench.results.folder import RunFolder, find_run
@@ -82,7 +83,7 @@ def results(tmp_path: Path) -> Path:
     """One run with its raw samples, as a run would have left it."""
     pytest.importorskip("pyarrow")
     race, final = session(2_000_000, 0.004), session(2_100_000, 0.002)
-    race.pruned["wrong"] = "at least 1.1 times slower"
+    race.pruned["wrong"] = LostRace(variant="wrong", behind="fast", factor=1.1, rounds=3, confidence=0.999)
     race.unsettled.add("wrong")
     final.samples = [s for s in final.samples if s.variant != "wrong"]
     sessions = {RACE: race, FINAL: final}

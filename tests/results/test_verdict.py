@@ -1,16 +1,40 @@
 """From measured trials to a decision, and the reasons that are given for it."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import absent_trial, counts, per_class, run_info, trial
-from workbench.measure.records import Latency, WholePath
+from workbench.measure.early_stopping import LostRace
+from workbench.measure.records import Latency, TooFewToSplit, WholePath
+from workbench.results.reasons import (
+    BatchShortfall,
+    Certified,
+    ClassShortfall,
+    CloseBehind,
+    DropShortfall,
+    Failed,
+    LatencyShortfall,
+    LeakShortfall,
+    MemoryShortfall,
+    NoneCertifies,
+    NotCertified,
+    NothingElse,
+    OverBudget,
+    PhotosShortfall,
+    Pruned,
+    Reason,
+    SizeShortfall,
+    Skipped,
+    Undecided,
+    Winner,
+)
 from workbench.results.records import Budget, TrialResult
 from workbench.results.verdict import (
+    Comparison,
     Row,
     certification_shortfalls,
     compare,
@@ -20,9 +44,18 @@ from workbench.results.verdict import (
     undecided,
     untimed_shortfalls,
 )
-from workbench.run.tune.tune import Tuned
 
-UNCERTIFIED = "not certified: this run kept no photos apart"
+Kind = TypeVar("Kind", bound=Reason)
+
+
+def kinds(comparison: Comparison) -> list[str]:
+    return [reason.kind for reason in comparison.verdict.reasons]
+
+
+def only(comparison: Comparison, kind: type[Kind]) -> Kind:
+    """The one reason of its kind."""
+    (found,) = [reason for reason in comparison.verdict.reasons if isinstance(reason, kind)]
+    return found
 
 
 def timing(trial: TrialResult, **changed: Any) -> TrialResult:
@@ -36,34 +69,38 @@ def test_the_fastest_that_fits_the_budget_wins() -> None:
     got = compare(run_info(), [trial("baseline"), trial("good", speedup=2.0), trial("better", speedup=3.0)])
     assert got.winner == "better"
     assert [row.variant for row in got.rows if row.winner] == ["better"]
-    assert got.reasons == (
-        "winner: better, 3.00 times the speed of the baseline (3.00 to 3.00); "
-        "loses 0.00 points of top-1, at most 0.27 at 95 %; 8.00 MB",
-        UNCERTIFIED,
-    )
+    assert kinds(got) == ["winner", "none_certifies"]
+    winner = only(got, Winner)
+    assert (winner.variant, winner.size_bytes, winner.images, winner.drop) == ("better", 8_000_000, 1000, 0)
+    assert (winner.speedup, winner.speedup_ci) == (pytest.approx(3.0), pytest.approx((3.0, 3.0)))
+    assert winner.drop_upper == pytest.approx(0.0027, abs=1e-4)
 
 
-def test_a_faster_one_that_loses_accuracy_is_passed_over_and_told_why() -> None:
+def test_a_faster_one_that_loses_accuracy_is_passed_over_with_its_shortfall() -> None:
     got = compare(
         run_info(), [trial("baseline"), trial("safe", speedup=1.5), trial("wild", speedup=4.0, losses=50)]
     )
     assert got.winner == "safe"
-    assert "wild (4.00 times) lost: it loses 5.00 points of top-1 (budget 1)" in got.reasons
+    wild = only(got, OverBudget)
+    assert (wild.variant, wild.speedup) == ("wild", pytest.approx(4.0))
+    assert wild.shortfalls == (DropShortfall(drop=0.05, limit=0.01),)
 
 
 def test_too_few_photos_to_tell_is_a_verdict_with_the_number_it_would_take() -> None:
     few = trial("fast", speedup=2.0, losses=2, gains=2, images=200, correct=190)
     got = compare(run_info(), [trial("baseline", images=200, correct=190), few])
     assert got.winner == "baseline"
-    assert (
-        "fast (2.00 times) lost: 200 photos cannot show that it loses at most 1 points "
-        "(it may lose 2.10); about 631 in this part could"
-    ) in got.reasons
+    (missed,) = only(got, OverBudget).shortfalls
+    assert isinstance(missed, PhotosShortfall)
+    assert (missed.images, missed.drop, missed.limit, missed.images_needed) == (200, 0.0, 0.01, 631)
+    assert missed.drop_upper == pytest.approx(0.021, abs=1e-4)
 
 
 def test_a_drop_equal_to_the_budget_cannot_be_shown_by_any_number_of_photos() -> None:
     got = compare(run_info(), [trial("baseline"), trial("edge", speedup=2.0, losses=10)])
-    assert any(reason.endswith("no number could, with what it loses on these") for reason in got.reasons)
+    (missed,) = only(got, OverBudget).shortfalls
+    assert isinstance(missed, PhotosShortfall)
+    assert (missed.drop, missed.images_needed) == (0.01, None)
 
 
 def test_a_budget_of_no_drop_at_all_leaves_the_baseline() -> None:
@@ -72,28 +109,25 @@ def test_a_budget_of_no_drop_at_all_leaves_the_baseline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "gains", "images", "verdict"),
+    ("losses", "gains", "images", "missed"),
     [
-        (0, 0, 300, "within"),
-        (0, 0, 200, "too few images"),
-        (10, 10, 1000, "within"),
-        (12, 6, 1000, "too few images"),
-        (11, 0, 1000, "beyond"),
-        (5, 50, 1000, "within"),
+        (0, 0, 300, []),
+        (0, 0, 200, ["too_few_photos"]),
+        (10, 10, 1000, []),
+        (12, 6, 1000, ["too_few_photos"]),
+        (11, 0, 1000, ["drop"]),
+        (5, 50, 1000, []),
     ],
 )
 def test_a_drop_is_judged_by_what_it_may_be_at_most(
-    losses: int, gains: int, images: int, verdict: str
+    losses: int, gains: int, images: int, missed: list[str]
 ) -> None:
     judged = trial("any", losses=losses, gains=gains, images=images, correct=images * 9 // 10)
-    found = shortfalls(judged, Budget())
-    assert len(found) == (verdict != "within")
-    if found:
-        assert ("photos cannot show" in found[0]) is (verdict == "too few images")
+    assert [shortfall.kind for shortfall in shortfalls(judged, run_info())] == missed
 
 
 def test_the_baseline_never_has_too_few_photos() -> None:
-    assert shortfalls(trial("baseline", images=5, correct=5), Budget()) == []
+    assert shortfalls(trial("baseline", images=5, correct=5), run_info()) == ()
 
 
 def test_speeds_within_the_noise_floor_are_equal_and_the_smaller_file_wins() -> None:
@@ -108,10 +142,20 @@ def test_speeds_within_the_noise_floor_are_equal_and_the_smaller_file_wins() -> 
 
 def test_what_could_not_be_told_apart_is_named_with_the_difference_it_takes() -> None:
     rivals = [trial("big", speedup=2.05, size_mb=8), trial("small", speedup=2.0, size_mb=2)]
-    assert compare(run_info(noise_floor=0.05), rivals).reasons[1] == (
-        "big cannot be told apart from it in latency (differences under 5.0 %); "
-        "the smaller and simpler one wins"
-    )
+    got = compare(run_info(noise_floor=0.05), rivals)
+    assert got.verdict.close_behind == ("big",)
+    behind = only(got, CloseBehind)
+    assert (behind.variant, behind.tied, behind.ratio) == ("big", True, pytest.approx(2.0 / 2.05))
+    assert (only(got, Winner).objective, only(got, Winner).tolerance) == ("latency", 0.05)
+
+
+def test_what_is_a_little_slower_is_close_behind_and_the_baseline_only_where_it_is_tied() -> None:
+    rivals = [trial("baseline"), *(trial(f"v{speed}", speedup=speed) for speed in (1.08, 1.05, 0.9))]
+    got = compare(run_info(), rivals)
+    assert (got.winner, got.verdict.close_behind) == ("v1.08", ("v1.05",))
+    assert not only(got, CloseBehind).tied
+    noisy = compare(run_info(noise_floor=0.1), rivals)
+    assert (noisy.winner, noisy.verdict.close_behind) == ("baseline", ("v1.08", "v1.05"))
 
 
 def test_without_a_noise_floor_only_large_differences_count() -> None:
@@ -129,7 +173,7 @@ def test_between_equals_of_one_size_the_simpler_one_wins() -> None:
 def test_a_variant_no_better_than_the_baseline_does_not_replace_it() -> None:
     got = compare(run_info(), [trial("baseline"), trial("same", speedup=1.005)])
     assert got.winner == "baseline"
-    assert "nothing that fits the budget beats the plain FP32 export: ship that" in got.reasons
+    assert "baseline_wins" in kinds(got)
 
 
 def test_nothing_that_fits_means_no_winner_and_every_reason_why() -> None:
@@ -137,13 +181,23 @@ def test_nothing_that_fits_means_no_winner_and_every_reason_why() -> None:
     got = compare(info, [trial("baseline"), trial("fast", speedup=2.0, losses=40)])
     assert got.winner is None
     assert not any(row.winner for row in got.rows)
-    assert got.reasons == (
-        "no winner: nothing fits the budget",
-        "baseline: its size is 8.00 MB (budget 1); its memory is 40.00 MB (budget 20); "
-        "its p50 latency is 10.00 ms (budget 3)",
-        "fast: it loses 4.00 points of top-1 (budget 1); its size is 8.00 MB (budget 1); "
-        "its memory is 40.00 MB (budget 20); its p50 latency is 5.00 ms (budget 3)",
-    )
+    size = SizeShortfall(size_bytes=8_000_000, limit_bytes=1e6)
+    memory = MemoryShortfall(peak_memory_bytes=40_000_000, limit_bytes=20e6)
+    nothing, baseline, fast = got.verdict.reasons
+    assert nothing.kind == "nothing_fits"
+    assert isinstance(baseline, OverBudget) and isinstance(fast, OverBudget)
+    assert baseline.shortfalls == (size, memory, LatencyShortfall(p50_ns=10e6, limit_ns=3e6))
+    drop = DropShortfall(drop=0.04, limit=0.01)
+    assert fast.shortfalls == (drop, size, memory, LatencyShortfall(p50_ns=5e6, limit_ns=3e6))
+
+
+def test_a_finalist_that_was_pruned_before_it_was_timed_keeps_its_own_shortfalls() -> None:
+    cause = OverBudget(variant="lossy", shortfalls=(DropShortfall(drop=0.09, limit=0.01),))
+    pruned = trial("lossy", losses=90, latency=None, status="pruned", cause=cause)
+    beaten = compare(run_info(budget=Budget(max_size_mb=1)), [trial("baseline"), pruned])
+    assert beaten.winner is None
+    assert [reason for reason in beaten.verdict.reasons if isinstance(reason, OverBudget)][1:] == [cause]
+    assert only(compare(run_info(), [trial("baseline"), pruned]), OverBudget) == cause
 
 
 @pytest.mark.parametrize(
@@ -183,6 +237,11 @@ def test_what_failed_or_was_skipped_keeps_its_reason_and_cannot_win() -> None:
         ("pruned", "at least 3 times slower"),
     ]
     assert got.winner == "baseline"
+    assert got.verdict.reasons[-3:] == (
+        Failed(variant="broken", message="the build was killed by SIGSEGV"),
+        Skipped(variant="gpu", message="no CUDA device"),
+        Pruned(variant="late", message="at least 3 times slower"),
+    )
     assert all(row.speedup is row.top1 is row.p50_ms is None for row in got.rows[1:])
 
 
@@ -191,25 +250,12 @@ def test_where_nothing_else_was_measured_the_baseline_beats_nobody() -> None:
     got = compare(run_info(), [trial("baseline"), *gone])
     assert got.nothing_else
     assert got.winner == "baseline"
-    assert got.reasons == (
-        "nothing else was measured (4 skipped): this says nothing about them",
-        UNCERTIFIED,
-    )
+    assert only(got, NothingElse).counts == {"skipped": 4}
+    assert "baseline_wins" not in kinds(got)
     broken = absent_trial("broken", "failed", "the build was killed by SIGSEGV")
     small = run_info(budget=Budget(max_size_mb=1))
-    assert compare(small, [trial("baseline"), *gone, broken]).reasons[-1] == (
-        "nothing else was measured (4 skipped, 1 failed): this says nothing about them"
-    )
-
-
-def test_a_search_that_could_measure_nothing_else_does_not_say_that_nothing_beat_the_baseline() -> None:
-    gone = absent_trial("gpu", "skipped", "no CUDA device")
-    alone = compare(run_info(), [trial("baseline"), gone])
-    assert Tuned(alone, None, ("searched",)).sentence() == (
-        "searched\nnothing besides the plain FP32 export could be measured: no recipe was written"
-    )
-    against = compare(run_info(), [trial("baseline"), gone, trial("slow", speedup=0.5)])
-    assert "nothing that keeps the budget beat" in Tuned(against, None, ()).sentence()
+    beaten = compare(small, [trial("baseline"), *gone, broken])
+    assert only(beaten, NothingElse).counts == {"skipped": 4, "failed": 1}
 
 
 def test_one_other_that_was_measured_is_enough_to_compare_with() -> None:
@@ -217,13 +263,13 @@ def test_one_other_that_was_measured_is_enough_to_compare_with() -> None:
     for other in (trial("slow", speedup=0.5), absent_trial("late", "pruned", "others promised more")):
         got = compare(run_info(), [trial("baseline"), gone, other])
         assert not got.nothing_else
-        assert "nothing that fits the budget beats the plain FP32 export: ship that" in got.reasons
+        assert "baseline_wins" in kinds(got)
 
 
 def test_a_baseline_that_was_measured_alone_is_said_to_be_alone() -> None:
     got = compare(run_info(), [trial("baseline")])
     assert got.nothing_else
-    assert got.reasons == ("nothing else was measured", UNCERTIFIED)
+    assert only(got, NothingElse).counts == {}
 
 
 def test_a_trial_that_was_checked_and_never_timed_cannot_win() -> None:
@@ -299,7 +345,7 @@ def test_whoever_wins_fits_and_nobody_who_fits_is_clearly_faster(
         for number, (speedup, losses, size) in enumerate(points)
     ]
     got = compare(run_info(noise_floor=0.02), trials)
-    fitting = [t for t in trials if not shortfalls(t, Budget())]
+    fitting = [t for t in trials if not shortfalls(t, run_info())]
     assert (got.winner is None) is (not fitting)
     for row in got.rows:
         if row.winner:
@@ -323,33 +369,28 @@ def test_where_none_of_those_measured_again_fits_the_others_are_asked() -> None:
 
 
 def test_a_pruned_variant_cannot_win_and_shows_what_was_measured() -> None:
-    pruned = trial("late", speedup=0.5, status="pruned", reason="at least 1.9 times slower than baseline")
+    lost = LostRace(variant="late", behind="baseline", factor=1.9, rounds=3, confidence=0.9995)
+    pruned = trial("late", speedup=0.5, status="pruned", cause=lost)
     got = compare(run_info(budget=Budget(objective="size")), [trial("baseline"), pruned])
     assert got.winner == "baseline"
     assert got.rows[1].speedup == pytest.approx(0.5)
-    assert got.rows[1].status == "pruned"
+    assert (got.rows[1].status, got.rows[1].reason) == ("pruned", None)
+    assert only(got, LostRace) == lost
 
 
 def test_what_is_known_before_timing_leaves_out_the_latency_and_nothing_else() -> None:
-    budget = Budget(max_size_mb=1, max_latency_ms=3, max_memory_mb=20)
+    info = run_info(budget=Budget(max_size_mb=1, max_latency_ms=3, max_memory_mb=20))
     missed = trial("any", losses=40)
-    known = [
-        "it loses 4.00 points of top-1 (budget 1)",
-        "its size is 8.00 MB (budget 1)",
-        "its memory is 40.00 MB (budget 20)",
-    ]
-    assert untimed_shortfalls(missed.model_copy(update={"latency": None}), budget) == known
-    assert shortfalls(missed, budget) == [*known, "its p50 latency is 10.00 ms (budget 3)"]
+    known = untimed_shortfalls(missed.model_copy(update={"latency": None}), info)
+    assert [shortfall.kind for shortfall in known] == ["drop", "size", "memory"]
+    assert shortfalls(missed, info) == (*known, LatencyShortfall(p50_ns=10e6, limit_ns=3e6))
 
 
 def test_times_of_batches_do_not_make_a_winner_because_the_server_answers_photo_by_photo() -> None:
     batched = timing(trial("batched", speedup=3.0), batch_size=8)
     got = compare(run_info(), [trial("baseline"), batched])
     assert got.winner == "baseline"
-    assert (
-        "batched (3.00 times) lost: it was timed in batches of 8; the server answers photo by photo"
-        in got.reasons
-    )
+    assert only(got, OverBudget).shortfalls == (BatchShortfall(batch_size=8),)
     assert got.rows[1].throughput_ips == pytest.approx(8 * 3 * 100 / 1.05)
 
 
@@ -357,11 +398,11 @@ def test_times_of_batches_do_not_make_a_winner_because_the_server_answers_photo_
     ("limit", "losses", "gains", "missed"),
     [
         (0.05, (5, 0, 0), (0, 0, 0), []),
-        (0.05, (6, 0, 0), (0, 0, 0), ["class 0 loses 6.0 % of its photos (budget 5)"]),
+        (0.05, (6, 0, 0), (0, 0, 0), [("rust", 0.06)]),
         (0.05, (8, 0, 0), (3, 0, 0), []),
-        (0.05, (0, 0, 90), (0, 0, 0), ["class 2 loses 10.0 % of its photos (budget 5)"]),
-        (0.05, (6, 0, 90), (0, 0, 0), ["class 2 loses 10.0 % of its photos (budget 5)"]),
-        (0.0, (1, 0, 0), (0, 0, 0), ["class 0 loses 1.0 % of its photos (budget 0)"]),
+        (0.05, (0, 0, 90), (0, 0, 0), [("class 2", 0.1)]),
+        (0.05, (6, 0, 90), (0, 0, 0), [("class 2", 0.1)]),
+        (0.0, (1, 0, 0), (0, 0, 0), [("rust", 0.01)]),
         (None, (100, 0, 0), (0, 0, 0), []),
     ],
 )
@@ -369,72 +410,70 @@ def test_no_class_may_lose_more_of_its_photos_than_the_budget_says(
     limit: float | None,
     losses: tuple[int, ...],
     gains: tuple[int, ...],
-    missed: list[str],
+    missed: list[tuple[str, float]],
 ) -> None:
     # The second class has no photos at all, and ten thousand make the overall drop small.
     counts = per_class((100, 0, 900, 9000), (*losses, 0), (*gains, 0))
-    budget = Budget(max_class_drop=limit, max_accuracy_drop=0.05)
-    assert shortfalls(trial("any", accuracy=counts), budget) == missed
-
-
-def test_the_winner_is_certified_on_photos_that_chose_nothing() -> None:
-    got = compare(run_info(), [trial("baseline"), trial("good", speedup=2.0, certification=counts(3, 3))])
-    assert (got.winner, got.certified) == ("good", True)
-    assert got.reasons[1] == (
-        "certified on the 1000 photos that chose nothing: it loses 0.00 points of top-1, "
-        "at most 0.48 at 95 % (budget 1; McNemar p 1.00)"
+    info = run_info(budget=Budget(max_class_drop=limit, max_accuracy_drop=0.05))
+    assert shortfalls(trial("any", accuracy=counts), info) == tuple(
+        ClassShortfall(class_name=name, drop=drop, limit=limit) for name, drop in missed
     )
 
 
+def test_the_winner_is_certified_on_held_out_photos() -> None:
+    got = compare(run_info(), [trial("baseline"), trial("good", speedup=2.0, certification=counts(3, 3))])
+    assert (got.winner, got.certified) == ("good", True)
+    certified = only(got, Certified)
+    assert (certified.variant, certified.images, certified.drop, certified.limit) == ("good", 1000, 0, 0.01)
+    assert (certified.drop_upper, certified.mcnemar_p) == (pytest.approx(0.0048, abs=1e-4), 1.0)
+
+
 @pytest.mark.parametrize(
-    ("losses", "images", "why"),
-    [
-        (20, 1000, "it loses 2.00 points of top-1 (budget 1)"),
-        (
-            2,
-            300,
-            "300 photos cannot show that it loses at most 1 points (it may lose 1.99); "
-            "about 2,418 in this part could",
-        ),
-    ],
+    ("losses", "images", "missed"),
+    [(20, 1000, "drop"), (2, 300, "too_few_photos")],
 )
-def test_a_winner_that_fails_on_photos_that_chose_nothing_is_not_certified_and_no_other_takes_its_place(
-    losses: int, images: int, why: str
+def test_a_winner_that_fails_on_held_out_photos_is_not_certified_and_no_other_takes_its_place(
+    losses: int, images: int, missed: str
 ) -> None:
     lucky = trial("lucky", speedup=2.0, certification=counts(losses, images=images, correct=images - 9))
     second = trial("second", speedup=1.5, certification=counts())
     got = compare(run_info(), [trial("baseline", certification=counts()), lucky, second])
     assert (got.winner, got.certified) == ("lucky", False)
-    assert got.reasons[1] == f"NOT certified on the {images} photos that chose nothing: {why}"
+    failed = only(got, NotCertified)
+    assert (failed.variant, failed.images) == ("lucky", images)
+    assert [shortfall.kind for shortfall in failed.shortfalls] == [missed]
 
 
 def test_a_class_that_loses_too_much_where_nothing_was_chosen_is_not_certified() -> None:
     info = run_info(budget=Budget(max_class_drop=0.05))
     judged = trial("any", certification=per_class((100, 9900), (7, 0), (0, 0)))
-    assert certification_shortfalls(judged, info) == ["rust loses 7.0 % of its photos (budget 5)"]
+    missed = ClassShortfall(class_name="rust", drop=0.07, limit=0.05)
+    assert certification_shortfalls(judged, info) == (missed,)
 
 
 def test_the_baseline_needs_no_certificate_against_itself() -> None:
     few = counts(images=50, correct=48)
     got = compare(run_info(), [trial("baseline", certification=few)])
     assert (got.winner, got.certified) == ("baseline", True)
-    assert "certified: it is the reference; top-1 96.00 % on 50 photos" in got.reasons
+    certified = only(got, Certified)
+    assert (certified.top1, certified.images, certified.drop, certified.mcnemar_p) == (0.96, 50, None, None)
 
 
-def test_too_few_photos_to_keep_any_apart_is_said_and_no_shortfall() -> None:
-    info = run_info(uncertified="200 photos are too few")
+def test_too_few_photos_to_hold_any_out_is_a_reason_and_no_shortfall() -> None:
+    few = TooFewToSplit(images=200, drop_upper=0.027)
+    info = run_info(uncertified=few)
     got = compare(info, [trial("baseline"), trial("good", speedup=2.0)])
     assert got.certified
-    assert got.reasons[1] == "not certified: 200 photos are too few"
-    assert certification_shortfalls(trial("good"), info) == []
+    assert only(got, NoneCertifies) == NoneCertifies(variant="good", cause=few, leak=False)
+    assert certification_shortfalls(trial("good"), info) == ()
 
 
 def test_photos_used_for_calibration_certify_nothing() -> None:
     info = run_info(uncertified="3 photos are in both", leak=True)
     got = compare(info, [trial("baseline"), trial("good", speedup=2.0)])
     assert (got.winner, got.certified) == ("good", False)
-    assert got.reasons[1] == "not certified: 3 photos are in both"
-    assert certification_shortfalls(trial("good"), info) == ["3 photos are in both"]
+    assert only(got, NoneCertifies).leak
+    assert certification_shortfalls(trial("good"), info) == (LeakShortfall(cause="3 photos are in both"),)
 
 
 def test_nothing_is_certified_where_nothing_won() -> None:
@@ -447,10 +486,7 @@ def test_the_winner_is_shown_with_where_the_time_of_a_photo_goes() -> None:
         photo="12 megapixels", bytes=3_000_000, decode_ns=60e6, preprocess_ns=20e6, infer_ns=19e6, rest_ns=1e6
     )
     got = compare(run_info(), [trial("baseline", whole_path=(path,))])
-    assert got.reasons[-1] == (
-        "a photo (12 megapixels) from its bytes to its class: 100.0 ms "
-        "(decode 60 %, preprocess 20 %, inference 19 %, rest 1 %)"
-    )
+    assert only(got, Winner).whole_path == (path,)
 
 
 WIDE = (1.9, 2.0, 2.0, 2.1, 2.2, 2.3)
@@ -462,16 +498,14 @@ def test_a_speed_still_uncertain_when_the_time_ended_is_said_to_be_undecided() -
         trial("wide", rounds=WIDE),
         trial("short", rounds=[2.0] * 5),
         trial("narrow", speedup=2.0),
-        trial("late", rounds=WIDE, status="pruned", reason="slower"),
+        trial("late", rounds=WIDE, status="pruned"),
         trial("untimed", latency=None),
     ]
-    info = run_info(timing_ended="race: the time budget ended")
-    assert undecided(info, trials) == (
-        "undecided within 2 %: wide, short (race: the time budget ended); "
-        "a larger --time-budget narrows the intervals"
-    )
-    assert compare(info, trials).reasons[-1] == undecided(info, trials)
-    assert "(the run was cut short)" in (undecided(run_info(), trials) or "")
+    info = run_info(timing_end={"race": "budget"})
+    expected = Undecided(variants=("wide", "short"), target=0.02, ended={"race": "budget"})
+    assert undecided(info, trials) == expected
+    assert only(compare(info, trials), Undecided) == expected
+    assert undecided(run_info(), trials) == expected.model_copy(update={"ended": None})
 
 
 def test_nothing_is_undecided_where_every_interval_is_narrow() -> None:

@@ -10,6 +10,9 @@ import pytest
 
 from tests.builders import absent_trial, run_info, trial
 from workbench.model.graph.facts import NetworkFacts
+from workbench.report.advice import answer, headlines
+from workbench.report.advice import text as text_of
+from workbench.results.records import AdviceScore
 from workbench.results.verdict import compare
 from workbench.run.advice.advise import Advice, Item, advise, advised, hindsight
 from workbench.system.machine import Machine
@@ -181,11 +184,11 @@ def test_what_cannot_run_here_has_a_heading_of_its_own_and_each_reason_is_given_
         variant.name: "no NVIDIA driver is here" for variant in found if variant.runtime.device == "cuda"
     }
     given = advise(network(), machine(), absent, found)
-    poor, _, away = given.text().partition("\nnot worth trying:\n")[2].partition("\ncannot run here:\n")
+    poor, _, away = text_of(given).partition("\nnot worth trying:\n")[2].partition("\ncannot run here:\n")
     assert poor.startswith("  a[cpu]: expected ")
     assert away.startswith("  a [cuda] [cuda,cuda_graph=true], b\n    - no NVIDIA driver is here [")
-    assert given.text().count("no NVIDIA driver is here") == 1
-    assert given.headlines()[1:] == [
+    assert text_of(given).count("no NVIDIA driver is here") == 1
+    assert headlines(given)[1:] == [
         "worth trying: nothing that is here",
         "not worth trying: 1 of 4; cannot run here: 3 of 4 (`krishi-bench advise` says why)",
     ]
@@ -196,7 +199,7 @@ def test_where_everything_can_run_nothing_is_said_of_what_cannot(
     variants: Callable[[str], list[Variant]],
 ) -> None:
     given = advise(network(), machine(), {}, variants(""))
-    assert "cannot run here" not in given.text() + "".join(given.headlines())
+    assert "cannot run here" not in text_of(given) + "".join(headlines(given))
 
 
 def test_only_what_is_worth_trying_is_kept(variants: Callable[[str], list[Variant]]) -> None:
@@ -206,7 +209,7 @@ def test_only_what_is_worth_trying_is_kept(variants: Callable[[str], list[Varian
 
 
 def test_the_advice_reads_in_100_columns_and_gives_every_source(advice: Advice) -> None:
-    text = advice.text()
+    text = text_of(advice)
     assert max(map(len, text.splitlines())) <= 100
     assert "worth trying: nothing" in text and "not worth trying:" in text
     for each in advice.items:
@@ -214,48 +217,47 @@ def test_the_advice_reads_in_100_columns_and_gives_every_source(advice: Advice) 
 
 
 def test_the_facts_are_plain_data(advice: Advice) -> None:
-    facts = json.loads(json.dumps(advice.facts()))
+    facts = json.loads(json.dumps(answer(advice)))
     assert facts["network"]["hard_swish"] == 19
     assert facts["items"][1]["expected"] == "slower"
 
 
 def test_the_first_lines_of_a_run_name_what_is_worth_trying(variants: Callable[[str], list[Variant]]) -> None:
     found = variants("matrix: {preprocess.scale: [0.75, 0.5, 1.5]}\n")
-    lines = advise(network(), machine(), {}, found).headlines()
+    lines = headlines(advise(network(), machine(), {}, found))
     assert lines[1] == "worth trying: a[scale=0.5], a[scale=0.75]"
     assert "1 of 3" in lines[2]
 
 
-def looked_back(advice: Advice, speedups: dict[str, float]) -> list[str]:
+def looked_back(advice: Advice, speedups: dict[str, float]) -> AdviceScore:
     trials = [trial("baseline"), *(trial(name, speedup=speed) for name, speed in speedups.items())]
     return hindsight(advice, compare(run_info(), trials))
 
 
 def test_hindsight_says_where_the_advice_was_wrong(advice: Advice) -> None:
     names = [each.variant for each in advice.items]
-    lines = looked_back(advice, {names[0]: 1.4, names[1]: 1.4, names[2]: 0.8})
-    assert lines[0].startswith(f"{names[0]} was said to make no difference: 1.40 times")
-    assert lines[1].startswith(f"{names[1]} was said to be slower and is faster: 1.40 times the baseline")
-    assert "hard-swish" in lines[1] and "[" in lines[1]
-    assert lines[2] == "the advice was right about 1 of 3 variants that were timed"
-    assert lines[3:] == ["--advised left out 1 that cannot run here (`krishi-bench advise` says why)"]
+    score = looked_back(advice, {names[0]: 1.4, names[1]: 1.4, names[2]: 0.8})
+    assert [(wrong.variant, wrong.kind, round(wrong.speedup, 2)) for wrong in score.wrong] == [
+        (names[0], "not_the_same", 1.4),
+        (names[1], "faster_than_advised", 1.4),
+    ]
+    assert "hard-swish" in score.wrong[1].because and score.wrong[1].speedup_ci is not None
+    assert (score.right, score.timed, score.not_worth, score.not_here) == (1, 3, 0, 1)
 
 
 def test_hindsight_says_where_a_promise_was_not_kept(variants: Callable[[str], list[Variant]]) -> None:
     found = variants("matrix: {preprocess.scale: [0.7, 0.5]}\n")
     given = advise(network(), machine(), {}, found)
-    lines = looked_back(given, {found[0].name: 0.9, found[1].name: 1.5})
-    assert "was said to be faster and is slower: 0.90 times" in lines[0]
-    assert "gained less than was said: 1.50 times" in lines[1]
-    assert lines[2] == "the advice was right about 0 of 2 variants that were timed"
+    score = looked_back(given, {found[0].name: 0.9, found[1].name: 1.5})
+    assert [wrong.kind for wrong in score.wrong] == ["slower_than_advised", "less_than_advised"]
+    assert (score.right, score.timed) == (0, 2)
 
 
 def test_what_was_left_out_is_counted_where_nothing_was_timed(advice: Advice) -> None:
-    assert hindsight(advice, compare(run_info(), [trial("baseline")])) == [
-        "--advised left out 3 not worth trying and 1 that cannot run here (`krishi-bench advise` says why)"
-    ]
+    score = hindsight(advice, compare(run_info(), [trial("baseline")]))
+    assert score == AdviceScore(right=0, timed=0, not_worth=3, not_here=1)
 
 
 def test_hindsight_of_a_run_without_times_says_nothing(advice: Advice) -> None:
     trials = [absent_trial(each.variant, "failed", "broken") for each in advice.items]
-    assert hindsight(advice, compare(run_info(), trials)) == []
+    assert hindsight(advice, compare(run_info(), trials)) == AdviceScore(right=0, timed=0)

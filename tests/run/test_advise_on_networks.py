@@ -13,6 +13,7 @@ from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.export.torch_exporters import write_onnx  # noqa: E402
 from workbench.model.graph.facts import NetworkFacts, facts_of  # noqa: E402
 from workbench.model.graph.onnx_file import load  # noqa: E402
+from workbench.report.advice import network  # noqa: E402
 from workbench.run.advice.advise import advise, advised  # noqa: E402
 from workbench.system import machine  # noqa: E402
 from workbench.workspace import recipe  # noqa: E402
@@ -85,7 +86,7 @@ def test_dead_channels_and_swish_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_sentence_names_what_decides(tmp_path: Path) -> None:
-    said = facts(create_model(12), tmp_path).sentence()
+    said = network(facts(create_model(12), tmp_path))
     assert said.startswith("38 convolutions (8 depthwise, ")
     assert "6 squeeze-and-excitation blocks, 12 hard-swish, " in said
     assert said.endswith("photos of 64x64 pixels, other sizes work too")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from workbench.measure.records import Conditions
+from workbench.report.doctor import answer, clock_quality
+from workbench.report.doctor import text as text_of
 from workbench.run.doctor import FEATURES, Clock, Diagnosis, features
 from workbench.system.machine import Machine
 from workbench.system.nvidia import NO_DRIVER
@@ -84,7 +86,7 @@ DIAGNOSIS = Diagnosis(
 
 
 def test_a_diagnosis_reads_like_this() -> None:
-    assert DIAGNOSIS.text() == (
+    assert text_of(DIAGNOSIS) == (
         f"machine   Test CPU @ 2.00GHz (x86_64), 8 GiB, Linux 6.1; "
         f"fingerprint {DIAGNOSIS.machine.fingerprint}\n"
         "cores     1 usable (affinity 4, container quota 1.5 processors); governor unknown, turbo off\n"
@@ -106,14 +108,14 @@ def test_a_diagnosis_reads_like_this() -> None:
 
 def test_disturbed_rounds_are_counted_among_all_that_were_tried() -> None:
     clock = replace(DIAGNOSIS.clock, tries=8, disturbed=("somebody was busy",) * 2)
-    assert "\n          2 of 8 rounds were disturbed: " in replace(DIAGNOSIS, clock=clock).text()
+    assert "\n          2 of 8 rounds were disturbed: " in text_of(replace(DIAGNOSIS, clock=clock))
 
 
 def test_what_all_runtimes_lack_is_said_once() -> None:
     found = chain(replace(here(), load=no_library))
     reason = f"{found.links[0].found}: {found.links[0].remedy}"
     assert reason == NO_DRIVER
-    text = replace(DIAGNOSIS, runtimes={"torch cuda": reason}, nvidia=found).text()
+    text = text_of(replace(DIAGNOSIS, runtimes={"torch cuda": reason}, nvidia=found))
     assert text.count("no NVIDIA driver is here") == 1
     assert "  torch cuda               no: see `nvidia` below\n" in text
 
@@ -124,11 +126,11 @@ def no_library(name: str) -> object:
 
 def test_a_clock_nobody_had_time_to_try_is_not_said_to_be_good() -> None:
     clock = Clock(rounds=3, tries=3, noise_floor=None, detectable=None, disturbed=())
-    assert clock.sentence() == "3 rounds in the time there was: too few to say how good it is"
+    assert clock_quality(clock) == "3 rounds in the time there was: too few to say how good it is"
 
 
 def test_the_facts_are_json_and_hold_what_the_text_says() -> None:
-    facts = json.loads(json.dumps(DIAGNOSIS.facts(), allow_nan=False))
+    facts = json.loads(json.dumps(answer(DIAGNOSIS), allow_nan=False))
     assert set(facts) == {
         "machine", "fingerprint", "features", "conditions", "usable_cores", "runtimes", "nvidia", "clock",
     }  # fmt: skip

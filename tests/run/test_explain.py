@@ -9,6 +9,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from workbench.report.explain import answer
+from workbench.report.explain import text as text_of
 from workbench.run.advice.evidence import EVIDENCE, EXPORT, PREPROCESS, RUNTIME, Evidence, Key
 from workbench.run.advice.explain import Explanation, explain
 from workbench.workspace import recipe
@@ -74,7 +76,7 @@ def test_evidence_names_its_source_and_says_something() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_is_explained_in_100_columns(name: str) -> None:
     found = explain(*recipe.parse(recipe.find(name)))
-    text = found.text()
+    text = text_of(found)
     assert max(map(len, text.splitlines())) <= 100
     assert text.startswith(f"{name}: ")
     titles = {part.title for part in found.parts if part.note.does}
@@ -102,7 +104,7 @@ def test_steps_settings_and_axes_are_explained_in_the_order_of_the_recipe(tmp_pa
     assert found.parts[-1].values == ("1", "2")
     assert found.axes == ("runtime.threads: 1, 2",)
     assert found.unmet == "it needs amx: this processor has no amx"
-    assert "\nskipped here: it needs amx" in found.text()
+    assert "\nskipped here: it needs amx" in text_of(found)
 
 
 def test_a_step_is_described_by_its_class_and_a_setting_by_its_field(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_setting_with_several_values_is_described_once(tmp_path: Path) -> None
     text = "name: a\nmatrix: {export: [{exporter: torchscript, opset: 18}, {exporter: dynamo, opset: 20}]}\n"
     found = explained(tmp_path, text)
     assert [part.title for part in found.parts][:3] == ["export.exporter", "export.exporter", "export.opset"]
-    assert found.text().count("`dynamo` is torch's current exporter") == 1
+    assert text_of(found).count("`dynamo` is torch's current exporter") == 1
 
 
 OF_CPUS = re.compile(r"measured: onnxruntime|OpenVINO|[Xx]86|VNNI|on a CPU: |dot products|\d times\b")
@@ -176,14 +178,14 @@ def test_a_recipe_for_both_explains_both(tmp_path: Path) -> None:
 
 def test_many_variants_are_counted_rather_than_listed(tmp_path: Path) -> None:
     found = explained(tmp_path, "name: a\nmatrix: {runtime.threads: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}\n")
-    assert "10 variants: " in found.text() and "and 2 more" in found.text()
+    assert "10 variants: " in text_of(found) and "and 2 more" in text_of(found)
 
 
 def test_the_facts_are_plain_data(tmp_path: Path) -> None:
-    facts = explained(tmp_path, "name: a\nsteps: [{use: fp16}]\n").facts()
+    facts = answer(explained(tmp_path, "name: a\nsteps: [{use: fp16}]\n"))
     assert json.loads(json.dumps(facts))["parts"][1]["note"]["source"] == EVIDENCE[Key("fp16")].source
 
 
 def test_a_recipe_without_a_description_is_its_name(tmp_path: Path) -> None:
     found = replace(explained(tmp_path, "name: a\n"), parts=())
-    assert found.text() == "a\n1 variant: a\n"
+    assert text_of(found) == "a\n1 variant: a\n"

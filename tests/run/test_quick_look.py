@@ -20,7 +20,7 @@ from workbench.results.records import Budget
 from workbench.run import pipeline
 from workbench.run.check_variant import Context
 from workbench.run.prepare import prepare
-from workbench.run.tune.quick_look import Look, Looker, described, problem
+from workbench.run.tune.quick_look import Look, Looker
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import load
 
@@ -128,17 +128,6 @@ def test_the_objective_decides_what_a_look_costs() -> None:
     assert look.speedup == pytest.approx(4.0)
     assert look.cost(Budget(objective="size")) == 7
     assert look.cost(Budget(objective="memory")) == 9
-
-
-def test_a_look_reads_as_one_phrase() -> None:
-    assert described(seen(losses=3, gains=1, images=200, speedup=1.5)) == (
-        "1.50 times the baseline's speed, loses +1.00 points on 200 photos"
-    )
-
-
-def test_a_problem_is_told_with_its_remedy() -> None:
-    assert problem(WorkbenchError("it broke")) == "it broke"
-    assert problem(WorkbenchError("it broke", hint="mend it")) == "it broke (mend it)"
 
 
 # Real looks

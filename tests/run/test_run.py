@@ -37,6 +37,7 @@ from workbench.cli import main
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.results.folder import RunFolder, runs
+from workbench.results.reasons import Failed
 from workbench.results.records import TrialResult
 from workbench.system.nvidia import missing_gpu
 
@@ -154,7 +155,7 @@ def test_a_run_ends_with_one_table_on_stdout_and_progress_on_stderr(
     assert max(map(len, lines)) <= 100
     assert finished.stdout.count("speed-up [95 %]") == 1
     assert all(any(name in line for line in lines) for name in MEASURED)
-    assert any(line.startswith("winner: ") for line in lines)
+    assert "Winner" in lines
     for stage in ("building the baseline", "building and checking", "timing"):
         assert stage in finished.stderr
 
@@ -170,7 +171,7 @@ def test_a_gpu_variant_is_skipped_and_says_why(finished: object, run_folder: Run
 
 
 def test_the_json_rows_have_the_promised_keys(bench: Bench, run_folder: RunFolder) -> None:
-    rows = bench.json("compare")
+    rows = bench.json("compare")["rows"]
     assert [row["variant"] for row in rows] == VARIANTS
     for row in rows:
         assert list(row) == [*ROW_KEYS, "run"]
@@ -183,9 +184,9 @@ def test_the_json_rows_have_the_promised_keys(bench: Bench, run_folder: RunFolde
 
 
 def winner_of(bench: Bench) -> str:
-    found = re.search(r"^winner: ([^,]+)", bench.run("compare").stdout, re.MULTILINE)
-    assert found is not None
-    return found[1]
+    winner = bench.json("compare")["verdict"]["winner"]
+    assert isinstance(winner, str)
+    return winner
 
 
 def test_what_was_measured_is_complete(run_folder: RunFolder) -> None:
@@ -350,7 +351,7 @@ def test_the_reason_of_a_failure_says_what_is_wrong_and_what_to_do(
 def test_a_build_that_takes_too_long_fails_alone(elsewhere: Bench) -> None:
     recipe = write(elsewhere.root / "new.yaml", "{name: new, export: {exporter: torchscript, opset: 16}}")
     said = elsewhere.run("run", recipe, *BRIEF, *NO_TIME_TO_BUILD, code=1).stdout
-    assert "nothing else was measured (1 failed): this says nothing about them" in said
+    assert "nothing else was measured (1 failed): this says nothing about the others" in said
     trial = last_trials(elsewhere)["new"]
     assert (trial.status, trial.reason) == ("failed", "the build took longer than 0.001 s and was stopped")
 
@@ -391,7 +392,8 @@ def test_a_session_that_dies_while_it_is_timed_fails_alone(bench: Bench, elsewhe
         assert run.end() == 0
     killed, survivor = last_trials(elsewhere)["int8-static"], last_trials(elsewhere)["fp32"]
     assert killed.status == "failed"
-    assert (killed.reason or "").startswith("while timing: the measuring process was killed by SIGKILL")
+    assert (killed.reason or "").startswith("the measuring process was killed by SIGKILL")
+    assert isinstance(killed.cause, Failed) and killed.cause.while_timing
     assert survivor.status == "ok"
     assert survivor.latency is not None and len(survivor.latency.round_log_ratios) == 2
 
@@ -481,7 +483,7 @@ def test_ctrl_c_while_timing_keeps_every_trial_and_the_next_run_reuses_the_build
         "r": "ok",
     }
     stopped = runs(elsewhere.root / "results")[-1]
-    rows = elsewhere.json("compare", code=1)
+    rows = elsewhere.json("compare", code=1)["rows"]
     assert [(row["variant"], row["p50_ms"], row["winner"]) for row in rows] == [
         ("baseline", None, False),
         ("r", None, False),

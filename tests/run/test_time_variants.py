@@ -6,10 +6,12 @@ from collections.abc import Mapping
 import pytest
 
 from tests.builders import trial
+from workbench.measure.early_stopping import LostRace
 from workbench.measure.latency import Measured, Sample, noise_floor
 from workbench.measure.records import FINAL, RACE, TWIN
 from workbench.measure.stats import Ratio
 from workbench.results.history import with_latency
+from workbench.results.reasons import Failed
 from workbench.results.records import TrialResult
 
 
@@ -56,9 +58,10 @@ def test_before_the_final_session_nothing_is_confirmed(checked: list[TrialResult
 
 def test_who_was_dropped_keeps_its_times_and_the_bound_that_did_it(checked: list[TrialResult]) -> None:
     race = session(TIMES)
-    race.pruned["slow"] = "at least 1.9 times slower than baseline after 3 rounds"
+    lost = LostRace(variant="slow", behind="baseline", factor=1.9, rounds=3, confidence=0.999)
+    race.pruned["slow"] = lost
     slow = with_latency(checked, {RACE: race})[2]
-    assert (slow.status, slow.reason) == ("pruned", race.pruned["slow"])
+    assert (slow.status, slow.cause) == ("pruned", lost)
     assert slow.latency is not None
 
 
@@ -67,7 +70,8 @@ def test_who_failed_in_either_session_failed(checked: list[TrialResult], late: s
     sessions = {RACE: session(TIMES), FINAL: session(TIMES)}
     sessions[late].failed["fast"] = "killed by SIGSEGV"
     fast = with_latency(checked, sessions)[1]
-    assert (fast.status, fast.reason, fast.latency) == ("failed", "while timing: killed by SIGSEGV", None)
+    assert (fast.status, fast.reason, fast.latency) == ("failed", "killed by SIGSEGV", None)
+    assert fast.cause == Failed(variant="fast", message="killed by SIGSEGV", while_timing=True)
 
 
 def test_who_was_never_timed_stays_as_it_was(checked: list[TrialResult]) -> None:

@@ -17,14 +17,15 @@ from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Preprocess
-from workbench.results.records import Budget, TrialResult
+from workbench.results.reasons import Failed, NotCertifiedInTurn, NotFinalist, OutOfTime, Skipped
+from workbench.results.records import Budget, CertificationSequence, TrialResult
 from workbench.results.verdict import Comparison, compare
 from workbench.run.check_variant import Context
 from workbench.run.tune.moves import Move, at_size, with_step
 from workbench.run.tune.quick_look import Look, Looker
 from workbench.run.tune.recipe_file import HEADER, check_ours, write_recipe
 from workbench.run.tune.search import FINALISTS, Search, Tried, _families, chosen, explore, scan_sizes
-from workbench.run.tune.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, story
+from workbench.run.tune.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, summarize
 from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
 from workbench.workspace import recipe as recipes
@@ -69,6 +70,10 @@ def knowing(*tried: Tried, budget: Budget | None = None, seconds: float = 1000.0
     return search
 
 
+def broken(name: str) -> Failed:
+    return Failed(variant=name, message="it broke", hint="mend it")
+
+
 def names(tried: list[Tried]) -> list[str]:
     return [one.variant.name for one in tried]
 
@@ -97,17 +102,17 @@ def test_of_many_the_surest_and_those_with_most_to_win_are_checked() -> None:
     assert FINALISTS <= len(kept) <= FINALISTS + 2
 
 
-def in_turn(results: list[TrialResult]) -> tuple[list[str], dict[str, str], str | None]:
-    """Who passed, why the others did not, and the sentence."""
+def in_turn(results: list[TrialResult]) -> tuple[list[str], dict[str, Any], CertificationSequence | None]:
+    """Who passed, why the others did not, and the sequence."""
     found, pruned = knowing(), {}
 
     def append(result: TrialResult) -> None:
         assert result.status == "pruned"
-        pruned[result.variant] = result.reason or ""
+        pruned[result.variant] = result.cause
 
     found.context.folder = cast(Any, SimpleNamespace(append=append))
     done = certified_in_turn(found, results, run_info())
-    return [result.variant for result in done.passed], pruned, done.sentence
+    return [result.variant for result in done.passed], pruned, done.sequence
 
 
 def test_finalists_are_certified_surest_first_until_one_fails() -> None:
@@ -117,12 +122,11 @@ def test_finalists_are_certified_surest_first_until_one_fails() -> None:
         trial("sure", certification=fine),
         trial("bold", losses=3, gains=3, certification=bad),
     ]
-    passed, pruned, sentence = in_turn(results)
+    passed, pruned, sequence = in_turn(results)
     assert passed == ["sure"]
-    assert pruned["bold"].startswith("not certified: it loses")
-    assert pruned["boldest"] == "not certified: bold, which was surer, did not hold"
-    assert sentence is not None
-    assert "sure > bold > boldest; 1 passed, bold did not hold" in sentence
+    assert [missed.kind for missed in pruned["bold"].shortfalls] == ["drop"]
+    assert pruned["boldest"] == NotCertifiedInTurn(variant="boldest", after="bold")
+    assert sequence == CertificationSequence(order=("sure", "bold", "boldest"), passed=1, failed="bold")
 
 
 def test_where_the_surest_is_not_certified_it_stays_to_be_refused_by_name() -> None:
@@ -139,11 +143,11 @@ def test_what_misses_the_budget_on_the_photos_that_choose_is_not_certified_at_al
     fine = trial("").accuracy
     passed, pruned, _ = in_turn([trial("lossy", losses=90, certification=fine)])
     assert passed == []
-    assert "it loses" in pruned["lossy"]
+    assert (pruned["lossy"].kind, pruned["lossy"].shortfalls[0].drop) == ("over_budget", 0.09)
 
 
 def test_what_is_slower_than_the_baseline_is_not_checked() -> None:
-    assert chosen(knowing(looked("slow", 0.9), Tried(variant("broken"), "", problem="it broke"))) == []
+    assert chosen(knowing(looked("slow", 0.9), Tried(variant("broken"), "", cause=broken("broken")))) == []
 
 
 def test_a_faster_one_that_may_fit_after_all_is_checked_too() -> None:
@@ -287,26 +291,27 @@ def test_a_candidate_that_was_not_taken_is_a_trial_with_its_reason() -> None:
     context = knowing().context
     record = _not_taken(looked("fast", 1.25, losses=3, gains=1), context)
     assert (record.status, record.variant, record.digest) == ("pruned", "fast", variant("fast").digest)
-    assert record.reason == (
-        "a quick look (suggested by the advisor): 1.25 times the baseline's speed, loses +0.20 points on "
-        "1000 photos; others promised more"
-    )
-    failed = _not_taken(Tried(variant("x"), "", problem="it broke (mend it)"), context)
-    assert (failed.status, failed.reason) == ("failed", "it broke (mend it)")
-    skipped = _not_taken(Tried(variant("x"), "", problem="no GPU", skipped=True), context)
+    cause = record.cause
+    assert isinstance(cause, NotFinalist)
+    assert (cause.variant, cause.why) == ("fast", "suggested by the advisor")
+    assert (cause.speedup, cause.drop, cause.images) == (pytest.approx(1.25), 0.002, 1000)
+    failed = _not_taken(Tried(variant("x"), "", cause=broken("x")), context)
+    assert (failed.status, failed.reason, failed.cause) == ("failed", "it broke (mend it)", broken("x"))
+    skipped = _not_taken(Tried(variant("x"), "", cause=Skipped(variant="x", message="no GPU")), context)
     assert (skipped.status, skipped.reason) == ("skipped", "no GPU")
+    late = _not_taken(Tried(variant("x"), "", cause=OutOfTime(variant="x")), context)
+    assert (late.status, late.reason, late.cause) == ("skipped", None, OutOfTime(variant="x"))
 
 
-def test_the_story_says_what_came_of_every_kind_of_attempt() -> None:
+def test_the_summary_has_what_came_of_every_kind_of_attempt() -> None:
     best, poor = looked("a", 1.5), replace(looked("b", 2.0, losses=100), why="smaller input")
-    broken = Tried(variant("c"), "", problem="it broke")
-    assert story(knowing(best, poor, broken), [best], 90.0) == (
-        "searched for 1.5 minutes: 2 variants looked at, 1 could not be tried, 1 measured in full",
-        "suggested by the advisor: 1 tried; a came to 1.50 times the baseline's speed, loses +0.00 points on "
-        "1000 photos",
-        "smaller input: 1 tried; b came to 2.00 times the baseline's speed, loses +10.00 points on 1000 "
-        "photos, more than the budget allows",
-    )
+    found = knowing(best, poor, Tried(variant("c"), "", cause=broken("c")))
+    summary = summarize(found, [best], None, 90.0)
+    assert (summary.seconds, summary.looked, summary.untried, summary.finalists) == (90.0, 2, 1, 1)
+    assert [(each.why, each.tried, each.best, each.drop, each.outlook) for each in summary.attempts] == [
+        ("suggested by the advisor", 1, "a", 0.0, "within"),
+        ("smaller input", 1, "b", 0.1, "beyond"),
+    ]
 
 
 # What is written

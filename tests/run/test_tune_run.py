@@ -16,7 +16,9 @@ from workbench.cli import main  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.measure.latency import Plan  # noqa: E402
 from workbench.measure.records import BASELINE  # noqa: E402
+from workbench.report import tune as words  # noqa: E402
 from workbench.results.folder import find_run  # noqa: E402
+from workbench.results.reasons import NotFinalist  # noqa: E402
 from workbench.results.records import TrialResult  # noqa: E402
 from workbench.results.verdict import compare  # noqa: E402
 from workbench.run.pipeline import Options, run_workspace  # noqa: E402
@@ -101,12 +103,12 @@ def test_every_candidate_is_a_trial_with_its_reason(tuned: Tuned, bench: Bench) 
     found = trials(bench, tuned)
     assert found[BASELINE].status == "ok"
     assert {trial.status for trial in found.values()} <= {"ok", "pruned", "failed", "skipped"}
-    assert all(trial.reason for trial in found.values() if trial.status != "ok")
+    assert all(trial.cause for trial in found.values() if trial.status != "ok")
     assert found["absent"].status == "skipped"
     assert "onnxruntime-openvino is not installed" in (found["absent"].reason or "")
     looked = found["int8"]
     if looked.status == "pruned":
-        assert re.match(r"a quick look \(.+\): \d\.\d\d times the baseline's speed", looked.reason or "")
+        assert looked.cause is not None and looked.cause.kind in ("not_finalist", "over_budget", "lost_race")
     assert looked.digest != found[BASELINE].digest
 
 
@@ -119,11 +121,10 @@ def test_calibration_asks_for_no_more_photos_than_there_are(tuned: Tuned, bench:
 
 
 def test_the_story_tells_every_kind_of_attempt(tuned: Tuned) -> None:
-    story = "\n".join(tuned.story)
+    story = words.text(tuned)
     assert re.search(r"searched for \d\.\d minutes: \d+ variants looked at, \d+ could not be tried", story)
-    assert re.search(r"smaller input: \d tried; plain@\d\dpx came to \d\.\d\d times", story)
-    assert set(tuned.story) <= set(tuned.comparison.reasons)
-    assert f"wrote {tuned.recipe}: `krishi-bench run {tuned.recipe}` measures it again" in tuned.sentence()
+    assert re.search(r"smaller input: \d tried; the best, plain@\d\dpx: \d\.\d\d times", story)
+    assert f"wrote {tuned.recipe}: `krishi-bench run {tuned.recipe}` measures it again" in story
 
 
 def test_the_recipe_reproduces_the_winner(tuned: Tuned, bench: Bench) -> None:
@@ -166,10 +167,11 @@ def test_nothing_that_beats_the_baseline_is_said_and_no_recipe_is_written(
     assert found.recipe is None
     assert not (tmp_path / "recipes").exists()
     assert found.comparison.winner == BASELINE
-    assert "nothing that keeps the budget beat the plain FP32 export" in found.sentence()
+    assert "nothing that keeps the budget beat the plain FP32 export" in words.text(found)
     tried = trials(other, found)
     assert tried["slow"].status == "pruned"
-    assert tried["slow"].reason is not None and "tried against the advice" in tried["slow"].reason
+    assert isinstance(tried["slow"].cause, NotFinalist)
+    assert tried["slow"].cause.why == "tried against the advice"
     assert tried["wrong"].status == "failed"
     assert "`NoSuchOperator` cannot be quantised" in (tried["wrong"].reason or "")
     smaller = [trial for name, trial in tried.items() if name.startswith("plain@")]

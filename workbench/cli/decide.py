@@ -7,9 +7,11 @@ import typer
 from workbench.cli.options import (
     Answers,
     Debug,
+    Output,
     Quiet,
     Recipes,
     Tables,
+    Verbose,
     Workspace,
     find_workspace,
     option,
@@ -44,19 +46,22 @@ def compare(
         bool, option("--mix-machines", "show runs of different machines together")
     ] = False,
     form: Tables = "table",
+    output: Output = None,
+    verbose: Verbose = False,
     workspace: Workspace = None,
     _debug: Debug = False,
 ) -> int:
     """Show what runs measured, and which variant won."""
+    from workbench.report import details as words
     from workbench.results.history import compare_runs, details_of
 
     results = find_workspace(workspace).results
     if variant is not None:
         details = details_of(results, runs or [], variant, reanalyse=reanalyse)
-        print_answer(details.facts(), details.text(), form)
+        print_answer(words.answer(details), words.text(details), form)
         return 0
     found = compare_runs(results, runs or [], mix_machines=mix_machines, reanalyse=reanalyse)
-    return print_comparisons(found, form, columns)
+    return print_comparisons(found, form, columns=columns, verbose=verbose, output=output)
 
 
 def advise(
@@ -68,13 +73,14 @@ def advise(
 ) -> int:
     """Say which recipes are worth trying on this network and machine, and why."""
     from workbench.cli.progress_display import ProgressDisplay
+    from workbench.report import advice as words
     from workbench.run import pipeline
     from workbench.workspace import recipe
 
     variants = recipe.load(recipes or [recipe.shipped()])
     with ProgressDisplay(quiet=quiet) as report:
         advice = pipeline.advise_workspace(find_workspace(workspace), variants, report)
-    print_answer(advice.facts(), advice.text(), form)
+    print_answer(words.answer(advice), words.text(advice), form)
     return 0
 
 
@@ -89,9 +95,10 @@ def explain(
     _debug: Debug = False,
 ) -> int:
     """Say what a recipe does, when it helps and when it hurts."""
+    from workbench.report import explain as words
     from workbench.run.advice.explain import explain as describe
     from workbench.workspace.recipe import find, parse
 
     explanation = describe(*parse(find(recipe)))
-    print_answer(explanation.facts(), explanation.text(), form)
+    print_answer(words.answer(explanation), words.text(explanation), form)
     return 0

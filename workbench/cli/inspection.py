@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,22 +29,33 @@ def init(
 def doctor(form: Answers = "table", quiet: Quiet = False, _debug: Debug = False) -> int:
     """Say what this machine can run, and how good its clock is."""
     from workbench.cli.progress_display import ProgressDisplay
+    from workbench.report import doctor as words
     from workbench.run.doctor import diagnose
 
     with ProgressDisplay(quiet=quiet) as report:
         diagnosis = diagnose(report)
-    print_answer(diagnosis.facts(), diagnosis.text(), form)
+    print_answer(words.answer(diagnosis), words.text(diagnosis), form)
     return 0
 
 
 def schema(
-    of: Annotated[Literal["recipe", "workspace"], typer.Argument()] = "recipe",
+    of: Annotated[Literal["recipe", "workspace", "compare"], typer.Argument()] = "recipe",
     _debug: Debug = False,
 ) -> int:
-    """Print the JSON Schema of recipes or of krishi.yaml, for editors."""
-    from workbench.workspace.recipe import Recipe
-    from workbench.workspace.workspace import WorkspaceFile
-
-    described = Recipe.model_json_schema() if of == "recipe" else WorkspaceFile.model_json_schema()
-    print(json.dumps(described, indent=2))
+    """Print the JSON Schema of recipes, of krishi.yaml, or of what `compare --format json` prints."""
+    print(json.dumps(_schema(of), indent=2))
     return 0
+
+
+def _schema(of: str) -> dict[str, Any]:
+    if of == "recipe":
+        from workbench.workspace.recipe import Recipe
+
+        return Recipe.model_json_schema()
+    if of == "workspace":
+        from workbench.workspace.workspace import WorkspaceFile
+
+        return WorkspaceFile.model_json_schema()
+    from workbench.report.json import schema
+
+    return schema()

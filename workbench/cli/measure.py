@@ -2,16 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from workbench.cli.options import (
     Debug,
+    Output,
     Quiet,
     Recipes,
     Seed,
     Tables,
+    Verbose,
     Workspace,
     count,
     find_workspace,
@@ -21,6 +23,9 @@ from workbench.cli.options import (
     seconds,
 )
 from workbench.cli.output import print_comparisons
+
+if TYPE_CHECKING:
+    from workbench.run.advice.advise import Advice
 
 PANEL = "Measure"
 
@@ -37,6 +42,8 @@ def run(
     seed: Seed = 0,
     advised: Annotated[bool, option("--advised", "only what `advise` finds worth trying")] = False,
     form: Tables = "table",
+    output: Output = None,
+    verbose: Verbose = False,
     workspace: Workspace = None,
     quiet: Quiet = False,
     _debug: Debug = False,
@@ -49,8 +56,9 @@ def run(
     found = find_workspace(workspace)
 
     from workbench.measure.latency import Plan
-    from workbench.report import html
+    from workbench.report import advice, html
     from workbench.run import pipeline
+    from workbench.system.progress import Progress
 
     settings = pipeline.Options(
         plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed),
@@ -59,9 +67,14 @@ def run(
         advised=advised,
     )
     with ProgressDisplay(quiet=quiet) as report:
-        comparison = pipeline.run_workspace(found, variants, settings, report)
+
+        def show_advice(given: "Advice") -> None:
+            for line in advice.headlines(given):
+                report(Progress("advice", 0, 0, line))
+
+        comparison = pipeline.run_workspace(found, variants, settings, report, show_advice)
     html.write(comparison, found.results)
-    return print_comparisons([comparison], form)
+    return print_comparisons([comparison], form, verbose=verbose, output=output)
 
 
 def tune(
@@ -72,6 +85,8 @@ def tune(
     ] = None,
     seed: Seed = 0,
     form: Tables = "table",
+    output: Output = None,
+    verbose: Verbose = False,
     workspace: Workspace = None,
     quiet: Quiet = False,
     _debug: Debug = False,
@@ -80,6 +95,7 @@ def tune(
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
     from workbench.report import html
+    from workbench.report import tune as words
     from workbench.run import pipeline
     from workbench.run.tune.recipe_file import recipe_path
     from workbench.run.tune.tune import tune as search
@@ -92,8 +108,8 @@ def tune(
         variants = recipe.load(recipes or [recipe.shipped()])
         tuned = search(found, variants, target, settings, report)
     html.write(tuned.comparison, found.results)
-    code = print_comparisons([tuned.comparison], form)
-    print(tuned.sentence(), file=sys.stderr)
+    code = print_comparisons([tuned.comparison], form, verbose=verbose, output=output)
+    print(words.text(tuned), file=sys.stderr)
     return code
 
 
@@ -120,6 +136,7 @@ def export(
 ) -> int:
     """Export one checkpoint to ONNX and check its answers against torch's."""
     from workbench.cli.progress_display import ProgressDisplay
+    from workbench.report import export as words
     from workbench.run.export_checkpoint import export_checkpoint
 
     with ProgressDisplay(quiet=quiet) as report:
@@ -133,5 +150,5 @@ def export(
             factory=factory,
             report=report,
         )
-    print(exported.sentence())
+    print(words.text(exported))
     return 0

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from workbench.workspace.workspace import Workspace as FoundWorkspace
 
 AnswerFormat = Literal["table", "json"]
-TableFormat = Literal["table", "markdown", "csv", "json", "html"]
+TableFormat = Literal["table", "markdown", "csv", "json", "html", "parquet"]
 
 
 def parse_seconds(given: object) -> float:
@@ -118,6 +118,8 @@ Workspace = Annotated[
     Path | None,
     option("--workspace", "folder of krishi.yaml (default: nearest, else the sample)", metavar="DIR"),
 ]
+Output = Annotated[Path | None, option("--output", "write to this file instead", metavar="FILE")]
+Verbose = Annotated[bool, option("--verbose", "every reason, the advice and the search")]
 Quiet = Annotated[bool, option("--quiet", "no progress")]
 Answers = Annotated[AnswerFormat, typer.Option("--format")]
 Tables = Annotated[TableFormat, typer.Option("--format")]

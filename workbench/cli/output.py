@@ -1,11 +1,14 @@
 """What commands print on stdout."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from workbench.cli.options import AnswerFormat, TableFormat
+from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.results.verdict import Comparison
@@ -19,10 +22,30 @@ def print_answer(answer: object, text: str, form: AnswerFormat | TableFormat) ->
 
 
 def print_comparisons(
-    comparisons: "Sequence[Comparison]", form: TableFormat, columns: ColumnSet = "speed"
+    comparisons: "Sequence[Comparison]",
+    form: TableFormat,
+    *,
+    columns: ColumnSet = "speed",
+    verbose: bool = False,
+    output: Path | None = None,
 ) -> int:
-    """Print comparisons; returns 0 where each of them names a winner that may be published, else 1."""
-    from workbench.report import render
+    """Print comparisons, or write them to the file `output`.
 
-    sys.stdout.write(render(form, comparisons, color=sys.stdout.isatty(), columns=columns))
+    Returns 0 where each of them names a winner that may be published, else 1.
+    """
+    from workbench import report
+
+    terminal = sys.stdout.isatty()
+    if output is not None:
+        report.write(form, comparisons, output, columns=columns, verbose=verbose)
+    elif form != "parquet":
+        width = shutil.get_terminal_size().columns if terminal else report.WIDTH
+        text = report.render(form, comparisons, color=terminal, columns=columns, verbose=verbose, width=width)
+        sys.stdout.write(text)
+    elif terminal:
+        raise WorkbenchError(
+            "--format parquet: a terminal cannot show it", hint="name a file with --output, or use a pipe"
+        )
+    else:
+        sys.stdout.buffer.write(report.render_bytes(form, comparisons))
     return int(not all(found.winner and found.certified and not found.nothing_else for found in comparisons))

@@ -64,6 +64,8 @@ def promote(
         raise typer.BadParameter("say why", param_hint="'--force'")
 
     from workbench.registry.promotion import publish
+    from workbench.report import registry as words
+    from workbench.report.verdict import shortfalls
 
     promotion = publish(
         find_workspace(workspace),
@@ -73,9 +75,10 @@ def promote(
         version=version,
         alias=alias,
         force=force,
+        describe=shortfalls,
         require_shadow=require_shadow,
     )
-    print_answer(promotion.facts(), promotion.sentence(), form)
+    print_answer(words.promotion_answer(promotion), words.promotion(promotion), form)
     return 0
 
 
@@ -143,7 +146,8 @@ def gc(
     """Take away published versions that nothing needs any more."""
     from workbench.registry.gc import collect
     from workbench.registry.store import Registry
+    from workbench.report import registry as words
 
     reclaimed = collect(Registry(find_workspace(workspace).registry), keep=keep, delete=delete)
-    print_answer(reclaimed.facts(), reclaimed.text(), form)
+    print_answer(words.collection_answer(reclaimed), words.collection(reclaimed), form)
     return 0

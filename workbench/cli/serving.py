@@ -93,10 +93,11 @@ def shadow_report(
     """Say how the shadow of a running server does, and keep it."""
     from workbench.registry.shadow_record import write
     from workbench.registry.shadow_report import report_of
+    from workbench.report import registry as words
 
     results = find_workspace(workspace).results
     report = report_of(url)
     for result in report.results():
         print(f"wrote {write(results, result)}", file=sys.stderr)
-    print_answer(report.facts(), report.text(), form)
+    print_answer(words.shadow_answer(report), words.shadow(report), form)
     return 0

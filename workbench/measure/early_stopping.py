@@ -8,8 +8,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import Literal
 
 from workbench.measure.stats import median_interval, student_t_quantile
+from workbench.system.records import Record
 
 LogRatios = Mapping[str, Mapping[int, float]]  # variant -> round -> log(its time / the baseline's)
 
@@ -32,8 +34,23 @@ class Rules:
     looks: int = 20
 
 
-def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) -> dict[str, str]:
-    """The variants that cannot be the fastest any more, each with the bound that says so.
+class LostRace(Record):
+    """The variant was dropped while it was timed: it cannot be the fastest.
+
+    factor: its time over that of `behind`, the contender that led; at least that much at this one-sided
+    confidence (a fraction of 1) after so many rounds.
+    """
+
+    kind: Literal["lost_race"] = "lost_race"
+    variant: str
+    behind: str
+    factor: float
+    rounds: int
+    confidence: float
+
+
+def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) -> dict[str, LostRace]:
+    """The variants that cannot be the fastest any more, each with the bound that shows it.
 
     Each is compared, round by round, with the contender that is fastest so far; it is dropped where the
     one-sided Student bound of the difference stays above `rules.smallest`. contenders: those that may win.
@@ -52,9 +69,8 @@ def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) ->
         slack = student_t_quantile(level, len(behind) - 1) * spread / math.sqrt(len(behind))
         bound = fmean(behind) - slack
         if bound > math.log1p(rules.smallest):
-            found[name] = (
-                f"at least {math.exp(bound):.2f} times slower than {best} after {len(behind)} rounds "
-                f"(one-sided bound at {100 * level:.3f} %)"
+            found[name] = LostRace(
+                variant=name, behind=best, factor=math.exp(bound), rounds=len(behind), confidence=level
             )
     return found
 

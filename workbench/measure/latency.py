@@ -17,7 +17,7 @@ from statistics import fmean, median
 from typing import Protocol
 
 from workbench.measure import early_stopping
-from workbench.measure.records import BASELINE, TWIN, Environment, Latency
+from workbench.measure.records import BASELINE, TWIN, Environment, Latency, TimingEnd
 from workbench.measure.stats import Ratio, hodges_lehmann, percentile, percentile_upper_bound
 from workbench.system.child import ChildError
 from workbench.system.progress import Progress, Report, Standing, time_left_s
@@ -110,9 +110,9 @@ class Measured:
     environments: list[Environment] = field(default_factory=list)
     unused: set[int] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    pruned: dict[str, str] = field(default_factory=dict)
+    pruned: dict[str, early_stopping.LostRace] = field(default_factory=dict)
     unsettled: set[str] = field(default_factory=set)
-    ended: str = ""
+    ended: TimingEnd | None = None
 
     @property
     def rounds(self) -> int:
@@ -165,7 +165,7 @@ def measure(
         this_round = replace(plan, turns=turns)
         _one_round(alive, launch, this_round, rng, watch, measured, report_progress)
         if baseline in measured.failed:
-            measured.ended = "the baseline failed"
+            measured.ended = "baseline_failed"
             break
         number = len(measured.environments) - 1
         for name, values in log_ratios(measured, baseline, only_round=number).items():
@@ -173,18 +173,18 @@ def measure(
         running = [name for name in alive if name not in measured.failed and name != twin]
         racing = {name: ratios[name] for name in running if name in ratios}
         late = early_stopping.dropped(racing, contenders, rules)
-        measured.pruned |= {name: reason for name, reason in late.items() if name != baseline}
+        measured.pruned |= {name: lost for name, lost in late.items() if name != baseline}
         shown = standings(variants, ratios, measured, twin)
         report_progress()
         left = racing.keys() - measured.pruned.keys() - {baseline}
         if measured.rounds >= plan.rounds:
-            measured.ended = "all rounds were made"
+            measured.ended = "rounds"
         elif measured.rounds >= plan.least_rounds and early_stopping.narrow(ratios, left, rules):
-            measured.ended = f"every interval is within {100 * rules.target:g} %"
+            measured.ended = "narrow"
         elif plan.insist and measured.rounds < plan.least_rounds:
             continue
         elif (clock() - started) + (clock() - began) > plan.budget_s:
-            measured.ended = "the time budget ended"
+            measured.ended = "budget"
             # What there was no time to repeat counts after all, where there would be no interval without.
             while measured.unused and measured.rounds < plan.least_rounds:
                 measured.unused.remove(max(measured.unused))

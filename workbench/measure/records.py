@@ -1,18 +1,35 @@
 """What one variant's measurements are recorded as; part of `trials.jsonl` and `run.json`."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, Field, NonNegativeInt
 
 from workbench.backends import Engine
 from workbench.system.records import Record
 from workbench.system.removed import Compatible
 
-if TYPE_CHECKING:
-    pass
-
-
 BASELINE = "baseline"
+# Why no more rounds were timed: all were made, every interval was narrow enough, the time budget was spent.
+TimingEnd = Literal["rounds", "narrow", "budget", "baseline_failed"]
+
+
+class TooFewToSplit(Record):
+    """No validation photos are held out: of so few, a half could at best bound a drop by `drop_upper`."""
+
+    kind: Literal["too_few_to_split"] = "too_few_to_split"
+    images: int
+    drop_upper: float
+
+
+class SharedPhotos(Record):
+    """No validation photos are held out: `images` of them are for calibration too. paths: the first few."""
+
+    kind: Literal["shared_photos"] = "shared_photos"
+    images: int
+    paths: tuple[str, ...]
+
+
+NoneHeldOut = Annotated[TooFewToSplit | SharedPhotos, Field(discriminator="kind")]
 
 
 class Parity(Record):
@@ -211,16 +228,6 @@ class Saturation(Compatible):
     top1_changed: NonNegativeInt
     photos: NonNegativeInt
     validated: tuple[str, ...]
-
-
-def told(saturation: Saturation) -> str:
-    """Where the INT8 sums are exact, as a phrase; what was only seen on photos is said to be."""
-    exact = f"INT8 sums are exact on {' and '.join(EXACT_ANYWAY)}"
-    if layers := len(saturation.layers_at_risk):
-        moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
-        changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
-        return f"{exact}; on {AT_RISK} they saturate in {layers} layer(s): {moved}, {changed}"
-    return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
 
 
 TWIN = f"{BASELINE} (again)"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.measure.records import NoneHeldOut, SharedPhotos, TooFewToSplit
 from workbench.measure.stats import PairedDrop
 from workbench.photos.dataset import Dataset
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SHOWN = 3  # paths of shared photos that are kept
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
 # Of 256. A photo that was compressed again stays within about 20; a brighter or noisier copy may not, and is
 # missed. Two leaves of one class of PlantVillage differ by 43 or more.
@@ -27,13 +29,16 @@ class Parts:
     """Row numbers of the validation photos, ascending.
 
     uncertified: why there is no certification part, or None. Without one, all photos choose.
-    leak: because photos are in both the calibration and the validation data.
     """
 
     selection: tuple[int, ...]
     certification: tuple[int, ...]
-    uncertified: str | None = None
-    leak: bool = False
+    uncertified: NoneHeldOut | None = None
+
+    @property
+    def leak(self) -> bool:
+        """Are photos in both the calibration and the validation data?"""
+        return isinstance(self.uncertified, SharedPhotos)
 
 
 def split(
@@ -50,7 +55,7 @@ def split(
     """
     everything = tuple(range(len(validation)))
     if calibration is not None and (shared := _shared(validation, calibration)):
-        return Parts(everything, (), _leak(shared), leak=True)
+        return Parts(everything, (), SharedPhotos(images=len(shared), paths=tuple(shared[:SHOWN])))
     chosen: list[int] = []
     dealt = 0
     for label in sorted(set(validation.labels)):
@@ -64,12 +69,7 @@ def split(
     smaller = min(len(chosen), len(certifying))
     best = PairedDrop(0, 0, smaller).upper_bound() if smaller else 1.0
     if best > max_drop:
-        return Parts(
-            everything,
-            (),
-            f"{len(validation)} photos are too few to choose on one half and certify on the other "
-            f"(a half could at best show a drop under {100 * best:.2f} points), so all of them chose",
-        )
+        return Parts(everything, (), TooFewToSplit(images=len(validation), drop_upper=best))
     return Parts(tuple(sorted(chosen)), tuple(sorted(certifying)))
 
 
@@ -77,14 +77,6 @@ def _shared(validation: Dataset, calibration: Dataset) -> list[str]:
     seen = set(calibration.contents)
     photos = zip(validation.paths, validation.contents, strict=True)
     return [str(path) for path, content in photos if content in seen]
-
-
-def _leak(shared: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(shared) - most} more" if len(shared) > most else ""
-    return (
-        f"{len(shared)} photos are in data.calibration and in data.validation "
-        f"({', '.join(shared[:most])}{more}), and accuracy on photos used for calibration certifies nothing"
-    )
 
 
 def _half(

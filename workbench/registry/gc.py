@@ -9,7 +9,7 @@ use, and the highest of each model. Nothing is moved before all of that could be
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,9 +48,6 @@ class Gone:
     path: str
     until: str
 
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}, {_size(self.size_bytes)}"
-
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
@@ -77,29 +74,6 @@ class Reclaimed:
     def freed_bytes(self) -> int:
         """What the disk has back now; what was moved to the trash follows after its grace."""
         return sum(gone.size_bytes for gone in self.deleted) + sum(left.size_bytes for left in self.leftovers)
-
-    def facts(self) -> dict[str, object]:
-        """The keys of `--format json`."""
-        return {**asdict(self), "freed_bytes": self.freed_bytes}
-
-    def text(self) -> str:
-        would = "" if self.done else "would be "
-        lines = [
-            *(f"keeps {kept.name} {kept.version}: {', '.join(kept.why)}" for kept in self.kept),
-            *(f"{would}moved to the trash: {gone}" for gone in self.moved),
-            *(f"in the trash until {gone.until[:16]} UTC: {gone}" for gone in self.waiting),
-            *(f"{would}deleted: {gone}" for gone in self.deleted),
-            *(f"{would}removed: {left.path}, left by an interrupted write" for left in self.leftovers),
-        ]
-        moved = sum(item.size_bytes for item in self.moved)
-        hours = GRACE // timedelta(hours=1)
-        lines.append(
-            f"{_size(moved)} {would}moved to the trash, {_size(self.freed_bytes)} {would}freed; "
-            f"what is in the trash is deleted by a collection {hours} hours later"
-        )
-        if not self.done:
-            lines.append("nothing was changed: `krishi-bench gc --delete` does it")
-        return "\n".join(lines)
 
 
 def collect(
@@ -246,7 +220,3 @@ def _bytes(path: Path) -> int:
 
 def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} KB"

@@ -1,7 +1,7 @@
 """MODEL_CARD.md: a published model in words, for whoever has to decide whether to trust it."""
 
 from workbench.backends.artifact import ArtifactInfo
-from workbench.measure.records import told
+from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
 from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
 from workbench.registry.manifest import Draft
 from workbench.system.files import sha256_bytes
@@ -50,8 +50,8 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
     trial = draft.measured
     rows: list[tuple[str, str, str]] = []
     for accuracy, part in (
-        (trial.certification, "that chose nothing"),
-        (trial.accuracy, "that it was chosen on" if trial.certification else "of the validation data"),
+        (trial.certification, "held out"),
+        (trial.accuracy, "it was chosen on" if trial.certification else "of the validation data"),
     ):
         if accuracy is None:
             continue
@@ -80,7 +80,8 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
 def _conditions(draft: Draft, noise_floor: float | None) -> list[str]:
     trial, machine = draft.measured, draft.machine
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
-    threads = f", {trial.threads} thread(s)" if trial.threads is not None else ""
+    plural = "" if trial.threads == 1 else "s"
+    threads = f", {trial.threads} thread{plural}" if trial.threads is not None else ""
     noise = f" Two copies of the same model differed by {noise_floor:.1%} there." if noise_floor else ""
     return [
         f"On {machine.cpu} ({machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "
@@ -102,7 +103,7 @@ def _limits(draft: Draft) -> list[str]:
         )
     if (saturation := draft.measured.saturation) is not None:
         remedy = ": build it with `reduce_range` for those" if saturation.layers_at_risk else ""
-        lines.append(f"- Its {told(saturation)}{remedy}.")
+        lines.append(f"- Its {saturation_words(saturation)}{remedy}.")
     elif draft.artifact.precision == "int8" and draft.artifact.format == "openvino":
         lines.append(
             f"- Its INT8 sums were checked on {draft.machine.cpu} alone: what 16-bit sums, as on x86 without "
@@ -118,6 +119,17 @@ def _limits(draft: Draft) -> list[str]:
     if draft.provenance.forced is not None:
         lines.append(f"- Published against the tool's advice. The reason given: {draft.provenance.forced}")
     return lines
+
+
+def saturation_words(saturation: Saturation) -> str:
+    """Where the INT8 sums are exact, as a phrase; what was only seen on photos is said to be."""
+    exact = f"INT8 sums are exact on {' and '.join(EXACT_ANYWAY)}"
+    if layers := len(saturation.layers_at_risk):
+        moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
+        changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
+        where = f"{layers} layer{'' if layers == 1 else 's'}"
+        return f"{exact}; on {AT_RISK} they saturate in {where}: {moved}, {changed}"
+    return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
 
 
 def _provenance(draft: Draft) -> list[str]:

@@ -58,68 +58,15 @@ class Pair:
         """The shadow's mean inference time over that of the version that answered."""
         return self.shadow_s / self.served_s if self.shadow_s is not None and self.served_s else None
 
-    def facts(self) -> dict[str, object]:
-        share, low, high = self.agreement or (None, None, None)
-        return {
-            "name": self.name,
-            "version": self.version,
-            "shadow_version": self.shadow_version,
-            "shadow_digest": self.digest,
-            "requests": self.compared,
-            "agree": self.agree,
-            "disagree": self.disagree,
-            "failed": self.failed,
-            "shed": self.shed,
-            "agreement": share,
-            "agreement_interval": None if share is None else [low, high],
-            "mean_seconds": self.served_s,
-            "shadow_mean_seconds": self.shadow_s,
-            "ratio": self.ratio,
-        }
-
-    def text(self) -> str:
-        who = f"{self.name or 'model'} {self.shadow_version} in the shadow of {self.version}"
-        if self.agreement is None:
-            return f"{who}: no request compared yet ({self.failed} failed, {self.shed} left out)"
-        share, low, high = self.agreement
-        lines = [
-            f"{who}: {self.compared} requests compared",
-            f"  agreement {100 * share:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
-            f"{self.disagree} differ",
-            f"  {self.failed} failed, {self.shed} left out while the server was busy",
-        ]
-        if self.served_s is not None and self.shadow_s is not None:
-            times = f"{1000 * self.shadow_s:.2f} ms against {1000 * self.served_s:.2f} ms"
-            ratio = f", {self.ratio:.2f} times" if self.ratio is not None else ""
-            lines.append(f"  mean inference {times}{ratio}; the shadow runs at low priority")
-        return "\n".join(lines)
-
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ShadowReport:
     """What a server says of its shadow. url: where it was asked; running: whether a shadow is loaded."""
 
     url: str
     at: datetime
     running: bool
     pairs: tuple[Pair, ...]
-
-    def facts(self) -> dict[str, object]:
-        """The keys of `--format json`."""
-        return {
-            "url": self.url,
-            "at": self.at.isoformat(timespec="seconds"),
-            "running": self.running,
-            "pairs": [pair.facts() for pair in self.pairs],
-        }
-
-    def text(self) -> str:
-        lines = [pair.text() for pair in self.pairs]
-        if not self.running:
-            lines.insert(
-                0, f"no shadow is running at {self.url}: `krishi-bench serve --shadow X.Y.Z` starts one"
-            )
-        return "\n".join(lines)
 
     def results(self) -> list[ShadowResult]:
         """What `promote --require-shadow` is shown: of the shadow that is loaded, once it was compared."""
@@ -139,7 +86,7 @@ class Report:
         ]
 
 
-def report_of(url: str) -> Report:
+def report_of(url: str) -> ShadowReport:
     """Ask the server at `url`, such as http://127.0.0.1:8000.
 
     Raises WorkbenchError where nothing answers, or something other than a krishi-bench server does.
@@ -160,7 +107,7 @@ def report_of(url: str) -> Report:
         _pair(served, shadow, loaded.get(shadow), counts, sums, times)
         for served, shadow in sorted(known, key=lambda pair: (pair[1] not in loaded, pair))
     ]
-    return Report(url, datetime.now(UTC), bool(loaded), tuple(pairs))
+    return ShadowReport(url, datetime.now(UTC), bool(loaded), tuple(pairs))
 
 
 def _pair(

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from workbench.measure.records import AT_RISK
 from workbench.measure.stats import Interval
+from workbench.report.words import plural, signed
 from workbench.results.records import RunInfo
 from workbench.results.verdict import Row
 
@@ -41,12 +43,12 @@ def with_interval(value: float | None, interval: Interval | None, scale: float =
 
 def _two_places(value: float) -> str:
     """Two decimals; none from 100 on, where they would say nothing and take room."""
-    # Adding zero turns -0.0 into 0.0.
-    return f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 2) + 0.0:.2f}"
+    return signed(value, 0 if abs(value) >= 100 else 2)
 
 
 def mark(row: Row) -> str:
-    if row.status == "pruned":
+    # What was pruned before it was timed was not too slow: its reason stands below the table.
+    if row.status == "pruned" and row.p50_ms is not None:
         return "×"
     return "▶" if row.winner else "•" if row.pareto else ""
 
@@ -73,7 +75,7 @@ AUDIT_HEADINGS = (
     "casts",
     "Q/DQ",
 )
-LEGEND = "▶ winner   • on the Pareto front of accuracy, speed and size   × dropped: cannot be the fastest"
+LEGEND = "▶ winner   • on the Pareto front of accuracy, speed and size   × slower: dropped early"
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:
@@ -81,19 +83,16 @@ def measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.status in ("ok", "pruned") and row.size_bytes is not None]
 
 
-def absent(rows: Sequence[Row]) -> list[tuple[str, list[str], str]]:
-    """What did not end `ok`: status, the variants, and the reason that they share."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.status != "ok":
-            found.setdefault((row.status, row.reason or ""), []).append(row.variant)
-    return [(status, variants, reason) for (status, reason), variants in found.items()]
-
-
 def photos(info: RunInfo) -> str:
-    """`1200 validation photos (600 choose, 600 certify)`."""
-    certify, text = info.certification_images, f"{info.validation_images} validation photos"
-    return f"{text} ({info.validation_images - certify} choose, {certify} certify)" if certify else text
+    """`1,200 validation photos (600 for selection, 600 held out)`."""
+    held_out, text = info.certification_images, plural(info.validation_images, "validation photo")
+    selection = info.validation_images - held_out
+    return f"{text} ({selection:,} for selection, {held_out:,} held out)" if held_out else text
+
+
+def machine(info: RunInfo) -> str:
+    floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
+    return f"{info.machine.cpu}, {plural(info.machine.cores, 'core')}; noise floor of speed-ups {floor}"
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -138,6 +137,11 @@ def audit_lines(rows: Sequence[Row]) -> list[str]:
     named: dict[str, list[str]] = {}
     for row in rows:
         if row.audit:
-            validated = f"; {row.validated}" if row.validated else ""
+            validated = f"; {_exact_on(row.validated)}" if row.validated else ""
             named.setdefault(f"{row.audit}{validated}", []).append(row.variant)
     return [f"{', '.join(names)}: {verdict}" for verdict, names in named.items()]
+
+
+def _exact_on(validated: str) -> str:
+    exact = f"INT8 sums are exact on {validated.replace('; ', ', ')}"
+    return exact if AT_RISK in validated else f"{exact}, not on {AT_RISK}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from workbench.report import cells, gpu
+from workbench.report import cells, gpu, verdict
 from workbench.results.verdict import Comparison
 from workbench.system.files import write_atomic
 
@@ -35,29 +35,26 @@ def render(comparisons: Sequence[Comparison]) -> str:
 
 def _one(comparison: Comparison) -> str:
     info = comparison.info
-    floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
     heading = f"<h1>{escape(info.name)}, run {escape(info.run_id)}</h1>"
     facts = (
         f"<p class=note>{cells.photos(info)}"
         f"{' (synthetic)' if info.synthetic else ''}; "
-        f"{escape(info.machine.cpu)}, {info.machine.cores} cores; noise floor of speed-ups {floor}"
+        f"{escape(cells.machine(info))}"
         f"{'' if (line := gpu.machine_line(info)) is None else f'<br>{escape(line)}'}</p>"
     )
     measured = cells.measured(comparison.rows)
     table = _table(cells.HEADINGS, [cells.cells(row) for row in measured], [row.winner for row in measured])
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in comparison.reasons)
-    absent = "".join(
-        f"<li>{status} {_names(variants)}: {escape(reason)}</li>"
-        for status, variants, reason in cells.absent(comparison.rows)
-    )
     audits = "".join(f"<li>{escape(line)}</li>" for line in cells.audit_lines(measured))
     audited = f"<h2>What really ran</h2><ul>{audits}</ul>" if audits else ""
     legend = f"<p class=note>{cells.LEGEND}</p>"
-    return f"{heading}{facts}{table}{legend}<ul>{reasons}{absent}</ul>{_on_gpu(comparison)}{audited}"
+    return f"{heading}{facts}{table}{legend}{_sections(comparison)}{_on_gpu(comparison)}{audited}"
 
 
-def _names(variants: Sequence[str]) -> str:
-    return ", ".join(f"<code>{escape(variant)}</code>" for variant in variants)
+def _sections(comparison: Comparison) -> str:
+    return "".join(
+        f"<h2>{section.title}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in section.lines)}</ul>"
+        for section in verdict.sections(comparison, verbose=True)
+    )
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], winners: Sequence[bool]) -> str:

@@ -1,21 +1,63 @@
 """The comparison as JSON, for scripts. The keys are stable; docs/measuring.md describes them."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from workbench.results.verdict import Comparison
+from pydantic import TypeAdapter
+
+from workbench.results.reasons import Verdict
+from workbench.results.verdict import Comparison, Row
+from workbench.system.records import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow(Row):
+    """A row with the run it belongs to."""
+
+    run: str
+
+
+class RunAnswer(Record):
+    """What `compare --format json` says of one run."""
+
+    run: str
+    verdict: Verdict
+    rows: tuple[RunRow, ...]
+
+
+class OneRunAnswer(RunAnswer):
+    """What it prints for one run."""
+
+    schema_version: Literal[1] = 1
+
+
+class SeveralRunsAnswer(Record):
+    """What it prints for several runs."""
+
+    schema_version: Literal[1] = 1
+    runs: tuple[RunAnswer, ...]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of what `compare --format json` prints."""
+    return TypeAdapter(OneRunAnswer | SeveralRunsAnswer).json_schema(mode="serialization")
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
-    """A list of rows, each with the run it belongs to."""
-    rows = [
+    """One run's answer as it is, those of several runs as a list under `runs`."""
+    answers = [
         {
-            **asdict(row),
-            "gpu": row.gpu and row.gpu.model_dump(mode="json"),
             "run": comparison.info.run_id,
+            "verdict": comparison.verdict,
+            "rows": [RunRow(**_values(row), run=comparison.info.run_id) for row in comparison.rows],
         }
         for comparison in comparisons
-        for row in comparison.rows
     ]
-    return json.dumps(rows, indent=2) + "\n"
+    if len(answers) == 1:
+        return OneRunAnswer.model_validate(answers[0]).model_dump_json(indent=2) + "\n"
+    return SeveralRunsAnswer.model_validate({"runs": answers}).model_dump_json(indent=2) + "\n"
+
+
+def _values(row: Row) -> dict[str, Any]:
+    return {**asdict(row), "gpu": row.gpu}

@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 
-from workbench.report import cells, gpu
+from workbench.report import cells, gpu, verdict
 from workbench.results.frames import require
 from workbench.results.verdict import Comparison
 
 
-def render(comparisons: Sequence[Comparison], *, columns: cells.Columns = "speed") -> str:
-    return "\n".join(_one(comparison, columns) for comparison in comparisons)
+def render(
+    comparisons: Sequence[Comparison], *, columns: cells.Columns = "speed", verbose: bool = False
+) -> str:
+    return "\n".join(_one(comparison, columns, verbose=verbose) for comparison in comparisons)
 
 
-def _one(comparison: Comparison, columns: cells.Columns) -> str:
+def _one(comparison: Comparison, columns: cells.Columns, *, verbose: bool) -> str:
     info, headings = comparison.info, cells.headings_of(columns)
     measured = cells.measured(comparison.rows)
-    floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
     lines = [
         f"**{info.name}**, run `{info.run_id}`, {cells.photos(info)}"
         + (" (synthetic)" if info.synthetic else "")
-        + f"; {info.machine.cpu}, {info.machine.cores} cores; noise floor {floor}",
+        + f"; {cells.machine(info)}",
         *(["", _plain(line)] if (line := gpu.machine_line(info)) is not None else []),
         "",
         _table(headings, [cells.columns_of(columns, row) for row in measured]),
@@ -26,14 +27,17 @@ def _one(comparison: Comparison, columns: cells.Columns) -> str:
         cells.LEGEND,
         "",
         *_on_gpu(comparison, columns),
-        *(
-            f"- {status} {', '.join(map(_code, variants))}: {_plain(reason)}"
-            for status, variants, reason in cells.absent(comparison.rows)
-        ),
-        *(f"- {_plain(verdict)}" for verdict in (cells.audit_lines(measured) if columns == "audit" else [])),
-        *(f"- {_plain(reason)}" for reason in comparison.reasons),
+        *(f"- {_plain(audit)}" for audit in (cells.audit_lines(measured) if columns == "audit" else [])),
+        *_sections(comparison, verbose=verbose),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _sections(comparison: Comparison, *, verbose: bool) -> list[str]:
+    lines = []
+    for section in verdict.sections(comparison, verbose=verbose):
+        lines += [f"**{section.title}**", "", *(f"- {_plain(line)}" for line in section.lines), ""]
+    return lines
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -4,45 +4,56 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.report import cells, gpu
+from workbench.report import cells, gpu, verdict
+from workbench.report.words import WIDTH, wrapped
 from workbench.results.verdict import Comparison
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 100
 NAME_COLUMN = cells.HEADINGS.index("variant")
 VARIANT_WIDTH = 26  # at most; less where the numbers need the room
 VARIANT_WIDTH_MIN = 12
 
 
 def render(
-    comparisons: Sequence[Comparison], *, color: bool = False, columns: cells.Columns = "speed"
+    comparisons: Sequence[Comparison],
+    *,
+    color: bool = False,
+    columns: cells.Columns = "speed",
+    verbose: bool = False,
+    width: int = WIDTH,
 ) -> str:
-    """One table a run, with what it means below. color: write terminal escape codes."""
+    """One table a run, with what it means below. color: write terminal escape codes.
+
+    width: of the terminal, in columns; the table itself takes up to 100.
+    """
     from rich.console import Console
 
     target = io.StringIO()
     console = Console(file=target, width=WIDTH, force_terminal=color, no_color=not color, highlight=False)
     for comparison in comparisons:
-        _one(console, comparison, columns)
+        _one(console, comparison, columns, verbose=verbose, width=min(width, WIDTH))
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
 
 
-def _one(console: "Console", comparison: Comparison, columns: cells.Columns) -> None:
+def _one(
+    console: "Console", comparison: Comparison, columns: cells.Columns, *, verbose: bool, width: int
+) -> None:
     from rich.text import Text
 
     info = comparison.info
-    floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
-    title = f"{info.name}, run {info.run_id}: {cells.photos(info)}"
-    console.print(Text(title), style="bold")
-    console.print(Text(f"{info.machine.cpu}, {info.machine.cores} cores; noise floor of speed-ups {floor}"))
+
+    def say(text: str, style: str = "") -> None:
+        for line in wrapped(text, "", width=width):
+            console.print(Text(line), style=style)
+
+    say(f"{info.name}, run {info.run_id}: {cells.photos(info)}", "bold")
+    say(cells.machine(info))
     if (line := gpu.machine_line(info)) is not None:
-        console.print(Text(line))
+        say(line)
     if info.synthetic:
-        console.print(
-            "the photos of the bundled sample are synthetic: its accuracy says nothing about fields"
-        )
+        say("the photos of the bundled sample are synthetic: its accuracy says nothing about fields")
     headings = cells.headings_of(columns)
     measured = cells.measured(comparison.rows)
     styles = ["bold green" if row.winner else "" for row in measured]
@@ -53,13 +64,25 @@ def _one(console: "Console", comparison: Comparison, columns: cells.Columns) -> 
         _table(console, grid.headings, grid.rows, [""] * len(grid.rows))
         if grid.note is not None:
             console.print(Text(grid.note), style="dim")
-    for status, variants, reason in cells.absent(comparison.rows):
-        console.print(Text(f"{status} {', '.join(variants)}: {reason}"), style="yellow")
-    for verdict in cells.audit_lines(measured) if columns == "audit" else []:
-        console.print(Text(verdict))
-    for reason in comparison.reasons:
-        console.print(Text(reason))
+    for audit in cells.audit_lines(measured) if columns == "audit" else []:
+        say(audit)
     console.print()
+    for section in verdict.sections(comparison, verbose=verbose):
+        console.print(Text(section.title), style="bold")
+        for line in section.lines:
+            for text in [_cut(line, width - 2)] if section.brief else wrapped(line, "", width=width - 2):
+                console.print(Text(f"  {text}"))
+    if not verbose:
+        say(
+            "more: `compare --verbose`, `compare --variant NAME`, report.html in the folder of the run", "dim"
+        )
+    console.print()
+
+
+def _cut(text: str, width: int) -> str:
+    """As much of a line as fits."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 2].rstrip()} …"
 
 
 def _table(

@@ -9,6 +9,7 @@ from workbench.measure.latency import Measured, noise_floor, summarize
 from workbench.measure.records import BASELINE, FINAL, RACE
 from workbench.results.details import Details, details
 from workbench.results.folder import RunFolder, find_run
+from workbench.results.reasons import Failed
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import Comparison, compare
 
@@ -80,13 +81,14 @@ def with_latency_of(trial: TrialResult, sessions: Mapping[str, Measured]) -> Tri
     race, final = sessions[RACE], sessions.get(FINAL)
     for measured in (race, *([final] if final else [])):
         if (reason := measured.failed.get(trial.variant)) is not None:
-            return trial.model_copy(update={"status": "failed", "reason": f"while timing: {reason}"})
+            cause = Failed(variant=trial.variant, message=reason, while_timing=True)
+            return trial.model_copy(update={"status": "failed", "reason": reason, "cause": cause})
     confirmed = final and summarize(final, trial.variant, BASELINE, confirmed=True)
     latency = confirmed or summarize(race, trial.variant, BASELINE, confirmed=False)
     if latency is None:
         return trial
-    if (bound := race.pruned.get(trial.variant)) is not None:
-        return trial.model_copy(update={"latency": latency, "status": "pruned", "reason": bound})
+    if (lost := race.pruned.get(trial.variant)) is not None:
+        return trial.model_copy(update={"latency": latency, "status": "pruned", "cause": lost})
     return trial.model_copy(update={"latency": latency})
 
 

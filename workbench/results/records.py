@@ -13,15 +13,17 @@ from workbench.measure.records import (
     Environment,
     GpuUse,
     Latency,
+    NoneHeldOut,
     Parity,
     Saturation,
+    TimingEnd,
     WholePath,
 )
+from workbench.measure.stats import Interval
 from workbench.photos.contract import Preprocess
+from workbench.results.reasons import Cause, Objective, Status
 from workbench.system.machine import Machine
 from workbench.system.records import Record
-
-Status = Literal["ok", "failed", "skipped", "pruned"]
 
 
 def _as_recorded(value: object) -> object:
@@ -46,7 +48,8 @@ def _still_there(runtimes: object) -> object:
 class TrialResult(Record):
     """One variant in one run: what was built, what was measured, and how it ended.
 
-    reason: why it did not end `ok`. digest: of the variant; artifact_digest: of the model file.
+    cause: why it did not end `ok`; reason: the message where it was skipped or failed, and in runs of before
+    all that is known. digest: of the variant; artifact_digest: of the model file.
     provider, threads, opset, precision: read back from the session and the file. note: of the artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
     runtime in it. accuracy: on the photos that choose; certification: on those that choose nothing.
@@ -62,6 +65,7 @@ class TrialResult(Record):
     digest: str
     status: Status
     reason: str | None = None
+    cause: Cause | None = None
     backend: str
     device: str
     provider: str | None = None
@@ -102,7 +106,7 @@ class Budget(Record):
         None,
         description="Largest net loss of any class, as a fraction of its photos; no limit by default.",
     )
-    objective: Literal["latency", "size", "memory"] = Field(
+    objective: Objective = Field(
         "latency",
         description="The winner has the least `latency`, `size` or `memory` of all within the budget.",
     )
@@ -120,13 +124,85 @@ class Budget(Record):
     )
 
 
+MisjudgementKind = Literal[
+    "faster_than_advised", "slower_than_advised", "less_than_advised", "not_the_same", "won_unadvised"
+]
+
+
+class Misjudgement(Record):
+    """A variant that turned out otherwise than advised.
+
+    expected: what the advice said, with the range of speed-ups from low to high, because of `because`.
+    """
+
+    variant: str
+    expected: Literal["faster", "slower", "same", "unknown"]
+    low: float
+    high: float
+    because: str
+    speedup: float
+    speedup_ci: Interval | None
+    kind: MisjudgementKind
+
+
+class AdviceScore(Record):
+    """How the advice turned out.
+
+    timed: variants with advice that were timed; right: those it was right about.
+    not_worth, not_here: variants that `--advised` left out.
+    """
+
+    right: int
+    timed: int
+    wrong: tuple[Misjudgement, ...] = ()
+    not_worth: int = 0
+    not_here: int = 0
+
+
+class Attempts(Record):
+    """What one kind of attempt of a search came to. best: the best of the variants tried, as a look saw it.
+
+    outlook: whether `best` seems to keep the budget, to lose more than it allows, or too uncertain to tell.
+    """
+
+    why: str
+    tried: int
+    best: str
+    speedup: float
+    drop: float
+    images: int
+    outlook: Literal["within", "beyond", "uncertain"]
+
+
+class CertificationSequence(Record):
+    """Finalists certified in this order until one failed. passed: how many; failed: the one that ended it."""
+
+    order: tuple[str, ...]
+    passed: int
+    failed: str | None
+
+
+class SearchSummary(Record):
+    """What a tuner tried. looked: variants that got a quick look; untried: that got none; finalists: measured
+    in full."""
+
+    seconds: float
+    looked: int
+    untried: int
+    finalists: int
+    attempts: tuple[Attempts, ...] = ()
+    sequence: CertificationSequence | None = None
+
+
 class RunInfo(Record):
     """`run.json`: everything that was the same for all trials of a run.
 
     certification_images: photos kept apart to certify the winner; uncertified: why there are none;
     leak: because calibration and validation share photos. notes: what to know of the data, as sentences.
+    advice: how it turned out; search: what a tuner tried. Runs of before have both as sentences in `notes`.
     noise_floor: what a second copy of the baseline differed by, as a fraction; None before it is known.
-    environments: of every round of timing, the confirming ones last; timing_ended: why no more followed.
+    environments: of every round of timing, the confirming ones last; timing_end: why no more
+    followed, by stage; timing_ended: the same in words, in runs of before.
     """
 
     schema_version: Literal[1] = 1
@@ -148,11 +224,14 @@ class RunInfo(Record):
     runtimes: Annotated[dict[str, Runtime], BeforeValidator(_still_there)]
     synthetic: bool = False
     certification_images: int = 0
-    uncertified: str | None = None
+    uncertified: NoneHeldOut | str | None = None
     leak: bool = False
     notes: tuple[str, ...] = ()
+    advice: AdviceScore | None = None
+    search: SearchSummary | None = None
     noise_floor: float | None = None
     conditions: Conditions | None = None
     environments: tuple[Environment, ...] = ()
     repeated_rounds: int = 0
     timing_ended: str | None = None
+    timing_end: dict[str, TimingEnd] | None = None

@@ -4,15 +4,46 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TypedDict
 
-from workbench.measure.records import BASELINE, Accuracy, GpuUse, told
+from workbench.measure.records import BASELINE, Accuracy, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
-from workbench.results.records import Budget, RunInfo, Status, TrialResult
+from workbench.results.reasons import (
+    BaselineWins,
+    BatchShortfall,
+    Cause,
+    Certified,
+    ClassShortfall,
+    CloseBehind,
+    CutShort,
+    DropShortfall,
+    Failed,
+    LatencyShortfall,
+    LeakShortfall,
+    MemoryShortfall,
+    NoneCertifies,
+    NotCertified,
+    NothingElse,
+    NothingFits,
+    OverBudget,
+    PhotosShortfall,
+    Pruned,
+    Reason,
+    Shortfall,
+    SizeShortfall,
+    Skipped,
+    Status,
+    Undecided,
+    UnmeasuredShortfall,
+    Verdict,
+    Winner,
+)
+from workbench.results.records import Budget, RunInfo, TrialResult
 
-Verdict = Literal["within", "beyond", "too few images"]
 UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
 SMALLEST_DIFFERENCE = 0.01  # speeds closer than this, or than the noise floor, are the same
+CLOSE = 0.1  # of the winner's cost: what is no further behind is named
+BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
 SEEN: frozenset[Status] = frozenset({"ok", "pruned"})  # measured, if only until it could not win any more
 
 
@@ -28,7 +59,8 @@ class Row:
     peak_memory_bytes: above a worker with no runtime in it. What was not measured is None.
     crop: pixels of its input, where it is not the run's. precision: the weights are stored in; computes: what
     most multiplications really run in, and *_share what part of them; audit: that as a sentence.
-    casts, unfused_qdq: nodes that only convert. validated: on which processors its INT8 sums are exact.
+    casts, unfused_qdq: nodes that only convert. validated: the processors on which its INT8 sums are exact.
+    reason: the message of a trial that failed or was skipped.
     gpu: what it does on the GPU, as it was recorded.
     """
 
@@ -70,17 +102,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows in the order they were tried, and the reasons behind the choice, one sentence each.
-
-    winner: the variant chosen under the budget, or None where nothing fits it. certified: it holds on the
-    photos that chose nothing too, or there were too few photos to keep any apart.
-    """
+    """Rows in the order they were tried, and the verdict on them."""
 
     rows: tuple[Row, ...]
-    winner: str | None
-    certified: bool
-    reasons: tuple[str, ...]
+    verdict: Verdict
     info: RunInfo
+
+    @property
+    def winner(self) -> str | None:
+        return self.verdict.winner
+
+    @property
+    def certified(self) -> bool:
+        return self.verdict.certified
 
     @property
     def nothing_else(self) -> bool:
@@ -91,16 +125,57 @@ class Comparison:
 def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
     """Judge the trials of one run under its budget."""
     front = pareto_front(trials, _tolerance(info))
-    winner, reasons = choose(info, trials)
-    holds = False
-    if winner is not None:
-        holds, sentence = certified(info, winner)
-        reasons += [sentence, *_whole_paths(winner)]
-    reasons += info.notes
+    winner = choose(info, trials)
+    rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
+    return Comparison(rows, _verdict(info, trials, winner), info)
+
+
+def _verdict(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult | None) -> Verdict:
+    close = _close_behind(info, trials, winner) if winner else ()
+    reasons: list[Reason] = []
+    if winner is None:
+        timed = any(trial.latency for trial in trials)
+        reasons += [NothingFits() if timed else CutShort()]
+        # What was pruned before it was timed has its own shortfalls as its cause.
+        seen = [t for t in trials if timed and t.accuracy and (t.latency or t.status == "ok")]
+        reasons += [over for trial in seen if (over := over_budget(trial, info)) is not None]
+    else:
+        reasons += [_merits(info, winner)]
+        reasons += [BaselineWins()] if winner.variant == BASELINE and measured_others(trials) else []
+        reasons += [certification_of(info, winner), *close, *_better_ones_lost(info, trials, winner)]
+    if (winner or any(trial.latency for trial in trials)) and not measured_others(trials):
+        counts = Counter(trial.status for trial in trials if trial.variant != BASELINE)
+        reasons.append(NothingElse(counts=dict(counts)))
     if (open_question := undecided(info, trials)) is not None:
         reasons.append(open_question)
-    rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
-    return Comparison(rows, winner.variant if winner else None, holds, tuple(reasons), info)
+    named = {reason.variant for reason in reasons if isinstance(reason, OverBudget)}
+    reasons += [cause for t in trials if t.variant not in named and (cause := cause_of(t)) is not None]
+    holds = winner is not None and not certification_shortfalls(winner, info)
+    return Verdict(
+        winner=winner.variant if winner else None,
+        certified=holds,
+        close_behind=tuple(behind.variant for behind in close),
+        reasons=tuple(reasons),
+    )
+
+
+def cause_of(trial: TrialResult) -> Cause | None:
+    """Why a trial did not end `ok`; runs of before recorded a text alone."""
+    if trial.status == "ok" or trial.cause is not None:
+        return trial.cause
+    message = trial.reason or ""
+    match trial.status:
+        case "skipped":
+            return Skipped(variant=trial.variant, message=message)
+        case "failed":
+            return Failed(variant=trial.variant, message=message)
+        case "pruned":
+            return Pruned(variant=trial.variant, message=message)
+
+
+def measured_others(trials: Sequence[TrialResult]) -> bool:
+    """Was anything besides the baseline measured?"""
+    return any(trial.variant != BASELINE and trial.status in SEEN for trial in trials)
 
 
 def paired_drop(trial: TrialResult) -> PairedDrop | None:
@@ -115,82 +190,81 @@ def speed(trial: TrialResult) -> Ratio | None:
     return Ratio(trial.latency.round_log_ratios)
 
 
-def _verdict(drop: PairedDrop, trial: TrialResult, budget: Budget) -> Verdict:
-    if drop.drop > budget.max_accuracy_drop:
-        return "beyond"
-    # The baseline is what the drop is measured against: its own is zero by definition.
-    if trial.variant == BASELINE or drop.upper_bound() <= budget.max_accuracy_drop:
-        return "within"
-    return "too few images"
-
-
-def shortfalls(trial: TrialResult, budget: Budget, class_names: Sequence[str] = ()) -> list[str]:
-    """Every way the trial misses the budget, as phrases; empty where it fits."""
+def shortfalls(trial: TrialResult, info: RunInfo) -> tuple[Shortfall, ...]:
+    """Every way the trial misses the budget; empty where it fits."""
     if trial.status not in SEEN or trial.latency is None or trial.size_bytes is None:
-        return [trial.reason or "it was not measured to the end"]
-    found = untimed_shortfalls(trial, budget, class_names)
+        return (UnmeasuredShortfall(what="latency"),)
+    found = list(untimed_shortfalls(trial, info))
     if trial.latency.batch_size > 1:
-        found.append(
-            f"it was timed in batches of {trial.latency.batch_size}; the server answers photo by photo"
-        )
-    return found + _over("p50 latency", trial.latency.p50_ns, budget.max_latency_ms, "ms")
+        found.append(BatchShortfall(batch_size=trial.latency.batch_size))
+    limit_ns = _limit(info.budget.max_latency_ms)
+    if trial.latency.p50_ns > limit_ns:
+        found.append(LatencyShortfall(p50_ns=trial.latency.p50_ns, limit_ns=limit_ns))
+    return tuple(found)
 
 
-def untimed_shortfalls(trial: TrialResult, budget: Budget, class_names: Sequence[str] = ()) -> list[str]:
+def untimed_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[Shortfall, ...]:
     """Those of the `shortfalls` that are known before the trial is timed."""
-    return [
-        *_accuracy_shortfalls(trial, trial.accuracy, budget, class_names),
-        *_over("size", trial.size_bytes, budget.max_size_mb, "MB"),
-        *_over("memory", trial.peak_memory_bytes, budget.max_memory_mb, "MB"),
-    ]
+    found = _accuracy_shortfalls(trial, trial.accuracy, info)
+    size_bytes, memory_bytes = trial.size_bytes or 0, trial.peak_memory_bytes or 0
+    if size_bytes > (limit := _limit(info.budget.max_size_mb)):
+        found.append(SizeShortfall(size_bytes=size_bytes, limit_bytes=limit))
+    if memory_bytes > (limit := _limit(info.budget.max_memory_mb)):
+        found.append(MemoryShortfall(peak_memory_bytes=memory_bytes, limit_bytes=limit))
+    return tuple(found)
 
 
-def _over(what: str, value: float | None, most: float | None, unit: str) -> list[str]:
-    """value: in millionths of the unit, as bytes and nanoseconds are of MB and ms."""
-    if value is None or most is None or value / 1e6 <= most:
-        return []
-    return [f"its {what} is {value / 1e6:.2f} {unit} (budget {most:g})"]
+def _limit(most: float | None) -> float:
+    """MB as bytes, ms as nanoseconds; without a limit infinity."""
+    return math.inf if most is None else 1e6 * most
 
 
-def certification_shortfalls(trial: TrialResult, info: RunInfo) -> list[str]:
-    """Why the trial's drop is not certified on photos that chose nothing; empty where it is.
+def over_budget(trial: TrialResult, info: RunInfo) -> OverBudget | None:
+    if not (missed := shortfalls(trial, info)):
+        return None
+    ratio = speed(trial)
+    return OverBudget(variant=trial.variant, shortfalls=missed, speedup=ratio and ratio.speedup)
 
-    Too few photos for a part of their own is no shortfall: the run says so, and those that chose must do.
+
+def certification_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[Shortfall, ...]:
+    """Why the trial's drop is not certified on held-out photos; empty where it is.
+
+    Too few photos to hold any out is no shortfall: the run says so, and those that chose must do.
     """
     if trial.certification is not None:
-        return _accuracy_shortfalls(trial, trial.certification, info.budget, info.class_names)
-    return [info.uncertified] if info.leak and info.uncertified else []
+        return tuple(_accuracy_shortfalls(trial, trial.certification, info))
+    return (LeakShortfall(cause=info.uncertified),) if info.leak else ()
 
 
-def _accuracy_shortfalls(
-    trial: TrialResult, counts: Accuracy | None, budget: Budget, class_names: Sequence[str]
-) -> list[str]:
+def _accuracy_shortfalls(trial: TrialResult, counts: Accuracy | None, info: RunInfo) -> list[Shortfall]:
     if counts is None:
-        return ["its accuracy was not measured"]
+        return [UnmeasuredShortfall(what="accuracy")]
     drop = PairedDrop(counts.losses, counts.gains, counts.images)
-    limit = 100 * budget.max_accuracy_drop
-    found = []
-    match _verdict(drop, trial, budget):
-        case "beyond":
-            found.append(f"it loses {100 * drop.drop:.2f} points of top-1 (budget {limit:g})")
-        case "too few images":
-            enough = (
-                f"about {drop.images_needed(budget.max_accuracy_drop):,} in this part could"
-                if drop.drop < budget.max_accuracy_drop
-                else "no number could, with what it loses on these"
-            )
-            found.append(
-                f"{drop.total} photos cannot show that it loses at most {limit:g} points (it may lose "
-                f"{100 * drop.upper_bound():.2f}); {enough}"
-            )
-        case "within":
-            pass
-    if budget.max_class_drop is not None:
-        found += _class_shortfalls(counts, budget.max_class_drop, class_names)
-    return found
+    missed = [_drop_shortfall(drop, trial, info.budget), _class_shortfall(counts, info)]
+    return [shortfall for shortfall in missed if shortfall is not None]
 
 
-def _class_shortfalls(counts: Accuracy, limit: float, class_names: Sequence[str]) -> list[str]:
+def _drop_shortfall(drop: PairedDrop, trial: TrialResult, budget: Budget) -> Shortfall | None:
+    """Decided by the one-sided 95 % upper bound of the drop (non-inferiority), not by the drop seen: no
+    difference on few photos proves nothing."""
+    limit = budget.max_accuracy_drop
+    if drop.drop > limit:
+        return DropShortfall(drop=drop.drop, limit=limit)
+    # The baseline is what the drop is measured against: its own is zero by definition.
+    if trial.variant == BASELINE or (bound := drop.upper_bound()) <= limit:
+        return None
+    return PhotosShortfall(
+        images=drop.total,
+        drop=drop.drop,
+        drop_upper=bound,
+        limit=limit,
+        images_needed=drop.images_needed(limit) if drop.drop < limit else None,
+    )
+
+
+def _class_shortfall(counts: Accuracy, info: RunInfo) -> Shortfall | None:
+    if (limit := info.budget.max_class_drop) is None:
+        return None
     drops = [
         (label, (losses - gains) / images)
         for label, (images, losses, gains) in enumerate(
@@ -198,11 +272,15 @@ def _class_shortfalls(counts: Accuracy, limit: float, class_names: Sequence[str]
         )
         if images
     ]
-    worst = max(drops, key=lambda pair: pair[1], default=(0, 0.0))
-    if worst[1] <= limit:
-        return []
-    name = class_names[worst[0]] if class_names else f"class {worst[0]}"
-    return [f"{name} loses {100 * worst[1]:.1f} % of its photos (budget {100 * limit:g})"]
+    label, worst = max(drops, key=lambda pair: pair[1], default=(0, 0.0))
+    if worst <= limit:
+        return None
+    name = info.class_names[label] if label < len(info.class_names) else f"class {label}"
+    return ClassShortfall(class_name=name, drop=worst, limit=limit)
+
+
+def fitting(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
+    return [trial for trial in trials if trial.status == "ok" and not shortfalls(trial, info)]
 
 
 def ranked(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
@@ -211,103 +289,98 @@ def ranked(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
     Once some were measured again after the race, only those are: the others' times were never confirmed,
     and the best of many unconfirmed times is partly luck.
     """
-    fitting = [trial for trial in trials if trial.status == "ok" and not shortfalls(trial, info.budget)]
-    confirmed = [trial for trial in fitting if trial.latency and trial.latency.confirmed]
-    return sorted(confirmed or fitting, key=lambda trial: _cost(trial, info.budget))
+    fit = fitting(info, trials)
+    confirmed = [trial for trial in fit if trial.latency and trial.latency.confirmed]
+    return sorted(confirmed or fit, key=lambda trial: _cost(trial, info.budget))
 
 
-def choose(info: RunInfo, trials: Sequence[TrialResult]) -> tuple[TrialResult | None, list[str]]:
-    """The best trial under the budget by its objective, and why.
+def choose(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
+    """The best trial under the budget by its objective.
 
     What differs by less than the noise floor (or 1 %) counts as equal: the file smaller by 1 % or more wins
     then, after that the one with fewer steps, after that the baseline.
     """
-    budget = info.budget
-    pool = ranked(info, trials)
-    if not any(trial.latency for trial in trials):
-        return None, ["no winner: the run was cut short before anything was timed; run it again"]
+    pool, budget = ranked(info, trials), info.budget
     if not pool:
-        misses = [
-            f"{t.variant}: {'; '.join(shortfalls(t, budget, info.class_names))}" for t in trials if t.accuracy
-        ]
-        return None, ["no winner: nothing fits the budget", *misses, *_unmeasured(trials)]
-    best = pool[0]
-    # The noise floor is of times; sizes and memory have none.
-    tolerance = _tolerance(info) if budget.objective == "latency" else SMALLEST_DIFFERENCE
-    tied = [t for t in pool if _cost(t, budget) <= _cost(best, budget) * (1 + tolerance)]
+        return None
+    tied = [t for t in pool if _cost(t, budget) <= _cost(pool[0], budget) * (1 + _cost_tolerance(info))]
     smallest = min(trial.size_bytes or 0 for trial in tied)
     small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
-    winner = min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, budget)))
-    if unmeasured := _unmeasured(trials):
-        return winner, unmeasured  # it beats nobody
-    reasons = [f"winner: {winner.variant}, {_merits(winner)}"]
-    fitting = [t for t in trials if t.status == "ok" and not shortfalls(t, budget)]
-    others = [t.variant for t in fitting if t is not winner and _near(t, winner, budget, tolerance)]
-    if others:
-        reasons.append(
-            f"{_listed(others)} cannot be told apart from it in {budget.objective} "
-            f"(differences under {100 * tolerance:.1f} %); the smaller and simpler one wins"
-        )
-    if winner.variant == BASELINE:
-        reasons.append("nothing that fits the budget beats the plain FP32 export: ship that")
-    return winner, reasons + _why_better_ones_lost(trials, winner, budget)
+    return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, budget)))
 
 
-def _unmeasured(trials: Sequence[TrialResult]) -> list[str]:
-    """That nothing besides the baseline was measured, as a sentence; empty where something was."""
-    others = Counter(trial.status for trial in trials if trial.variant != BASELINE)
-    if others.keys() & SEEN:
-        return []
-    if not others:
-        return ["nothing else was measured"]
-    counts = ", ".join(f"{count} {status}" for status, count in others.items())
-    return [f"nothing else was measured ({counts}): this says nothing about them"]
+def _close_behind(
+    info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult
+) -> tuple[CloseBehind, ...]:
+    """Those that fit the budget and cannot be told from the winner, or are little worse; best first."""
+    tolerance, best = _cost_tolerance(info), _cost(winner, info.budget)
+    found = []
+    for trial in fitting(info, trials):
+        ratio = _cost(trial, info.budget) / best if best else 1.0
+        tied = 1 / (1 + tolerance) <= ratio <= 1 + tolerance
+        close = tied or (trial.variant != BASELINE and 1 <= ratio <= 1 + CLOSE)
+        if trial is not winner and close:
+            speedup = speed(trial)
+            found.append(
+                CloseBehind(
+                    variant=trial.variant,
+                    ratio=ratio,
+                    tied=tied,
+                    speedup=speedup and speedup.speedup,
+                    speedup_ci=speedup and speedup.interval,
+                )
+            )
+    return tuple(sorted(found, key=lambda close: close.ratio))
 
 
-def _near(trial: TrialResult, winner: TrialResult, budget: Budget, tolerance: float) -> bool:
-    mine, its = _cost(trial, budget), _cost(winner, budget)
-    return max(mine, its) <= min(mine, its) * (1 + tolerance)
+def _better_ones_lost(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult) -> list[OverBudget]:
+    """The best of those that the objective would have preferred, had they kept the budget."""
+    measured = [t for t in trials if t.status == "ok" and speed(t) is not None]
+    better = sorted(
+        (t for t in measured if _cost(t, info.budget) < _cost(winner, info.budget)),
+        key=lambda t: _cost(t, info.budget),
+    )
+    return [over for trial in better[:BETTER_ONES] if (over := over_budget(trial, info)) is not None]
 
 
-def certified(info: RunInfo, winner: TrialResult) -> tuple[bool, str]:
-    """Does the winner hold on photos that chose nothing? And the sentence that says so."""
-    if winner.certification is None:
-        why = info.uncertified or "this run kept no photos apart"
-        return not certification_shortfalls(winner, info), f"not certified: {why}"
-    counts = winner.certification
-    drop = PairedDrop(counts.losses, counts.gains, counts.images)
-    missed = certification_shortfalls(winner, info)
-    if missed:
-        return False, f"NOT certified on the {counts.images} photos that chose nothing: {'; '.join(missed)}"
-    if winner.variant == BASELINE:
-        return (
-            True,
-            f"certified: it is the reference; top-1 {100 * counts.top1:.2f} % on {counts.images} photos",
-        )
-    return True, (
-        f"certified on the {counts.images} photos that chose nothing: it loses {100 * drop.drop:.2f} points "
-        f"of top-1, at most {100 * drop.upper_bound():.2f} at 95 % (budget "
-        f"{100 * info.budget.max_accuracy_drop:g}; McNemar p {drop.mcnemar_p():.2f})"
+def _merits(info: RunInfo, trial: TrialResult) -> Winner:
+    ratio, drop = speed(trial), paired_drop(trial)
+    other = trial.variant != BASELINE
+    return Winner(
+        variant=trial.variant,
+        objective=info.budget.objective,
+        speedup=ratio.speedup if ratio and other else None,
+        speedup_ci=ratio.interval if ratio and other else None,
+        drop=drop.drop if drop and other else None,
+        drop_upper=drop.upper_bound() if drop and other else None,
+        images=drop and drop.total,
+        size_bytes=trial.size_bytes,
+        tolerance=_cost_tolerance(info),
+        whole_path=trial.whole_path,
     )
 
 
-def _whole_paths(trial: TrialResult) -> list[str]:
-    lines = []
-    for path in trial.whole_path:
-        stages = {
-            "decode": path.decode_ns,
-            "preprocess": path.preprocess_ns,
-            "inference": path.infer_ns,
-            "rest": path.rest_ns,
-        }
-        total = sum(stages.values())
-        shares = ", ".join(f"{name} {100 * time_ns / total:.0f} %" for name, time_ns in stages.items())
-        lines.append(f"a photo ({path.photo}) from its bytes to its class: {total / 1e6:.1f} ms ({shares})")
-    return lines
+def certification_of(info: RunInfo, winner: TrialResult) -> Certified | NotCertified | NoneCertifies:
+    """Does the winner keep the budget on held-out photos?"""
+    if (counts := winner.certification) is None:
+        return NoneCertifies(variant=winner.variant, cause=info.uncertified, leak=info.leak)
+    if missed := certification_shortfalls(winner, info):
+        return NotCertified(variant=winner.variant, images=counts.images, shortfalls=missed)
+    drop = PairedDrop(counts.losses, counts.gains, counts.images)
+    other = winner.variant != BASELINE
+    return Certified(
+        variant=winner.variant,
+        images=counts.images,
+        top1=counts.top1,
+        drop=drop.drop if other else None,
+        drop_upper=drop.upper_bound() if other else None,
+        limit=info.budget.max_accuracy_drop,
+        mcnemar_p=drop.mcnemar_p() if other else None,
+    )
 
 
-def undecided(info: RunInfo, trials: Sequence[TrialResult], target: float = 0.02) -> str | None:
-    """Whose speed is still too uncertain to say, where the time budget ended before it was known."""
+def undecided(info: RunInfo, trials: Sequence[TrialResult], target: float = 0.02) -> Undecided | None:
+    """The variants whose speed is still too uncertain to say."""
     wide = [
         trial.variant
         for trial in trials
@@ -319,13 +392,7 @@ def undecided(info: RunInfo, trials: Sequence[TrialResult], target: float = 0.02
             or math.expm1((ratio.log_interval[1] - ratio.log_interval[0]) / 2) > target
         )
     ]
-    if not wide:
-        return None
-    why = info.timing_ended or "the run was cut short"
-    more = "--time-budget" if "budget" in why else "--rounds"
-    return (
-        f"undecided within {100 * target:g} %: {_listed(wide)} ({why}); a larger {more} narrows the intervals"
-    )
+    return Undecided(variants=tuple(wide), target=target, ended=info.timing_end) if wide else None
 
 
 def _tolerance(info: RunInfo) -> float:
@@ -346,38 +413,9 @@ def _cost(trial: TrialResult, budget: Budget) -> float:
             return float(trial.peak_memory_bytes or 0)
 
 
-def _merits(trial: TrialResult) -> str:
-    parts = []
-    if (ratio := speed(trial)) is not None and trial.variant != BASELINE:
-        bounds = f" ({ratio.interval[0]:.2f} to {ratio.interval[1]:.2f})" if ratio.interval else ""
-        parts.append(f"{ratio.speedup:.2f} times the speed of the baseline{bounds}")
-    if (drop := paired_drop(trial)) is not None and trial.variant != BASELINE:
-        parts.append(
-            f"loses {100 * drop.drop:.2f} points of top-1, at most {100 * drop.upper_bound():.2f} at 95 %"
-        )
-    if trial.size_bytes is not None:
-        parts.append(f"{trial.size_bytes / 1e6:.2f} MB")
-    return "; ".join(parts)
-
-
-def _why_better_ones_lost(trials: Sequence[TrialResult], winner: TrialResult, budget: Budget) -> list[str]:
-    measured = [t for t in trials if t.status == "ok" and speed(t) is not None]
-    better = sorted(
-        (t for t in measured if _cost(t, budget) < _cost(winner, budget)), key=lambda t: _cost(t, budget)
-    )
-    lines = []
-    for trial in better[:3]:
-        if missed := shortfalls(trial, budget):
-            ratio = speed(trial)
-            lines.append(
-                f"{trial.variant} ({ratio.speedup if ratio else 0:.2f} times) lost: {'; '.join(missed)}"
-            )
-    return lines
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def _cost_tolerance(info: RunInfo) -> float:
+    """The noise floor is of times; sizes and memory have none."""
+    return _tolerance(info) if info.budget.objective == "latency" else SMALLEST_DIFFERENCE
 
 
 def pareto_front(trials: Sequence[TrialResult], tolerance: float = SMALLEST_DIFFERENCE) -> set[str]:
@@ -433,7 +471,7 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         crop=trial.preprocess.crop if trial.preprocess else None,
         precision=trial.precision,
         **_audited(trial),
-        validated=told(trial.saturation) if trial.saturation else None,
+        validated="; ".join(trial.saturation.validated) if trial.saturation else None,
         gpu=trial.gpu,
     )
 

@@ -21,6 +21,7 @@ from workbench.measure.worker import Worker
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Preprocess
 from workbench.results.folder import RunFolder
+from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped
 from workbench.results.records import TrialResult
 from workbench.run import build
 from workbench.run.prepare import Prepared, overridden
@@ -183,7 +184,7 @@ def check(context: Context, variant: Variant) -> TrialResult:
         steps=len(variant.steps),
     )
     if (reason := not_here(context, variant)) is not None:
-        return result.model_copy(update={"status": "skipped", "reason": reason})
+        return ended(result, Skipped(variant=variant.name, message=reason))
     try:
         contract = overridden(context.job.contract, variant.preprocess)
         if contract != context.job.contract:
@@ -196,9 +197,24 @@ def check(context: Context, variant: Variant) -> TrialResult:
         context.built[variant.name] = built
         return _checked(context, variant, built, result)
     except WorkbenchError as error:
-        reason = f"{error.message} ({error.hint})" if error.hint else error.message
-        status = "skipped" if isinstance(error, Unsuited) else "failed"
-        return result.model_copy(update={"status": status, "reason": reason})
+        return ended(result, cause_of(variant, error))
+
+
+def cause_of(variant: Variant, error: WorkbenchError) -> Skipped | Failed:
+    kind = Skipped if isinstance(error, Unsuited) else Failed
+    return kind(variant=variant.name, message=error.message, hint=error.hint)
+
+
+def ended(result: TrialResult, cause: Cause) -> TrialResult:
+    """The trial with why it did not end `ok`."""
+    match cause:
+        case Skipped() | Failed():
+            reason = f"{cause.message} ({cause.hint})" if cause.hint else cause.message
+            return result.model_copy(update={"status": cause.kind, "reason": reason, "cause": cause})
+        case OutOfTime():
+            return result.model_copy(update={"status": "skipped", "cause": cause})
+        case _:
+            return result.model_copy(update={"status": "pruned", "cause": cause})
 
 
 def not_here(context: Context, variant: Variant) -> str | None:

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.backends import BACKENDS, Runtime
@@ -60,14 +60,6 @@ class Clock:
     detectable: float | None
     disturbed: tuple[str, ...]
 
-    def sentence(self) -> str:
-        if self.noise_floor is None or self.detectable is None:
-            return f"{self.rounds} rounds in the time there was: too few to say how good it is"
-        return (
-            f"two copies of the same thing differ by up to {100 * self.noise_floor:.1f} % "
-            f"({self.rounds} rounds); a run would find differences from {100 * self.detectable:.1f} % up"
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
@@ -80,54 +72,6 @@ class Diagnosis:
     runtimes: dict[str, str | None]
     nvidia: Chain
     clock: Clock
-
-    def facts(self) -> dict[str, object]:
-        """The keys of `--format json`."""
-        return {
-            "machine": self.machine.model_dump(mode="json"),
-            "fingerprint": self.machine.fingerprint,
-            "features": self.features,
-            "conditions": self.conditions.model_dump(mode="json"),
-            "usable_cores": self.usable_cores,
-            "runtimes": self.runtimes,
-            "nvidia": self.nvidia.facts(),
-            "clock": asdict(self.clock),
-        }
-
-    def text(self) -> str:
-        found, here, clock = self.machine, self.conditions, self.clock
-        quota = "none" if here.quota is None else f"{here.quota:g} processors"
-        lines = [
-            f"machine   {found.cpu} ({found.architecture}), {found.memory_bytes / 2**30:.0f} GiB, "
-            f"{found.system}; fingerprint {found.fingerprint}",
-            f"cores     {self.usable_cores} usable (affinity {len(here.affinity)}, container quota {quota}); "
-            f"governor {here.governor}, turbo {here.turbo}",
-            f"gpus      {', '.join(found.gpus) or 'none that NVML can see'}",
-            "features  "
-            + ", ".join(f"{name} ({FEATURES[name]})" for name, has in self.features.items() if has),
-            "without   " + ", ".join(name for name, has in self.features.items() if not has),
-            "runtimes",
-            *(f"  {name:<24} {self._why(why)}" for name, why in self.runtimes.items()),
-            *self._nvidia(),
-            f"clock     {clock.sentence()}",
-        ]
-        if clock.disturbed:
-            count = len(clock.disturbed)
-            again = " (repeats counted)" if clock.tries > clock.rounds else ""
-            lines.append(
-                f"          {count} of {clock.tries} rounds{again} were disturbed: {clock.disturbed[0]}"
-            )
-        return "\n".join(lines)
-
-    def _why(self, why: str | None) -> str:
-        """What the chain says below is not said for each runtime as well."""
-        broken = self.nvidia.first_broken
-        told = broken is not None and why == f"{broken.found}: {broken.remedy}"
-        return "no: see `nvidia` below" if told else why or "runs here"
-
-    def _nvidia(self) -> list[str]:
-        head, *links = self.nvidia.lines()
-        return [f"nvidia    {head}", *links]
 
 
 def diagnose(report: Report) -> Diagnosis:

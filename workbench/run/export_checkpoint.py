@@ -40,17 +40,6 @@ class Exported:
     size_bytes: int
     photos: bool
 
-    def sentence(self) -> str:
-        probes = (
-            "photos of the workspace" if self.photos else "random inputs, for want of a workspace with photos"
-        )
-        return (
-            f"{self.output}: opset {self.report.opset} by exporter `{self.export.exporter}`, "
-            f"{self.size_bytes / 1e6:.2f} MB, {self.report.classes} classes\n"
-            f"its logits differ from torch's by at most {self.report.max_abs:.2g}, "
-            f"{self.report.max_rel:.2g} of the largest (on {probes})"
-        )
-
 
 def export_checkpoint(
     workspace: Workspace,

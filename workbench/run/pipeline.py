@@ -1,6 +1,6 @@
 """A run, from a workspace and variants to results: the one place that knows the order of things."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -42,6 +42,9 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+ShowAdvice = Callable[[Advice], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """build_timeout_s: for one variant's export and steps together.
@@ -56,7 +59,11 @@ class Options:
 
 
 def run_workspace(
-    workspace: Workspace, variants: Sequence[Variant], options: Options, report: Report
+    workspace: Workspace,
+    variants: Sequence[Variant],
+    options: Options,
+    report: Report,
+    show_advice: ShowAdvice = lambda _: None,
 ) -> Comparison:
     """A whole run in a new folder of the workspace's results.
 
@@ -66,26 +73,32 @@ def run_workspace(
     try:
         calibrate = any(step.use in RANGED for variant in variants for step in variant.steps)
         prepared = prepare(workspace, report, calibrate=calibrate)
-        for result in run(prepared, variants, folder, options, report):
+        for result in run(prepared, variants, folder, options, report, show_advice):
             if result.status != "ok":
-                report(Progress(result.status, 0, 0, f"{result.variant}: {result.reason}"))
+                what = f"{result.variant}: {result.reason}" if result.reason else result.variant
+                report(Progress(result.status, 0, 0, what))
     finally:
         folder.remove_if_never_begun()
     return compare(folder.info(), folder.trials())
 
 
 def run(
-    prepared: Prepared, variants: Sequence[Variant], folder: RunFolder, options: Options, report: Report
+    prepared: Prepared,
+    variants: Sequence[Variant],
+    folder: RunFolder,
+    options: Options,
+    report: Report,
+    show_advice: ShowAdvice = lambda _: None,
 ) -> Iterator[TrialResult]:
     """Build, check and time the variants; every result is on disk before it is handed over.
 
+    show_advice: is given the advice on the variants before any of them is built.
     A variant that fails or cannot run here ends with its reason, and the run goes on. Only a baseline
     that cannot be built or measured ends the run, with WorkbenchError.
     """
     context, baseline = begin(prepared, folder, options, report)
     advice = advice_for(context, variants)
-    for line in advice.headlines():
-        report(Progress("advice", 0, 0, line))
+    show_advice(advice)
     if options.advised:
         variants = advised(advice, variants)
     context.runtimes |= {variant.name: variant.runtime for variant in variants}
@@ -105,10 +118,10 @@ def run(
 
 
 def _look_back(folder: RunFolder, advice: Advice) -> None:
-    """Add to the run where the advice was wrong."""
+    """Add to the run how the advice turned out."""
     info = folder.info()
-    wrong = hindsight(advice, compare(info, folder.trials()))
-    folder.save_info(info.model_copy(update={"notes": (*info.notes, *wrong)}))
+    score = hindsight(advice, compare(info, folder.trials()))
+    folder.save_info(info.model_copy(update={"advice": score}))
 
 
 def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Advice:

@@ -102,7 +102,7 @@ def _may_win(trial: TrialResult, info: RunInfo) -> bool:
     return (
         info.budget.objective == "latency"
         and info.runtimes[trial.variant].batch == 1
-        and not untimed_shortfalls(trial, info.budget)
+        and not untimed_shortfalls(trial, info)
     )
 
 
@@ -164,14 +164,14 @@ def _about(info: RunInfo, sessions: Mapping[str, Measured]) -> RunInfo:
             "noise_floor": max(known) if known else None,
             "environments": tuple(e for measured in sessions.values() for e in measured.environments),
             "repeated_rounds": sum(len(measured.unused) for measured in sessions.values()),
-            "timing_ended": "; ".join(f"{name}: {measured.ended}" for name, measured in sessions.items()),
+            "timing_end": {name: measured.ended for name, measured in sessions.items() if measured.ended},
         }
     )
 
 
 def _finalists(info: RunInfo, raced: Sequence[TrialResult]) -> list[str]:
     """The winner of the race, the runner-up and the baseline; the baseline alone where nothing fits."""
-    winner, _ = choose(info, raced)
+    winner = choose(info, raced)
     others = [t for t in ranked(info, raced) if winner is not None and t.variant != winner.variant]
     names = [BASELINE, *([winner.variant] if winner else []), *[t.variant for t in others[:1]]]
     return list(dict.fromkeys(names))

@@ -1,6 +1,6 @@
 """The chain from the NVIDIA driver to the runtimes: which link is the first that does not hold."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from workbench.system.nvidia_links import LINKS, Look, Missing, here
@@ -26,31 +26,6 @@ class Chain:
     @property
     def first_broken(self) -> Link | None:
         return next((link for link in self.links if link.state == "broken"), None)
-
-    def facts(self) -> dict[str, object]:
-        """As `--format json` has it."""
-        broken = self.first_broken
-        return {
-            "first_broken": broken.name if broken else None,
-            "links": [asdict(link) for link in self.links],
-        }
-
-    def lines(self) -> list[str]:
-        """The first broken link in one line; then each link, unless there is no driver to begin with."""
-        broken = self.first_broken
-        if broken is None:
-            head = "every link holds"
-        else:
-            head = f"first broken link: {broken.name} ({broken.needed_for}): {_said(broken)}"
-        if broken is not None and broken is self.links[0]:
-            return [head]
-        return [head, *(f"  {link.name:<24} {_said(link)}" for link in self.links)]
-
-
-def _said(link: Link) -> str:
-    if link.state == "not looked at":
-        return link.state
-    return f"{link.found}: {link.remedy}" if link.state == "broken" and link.remedy else str(link.found)
 
 
 def chain(look: Look | None = None) -> Chain:

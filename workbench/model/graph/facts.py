@@ -62,29 +62,6 @@ class NetworkFacts(BaseModel):
     def transformer(self) -> bool:
         return self.attention > 0 and self.matmul_share > 0.5
 
-    def sentence(self) -> str:
-        """`52 convolutions (11 depthwise, 9 % of 56 million MACs), 9 squeeze-and-excitation blocks`."""
-        depthwise = f" ({self.depthwise} depthwise, {100 * self.depthwise_share:.0f} % of the MACs)"
-        counted = [
-            (self.convolutions, "convolution", depthwise if self.depthwise else ""),
-            (self.attention, "attention layer", ""),
-            (self.squeeze_excite, "squeeze-and-excitation block", ""),
-            (self.hard_swish, "hard-swish", ""),
-            (self.swish, "swish", ""),
-            (self.dead_channels, "dead channel", ""),
-        ]
-        parts = [
-            f"{count} {word}{'s' if count > 1 and not word.endswith('swish') else ''}{more}"
-            for count, word, more in counted
-            if count
-        ]
-        if self.macs is not None:
-            parts.append(f"{self.macs / 1e6:,.0f} million MACs")
-        parts.append(f"{self.parameters / 1e6:.2f} million parameters")
-        size = "x".join(str(side) if side else "free" for side in self.input_shape[1:])
-        fixed = "other sizes work too" if self.any_size else "no other size fits"
-        return f"{', '.join(parts)}; photos of {size} pixels, {fixed}"
-
 
 def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
     """Read a float network with one input and one output, before it is quantised.

@@ -5,12 +5,13 @@ It predicts, and nothing more: `hindsight` says afterwards where it was wrong.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from workbench.model.graph.facts import NetworkFacts
+from workbench.results.reasons import Objective
+from workbench.results.records import AdviceScore, Misjudgement, MisjudgementKind
 from workbench.results.verdict import Comparison, Row
-from workbench.run.advice.explain import wrapped
 from workbench.run.advice.speed_rules import Situation, opinions
 from workbench.steps.fp16.settings import Fp16
 from workbench.system.machine import Machine
@@ -18,7 +19,6 @@ from workbench.workspace import requirements
 from workbench.workspace.recipe import Variant
 
 Expected = Literal["faster", "slower", "same", "unknown"]
-Objective = Literal["latency", "size", "memory"]
 
 NEARLY = 1.1  # speeds within this factor of one another are the same to an advisor
 NARROW = 1.3  # high over low: a range up to that names one outcome
@@ -28,7 +28,7 @@ UNLIKELY = 0.85  # the middle of a range below which reaching its upper end woul
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class Rationale:
     text: str
     source: str
 
@@ -47,7 +47,7 @@ class Item:
     expected: Expected
     low: float | None
     high: float | None
-    reasons: tuple[Reason, ...]
+    reasons: tuple[Rationale, ...]
     absent: str | None = None
 
 
@@ -61,48 +61,6 @@ class Advice:
     features: tuple[str, ...]
     objective: Objective
     items: tuple[Item, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """The keys of `--format json`."""
-        return {**asdict(self), "network": self.network.model_dump(mode="json")}
-
-    def headlines(self) -> list[str]:
-        """Two or three lines for the start of a run."""
-        worth = [item.variant for item in _promising_first(self.items) if item.worth]
-        lines = [f"network: {self.network.sentence()}"]
-        lines.append(f"worth trying: {', '.join(worth) or 'nothing that is here'}")
-        poor = [f"{title}: {len(found)} of {len(self.items)}" for title, found in self._poor() if found]
-        if poor:
-            lines.append(f"{'; '.join(poor)} (`krishi-bench advise` says why)")
-        return lines
-
-    def _poor(self) -> list[tuple[str, list[Item]]]:
-        """What is not worth trying and what cannot be tried, under their headings."""
-        poor = [item for item in self.items if not item.worth]
-        return [
-            ("not worth trying", [item for item in poor if item.absent is None]),
-            ("cannot run here", [item for item in poor if item.absent is not None]),
-        ]
-
-    def text(self) -> str:
-        """The advice for a terminal of 100 columns."""
-        here = ", ".join(self.features) or "its features are unknown"
-        lines = [
-            *wrapped(f"{self.cpu}, {self.cores} cores: {here}", ""),
-            *wrapped(self.network.sentence(), ""),
-        ]
-        sources: dict[str, int] = {}  # numbered as they are met: each is given in full once, at the end
-        unfit, away = self._poor()
-        promising = _promising_first([item for item in self.items if item.worth])
-        for title, chosen in (("worth trying", promising), unfit, *([away] if away[1] else [])):
-            lines += ["", f"{title}:" if chosen else f"{title}: nothing"]
-            for group in _groups(chosen):
-                lines += _entry(group, sources)
-        lines += ["", "sources:"]
-        for source, number in sources.items():
-            lines += wrapped(source, "       ", f"  [{number}]".ljust(7))
-        lines += ["", "A prediction from the operators and the processor; `run` measures."]
-        return "\n".join(lines) + "\n"
 
 
 def advise(
@@ -136,42 +94,38 @@ def advised(advice: Advice, variants: Sequence[Variant]) -> list[Variant]:
     return [variant for variant in variants if variant.name in worth]
 
 
-def hindsight(advice: Advice, comparison: Comparison) -> list[str]:
-    """Where the advice was wrong, a sentence each, how often it was right, and what `--advised` left out.
-
-    The first two are empty if nothing was timed.
-    """
-    rows = {row.variant: row for row in comparison.rows if row.speedup is not None}
-    judged = [(item, rows[item.variant]) for item in advice.items if item.variant in rows and item.low]
-    wrong = [sentence for item, row in judged if (sentence := _wrong(item, row)) is not None]
-    if judged:
-        right = len(judged) - len(wrong)
-        wrong.append(f"the advice was right about {right} of {len(judged)} variants that were timed")
-    return wrong + _left_out(advice, comparison)
-
-
-def _left_out(advice: Advice, comparison: Comparison) -> list[str]:
-    """A run tries all of its variants, but for those that `--advised` leaves out."""
-    tried = {row.variant for row in comparison.rows}
-    out = [item for item in advice.items if item.variant not in tried]
-    away = sum(item.absent is not None for item in out)
-    counts = {"not worth trying": len(out) - away, "that cannot run here": away}
-    told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return [f"--advised left out {told} (`krishi-bench advise` says why)"] if told else []
+def hindsight(advice: Advice, comparison: Comparison) -> AdviceScore:
+    """Where the advice was wrong, how often it was right, and how much `--advised` left out."""
+    rows = {row.variant: row for row in comparison.rows}
+    judged = [
+        (item, rows[item.variant])
+        for item in advice.items
+        if item.variant in rows and rows[item.variant].speedup is not None and item.low
+    ]
+    wrong = tuple(found for item, row in judged if (found := _misjudgement(item, row)) is not None)
+    left_out = [item for item in advice.items if item.variant not in rows]
+    not_here = sum(item.absent is not None for item in left_out)
+    return AdviceScore(
+        right=len(judged) - len(wrong),
+        timed=len(judged),
+        wrong=wrong,
+        not_worth=len(left_out) - not_here,
+        not_here=not_here,
+    )
 
 
 def _absent(variant: Variant, reason: str) -> Item:
-    reasons = (Reason(f"it cannot run here: {reason}", "this machine"),)
+    reasons = (Rationale(f"it cannot run here: {reason}", "this machine"),)
     return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons, absent=reason)
 
 
 def _judged(variant: Variant, situation: Situation, objective: Objective) -> Item:
     found = sorted(opinions(variant, situation), key=lambda o: (not o.stop, -abs(math.log(o.low * o.high))))
     if found and all(opinion.stop for opinion in found):
-        reasons = tuple(Reason(opinion.text, opinion.source) for opinion in found)
+        reasons = tuple(Rationale(opinion.text, opinion.source) for opinion in found)
         return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons)
     if not found:
-        reason = Reason("no rule knows this combination", "trying it is the only way to know")
+        reason = Rationale("no rule knows this combination", "trying it is the only way to know")
         return Item(variant.name, variant.recipe, True, "unknown", None, None, (reason,))
     low, high = math.prod(o.low for o in found), math.prod(o.high for o in found)
     expected = _expected(low, high)
@@ -179,7 +133,7 @@ def _judged(variant: Variant, situation: Situation, objective: Objective) -> Ite
     uncertain = expected == "unknown" and high >= PROMISING and math.sqrt(low * high) >= UNLIKELY
     promising = expected == "faster" or uncertain
     worth = not stopped and (promising if objective == "latency" else _smaller(variant))
-    reasons = tuple(Reason(opinion.text, opinion.source) for opinion in found)
+    reasons = tuple(Rationale(opinion.text, opinion.source) for opinion in found)
     return Item(variant.name, variant.recipe, worth, expected, round(low, 2), round(high, 2), reasons)
 
 
@@ -196,54 +150,29 @@ def _smaller(variant: Variant) -> bool:
     return any("int8" in step.use or isinstance(step, Fp16) for step in variant.steps)
 
 
-def _wrong(item: Item, row: Row) -> str | None:
+def _misjudgement(item: Item, row: Row) -> Misjudgement | None:
     assert item.low is not None and item.high is not None and row.speedup is not None
     low, high = row.speedup_ci or (row.speedup, row.speedup)
-    was = f"{row.speedup:.2f} times the baseline's speed" + (
-        f" [{low:.2f}, {high:.2f}]" if row.speedup_ci else ""
-    )
-    said = f"expected {item.low:.2f} to {item.high:.2f} times, because {item.reasons[0].text}"
     match item.expected:
         case "slower" if low > 1:
-            return f"{item.variant} was said to be slower and is faster: {was} ({said})"
+            kind: MisjudgementKind = "faster_than_advised"
         case "faster" if high < 1:
-            return f"{item.variant} was said to be faster and is slower: {was} ({said})"
+            kind = "slower_than_advised"
         case "faster" if high < MISSED * item.low:
-            return f"{item.variant} gained less than was said: {was} ({said})"
+            kind = "less_than_advised"
         case "same" if low > NEARLY or high < 1 / NEARLY:
-            return f"{item.variant} was said to make no difference: {was} ({said})"
-    if row.winner and not item.worth:
-        return f"{item.variant} won and was not advised: {was} ({said})"
-    return None
-
-
-def _promising_first(items: Sequence[Item]) -> list[Item]:
-    return sorted(items, key=lambda item: -(item.low or 0) * (item.high or 0))
-
-
-def _groups(items: Sequence[Item]) -> list[list[Item]]:
-    """Variants of one recipe with the same reasons, together; what cannot run here by the reason alone."""
-    groups: dict[object, list[Item]] = {}
-    for item in items:
-        key = item.absent or (item.recipe, item.low, item.high, item.reasons)
-        groups.setdefault(key, []).append(item)
-    return list(groups.values())
-
-
-def _entry(group: Sequence[Item], sources: dict[str, int]) -> list[str]:
-    first = group[0]
-    labels: dict[str, list[str]] = {}
-    for item in group:
-        labels.setdefault(item.recipe, []).append(item.variant.removeprefix(item.recipe))
-    names = [recipe + (" " if len(found) > 1 else "") + " ".join(found) for recipe, found in labels.items()]
-    lines = wrapped(", ".join(names) + _range(first), "  ")
-    for reason in first.reasons:
-        number = sources.setdefault(reason.source, len(sources) + 1)
-        lines += wrapped(f"{first.absent or reason.text} [{number}]", "      ", "    - ")
-    return lines
-
-
-def _range(item: Item) -> str:
-    if item.low is None or item.high is None:
-        return ""
-    return f": expected {item.low:.2f} to {item.high:.2f} times the speed ({item.expected})"
+            kind = "not_the_same"
+        case _ if row.winner and not item.worth:
+            kind = "won_unadvised"
+        case _:
+            return None
+    return Misjudgement(
+        kind=kind,
+        variant=item.variant,
+        expected=item.expected,
+        low=item.low,
+        high=item.high,
+        because=item.reasons[0].text,
+        speedup=row.speedup,
+        speedup_ci=row.speedup_ci,
+    )

@@ -1,9 +1,7 @@
 """What a recipe does, when that helps and when it hurts, with the source of each statement."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pydantic import BaseModel
 
@@ -11,9 +9,6 @@ from workbench.run.advice.evidence import Evidence, evidence
 from workbench.workspace import requirements as needs
 from workbench.workspace.fields import as_yaml, described, summary
 from workbench.workspace.recipe import Recipe, Variant
-
-WIDTH = 100
-SHOWN = 8  # variants listed by name; more are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +47,6 @@ class Explanation:
     needs: tuple[str, ...]
     unmet: str | None
     parts: tuple[Part, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """The keys of `--format json`."""
-        return asdict(self)
-
-    def text(self) -> str:
-        """The explanation for a terminal of 100 columns."""
-        lines = wrapped(f"{self.recipe}: {self.description}" if self.description else self.recipe, "")
-        shown = list(self.variants[:SHOWN])
-        if more := len(self.variants) - len(shown):
-            shown.append(f"and {more} more")
-        lines += wrapped(f"{_count(len(self.variants), 'variant')}: {', '.join(shown)}", "")
-        for axis in self.axes:
-            lines += wrapped(f"varies {axis}", "  ")
-        if self.needs:
-            lines += wrapped(f"needs {', '.join(self.needs)}", "")
-        if self.unmet is not None:
-            lines += wrapped(f"skipped here: {self.unmet}", "")
-        described_before = ""  # a setting with several values is described once
-        for part in self.parts:
-            values = f": {', '.join(part.values)}" if part.values else ""
-            lines += ["", *wrapped(part.title + values, "")]
-            for label, text in asdict(part.note).items():
-                if text and (label != "does" or part.title != described_before):
-                    lines += wrapped(text, " " * 10, f"  {label:<8}")
-            described_before = part.title
-        return "\n".join(lines) + "\n"
 
 
 def explain(
@@ -151,18 +119,3 @@ def _settings(owner: str, model: BaseModel, path: str = "", *, gpu: bool) -> Ite
 
 def _note(does: str | None, found: Evidence | None) -> Note:
     return Note(does) if found is None else Note(does, found.helps, found.hurts, found.source)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
-    """Lines of at most WIDTH columns. first: what the first begins with; the others are indented deeper."""
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent if first is None else first,
-        subsequent_indent=indent if first is not None else indent + "  ",
-        break_on_hyphens=False,
-    )

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workbench.backends import BACKENDS
-from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.measure.worker import Worker
@@ -229,15 +228,3 @@ def _alternate(baseline: Worker, worker: Worker, baseline_s: float, typical_s: f
         ratios.append(math.log(bursts[id(worker)] / bursts[id(baseline)]))
         times.append(bursts[id(worker)] / 1e9)
     return median(ratios), median(times)
-
-
-def described(look: Look) -> str:
-    """One phrase for a person: how fast, and what it loses."""
-    return (
-        f"{look.speedup:.2f} times the baseline's speed, loses {100 * look.drop.drop:+.2f} points on "
-        f"{look.images} photos"
-    )
-
-
-def problem(error: WorkbenchError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -5,16 +5,17 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from workbench.errors import Unsuited, WorkbenchError
+from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
+from workbench.results.reasons import Failed, OutOfTime, Skipped
 from workbench.run.build import LAYER_SECONDS, layers_of
-from workbench.run.check_variant import Built, Context, build_variant, not_here
+from workbench.run.check_variant import Built, Context, build_variant, cause_of, not_here
 from workbench.run.prepare import overridden
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Look, Looker, described, problem
+from workbench.run.tune.quick_look import Look, Looker
 from workbench.steps.int8.layer_sensitivity import Layer
 from workbench.system.child import ChildError, call
 from workbench.system.files import file_name
@@ -34,8 +35,7 @@ class Tried:
     variant: Variant
     why: str
     look: Look | None = None
-    problem: str | None = None
-    skipped: bool = False
+    cause: Skipped | Failed | OutOfTime | None = None
 
 
 @dataclass(slots=True)
@@ -131,11 +131,8 @@ class Search:
 
     def _tell(self, move: Move, left: float) -> None:
         best = self.best()
-        so_far = (
-            f"; best so far {best[0].variant.name}, {described(best[0].look)}"
-            if best and best[0].look
-            else ""
-        )
+        seen = best[0].look if best else None
+        so_far = f"; best so far {best[0].variant.name}, {seen.speedup:.2f} times" if seen else ""
         what = f"{move.variant.name} ({move.why}){so_far}"
         self.context.stage = Progress("searching", len(self.tried), 0, what, left)
         self.context.report(self.context.stage)
@@ -143,22 +140,24 @@ class Search:
     def _looked(self, move: Move) -> Tried:
         variant = move.variant
         if (reason := not_here(self.context, variant)) is not None:
-            return Tried(variant, move.why, problem=reason, skipped=True)
+            return Tried(variant, move.why, cause=Skipped(variant=variant.name, message=reason))
         self.context.runtimes[variant.name] = variant.runtime
         try:
             built = self.build(variant)
             return Tried(variant, move.why, self.looker.look(variant, built))
         except WorkbenchError as error:
-            late = self.left_s <= 0
-            reason = "the time to search ended while it was built" if late else problem(error)
-            return Tried(variant, move.why, problem=reason, skipped=late or isinstance(error, Unsuited))
+            late = OutOfTime(variant=variant.name, while_building=True) if self.left_s <= 0 else None
+            return Tried(variant, move.why, cause=late or cause_of(variant, error))
 
     def tell_untried(self, moves: Iterable[Move]) -> None:
         """Record those that time did not suffice for: what was given by name must not vanish."""
         for move in moves:
-            if move.variant.digest not in self.tried:
-                reason = not_here(self.context, move.variant) or "the time to search ended before its turn"
-                self.tried[move.variant.digest] = Tried(move.variant, move.why, problem=reason, skipped=True)
+            variant = move.variant
+            if variant.digest not in self.tried:
+                missing = not_here(self.context, variant)
+                skipped = Skipped(variant=variant.name, message=missing) if missing else None
+                cause = skipped or OutOfTime(variant=variant.name)
+                self.tried[variant.digest] = Tried(variant, move.why, cause=cause)
 
     def build(self, variant: Variant) -> Built:
         """Raises WorkbenchError, also where it takes longer than the search has time."""
@@ -219,7 +218,7 @@ def scan_sizes(found: Search, plain: Variant) -> list[int]:
 
     for crop in moves.coarse(crops):
         tried = at(crop)
-        if tried is None or tried.problem is not None or found.hopeless(tried):
+        if tried is None or tried.cause is not None or found.hopeless(tried):
             break
     good = [crop for crop, tried in seen.items() if found.within(tried)]
     edge = min(good, default=found.context.job.contract.crop)

@@ -16,7 +16,8 @@ from workbench.measure.latency import Plan
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.roles import Role
 from workbench.results.folder import RunFolder
-from workbench.results.records import RunInfo, TrialResult
+from workbench.results.reasons import Cause, NotCertifiedInTurn, NotFinalist, OverBudget
+from workbench.results.records import Attempts, CertificationSequence, RunInfo, SearchSummary, TrialResult
 from workbench.results.verdict import (
     Comparison,
     certification_shortfalls,
@@ -26,11 +27,11 @@ from workbench.results.verdict import (
 )
 from workbench.run import pipeline
 from workbench.run.advice.advise import Advice, advised
-from workbench.run.check_variant import Context
+from workbench.run.check_variant import Context, ended
 from workbench.run.prepare import prepare
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Looker, described, promise
+from workbench.run.tune.quick_look import Looker, promise
 from workbench.run.tune.recipe_file import check_ours, write_recipe
 from workbench.run.tune.search import Search, Tried, chosen, explore, resized
 from workbench.system.progress import Progress, Report
@@ -43,26 +44,10 @@ LEAST_RACE_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """comparison: of the finalists' run. recipe: reproduces the winner; None where nothing beat the baseline.
-
-    story: what was tried and found, as sentences.
-    """
+    """comparison: of the finalists. recipe: reproduces the winner; None where nothing beat the baseline."""
 
     comparison: Comparison
     recipe: Path | None
-    story: tuple[str, ...]
-
-    def sentence(self) -> str:
-        """What came of it, for a person."""
-        told = "\n".join(self.story)
-        if self.recipe is None and self.comparison.nothing_else:
-            return f"{told}\nnothing besides the plain FP32 export could be measured: no recipe was written"
-        if self.recipe is None:
-            return f"{told}\nnothing that keeps the budget beat the plain FP32 export: no recipe was written"
-        again = f"wrote {self.recipe}: `krishi-bench run {self.recipe}` measures it again"
-        if not self.comparison.certified:
-            return f"{told}\n{again}; the photos kept apart did not certify it, so `promote` will refuse it"
-        return f"{told}\n{again}, `krishi-bench promote` publishes it"
 
 
 def tune(
@@ -117,17 +102,16 @@ def tune(
             folder.append(_not_taken(tried, context))
     left = started + budget_s - time.monotonic()
     plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
-    notes = story(found, finalists, time.monotonic() - started)
-    notes += (certified.sentence,) if certified.sentence else ()
-    info = info.model_copy(update={"notes": (*info.notes, *notes)})
+    summary = summarize(found, finalists, certified.sequence, time.monotonic() - started)
+    info = info.model_copy(update={"search": summary})
     for _ in pipeline.timed(context, info, [baseline, *certified.passed], plan):
         pass
     comparison = compare(folder.info(), folder.trials())
     winner = next((t.variant for t in finalists if t.variant.name == comparison.winner), None)
     if winner is None:
-        return Tuned(comparison, None, notes)
+        return Tuned(comparison, None)
     write_recipe(winner, recipe, comparison)
-    return Tuned(comparison, recipe, notes)
+    return Tuned(comparison, recipe)
 
 
 def absent_roles(network: NetworkFacts) -> frozenset[Role]:
@@ -173,14 +157,14 @@ def _comparable(variants: Iterable[Variant]) -> list[Variant]:
 
 
 @dataclass(frozen=True, slots=True)
-class Certified:
-    """What a fixed sequence of certifications left. sentence: how it went; None where there was none."""
+class Finalists:
+    """What a fixed sequence of certifications left. sequence: how it went; None where there was none."""
 
     passed: list[TrialResult]
-    sentence: str | None
+    sequence: CertificationSequence | None
 
 
-def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunInfo) -> Certified:
+def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunInfo) -> Finalists:
     """Certify the finalists one after the other, surest first, until one fails; faster ones come later.
 
     A fixed sequence of tests: the order is known before the photos that certify are looked at, and nothing is
@@ -188,15 +172,10 @@ def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunIn
     (Maurer, Hothorn and Lehmacher, "Multiple comparisons in drug clinical trials", 1995). What failed, and
     what came after it, is recorded as `pruned`. Where the surest fails it stays, to be refused by name.
     """
-    budget, folder = info.budget, found.context.folder
-
-    def prune(result: TrialResult, reason: str) -> None:
-        folder.append(result.model_copy(update={"status": "pruned", "reason": reason}))
-
     fitting = []
     for result in checked:
-        if missed := untimed_shortfalls(result, budget, info.class_names):
-            prune(result, "; ".join(missed))
+        if missed := untimed_shortfalls(result, info):
+            found.context.folder.append(ended(result, OverBudget(variant=result.variant, shortfalls=missed)))
         else:
             fitting.append(result)
     fitting.sort(key=lambda result: -_promise(result, found))
@@ -206,10 +185,14 @@ def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunIn
             passed.append(result)
             continue
         for other in fitting[max(number, 1) :]:
-            why = "; ".join(missed) if other is result else f"{result.variant}, which was surer, did not hold"
-            prune(other, f"not certified: {why}")
-        return Certified(passed or fitting[:1], _told(passed, fitting, result))
-    return Certified(passed, _told(passed, fitting, None))
+            cause = (
+                NotCertifiedInTurn(variant=other.variant, shortfalls=missed)
+                if other is result
+                else NotCertifiedInTurn(variant=other.variant, after=result.variant)
+            )
+            found.context.folder.append(ended(other, cause))
+        return Finalists(passed or fitting[:1], _sequence(passed, fitting, result))
+    return Finalists(passed, _sequence(passed, fitting, None))
 
 
 def _promise(result: TrialResult, found: Search) -> float:
@@ -217,53 +200,69 @@ def _promise(result: TrialResult, found: Search) -> float:
     return promise(drop, found.context.prepared.workspace.budget, found.photos) if drop else 0.0
 
 
-def _told(
+def _sequence(
     passed: Sequence[TrialResult], fitting: Sequence[TrialResult], failed: TrialResult | None
-) -> str | None:
+) -> CertificationSequence | None:
     if not fitting or fitting[0].certification is None:
         return None
-    order = " > ".join(result.variant for result in fitting)
-    end = f"{failed.variant} did not hold" if failed else "all of them hold"
-    return f"certified in turn, surest first, until one fails: {order}; {len(passed)} passed, {end}"
+    order = tuple(result.variant for result in fitting)
+    return CertificationSequence(order=order, passed=len(passed), failed=failed and failed.variant)
 
 
 def _not_taken(tried: Tried, context: Context) -> TrialResult:
     """The record of a candidate that a look was enough for."""
-    variant = tried.variant
-    status = "pruned" if tried.look is not None else "skipped" if tried.skipped else "failed"
-    reason = tried.problem or ""
-    if tried.look is not None:
-        reason = f"a quick look ({tried.why}): {described(tried.look)}; others promised more"
-    return TrialResult(
+    variant, look = tried.variant, tried.look
+    cause: Cause | None = tried.cause
+    if look is not None:
+        cause = NotFinalist(
+            variant=variant.name,
+            why=tried.why,
+            speedup=look.speedup,
+            drop=look.drop.drop,
+            images=look.images,
+        )
+    assert cause is not None
+    result = TrialResult(
         variant=variant.name,
         recipe=variant.recipe,
         digest=variant.digest,
-        status=status,
-        reason=reason,
+        status="ok",
         backend=variant.runtime.backend,
         device=variant.runtime.device,
         steps=len(variant.steps),
         preprocess=context.contracts.get(variant.name),
     )
+    return ended(result, cause)
 
 
-def story(found: Search, finalists: Sequence[Tried], seconds: float) -> tuple[str, ...]:
-    """What was tried and what came of it, a sentence for each kind of attempt."""
+def summarize(
+    found: Search, finalists: Sequence[Tried], sequence: CertificationSequence | None, seconds: float
+) -> SearchSummary:
+    """What was tried, and what each kind of attempt came to."""
     looked = [tried for tried in found.tried.values() if tried.look is not None]
-    lines = [
-        f"searched for {seconds / 60:.1f} minutes: {len(looked)} variants looked at, "
-        f"{len(found.tried) - len(looked)} could not be tried, {len(finalists)} measured in full"
-    ]
-    for why in dict.fromkeys(tried.why for tried in looked):
-        group = [tried for tried in looked if tried.why == why]
-        fitting = found.best(group)
-        best = fitting[0] if fitting else min(group, key=found.cost)
-        assert best.look is not None
-        verdict = ""
-        if not fitting:
-            lost = found.hopeless(best)
-            verdict = ", more than the budget allows" if lost else ", too uncertain to be certified"
-        lines.append(
-            f"{why}: {len(group)} tried; {best.variant.name} came to {described(best.look)}{verdict}"
-        )
-    return tuple(lines)
+    return SearchSummary(
+        seconds=seconds,
+        looked=len(looked),
+        untried=len(found.tried) - len(looked),
+        finalists=len(finalists),
+        attempts=tuple(
+            _attempts(found, why, [tried for tried in looked if tried.why == why])
+            for why in dict.fromkeys(tried.why for tried in looked)
+        ),
+        sequence=sequence,
+    )
+
+
+def _attempts(found: Search, why: str, group: Sequence[Tried]) -> Attempts:
+    within = found.best(group)
+    best = within[0] if within else min(group, key=found.cost)
+    assert best.look is not None
+    return Attempts(
+        why=why,
+        tried=len(group),
+        best=best.variant.name,
+        speedup=best.look.speedup,
+        drop=best.look.drop.drop,
+        images=best.look.images,
+        outlook="within" if within else "beyond" if found.hopeless(best) else "uncertain",
+    )

@@ -1,0 +1,146 @@
+"""Everything a run knows of one variant, in words and as JSON."""
+
+from dataclasses import asdict
+
+from workbench.registry.model_card import saturation_words
+from workbench.report.verdict import cause, whole_path
+from workbench.report.words import plural, points
+from workbench.results.details import Details
+from workbench.results.verdict import cause_of, paired_drop, speed
+
+SHOWN = 10  # classes and confusions listed
+
+
+def answer(found: Details) -> dict[str, object]:
+    """The keys of `--format json`: the trial as it was recorded, and what follows from it."""
+    return {
+        "run": found.info.run_id,
+        **found.trial.model_dump(mode="json"),
+        "class_changes": [asdict(change) for change in found.changes],
+        "new_confusions": [asdict(confusion) for confusion in found.confusions],
+    }
+
+
+def text(found: Details) -> str:
+    """For a terminal."""
+    return "\n".join(
+        [_title(found), *_accuracy(found), *_latency(found), *_cost(found), *_gpu(found), *_audit(found)]
+    )
+
+
+def _gpu(found: Details) -> list[str]:
+    if (use := found.trial.gpu) is None:
+        return []
+    lines = []
+    if use.device_p50_ns is not None:
+        lines.append(f"  p50 without copies {use.device_p50_ns / 1e6:.3f} ms, by {use.device_how}")
+    if use.memory_bytes is not None:
+        grown = ", as the whole GPU's use grew" if use.whole_gpu else ""
+        lines.append(f"  memory {use.memory_bytes / 1e6:.1f} MB{grown}")
+    for rate in use.throughput:
+        alone = "" if rate.on_device is None else f", {rate.on_device:.1f} without copies"
+        lines.append(f"  batch {rate.batch}: {rate.with_copies:.1f} photos/s{alone}")
+    if use.joules is not None:
+        lines.append(f"  energy {use.joules:.3g} J a photo, of the whole GPU, at the largest batch")
+    if (engine := use.engine) is not None:
+        built = "kept from before" if engine.build_s is None else f"built in {engine.build_s:.0f} s"
+        lines.append(f"  engine {engine.size_bytes / 1e6:.1f} MB, {built}, for {engine.bound_to}")
+    if (state := use.state) is not None and state.throttled:
+        lines.append(f"  slowed meanwhile by {', '.join(state.throttled)}")
+    return ["on the GPU", *lines] if lines else []
+
+
+def _audit(found: Details) -> list[str]:
+    audit, saturation = found.trial.audit, found.trial.saturation
+    lines = [f"what ran: {audit.verdict}"] if audit else []
+    lines += [f"  {found.trial.note}"] if found.trial.note else []
+    if saturation is not None:
+        lines.append(f"  {saturation_words(saturation)}")
+    return lines
+
+
+def _title(found: Details) -> str:
+    trial = found.trial
+    reason = cause_of(trial)
+    why = f": {': '.join(part for part in cause(reason) if part not in ('', trial.status))}" if reason else ""
+    known = [
+        f"{words}{value}"
+        for words, value in (
+            ("", trial.backend),
+            ("", trial.provider),
+            ("threads ", trial.threads),
+            ("opset ", trial.opset),
+            ("weights ", trial.precision),
+        )
+        if value is not None
+    ]
+    return f"{trial.variant} of run {found.info.run_id} ended {trial.status}{why}\n  {', '.join(known)}"
+
+
+def _accuracy(found: Details) -> list[str]:
+    counts, drop, parity = found.trial.accuracy, paired_drop(found.trial), found.trial.parity
+    if counts is None or drop is None or parity is None:
+        return []
+    top5 = "" if counts.correct_top5 is None else f", top-5 {100 * counts.correct_top5 / counts.images:.2f} %"
+    low, high = drop.interval()
+    lines = [
+        f"accuracy on {plural(counts.images, 'photo')} for selection",
+        f"  top-1 {100 * counts.top1:.2f} %{top5}, macro-F1 {100 * counts.macro_f1:.2f} %",
+        f"  drop {points(drop.drop)} points [{points(low)}, {points(high)}]: "
+        f"{plural(drop.losses, 'photo')} lost, {drop.gains} gained, McNemar p {drop.mcnemar_p():.2f}",
+        f"  agrees with the source model on {100 * parity.top1_agreement:.2f} % of {parity.images} "
+        f"photos; largest logit difference {parity.max_abs:.3g}; KL {parity.kl:.2g} nats",
+    ]
+    if counts.ece is not None:
+        before = "" if found.baseline_ece is None else f" (baseline {100 * found.baseline_ece:.2f})"
+        lines.append(f"  expected calibration error {100 * counts.ece:.2f} points{before}")
+    lines += [
+        f"  {change.name}: {change.losses} lost, {change.gains} gained of {change.images} "
+        f"(p {change.p:.2f}, Holm)"
+        for change in found.changes[:SHOWN]
+    ]
+    lines += [
+        f"  new confusion: {confusion.truth} taken for {confusion.taken_for}, {confusion.images}"
+        for confusion in found.confusions[:SHOWN]
+    ]
+    return lines
+
+
+def _latency(found: Details) -> list[str]:
+    latency, ratio = found.trial.latency, speed(found.trial)
+    if latency is None or ratio is None:
+        return []
+
+    def ms(value_ns: float | None, upper_ns: float | None = None) -> str:
+        if value_ns is None:
+            return "of too few samples"
+        bound = "" if upper_ns is None else f" (at most {upper_ns / 1e6:.2f})"
+        return f"{value_ns / 1e6:.2f}{bound}"
+
+    tails = f"p95 {ms(latency.p95_ns, latency.p95_upper_ns)}, p99 {ms(latency.p99_ns, latency.p99_upper_ns)}"
+    sure = "confirmed in fresh rounds" if latency.confirmed else "from the race"
+    interval = f" [{ratio.interval[0]:.3f}, {ratio.interval[1]:.3f}]" if ratio.interval else ""
+    return [
+        f"latency, {sure}: {latency.samples} hot calls in {len(latency.round_log_ratios)} rounds",
+        f"  speed-up {ratio.speedup:.3f}{interval}; batch {latency.batch_size}",
+        f"  ms: p50 {ms(latency.p50_ns)}, p90 {ms(latency.p90_ns)}, {tails}, "
+        f"cold p50 {ms(latency.cold_p50_ns)}",
+        *([] if latency.settled else ["  at least one launch never settled in its warm-up"]),
+    ]
+
+
+def _cost(found: Details) -> list[str]:
+    trial = found.trial
+    lines = []
+    for name, value, scale, unit in (
+        ("file", trial.size_bytes, 1e6, "MB"),
+        ("load", trial.load_s, 1e-3, "ms"),
+        ("cold start", trial.cold_start_s, 1e-3, "ms"),
+        ("peak memory", trial.peak_memory_bytes, 1e6, "MB"),
+        ("steady memory", trial.steady_memory_bytes, 1e6, "MB"),
+        ("all processors", trial.saturated_ips, 1, "photos/s"),
+    ):
+        if value is not None:
+            lines.append(f"  {name} {value / scale:.1f} {unit}")
+    lines += [f"  {whole_path(path)}" for path in trial.whole_path]
+    return ["cost", *lines] if lines else []

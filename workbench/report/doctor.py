@@ -1,0 +1,81 @@
+"""What `doctor` found out about the machine, in words and as JSON."""
+
+from dataclasses import asdict
+
+from workbench.run.doctor import FEATURES, Clock, Diagnosis
+from workbench.system.nvidia_check import Chain, Link
+
+
+def answer(found: Diagnosis) -> dict[str, object]:
+    """The keys of `--format json`."""
+    broken = found.nvidia.first_broken
+    return {
+        "machine": found.machine.model_dump(mode="json"),
+        "fingerprint": found.machine.fingerprint,
+        "features": found.features,
+        "conditions": found.conditions.model_dump(mode="json"),
+        "usable_cores": found.usable_cores,
+        "runtimes": found.runtimes,
+        "nvidia": {
+            "first_broken": broken.name if broken else None,
+            "links": [asdict(link) for link in found.nvidia.links],
+        },
+        "clock": asdict(found.clock),
+    }
+
+
+def text(found: Diagnosis) -> str:
+    machine, here, clock = found.machine, found.conditions, found.clock
+    quota = "none" if here.quota is None else f"{here.quota:g} processors"
+    lines = [
+        f"machine   {machine.cpu} ({machine.architecture}), {machine.memory_bytes / 2**30:.0f} GiB, "
+        f"{machine.system}; fingerprint {machine.fingerprint}",
+        f"cores     {found.usable_cores} usable (affinity {len(here.affinity)}, container quota {quota}); "
+        f"governor {here.governor}, turbo {here.turbo}",
+        f"gpus      {', '.join(machine.gpus) or 'none that NVML can see'}",
+        "features  " + ", ".join(f"{name} ({FEATURES[name]})" for name, has in found.features.items() if has),
+        "without   " + ", ".join(name for name, has in found.features.items() if not has),
+        "runtimes",
+        *(f"  {name:<24} {_why(found.nvidia, why)}" for name, why in found.runtimes.items()),
+        *_nvidia(found.nvidia),
+        f"clock     {clock_quality(clock)}",
+    ]
+    if clock.disturbed:
+        count = len(clock.disturbed)
+        again = " (repeats counted)" if clock.tries > clock.rounds else ""
+        lines.append(f"          {count} of {clock.tries} rounds{again} were disturbed: {clock.disturbed[0]}")
+    return "\n".join(lines)
+
+
+def clock_quality(clock: Clock) -> str:
+    """How small a difference the clock can show."""
+    if clock.noise_floor is None or clock.detectable is None:
+        return f"{clock.rounds} rounds in the time there was: too few to say how good it is"
+    return (
+        f"two copies of the same thing differ by up to {100 * clock.noise_floor:.1f} % "
+        f"({clock.rounds} rounds); a run would find differences from {100 * clock.detectable:.1f} % up"
+    )
+
+
+def _why(chain: Chain, why: str | None) -> str:
+    """What the chain says below is not said for each runtime as well."""
+    broken = chain.first_broken
+    below = broken is not None and why == f"{broken.found}: {broken.remedy}"
+    return "no: see `nvidia` below" if below else why or "runs here"
+
+
+def _nvidia(chain: Chain) -> list[str]:
+    """The first broken link in one line; then each link, unless there is no driver to begin with."""
+    broken = chain.first_broken
+    if broken is None:
+        head = "every link holds"
+    else:
+        head = f"first broken link: {broken.name} ({broken.needed_for}): {_link(broken)}"
+    links = [] if broken is not None and broken is chain.links[0] else chain.links
+    return [f"nvidia    {head}", *(f"  {link.name:<24} {_link(link)}" for link in links)]
+
+
+def _link(link: Link) -> str:
+    if link.state == "not looked at":
+        return link.state
+    return f"{link.found}: {link.remedy}" if link.state == "broken" and link.remedy else str(link.found)

@@ -1,0 +1,127 @@
+"""Promotions, garbage collections and shadow reports, in words and as JSON."""
+
+from dataclasses import asdict
+from datetime import timedelta
+
+from workbench.registry.gc import GRACE, Gone, Reclaimed
+from workbench.registry.promotion import Published
+from workbench.registry.shadow_report import Pair, ShadowReport
+from workbench.report.words import plural
+
+
+def promotion_answer(done: Published) -> dict[str, object]:
+    """The keys of `--format json`."""
+    return {
+        "name": done.promotion.bundle.manifest.name,
+        "version": done.promotion.version,
+        "variant": done.variant,
+        "alias": done.alias,
+        "previous": done.promotion.previous,
+        "why": done.promotion.why,
+        "unchanged": done.promotion.unchanged,
+        "folder": str(done.promotion.bundle.folder),
+    }
+
+
+def promotion(done: Published) -> str:
+    """For a terminal."""
+    name, version = done.promotion.bundle.manifest.name, done.promotion.version
+    if done.promotion.unchanged:
+        return f"{done.alias} of {name} already points at {version}: {done.promotion.why}"
+    before = f" (was {done.promotion.previous})" if done.promotion.previous else ""
+    return (
+        f"{name} {version} is {done.alias}{before}: {done.variant}; {done.promotion.why}\n"
+        f"{done.promotion.bundle.folder}"
+    )
+
+
+def collection_answer(done: Reclaimed) -> dict[str, object]:
+    """The keys of `--format json`."""
+    return {**asdict(done), "freed_bytes": done.freed_bytes}
+
+
+def collection(done: Reclaimed) -> str:
+    """For a terminal."""
+    would = "" if done.done else "would be "
+    lines = [
+        *(f"keeps {kept.name} {kept.version}: {', '.join(kept.why)}" for kept in done.kept),
+        *(f"{would}moved to the trash: {_gone(gone)}" for gone in done.moved),
+        *(f"in the trash until {gone.until[:16]} UTC: {_gone(gone)}" for gone in done.waiting),
+        *(f"{would}deleted: {_gone(gone)}" for gone in done.deleted),
+        *(f"{would}removed: {left.path}, left by an interrupted write" for left in done.leftovers),
+    ]
+    moved = sum(item.size_bytes for item in done.moved)
+    hours = GRACE // timedelta(hours=1)
+    lines.append(
+        f"{_size(moved)} {would}moved to the trash, {_size(done.freed_bytes)} {would}freed; "
+        f"what is in the trash is deleted by a collection {hours} hours later"
+    )
+    if not done.done:
+        lines.append("nothing was changed: `krishi-bench gc --delete` does it")
+    return "\n".join(lines)
+
+
+def _gone(gone: Gone) -> str:
+    return f"{gone.name} {gone.version}, {_size(gone.size_bytes)}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} KB"
+
+
+def shadow_answer(report: ShadowReport) -> dict[str, object]:
+    """The keys of `--format json`."""
+    return {
+        "url": report.url,
+        "at": report.at.isoformat(timespec="seconds"),
+        "running": report.running,
+        "pairs": [_pair_answer(pair) for pair in report.pairs],
+    }
+
+
+def shadow(report: ShadowReport) -> str:
+    """For a terminal."""
+    lines = [_pair(pair) for pair in report.pairs]
+    if not report.running:
+        lines.insert(
+            0, f"no shadow is running at {report.url}: `krishi-bench serve --shadow X.Y.Z` starts one"
+        )
+    return "\n".join(lines)
+
+
+def _pair_answer(pair: Pair) -> dict[str, object]:
+    share, low, high = pair.agreement or (None, None, None)
+    return {
+        "name": pair.name,
+        "version": pair.version,
+        "shadow_version": pair.shadow_version,
+        "shadow_digest": pair.digest,
+        "requests": pair.compared,
+        "agree": pair.agree,
+        "disagree": pair.disagree,
+        "failed": pair.failed,
+        "shed": pair.shed,
+        "agreement": share,
+        "agreement_interval": None if share is None else [low, high],
+        "mean_seconds": pair.served_s,
+        "shadow_mean_seconds": pair.shadow_s,
+        "ratio": pair.ratio,
+    }
+
+
+def _pair(pair: Pair) -> str:
+    pairing = f"{pair.name or 'model'} {pair.shadow_version} in the shadow of {pair.version}"
+    if pair.agreement is None:
+        return f"{pairing}: no request compared yet ({pair.failed} failed, {pair.shed} left out)"
+    share, low, high = pair.agreement
+    lines = [
+        f"{pairing}: {plural(pair.compared, 'request')} compared",
+        f"  agreement {100 * share:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}), "
+        f"{pair.disagree} differ",
+        f"  {pair.failed} failed, {pair.shed} left out while the server was busy",
+    ]
+    if pair.served_s is not None and pair.shadow_s is not None:
+        times = f"{1000 * pair.shadow_s:.2f} ms against {1000 * pair.served_s:.2f} ms"
+        ratio = f", {pair.ratio:.2f} times" if pair.ratio is not None else ""
+        lines.append(f"  mean inference {times}{ratio}; the shadow runs at low priority")
+    return "\n".join(lines)

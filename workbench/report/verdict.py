@@ -1,0 +1,357 @@
+"""The verdict in words: why a variant won, what is close behind it, what was not measured and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from workbench.measure.early_stopping import LostRace
+from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
+from workbench.report.words import listed, plural, points, times
+from workbench.results import reasons
+from workbench.results.records import AdviceScore, Misjudgement, RunInfo, SearchSummary
+from workbench.results.verdict import Comparison
+
+OTHERS = 8  # variants that miss the budget, named where nothing fits it
+ENDS: dict[TimingEnd, str] = {
+    "rounds": "all rounds were made",
+    "narrow": "every interval was narrow enough",
+    "budget": "the time budget ended",
+    "baseline_failed": "the baseline failed",
+}
+OBJECTIVES: dict[reasons.Objective, str] = {"latency": "speed", "size": "file size", "memory": "memory"}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """lines: a statement each, not yet wrapped. brief: each is cut to one line of a terminal."""
+
+    title: str
+    lines: tuple[str, ...]
+    brief: bool = False
+
+
+def sections(comparison: Comparison, *, verbose: bool) -> list[Section]:
+    """What a comparison says below its table. verbose: every reason, the advice and the search."""
+    verdict, info = comparison.verdict, comparison.info
+    found = [
+        Section("Winner" if verdict.winner else "No winner", tuple(_decision(comparison))),
+        Section("Close behind", tuple(_close_behind(verdict.reasons))),
+        Section("Over the budget", tuple(_over_budget(verdict, verbose=verbose))),
+        Section("Not measured here", tuple(_unmeasured(verdict.reasons, verbose=verbose)), not verbose),
+        Section("Dropped early", tuple(_dropped(verdict.reasons)) if verbose else ()),
+        Section("Notes", tuple(_notes(comparison, verbose=verbose))),
+        Section("The search", tuple(search(info.search)) if verbose and info.search else ()),
+        Section("The advice", tuple(_advice(info.advice)) if verbose and info.advice else ()),
+    ]
+    return [section for section in found if section.lines]
+
+
+def _decision(comparison: Comparison) -> list[str]:
+    lines = []
+    for reason in comparison.verdict.reasons:
+        match reason:
+            case reasons.Winner():
+                size = "" if reason.size_bytes is None else f"{reason.size_bytes / 1e6:.2f} MB"
+                speed = "" if reason.speedup is None else times(reason.speedup, reason.speedup_ci)
+                lines.append(f"{reason.variant}: {', '.join(part for part in (speed, size) if part)}")
+            case reasons.BaselineWins():
+                lines.append("nothing that fits the budget beats the plain FP32 export: ship that")
+            case reasons.Certified() | reasons.NotCertified():
+                lines.append(certification(reason))
+            case reasons.NoneCertifies():
+                if (drop := _drop_where_chosen(comparison)) is not None:
+                    lines.append(drop)
+                lines.append(certification(reason))
+            case reasons.NothingFits():
+                lines.append("nothing fits the budget")
+            case reasons.CutShort():
+                lines.append("the run was cut short before anything was timed: run it again")
+            case reasons.NothingElse(counts=counts):
+                how = ", ".join(f"{count} {status}" for status, count in counts.items())
+                told = f" ({how}): this says nothing about the others" if how else ""
+                lines.append(f"nothing else was measured{told}")
+            case _:
+                pass
+    return lines
+
+
+def _drop_where_chosen(comparison: Comparison) -> str | None:
+    for reason in comparison.verdict.reasons:
+        if isinstance(reason, reasons.Winner) and reason.drop is not None and reason.drop_upper is not None:
+            limit = comparison.info.budget.max_accuracy_drop
+            chosen_on = f"{plural(reason.images or 0, 'photo')} it was chosen on"
+            return f"{_drop(reason.drop, reason.drop_upper, limit)} (the {chosen_on})"
+    return None
+
+
+def _drop(drop: float, upper: float, limit: float) -> str:
+    return f"drop {points(drop)} points, 95 % bound {points(upper)}, budget {100 * limit:g}"
+
+
+def certification(reason: reasons.Certified | reasons.NotCertified | reasons.NoneCertifies) -> str:
+    match reason:
+        case reasons.Certified(drop=float(drop), drop_upper=float(upper), mcnemar_p=float(p)):
+            held_out = f"{plural(reason.images, 'held-out photo')}; McNemar p {p:.2f}"
+            return f"certified: {_drop(drop, upper, reason.limit)} ({held_out})"
+        case reasons.Certified():
+            held_out = plural(reason.images, "held-out photo")
+            return f"certified: it is the reference; top-1 {100 * reason.top1:.2f} % on {held_out}"
+        case reasons.NotCertified():
+            held_out = plural(reason.images, "held-out photo")
+            return f"NOT certified on {held_out}: {shortfalls(reason.shortfalls)}"
+        case reasons.NoneCertifies():
+            return f"not certified: {none_held_out(reason.cause)}"
+        case _:
+            assert_never(reason)
+
+
+def none_held_out(cause: TooFewToSplit | SharedPhotos | str | None) -> str:
+    """Why no photos were held out of the selection."""
+    match cause:
+        case None:
+            return "this run held no photos out"
+        case str():
+            return cause
+        case TooFewToSplit():
+            return (
+                f"{plural(cause.images, 'photo')} are too few to hold half of them out, so all were used for "
+                f"selection (a half could at best show a drop under {points(cause.drop_upper)} points)"
+            )
+        case SharedPhotos():
+            more = cause.images - len(cause.paths)
+            names = ", ".join(cause.paths) + (f" and {more} more" if more else "")
+            return (
+                f"{plural(cause.images, 'photo')} in both data.calibration and data.validation ({names}): "
+                "accuracy on photos used for calibration certifies nothing"
+            )
+        case _:
+            assert_never(cause)
+
+
+def _close_behind(found: Sequence[reasons.Reason]) -> list[str]:
+    close = [reason for reason in found if isinstance(reason, reasons.CloseBehind)]
+    winner = next((reason for reason in found if isinstance(reason, reasons.Winner)), None)
+    if winner is None:
+        return []
+    what = OBJECTIVES[winner.objective]
+    lines = []
+    tied = sorted((reason.variant for reason in close if reason.tied), key=lambda name: name != BASELINE)
+    if tied:
+        noise = f"differences under {100 * winner.tolerance:.1f} % do not count"
+        lines.append(f"{listed(tied)}: the same {what} ({noise}); the smaller and simpler one wins")
+    if behind := [reason for reason in close if not reason.tied]:
+        names = [
+            reason.variant
+            if reason.speedup is None or winner.objective != "latency"
+            else f"{reason.variant} {reason.speedup:.2f} times"
+            for reason in behind
+        ]
+        worst = 100 * (max(reason.ratio for reason in behind) - 1)
+        lines.append(f"{listed(names)}: up to {worst:.0f} % behind in {what}")
+    return lines
+
+
+def _over_budget(verdict: reasons.Verdict, *, verbose: bool) -> list[str]:
+    over = [reason for reason in verdict.reasons if isinstance(reason, reasons.OverBudget)]
+    shown = over if verbose else over[:OTHERS]
+    lines = [
+        f"{reason.variant}{'' if reason.speedup is None else f' ({reason.speedup:.2f} times)'}: "
+        f"{shortfalls(reason.shortfalls)}"
+        for reason in shown
+    ]
+    return lines + ([f"{len(over) - len(shown)} more"] if len(over) > len(shown) else [])
+
+
+def shortfalls(missed: Sequence[reasons.Shortfall]) -> str:
+    """What a variant misses of the budget."""
+    return "; ".join(map(shortfall, missed))
+
+
+def shortfall(missed: reasons.Shortfall) -> str:
+    match missed:
+        case reasons.DropShortfall():
+            return f"drop {points(missed.drop)} points (budget {100 * missed.limit:g})"
+        case reasons.PhotosShortfall():
+            more = (
+                "more photos will not help, the drop reaches the budget"
+                if missed.images_needed is None
+                else f"about {missed.images_needed:,} would do"
+            )
+            known = _drop(missed.drop, missed.drop_upper, missed.limit)
+            return f"too few photos: {known} ({plural(missed.images, 'photo')}; {more})"
+        case reasons.ClassShortfall():
+            lost = f"loses {100 * missed.drop:.1f} % of its photos"
+            return f"class {missed.class_name.removeprefix('class ')} {lost} (budget {100 * missed.limit:g})"
+        case reasons.SizeShortfall():
+            return f"file {missed.size_bytes / 1e6:.2f} MB (budget {missed.limit_bytes / 1e6:g})"
+        case reasons.MemoryShortfall():
+            return f"memory {missed.peak_memory_bytes / 1e6:.2f} MB (budget {missed.limit_bytes / 1e6:g})"
+        case reasons.LatencyShortfall():
+            return f"p50 {missed.p50_ns / 1e6:.2f} ms (budget {missed.limit_ns / 1e6:g})"
+        case reasons.BatchShortfall():
+            return f"timed in batches of {missed.batch_size}, and the server answers photo by photo"
+        case reasons.UnmeasuredShortfall():
+            return "not measured to the end" if missed.what == "latency" else "accuracy not measured"
+        case reasons.LeakShortfall():
+            return none_held_out(missed.cause)
+        case _:
+            assert_never(missed)
+
+
+def _unmeasured(found: Sequence[reasons.Reason], *, verbose: bool) -> list[str]:
+    """One line for each cause, with the variants that share it."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for reason in found:
+        match reason:
+            case (
+                reasons.NotFinalist()
+                | reasons.NotCertifiedInTurn()
+                | reasons.OutOfTime()
+                | reasons.Skipped()
+                | reasons.Failed()
+                | reasons.Pruned()
+            ):
+                groups.setdefault(cause(reason, verbose=verbose), []).append(reason.variant)
+            case _:
+                pass
+    return [
+        f"{', '.join(names) if verbose else listed(names, 1)} {label}{f': {why}' if why else ''}"
+        for (label, why), names in groups.items()
+    ]
+
+
+def cause(reason: reasons.Cause, *, verbose: bool = True) -> tuple[str, str]:
+    """How a variant ended in a word or two, and why. verbose: with figures of its own, and what to do."""
+    match reason:
+        case LostRace():
+            bound = f"after {plural(reason.rounds, 'round')}, one-sided {100 * reason.confidence:.3f} % bound"
+            return "slower", f"at least {reason.factor:.2f} times the time of {reason.behind} ({bound})"
+        case reasons.NotFinalist():
+            if not verbose:
+                return "not taken further", "others promised more in a quick look"
+            seen = f"{times(reason.speedup)}, drop {points(reason.drop)} points"
+            looked = f"a quick look on {plural(reason.images, 'photo')} ({reason.why})"
+            return "not taken further", f"{seen} in {looked}; others promised more"
+        case reasons.NotCertifiedInTurn(after=str(before)):
+            return "not certified", f"{before} came first in the sequence and failed"
+        case reasons.NotCertifiedInTurn():
+            return "not certified", shortfalls(reason.shortfalls)
+        case reasons.OverBudget():
+            return "over the budget", shortfalls(reason.shortfalls)
+        case reasons.OutOfTime():
+            when = "during the build" if reason.while_building else "before its turn"
+            return "not tried", f"the search ended {when}"
+        case reasons.Failed() | reasons.Skipped():
+            timing = "while timing: " if isinstance(reason, reasons.Failed) and reason.while_timing else ""
+            hint = f" ({reason.hint})" if reason.hint and verbose else ""
+            return reason.kind, f"{timing}{reason.message}{hint}"
+        case reasons.Pruned():
+            return "pruned", reason.message
+        case _:
+            assert_never(reason)
+
+
+def _dropped(found: Sequence[reasons.Reason]) -> list[str]:
+    lost = [reason for reason in found if isinstance(reason, LostRace)]
+    return [f"{reason.variant}: {cause(reason)[1]}" for reason in lost]
+
+
+def _notes(comparison: Comparison, *, verbose: bool) -> list[str]:
+    info = comparison.info
+    lines = []
+    for reason in comparison.verdict.reasons:
+        match reason:
+            case reasons.Winner(whole_path=paths) if paths:
+                lines += [whole_path(path) for path in paths] if verbose else [_whole_paths(paths)]
+            case reasons.Undecided():
+                lines.append(_undecided(reason, info))
+            case _:
+                pass
+    lines += info.notes
+    if (advice := info.advice) is not None and (advice.not_worth or advice.not_here):
+        counts = {"not worth trying": advice.not_worth, "that cannot run here": advice.not_here}
+        left_out = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+        lines.append(f"--advised left out {left_out} (`krishi-bench advise` says why)")
+    return lines
+
+
+def _whole_paths(paths: Sequence[WholePath]) -> str:
+    parts = [f"{_total_ms(path):.1f} ms for {path.photo} ({_share(path)} decoding)" for path in paths]
+    return f"from a photo's bytes to its class: {'; '.join(parts)}"
+
+
+def whole_path(path: WholePath) -> str:
+    """Where the time of a photo goes, from its bytes to its class."""
+    stages = {
+        "decode": path.decode_ns,
+        "preprocess": path.preprocess_ns,
+        "inference": path.infer_ns,
+        "rest": path.rest_ns,
+    }
+    parts = " + ".join(f"{name} {time_ns / 1e6:.2f}" for name, time_ns in stages.items())
+    return f"photo of {path.photo}: {_total_ms(path):.2f} ms = {parts}"
+
+
+def _total_ms(path: WholePath) -> float:
+    return (path.decode_ns + path.preprocess_ns + path.infer_ns + path.rest_ns) / 1e6
+
+
+def _share(path: WholePath) -> str:
+    return f"{100 * path.decode_ns / 1e6 / _total_ms(path):.0f} %"
+
+
+def _undecided(reason: reasons.Undecided, info: RunInfo) -> str:
+    ended = reason.ended or {}
+    stages = [f"{stage}: {ENDS[end]}" for stage, end in ended.items()]
+    why = (
+        "; ".join(stages) if len(set(ended.values())) > 1 else "".join({ENDS[end] for end in ended.values()})
+    )
+    why = why or info.timing_ended or "the run was cut short"
+    more = "--time-budget" if "budget" in ended.values() or "time budget" in why else "--rounds"
+    names = listed(reason.variants)
+    return (
+        f"the speed of {names} is known less precisely than ±{100 * reason.target:g} % ({why}): "
+        f"a larger {more} narrows it"
+    )
+
+
+def _advice(score: AdviceScore) -> list[str]:
+    lines = [_misjudged(wrong) for wrong in score.wrong]
+    if score.timed:
+        lines.append(f"right about {score.right} of {plural(score.timed, 'variant')} that were timed")
+    return lines
+
+
+def _misjudged(wrong: Misjudgement) -> str:
+    turned_out = {
+        "faster_than_advised": "was expected to be slower and is faster",
+        "slower_than_advised": "was expected to be faster and is slower",
+        "less_than_advised": "gained less than expected",
+        "not_the_same": "was expected to make no difference",
+        "won_unadvised": "won and was not advised",
+    }[wrong.kind]
+    expected = f"expected {wrong.low:.2f} to {wrong.high:.2f} times, because {wrong.because}"
+    return f"{wrong.variant} {turned_out}: {times(wrong.speedup, wrong.speedup_ci)} ({expected})"
+
+
+def search(summary: SearchSummary) -> list[str]:
+    """What a search tried and found, a line for each kind of attempt."""
+    lines = [
+        f"searched for {summary.seconds / 60:.1f} minutes: {plural(summary.looked, 'variant')} looked at, "
+        f"{summary.untried} could not be tried, {summary.finalists} measured in full"
+    ]
+    outlooks = {
+        "within": "",
+        "beyond": ", more than the budget allows",
+        "uncertain": ", too uncertain to be certified",
+    }
+    lines += [
+        f"{each.why}: {each.tried} tried; the best, {each.best}: {times(each.speedup)}, drop "
+        f"{points(each.drop)} points on {plural(each.images, 'photo')}{outlooks[each.outlook]}"
+        for each in summary.attempts
+    ]
+    if (sequence := summary.sequence) is not None:
+        end = f"{sequence.failed} failed" if sequence.failed else "none failed"
+        order = f"{' > '.join(sequence.order)}; {sequence.passed} passed, {end}"
+        lines.append(f"certified in turn, most certain first, until one fails: {order}")
+    return lines

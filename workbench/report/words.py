@@ -1,0 +1,49 @@
+"""Small parts of sentences: numbers, plurals, lists, lines."""
+
+import textwrap
+from collections.abc import Sequence
+
+WIDTH = 100  # columns of a terminal that does not tell its width
+LISTED = 3  # names in one sentence
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 photo`, `1,200 photos`, `2 classes`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'sh', 'x')) else 's'}"
+
+
+def listed(names: Sequence[str], most: int = LISTED) -> str:
+    """`a, b and 3 more`; one name is never hidden behind `1 more`."""
+    if len(names) <= most + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def signed(value: float, places: int = 2) -> str:
+    """With a minus sign that is as wide as a digit; -0.001 is 0.00."""
+    # Adding zero turns -0.0 into 0.0.
+    return f"{round(value, places) + 0.0:.{places}f}".replace("-", "−")
+
+
+def points(fraction: float) -> str:
+    """A fraction of 1 as percentage points."""
+    return signed(100 * fraction)
+
+
+def times(speedup: float, interval: tuple[float, float] | None = None) -> str:
+    """`1.05 times the baseline's speed [1.04, 1.07]`."""
+    bounds = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+    return f"{speedup:.2f} times the baseline's speed{bounds}"
+
+
+def wrapped(text: str, indent: str, first: str | None = None, width: int = WIDTH) -> list[str]:
+    """Lines of at most `width` columns. first: what the first begins with; the others are indented deeper."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent if first is not None else indent + "  ",
+        break_on_hyphens=False,
+    )
