@@ -1,10 +1,6 @@
 """The errors a user is meant to read. Everything else is a defect and shows a traceback."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 class WorkbenchError(Exception):

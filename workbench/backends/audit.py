@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import Field, NonNegativeInt
+
+from workbench.system.records import Record
 
 Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
 Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
@@ -16,7 +18,7 @@ Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
 DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 
 
-class Audit(BaseModel):
+class Audit(Record):
     """What really runs. None, and "unknown": the runtime does not tell.
 
     macs: per photo. int8_share, half_share (fp16 and bf16), fp32_share: fractions of the MACs. Where
@@ -28,13 +30,11 @@ class Audit(BaseModel):
     in, or that the runtime was set to.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     macs: NonNegativeInt | None = None
     int8_share: float | None = None
     half_share: float | None = None
     fp32_share: float | None = None
-    providers: dict[str, NonNegativeInt] = {}
+    providers: dict[str, NonNegativeInt] = Field({})
     casts: NonNegativeInt | None = None
     unfused_qdq: NonNegativeInt | None = None
     computes: Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"] = "unknown"

@@ -5,20 +5,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +51,7 @@ PRECISIONS: dict[tuple[BackendName, str], frozenset[Hint]] = {
 }
 
 
-class Runtime(BaseModel):
+class Runtime(Record):
     """Where and how an artifact runs: the `runtime` section of a recipe. Measured so, served so.
 
     provider: onnxruntime's execution provider; the device's own by default.
@@ -81,8 +74,6 @@ class Runtime(BaseModel):
     arena: it keeps freed memory for itself. prepacking: it stores weights in its kernels' own order.
     flush_denormals: numbers too small for float32's normal range count as zero.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: BackendName = "onnxruntime"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -174,13 +165,11 @@ class OnDevice:
     how: str
 
 
-class Engine(BaseModel):
+class Engine(Record):
     """What a GPU runtime made of the artifact for the machine it is on, and for that machine alone.
 
     bound_to: GPU, driver and library versions. build_s: None where it was built before and kept.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size_bytes: int
     bound_to: str

@@ -1,15 +1,9 @@
 """What one variant's measurements are recorded as; part of `trials.jsonl` and `run.json`."""
 
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import NonNegativeInt
 
 from workbench.backends import Engine
 from workbench.system.records import Record
-
-if TYPE_CHECKING:
-    pass
-
 
 BASELINE = "baseline"
 
@@ -193,15 +187,13 @@ EXACT_ANYWAY = ("x86 with VNNI", "ARM with dot product")
 AT_RISK = "x86 with AVX2 without VNNI"
 
 
-class Saturation(BaseModel):
+class Saturation(Record):
     """What 16-bit pair sums change, emulated on photos.
 
     layers_at_risk: nodes in which a sum saturated. worst_share: of the pair sums of the worst layer that did.
     logit_error: largest change of a logit, as a fraction of the largest logit. top1_changed: photos, out of
     `photos`, that are classified otherwise. validated: the kinds of CPU on which nothing changes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers_at_risk: tuple[str, ...]
     worst_share: float

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +28,7 @@ Scale = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # below, photos o
 Side = Annotated[int, Field(gt=0, le=4096, strict=True)]  # pixels
 
 
-class Preprocess(BaseModel):
+class Preprocess(Record):
     """The input contract: resize the shorter side, crop the centre, scale to [0, 1], normalise.
 
     resize: pixels of the shorter side, aspect ratio kept; Pillow's antialiased filters.
@@ -36,8 +38,6 @@ class Preprocess(BaseModel):
     twice `resize` (never for `nearest`); full: at its own size. Bundles and results from before there was a
     choice are full; whoever reads them has to say so (see `results.Recorded`).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: Side
     crop: Side
@@ -75,10 +75,8 @@ class Photo:
     box: tuple[float, float, float, float]
 
 
-class StatedPreprocess(BaseModel):
+class StatedPreprocess(Record):
     """The parts of an `images.Preprocess` that a source states, in the same units; None for the others."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: Side | None = None
     crop: Side | None = None

@@ -7,7 +7,9 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
+
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,15 +29,13 @@ GAIN = 1.2  # below, the wait for others and the larger steps of latency are not
 LONGEST_CALL_S = 0.25
 
 
-class Batching(BaseModel):
+class Batching(Record):
     """What calls of several photos bring, on the machine of the promotion.
 
     size: photos a server may gather into a call; 1: it gathers none. photos_per_s: of calls of 1, 2, 4, ...
     photos, as far as was measured; of single photos as many calls at a time as the runtime's sessions, of
     larger ones one. why: one sentence.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: PositiveInt
     photos_per_s: dict[PositiveInt, PositiveFloat]

@@ -19,6 +19,7 @@ from workbench.system.child import call
 from workbench.system.files import fsync_path, token, translated_os_errors
 from workbench.system.folders import cache_folder
 from workbench.system.progress import Progress, Report
+from workbench.system.records import problems_of
 from workbench.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def export_checkpoint(
     try:
         export = Export(exporter=chosen, opset=opset)
     except ValidationError as error:
-        raise WorkbenchError(f"--opset-version: {error.errors()[0]['msg']} (got {opset})") from error
+        raise WorkbenchError(f"--opset-version {opset}: {'; '.join(problems_of(error))}") from error
     check_opset(export)
     report(Progress("exporting", 0, 1, f"exporter {chosen}, opset {opset}"))
     source = _source(workspace, checkpoint, factory)

@@ -5,13 +5,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.errors import Unsuited, WorkbenchError, first_line
 from workbench.model.export.torch_exporters import chatter_on_stderr
 from workbench.model.graph.node_names import known_op_types, matching, named
 from workbench.steps.fp16.autocast import INSTALL, missing
 from workbench.steps.int8.calibration import batch_size
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LOWEST_OPSET = 19  # ModelOpt raises older ones to this, and a step keeps the opset
 
 
-class ModeloptInt8(BaseModel):
+class ModeloptInt8(Record):
     """INT8 weights and activations for TensorRT, with FP16 or FP32 between them.
 
     ModelOpt knows which patterns TensorRT fuses, and leaves in float what gains nothing there, among that
@@ -37,8 +38,6 @@ class ModeloptInt8(BaseModel):
     exclude_nodes, exclude_op_types: what stays in float; names of nodes, or glob patterns.
     high_precision_dtype: the type of what is not quantised, which TensorRT computes as it is written.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["modelopt_int8"]
     method: Literal["entropy", "max"] = "entropy"

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from workbench.errors import WorkbenchError
 from workbench.system.machine import collect
+from workbench.system.records import Record
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 
-class Optimize(BaseModel):
+class Optimize(Record):
     """The graph as onnxruntime would rewrite it at every start, for the CPU.
 
     level: `basic` folds constants and removes what does nothing, and stays plain ONNX; `extended` fuses nodes
@@ -19,8 +18,6 @@ class Optimize(BaseModel):
     processor takes, and is bound to it.
     It saves time when a session opens, not when it runs: set `runtime.graph_level: disable` with it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["optimize"]
     level: Literal["basic", "extended", "all"] = "extended"

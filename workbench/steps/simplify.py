@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from workbench.system.records import Record
 
 
-class Simplify(BaseModel):
+class Simplify(Record):
     """Fold constants and remove redundant nodes; the logits stay the same."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["simplify"]
     tool: Literal["onnxslim", "onnxsim"] = "onnxslim"

@@ -5,9 +5,8 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from workbench.system.files import digest_of
+from workbench.system.records import Record
 
 # x86: vector widths, 8-bit dot products, bf16 arithmetic; ARM: 8-bit dot and matrix products, fp16, bf16.
 FEATURES = (
@@ -16,14 +15,12 @@ FEATURES = (
 )  # fmt: skip
 
 
-class Machine(BaseModel):
+class Machine(Record):
     """The parts of a computer that decide how fast a model runs on it.
 
     cores: logical processors this process may use. memory_bytes: of the whole machine.
     features: instruction sets that decide which arithmetic is fast, of those in FEATURES.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpu: str
     architecture: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from workbench.backends import Runtime
 from workbench.errors import FieldProblem, WorkbenchError, closest
@@ -17,6 +17,7 @@ from workbench.photos.contract import Decode, StatedPreprocess
 from workbench.steps import Step
 from workbench.steps.rules import check_fit, check_sequence
 from workbench.system.files import digest_of, file_name
+from workbench.system.records import Record
 from workbench.workspace import yamlfile
 from workbench.workspace.matrix import assign, labels_of
 from workbench.workspace.requirements import Need
@@ -72,7 +73,7 @@ def scaled_side(side: int, scale: float) -> int:
     return max(grid, grid * round(exact / grid))
 
 
-class Recipe(BaseModel):
+class Recipe(Record):
     """One YAML file. Says how, never what: the model and the data come from the workspace.
 
     matrix: dotted keys (`steps.static_int8.calibration.method`, `runtime.threads`, `export`) to the
@@ -84,8 +85,6 @@ class Recipe(BaseModel):
     needs: libraries and processor features without which the variants are skipped.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Name
     description: str = ""
     export: Export = Export()
@@ -94,7 +93,7 @@ class Recipe(BaseModel):
     steps: Annotated[tuple[Step, ...], AfterValidator(_in_order)] = ()
     runtime: Runtime = Runtime()
     preprocess: RecipePreprocess = UNCHANGED
-    matrix: dict[str, Axis] = {}
+    matrix: dict[str, Axis] = Field({})
 
     @model_validator(mode="after")
     def _steps_fit(self) -> "Recipe":

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
 from workbench.photos.contract import Decode, StatedPreprocess
 from workbench.results.records import Budget
 from workbench.system.folders import cache_folder
+from workbench.system.records import Record, dotted
 from workbench.workspace import yamlfile
 from workbench.workspace.sample import sample_folder
 
@@ -21,10 +22,8 @@ KIND = "workspace"
 SAMPLE_NAME = "leaf-sample"
 
 
-class DataSection(BaseModel):
+class DataSection(Record):
     """Folders of class folders, or CSV files of path,label. They must not share photos."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     calibration: Path | None = None
     validation: Path
@@ -36,13 +35,11 @@ class WorkspacePreprocess(StatedPreprocess):
     decode: Decode | None = None
 
 
-class WorkspaceFile(BaseModel):
+class WorkspaceFile(Record):
     """`krishi.yaml`. Paths are relative to the file.
 
     preprocess: what the checkpoint does not say, or says wrongly; each key given here wins.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)] | None = None
     model: ModelSource
@@ -97,7 +94,7 @@ def load(path: Path) -> Workspace:
         absolute = root / value
         if not absolute.exists():
             raise WorkbenchError(
-                f"{document.where(place)}: {yamlfile.dotted(place)}: {absolute} does not exist",
+                f"{document.where(place)}: {dotted(place)}: {absolute} does not exist",
                 hint="paths are relative to the folder of krishi.yaml",
             )
         return absolute

@@ -7,14 +7,14 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from workbench.errors import FieldProblem, Place, WorkbenchError, closest
+from workbench.system.records import Model, dotted
 
-Model = TypeVar("Model", bound=BaseModel)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -124,14 +124,6 @@ def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> WorkbenchErro
     if "\t" in shown[: len(shown) - len(shown.lstrip())] or "'\\t'" in problem:
         return WorkbenchError(f"{path}:{line}: a tab is used for indentation", hint="indent with spaces")
     return WorkbenchError(f"{path}:{line}: {problem}", hint="the line above may be where it starts")
-
-
-def dotted(place: Place) -> str:
-    """`steps[0].calibration.method`."""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
 
 
 def validated(

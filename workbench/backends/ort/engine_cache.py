@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from workbench.backends.artifact import Sha256
 from workbench.backends.base import Engine
 from workbench.backends.gpu import engine_store
 from workbench.errors import WorkbenchError
 from workbench.system.files import sha256_bytes
+from workbench.system.records import Sha256
 
 NOTED = "provider.json"
 OURS = frozenset({NOTED, engine_store.LOCK})

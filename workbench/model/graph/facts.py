@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
 from workbench.model.graph.roles import WEIGHTED, Wiring, roles_of, wiring_of
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +19,7 @@ PASSING = frozenset({"Where", "Cast", "Dropout", "Identity", "Reshape", "Transpo
 OTHER_SIZE = 0.75  # of the input: what is tried to see whether it is free
 
 
-class NetworkFacts(BaseModel):
+class NetworkFacts(Record):
     """A float classifier, read from its ONNX graph.
 
     operators: nodes by type. macs: multiply-accumulates for one photo; None where the shapes are hidden.
@@ -31,8 +30,6 @@ class NetworkFacts(BaseModel):
     any_size: it takes photos of other sizes, because nothing in the graph depends on the number of pixels.
     first, last: the nodes with weights at both ends.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     operators: dict[str, int]
     opset: int

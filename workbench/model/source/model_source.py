@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from workbench.errors import WorkbenchError, some
 from workbench.model.source import timm_network, torch_export, transformers_folder
@@ -25,6 +25,7 @@ from workbench.model.source.info import SourceInfo, checked_info, folded, interp
 from workbench.model.source.user_factory import build, code_digests, data_digests, parts
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.files import digest_of, sha256_file
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 
-class ModelSource(BaseModel):
+class ModelSource(Record):
     """The `model` section of krishi.yaml, with absolute paths.
 
     checkpoint: a file, or a folder that transformers' `save_pretrained` wrote; None where the factory
@@ -52,11 +53,9 @@ class ModelSource(BaseModel):
     import_from: the folder where `package.module` is looked for first: that of krishi.yaml.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     checkpoint: Path | None = None
     factory: str | None = None
-    factory_args: dict[str, JsonValue] = {}
+    factory_args: dict[str, JsonValue] = Field({})
     class_names: Path | None = None
     trust_code: bool = False
     import_from: Path | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from workbench.backends import BACKENDS
 from workbench.errors import WorkbenchError
@@ -24,6 +24,7 @@ from workbench.system import machine
 from workbench.system.child import ChildError
 from workbench.system.files import digest_of, write_atomic
 from workbench.system.packages import versions
+from workbench.system.records import Record
 from workbench.workspace.recipe import Variant
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ LIKELY = 0.6  # to be certified: what a search goes on from
 CODE = "look-1"  # raised when looks are taken in another way
 
 
-class Look(BaseModel):
+class Look(Record):
     """What a look saw, beside the baseline.
 
     log_ratio: log(its time / the baseline's time) of one photo, the median of alternating turns.
@@ -47,8 +48,6 @@ class Look(BaseModel):
     divergence: mean Kullback-Leibler divergence of its probabilities from the baseline's, in nats.
     seconds: that the look took, the build aside.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     log_ratio: float
     images: int

@@ -1,17 +1,13 @@
 """The `fp16` step as a recipe states it."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    pass
-
+from workbench.system.records import Record
 
 Converter = Literal["onnxruntime", "modelopt"]
 
 
-class Fp16(BaseModel):
+class Fp16(Record):
     """Weights and arithmetic in FP16.
 
     keep_io_types: photos and logits stay FP32 (the graph gets a cast at each end); every backend gives and
@@ -24,8 +20,6 @@ class Fp16(BaseModel):
     converter: `modelopt` is AutoCast of NVIDIA ModelOpt; `auto` takes it where it is installed and does the
     network, and onnxruntime's converter elsewhere.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["fp16"]
     keep_io_types: Literal[True] = True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
@@ -21,6 +21,7 @@ from workbench.steps.int8.range_search import (
     percentile_limit,
     percentile_tails,
 )
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ CHUNK = 1 << 16  # values counted at a time, which stay in the cache
 NARROWEST = 1e-10  # a range within this is one of zeros: its scale would be next to nothing
 
 
-class Calibration(BaseModel):
+class Calibration(Record):
     """How activation ranges are found.
 
     images: photos used, taken evenly from the classes.
@@ -55,8 +56,6 @@ class Calibration(BaseModel):
     `entropy` equal to `minmax`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     method: Method = "minmax"
     images: Annotated[int, Field(gt=0, strict=True)] = 200
     percentile: Percentile = 99.99
@@ -64,13 +63,11 @@ class Calibration(BaseModel):
     bins: Annotated[int, Field(ge=256, le=16384, strict=True)] = 2048
 
 
-class CalibrationOverride(BaseModel):
+class CalibrationOverride(Record):
     """Another method for what some nodes put out.
 
     nodes: names, or glob patterns, as in `exclude_nodes`. Of two overrides that fit a node the later counts.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     nodes: Annotated[tuple[str, ...], Field(min_length=1)]
     method: Method

@@ -1,29 +1,24 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from workbench.model.graph.roles import Role
 from workbench.steps.int8.calibration import Calibration, CalibrationOverride
-
-if TYPE_CHECKING:
-    pass
-
+from workbench.system.records import Record
 
 QDQ_OPSET = 10  # the first with QuantizeLinear
 PER_CHANNEL_QDQ_OPSET = 13  # (De)QuantizeLinear has its `axis` since then
 HALF_QDQ_OPSET = 19  # they take FP16 since then
 
 
-class DynamicInt8(BaseModel):
+class DynamicInt8(Record):
     """INT8 weights; activations are quantised at run time, every time.
 
     op_types: convolutions are left out by default, because ConvInteger is what makes dynamic INT8 slow.
     MatMul and Gemm go together: the quantiser turns every Gemm into a MatMul and an Add first.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["dynamic_int8"]
     weight: Literal["qint8", "quint8"] = "qint8"
@@ -31,7 +26,7 @@ class DynamicInt8(BaseModel):
     op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm")
 
 
-class StaticInt8(BaseModel):
+class StaticInt8(Record):
     """INT8 weights and activations, with ranges calibrated on real photos.
 
     format: qdq marks the graph and leaves the choice of kernels to the runtime, and the logits in float;
@@ -56,8 +51,6 @@ class StaticInt8(BaseModel):
     equalize: rescale weights across layers first, where a ReLU or nothing is between them.
     bias_correction: take back by the biases what quantising shifts on average.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["static_int8"]
     format: Literal["qdq", "qoperator"] = "qdq"

@@ -1,17 +1,15 @@
 """The `nncf_int8` step as a recipe states it."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-if TYPE_CHECKING:
-    pass
-
+from workbench.system.records import Record
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 
 
-class AccuracyControl(BaseModel):
+class AccuracyControl(Record):
     """Layers go back to float, those that distort the logits most first, until the accuracy is good enough.
 
     max_drop: of top-1, as a fraction of 1, against the float network, on the photos that choose.
@@ -19,14 +17,12 @@ class AccuracyControl(BaseModel):
     Every layer costs one pass over the photos. The accuracy that counts is measured afterwards all the same.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     max_drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
     images: Count | None = None
     minutes: Annotated[float, Field(gt=0)] | None = None
 
 
-class NncfInt8(BaseModel):
+class NncfInt8(Record):
     """INT8 weights and activations; the errors of rounding are corrected in the biases.
 
     For openvino above all: NNCF leaves the outputs of convolutions in float up to their activation function,
@@ -43,8 +39,6 @@ class NncfInt8(BaseModel):
     ignored_types, ignored_nodes: ONNX operators, and names or glob patterns of ONNX nodes, left in float.
     model_type: transformer keeps the sensitive parts of attention in float.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["nncf_int8"]
     preset: Literal["mixed", "performance"] = "mixed"
