@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+from workbench.backends.common import open_cpu, translated_ort_errors
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
+from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
 from workbench.model.graph.roles import WEIGHTED, Wiring, roles_of, wiring_of
 from workbench.system.records import Record
@@ -212,26 +214,11 @@ def takes_any_size(model: "onnx.ModelProto") -> bool:
 def _answer_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of the answer to a black photo; None where onnxruntime cannot run the graph on it."""
     import numpy as np
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # a failure is an answer here
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    refusals = (
-        native.Fail,
-        native.InvalidGraph,
-        native.InvalidArgument,
-        native.NotImplemented,
-        native.RuntimeException,
-    )
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        (logits,) = session.run(None, {image_input(model).name: np.zeros(shape, np.float32)})
-    except refusals:
+        with translated_ort_errors("run it"):
+            (logits,) = open_cpu(model).run(None, {image_input(model).name: np.zeros(shape, np.float32)})
+    except WorkbenchError:
         return None
     return tuple(logits.shape)
 

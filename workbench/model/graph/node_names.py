@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.backends.common import translated_ort_errors
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
@@ -21,15 +22,12 @@ def prepare(source: Path, target: Path) -> "onnx.ModelProto":
     where onnxruntime cannot do it.
     """
     import onnx
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from workbench.model.graph.onnx_file import load
 
-    try:
+    with translated_ort_errors("prepare the model for INT8"):
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
-    except (native.Fail, native.InvalidGraph, native.NotImplemented, native.RuntimeException) as error:
-        raise WorkbenchError(f"onnxruntime cannot prepare the model for INT8: {error}") from error
     model = load(target)
     used = {node.name for node in model.graph.node}
     for node in model.graph.node:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.backends.common import cpu_options, filled, open_cpu
 from workbench.model.graph.onnx_file import image_input, opset_of
 from workbench.model.graph.roles import Wiring, wiring_of
-from workbench.steps.int8.calibration import batch_size, filled, opened
+from workbench.steps.int8.calibration import batch_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,11 @@ def correct_biases(
     if not layers:
         return 0
     augmented, wanted = _with_twins(model, layers)
-    session, image, size = opened(augmented), image_input(model).name, batch_size(model)
+    session, image, size = (
+        open_cpu(augmented, cpu_options(threads=0)),
+        image_input(model).name,
+        batch_size(model),
+    )
     shifts: list[NDArray[np.float64]] | None = None
     taken = min(count, PHOTOS, len(images))
     batches = 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from workbench.backends.common import cpu_options, filled, open_cpu
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
 from workbench.steps.int8.range_search import (
@@ -26,7 +27,6 @@ from workbench.system.records import Record
 if TYPE_CHECKING:
     import numpy as np
     import onnx
-    import onnxruntime
     from numpy.typing import NDArray
 
     from workbench.photos.dataset import Images
@@ -305,7 +305,11 @@ def summarised(
         for output, kind in zip((low, high, mean, spread, count), types, strict=True):
             graph.output.append(onnx.helper.make_tensor_value_info(output, kind, []))
             wanted.append(output)
-    session, image, size = opened(augmented), image_input(model).name, batch_size(model)
+    session, image, size = (
+        open_cpu(augmented, cpu_options(threads=0)),
+        image_input(model).name,
+        batch_size(model),
+    )
 
     def run(batch: "NDArray[np.float32]") -> dict[str, Summary]:
         values = [float(value) for value in session.run(wanted, {image: filled(batch, size)})]
@@ -338,7 +342,7 @@ def instrumented(
         for name in wanted
         if name not in outputs
     )
-    session, size = opened(augmented), batch_size(model)
+    session, size = open_cpu(augmented, cpu_options(threads=0)), batch_size(model)
 
     def run(batch: "NDArray[np.float32]") -> "Activations":
         batch = filled(batch, size)
@@ -346,22 +350,3 @@ def instrumented(
         return {**found, image: batch} if image in tensors else found
 
     return run
-
-
-def filled(batch: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
-    """A fixed batch is filled up with its own photos."""
-    import numpy as np
-
-    return np.resize(batch, (size, *batch.shape[1:])) if len(batch) < size else batch
-
-
-def opened(model: "onnx.ModelProto") -> "onnxruntime.InferenceSession":
-    """A session that runs the graph as it is: in optimised ones, tensors between fused nodes disappear."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )

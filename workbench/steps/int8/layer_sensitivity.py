@@ -10,9 +10,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.common import cpu_options, filled, open_cpu
 from workbench.model.graph.onnx_file import image_input, load
 from workbench.photos.contract import Batch
-from workbench.steps.int8.calibration import filled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,15 +75,11 @@ def node_times(path: Path, photo: Batch) -> dict[str, float]:
     Names as in the file, as far as onnxruntime keeps them: it appends `_token_N` to what it rewrites, and
     calls a convolution in its own layout by its output, `<output>_nchwc`, which is returned as `<output>`.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = cpu_options("ORT_ENABLE_ALL")
     options.enable_profiling = True
     with TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_cpu(path, options)
         image = session.get_inputs()[0]
         size = image.shape[0] if isinstance(image.shape[0], int) else 1
         feed = {image.name: filled(photo, size)}
@@ -125,15 +121,9 @@ def errors_of(
     between itself and its quantised self, and its weights can be fed.
     """
     import numpy as np
-    import onnxruntime
 
     graph = _switched(source, quantized)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_cpu(graph.model, cpu_options("ORT_ENABLE_ALL"))
     images = image_input(source)
     fixed = images.type.tensor_type.shape.dim[0].dim_value
 

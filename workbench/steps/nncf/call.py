@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.common import cpu_options, open_cpu
 from workbench.backends.openvino.backend import without_telemetry
 from workbench.errors import WorkbenchError, first_line
 
@@ -179,9 +180,7 @@ def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
     if not isinstance(model, onnx.ModelProto):
         request = model.create_infer_request()
         return lambda batch: request.infer([batch])[0].copy()
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_cpu(model, cpu_options("ORT_ENABLE_ALL", threads=0))
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
