@@ -1,6 +1,6 @@
 """The errors a user is meant to read. Everything else is a defect and shows a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class WorkbenchError(Exception):
@@ -50,10 +50,11 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few names, quoted, and how many more there are."""
-    quoted = ", ".join(f"`{name}`" for name in names[:SHOWN])
-    return f"{quoted} and {len(names) - SHOWN} more" if len(names) > SHOWN else quoted
+def some(names: Sequence[str], *, most: int = SHOWN, quote: str = "`", separator: str = ", ") -> str:
+    """The first `most` names, and how many more there are."""
+    shown = separator.join(f"{quote}{name}{quote}" for name in names[:most])
+    left = len(names) - most
+    return f"{shown}{separator.replace(',', '')}and {left} more" if left > 0 else shown
 
 
 Place = tuple[str | int, ...]
@@ -73,10 +74,16 @@ class FieldProblem(ValueError):
         self.at = at
 
 
-def closest(word: str, known: list[str]) -> str | None:
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint with the closest of the known names, None where none is close."""
+    return f"did you mean `{meant}`?" if (meant := closest(word, known)) else None
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
     """The name that was probably meant, in whatever case; `CUDAExecutionProvider` is `cuda`."""
     import difflib
 
+    known = list(known)
     plain = {name.lower(): name for name in reversed(known)}
     given = word.lower().removesuffix("executionprovider")
     if (other := SYNONYMS.get(given)) in plain:

@@ -110,7 +110,7 @@ def test_an_opset_the_exporter_cannot_write_is_refused_at_once(
 def test_an_opset_that_came_out_otherwise_is_an_error_and_leaves_no_file(
     model: Any, samples: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workbench.model.export.export.OPSETS", {"dynamo": (7, 25), "torchscript": (7, 23)})
+    monkeypatch.setattr("workbench.model.export.settings.OPSETS", {"dynamo": (7, 25), "torchscript": (7, 23)})
     target = tmp_path / "m.onnx"
     error = error_of(lambda: export_onnx(model, Export(opset=13), target, SHAPE, samples))
     assert error.message == "export.opset: asked for opset 13, exporter `dynamo` wrote 18"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from workbench.backends import Runtime
-from workbench.errors import FieldProblem, WorkbenchError, closest
+from workbench.errors import FieldProblem, WorkbenchError, did_you_mean
 from workbench.measure.records import BASELINE
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Decode, StatedPreprocess
@@ -215,10 +215,9 @@ def find(given: str) -> Path:
         return path
     if given in known:
         return known[given]
-    meant = closest(given, list(known))
     raise WorkbenchError(
         f"`{given}` is neither a recipe file nor one of those shipped ({', '.join(known)})",
-        hint=f"did you mean `{meant}`?" if meant else None,
+        hint=did_you_mean(given, known),
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
-from workbench.errors import FieldProblem, closest
+from workbench.errors import FieldProblem, did_you_mean
 from workbench.system.machine import collect
 
 if TYPE_CHECKING:
@@ -64,12 +64,10 @@ def understood(need: str) -> str:
             continue
         name, versions = _library(part)
         if name not in LIBRARIES:
-            meant = closest(name, [*LIBRARIES, *FEATURES])
             raise FieldProblem(
                 f"`{part}` is neither a library nor a processor feature that is known here",
-                hint=f"did you mean `{meant}`?"
-                if meant
-                else f"libraries: {', '.join(LIBRARIES)}; features: {', '.join(FEATURES)}",
+                hint=did_you_mean(name, [*LIBRARIES, *FEATURES])
+                or f"libraries: {', '.join(LIBRARIES)}; features: {', '.join(FEATURES)}",
             )
         _specifier(name, versions)
     return need

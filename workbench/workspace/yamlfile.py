@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from workbench.errors import FieldProblem, Place, WorkbenchError, closest
+from workbench.errors import FieldProblem, Place, WorkbenchError, did_you_mean
 from workbench.system.records import Model, dotted
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -175,8 +175,8 @@ def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(model, location[:-1])
-            meant = closest(str(location[-1]), known)
-            return ("unknown key" if meant else f"unknown key (known: {', '.join(known)})"), _asked(meant)
+            hint = did_you_mean(str(location[-1]), known)
+            return ("unknown key" if hint else f"unknown key (known: {', '.join(known)})"), hint
         case "missing":
             return "this key is required", None
         case "union_tag_not_found":
@@ -184,7 +184,7 @@ def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
         case "literal_error" | "union_tag_invalid":
             known = re.findall(r"'([^']*)'", context.get("expected", context.get("expected_tags", "")))
             given = str(context.get("tag", detail["input"]))
-            return f"`{given}` is not one of {', '.join(known)}", _asked(closest(given, known))
+            return f"`{given}` is not one of {', '.join(known)}", did_you_mean(given, known)
         case "value_error":
             return str(context["error"]), getattr(context["error"], "hint", None)
         case "tuple_type" | "list_type":
@@ -193,10 +193,6 @@ def _explained(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return f"this must be a mapping of keys (got {detail['input']!r})", None
         case _:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
-
-
-def _asked(meant: str | None) -> str | None:
-    return f"did you mean `{meant}`?" if meant else None
 
 
 def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
