@@ -1,12 +1,11 @@
 """Raw samples on disk: `latency.parquet`, from which every latency figure can be worked out again."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Measured, Sample
-from workbench.system.files import translated_os_errors
+from workbench.system.files import new_file
 from workbench.system.packages import missing_package
 
 FIELDS = ("variant", "round", "order", "turn", "place", "call", "time_ns")
@@ -22,13 +21,8 @@ def save(sessions: Mapping[str, Measured], path: Path) -> None:
     for field in FIELDS:
         columns[field] = [getattr(sample, field) for _, _, sample in rows]
     columns["used"] = [sample.round not in measured.unused for _, measured, sample in rows]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with translated_os_errors(path):
-        try:
-            pq.write_table(pa.table(columns), temporary, compression="zstd")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
 
 
 def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import WorkbenchError, some
 from workbench.photos.contract import SUFFIXES, Batch, ImageError, Preprocess
 from workbench.photos.preprocess import batch_of, read_pixels
-from workbench.system.files import digest_of, make_folder, sha256_file, translated_os_errors
+from workbench.system.files import digest_of, new_file, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -212,18 +212,12 @@ def load(
     if path.exists():
         os.utime(path)
         return images
-    with translated_os_errors(path):
-        make_folder(path.parent)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with new_file(path) as temporary:
         shape = (len(dataset), contract.crop, contract.crop, 3)
-        try:
-            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            _reserve(temporary)
-            _decode_all(dataset, contract, pixels, field, progress)
-            pixels.flush()
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(temporary)
+        _decode_all(dataset, contract, pixels, field, progress)
+        pixels.flush()
     return images
 
 

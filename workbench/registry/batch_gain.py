@@ -1,9 +1,7 @@
 """Whether a server should gather photos of several requests into one call: measured, and decided here."""
 
-import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -93,28 +91,11 @@ def _rates(
     infer: "Infer", batches: "dict[int, NDArray[np.generic]]", sizes: Sequence[int], sessions: int
 ) -> dict[int, float]:
     """Photos a second of each size, in turns, so that what else the machine does meets all alike."""
+    from workbench.measure.throughput import photos_per_s
+
     measured: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(TURNS):
         for size, rates in measured.items():
-            calls = _calls_per_s(partial(infer, batches[size]), sessions if size == 1 else 1)
-            rates.append(size * calls)
+            threads = sessions if size == 1 else 1
+            rates.append(photos_per_s(infer, batches[size], threads=threads, seconds=TURN_S))
     return {size: median(rates) for size, rates in measured.items()}
-
-
-def _calls_per_s(call: Callable[[], object], threads: int) -> float:
-    counts = [0] * threads
-    until = time.perf_counter() + TURN_S
-
-    def run(number: int) -> None:
-        while time.perf_counter() < until or not counts[number]:
-            call()
-            counts[number] += 1
-
-    started = time.perf_counter()
-    others = [threading.Thread(target=run, args=(number,)) for number in range(1, threads)]
-    for other in others:
-        other.start()
-    run(0)
-    for other in others:
-        other.join()
-    return sum(counts) / (time.perf_counter() - started)

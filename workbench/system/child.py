@@ -49,6 +49,18 @@ class ChildUnsuited(ChildError, Unsuited):
 Handler = Callable[[Any], object]
 
 
+def command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """That of a process that looks for modules where this one does, and nowhere else.
+
+    `-m` alone would put the current folder first, and with it a user's own `workbench` or `torch.py`.
+    """
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
@@ -72,14 +84,12 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workbench.system.child", str(theirs.fileno())],
+                command("workbench.system.child", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # It looks for modules where this process does: `-m` alone would put the current folder first,
-                # and with it a user's own `workbench` or `torch.py`.
-                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+                env=environment(),
             )
         self._pipe = Connection(ours.detach())
         # Twice: what names a module that the child cannot import fails there as a job does, with a reason.
