@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from workbench import __version__
-from workbench.errors import Refused, WorkbenchError, missing_extra
+from workbench.errors import Refused, WorkbenchError
+from workbench.system.packages import missing_extra
 
 if TYPE_CHECKING:
     from workbench.report import Columns, Format

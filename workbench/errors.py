@@ -24,23 +24,6 @@ class Unsuited(WorkbenchError):
     """Nothing is wrong, but this variant is not for this model or machine: its trial is `skipped`."""
 
 
-# What the extras bring; any other missing module is a defect, or the user's own.
-OPTIONAL = frozenset(
-    {
-        "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "onnxsim", "pyarrow",
-        "fastapi", "starlette", "uvicorn", "prometheus_client", "openvino", "nncf", "transformers",
-    }
-)  # fmt: skip
-
-
-def missing_extra(error: ModuleNotFoundError) -> WorkbenchError | None:
-    """The sentence for an optional package that is not installed; None for any other module."""
-    package = (error.name or "").partition(".")[0]
-    if package not in OPTIONAL:
-        return None
-    return WorkbenchError(f"`{package}` is not installed", hint="pip install 'krishi-bench[cpu]', or [gpu]")
-
-
 SHOWN = 5  # names listed in one message
 
 

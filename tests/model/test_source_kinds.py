@@ -715,7 +715,7 @@ def test_where_timm_is_not_installed_it_is_said(
 
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
-    assert error_of(lambda: inspect(weights())).hint == "pip install timm"
+    assert error_of(lambda: inspect(weights())).hint == "pip install 'timm'"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def save(sessions: Mapping[str, Measured], path: Path) -> None:
 
 def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:
     """The sessions as they were saved; raises WorkbenchError where the file cannot be read."""
-    if (missing := missing_package("pyarrow", extra="export")) is not None:
+    if (missing := missing_package("pyarrow")) is not None:
         raise WorkbenchError(missing)
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError, missing_extra
+from workbench.errors import WorkbenchError
 from workbench.measure.stats import wilson
 from workbench.registry.shadow_record import ShadowResult
+from workbench.system.packages import missing_extra
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple
 
-from workbench.errors import Unsuited, WorkbenchError, missing_extra
+from workbench.errors import Unsuited, WorkbenchError
+from workbench.system.packages import missing_extra
 
 PR_SET_PDEATHSIG = 1
 Arguments = TypeVarTuple("Arguments")

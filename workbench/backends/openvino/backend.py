@@ -54,7 +54,7 @@ def without_telemetry() -> None:
 
 
 def unavailable(runtime: Runtime) -> str | None:
-    if (missing := missing_package("openvino", extra="openvino")) is not None:
+    if (missing := missing_package("openvino")) is not None:
         return missing
     able = _capabilities()
     if runtime.precision in (None, "f32") or CAPABILITY[runtime.precision] in able:

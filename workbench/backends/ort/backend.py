@@ -59,7 +59,7 @@ def unavailable(runtime: Runtime) -> str | None:
         if runtime.execution_mode == "parallel":
             return "`execution_mode: parallel` is for the cpu: a GPU runs one kernel after the other"
         return missing_link(_provider(runtime))
-    if (missing := missing_package("onnxruntime", extra="ort")) is not None:
+    if (missing := missing_package("onnxruntime")) is not None:
         return missing
     import onnxruntime
 

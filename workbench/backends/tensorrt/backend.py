@@ -49,7 +49,7 @@ def unavailable(runtime: Runtime) -> str | None:
 
 
 def _no_tensorrt() -> str | None:
-    if (missing := missing_package("tensorrt", extra="tensorrt")) is not None:
+    if (missing := missing_package("tensorrt")) is not None:
         return missing
     try:
         import tensorrt

@@ -35,7 +35,7 @@ BF16_CPUS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch.cpu name
 def unavailable(runtime: Runtime) -> str | None:
     if runtime.device == "cuda":
         return cuda.unavailable(runtime)
-    if (missing := missing_package("torch", extra="export")) is not None:
+    if (missing := missing_package("torch")) is not None:
         return missing
     import torch
 

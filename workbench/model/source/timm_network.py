@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from workbench.errors import WorkbenchError, first_line
 from workbench.model.source.info import checked_info
 from workbench.photos.contract import StatedPreprocess
+from workbench.system.packages import unusable
 
 if TYPE_CHECKING:
     import torch
@@ -89,22 +90,12 @@ def completed(said: StatedPreprocess, default: StatedPreprocess) -> StatedPrepro
 def _timm(name: str) -> ModuleType:
     try:
         import timm
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise _not_usable(error) from error
-        raise WorkbenchError("`timm` is not installed", hint="pip install timm") from error
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise _not_usable(error) from error
+        hint = "often a torchvision made for another torch: install the one that belongs to yours"
+        raise unusable("timm", error, hint=hint) from error
     if not timm.is_model(name):
         raise WorkbenchError(
             f"model.factory: timm has no network `{name}`", hint="`timm.list_models()` shows their names"
         )
     module: ModuleType = timm
     return module
-
-
-def _not_usable(error: Exception) -> WorkbenchError:
-    return WorkbenchError(
-        f"`timm` cannot be imported: {type(error).__name__}: {first_line(error)}",
-        hint="often a torchvision made for another torch: install the one that belongs to yours",
-    )
