@@ -36,7 +36,7 @@ class Preprocess(Record):
     mean, std: per channel (R, G, B), in units of [0, 1].
     decode: scaled: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its shorter side stays at least
     twice `resize` (never for `nearest`); full: at its own size. Bundles and results from before there was a
-    choice are full; whoever reads them has to say so (see `results.Recorded`).
+    choice are full; whoever reads them has to say so (see `results.records.Recorded`).
     """
 
     resize: Side
@@ -76,7 +76,7 @@ class Photo:
 
 
 class StatedPreprocess(Record):
-    """The parts of an `images.Preprocess` that a source states, in the same units; None for the others."""
+    """The parts of a `Preprocess` that a source states, in the same units; None for the others."""
 
     resize: Side | None = None
     crop: Side | None = None

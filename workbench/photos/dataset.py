@@ -60,7 +60,7 @@ class Images:
         return mapped
 
     def rows(self, chosen: Iterable[int]) -> Iterator[Batch]:
-        """These photos, each a batch of one as the network takes it (see `images.batch_of`)."""
+        """These photos, each a batch of one as the network takes it (see `preprocess.batch_of`)."""
         pixels = self.pixels()
         for row in chosen:
             yield batch_of(pixels[row : row + 1], self.contract, raw=self.raw)

@@ -61,7 +61,7 @@ class _Jpeg(JpegImageFile):
 
 
 def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
-    """As `images.decode` says. least: pixels of the shorter side that a JPEG may not fall below where it is
+    """As `decode` says. least: pixels of the shorter side that a JPEG may not fall below where it is
     decoded at 1/2, 1/4 or 1/8 of its size; None: decoded at its own size. Raises ImageError.
     """
     image = _opened(data, max_pixels)

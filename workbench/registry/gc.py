@@ -30,7 +30,7 @@ Root = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptVersion:
     """why: every reason it has, such as `production points at it`."""
 
     name: str
@@ -67,7 +67,7 @@ class Reclaimed:
 
     done: bool
     keep: int
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptVersion, ...]
     moved: tuple[Gone, ...]
     deleted: tuple[Gone, ...]
     waiting: tuple[Gone, ...]
@@ -135,7 +135,7 @@ def _plan(registry: Registry, keep: int, now: datetime) -> Reclaimed:
         for version in registry.versions(name):
             folder = registry.root / name / version
             if (name, version) in why:
-                kept.append(Kept(name, version, tuple(why[name, version])))
+                kept.append(KeptVersion(name, version, tuple(why[name, version])))
             else:
                 moved.append(Gone(name, version, _bytes(folder), str(folder), until))
     in_use = _leased(registry)

@@ -97,7 +97,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ShadowReport:
     """What a server says of its shadow. url: where it was asked; running: whether a shadow is loaded."""
 
     url: str
@@ -140,7 +140,7 @@ class Report:
         ]
 
 
-def report_of(url: str) -> Report:
+def report_of(url: str) -> ShadowReport:
     """Ask the server at `url`, such as http://127.0.0.1:8000.
 
     Raises WorkbenchError where nothing answers, or something other than a krishi-bench server does.
@@ -161,7 +161,7 @@ def report_of(url: str) -> Report:
         _pair(served, shadow, loaded.get(shadow), counts, sums, times)
         for served, shadow in sorted(known, key=lambda pair: (pair[1] not in loaded, pair))
     ]
-    return Report(url, datetime.now(UTC), bool(loaded), tuple(pairs))
+    return ShadowReport(url, datetime.now(UTC), bool(loaded), tuple(pairs))
 
 
 def _pair(

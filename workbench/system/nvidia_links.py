@@ -40,7 +40,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class HostProbe:
     """How the machine is looked at; tests bring their own.
 
     load: opens a shared library by its name or path, as `ctypes.CDLL` does; raises OSError.
@@ -92,10 +92,10 @@ class Look:
         return self.load(name)
 
 
-def here() -> Look:
+def here() -> HostProbe:
     """This machine and this environment. Folders as the wheels of CUDA 12 and 13 and TensorRT have them."""
     wheels = [found for folder in _folders("nvidia") for found in sorted(folder.glob("*/lib"))]
-    return Look(
+    return HostProbe(
         load=ctypes.CDLL,
         version=lambda name: versions(name).get(name),
         imported=importlib.import_module,
@@ -120,7 +120,7 @@ def _folders(package: str) -> list[Path]:
     return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
 
 
-def _driver(look: Look) -> str | Missing:
+def _driver(look: HostProbe) -> str | Missing:
     seen = look.gpu
     if isinstance(seen, str) and seen != NO_GPU:
         what, _, remedy = seen.partition(": ")
@@ -128,7 +128,7 @@ def _driver(look: Look) -> str | Missing:
     return look.kernel.read_text().strip() if look.kernel.is_file() else "here; its version is not told"
 
 
-def _cuda(look: Look) -> str | Missing:
+def _cuda(look: HostProbe) -> str | Missing:
     version = ctypes.c_int()
     look.load(DRIVER).cuDriverGetVersion(ctypes.byref(version))
     said = f"{version.value // 1000}.{version.value % 1000 // 10}"
@@ -140,7 +140,7 @@ def _cuda(look: Look) -> str | Missing:
     return said
 
 
-def _gpu(look: Look) -> str | Missing:
+def _gpu(look: HostProbe) -> str | Missing:
     seen = look.gpu
     if isinstance(seen, str):
         what, _, remedy = seen.partition(": ")
@@ -150,7 +150,7 @@ def _gpu(look: Look) -> str | Missing:
     return f"{seen.name}, compute capability {seen.capability}, {total.value / 2**30:.0f} GiB"
 
 
-def _library(look: Look, name: str, version: Callable[[Any], str | None], remedy: str) -> str | Missing:
+def _library(look: HostProbe, name: str, version: Callable[[Any], str | None], remedy: str) -> str | Missing:
     """version: as the opened library tells it; its name is shown where it does not."""
     try:
         opened = look.library(name)
@@ -163,18 +163,18 @@ def _library(look: Look, name: str, version: Callable[[Any], str | None], remedy
         return name
 
 
-def _cuda_libraries(look: Look) -> str:
+def _cuda_libraries(look: HostProbe) -> str:
     """The command that brings CUDA's libraries and cuDNN as onnxruntime-gpu wants them."""
     if (installed := look.version("onnxruntime-gpu")) is not None:
         return f"pip install 'onnxruntime-gpu[cuda,cudnn]=={installed}'"
     return GPU_EXTRA
 
 
-def _cudart(look: Look) -> str | Missing:
+def _cudart(look: HostProbe) -> str | Missing:
     return _library(look, f"libcudart.so.{look.cuda}", _cudart_version, _cuda_libraries(look))
 
 
-def _cublas(look: Look) -> str | Missing:
+def _cublas(look: HostProbe) -> str | Missing:
     # libcublas needs libcublasLt, which its wheel keeps beside it.
     first = _library(look, f"libcublasLt.so.{look.cuda}", _cublas_version, _cuda_libraries(look))
     if isinstance(first, Missing):
@@ -182,11 +182,11 @@ def _cublas(look: Look) -> str | Missing:
     return _library(look, f"libcublas.so.{look.cuda}", lambda _: first, _cuda_libraries(look))
 
 
-def _curand(look: Look) -> str | Missing:
+def _curand(look: HostProbe) -> str | Missing:
     return _library(look, "libcurand.so.10", lambda _: None, _cuda_libraries(look))
 
 
-def _cudnn(look: Look) -> str | Missing:
+def _cudnn(look: HostProbe) -> str | Missing:
     return _library(look, "libcudnn.so.9", _cudnn_version, _cuda_libraries(look))
 
 
@@ -213,7 +213,7 @@ def _nvinfer_version(library: Any) -> str | None:
     return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
 
 
-def _onnxruntime_gpu(look: Look) -> str | Missing:
+def _onnxruntime_gpu(look: HostProbe) -> str | Missing:
     gpu, plain = look.version("onnxruntime-gpu"), look.version("onnxruntime")
     if gpu is None:
         return Missing("onnxruntime-gpu is not installed", GPU_EXTRA)
@@ -237,7 +237,7 @@ def _onnxruntime_gpu(look: Look) -> str | Missing:
     return f"{gpu}, for CUDA {wanted}"
 
 
-def _provider(look: Look, library: str, provider: str, remedy: str) -> str | Missing:
+def _provider(look: HostProbe, library: str, provider: str, remedy: str) -> str | Missing:
     """Whether a provider of onnxruntime comes up. Left to itself, onnxruntime takes the CPU instead."""
     try:
         look.load(str(look.capi / library))
@@ -254,24 +254,24 @@ def _provider(look: Look, library: str, provider: str, remedy: str) -> str | Mis
     return "starts"
 
 
-def _cuda_provider(look: Look) -> str | Missing:
+def _cuda_provider(look: HostProbe) -> str | Missing:
     library = "libonnxruntime_providers_cuda.so"
     return _provider(look, library, "CUDAExecutionProvider", _cuda_libraries(look))
 
 
-def _wanted_tensorrt(look: Look) -> int:
+def _wanted_tensorrt(look: HostProbe) -> int:
     """Major version of the TensorRT that onnxruntime's provider is linked with: read from its file."""
     path = look.capi / "libonnxruntime_providers_tensorrt.so"
     named = re.search(rb"libnvinfer\.so\.(\d+)", path.read_bytes()) if path.is_file() else None
     return int(named[1]) if named else 10
 
 
-def _tensorrt_command(look: Look) -> str:
+def _tensorrt_command(look: HostProbe) -> str:
     major = _wanted_tensorrt(look)
     return f"pip install 'tensorrt-cu{look.cuda}>={major},<{major + 1}'"
 
 
-def _nvinfer(look: Look) -> str | Missing:
+def _nvinfer(look: HostProbe) -> str | Missing:
     major, remedy = _wanted_tensorrt(look), _tensorrt_command(look)
     found = _library(look, f"libnvinfer.so.{major}", _nvinfer_version, remedy)
     if isinstance(found, Missing):
@@ -279,12 +279,12 @@ def _nvinfer(look: Look) -> str | Missing:
     return _library(look, f"libnvonnxparser.so.{major}", lambda _: found, remedy)
 
 
-def _tensorrt_provider(look: Look) -> str | Missing:
+def _tensorrt_provider(look: HostProbe) -> str | Missing:
     library = "libonnxruntime_providers_tensorrt.so"
     return _provider(look, library, "TensorrtExecutionProvider", _tensorrt_command(look))
 
 
-def _tensorrt(look: Look) -> str | Missing:
+def _tensorrt(look: HostProbe) -> str | Missing:
     try:
         version = str(look.imported("tensorrt").__version__)
     except (ImportError, OSError) as error:
@@ -294,7 +294,7 @@ def _tensorrt(look: Look) -> str | Missing:
     return version
 
 
-def _cuda_python(look: Look) -> str | Missing:
+def _cuda_python(look: HostProbe) -> str | Missing:
     try:
         look.imported("cuda.bindings.runtime")
     except (ImportError, OSError) as error:
@@ -309,7 +309,7 @@ def _cuda_python(look: Look) -> str | Missing:
     return version or "here"
 
 
-def _torch(look: Look) -> str | Missing:
+def _torch(look: HostProbe) -> str | Missing:
     try:
         torch = look.imported("torch")
     except (ImportError, OSError) as error:
@@ -328,7 +328,7 @@ def _torch(look: Look) -> str | Missing:
     return f"{torch.__version__}, for CUDA {torch.version.cuda}"
 
 
-def _rtx(look: Look) -> str | Missing:
+def _rtx(look: HostProbe) -> str | Missing:
     version, command = look.version(RTX), "pip install 'krishi-bench[tensorrt-rtx]'"
     if version is None:
         return Missing(f"{RTX} is not installed", f"in an environment without onnxruntime-gpu: {command}")
@@ -343,43 +343,43 @@ def _rtx(look: Look) -> str | Missing:
     return version
 
 
-def _modelopt(look: Look) -> str | Missing:
+def _modelopt(look: HostProbe) -> str | Missing:
     if (version := look.version("nvidia-modelopt")) is None:
         return Missing("nvidia-modelopt is not installed", "pip install 'krishi-bench[modelopt]'")
     return version
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LinkCheck:
     """after: the links that must hold before this one is looked at."""
 
     needed_for: str
     after: tuple[str, ...]
-    look: Callable[[Look], str | Missing]
+    look: Callable[[HostProbe], str | Missing]
 
 
 PROVIDERS = "for onnxruntime's cuda and tensorrt providers"
-LINKS: Mapping[str, Step] = {
-    "NVIDIA driver": Step("for everything on a GPU", (), _driver),
-    "CUDA of the driver": Step("for everything on a GPU", ("NVIDIA driver",), _cuda),
-    "GPU": Step("for everything on a GPU", ("CUDA of the driver",), _gpu),
-    "CUDA runtime": Step(PROVIDERS, ("GPU",), _cudart),
-    "cuBLAS": Step(PROVIDERS, ("GPU",), _cublas),
-    "cuRAND": Step(PROVIDERS, ("GPU",), _curand),
-    "cuDNN 9": Step(PROVIDERS, ("cuBLAS",), _cudnn),
-    "onnxruntime-gpu": Step(PROVIDERS, ("GPU",), _onnxruntime_gpu),
-    "its CUDA provider": Step(
+LINKS: Mapping[str, LinkCheck] = {
+    "NVIDIA driver": LinkCheck("for everything on a GPU", (), _driver),
+    "CUDA of the driver": LinkCheck("for everything on a GPU", ("NVIDIA driver",), _cuda),
+    "GPU": LinkCheck("for everything on a GPU", ("CUDA of the driver",), _gpu),
+    "CUDA runtime": LinkCheck(PROVIDERS, ("GPU",), _cudart),
+    "cuBLAS": LinkCheck(PROVIDERS, ("GPU",), _cublas),
+    "cuRAND": LinkCheck(PROVIDERS, ("GPU",), _curand),
+    "cuDNN 9": LinkCheck(PROVIDERS, ("cuBLAS",), _cudnn),
+    "onnxruntime-gpu": LinkCheck(PROVIDERS, ("GPU",), _onnxruntime_gpu),
+    "its CUDA provider": LinkCheck(
         "for onnxruntime's cuda provider",
         ("onnxruntime-gpu", "CUDA runtime", "cuBLAS", "cuRAND", "cuDNN 9"),
         _cuda_provider,
     ),
-    "its TensorRT": Step("for onnxruntime's tensorrt provider", ("onnxruntime-gpu",), _nvinfer),
-    "its TensorRT provider": Step(
+    "its TensorRT": LinkCheck("for onnxruntime's tensorrt provider", ("onnxruntime-gpu",), _nvinfer),
+    "its TensorRT provider": LinkCheck(
         "for onnxruntime's tensorrt provider", ("its CUDA provider", "its TensorRT"), _tensorrt_provider
     ),
-    "TensorRT for Python": Step("for backend tensorrt", ("GPU",), _tensorrt),
-    "cuda-python": Step("for backend tensorrt", ("GPU",), _cuda_python),
-    "torch for CUDA": Step("for backend torch on a GPU", ("GPU",), _torch),
-    "TensorRT-RTX plug-in": Step("for onnxruntime's provider tensorrt-rtx", ("GPU",), _rtx),
-    "ModelOpt": Step("for step modelopt_int8, and fp16 by AutoCast", ("GPU",), _modelopt),
+    "TensorRT for Python": LinkCheck("for backend tensorrt", ("GPU",), _tensorrt),
+    "cuda-python": LinkCheck("for backend tensorrt", ("GPU",), _cuda_python),
+    "torch for CUDA": LinkCheck("for backend torch on a GPU", ("GPU",), _torch),
+    "TensorRT-RTX plug-in": LinkCheck("for onnxruntime's provider tensorrt-rtx", ("GPU",), _rtx),
+    "ModelOpt": LinkCheck("for step modelopt_int8, and fp16 by AutoCast", ("GPU",), _modelopt),
 }

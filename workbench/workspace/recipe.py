@@ -104,7 +104,7 @@ class Recipe(Record):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One recipe fully resolved. needs: see `needs.unmet`; they change nothing that is built."""
+    """One recipe fully resolved. needs: see `requirements.unmet`; they change nothing that is built."""
 
     name: str
     recipe: str

@@ -18,7 +18,7 @@ Installed = Callable[[str], str | None]
 
 
 def understood(need: str) -> str:
-    """`need` as it is. Raises yamlfile.Problem where one of its alternatives is nothing known here."""
+    """`need` as it is. Raises FieldProblem where one of its alternatives is nothing known here."""
     for part in _alternatives(need):
         if part in FEATURE_GROUPS:
             continue

@@ -48,7 +48,7 @@ class EngineRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredEngine:
     """An engine that fits. data: its bytes, read once and verified: what is opened is these."""
 
     data: bytes
@@ -132,7 +132,7 @@ def _private(path: Path) -> Path:
     return path
 
 
-def fitting(place: Path, binding: str) -> Kept | None:
+def fitting(place: Path, binding: str) -> StoredEngine | None:
     """The engine kept in a folder of `folder`'s, where it is ours, undamaged and made for `binding`."""
     record, data = read_private(place / RECORD), read_private(place / ENGINE)
     if record is None or data is None:
@@ -143,7 +143,7 @@ def fitting(place: Path, binding: str) -> Kept | None:
         return None
     if said.bound_to != binding or said.sha256 != sha256_bytes(data):
         return None
-    return Kept(data, said)
+    return StoredEngine(data, said)
 
 
 def keep(place: Path, data: bytes, *, binding: str, build_s: float) -> EngineRecord:

@@ -85,7 +85,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
 
 
 def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
-    """What really runs where and in which precision (see `openvino_audit`)."""
+    """What really runs where and in which precision (see `audit`)."""
     from workbench.backends.openvino.audit import audit_compiled
 
     network = _Network(artifact, runtime)

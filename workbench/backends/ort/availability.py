@@ -9,15 +9,16 @@ import io
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workbench.backends.common import onnxruntime_errors
 from workbench.errors import WorkbenchError
 from workbench.system import nvidia
+from workbench.system.nvidia import Load
 from workbench.system.packages import missing_package, versions
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ NO_PLUGIN = f"`{PLUGIN_PACKAGE}` is not installed: pip install it, beside a plai
 # 10.0) are not among them.
 RTX_TAKES = frozenset({"8.6", "8.9"})
 
-Load = Callable[[str], Any]
 
 _registering = threading.Lock()
 

@@ -47,7 +47,7 @@ def opening(parts: Sequence[str], binding: str, *, noted: bool = True) -> Iterat
     """The folder for what is made of `parts`, while the provider opens a file with it: one process at a time.
 
     noted: the provider has written all it keeps when the file is open. Raises WorkbenchError where the
-    folder is not this user's alone (see `engines.folder`).
+    folder is not this user's alone (see `engine_store.folder`).
     """
     started = time.perf_counter()
     try:

@@ -18,7 +18,7 @@ from workbench.backends.ort.io_binding import Bound
 from workbench.backends.ort.options import (
     ENGINES,
     GRAPH_KEY,
-    Options,
+    ProviderOptions,
     cuda_options,
     rtx_options,
     sizes,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Chain = list[tuple[str, Options]]
+ProviderChain = list[tuple[str, ProviderOptions]]
 
 CPU = "CPUExecutionProvider"
 PROBE_SIDE = 224  # pixels, where the graph leaves height and width free
@@ -70,7 +70,7 @@ def input_name(data: bytes) -> str:
 @contextmanager
 def configured(
     artifact: Artifact, runtime: Runtime, provider: str, options: "onnxruntime.SessionOptions"
-) -> Iterator[tuple[Chain, engine_cache.Cache | None]]:
+) -> Iterator[tuple[ProviderChain, engine_cache.Cache | None]]:
     """The providers in order of preference, while a session is opened with them.
 
     options: changed: the plug-in's devices are chosen there, and then the list is empty. Raises
@@ -183,7 +183,7 @@ def _sample(artifact: Artifact) -> "NDArray[Any]":
 
 
 def open_with(
-    artifact: Artifact, options: "onnxruntime.SessionOptions", chain: Chain, provider: str
+    artifact: Artifact, options: "onnxruntime.SessionOptions", chain: ProviderChain, provider: str
 ) -> "onnxruntime.InferenceSession":
     """chain: empty where `options` have the providers. Raises WorkbenchError."""
     import onnxruntime

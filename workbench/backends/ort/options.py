@@ -4,15 +4,15 @@ from workbench.backends.artifact import Artifact
 from workbench.backends.base import Runtime
 from workbench.backends.ort.availability import CUDA, RTX, TENSORRT
 
-Options = dict[str, str]
+ProviderOptions = dict[str, str]
 
 ENGINES = frozenset({TENSORRT, RTX})  # the providers that build one
 MAX_BATCH = 64  # photos, where the graph's batch is free: engines are built for a range
-# The run option by which a provider tells captured graphs apart. TensorRT's does not (see `ort_gpu.opened`).
+# The run option by which a provider tells captured graphs apart. TensorRT's does not (see `gpu.opened`).
 GRAPH_KEY = {CUDA: "gpu_graph_id", TENSORRT: "gpu_graph_id", RTX: "cuda_graph_annotation_id"}
 
 
-def cuda_options(artifact: Artifact, runtime: Runtime) -> Options:
+def cuda_options(artifact: Artifact, runtime: Runtime) -> ProviderOptions:
     """Of the CUDA provider.
 
     EXHAUSTIVE times every convolution algorithm at the first call of each shape: paid once where shapes are
@@ -32,7 +32,7 @@ def cuda_options(artifact: Artifact, runtime: Runtime) -> Options:
 
 def tensorrt_options(
     artifact: Artifact, runtime: Runtime, name: str, folder: str | None, timings: str | None
-) -> Options:
+) -> ProviderOptions:
     """Of the TensorRT provider. name: of the graph's input. folder, timings: where it keeps those.
 
     Neither `trt_fp16_enable` nor `trt_int8_enable`: without them the network is strongly typed, and TensorRT
@@ -53,7 +53,7 @@ def tensorrt_options(
     return options
 
 
-def rtx_options(artifact: Artifact, runtime: Runtime, name: str, folder: str | None) -> Options:
+def rtx_options(artifact: Artifact, runtime: Runtime, name: str, folder: str | None) -> ProviderOptions:
     """Of the TensorRT-RTX plug-in 0.5, which is strongly typed always."""
     return {
         "enable_cuda_graph": "1" if runtime.cuda_graph else "0",
@@ -62,7 +62,7 @@ def rtx_options(artifact: Artifact, runtime: Runtime, name: str, folder: str | N
     }
 
 
-def profiles(artifact: Artifact, runtime: Runtime, name: str, option: str) -> Options:
+def profiles(artifact: Artifact, runtime: Runtime, name: str, option: str) -> ProviderOptions:
     """The batch sizes an engine is built for, where the graph leaves them free.
 
     Empty for fixed shapes, and for a free height or width: then the provider builds for the sizes it meets.

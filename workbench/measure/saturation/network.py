@@ -1,6 +1,6 @@
 """A quantised network, run layer by layer with 16-bit sums emulated where a CPU without VNNI has them.
 
-The layers that multiply unsigned by signed bytes are computed by `bytesums`; all between them by onnxruntime.
+The layers that multiply unsigned by signed bytes are computed by `int16`; all between them by onnxruntime.
 
 Depthwise convolutions are not among them: their kernel adds 32-bit products one by one. Neither is
 ConvInteger, whose product has the signed weights on the left, for which no kernel has 16-bit sums. Both,
@@ -34,7 +34,7 @@ class Segment:
     gives: tuple[str, ...]
 
 
-class Plan:
+class SplitNetwork:
     """A network cut at the layers that multiply unsigned by signed bytes.
 
     layers: their names, in the order of the graph. Raises WorkbenchError where onnxruntime cannot open the

@@ -153,7 +153,7 @@ def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> Arti
 def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
     """Copy an ONNX file that is a classifier as it is.
 
-    Raises WorkbenchError where it is none (see `onnx_info.describe`), or is not what the recipe asks for in
+    Raises WorkbenchError where it is none (see `onnx_file.describe`), or is not what the recipe asks for in
     so many words: defaults of `export` ask for nothing.
     """
     import onnx

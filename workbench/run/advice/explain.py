@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from workbench.run.advice.notes import EXPORTERS, NOTES, ON_GPU, Note
-from workbench.workspace import requirements as needs
+from workbench.workspace import requirements
 from workbench.workspace.recipe import Recipe, Variant
 
 WIDTH = 100
@@ -75,7 +75,7 @@ def explain(
 ) -> Explanation:
     """Explain a recipe and the variants it expands into (`recipe.parse` gives both).
 
-    flags: the processor's features; this one's by default. What has no entry in `explanations.NOTES` is
+    flags: the processor's features; this one's by default. What has no entry in `notes.NOTES` is
     left out: a setting at its default, or one whose name says it all. Where a variant runs decides whether
     it is the note of processors or of GPUs.
     """
@@ -86,7 +86,7 @@ def explain(
         tuple(variant.name for variant in variants),
         axes,
         recipe.needs,
-        needs.unmet(recipe.needs, flags=flags),
+        requirements.unmet(recipe.needs, flags=flags),
         _merged(variants),
     )
 

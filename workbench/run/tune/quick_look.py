@@ -40,11 +40,11 @@ LIKELY = 0.6  # to be certified: what a search goes on from
 CODE = "look-1"  # raised when looks are taken in another way
 
 
-class Look(Record):
+class QuickLook(Record):
     """What a look saw, beside the baseline.
 
     log_ratio: log(its time / the baseline's time) of one photo, the median of alternating turns.
-    images, losses, gains: of the photos that choose, as in `results.Accuracy`.
+    images, losses, gains: of the photos that choose, as in `measure.records.Accuracy`.
     divergence: mean Kullback-Leibler divergence of its probabilities from the baseline's, in nats.
     seconds: that the look took, the build aside.
     """
@@ -113,11 +113,11 @@ class Looker:
     _baseline: Worker | None = None
     _seconds: float = 0.0
 
-    def look(self, variant: Variant, built: Built) -> Look:
+    def look(self, variant: Variant, built: Built) -> QuickLook:
         """Raises WorkbenchError where the variant cannot be opened or run."""
         path = self._path(variant, built)
         try:
-            return Look.model_validate_json(path.read_bytes())
+            return QuickLook.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             pass  # not looked at yet
         started = time.monotonic()
@@ -127,7 +127,7 @@ class Looker:
             self._close()  # it may be the baseline that died: the next look opens another
             raise
         losses, gains, divergence = self._compared(logits, rows)
-        look = Look(
+        look = QuickLook(
             log_ratio=log_ratio,
             images=len(rows),
             losses=losses,
@@ -236,7 +236,7 @@ def _alternate(baseline: Worker, worker: Worker, baseline_s: float, typical_s: f
     return median(ratios), median(times)
 
 
-def described(look: Look) -> str:
+def described(look: QuickLook) -> str:
     """One phrase for a person: how fast, and what it loses."""
     return (
         f"{look.speedup:.2f} times the baseline's speed, loses {100 * look.drop.drop:+.2f} points on "

@@ -26,7 +26,7 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", 
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerSensitivity:
     """A layer that the graph computes in INT8.
 
     error: mean Kullback-Leibler divergence of the network's probabilities, in nats, with this layer alone
@@ -45,7 +45,7 @@ class Layer:
         return self.float_ns - self.int8_ns
 
 
-def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> list[Layer]:
+def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> list[LayerSensitivity]:
     """Every layer of `quantized`, in graph order.
 
     prepared: the float graph that was quantised, its nodes named alike. photos: as the graph takes them; as
@@ -62,7 +62,7 @@ def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> li
                 float_times[alias] for alias in (node.name, *aliases[node.name]) if alias in float_times
             ]
             found.append(
-                Layer(
+                LayerSensitivity(
                     node.name, errors[node.name], in_float[0] if in_float else None, int8_times.get(node.name)
                 )
             )

@@ -25,7 +25,7 @@ RANKED = 300  # photos by which accuracy control finds the layers that distort m
 
 
 @dataclass(frozen=True, slots=True)
-class Photos:
+class PhotoBatches:
     """Batches for NNCF, which goes through them as often as it likes.
 
     labelled: these rows alone, one photo at a time and with its label.
@@ -50,7 +50,7 @@ def quantized(
     step: "NncfInt8",
     model: Any,
     ignored: list[str],
-    photos: Photos,
+    photos: PhotoBatches,
     validation: "Images | None",
     choosing: Sequence[int] | None,
     as_input: Callable[[Any], Any],
@@ -118,7 +118,7 @@ def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
 
 def _choosing(
     control: "AccuracyControl", validation: "Images | None", choosing: Sequence[int] | None, size: int
-) -> Photos:
+) -> PhotoBatches:
     """The photos that accuracy control looks at; those that certify must not be among them."""
     if validation is None:
         raise WorkbenchError(
@@ -137,7 +137,7 @@ def _choosing(
             f"nncf_int8.accuracy_control.images: {count} photos asked for, {len(rows)} choose",
             hint=f"lower it to {len(rows)} or less, or leave it out",
         )
-    return Photos(validation, count, 1, labelled=rows)
+    return PhotoBatches(validation, count, 1, labelled=rows)
 
 
 Scores = list[float] | list[list[Any]]
