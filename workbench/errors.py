@@ -40,6 +40,11 @@ def some(names: Sequence[str], *, most: int = SHOWN, quote: str = "`", separator
     return f"{shown}{separator.replace(',', '')}and {left} more" if left > 0 else shown
 
 
+def plural(number: int, noun: str) -> str:
+    """`1 photo`, `3 photos`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 Place = tuple[str | int, ...]
 # What others call things; suggested where the name we know is one of those that may stand there.
 SYNONYMS = {"gpu": "cuda", "nvidia": "cuda", "trt": "tensorrt", "ort": "onnxruntime"}

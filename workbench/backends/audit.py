@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt
 
+from workbench.errors import plural
 from workbench.system.records import Record
 
 Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
@@ -120,8 +121,7 @@ def _verdict(
     """The audit in one plain sentence."""
     parts = [_precision_part(shares, asked, casts, stored=stored)]
     if unfused_qdq:
-        nodes = "node" if unfused_qdq == 1 else "nodes"
-        parts.append(f"{unfused_qdq} quantise/dequantise {nodes} did not fuse")
+        parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
     if len(providers) > 1:
         ordered = sorted(providers.items(), key=lambda item: -item[1])
         parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
@@ -135,7 +135,7 @@ def _precision_part(
         return "the runtime does not tell in which precision it multiplies"
     main, *others = sorted(shares, key=lambda name: -shares[name])
     mostly = f" for {percent(shares[main])} of the multiplications" if others else ""
-    behind = f" behind {casts} cast{'' if casts == 1 else 's'}" if casts else ""
+    behind = f" behind {plural(casts, 'cast')}" if casts else ""
     if asked not in (main, "unknown"):
         wish = f"stored in {asked}" if stored else f"{asked} was asked for"
         part = f", {asked} for {percent(shares[asked])}" if asked in shares else ""

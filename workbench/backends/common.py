@@ -1,5 +1,6 @@
 """What sessions of every runtime share: on which processor they open, how many photos they take."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.system.machine import collect
 
 if TYPE_CHECKING:
@@ -87,6 +88,14 @@ def open_cpu(
         )
 
 
+def profiled_nodes(session: "onnxruntime.InferenceSession") -> list[dict[str, Any]]:
+    """What the profile of a session, which ends here, says of each node that ran, by the node's own name."""
+    ran = "_kernel_time"
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(ran)]
+    return [{**event, "name": event["name"].removesuffix(ran)} for event in nodes]
+
+
 def refuse_foreign(artifact: Artifact) -> None:
     """Raise WorkbenchError where the artifact is bound to another processor than this machine's.
 
@@ -126,7 +135,7 @@ def filled(batch: "NDArray[Any]", size: int) -> "NDArray[Any]":
         return batch
     if len(batch) > size:
         raise WorkbenchError(
-            f"the artifact takes {size} photo{'s' if size > 1 else ''} at a time, not {len(batch)}",
+            f"the artifact takes {plural(size, 'photo')} at a time, not {len(batch)}",
             hint="set `runtime.batch` to the size it was built for, or build it with a free batch",
         )
     return np.resize(batch, (size, *batch.shape[1:]))

@@ -3,6 +3,7 @@
 from pydantic import NonNegativeInt
 
 from workbench.backends import Engine
+from workbench.errors import plural
 from workbench.system.records import Record
 
 BASELINE = "baseline"
@@ -209,7 +210,7 @@ def told(saturation: Saturation) -> str:
     if layers := len(saturation.layers_at_risk):
         moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
         changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
-        return f"{exact}; on {AT_RISK} they saturate in {layers} layer(s): {moved}, {changed}"
+        return f"{exact}; on {AT_RISK} they saturate in {plural(layers, 'layer')}: {moved}, {changed}"
     return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
 
 

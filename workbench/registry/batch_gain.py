@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
+from workbench.errors import plural
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def batching_of(
     import numpy as np
 
     if fixed != 0:
-        return Batching(size=1, photos_per_s={}, why=f"the artifact takes {fixed} photo(s) a call")
+        return Batching(size=1, photos_per_s={}, why=f"the artifact takes {plural(fixed, 'photo')} a call")
     single = np.concatenate([infer(photos[i : i + 1]) for i in range(len(photos))])
     together = infer(photos)
     # Dynamic quantisation takes its scale from the whole batch, whoever's photos are in it.

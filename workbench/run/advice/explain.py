@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.errors import plural, some
 from workbench.run.advice.notes import EXPORTERS, NOTES, ON_GPU, Note
 from workbench.workspace import requirements
 from workbench.workspace.recipe import Recipe, Variant
@@ -46,10 +47,8 @@ class Explanation:
     def text(self) -> str:
         """The explanation for a terminal of 100 columns."""
         lines = wrapped(f"{self.recipe}: {self.description}" if self.description else self.recipe, "")
-        shown = list(self.variants[:SHOWN])
-        if more := len(self.variants) - len(shown):
-            shown.append(f"and {more} more")
-        lines += wrapped(f"{_count(len(self.variants), 'variant')}: {', '.join(shown)}", "")
+        shown = some(self.variants, most=SHOWN, quote="")
+        lines += wrapped(f"{plural(len(self.variants), 'variant')}: {shown}", "")
         for axis in self.axes:
             lines += wrapped(f"varies {axis}", "  ")
         if self.needs:
@@ -147,10 +146,6 @@ def _value(value: object) -> str:
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_value, value)) + "]"
     return str(value)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def wrapped(text: str, indent: str, first: str | None = None) -> list[str]:

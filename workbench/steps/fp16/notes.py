@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.errors import plural, some
 from workbench.steps.fp16.settings import Converter
 
 NOTES = "krishi_bench.fp16"  # the key of the file's metadata
-SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,11 @@ class Fp16Notes:
     def text(self) -> str:
         """One line for the log."""
         share = "" if self.half_share is None else f", {self.half_share:.1%} of the multiplications in FP16"
-        names = [f"`{name}` ({reason})" for name, reason in list(self.kept.items())[:SHOWN]]
-        more = [f"{len(self.kept) - SHOWN} more"] if len(self.kept) > SHOWN else []
-        listed = f": {', '.join([*names, *more])}" if names else ""
-        nodes = "node" if len(self.kept) == 1 else "nodes"
+        kept = [f"`{name}` ({reason})" for name, reason in self.kept.items()]
+        listed = f": {some(kept, quote='')}" if kept else ""
         return (
-            f"fp16: converted with {self.converter}, {len(self.kept)} sensitive {nodes} kept in FP32{listed}"
-            f"{share}, {self.casts} casts"
+            f"fp16: converted with {self.converter}, {plural(len(kept), 'sensitive node')} kept in FP32"
+            f"{listed}{share}, {plural(self.casts, 'cast')}"
         )
 
 

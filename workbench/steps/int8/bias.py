@@ -52,11 +52,8 @@ def correct_biases(
     if not layers:
         return 0
     augmented, wanted = _with_twins(model, layers)
-    session, image, size = (
-        open_cpu(augmented, cpu_options(threads=0)),
-        image_input(model).name,
-        batch_size(model),
-    )
+    session = open_cpu(augmented, cpu_options(threads=0))
+    image, size = image_input(model).name, batch_size(model)
     shifts: list[NDArray[np.float64]] | None = None
     taken = min(count, PHOTOS, len(images))
     batches = 0

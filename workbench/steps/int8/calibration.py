@@ -305,11 +305,8 @@ def summarised(
         for output, kind in zip((low, high, mean, spread, count), types, strict=True):
             graph.output.append(onnx.helper.make_tensor_value_info(output, kind, []))
             wanted.append(output)
-    session, image, size = (
-        open_cpu(augmented, cpu_options(threads=0)),
-        image_input(model).name,
-        batch_size(model),
-    )
+    session = open_cpu(augmented, cpu_options(threads=0))
+    image, size = image_input(model).name, batch_size(model)
 
     def run(batch: "NDArray[np.float32]") -> dict[str, Summary]:
         values = [float(value) for value in session.run(wanted, {image: filled(batch, size)})]

@@ -1,6 +1,5 @@
 """What each layer of a static INT8 graph costs and buys: the error it alone brings, the time it saves."""
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.common import cpu_options, filled, open_cpu
+from workbench.backends.common import cpu_options, filled, open_cpu, profiled_nodes
 from workbench.model.graph.onnx_file import image_input, load
 from workbench.photos.contract import Batch
 
@@ -85,12 +84,11 @@ def node_times(path: Path, photo: Batch) -> dict[str, float]:
         feed = {image.name: filled(photo, size)}
         for _ in range(PROFILED_CALLS):
             session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
+        nodes = profiled_nodes(session)
     times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            plain = re.sub(r"(_token_\d+|_nchwc)+$", "", event["name"].removesuffix("_kernel_time"))
-            times.setdefault(plain, []).append(1000.0 * event["dur"])
+    for node in nodes:
+        plain = re.sub(r"(_token_\d+|_nchwc)+$", "", node["name"])
+        times.setdefault(plain, []).append(1000.0 * node["dur"])
     return {name: median(values) for name, values in times.items()}
 
 
