@@ -33,6 +33,12 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def summary(error: BaseException) -> str:
+    """`ValueError: its first line`, of an exception that is not ours; its type where it has no message."""
+    line = first_line(error)
+    return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
+
+
 def some(names: Sequence[str], *, most: int = SHOWN, quote: str = "`", separator: str = ", ") -> str:
     """The first `most` names, and how many more there are."""
     shown = separator.join(f"{quote}{name}{quote}" for name in names[:most])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from workbench.errors import Unsuited, WorkbenchError, first_line
+from workbench.errors import Unsuited, WorkbenchError, summary
 from workbench.model.export.torch_exporters import chatter_on_stderr
 from workbench.model.graph.node_names import known_op_types, matching, named
 from workbench.steps.fp16.autocast import INSTALL, missing
@@ -113,7 +113,7 @@ def _quantized(
             return onnx.load(written)
         except Exception as error:  # it raises whatever its parts raise, bare Exception among them
             raise WorkbenchError(
-                f"modelopt_int8: ModelOpt fails on this network: {type(error).__name__}: {first_line(error)}",
+                f"modelopt_int8: ModelOpt fails on this network: {summary(error)}",
                 hint="`static_int8` with `placement: tensorrt` is another way; the log has ModelOpt's words",
             ) from error
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple
 
-from workbench.errors import Unsuited, WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError, summary
 from workbench.system.packages import missing_extra
 
 PR_SET_PDEATHSIG = 1
@@ -187,9 +187,7 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
             pipe.send_bytes(pickle.dumps(_Raised(missing.message, missing.hint, expected=True)))
             return False
         traceback.print_exc()
-        text = str(error).strip().splitlines()
-        message = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-        pipe.send_bytes(pickle.dumps(_Raised(message, None, expected=False)))
+        pipe.send_bytes(pickle.dumps(_Raised(summary(error), None, expected=False)))
         return False
     pipe.send_bytes(answer)
     return True

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, summary
 
 # The distributions that one of our extras brings, or that a recipe may depend on, and the extra; None: no
 # extra brings it.
@@ -61,8 +61,8 @@ def unusable(distribution: str, error: Exception, *, hint: str | None = None) ->
     """The sentence for a package whose import failed. hint: where it is installed and fails all the same."""
     if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
         return missing
-    why = f"{type(error).__name__}: {first_line(error)}"
-    return WorkbenchError(f"`{distribution}` cannot be imported: {why}", hint=hint or install(distribution))
+    message = f"`{distribution}` cannot be imported: {summary(error)}"
+    return WorkbenchError(message, hint=hint or install(distribution))
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from workbench.backends.audit import Audit
 from workbench.backends.base import Engine, Runtime
 from workbench.backends.common import TF32, onnxruntime_errors, refuse_override, switched
 from workbench.backends.gpu import engine_store
+from workbench.backends.mac_count import inputs_of
 from workbench.backends.ort import engine_cache
 from workbench.backends.ort.audit import audit_onnx, providers_in_profile
 from workbench.backends.ort.availability import CUDA, RTX, TENSORRT, missing_libraries, preload, rtx_devices
@@ -62,9 +63,7 @@ def input_name(data: bytes) -> str:
     """Of an ONNX file's one input."""
     import onnx
 
-    graph = onnx.load_from_string(data).graph
-    stored = {weight.name for weight in graph.initializer}
-    return next((str(value.name) for value in graph.input if value.name not in stored), "")
+    return next((str(value.name) for value in inputs_of(onnx.load_from_string(data).graph)), "")
 
 
 @contextmanager

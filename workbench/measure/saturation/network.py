@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.common import cpu_options, open_cpu, translated_ort_errors
+from workbench.backends.mac_count import inputs_of
 from workbench.errors import WorkbenchError
 from workbench.measure.saturation.int16 import INPUTS, Arrays, Tally, attribute_of, layer_output
 
@@ -49,7 +50,7 @@ class SplitNetwork:
         self._stored: Arrays = {
             weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer
         }
-        source = next(value for value in graph.input if value.name not in self._stored)
+        source = inputs_of(graph)[0]
         self._input = source.name
         self._batch = max(1, int(source.type.tensor_type.shape.dim[0].dim_value))
         self._output = graph.output[0].name

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo, Precision
 from workbench.backends.common import filled, open_cpu, translated_ort_errors
+from workbench.backends.mac_count import inputs_of
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.files import sha256_file
@@ -196,9 +197,8 @@ def precision_of(model: "onnx.ModelProto") -> Precision:
 
 
 def image_input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
-    """The input photos go into. Files of the first years list their weights as inputs too."""
-    stored = {weight.name for weight in model.graph.initializer}
-    return next(value for value in model.graph.input if value.name not in stored)
+    """The input photos go into."""
+    return inputs_of(model.graph)[0]
 
 
 def weights(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, first_line, summary
 from workbench.model.source.info import checked_info
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.packages import unusable
@@ -43,7 +43,7 @@ def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> 
         network: torch.nn.Module = timm.create_model(name, pretrained=False, **{**classes, **args})
     except Exception as error:  # its constructors take what users pass, and may raise anything
         raise WorkbenchError(
-            f"model.factory: timm cannot build `{name}`: {type(error).__name__}: {first_line(error)}",
+            f"model.factory: timm cannot build `{name}`: {summary(error)}",
             hint="check `model.factory_args`: they are passed to `timm.create_model`",
         ) from error
     return network

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import WorkbenchError, first_line, plural
+from workbench.errors import WorkbenchError, first_line, plural, summary
 from workbench.model.export.torch_exporters import NETWORK_ERRORS
 from workbench.model.source.info import SourceInfo, checked_info
 
@@ -81,8 +81,7 @@ def _read(path: Path) -> "ExportedProgram":
             program: ExportedProgram = torch.export.load(file)
     except (*NETWORK_ERRORS, OSError, EOFError, ImportError, pickle.UnpicklingError) as error:
         raise WorkbenchError(
-            f"model.checkpoint: torch cannot read the program {path}: {type(error).__name__}: "
-            f"{first_line(error)}",
+            f"model.checkpoint: torch cannot read the program {path}: {summary(error)}",
             hint="export it again with the torch installed here",
         ) from error
     return program

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, summary
 from workbench.model.graph.onnx_file import opset_of
 from workbench.steps.fp16.casts import control_flow
 
@@ -91,7 +91,7 @@ def by_autocast(
             )
         except Exception as error:  # it raises whatever its parts raise, bare Exception among them
             raise WorkbenchError(
-                f"fp16: ModelOpt's AutoCast fails here: {type(error).__name__}: {first_line(error)}",
+                f"fp16: ModelOpt's AutoCast fails here: {summary(error)}",
                 hint="set `converter: onnxruntime`",
             ) from error
     if opset_of(converted) != before:
