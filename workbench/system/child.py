@@ -50,11 +50,11 @@ class ChildUnsuited(ChildError, Unsuited):
 Handler = Callable[[Any], object]
 
 
-def command(module: str, *arguments: str) -> list[str]:
+def child_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """That of a process that looks for modules where this one does, and nowhere else.
 
     `-m` alone would put the current folder first, and with it a user's own `workbench` or `torch.py`.
@@ -85,12 +85,12 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                command("workbench.system.child", str(theirs.fileno())),
+                child_command("workbench.system.child", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment(),
+                env=child_environment(),
             )
         self._pipe = Connection(ours.detach())
         # Twice: what names a module that the child cannot import fails there as a job does, with a reason.
