@@ -153,5 +153,5 @@ def test_what_was_only_seen_on_photos_is_not_called_exact() -> None:
     exact = "INT8 sums are exact on x86 with VNNI and ARM with dot product; on x86 with AVX2 without VNNI "
     assert told(fine) == exact + "none saturated on 8 photos"
     assert told(risky) == exact + (
-        "they saturate in 1 layer(s): logits move by up to 12.0 %, 2 of 8 photos change class"
+        "they saturate in 1 layer: logits move by up to 12.0 %, 2 of 8 photos change class"
     )

@@ -10,7 +10,7 @@ from workbench.cli.options import (
     Quiet,
     Recipes,
     Tables,
-    Workspace,
+    WorkspaceOption,
     find_workspace,
     option,
     recipe_names,
@@ -44,7 +44,7 @@ def compare(
         bool, option("--mix-machines", "show runs of different machines together")
     ] = False,
     form: Tables = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
     """Show what runs measured, and which variant won."""
@@ -62,7 +62,7 @@ def compare(
 def advise(
     recipes: Recipes = None,
     form: Answers = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:

@@ -12,7 +12,7 @@ from workbench.cli.options import (
     Recipes,
     Seed,
     Tables,
-    Workspace,
+    WorkspaceOption,
     count,
     find_workspace,
     option,
@@ -37,7 +37,7 @@ def run(
     seed: Seed = 0,
     advised: Annotated[bool, option("--advised", "only what `advise` finds worth trying")] = False,
     form: Tables = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:
@@ -72,7 +72,7 @@ def tune(
     ] = None,
     seed: Seed = 0,
     form: Tables = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:
@@ -114,7 +114,7 @@ def export(
     factory: Annotated[
         str | None, option("--factory", "builds the network a state dict fits", metavar="FILE.py:CALLABLE")
     ] = None,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:

@@ -1,16 +1,12 @@
 """What one variant's measurements are recorded as; part of `trials.jsonl` and `run.json`."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import NonNegativeInt
 
 from workbench.backends import Engine
+from workbench.errors import plural
 from workbench.system.records import Record
-from workbench.system.removed import Compatible
-
-if TYPE_CHECKING:
-    pass
-
 
 BASELINE = "baseline"
 
@@ -194,15 +190,13 @@ EXACT_ANYWAY = ("x86 with VNNI", "ARM with dot product")
 AT_RISK = "x86 with AVX2 without VNNI"
 
 
-class Saturation(Compatible):
+class Saturation(Record):
     """What 16-bit pair sums change, emulated on photos.
 
     layers_at_risk: nodes in which a sum saturated.
     logit_error: largest change of a logit, as a fraction of the largest logit. top1_changed: photos, out of
     `photos`, that are classified otherwise. validated: the kinds of CPU on which nothing changes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     REMOVED: ClassVar = {"worst_share": None}
 
@@ -219,7 +213,7 @@ def told(saturation: Saturation) -> str:
     if layers := len(saturation.layers_at_risk):
         moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
         changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
-        return f"{exact}; on {AT_RISK} they saturate in {layers} layer(s): {moved}, {changed}"
+        return f"{exact}; on {AT_RISK} they saturate in {plural(layers, 'layer')}: {moved}, {changed}"
     return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
 
 

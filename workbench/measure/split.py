@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.errors import some
 from workbench.measure.stats import PairedDrop
 from workbench.photos.dataset import Dataset
 
@@ -79,11 +80,10 @@ def _shared(validation: Dataset, calibration: Dataset) -> list[str]:
     return [str(path) for path, content in photos if content in seen]
 
 
-def _leak(shared: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(shared) - most} more" if len(shared) > most else ""
+def _leak(shared: Sequence[str]) -> str:
     return (
         f"{len(shared)} photos are in data.calibration and in data.validation "
-        f"({', '.join(shared[:most])}{more}), and accuracy on photos used for calibration certifies nothing"
+        f"({some(shared, most=3, quote='')}), and accuracy on photos used for calibration certifies nothing"
     )
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError, missing_extra
+from workbench.errors import WorkbenchError
 from workbench.measure.stats import wilson
 from workbench.registry.shadow_record import ShadowResult
+from workbench.system.packages import missing_extra
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10.0
 LARGEST = 32_000_000  # bytes; a server's metrics are a few KB
 
-Key = tuple[str, ...]
+PairKey = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ShadowReport:
     """What a server says of its shadow. url: where it was asked; running: whether a shadow is loaded."""
 
     url: str
@@ -139,7 +140,7 @@ class Report:
         ]
 
 
-def report_of(url: str) -> Report:
+def report_of(url: str) -> ShadowReport:
     """Ask the server at `url`, such as http://127.0.0.1:8000.
 
     Raises WorkbenchError where nothing answers, or something other than a krishi-bench server does.
@@ -160,16 +161,16 @@ def report_of(url: str) -> Report:
         _pair(served, shadow, loaded.get(shadow), counts, sums, times)
         for served, shadow in sorted(known, key=lambda pair: (pair[1] not in loaded, pair))
     ]
-    return Report(url, datetime.now(UTC), bool(loaded), tuple(pairs))
+    return ShadowReport(url, datetime.now(UTC), bool(loaded), tuple(pairs))
 
 
 def _pair(
     served: str,
     shadow: str,
     info: Mapping[str, str] | None,
-    counts: Mapping[Key, float],
-    sums: Mapping[Key, float],
-    times: Mapping[Key, float],
+    counts: Mapping[PairKey, float],
+    sums: Mapping[PairKey, float],
+    times: Mapping[PairKey, float],
 ) -> Pair:
     def count(result: str) -> int:
         return round(counts.get((served, shadow, result), 0.0))
@@ -192,9 +193,9 @@ def _pair(
     )
 
 
-def _summed(samples: Iterable["Sample"], name: str, labels: Key) -> dict[Key, float]:
+def _summed(samples: Iterable["Sample"], name: str, labels: PairKey) -> dict[PairKey, float]:
     """By the values of the labels; several processes' samples are added up."""
-    found: dict[Key, float] = {}
+    found: dict[PairKey, float] = {}
     for sample in samples:
         if sample.name == name:
             key = tuple(sample.labels.get(label, "") for label in labels)

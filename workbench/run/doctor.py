@@ -15,23 +15,10 @@ from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.system import machine
-from workbench.system.machine import Machine
+from workbench.system.machine import FEATURES, Machine
 from workbench.system.nvidia_check import Chain, chain
 from workbench.system.progress import Progress, Report
 
-# What decides which recipes are worth trying, and why.
-FEATURES = {
-    "avx2": "256-bit vectors",
-    "avx512f": "512-bit vectors",
-    "avx_vnni": "INT8 dot products",
-    "avx512_vnni": "INT8 dot products, 512-bit",
-    "avx512_bf16": "BF16 dot products",
-    "amx_int8": "INT8 matrix tiles",
-    "amx_bf16": "BF16 matrix tiles",
-    "asimddp": "INT8 dot products (ARM)",
-    "i8mm": "INT8 matrix products (ARM)",
-    "asimdhp": "FP16 arithmetic (ARM)",
-}
 RUNTIMES = (
     Runtime(),
     Runtime(device="cuda"),
@@ -74,7 +61,6 @@ class Diagnosis:
     """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on."""
 
     machine: Machine
-    features: dict[str, bool]
     conditions: Conditions
     usable_cores: int
     runtimes: dict[str, str | None]
@@ -86,7 +72,7 @@ class Diagnosis:
         return {
             "machine": self.machine.model_dump(mode="json"),
             "fingerprint": self.machine.fingerprint,
-            "features": self.features,
+            "features": {name: name in self.machine.features for name in FEATURES},
             "conditions": self.conditions.model_dump(mode="json"),
             "usable_cores": self.usable_cores,
             "runtimes": self.runtimes,
@@ -103,9 +89,8 @@ class Diagnosis:
             f"cores     {self.usable_cores} usable (affinity {len(here.affinity)}, container quota {quota}); "
             f"governor {here.governor}, turbo {here.turbo}",
             f"gpus      {', '.join(found.gpus) or 'none that NVML can see'}",
-            "features  "
-            + ", ".join(f"{name} ({FEATURES[name]})" for name, has in self.features.items() if has),
-            "without   " + ", ".join(name for name, has in self.features.items() if not has),
+            "features  " + ", ".join(f"{name} ({FEATURES[name]})" for name in found.features),
+            "without   " + ", ".join(name for name in FEATURES if name not in found.features),
             "runtimes",
             *(f"  {name:<24} {self._why(why)}" for name, why in self.runtimes.items()),
             *self._nvidia(),
@@ -134,7 +119,6 @@ def diagnose(report: Report) -> Diagnosis:
     """Look at the machine and time it against itself, for a few seconds."""
     return Diagnosis(
         machine=machine.collect(),
-        features=features(),
         conditions=conditions(),
         usable_cores=machine.usable_cores(),
         # In this order: the chain leaves libraries open that would answer for the runtimes.
@@ -142,18 +126,6 @@ def diagnose(report: Report) -> Diagnosis:
         nvidia=chain(),
         clock=clock(report),
     )
-
-
-def features(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, bool]:
-    """Which of FEATURES the processor has."""
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
-    flags = {
-        flag
-        for line in text.splitlines()
-        if line.lower().startswith(("flags", "features"))
-        for flag in line.partition(":")[2].split()
-    }
-    return {name: name in flags for name in FEATURES}
 
 
 def clock(report: Report) -> Clock:

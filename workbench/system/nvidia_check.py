@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from workbench.system.nvidia_links import LINKS, Look, Missing, here
+from workbench.system.nvidia_links import LINKS, HostProbe, Missing, here
 
 State = Literal["ok", "broken", "not looked at"]
 
@@ -53,7 +53,7 @@ def _said(link: Link) -> str:
     return f"{link.found}: {link.remedy}" if link.state == "broken" and link.remedy else str(link.found)
 
 
-def chain(look: Look | None = None) -> Chain:
+def chain(look: HostProbe | None = None) -> Chain:
     """Look at every link whose own links hold. Opens libraries in this process, and leaves them open."""
     found: dict[str, Link] = {}
     at = look or here()

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.errors import plural, some
 from workbench.run.advice.evidence import Evidence, evidence
-from workbench.workspace import requirements as needs
+from workbench.workspace import requirements
 from workbench.workspace.fields import as_yaml, described, summary
 from workbench.workspace.recipe import Recipe, Variant
 
@@ -60,10 +61,8 @@ class Explanation:
     def text(self) -> str:
         """The explanation for a terminal of 100 columns."""
         lines = wrapped(f"{self.recipe}: {self.description}" if self.description else self.recipe, "")
-        shown = list(self.variants[:SHOWN])
-        if more := len(self.variants) - len(shown):
-            shown.append(f"and {more} more")
-        lines += wrapped(f"{_count(len(self.variants), 'variant')}: {', '.join(shown)}", "")
+        shown = some(self.variants, most=SHOWN, quote="")
+        lines += wrapped(f"{plural(len(self.variants), 'variant')}: {shown}", "")
         for axis in self.axes:
             lines += wrapped(f"varies {axis}", "  ")
         if self.needs:
@@ -96,7 +95,7 @@ def explain(
         tuple(variant.name for variant in variants),
         axes,
         recipe.needs,
-        needs.unmet(recipe.needs, flags=flags),
+        requirements.unmet(recipe.needs, flags=flags),
         _merge(variants),
     )
 
@@ -151,10 +150,6 @@ def _settings(owner: str, model: BaseModel, path: str = "", *, gpu: bool) -> Ite
 
 def _note(does: str | None, found: Evidence | None) -> Note:
     return Note(does) if found is None else Note(does, found.helps, found.hurts, found.source)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
