@@ -4,7 +4,7 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
-WORKBENCH = Path(__file__).parents[1] / "workbench"
+ROOT = Path(__file__).parents[1]
 
 
 def names_in(path: Path) -> tuple[list[str], list[str]]:
@@ -20,10 +20,10 @@ def names_in(path: Path) -> tuple[list[str], list[str]]:
 def test_no_public_class_has_the_name_of_another_class_or_type() -> None:
     places: defaultdict[str, list[str]] = defaultdict(list)
     classes: set[str] = set()
-    for path in sorted(WORKBENCH.rglob("*.py")):
+    for path in sorted([*ROOT.glob("workbench/**/*.py"), *ROOT.glob("serve/**/*.py")]):
         found, aliases = names_in(path)
         classes |= set(found)
         for name in found + aliases:
-            places[name].append(path.relative_to(WORKBENCH).as_posix())
+            places[name].append(path.relative_to(ROOT).as_posix())
     assert len(classes) > 100
     assert {name: where for name, where in places.items() if name in classes and len(where) > 1} == {}

@@ -47,17 +47,17 @@ class Record(BaseModel):
         return {name: value for name, value in given.items() if name not in cls.REMOVED}
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
-def read_record(path: Path, model: type[Model], *, what: str, hint: str | None = None) -> Model:
+def read_record(path: Path, model: type[Parsed], *, what: str, hint: str | None = None) -> Parsed:
     """The record in a plain file. Raises as `parse_record` does, and for a link or a missing file."""
     return parse_record(read_plain(path), path, model, what=what, hint=hint)
 
 
 def parse_record(
-    data: bytes, where: Path | str, model: type[Model], *, what: str, hint: str | None = None
-) -> Model:
+    data: bytes, where: Path | str, model: type[Parsed], *, what: str, hint: str | None = None
+) -> Parsed:
     """JSON as a `model`. where, what: the place and the kind of record, for messages.
 
     Raises WorkbenchError naming every field that is wrong, or the schema version where it is another one.

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from workbench.errors import FieldProblem, Place, WorkbenchError, did_you_mean
-from workbench.system.records import Model, dotted
+from workbench.system.records import Parsed, dotted
 from workbench.workspace.fields import models_in
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -127,8 +127,8 @@ def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> WorkbenchErro
 
 
 def validated(
-    model: type[Model], data: dict[str, Any], document: Document, *, kind: str, at: Place | None = None
-) -> Model:
+    model: type[Parsed], data: dict[str, Any], document: Document, *, kind: str, at: Place | None = None
+) -> Parsed:
     """`data` as a `model`. Raises WorkbenchError listing every problem with its line.
 
     at: the place all problems are reported at, for data that was computed from that key.
