@@ -4,18 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from workbench.measure.stats import PairedDrop, Ratio
+from workbench.system.records import Record
 
 Maker = Literal["baseline", "peer", "ours"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Row(_Record):
+class Row(Record):
     """One tool's artifact for one model.
 
     runs_on: runtime, threads and input size, in words. reason: why the rest is missing.
@@ -54,7 +49,7 @@ class Row(_Record):
         return self.maker == "baseline" or (self.drop is not None and self.drop.upper_bound() <= max_drop)
 
 
-class Model(_Record):
+class Model(Record):
     """All that was found for one workspace.
 
     against: the fastest of the peers' artifacts and the baseline that meet the budget. duel_log_ratios:
@@ -100,7 +95,7 @@ class Model(_Record):
         return "faster" if low > 1 else "slower" if high < 1 else "even"
 
 
-class Results(_Record):
+class Results(Record):
     """The JSON file beside the table."""
 
     schema_version: Literal[1] = 1

@@ -1,23 +1,9 @@
-"""This process's freed memory, and how it starts child processes."""
+"""This process's freed memory."""
 
 import ctypes
-import os
-import sys
 
 MEBIBYTE = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-def child_command(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
-
-
-def child_environment() -> dict[str, str]:
-    """Have the child import from where this process does.
-
-    `-m` alone would put the current folder first, and with it a user's own `serve.py`.
-    """
-    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def tune_malloc() -> None:

@@ -44,7 +44,7 @@ Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0.01, le=86400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0)]
-Version = Annotated[str, _checked(parse)]
+VersionText = Annotated[str, _checked(parse)]
 
 
 class Settings(BaseSettings):
@@ -67,18 +67,18 @@ class Settings(BaseSettings):
     alias: Annotated[str, _checked(lambda name: check_name(name, "an alias"))] = Field(
         "production", description="Alias whose version is served, wherever it moves."
     )
-    pin: Version | None = Field(None, description="Version to serve instead; no alias is followed.")
+    pin: VersionText | None = Field(None, description="Version to serve instead; no alias is followed.")
     workers: int = Field(
         1,
         ge=1,
         le=64,  # each loads the model: a typo must not start a thousand
         description="Server processes behind the port, at most 64. One uses all processors already.",
     )
-    shadow: Version | None = Field(
+    shadow: VersionText | None = Field(
         None, description="Candidate to run on sampled photos; its answers are not returned."
     )
     sample: Share = Field(0.1, description="Share of the photos that the shadow gets, 0 to 1.")
-    canary: Version | None = Field(None, description="Candidate that answers a share of the photos.")
+    canary: VersionText | None = Field(None, description="Candidate that answers a share of the photos.")
     weight: Share = Field(0.05, description="Share of the photos that the canary answers, 0 to 1.")
     max_body_bytes: Bytes = Field(10_000_000, description="Largest body with one photo, form included.")
     max_batch_bytes: Bytes = Field(50_000_000, description="Largest body of a batch or of tensors.")

@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from serve import process
 from serve.listener import drop_new_connections
 from serve.metrics import forget_gauges
 from serve.settings import Settings
+from workbench.system.child import child_command, child_environment
 
 log = logging.getLogger("serve.workers")
 
@@ -44,7 +44,7 @@ class _Worker:
             # In a session of its own: Ctrl+C reaches this process only, which passes it on.
             child = subprocess.Popen(
                 [*self._command, str(descriptor), str(self.slot)],
-                env=process.child_environment(),
+                env=child_environment(),
                 stdin=subprocess.PIPE,
                 pass_fds=[descriptor],
                 start_new_session=True,
@@ -122,7 +122,7 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
 
 
 def _run_workers(settings: Settings, listener: socket.socket, folder: Path, received: list[int]) -> None:
-    command = process.child_command("serve.worker", str(folder))
+    command = child_command("serve.worker", str(folder))
     workers = [_Worker(slot, command, settings, listener) for slot in range(settings.workers)]
     while (number := _forward(received, workers)) is None:
         for worker in workers:

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {
     "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "pynvml", "pandas", "pyarrow",
-    "fastapi", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
+    "fastapi", "scipy", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
 }  # fmt: skip
 # The network itself and the script that trained it: nothing imports them before torch is wanted.
 TORCH_CODE = {"workbench/workspace/sample/student.py", "workbench/workspace/sample/train.py"}
@@ -209,4 +209,4 @@ def test_a_schema_is_printed_without_loading_anything_heavy() -> None:
 def test_the_server_loads_neither_torch_nor_pandas_nor_what_only_builds() -> None:
     pytest.importorskip("fastapi")
     loaded = loaded_after("import serve.app")
-    assert not loaded & {"torch", "pandas", "typer", "onnx", "onnxscript", "pyarrow", "yaml", "rich"}
+    assert not loaded & {"torch", "pandas", "typer", "scipy", "onnx", "onnxscript", "pyarrow", "yaml", "rich"}

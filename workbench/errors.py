@@ -1,10 +1,6 @@
 """The errors a user is meant to read. Everything else is a defect and shows a traceback."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from collections.abc import Iterable, Sequence
 
 
 class WorkbenchError(Exception):
@@ -30,23 +26,6 @@ class Unsuited(WorkbenchError):
     """Nothing is wrong, but this variant is not for this model or machine: its trial is `skipped`."""
 
 
-# What the extras bring; any other missing module is a defect, or the user's own.
-OPTIONAL = frozenset(
-    {
-        "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim", "onnxsim", "pyarrow", "pandas", "tabulate",
-        "fastapi", "starlette", "uvicorn", "prometheus_client", "openvino", "nncf", "transformers",
-    }
-)  # fmt: skip
-
-
-def missing_extra(error: ModuleNotFoundError) -> WorkbenchError | None:
-    """The sentence for an optional package that is not installed; None for any other module."""
-    package = (error.name or "").partition(".")[0]
-    if package not in OPTIONAL:
-        return None
-    return WorkbenchError(f"`{package}` is not installed", hint="pip install 'krishi-bench[cpu]', or [gpu]")
-
-
 SHOWN = 5  # names listed in one message
 
 
@@ -56,10 +35,24 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few names, quoted, and how many more there are."""
-    quoted = ", ".join(f"`{name}`" for name in names[:SHOWN])
-    return f"{quoted} and {len(names) - SHOWN} more" if len(names) > SHOWN else quoted
+def summary(error: BaseException) -> str:
+    """`ValueError: its first line`, of an exception that is not ours; its type where it has no message."""
+    line = first_line(error)
+    return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
+
+
+def some(names: Sequence[str], *, most: int = SHOWN, quote: str = "`", separator: str = ", ") -> str:
+    """The first `most` names, and how many more there are."""
+    shown = separator.join(f"{quote}{name}{quote}" for name in names[:most])
+    left = len(names) - most
+    return f"{shown}{separator.replace(',', '')}and {left} more" if left > 0 else shown
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 photo`, `1,200 photos`, `2 classes`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'sh', 'x')) else 's'}"
 
 
 Place = tuple[str | int, ...]
@@ -79,10 +72,16 @@ class FieldProblem(ValueError):
         self.at = at
 
 
-def closest(word: str, known: list[str]) -> str | None:
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint with the closest of the known names, None where none is close."""
+    return f"did you mean `{meant}`?" if (meant := closest(word, known)) else None
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
     """The name that was probably meant, in whatever case; `CUDAExecutionProvider` is `cuda`."""
     import difflib
 
+    known = list(known)
     plain = {name.lower(): name for name in reversed(known)}
     given = word.lower().removesuffix("executionprovider")
     if (other := SYNONYMS.get(given)) in plain:

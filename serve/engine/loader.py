@@ -15,6 +15,7 @@ from serve.settings import Settings
 from workbench.errors import WorkbenchError
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
+from workbench.system.child import child_command, child_environment
 
 log = logging.getLogger("serve.engine.loader")
 
@@ -227,10 +228,8 @@ def run_load_trial(registry: Path, bundle: Bundle, stop: threading.Event) -> Non
     name, version = bundle.manifest.name, bundle.version
     timeout_s = TRIAL_TIMEOUT_S[bundle.manifest.runtime.device]
     with subprocess.Popen(
-        process.child_command(
-            "serve.engine.load_trial", str(registry.absolute()), name, version, bundle.digest
-        ),
-        env=process.child_environment(),
+        child_command("serve.engine.load_trial", str(registry.absolute()), name, version, bundle.digest),
+        env=child_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

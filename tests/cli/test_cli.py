@@ -19,7 +19,7 @@ from workbench import __version__
 from workbench.cli import MODULES, main
 from workbench.cli.measure import run as run_command
 from workbench.cli.options import TableFormat, parse_seconds
-from workbench.errors import WorkbenchError, missing_extra
+from workbench.errors import WorkbenchError
 from workbench.measure import samples
 from workbench.measure.latency import Measured, Plan, Sample
 from workbench.measure.records import RACE, TWIN
@@ -28,6 +28,7 @@ from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run.pipeline import Options
 from workbench.steps import PACKAGES
+from workbench.system.packages import missing_extra
 
 ROOT = Path(__file__).parents[2]
 SAVED = ROOT / "tests" / "data" / "results-v1"

@@ -243,7 +243,7 @@ for path in sys.argv[3:]:
 @pytest.mark.slow
 def test_the_emulation_is_what_onnxruntime_computes_without_vnni(tmp_path: Path) -> None:
     """Valgrind runs a program on an x86 that it makes up, which has AVX2 and nothing newer."""
-    from workbench.measure.saturation.network import Plan
+    from workbench.measure.saturation.network import SplitNetwork
 
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed: it stands for a CPU without VNNI")
@@ -261,7 +261,7 @@ def test_the_emulation_is_what_onnxruntime_computes_without_vnni(tmp_path: Path)
     if done.returncode != 0:
         pytest.skip(f"valgrind cannot run onnxruntime here: {done.stderr[-200:]}")
     for path in paths:
-        plan = Plan(path)
+        plan = SplitNetwork(path)
         emulated = np.concatenate([plan.run(photo[None], {}) for photo in BRIGHT])
         exact = np.concatenate([plan.run(photo[None]) for photo in BRIGHT])
         really = np.load(f"{path}.npy")

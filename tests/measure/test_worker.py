@@ -16,7 +16,8 @@ from tests.builders import artifact_info, onnx_model
 from workbench.backends import Runtime
 from workbench.backends.artifact import Artifact
 from workbench.measure.latency import WarmUp
-from workbench.measure.session_process import TIMED_IMAGES, saturated_ips, warm_up
+from workbench.measure.session_process import TIMED_IMAGES, warm_up
+from workbench.measure.throughput import photos_per_s
 from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
@@ -230,7 +231,7 @@ def test_what_a_thread_prepares_in_its_first_call_is_no_part_of_the_throughput()
         seen.before = True
         return batch
 
-    assert 150 < saturated_ips(infer, np.zeros((2, 1), np.float32), 1, 0.2) <= 400
+    assert 150 < photos_per_s(infer, np.zeros((2, 1), np.float32), threads=1, seconds=0.2) <= 400
     started = time.perf_counter()
-    assert saturated_ips(infer, np.zeros((2, 1), np.float32), 3, 0.2) > 300
+    assert photos_per_s(infer, np.zeros((2, 1), np.float32), threads=3, seconds=0.2) > 300
     assert time.perf_counter() - started < 5.0

@@ -561,7 +561,7 @@ def test_a_half_precision_program_with_casts_is_refused(exported: Callable[..., 
     [
         (Small(), [(1, 3, 32, 32)], False, "exported for batches of 1 and takes no other"),
         (Small(), [(2, 3, 32, 48)], True, "takes photos of 32 x 48 (height x width)"),
-        (Small(channels=1), [(2, 1, 32, 32)], True, "photos of 1 channel(s): ours are RGB"),
+        (Small(channels=1), [(2, 1, 32, 32)], True, "takes 1 channel: photos are RGB"),
         (Small(classes=1), [(2, 3, 32, 32)], True, "has 1 class: a classifier tells at least 2 apart"),
         (TwoInputs(), [(2, 3, 32, 32), ()], True, "has 2 inputs and 1 outputs"),
         (TwoOutputs(), [(2, 3, 32, 32)], True, "has 1 inputs and 2 outputs"),
@@ -709,7 +709,7 @@ def test_where_timm_is_not_installed_it_is_said(
 
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
-    assert error_of(lambda: inspect(weights())).hint == "pip install timm"
+    assert error_of(lambda: inspect(weights())).hint == "pip install 'timm'"
 
 
 @pytest.mark.parametrize(

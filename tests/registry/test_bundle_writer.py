@@ -327,7 +327,7 @@ def test_a_model_that_cannot_be_opened_is_not_published(bench: Bench) -> None:
         ({"status": "failed", "reason": "it crashed"}, "ended failed: it crashed"),
         ({"artifact_key": "0" * 64}, "is gone"),
         ({"artifact_digest": "0" * 64}, "is not the one that was measured"),
-        ({"variant": "other"}, "`runtimes` has no `other`"),
+        ({"variant": "other"}, "has no runtime of `other`"),
     ],
 )
 def test_a_trial_without_its_model_cannot_be_promoted(

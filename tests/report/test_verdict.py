@@ -3,6 +3,7 @@
 import pytest
 
 from tests.builders import absent_trial, run_info, trial
+from workbench.errors import plural
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import SharedPhotos, TooFewToSplit, WholePath
 from workbench.report import tune, verdict, words
@@ -343,7 +344,7 @@ def test_a_search_that_could_measure_nothing_else_does_not_say_that_nothing_beat
     ],
 )
 def test_plurals_are_right(count: int, noun: str, text: str) -> None:
-    assert words.plural(count, noun) == text
+    assert plural(count, noun) == text
 
 
 @pytest.mark.parametrize(

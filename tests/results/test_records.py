@@ -55,7 +55,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path
     with (folder.path / "trials.jsonl").open("ab") as file:
         file.write(b"{broken\n")
     folder.append(trial("b"))
-    with pytest.raises(WorkbenchError, match=r"trials\.jsonl:2 is not a trial"):
+    with pytest.raises(WorkbenchError, match=r"trials\.jsonl:2 is not JSON"):
         folder.trials()
 
 
@@ -73,7 +73,7 @@ def test_a_run_of_another_schema_is_refused_by_name(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     text = run_info().model_dump_json().replace('"schema_version":1', '"schema_version":99')
     (folder.path / "run.json").write_text(text)
-    with pytest.raises(WorkbenchError, match="was not written by this version of krishi-bench"):
+    with pytest.raises(WorkbenchError, match="has schema_version 99; this krishi-bench reads 1"):
         folder.info()
 
 

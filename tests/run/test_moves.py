@@ -21,7 +21,7 @@ from workbench.run.tune.moves import (
     with_step,
 )
 from workbench.steps.fp16.settings import Fp16
-from workbench.steps.int8.layer_sensitivity import Layer
+from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
 from workbench.workspace.recipe import RecipePreprocess, Variant
@@ -48,7 +48,7 @@ steps = st.fixed_dictionaries(
 )
 times = st.none() | st.floats(0, 1e6)
 layer_lists = st.lists(st.tuples(st.floats(0, 10), times, times), max_size=24).map(
-    lambda rows: [Layer(f"layer{i}", *row) for i, row in enumerate(rows)]
+    lambda rows: [LayerSensitivity(f"layer{i}", *row) for i, row in enumerate(rows)]
 )
 
 
@@ -67,8 +67,8 @@ def excluded(move: Move) -> tuple[str, ...]:
     return step.exclude_nodes
 
 
-def costing(name: str, error: float, gain_ns: float | None) -> Layer:
-    return Layer(name, error, None if gain_ns is None else 1000.0 + gain_ns, 1000.0)
+def costing(name: str, error: float, gain_ns: float | None) -> LayerSensitivity:
+    return LayerSensitivity(name, error, None if gain_ns is None else 1000.0 + gain_ns, 1000.0)
 
 
 # Input sizes
@@ -186,7 +186,7 @@ def test_the_known_repairs_are_all_there() -> None:
 
 @given(steps, layer_lists)
 def test_every_mix_excludes_layers_that_exist_and_leaves_some_in_int8(
-    fields: dict[str, Any], layers: list[Layer]
+    fields: dict[str, Any], layers: list[LayerSensitivity]
 ) -> None:
     before = int8(**fields)
     already = set(fields.get("exclude_nodes", ()))

@@ -20,7 +20,7 @@ from workbench.results.records import Budget
 from workbench.run import pipeline
 from workbench.run.check_variant import Context
 from workbench.run.prepare import prepare
-from workbench.run.tune.quick_look import Look, Looker
+from workbench.run.tune.quick_look import Looker, QuickLook
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import load
 
@@ -35,8 +35,8 @@ def seen(
     speedup: float = 2.0,
     size: int = 10,
     memory: int = 100,
-) -> Look:
-    return Look(
+) -> QuickLook:
+    return QuickLook(
         log_ratio=-math.log(speedup),
         images=images,
         losses=losses,

@@ -22,7 +22,7 @@ from workbench.results.records import Budget, CertificationSequence, TrialResult
 from workbench.results.verdict import Comparison, compare
 from workbench.run.check_variant import Context
 from workbench.run.tune.moves import Move, at_size, with_step
-from workbench.run.tune.quick_look import Look, Looker
+from workbench.run.tune.quick_look import Looker, QuickLook
 from workbench.run.tune.recipe_file import HEADER, check_ours, write_recipe
 from workbench.run.tune.search import FINALISTS, Search, Tried, _families, chosen, explore, scan_sizes
 from workbench.run.tune.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, summarize
@@ -42,7 +42,7 @@ def variant(name: str, **fields: Any) -> Variant:
 
 
 def looked(name: str, speedup: float = 1.0, losses: int = 0, gains: int = 0, **fields: Any) -> Tried:
-    look = Look(
+    look = QuickLook(
         log_ratio=-math.log(speedup),
         images=1000,
         losses=losses,

@@ -20,7 +20,7 @@ from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
 from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps.fold import fold_preprocess  # noqa: E402
-from workbench.steps.int8.layer_sensitivity import Layer, _switched, errors_of, layers, node_times  # noqa: E402
+from workbench.steps.int8.layer_sensitivity import LayerSensitivity, _switched, errors_of, layers, node_times  # noqa: E402
 from workbench.steps.int8.settings import StaticInt8  # noqa: E402
 from workbench.steps.int8.static import static_int8  # noqa: E402
 
@@ -71,18 +71,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory, photos: Images) -> tuple[Path
 
 
 @pytest.fixture(scope="module")
-def measured(pair: tuple[Path, Path], samples: NDArray[np.float32]) -> list[Layer]:
+def measured(pair: tuple[Path, Path], samples: NDArray[np.float32]) -> list[LayerSensitivity]:
     return layers(*pair, samples, SECONDS)
 
 
 def test_there_is_one_layer_for_each_convolution_and_product_in_the_order_of_the_graph(
-    measured: list[Layer], pair: tuple[Path, Path]
+    measured: list[LayerSensitivity], pair: tuple[Path, Path]
 ) -> None:
     assert [layer.name for layer in measured] == WEIGHTED
     assert {layer.name for layer in measured} <= {node.name for node in onnx.load(pair[0]).graph.node}
 
 
-def test_every_layer_costs_a_little_and_its_times_are_seen_in_both_graphs(measured: list[Layer]) -> None:
+def test_every_layer_costs_a_little_and_its_times_are_seen_in_both_graphs(
+    measured: list[LayerSensitivity],
+) -> None:
     assert all(0 <= layer.error < 0.1 for layer in measured)
     assert any(layer.error > 0 for layer in measured)
     for layer in measured:
@@ -92,9 +94,9 @@ def test_every_layer_costs_a_little_and_its_times_are_seen_in_both_graphs(measur
 
 
 def test_a_time_that_the_profile_does_not_show_leaves_the_gain_unknown() -> None:
-    assert Layer("a", 0.1, None, 5.0).gain_ns is None
-    assert Layer("a", 0.1, 5.0, None).gain_ns is None
-    assert Layer("a", 0.1, 8.0, 5.0).gain_ns == 3.0
+    assert LayerSensitivity("a", 0.1, None, 5.0).gain_ns is None
+    assert LayerSensitivity("a", 0.1, 5.0, None).gain_ns is None
+    assert LayerSensitivity("a", 0.1, 8.0, 5.0).gain_ns == 3.0
 
 
 @pytest.mark.parametrize("layer", ["conv0", "conv2"])

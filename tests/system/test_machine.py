@@ -1,11 +1,56 @@
 """What this computer is, and when two are the same."""
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
-from workbench.system.machine import Machine, available_cpus, collect, usable_cores
+from workbench.system.machine import Machine, available_cpus, collect, read_cpuinfo, usable_cores
+
+X86 = """\
+processor\t: 0
+vendor_id\t: GenuineIntel
+model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
+flags\t\t: fpu vme avx2 avx512f avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8
+vmx flags\t: vnmi avx_vnni
+bugs\t\t: spectre_v1 asimddp
+"""
+ARM = """\
+processor\t: 0
+BogoMIPS\t: 243.75
+Features\t: fp asimd evtstrm aes fphp asimdhp cpuid asimddp i8mm bf16
+CPU implementer\t: 0x41
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "names"),
+    [
+        (
+            X86,
+            "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+            {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"},
+        ),
+        (ARM, None, {"asimd", "fphp", "asimddp", "asimdhp", "i8mm", "bf16"}),
+        ("", None, set()),
+        ("flags : avx2extended not_avx2\n", None, set()),
+        ("flags : avx2 fma\nflags : avx2\n", None, {"avx2"}),
+    ],
+)
+def test_features_are_whole_words_of_the_lines_of_all_processors(
+    tmp_path: Path, text: str, model: str | None, names: set[str]
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    found, features = read_cpuinfo(path)
+    assert found == (model or platform.processor() or "unknown")
+    assert set(features) == names
+
+
+def test_a_system_without_that_file_has_no_features_that_can_be_seen(tmp_path: Path) -> None:
+    assert read_cpuinfo(tmp_path / "gone")[1] == ()
+
 
 MACHINE = Machine(
     cpu="Test CPU @ 2.00GHz",

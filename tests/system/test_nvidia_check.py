@@ -10,7 +10,7 @@ import pytest
 
 from workbench.system.nvidia import DRIVER
 from workbench.system.nvidia_check import Chain, Link, chain
-from workbench.system.nvidia_links import LINKS, Look, here
+from workbench.system.nvidia_links import LINKS, HostProbe, here
 
 KERNEL = "580.65.06\n"
 
@@ -98,10 +98,10 @@ class Host:
     loaded: list[str] = field(default_factory=list)
     asleep: set[str] = field(default_factory=set)
 
-    def look(self) -> Look:
+    def look(self) -> HostProbe:
         kernel = self.folder / "version"
         kernel.write_text(KERNEL)
-        return Look(
+        return HostProbe(
             self.load,
             self.installed.get,
             self.imported,

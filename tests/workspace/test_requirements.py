@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 
 from workbench.errors import FieldProblem
 from workbench.system import machine
-from workbench.workspace.requirements import FEATURES, LIBRARIES, cpu_flags, features, understood, unmet
+from workbench.system.packages import EXTRAS
+from workbench.workspace.requirements import cpu_flags, understood, unmet
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HERE = {"openvino": "2025.3.0", "onnxruntime": "1.23.0rc1"}
@@ -64,11 +65,6 @@ def test_a_system_that_does_not_tell_its_features_is_not_said_to_lack_them() -> 
     assert said == "it needs avx2: this system does not tell what its processor has"
 
 
-def test_features_are_named_once_for_all_the_flags_that_amount_to_them() -> None:
-    assert features(["amx_int8"]) == ("amx", "amx_int8")
-    assert features(["avx_vnni", "sse"]) == ("avx_vnni", "vnni")
-
-
 @pytest.mark.parametrize("need", ["", "|", "avx2 |", ">=2", "openvno", "openvino>>2"])
 def test_a_need_that_says_nothing_is_refused(need: str) -> None:
     with pytest.raises(FieldProblem) as caught:
@@ -77,13 +73,13 @@ def test_a_need_that_says_nothing_is_refused(need: str) -> None:
 
 
 def test_every_feature_is_one_that_the_machine_reports() -> None:
-    assert set().union(*FEATURES.values()) <= set(machine.FEATURES)
+    assert set().union(*machine.FEATURE_GROUPS.values()) <= set(machine.FEATURES)
 
 
 def test_the_extra_of_a_library_is_one_that_exists_and_brings_it() -> None:
     extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     brought_along = {"cuda-bindings"}  # by cuda-python
-    for name, extra in LIBRARIES.items():
+    for name, extra in EXTRAS.items():
         if extra is not None and name not in brought_along:
             assert name in {Requirement(line).name for line in extras[extra]}, f"{extra} brings no {name}"
 

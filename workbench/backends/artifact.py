@@ -1,16 +1,16 @@
 """An artifact: a folder holding the model file a variant produced and `artifact.json`."""
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import NonNegativeInt
 
 from workbench.errors import WorkbenchError
-from workbench.system.files import digest_of, new_folder, sha256_bytes, write_atomic
+from workbench.system.files import digest_of, new_folder, read_plain, sha256_bytes
+from workbench.system.records import Record, Sha256, read_record, write_record
 
 INFO_NAME = "artifact.json"
 
@@ -19,20 +19,17 @@ Format = Literal["onnx", "openvino", "torch-export", "torchscript", "torch-aoti"
 # built are opened.
 EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
 Precision = Literal["fp32", "fp16", "bf16", "int8", "unknown"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Companion(BaseModel):
+class Companion(Record):
     """A further file without which the model file is of no use, such as OpenVINO's weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
     sha256: Sha256
     size_bytes: NonNegativeInt
 
 
-class ArtifactInfo(BaseModel):
+class ArtifactInfo(Record):
     """What `artifact.json` holds. Everything here was read back from the model file, not assumed.
 
     file: the model's file name inside the folder. sha256, size_bytes: of that file.
@@ -44,8 +41,6 @@ class ArtifactInfo(BaseModel):
     bound_to: the processor it was made for and runs on alone; None for a file that runs everywhere.
     note: what the last step to say something said of its work, one sentence.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     format: Format
@@ -97,16 +92,11 @@ class Artifact:
         return tuple(_verified(self.folder / other.file, other.sha256) for other in self.info.companions)
 
     def save_info(self) -> None:
-        write_atomic(self.folder / INFO_NAME, self.info.model_dump_json(indent=2).encode() + b"\n")
+        write_record(self.folder / INFO_NAME, self.info)
 
 
 def _verified(path: Path, sha256: str) -> bytes:
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    except OSError as error:
-        raise WorkbenchError(f"{path} cannot be opened: {os.strerror(error.errno or 0)}") from error
-    with os.fdopen(handle, "rb") as file:
-        data = file.read()
+    data = read_plain(path)
     if sha256_bytes(data) != sha256:
         raise WorkbenchError(
             f"{path} is not the file that was recorded: its sha256 differs",
@@ -117,11 +107,7 @@ def _verified(path: Path, sha256: str) -> bytes:
 
 def load_artifact(folder: Path) -> Artifact:
     """Open an artifact folder. Raises WorkbenchError where it is not one."""
-    try:
-        info = ArtifactInfo.model_validate_json((folder / INFO_NAME).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise WorkbenchError(f"{folder} is not an artifact: {error}") from error
-    return Artifact(folder, info)
+    return Artifact(folder, read_record(folder / INFO_NAME, ArtifactInfo, what="artifact"))
 
 
 class ArtifactCache:

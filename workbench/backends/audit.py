@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
-from workbench.system.removed import Compatible
+from workbench.errors import plural
+from workbench.system.records import Record
 
 Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
 Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
@@ -18,7 +19,7 @@ Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
 DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 
 
-class Audit(Compatible):
+class Audit(Record):
     """What really runs. None, and "unknown": the runtime does not tell.
 
     macs: per photo. int8_share, half_share (fp16 and bf16), fp32_share: fractions of the MACs. Where
@@ -28,8 +29,6 @@ class Audit(Compatible):
     computes: the precision of at least nine tenths of the MACs, else mixed.
     verdict: one sentence.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     REMOVED: ClassVar = {"as_asked": None}
 
@@ -112,8 +111,7 @@ def _verdict(
     """The audit in one plain sentence."""
     parts = [_precision_part(shares, asked, casts, stored=stored)]
     if unfused_qdq:
-        nodes = "node" if unfused_qdq == 1 else "nodes"
-        parts.append(f"{unfused_qdq} quantise/dequantise {nodes} did not fuse")
+        parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
     if len(providers) > 1:
         ordered = sorted(providers.items(), key=lambda item: -item[1])
         parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
@@ -127,7 +125,7 @@ def _precision_part(
         return "the runtime does not tell in which precision it multiplies"
     main, *others = sorted(shares, key=lambda name: -shares[name])
     mostly = f" for {percent(shares[main])} of the multiplications" if others else ""
-    behind = f" behind {casts} cast{'' if casts == 1 else 's'}" if casts else ""
+    behind = f" behind {plural(casts, 'cast')}" if casts else ""
     if asked not in (main, "unknown"):
         wish = f"stored in {asked}" if stored else f"{asked} was asked for"
         part = f", {asked} for {percent(shares[asked])}" if asked in shares else ""

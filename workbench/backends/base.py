@@ -5,20 +5,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
 
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
-from workbench.system.removed import Compatible
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +49,7 @@ PRECISIONS: dict[tuple[BackendName, str], frozenset[Hint]] = {
 }
 
 
-class Runtime(Compatible):
+class Runtime(Record):
     """Where and how an artifact runs: the `runtime` section of a recipe. Measured so, served so.
 
     provider: onnxruntime's execution provider; the device's own by default.
@@ -74,8 +67,6 @@ class Runtime(Compatible):
     graph_level: how far onnxruntime rewrites the graph when it opens it. spinning: its threads spin while
     they wait; the profile's habit by default.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     REMOVED: ClassVar = {
         "execution_mode": ("sequential",),
@@ -174,13 +165,11 @@ class OnDevice:
     how: str
 
 
-class Engine(BaseModel):
+class Engine(Record):
     """What a GPU runtime made of the artifact for the machine it is on, and for that machine alone.
 
     bound_to: GPU, driver and library versions. build_s: None where it was built before and kept.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size_bytes: int
     bound_to: str

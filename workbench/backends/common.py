@@ -1,15 +1,20 @@
 """What sessions of every runtime share: on which processor they open, how many photos they take."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.system.machine import collect
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
+    import onnxruntime
     from numpy.typing import NDArray
 
 
@@ -26,10 +31,69 @@ def onnxruntime_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
         native.InvalidGraph,
         native.InvalidProtobuf,
         native.InvalidArgument,
+        native.NoSuchFile,
         native.NotImplemented,
         native.RuntimeException,
         *more,
     )
+
+
+@contextmanager
+def translated_ort_errors(doing: str, *more: type[Exception]) -> Iterator[None]:
+    """Raise WorkbenchError, `onnxruntime cannot <doing>`, for what onnxruntime raises in the block."""
+    try:
+        yield
+    except onnxruntime_errors(*more) as error:
+        unknown = "not a registered function/op" in str(error)
+        raise WorkbenchError(
+            f"onnxruntime cannot {doing}: {error}",
+            hint="it has operators of another library's: export it with ONNX's own" if unknown else None,
+        ) from error
+
+
+def cpu_options(level: str = "ORT_DISABLE_ALL", *, threads: int = 1) -> "onnxruntime.SessionOptions":
+    """Options for a session of our own, which is no variant's. threads: 0 takes every processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised, and said by whoever asked
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    return options
+
+
+def open_cpu(
+    model: "Path | onnx.ModelProto",
+    options: "onnxruntime.SessionOptions | None" = None,
+    *,
+    doing: str = "open",
+    without: Sequence[str] = (),
+) -> "onnxruntime.InferenceSession":
+    """A session on the CPU that runs the graph as it is written, with one thread, unless `options` differ.
+
+    Without graph optimisations: a look is too short for them to pay, tensors between fused nodes disappear,
+    and they have crashed on graphs meant for a GPU (onnxruntime 1.32, fp16 transformers).
+    doing: for messages. without: the optimisations left out. Raises WorkbenchError where onnxruntime refuses
+    the graph.
+    """
+    import onnxruntime
+
+    given, name = (str(model), model.name) if isinstance(model, Path) else (model.SerializeToString(), "it")
+    with translated_ort_errors(f"{doing} {name}"):
+        return onnxruntime.InferenceSession(
+            given,
+            options or cpu_options(),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(without) or None,
+        )
+
+
+def profiled_nodes(session: "onnxruntime.InferenceSession") -> list[dict[str, Any]]:
+    """What the profile of a session, which ends here, says of each node that ran, by the node's own name."""
+    ran = "_kernel_time"
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(ran)]
+    return [{**event, "name": event["name"].removesuffix(ran)} for event in nodes]
 
 
 def refuse_foreign(artifact: Artifact) -> None:
@@ -66,7 +130,7 @@ def filled(batch: "NDArray[Any]", size: int) -> "NDArray[Any]":
         return batch
     if len(batch) > size:
         raise WorkbenchError(
-            f"the artifact takes {size} photo{'s' if size > 1 else ''} at a time, not {len(batch)}",
+            f"the artifact takes {plural(size, 'photo')} at a time, not {len(batch)}",
             hint="set `runtime.batch` to the size it was built for, or build it with a free batch",
         )
     return np.resize(batch, (size, *batch.shape[1:]))

@@ -116,12 +116,14 @@ def multiplying(model: "onnx.ModelProto") -> "list[tuple[str, onnx.NodeProto]]":
 
 def _batch(model: "onnx.ModelProto") -> int:
     """Photos per call: 1 where the size is free."""
-    stored = {weight.name for weight in model.graph.initializer}
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if value.name not in stored and len(dims) > 1:
-            return max(1, int(dims[0].dim_value))
-    return 1
+    shapes = [value.type.tensor_type.shape.dim for value in inputs_of(model.graph)]
+    return next((max(1, int(dims[0].dim_value)) for dims in shapes if len(dims) > 1), 1)
+
+
+def inputs_of(graph: "onnx.GraphProto") -> "list[onnx.ValueInfoProto]":
+    """What a call brings. Files of the first years list their weights as inputs too."""
+    stored = {weight.name for weight in graph.initializer}
+    return [value for value in graph.input if value.name not in stored]
 
 
 def _shapes(model: "onnx.ModelProto") -> dict[str, Shape]:
@@ -159,10 +161,9 @@ def _skeleton(model: "onnx.ModelProto") -> "onnx.ModelProto":
             graph.graph.initializer.append(weight)
         else:
             graph.graph.initializer.add(name=weight.name, data_type=weight.data_type, dims=weight.dims)
-    stored = {weight.name for weight in graph.graph.initializer}
-    for value in graph.graph.input:
+    for value in inputs_of(graph.graph):
         dims = value.type.tensor_type.shape.dim
-        if value.name not in stored and len(dims) > 1 and not dims[0].dim_value:
+        if len(dims) > 1 and not dims[0].dim_value:
             dims[0].dim_value = 1
     for value in graph.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -18,7 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from workbench import __version__
-from workbench.errors import Refused, WorkbenchError, missing_extra
+from workbench.errors import Refused, WorkbenchError
+from workbench.system.packages import missing_extra
 
 DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Where each command is defined, in the order of the help.

@@ -12,7 +12,7 @@ from workbench.cli.options import (
     Recipes,
     Tables,
     Verbose,
-    Workspace,
+    WorkspaceOption,
     find_workspace,
     option,
     recipe_names,
@@ -48,7 +48,7 @@ def compare(
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
     """Show what runs measured, and which variant won."""
@@ -67,7 +67,7 @@ def compare(
 def advise(
     recipes: Recipes = None,
     form: Answers = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:

@@ -14,7 +14,7 @@ from workbench.cli.options import (
     Seed,
     Tables,
     Verbose,
-    Workspace,
+    WorkspaceOption,
     count,
     find_workspace,
     option,
@@ -44,7 +44,7 @@ def run(
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:
@@ -87,7 +87,7 @@ def tune(
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:
@@ -130,7 +130,7 @@ def export(
     factory: Annotated[
         str | None, option("--factory", "builds the network a state dict fits", metavar="FILE.py:CALLABLE")
     ] = None,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
 ) -> int:

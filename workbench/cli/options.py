@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from workbench.results.folder import RunFolder
-    from workbench.workspace.workspace import Workspace as FoundWorkspace
+    from workbench.workspace.workspace import Workspace
 
 AnswerFormat = Literal["table", "json"]
 TableFormat = Literal["table", "markdown", "csv", "json", "html", "parquet"]
@@ -114,7 +114,7 @@ def _note_debug(context: typer.Context, debug: bool) -> None:
 Debug = Annotated[
     bool, option("--debug", "show the traceback of an error", callback=_note_debug, expose_value=False)
 ]
-Workspace = Annotated[
+WorkspaceOption = Annotated[
     Path | None,
     option("--workspace", "folder of krishi.yaml (default: nearest, else the sample)", metavar="DIR"),
 ]
@@ -127,11 +127,11 @@ Recipes = Annotated[
     list[Path] | None, recipes("files, folders or names of shipped ones (default: all shipped)")
 ]
 Seed = Annotated[int, option("--seed", "of the order of launches and turns", metavar="N")]
-Alias = Annotated[str, typer.Option("--alias", metavar="NAME")]
+AliasOption = Annotated[str, typer.Option("--alias", metavar="NAME")]
 ModelName = Annotated[str | None, option("--name", "default: the workspace's", metavar="MODEL")]
 
 
-def find_workspace(folder: Path | None) -> "FoundWorkspace":
+def find_workspace(folder: Path | None) -> "Workspace":
     from workbench.workspace.workspace import find
 
     return find(folder, Path.cwd())

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 import typer
 
 from workbench.cli.options import (
-    Alias,
+    AliasOption,
     Answers,
     Debug,
     ModelName,
-    Workspace,
+    WorkspaceOption,
     find_workspace,
     option,
     parse_number,
@@ -36,7 +36,7 @@ def promote(
         Literal["patch", "minor", "major"] | None, option("--bump", "default: what the change demands")
     ] = None,
     version: Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")] = None,
-    alias: Alias = "production",
+    alias: AliasOption = "production",
     force: Annotated[
         str | None,
         option(
@@ -54,7 +54,7 @@ def promote(
         ),
     ] = None,
     form: Answers = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
     """Publish a variant as a version and point an alias at it."""
@@ -82,7 +82,7 @@ def promote(
     return 0
 
 
-def models(form: Answers = "table", workspace: Workspace = None, _debug: Debug = False) -> int:
+def models(form: Answers = "table", workspace: WorkspaceOption = None, _debug: Debug = False) -> int:
     """List versions, aliases and where each came from."""
     from workbench.registry.store import Registry
     from workbench.report import models as listing
@@ -93,10 +93,10 @@ def models(form: Answers = "table", workspace: Workspace = None, _debug: Debug =
 
 
 def rollback(
-    alias: Alias = "production",
+    alias: AliasOption = "production",
     name: ModelName = None,
     form: Answers = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
     """Point an alias at the version it pointed at before."""
@@ -109,7 +109,7 @@ def rollback(
     return 0
 
 
-def verify(form: Answers = "table", workspace: Workspace = None, _debug: Debug = False) -> int:
+def verify(form: Answers = "table", workspace: WorkspaceOption = None, _debug: Debug = False) -> int:
     """Re-hash every published file."""
     from workbench.registry.store import Registry
 
@@ -140,7 +140,7 @@ def gc(
         ),
     ] = False,
     form: Answers = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
     """Take away published versions that nothing needs any more."""

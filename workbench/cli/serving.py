@@ -9,7 +9,7 @@ from workbench.cli.options import (
     Answers,
     Debug,
     ModelName,
-    Workspace,
+    WorkspaceOption,
     count,
     find_workspace,
     option,
@@ -54,7 +54,7 @@ def serve(
     deadline: Annotated[
         float | None, seconds("--deadline", "drop (504) what did wait longer (default: 5s)")
     ] = None,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
     """Serve the version an alias points at."""
@@ -87,7 +87,7 @@ def serve(
 def shadow_report(
     url: Annotated[str, typer.Option("--url", metavar="URL")] = "http://127.0.0.1:8000",
     form: Answers = "table",
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
     """Say how the shadow of a running server does, and keep it."""

@@ -2,11 +2,10 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from workbench.backends import Engine
 from workbench.system.records import Record
-from workbench.system.removed import Compatible
 
 BASELINE = "baseline"
 # Why no more rounds were timed: all were made, every interval was narrow enough, the time budget was spent.
@@ -211,15 +210,13 @@ EXACT_ANYWAY = ("x86 with VNNI", "ARM with dot product")
 AT_RISK = "x86 with AVX2 without VNNI"
 
 
-class Saturation(Compatible):
+class Saturation(Record):
     """What 16-bit pair sums change, emulated on photos.
 
     layers_at_risk: nodes in which a sum saturated.
     logit_error: largest change of a logit, as a fraction of the largest logit. top1_changed: photos, out of
     `photos`, that are classified otherwise. validated: the kinds of CPU on which nothing changes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     REMOVED: ClassVar = {"worst_share": None}
 

@@ -1,13 +1,12 @@
 """Raw samples on disk: `latency.parquet`, from which every latency figure can be worked out again."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Measured, Sample
-from workbench.system.files import translated_os_errors
+from workbench.system.files import new_file
 from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:
@@ -26,13 +25,8 @@ def save(sessions: Mapping[str, Measured], path: Path) -> None:
     for field in FIELDS:
         columns[field] = [getattr(sample, field) for _, _, sample in rows]
     columns["used"] = [sample.round not in measured.unused for _, measured, sample in rows]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with translated_os_errors(path):
-        try:
-            pq.write_table(pa.table(columns), temporary, compression="zstd")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
 
 
 def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:
@@ -48,7 +42,7 @@ def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:
 
 def read(path: Path) -> "pa.Table":
     """One row a timed call; raises WorkbenchError where the file cannot be read."""
-    if (missing := missing_package("pyarrow", extra="export")) is not None:
+    if (missing := missing_package("pyarrow")) is not None:
         raise WorkbenchError(missing)
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,7 +1,6 @@
 """The measuring process: it opens one artifact and answers the parent's requests."""
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from workbench.measure.messages import (
     Warm,
 )
 from workbench.measure.records import WholePath
+from workbench.measure.throughput import photos_per_s
 from workbench.photos.contract import Batch
 from workbench.photos.dataset import Images
 from workbench.photos.decode import decode_for
@@ -106,7 +106,8 @@ class _Answers:
                 backend = BACKENDS[self._runtime.backend]
                 return backend.audit(self._artifact, self._runtime, self._photos[0])
             case Saturate():
-                return saturated_ips(session.infer, self._photos[0], self._runtime.sessions, request.seconds)
+                threads, seconds = self._runtime.sessions, request.seconds
+                return photos_per_s(session.infer, self._photos[0], threads=threads, seconds=seconds)
             case WalkPath():
                 return walk_path(session.infer, images, request)
             case TimeOnDevice():
@@ -164,37 +165,6 @@ def read_memory() -> Memory:
     lines = status.read_text().splitlines() if status.exists() else []
     peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
     return Memory(max([steady, *peaks]), steady)
-
-
-def saturated_ips(infer: Infer, batch: Batch, threads: int, seconds: float) -> float:
-    """Photos a second of one session called from `threads` threads at once, as the server calls it.
-
-    The first call of each thread does not count: on a GPU it makes that thread's buffers and graphs.
-    """
-    counts = [0] * threads
-    started = [0.0]
-
-    def begin() -> None:
-        started[0] = time.perf_counter()
-
-    start = threading.Barrier(threads + 1, action=begin)
-
-    def work(index: int) -> None:
-        try:
-            infer(batch)
-        finally:
-            start.wait()
-        while time.perf_counter() < started[0] + seconds:
-            infer(batch)
-            counts[index] += 1
-
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
-    for worker in workers:
-        worker.start()
-    start.wait()
-    for worker in workers:
-        worker.join()
-    return sum(counts) * len(batch) / (time.perf_counter() - started[0])
 
 
 def walk_path(infer: Infer, images: Images, request: WalkPath) -> WholePath:

@@ -49,30 +49,10 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
 
 
 def student_t_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t distribution, for probabilities above 1/2.
+    """The quantile of Student's t distribution."""
+    from scipy.special import stdtrit
 
-    Bisection on the exact distribution for whole degrees of freedom: M. Abramowitz and I. A. Stegun,
-    "Handbook of Mathematical Functions", 1964, 26.7.3 and 26.7.4.
-    """
-    low, high = 0.0, 1.0
-    while _student_t_cdf(high, freedom) < probability:
-        low, high = high, 2 * high
-    while high - low > 1e-10 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_t_cdf(middle, freedom) < probability else (low, middle)
-    return high
-
-
-def _student_t_cdf(t: float, freedom: int) -> float:
-    angle = math.atan(t / math.sqrt(freedom))
-    term, total = (1.0, 0.0) if freedom % 2 == 0 else (math.cos(angle), 0.0)
-    for k in range(1 if freedom % 2 == 0 else 2, freedom, 2):
-        total += term
-        term *= k / (k + 1) * math.cos(angle) ** 2
-    within = math.sin(angle) * total
-    if freedom % 2:
-        within = 2 / math.pi * (angle + within)
-    return 0.5 + within / 2
+    return float(stdtrit(freedom, probability))
 
 
 def samples_for_percentile(fraction: float, confidence: float = 0.95) -> int:
@@ -96,18 +76,12 @@ def percentile_upper_bound(
 ) -> float | None:
     """A distribution-free upper bound of a percentile: the k-th smallest value, for the smallest k with
     P(Binomial(n, fraction) < k) >= confidence; None where not even the largest value is one."""
+    import numpy as np
+    from scipy.special import bdtr
+
     n = len(values)
-    if n < samples_for_percentile(fraction, confidence):
-        return None
-    # Counted from the top, where the sum is short: P(Binomial(n, 1 - fraction) > above) >= confidence.
-    # By logarithms: fraction**n is no float any more from 14,000 samples on.
-    above, tail = 0, fraction**n
-    while True:
-        ways = math.lgamma(n + 1) - math.lgamma(above + 2) - math.lgamma(n - above)
-        tail += math.exp(ways + (above + 1) * math.log(1 - fraction) + (n - above - 1) * math.log(fraction))
-        if tail > 1 - confidence:
-            return float(sorted(values)[n - 1 - above])
-        above += 1
+    below = np.searchsorted(bdtr(np.arange(n), n, fraction), confidence)
+    return float(sorted(values)[below]) if below < n else None
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,10 +28,8 @@ Scale = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # below, photos o
 Side = Annotated[int, Field(gt=0, le=4096, strict=True)]  # pixels
 
 
-class Preprocess(BaseModel):
+class Preprocess(Record):
     """The input contract: resize the shorter side, crop the centre, scale to [0, 1], normalise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: Side = Field(
         description="Shorter side of the photo before the crop, in pixels; the aspect ratio stays."
@@ -83,10 +83,8 @@ class Photo:
     box: tuple[float, float, float, float]
 
 
-class StatedPreprocess(BaseModel):
+class StatedPreprocess(Record):
     """The parts of a `Preprocess` that a source states, in the same units; None for the others."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: Side | None = Field(None, description=_MEANING["resize"])
     crop: Side | None = Field(None, description=_MEANING["crop"])

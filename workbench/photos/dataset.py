@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, some
 from workbench.photos.contract import SUFFIXES, Batch, ImageError, Preprocess
 from workbench.photos.preprocess import batch_of, read_pixels
-from workbench.system.files import digest_of, make_folder, sha256_file, translated_os_errors
+from workbench.system.files import digest_of, new_file, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-SHOWN = 5  # bad files named in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ def copies(dataset: Dataset) -> str | None:
     if not again:
         return None
     return (
-        f"{len(again)} of {len(dataset)} validation photos are copies of others ({_some(again)}): "
+        f"{len(again)} of {len(dataset)} validation photos are copies of others ({some(again)}): "
         "accuracy and its intervals look surer than they are"
     )
 
@@ -138,8 +135,8 @@ def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list
     index = {name: label for label, name in enumerate(class_names)}
     if unknown := [folder.name for folder in folders if folder.name not in index]:
         raise WorkbenchError(
-            f"{field}: {source} has {_some(unknown)}, which the model does not know",
-            hint=f"name each folder like one of the {len(class_names)} classes: {_some(class_names)}",
+            f"{field}: {source} has {some(unknown)}, which the model does not know",
+            hint=f"name each folder like one of the {len(class_names)} classes: {some(class_names)}",
         )
     return sorted(
         ((path, index[folder.name]) for folder in folders for path in _photos_below(folder, field)),
@@ -157,7 +154,7 @@ def _photos_below(folder: Path, field: str) -> list[Path]:
     foreign = {".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm"}
     if other := [str(path) for path in files if path.suffix.lower() in foreign]:
         raise WorkbenchError(
-            f"{field}: {_some(other)}: not a format we read", hint="convert these to JPEG, PNG or WebP"
+            f"{field}: {some(other)}: not a format we read", hint="convert these to JPEG, PNG or WebP"
         )
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
@@ -187,7 +184,7 @@ def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tupl
             if row["label"] not in index:
                 raise WorkbenchError(
                     f"{where}: `{row['label'] or ''}` is no class of the model",
-                    hint=f"labels are class names ({_some(class_names)})",
+                    hint=f"labels are class names ({some(class_names)})",
                 )
             pairs.append((path, index[row["label"]]))
     return sorted(pairs, key=lambda pair: (pair[1], str(pair[0])))
@@ -215,18 +212,12 @@ def load(
     if path.exists():
         os.utime(path)
         return images
-    with translated_os_errors(path):
-        make_folder(path.parent)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with new_file(path) as temporary:
         shape = (len(dataset), contract.crop, contract.crop, 3)
-        try:
-            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            _reserve(temporary)
-            _decode_all(dataset, contract, pixels, field, progress)
-            pixels.flush()
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(temporary)
+        _decode_all(dataset, contract, pixels, field, progress)
+        pixels.flush()
     return images
 
 
@@ -265,14 +256,8 @@ def _decode_all(
                 problems.append(problem)
             progress(done, len(dataset))
     if problems:
-        listed = "\n  ".join(problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        listed = some(problems, quote="", separator="\n  ")
         raise WorkbenchError(
-            f"{field}: {len(problems)} of {len(dataset)} photos cannot be read\n  {listed}{more}",
+            f"{field}: {len(problems)} of {len(dataset)} photos cannot be read\n  {listed}",
             hint="remove or repair them: leaving photos out silently would change the accuracy",
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    quoted = ", ".join(f"`{name}`" for name in names[:SHOWN])
-    return f"{quoted} and {len(names) - SHOWN} more" if len(names) > SHOWN else quoted

@@ -7,7 +7,7 @@ state that all threads share, and photos are decoded in many threads. Pillow is 
 import io
 import re
 import struct
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -15,10 +15,6 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from workbench.photos.contract import MAX_PIXELS, MAX_SIDE, ImageError, Photo, Preprocess
-
-if TYPE_CHECKING:
-    pass
-
 
 # Real photos have 1 to 20 scans. Each may go over all pixels and take a dozen bytes in the file.
 MAX_SCANS = 100

@@ -1,13 +1,14 @@
 """Whether a server should gather photos of several requests into one call: measured, and decided here."""
 
-import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
+
+from workbench.errors import plural
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,15 +28,13 @@ GAIN = 1.2  # below, the wait for others and the larger steps of latency are not
 LONGEST_CALL_S = 0.25
 
 
-class Batching(BaseModel):
+class Batching(Record):
     """What calls of several photos bring, on the machine of the promotion.
 
     size: photos a server may gather into a call; 1: it gathers none. photos_per_s: of calls of 1, 2, 4, ...
     photos, as far as was measured; of single photos as many calls at a time as the runtime's sessions, of
     larger ones one. why: one sentence.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: PositiveInt
     photos_per_s: dict[PositiveInt, PositiveFloat]
@@ -53,7 +52,7 @@ def batching_of(
     import numpy as np
 
     if fixed != 0:
-        return Batching(size=1, photos_per_s={}, why=f"the artifact takes {fixed} photo(s) a call")
+        return Batching(size=1, photos_per_s={}, why=f"the artifact takes {plural(fixed, 'photo')} a call")
     single = np.concatenate([infer(photos[i : i + 1]) for i in range(len(photos))])
     together = infer(photos)
     # Dynamic quantisation takes its scale from the whole batch, whoever's photos are in it.
@@ -93,28 +92,11 @@ def _rates(
     infer: "Infer", batches: "dict[int, NDArray[np.generic]]", sizes: Sequence[int], sessions: int
 ) -> dict[int, float]:
     """Photos a second of each size, in turns, so that what else the machine does meets all alike."""
+    from workbench.measure.throughput import photos_per_s
+
     measured: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(TURNS):
         for size, rates in measured.items():
-            calls = _calls_per_s(partial(infer, batches[size]), sessions if size == 1 else 1)
-            rates.append(size * calls)
+            threads = sessions if size == 1 else 1
+            rates.append(photos_per_s(infer, batches[size], threads=threads, seconds=TURN_S))
     return {size: median(rates) for size, rates in measured.items()}
-
-
-def _calls_per_s(call: Callable[[], object], threads: int) -> float:
-    counts = [0] * threads
-    until = time.perf_counter() + TURN_S
-
-    def run(number: int) -> None:
-        while time.perf_counter() < until or not counts[number]:
-            call()
-            counts[number] += 1
-
-    started = time.perf_counter()
-    others = [threading.Thread(target=run, args=(number,)) for number in range(1, threads)]
-    for other in others:
-        other.start()
-    run(0)
-    for other in others:
-        other.join()
-    return sum(counts) / (time.perf_counter() - started)

@@ -18,7 +18,7 @@ from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.batch_gain import Batching, batching_of
 from workbench.registry.bundle import Bundle, compare_logits, logits_of
-from workbench.registry.manifest import CARD_NAME, GOLDEN_NAME, Draft, Golden, Manifest, Provenance, describe
+from workbench.registry.manifest import CARD_NAME, GOLDEN_NAME, Draft, Golden, Manifest, Provenance
 from workbench.registry.model_card import model_card
 from workbench.registry.semver import Bump, parse
 from workbench.registry.shadow_record import Demand
@@ -28,6 +28,7 @@ from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.child import ChildError, call
 from workbench.system.files import load_arrays, read_plain
+from workbench.system.records import problems_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -394,7 +395,8 @@ def _draft(
             batching=batching,
         )
     except ValidationError as error:
-        raise WorkbenchError(f"`{trial.variant}` cannot be published\n  {describe(error)}") from error
+        problems = "\n  ".join(problems_of(error))
+        raise WorkbenchError(f"`{trial.variant}` cannot be published\n  {problems}") from error
 
 
 def _write(folder: Path, draft: Draft, candidate: _Candidate, golden: _GoldenSet) -> None:

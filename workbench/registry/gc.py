@@ -15,7 +15,7 @@ from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.registry.leases import read_leases
-from workbench.registry.retired import COLLECTED_NAME, Collected, write_collected
+from workbench.registry.records import RetiredVersion, write_retired
 from workbench.registry.semver import is_version
 from workbench.registry.store import Registry, children, leftovers
 from workbench.system.files import fsync_path, token, translated_os_errors
@@ -30,7 +30,7 @@ Root = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptVersion:
     """why: every reason it has, such as `production points at it`."""
 
     name: str
@@ -64,7 +64,7 @@ class Reclaimed:
 
     done: bool
     keep: int
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptVersion, ...]
     moved: tuple[Gone, ...]
     deleted: tuple[Gone, ...]
     waiting: tuple[Gone, ...]
@@ -109,7 +109,7 @@ def _plan(registry: Registry, keep: int, now: datetime) -> Reclaimed:
         for version in registry.versions(name):
             folder = registry.root / name / version
             if (name, version) in why:
-                kept.append(Kept(name, version, tuple(why[name, version])))
+                kept.append(KeptVersion(name, version, tuple(why[name, version])))
             else:
                 moved.append(Gone(name, version, _bytes(folder), str(folder), until))
     in_use = _leased(registry)
@@ -180,14 +180,14 @@ def _move(registry: Registry, items: tuple[Gone, ...], now: datetime) -> tuple[G
 
 
 def _record(registry: Registry, name: str, versions: list[str], now: datetime) -> None:
-    known = registry.collected(name)
+    known = registry.retired(name)
     for version in versions:
         try:
             digest = registry.bundle(name, version).digest
         except WorkbenchError:
             digest = None  # Damaged: it goes all the same, and its number stays given.
-        known[version] = Collected(at=now, manifest_sha256=digest)
-    write_collected(registry.root / name / COLLECTED_NAME, known)
+        known[version] = RetiredVersion(at=now, manifest_sha256=digest)
+    write_retired(registry.root / name, known)
 
 
 def _trash(folder: Path) -> Iterator[Gone]:

@@ -16,11 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from workbench.errors import WorkbenchError
-from workbench.registry.manifest import describe
 from workbench.system.files import token
+from workbench.system.records import Record, parse_record
 
 LEASES_NAME = ".leases"
 
@@ -33,10 +31,8 @@ _CANNOT = frozenset(
 )  # fmt: skip
 
 
-class Lease(BaseModel):
+class Lease(Record):
     """Who uses which version. at: since when; host, pid: for people, nothing is decided by them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     name: str
@@ -140,10 +136,5 @@ def _held(path: Path) -> Lease | None:
             return None
         except BlockingIOError:
             pass
-        try:
-            return Lease.model_validate_json(file.read())
-        except ValidationError as error:
-            raise WorkbenchError(
-                f"{path} is held by a running server and is not a valid lease\n  {describe(error)}",
-                hint="stop that server, or collect with the version of krishi-bench it runs",
-            ) from error
+        hint = "stop the server that holds it, or collect with the version of krishi-bench it runs"
+        return parse_record(file.read(), path, Lease, what="lease", hint=hint)

@@ -1,6 +1,5 @@
 """`manifest.json`: what a bundle says about itself."""
 
-import json
 import re
 from collections import Counter
 from datetime import datetime
@@ -8,13 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -26,14 +22,13 @@ from workbench.registry.batch_gain import Batching
 from workbench.registry.semver import is_version
 from workbench.results.records import Recorded, TrialResult
 from workbench.system.machine import Machine
+from workbench.system.records import Record, Sha256, parse_record
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.npz"
 CARD_NAME = "MODEL_CARD.md"
-SCHEMA_VERSION = 1
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def check_name(text: str, what: str) -> str:
@@ -46,10 +41,6 @@ def check_name(text: str, what: str) -> str:
     return text
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 def _plain(path: str) -> str:
     # Read on another system, `a\b` and `C:x` are paths too.
     if path in ("", ".", "..", MANIFEST_NAME) or not path.isprintable() or set(path) & set("/\\:"):
@@ -57,7 +48,7 @@ def _plain(path: str) -> str:
     return path
 
 
-class FileEntry(_Record):
+class FileEntry(Record):
     """A file of a bundle. path: its name; bundles have no folders inside."""
 
     path: str
@@ -70,7 +61,7 @@ class FileEntry(_Record):
         return _plain(path)
 
 
-class Golden(_Record):
+class Golden(Record):
     """`file`: an .npz with `pixels` (n, crop, crop, 3) uint8 and `logits` (n, classes) float32.
 
     A server must give these logits within `atol` (absolute) and the same top-1 classes.
@@ -81,7 +72,7 @@ class Golden(_Record):
     atol: Annotated[NonNegativeFloat, Field(allow_inf_nan=False)]
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """Where a model came from. forced: why it was published against the tool's advice, else None.
 
     synthetic: it was measured on the bundled sample's drawn photos, not on real ones.
@@ -98,7 +89,7 @@ class Provenance(_Record):
     synthetic: bool = False
 
 
-class Draft(_Record):
+class Draft(Record):
     """A manifest before its files are counted."""
 
     schema_version: Literal[1] = 1
@@ -162,30 +153,4 @@ class Manifest(Draft):
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
     """path: for messages. Raises WorkbenchError naming every field that is wrong."""
-    check_schema(data, path, SCHEMA_VERSION)
-    try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        raise WorkbenchError(f"{path} is not a valid manifest\n  {describe(error)}") from error
-
-
-def check_schema(data: bytes, path: Path, known: int) -> None:
-    """Raises WorkbenchError where `data` is not JSON of the schema version we know."""
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise WorkbenchError(f"{path} is not JSON: {error}") from error
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if found != known:
-        raise WorkbenchError(
-            f"{path} has schema_version {found}; this krishi-bench reads {known}",
-            hint="read it with the version of krishi-bench that wrote it, or a newer one",
-        )
-
-
-def describe(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
-        lines.append(f"{where.lstrip('.')}: {problem['msg']}" if where else problem["msg"])
-    return "\n  ".join(lines)
+    return parse_record(data, path, Manifest, what="manifest")

@@ -1,6 +1,7 @@
 """MODEL_CARD.md: a published model in words, for whoever has to decide whether to trust it."""
 
 from workbench.backends.artifact import ArtifactInfo
+from workbench.errors import plural
 from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
 from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
 from workbench.registry.manifest import Draft
@@ -80,8 +81,7 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
 def _conditions(draft: Draft, noise_floor: float | None) -> list[str]:
     trial, machine = draft.measured, draft.machine
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
-    plural = "" if trial.threads == 1 else "s"
-    threads = f", {trial.threads} thread{plural}" if trial.threads is not None else ""
+    threads = f", {plural(trial.threads, 'thread')}" if trial.threads is not None else ""
     noise = f" Two copies of the same model differed by {noise_floor:.1%} there." if noise_floor else ""
     return [
         f"On {machine.cpu} ({machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "

@@ -3,32 +3,30 @@
 <results>/shadow/<name>-<shadow version>-vs-<version>.json
 """
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.stats import wilson
-from workbench.registry.manifest import Sha256, check_name, check_schema, describe
+from workbench.registry.manifest import check_name
 from workbench.registry.semver import parse
-from workbench.system.files import read_plain, write_atomic
+from workbench.system.records import Record, Sha256, read_record, write_record
 
 FOLDER = "shadow"
-SCHEMA_VERSION = 1
 
 
-class ShadowResult(BaseModel):
+class ShadowResult(Record):
     """How often two versions chose the same class for the same requests.
 
     version: the one that answered; shadow_version, shadow_digest: the candidate beside it, and the sha256 of
     its manifest; requests: those the candidate was shown, also where it raised; agree: those of the same
     top-1 class.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     name: str
@@ -86,7 +84,7 @@ def path_of(results: Path, name: str, version: str, served: str) -> Path:
 def write(results: Path, result: ShadowResult) -> Path:
     """Keep a result in the place of an older one of the same two versions; returns the file."""
     path = path_of(results, result.name, result.shadow_version, result.version)
-    write_atomic(path, result.model_dump_json(indent=2).encode() + b"\n")
+    write_record(path, result)
     return path
 
 
@@ -96,14 +94,9 @@ def find(results: Path, name: str, version: str, served: str) -> ShadowResult | 
     Raises WorkbenchError where its file cannot be used.
     """
     path = path_of(results, name, version, served)
-    if not path.is_symlink() and not path.exists():
+    if not os.path.lexists(path):
         return None
-    data = read_plain(path)
-    check_schema(data, path, SCHEMA_VERSION)
-    try:
-        result = ShadowResult.model_validate_json(data)
-    except ValidationError as error:
-        raise WorkbenchError(f"{path} is not a valid shadow result\n  {describe(error)}") from error
+    result = read_record(path, ShadowResult, what="shadow result")
     if (result.name, result.shadow_version, result.version) != (name, version, served):
         raise WorkbenchError(f"{path} compares other versions: it was moved", hint="delete it")
     return result

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError, missing_extra
+from workbench.errors import WorkbenchError
 from workbench.measure.stats import wilson
 from workbench.registry.shadow_record import ShadowResult
+from workbench.system.packages import missing_extra
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10.0
 LARGEST = 32_000_000  # bytes; a server's metrics are a few KB
 
-Key = tuple[str, ...]
+PairKey = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,9 @@ def _pair(
     served: str,
     shadow: str,
     info: Mapping[str, str] | None,
-    counts: Mapping[Key, float],
-    sums: Mapping[Key, float],
-    times: Mapping[Key, float],
+    counts: Mapping[PairKey, float],
+    sums: Mapping[PairKey, float],
+    times: Mapping[PairKey, float],
 ) -> Pair:
     def count(result: str) -> int:
         return round(counts.get((served, shadow, result), 0.0))
@@ -139,9 +140,9 @@ def _pair(
     )
 
 
-def _summed(samples: Iterable["Sample"], name: str, labels: Key) -> dict[Key, float]:
+def _summed(samples: Iterable["Sample"], name: str, labels: PairKey) -> dict[PairKey, float]:
     """By the values of the labels; several processes' samples are added up."""
-    found: dict[Key, float] = {}
+    found: dict[PairKey, float] = {}
     for sample in samples:
         if sample.name == name:
             key = tuple(sample.labels.get(label, "") for label in labels)

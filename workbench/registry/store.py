@@ -21,7 +21,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workbench.errors import Refused, WorkbenchError
-from workbench.registry.aliases import ALIASES_NAME, Alias, Pointed, read_aliases, write_aliases
 from workbench.registry.bundle import Bundle, Problem, check_golden, compare_logits, load_bundle
 from workbench.registry.leases import hold
 from workbench.registry.manifest import (
@@ -35,12 +34,21 @@ from workbench.registry.manifest import (
     Manifest,
     Provenance,
     check_name,
-    describe,
     parse_manifest,
 )
-from workbench.registry.retired import COLLECTED_NAME, Collected, read_collected
+from workbench.registry.records import (
+    ALIASES_NAME,
+    COLLECTED_NAME,
+    Alias,
+    AliasMove,
+    RetiredVersion,
+    read_aliases,
+    read_retired,
+    write_aliases,
+)
 from workbench.registry.semver import is_version, parse
 from workbench.system.files import fsync_path, new_folder, sha256_file, translated_os_errors
+from workbench.system.records import problems_of, to_json
 
 __all__ = [
     "ALIASES_NAME",
@@ -48,12 +56,12 @@ __all__ = [
     "GOLDEN_NAME",
     "MANIFEST_NAME",
     "Alias",
+    "AliasMove",
     "Bundle",
     "Draft",
     "FileEntry",
     "Golden",
     "Manifest",
-    "Pointed",
     "Problem",
     "Provenance",
     "Registry",
@@ -86,7 +94,7 @@ class Registry:
 
     def aliases(self, name: str) -> dict[str, Alias]:
         """Raises WorkbenchError where `aliases.json` cannot be used; empty where there is none."""
-        return read_aliases(self._folder(name) / ALIASES_NAME)
+        return read_aliases(self._folder(name))
 
     def pointed(self, name: str, alias: str) -> Alias | None:
         """What an alias says, without looking at the version; None where there is no such alias."""
@@ -106,9 +114,9 @@ class Registry:
             raise WorkbenchError(f"{path} cannot be looked at: {error.strerror}") from error
         return status.st_mtime_ns, status.st_ino, status.st_size
 
-    def collected(self, name: str) -> dict[str, Collected]:
+    def retired(self, name: str) -> dict[str, RetiredVersion]:
         """The versions garbage collection took away. Raises WorkbenchError where the list cannot be used."""
-        return read_collected(self._folder(name) / COLLECTED_NAME)
+        return read_retired(self._folder(name))
 
     def model_name(self, name: str | None) -> str:
         """`name`, or that of the only model. Raises WorkbenchError where there is none or several."""
@@ -133,8 +141,8 @@ class Registry:
         folder = self._folder(name) / version
         if not folder.is_symlink() and not folder.is_dir():
             known = f"it has {', '.join(self.versions(name)) or 'none'}"
-            if (collected := self.collected(name).get(version)) is not None:
-                raise WorkbenchError(f"version {version} of `{name}` {collected}", hint=known)
+            if (retired := self.retired(name).get(version)) is not None:
+                raise WorkbenchError(f"version {version} of `{name}` {retired}", hint=known)
             raise WorkbenchError(f"{self.root} has no version {version} of `{name}`", hint=known)
         bundle = load_bundle(folder)
         if (bundle.manifest.name, bundle.version) != (name, version):
@@ -256,7 +264,7 @@ class Registry:
         path = folder / ALIASES_NAME
         problems = []
         try:
-            self.collected(folder.name)
+            self.retired(folder.name)
         except WorkbenchError as error:
             problems.append(Problem(folder / COLLECTED_NAME, error.message))
         try:
@@ -286,7 +294,7 @@ class Registry:
             target = (bundle.version, bundle.digest)
             if before and (before.version, before.manifest_sha256) == target and not steps_back:
                 return before
-            move = Pointed(
+            move = AliasMove(
                 version=bundle.version,
                 manifest_sha256=bundle.digest,
                 at=datetime.now(UTC),
@@ -299,10 +307,10 @@ class Registry:
                 generation=generation + 1,
                 history=(*(before.history if before else ()), move),
             )
-            write_aliases(self._folder(name) / ALIASES_NAME, {**aliases, alias: after})
+            write_aliases(self._folder(name), {**aliases, alias: after})
         return after
 
-    def _intact(self, name: str, before: Pointed) -> Bundle:
+    def _intact(self, name: str, before: AliasMove) -> Bundle:
         bundle = self.bundle(name, before.version)
         if bundle.digest != before.manifest_sha256:
             raise WorkbenchError("its manifest was changed")
@@ -357,10 +365,10 @@ class Registry:
                     f"{draft.name} {version} exists already in {self.root}",
                     hint="published versions never change; choose a higher number",
                 )
-        for version, collected in self.collected(draft.name).items():
+        for version, retired in self.retired(draft.name).items():
             if parse(version).precedence == precedence:
                 raise Refused(
-                    f"{draft.name} {version} existed in {self.root} and {collected}",
+                    f"{draft.name} {version} existed in {self.root} and {retired}",
                     hint="a number is never given twice; choose a higher one",
                 )
 
@@ -410,11 +418,10 @@ def _seal(draft: Draft, folder: Path) -> None:
         ]
         manifest = Manifest.model_validate({**dict(draft), "files": tuple(entries)})
     except ValidationError as error:
-        raise WorkbenchError(
-            f"{draft.name} {draft.version} cannot be published\n  {describe(error)}"
-        ) from error
+        problems = "\n  ".join(problems_of(error))
+        raise WorkbenchError(f"{draft.name} {draft.version} cannot be published\n  {problems}") from error
     path = folder / MANIFEST_NAME
-    data = manifest.model_dump_json(indent=2).encode() + b"\n"
+    data = to_json(manifest)
     # Not every value survives JSON (NaN comes back as nothing): what cannot be read again must not appear.
     parse_manifest(data, path)
     path.write_bytes(data)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from workbench.errors import plural
 from workbench.model.graph.facts import NetworkFacts
-from workbench.report.words import plural, wrapped
+from workbench.report.words import wrapped
 from workbench.run.advice.advise import Advice, Item
 
 

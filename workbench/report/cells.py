@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from workbench.errors import plural
 from workbench.measure.records import AT_RISK
 from workbench.measure.stats import Interval
-from workbench.report.words import plural, signed
+from workbench.report.words import signed
 from workbench.results.records import RunInfo
 from workbench.results.verdict import Row
 

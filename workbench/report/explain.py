@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from workbench.report.words import listed, plural, wrapped
+from workbench.errors import plural
+from workbench.report.words import listed, wrapped
 from workbench.run.advice.explain import Explanation
 
 SHOWN = 8  # variants listed by name; more are counted

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from datetime import timedelta
 
+from workbench.errors import plural
 from workbench.registry.gc import GRACE, Gone, Reclaimed
 from workbench.registry.promotion import Published
 from workbench.registry.shadow_report import Pair, ShadowReport
-from workbench.report.words import plural
 
 
 def promotion_answer(done: Published) -> dict[str, object]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from workbench.errors import plural
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
-from workbench.report.words import listed, plural, points, times
+from workbench.report.words import listed, points, times
 from workbench.results import reasons
 from workbench.results.records import AdviceScore, Misjudgement, RunInfo, SearchSummary
 from workbench.results.verdict import Comparison

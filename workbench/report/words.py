@@ -7,13 +7,6 @@ WIDTH = 100  # columns of a terminal that does not tell its width
 LISTED = 3  # names in one sentence
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 photo`, `1,200 photos`, `2 classes`."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'sh', 'x')) else 's'}"
-
-
 def listed(names: Sequence[str], most: int = LISTED) -> str:
     """`a, b and 3 more`; one name is never hidden behind `1 more`."""
     if len(names) <= most + 1:

@@ -5,12 +5,11 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.results.records import RunInfo, TrialResult
-from workbench.system.files import digest_of, file_name, make_folder, translated_os_errors, write_atomic
+from workbench.system.files import digest_of, file_name, make_folder, translated_os_errors
+from workbench.system.records import parse_record, write_record
 
 
 class RunFolder:
@@ -58,7 +57,7 @@ class RunFolder:
         return self.path / "predictions" / f"{file_name(variant)}.npz"
 
     def save_info(self, info: RunInfo) -> None:
-        write_atomic(self.path / "run.json", info.model_dump_json(indent=2).encode() + b"\n")
+        write_record(self.path / "run.json", info)
 
     def append(self, result: TrialResult) -> None:
         """Add a line to `trials.jsonl` and force it to disk. The last line of a variant counts."""
@@ -71,16 +70,12 @@ class RunFolder:
     def info(self) -> RunInfo:
         path = self.path / "run.json"
         try:
-            return RunInfo.model_validate_json(path.read_bytes())
+            data = path.read_bytes()
         except OSError as error:
             raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            problem = error.errors()[0]
-            field = ".".join(map(str, problem["loc"]))
-            raise WorkbenchError(
-                f"{path} was not written by this version of krishi-bench: {field}: {problem['msg']}",
-                hint="name another run, or move this folder away",
-            ) from error
+        return parse_record(
+            data, path, RunInfo, what="run", hint="name another run, or move this folder away"
+        )
 
     def trials(self) -> list[TrialResult]:
         """The last record of each variant, in the order they were first written.
@@ -91,10 +86,7 @@ class RunFolder:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         latest: dict[str, TrialResult] = {}
         for number, line in enumerate(lines[:-1], start=1):
-            try:
-                result = TrialResult.model_validate_json(line)
-            except ValidationError as error:
-                raise WorkbenchError(f"{path}:{number} is not a trial: {error.errors()[0]['msg']}") from error
+            result = parse_record(line, f"{path}:{number}", TrialResult, what="trial")
             latest[result.variant] = result
         return list(latest.values())
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from workbench.errors import WorkbenchError, closest
+from workbench.errors import WorkbenchError, did_you_mean
 from workbench.measure import samples
 from workbench.measure.latency import Measured, noise_floor, summarize
 from workbench.measure.records import BASELINE, FINAL, RACE
@@ -55,10 +55,9 @@ def find_trial(folder: RunFolder, variant: str) -> TrialResult:
 def _named(folder: RunFolder, trials: Sequence[TrialResult], variant: str) -> TrialResult:
     known = {trial.variant: trial for trial in trials}
     if variant not in known:
-        meant = closest(variant, list(known))
         raise WorkbenchError(
             f"run {folder.run_id} has no variant `{variant}`",
-            hint=f"did you mean `{meant}`?" if meant else f"it has {', '.join(known)}",
+            hint=did_you_mean(variant, known) or f"it has {', '.join(known)}",
         )
     return known[variant]
 

@@ -31,7 +31,7 @@ from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.dataset import Images
 from workbench.photos.preprocess import batch_of, normalize
 from workbench.steps import Step
-from workbench.steps.int8.layer_sensitivity import Layer, layers
+from workbench.steps.int8.layer_sensitivity import LayerSensitivity, layers
 from workbench.steps.nncf.quantize import nncf_ir
 from workbench.steps.openvino_ir import ir_info, to_ir
 from workbench.steps.optimize import bound_to
@@ -319,7 +319,7 @@ def saturation(job: Job, artifact: Artifact) -> Saturation | None:
     return saturation_of(artifact.path, next(iter(photos.spread(count, count))))
 
 
-def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -> list[Layer]:
+def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -> list[LayerSensitivity]:
     """What each INT8 layer of `quantized` costs and buys, on calibration photos; in a process of its own.
 
     source: what the static_int8 step was given. seconds: for the errors; the profile takes a few more.

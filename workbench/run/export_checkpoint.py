@@ -1,6 +1,5 @@
 """`krishi-bench export`: one checkpoint to one ONNX file, by the same function recipes use."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +15,10 @@ from workbench.photos.dataset import scan
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.run.prepare import inspect, resolve_contract
 from workbench.system.child import call
-from workbench.system.files import fsync_path, token, translated_os_errors
+from workbench.system.files import new_file
 from workbench.system.folders import cache_folder
 from workbench.system.progress import Progress, Report
+from workbench.system.records import problems_of
 from workbench.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -64,30 +64,23 @@ def export_checkpoint(
     try:
         export = Export(exporter=chosen, opset=opset)
     except ValidationError as error:
-        raise WorkbenchError(f"--opset-version: {error.errors()[0]['msg']} (got {opset})") from error
+        raise WorkbenchError(f"--opset-version {opset}: {'; '.join(problems_of(error))}") from error
     check_opset(export)
     report(Progress("exporting", 0, 1, f"exporter {chosen}, opset {opset}"))
     source = _source(workspace, checkpoint, factory)
     probes = _photos(workspace, source, input_shape)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.{token()}")
-    with translated_os_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            made = call(
-                export_here,
-                source,
-                export,
-                temporary,
-                input_shape,
-                probes,
-                log=cache_folder() / "logs" / "export.txt",
-                timeout_s=TIMEOUT_S,
-                label="the export",
-            )
-            fsync_path(temporary)
-            os.replace(temporary, output)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_file(output) as temporary:
+        made = call(
+            export_here,
+            source,
+            export,
+            temporary,
+            input_shape,
+            probes,
+            log=cache_folder() / "logs" / "export.txt",
+            timeout_s=TIMEOUT_S,
+            label="the export",
+        )
     return Exported(output, export, made, output.stat().st_size, photos=probes is not None)
 
 

@@ -28,18 +28,15 @@ from workbench.steps import RANGED
 from workbench.system import machine
 from workbench.system.child import call
 from workbench.system.files import write_arrays
-from workbench.system.packages import versions
+from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import Workspace
 
 GOLDEN_IMAGES = 8
 NETWORK_TIMEOUT_S = 120.0
-LIBRARIES = (
-    "krishi-bench", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
-    "openvino", "nncf", "onnxslim", "onnxsim", "numpy", "pillow",
-    "tensorrt", "cuda-bindings",
-)  # fmt: skip
+# Recorded with a run: what may decide its numbers.
+LIBRARIES = ("krishi-bench", "numpy", "pillow", *(name for name in EXTRAS if EXTRAS[name] != "serve"))
 
 
 ShowAdvice = Callable[[Advice], None]

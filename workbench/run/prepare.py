@@ -16,6 +16,7 @@ from workbench.system.child import call
 from workbench.system.files import digest_of, write_atomic
 from workbench.system.folders import cache_folder
 from workbench.system.progress import Progress, Report
+from workbench.system.records import problems_of
 from workbench.workspace.recipe import RecipePreprocess, scaled_side
 from workbench.workspace.workspace import Workspace
 
@@ -137,10 +138,9 @@ def overridden(contract: Preprocess, stated: RecipePreprocess) -> Preprocess:
     try:
         return Preprocess(**{**contract.model_dump(), **given})
     except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise WorkbenchError(
-            f"preprocess: {problem}", hint="give `crop` alone, and `resize` follows it"
-        ) from error
+        problems = "; ".join(problems_of(error))
+        hint = "give `crop` alone, and `resize` follows it"
+        raise WorkbenchError(f"preprocess: {problems}", hint=hint) from error
 
 
 def resolve_contract(workspace: Workspace, info: SourceInfo) -> Preprocess:
@@ -165,5 +165,4 @@ def resolve_contract(workspace: Workspace, info: SourceInfo) -> Preprocess:
         return Preprocess(**known)
     except ValidationError as error:
         where = workspace.file or workspace.model.name()
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise WorkbenchError(f"{where}: preprocess: {problem}") from error
+        raise WorkbenchError(f"{where}: preprocess: {'; '.join(problems_of(error))}") from error

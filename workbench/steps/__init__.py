@@ -74,7 +74,7 @@ class Photos:
     """What steps and their checks may look at.
 
     calibration: for the steps in RANGED. validation, choosing: photos, and the rows of those that choose, for
-    nncf's accuracy control. samples: a few as the source takes them (see `images.batch_of`); noise by
+    nncf's accuracy control. samples: a few as the source takes them (see `preprocess.batch_of`); noise by
     default.
     """
 

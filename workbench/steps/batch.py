@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from workbench.errors import WorkbenchError
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import onnx
@@ -17,19 +18,15 @@ SAME = 1e-4  # of the largest logit: what another batch size may change by round
 PHOTOS = 3  # tried one by one and at once, where the size becomes free
 
 
-class FixedBatch(BaseModel):
+class FixedBatch(Record):
     """The graph takes exactly `size` photos: shapes are known ahead, and a smaller batch costs as much."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["fixed_batch"]
     size: PositiveInt = Field(1, description="Photos in one call; a smaller batch is filled up.")
 
 
-class DynamicBatch(BaseModel):
+class DynamicBatch(Record):
     """The graph takes any number of photos; an error where that would change an answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["dynamic_batch"]
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,15 +15,13 @@ if TYPE_CHECKING:
 PIXELS = "pixels"
 
 
-class FoldPreprocess(BaseModel):
+class FoldPreprocess(Record):
     """The graph takes (N, H, W, 3) uint8 pixels and does transpose, cast and normalisation itself.
 
     The division by 255 and by the standard deviation goes into the weights of the first convolution, which is
     exact up to rounding. The mean is subtracted before it: in its bias it would be wrong at the borders,
     where the convolution pads with zeros.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["fold_preprocess"]
 

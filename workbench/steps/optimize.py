@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from workbench.backends.common import cpu_options, open_cpu
 from workbench.errors import WorkbenchError
 from workbench.system.machine import collect
+from workbench.system.records import Record
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 
-class Optimize(BaseModel):
+class Optimize(Record):
     """onnxruntime's graph optimisations for the CPU, done once and kept in the file. They save time when a
     session opens, not when it runs: set `runtime.graph_level: disable` with them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["optimize"]
     level: Literal["basic", "extended", "all"] = Field(
@@ -33,9 +33,6 @@ def optimize(step: Optimize, source: Path, target: Path) -> None:
     Raises WorkbenchError where onnxruntime refuses the file, and for fp16: the CPU has few kernels for it, so
     that the file would be full of casts to fp32, on whatever device it ran later.
     """
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
-
     from workbench.model.graph.onnx_file import load, precision_of
 
     if precision_of(load(source)) == "fp16":
@@ -43,21 +40,9 @@ def optimize(step: Optimize, source: Path, target: Path) -> None:
             "onnxruntime optimises for the CPU here, and would put casts to fp32 around the fp16 nodes",
             hint="leave `optimize` out: fp16 graphs are optimised for their device when they are opened",
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[step.level])
+    options = cpu_options(LEVELS[step.level])
     options.optimized_model_filepath = str(target)
-    try:
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    except (
-        native.Fail,
-        native.InvalidGraph,
-        native.InvalidArgument,
-        native.NotImplemented,
-        native.RuntimeException,
-    ) as error:
-        raise WorkbenchError(f"onnxruntime cannot optimise {source.name}: {error}") from error
+    open_cpu(source, options, doing="optimise")
 
 
 def bound_to(step: Optimize) -> str | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def check_fit(steps: "Sequence[Step]", backend: BackendName, opset: int | None) -> None:
     """opset: that the recipe exports, None where it leaves that open.
 
-    Raises yamlfile.Problem at the first step whose result the backend does not take, or that needs a newer
+    Raises FieldProblem at the first step whose result the backend does not take, or that needs a newer
     opset.
     """
     uses = [step.use for step in steps]

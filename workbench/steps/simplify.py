@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from workbench.system.records import Record
 
 
-class Simplify(BaseModel):
+class Simplify(Record):
     """Constants are folded and redundant nodes removed; the logits stay the same."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["simplify"]
     tool: Literal["onnxslim", "onnxsim"] = Field(

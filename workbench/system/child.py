@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple
 
-from workbench.errors import Unsuited, WorkbenchError, missing_extra
+from workbench.errors import Unsuited, WorkbenchError, summary
+from workbench.system.packages import missing_extra
 
 PR_SET_PDEATHSIG = 1
 Arguments = TypeVarTuple("Arguments")
@@ -49,6 +50,18 @@ class ChildUnsuited(ChildError, Unsuited):
 Handler = Callable[[Any], object]
 
 
+def child_command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """That of a process that looks for modules where this one does, and nowhere else.
+
+    `-m` alone would put the current folder first, and with it a user's own `workbench` or `torch.py`.
+    """
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
@@ -72,14 +85,12 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workbench.system.child", str(theirs.fileno())],
+                child_command("workbench.system.child", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # It looks for modules where this process does: `-m` alone would put the current folder first,
-                # and with it a user's own `workbench` or `torch.py`.
-                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+                env=child_environment(),
             )
         self._pipe = Connection(ours.detach())
         # Twice: what names a module that the child cannot import fails there as a job does, with a reason.
@@ -176,9 +187,7 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
             pipe.send_bytes(pickle.dumps(_Raised(missing.message, missing.hint, expected=True)))
             return False
         traceback.print_exc()
-        text = str(error).strip().splitlines()
-        message = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-        pipe.send_bytes(pickle.dumps(_Raised(message, None, expected=False)))
+        pipe.send_bytes(pickle.dumps(_Raised(summary(error), None, expected=False)))
         return False
     pipe.send_bytes(answer)
     return True

@@ -74,20 +74,25 @@ def write_atomic(path: Path, data: bytes, *, rights: int = 0o666) -> None:
 
     rights: of a new file, less what the umask takes.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{token()}")
-    with translated_os_errors(path):
-        make_folder(path.parent)
+    with new_file(path) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+
+
+@contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `final` when the block ends well, and vanishes when it does not."""
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.{token()}")
+    with translated_os_errors(final):
+        make_folder(final.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
+            yield temporary
+            fsync_path(temporary)
+            os.replace(temporary, final)
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
-        fsync_path(path.parent)
+        fsync_path(final.parent)
 
 
 def write_arrays(path: Path, **arrays: "NDArray[Any]") -> None:

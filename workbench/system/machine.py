@@ -5,25 +5,49 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from workbench.system.files import digest_of
+from workbench.system.records import Record
 
-# x86: vector widths, 8-bit dot products, bf16 arithmetic; ARM: 8-bit dot and matrix products, fp16, bf16.
-FEATURES = (
-    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "asimdhp", "fphp", "bf16", "sve",
-)  # fmt: skip
+CPUINFO = Path("/proc/cpuinfo")
+# The instruction sets that decide which arithmetic is fast, as Linux names them.
+FEATURES = {
+    "avx2": "256-bit vectors",
+    "fma": "fused multiply-add",
+    "f16c": "FP16 conversion",
+    "avx512f": "512-bit vectors",
+    "avx512bw": "512-bit vectors of bytes",
+    "avx512_vnni": "INT8 dot products, 512-bit",
+    "avx_vnni": "INT8 dot products",
+    "avx512_bf16": "BF16 dot products",
+    "avx512_fp16": "FP16 arithmetic",
+    "amx_tile": "matrix tiles",
+    "amx_int8": "INT8 matrix tiles",
+    "amx_bf16": "BF16 matrix tiles",
+    "asimd": "128-bit vectors (ARM)",
+    "asimddp": "INT8 dot products (ARM)",
+    "i8mm": "INT8 matrix products (ARM)",
+    "asimdhp": "FP16 vectors (ARM)",
+    "fphp": "FP16 arithmetic (ARM)",
+    "bf16": "BF16 dot products (ARM)",
+    "sve": "scalable vectors (ARM)",
+}
+# Names for any of several.
+FEATURE_GROUPS = {
+    **{name: frozenset({name}) for name in FEATURES},
+    "amx": frozenset({"amx_int8", "amx_bf16"}),
+    "avx512": frozenset({"avx512f"}),
+    "vnni": frozenset({"avx512_vnni", "avx_vnni"}),
+}
+INT8_DOT = FEATURE_GROUPS["vnni"] | {"amx_int8", "asimddp", "i8mm"}  # four products summed at once
+BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
-class Machine(BaseModel):
+class Machine(Record):
     """The parts of a computer that decide how fast a model runs on it.
 
     cores: logical processors this process may use. memory_bytes: of the whole machine.
     features: instruction sets that decide which arithmetic is fast, of those in FEATURES.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpu: str
     architecture: str
@@ -51,15 +75,16 @@ class Machine(BaseModel):
 
 @lru_cache(maxsize=1)
 def collect() -> Machine:
+    cpu, features = read_cpuinfo()
     return Machine(
-        cpu=_cpu_model(),
+        cpu=cpu,
         architecture=platform.machine(),
         cores=len(available_cpus()),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         gpus=_gpus(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        features=_features(),
+        features=features,
     )
 
 
@@ -80,23 +105,15 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
-def _features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Those of FEATURES that every processor has; none where the system does not tell."""
-    if not cpuinfo.exists():
-        return ()
-    lines = [line.partition(":") for line in cpuinfo.read_text(errors="replace").splitlines()]
-    flags = [set(value.split()) for key, _, value in lines if key.strip().lower() in ("flags", "features")]
+def read_cpuinfo(path: Path = CPUINFO) -> tuple[str, tuple[str, ...]]:
+    """The processor's model, and those of FEATURES that all its cores have; none where it does not tell."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    lines = [line.partition(":") for line in text.splitlines()]
+    fields = [(key.strip().lower(), value.strip()) for key, _, value in lines]
+    model = next((value for key, value in fields if key == "model name"), platform.processor() or "unknown")
+    flags = [set(value.split()) for key, value in fields if key in ("flags", "features")]
     common = set.intersection(*flags) if flags else set()
-    return tuple(name for name in FEATURES if name in common)
+    return model, tuple(name for name in FEATURES if name in common)
 
 
 def _gpus() -> tuple[str, ...]:

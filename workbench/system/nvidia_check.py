@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from workbench.system.nvidia_links import LINKS, Look, Missing, here
+from workbench.system.nvidia_links import LINKS, HostProbe, Missing, here
 
 State = Literal["ok", "broken", "not looked at"]
 
@@ -28,7 +28,7 @@ class Chain:
         return next((link for link in self.links if link.state == "broken"), None)
 
 
-def chain(look: Look | None = None) -> Chain:
+def chain(look: HostProbe | None = None) -> Chain:
     """Look at every link whose own links hold. Opens libraries in this process, and leaves them open."""
     found: dict[str, Link] = {}
     at = look or here()

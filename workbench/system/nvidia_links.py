@@ -38,7 +38,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class HostProbe:
     """How the machine is looked at; tests bring their own.
 
     load: opens a shared library by its name or path, as `ctypes.CDLL` does; raises OSError.
@@ -90,10 +90,10 @@ class Look:
         return self.load(name)
 
 
-def here() -> Look:
+def here() -> HostProbe:
     """This machine and this environment. Folders as the wheels of CUDA 12 and 13 have them."""
     wheels = [found for folder in _folders("nvidia") for found in sorted(folder.glob("*/lib"))]
-    return Look(
+    return HostProbe(
         load=ctypes.CDLL,
         version=lambda name: versions(name).get(name),
         imported=importlib.import_module,
@@ -118,7 +118,7 @@ def _folders(package: str) -> list[Path]:
     return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
 
 
-def _driver(look: Look) -> str | Missing:
+def _driver(look: HostProbe) -> str | Missing:
     seen = look.gpu
     if isinstance(seen, str) and seen != NO_GPU:
         what, _, remedy = seen.partition(": ")
@@ -126,7 +126,7 @@ def _driver(look: Look) -> str | Missing:
     return look.kernel.read_text().strip() if look.kernel.is_file() else "here; its version is not told"
 
 
-def _cuda(look: Look) -> str | Missing:
+def _cuda(look: HostProbe) -> str | Missing:
     version = ctypes.c_int()
     look.load(DRIVER).cuDriverGetVersion(ctypes.byref(version))
     said = f"{version.value // 1000}.{version.value % 1000 // 10}"
@@ -138,7 +138,7 @@ def _cuda(look: Look) -> str | Missing:
     return said
 
 
-def _gpu(look: Look) -> str | Missing:
+def _gpu(look: HostProbe) -> str | Missing:
     seen = look.gpu
     if isinstance(seen, str):
         what, _, remedy = seen.partition(": ")
@@ -148,7 +148,7 @@ def _gpu(look: Look) -> str | Missing:
     return f"{seen.name}, compute capability {seen.capability}, {total.value / 2**30:.0f} GiB"
 
 
-def _library(look: Look, name: str, version: Callable[[Any], str | None], remedy: str) -> str | Missing:
+def _library(look: HostProbe, name: str, version: Callable[[Any], str | None], remedy: str) -> str | Missing:
     """version: as the opened library tells it; its name is shown where it does not."""
     try:
         opened = look.library(name)
@@ -161,18 +161,18 @@ def _library(look: Look, name: str, version: Callable[[Any], str | None], remedy
         return name
 
 
-def _cuda_libraries(look: Look) -> str:
+def _cuda_libraries(look: HostProbe) -> str:
     """The command that brings CUDA's libraries and cuDNN as onnxruntime-gpu wants them."""
     if (installed := look.version("onnxruntime-gpu")) is not None:
         return f"pip install 'onnxruntime-gpu[cuda,cudnn]=={installed}'"
     return GPU_EXTRA
 
 
-def _cudart(look: Look) -> str | Missing:
+def _cudart(look: HostProbe) -> str | Missing:
     return _library(look, f"libcudart.so.{look.cuda}", _cudart_version, _cuda_libraries(look))
 
 
-def _cublas(look: Look) -> str | Missing:
+def _cublas(look: HostProbe) -> str | Missing:
     # libcublas needs libcublasLt, which its wheel keeps beside it.
     first = _library(look, f"libcublasLt.so.{look.cuda}", _cublas_version, _cuda_libraries(look))
     if isinstance(first, Missing):
@@ -180,11 +180,11 @@ def _cublas(look: Look) -> str | Missing:
     return _library(look, f"libcublas.so.{look.cuda}", lambda _: first, _cuda_libraries(look))
 
 
-def _curand(look: Look) -> str | Missing:
+def _curand(look: HostProbe) -> str | Missing:
     return _library(look, "libcurand.so.10", lambda _: None, _cuda_libraries(look))
 
 
-def _cudnn(look: Look) -> str | Missing:
+def _cudnn(look: HostProbe) -> str | Missing:
     return _library(look, "libcudnn.so.9", _cudnn_version, _cuda_libraries(look))
 
 
@@ -206,7 +206,7 @@ def _cudnn_version(library: Any) -> str | None:
     return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
 
 
-def _onnxruntime_gpu(look: Look) -> str | Missing:
+def _onnxruntime_gpu(look: HostProbe) -> str | Missing:
     gpu, plain = look.version("onnxruntime-gpu"), look.version("onnxruntime")
     if gpu is None:
         return Missing("onnxruntime-gpu is not installed", GPU_EXTRA)
@@ -230,7 +230,7 @@ def _onnxruntime_gpu(look: Look) -> str | Missing:
     return f"{gpu}, for CUDA {wanted}"
 
 
-def _provider(look: Look, library: str, provider: str, remedy: str) -> str | Missing:
+def _provider(look: HostProbe, library: str, provider: str, remedy: str) -> str | Missing:
     """Whether a provider of onnxruntime comes up. Left to itself, onnxruntime takes the CPU instead."""
     try:
         look.load(str(look.capi / library))
@@ -247,12 +247,12 @@ def _provider(look: Look, library: str, provider: str, remedy: str) -> str | Mis
     return "starts"
 
 
-def _cuda_provider(look: Look) -> str | Missing:
+def _cuda_provider(look: HostProbe) -> str | Missing:
     library = "libonnxruntime_providers_cuda.so"
     return _provider(look, library, "CUDAExecutionProvider", _cuda_libraries(look))
 
 
-def _tensorrt(look: Look) -> str | Missing:
+def _tensorrt(look: HostProbe) -> str | Missing:
     try:
         version = str(look.imported("tensorrt").__version__)
     except (ImportError, OSError) as error:
@@ -262,7 +262,7 @@ def _tensorrt(look: Look) -> str | Missing:
     return version
 
 
-def _cuda_python(look: Look) -> str | Missing:
+def _cuda_python(look: HostProbe) -> str | Missing:
     try:
         look.imported("cuda.bindings.runtime")
     except (ImportError, OSError) as error:
@@ -277,7 +277,7 @@ def _cuda_python(look: Look) -> str | Missing:
     return version or "here"
 
 
-def _torch(look: Look) -> str | Missing:
+def _torch(look: HostProbe) -> str | Missing:
     try:
         torch = look.imported("torch")
     except (ImportError, OSError) as error:
@@ -297,30 +297,30 @@ def _torch(look: Look) -> str | Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LinkCheck:
     """after: the links that must hold before this one is looked at."""
 
     needed_for: str
     after: tuple[str, ...]
-    look: Callable[[Look], str | Missing]
+    look: Callable[[HostProbe], str | Missing]
 
 
 PROVIDER = "for onnxruntime's cuda provider"
-LINKS: Mapping[str, Step] = {
-    "NVIDIA driver": Step("for everything on a GPU", (), _driver),
-    "CUDA of the driver": Step("for everything on a GPU", ("NVIDIA driver",), _cuda),
-    "GPU": Step("for everything on a GPU", ("CUDA of the driver",), _gpu),
-    "CUDA runtime": Step(PROVIDER, ("GPU",), _cudart),
-    "cuBLAS": Step(PROVIDER, ("GPU",), _cublas),
-    "cuRAND": Step(PROVIDER, ("GPU",), _curand),
-    "cuDNN 9": Step(PROVIDER, ("cuBLAS",), _cudnn),
-    "onnxruntime-gpu": Step(PROVIDER, ("GPU",), _onnxruntime_gpu),
-    "its CUDA provider": Step(
+LINKS: Mapping[str, LinkCheck] = {
+    "NVIDIA driver": LinkCheck("for everything on a GPU", (), _driver),
+    "CUDA of the driver": LinkCheck("for everything on a GPU", ("NVIDIA driver",), _cuda),
+    "GPU": LinkCheck("for everything on a GPU", ("CUDA of the driver",), _gpu),
+    "CUDA runtime": LinkCheck(PROVIDER, ("GPU",), _cudart),
+    "cuBLAS": LinkCheck(PROVIDER, ("GPU",), _cublas),
+    "cuRAND": LinkCheck(PROVIDER, ("GPU",), _curand),
+    "cuDNN 9": LinkCheck(PROVIDER, ("cuBLAS",), _cudnn),
+    "onnxruntime-gpu": LinkCheck(PROVIDER, ("GPU",), _onnxruntime_gpu),
+    "its CUDA provider": LinkCheck(
         PROVIDER,
         ("onnxruntime-gpu", "CUDA runtime", "cuBLAS", "cuRAND", "cuDNN 9"),
         _cuda_provider,
     ),
-    "TensorRT for Python": Step("for backend tensorrt", ("GPU",), _tensorrt),
-    "cuda-python": Step("for backend tensorrt", ("GPU",), _cuda_python),
-    "torch for CUDA": Step("for backend torch on a GPU", ("GPU",), _torch),
+    "TensorRT for Python": LinkCheck("for backend tensorrt", ("GPU",), _tensorrt),
+    "cuda-python": LinkCheck("for backend tensorrt", ("GPU",), _cuda_python),
+    "torch for CUDA": LinkCheck("for backend torch on a GPU", ("GPU",), _torch),
 }

@@ -1,13 +1,68 @@
-"""Which optional packages are here: a missing one is a value, then a sentence."""
+"""Which optional packages are here, and how to install what is not."""
+
+from importlib.util import find_spec
+
+from workbench.errors import WorkbenchError, summary
+
+# The distributions that one of our extras brings, or that a recipe may depend on, and the extra; None: no
+# extra brings it.
+EXTRAS: dict[str, str | None] = {
+    "onnxruntime": "ort",
+    "onnxruntime-gpu": "ort-gpu",
+    "onnxruntime-openvino": None,
+    "openvino": "openvino",
+    "nncf": "openvino",
+    "tensorrt": "tensorrt",
+    "cuda-python": "tensorrt",
+    "cuda-bindings": "tensorrt",
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxslim": "export",
+    "onnxsim": "export",
+    "pyarrow": "export",
+    "scipy": "export",
+    "pandas": "frames",
+    "tabulate": "frames",
+    "transformers": "transformers",
+    "safetensors": "transformers",
+    "timm": None,
+    "fastapi": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus-client": "serve",
+}
 
 
-def missing_package(module: str, *, extra: str) -> str | None:
-    """None where `module` can be imported; else what to install."""
-    from importlib.util import find_spec
+def install(distribution: str) -> str:
+    """The command that installs it, by our extra where one brings it."""
+    extra = EXTRAS.get(distribution)
+    return f"pip install '{f'krishi-bench[{extra}]' if extra else distribution}'"
 
+
+def missing_package(module: str, *, extra: str | None = None) -> str | None:
+    """None where `module` can be imported; else what to install. extra: another than its own."""
     if find_spec(module) is not None:
         return None
-    return f"`{module}` is not installed: pip install 'krishi-bench[{extra}]'"
+    command = f"pip install 'krishi-bench[{extra}]'" if extra else install(module)
+    return f"`{module}` is not installed: {command}"
+
+
+def missing_extra(error: ModuleNotFoundError) -> WorkbenchError | None:
+    """The sentence for a package of ours that is not installed; None for another, which is a defect."""
+    module = (error.name or "").partition(".")[0]
+    distribution = module.replace("_", "-")
+    if distribution not in EXTRAS:
+        return None
+    return WorkbenchError(f"`{module}` is not installed", hint=install(distribution))
+
+
+def unusable(distribution: str, error: Exception, *, hint: str | None = None) -> WorkbenchError:
+    """The sentence for a package whose import failed. hint: where it is installed and fails all the same."""
+    if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
+        return missing
+    message = f"`{distribution}` cannot be imported: {summary(error)}"
+    return WorkbenchError(message, hint=hint or install(distribution))
 
 
 def versions(*distributions: str) -> dict[str, str]:

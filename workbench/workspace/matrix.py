@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workbench.errors import WorkbenchError, closest
+from workbench.errors import WorkbenchError, did_you_mean
 from workbench.workspace import yamlfile
 
 FIXED = ("name", "description", "needs", "extends", "matrix")  # keys that a matrix cannot vary
@@ -69,8 +69,7 @@ def _step(steps: list[Any], part: str, key: str, where: str) -> dict[str, Any]:
             f"{where}: matrix: `{key}`: there are {len(named)} steps `{part}`",
             hint="name the one you mean by its position, counted from 0",
         )
-    meant = closest(part, [str(step.get("use")) for step in steps])
     raise WorkbenchError(
         f"{where}: matrix: `{key}`: the recipe has no step `{part}`",
-        hint=f"did you mean `{meant}`?" if meant else None,
+        hint=did_you_mean(part, (str(step.get("use")) for step in steps)),
     )

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from workbench.backends import Runtime
-from workbench.errors import FieldProblem, WorkbenchError, closest
+from workbench.errors import FieldProblem, WorkbenchError, did_you_mean
 from workbench.measure.records import BASELINE
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
 from workbench.steps import Step
 from workbench.steps.rules import check_fit, check_sequence
 from workbench.system.files import digest_of, file_name
+from workbench.system.records import Record
 from workbench.workspace import yamlfile
 from workbench.workspace.matrix import assign, labels_of
 from workbench.workspace.requirements import Need
@@ -75,10 +76,8 @@ def scaled_side(side: int, scale: float) -> int:
     return max(grid, grid * round(exact / grid))
 
 
-class Recipe(BaseModel):
+class Recipe(Record):
     """One YAML file: how to export and optimise. The model and the photos come from the workspace."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = Field(
         description="Name of the recipe: letters, digits, `.`, `_` and `-`, 60 characters at most. It is "
@@ -232,10 +231,9 @@ def find(given: str) -> Path:
         return path
     if given in known:
         return known[given]
-    meant = closest(given, list(known))
     raise WorkbenchError(
         f"`{given}` is neither a recipe file nor one of those shipped ({', '.join(known)})",
-        hint=f"did you mean `{meant}`?" if meant else None,
+        hint=did_you_mean(given, known),
     )
 
 

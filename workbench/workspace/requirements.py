@@ -6,51 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
-from workbench.errors import FieldProblem, closest
-from workbench.system.machine import collect
+from workbench.errors import FieldProblem, did_you_mean
+from workbench.system.machine import FEATURE_GROUPS, collect
+from workbench.system.packages import EXTRAS, install, versions
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-
-# A feature is there where one of the kernel's flags is. x86: /proc/cpuinfo `flags`; ARM: `Features`.
-FEATURES: dict[str, frozenset[str]] = {
-    "avx2": frozenset({"avx2"}),
-    "avx512": frozenset({"avx512f"}),
-    "avx512_vnni": frozenset({"avx512_vnni"}),
-    "avx_vnni": frozenset({"avx_vnni"}),
-    "vnni": frozenset({"avx512_vnni", "avx_vnni"}),
-    "avx512_bf16": frozenset({"avx512_bf16"}),
-    "avx512_fp16": frozenset({"avx512_fp16"}),
-    "amx": frozenset({"amx_int8", "amx_bf16"}),
-    "amx_int8": frozenset({"amx_int8"}),
-    "amx_bf16": frozenset({"amx_bf16"}),
-    "asimd": frozenset({"asimd"}),
-    "asimddp": frozenset({"asimddp"}),
-    "asimdhp": frozenset({"asimdhp"}),
-    "i8mm": frozenset({"i8mm"}),
-    "bf16": frozenset({"bf16"}),
-    "sve": frozenset({"sve"}),
-}
-
-# Distributions that a recipe can depend on, and the extra of ours that brings them.
-LIBRARIES: dict[str, str | None] = {
-    "onnxruntime": "ort",
-    "onnxruntime-gpu": "ort-gpu",
-    "onnxruntime-openvino": None,
-    "openvino": "openvino",
-    "nncf": "openvino",
-    "tensorrt": "tensorrt",
-    "cuda-python": "tensorrt",
-    "cuda-bindings": "tensorrt",
-    "torch": "export",
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxslim": "export",
-    "onnxsim": "export",
-    "transformers": None,
-    "timm": None,
-}
 
 Installed = Callable[[str], str | None]
 
@@ -58,16 +20,14 @@ Installed = Callable[[str], str | None]
 def understood(need: str) -> str:
     """Return `need` unchanged. Raises FieldProblem where one of its alternatives is unknown."""
     for part in _alternatives(need):
-        if part in FEATURES:
+        if part in FEATURE_GROUPS:
             continue
         name, versions = _library(part)
-        if name not in LIBRARIES:
-            meant = closest(name, [*LIBRARIES, *FEATURES])
+        if name not in EXTRAS:
             raise FieldProblem(
                 f"`{part}` is neither a library nor a processor feature that is known here",
-                hint=f"did you mean `{meant}`?"
-                if meant
-                else f"libraries: {', '.join(LIBRARIES)}; features: {', '.join(FEATURES)}",
+                hint=did_you_mean(name, [*EXTRAS, *FEATURE_GROUPS])
+                or f"libraries: {', '.join(EXTRAS)}; features: {', '.join(FEATURE_GROUPS)}",
             )
         _specifier(name, versions)
     return need
@@ -86,7 +46,7 @@ def unmet(
     not installed.
     """
     here = cpu_flags() if flags is None else frozenset(flags)
-    lookup = installed or installed_version
+    lookup = installed or (lambda name: versions(name).get(name))
     for need in needs:
         problems = [_missing(part, here, lookup) for part in _alternatives(need)]
         if all(problems):
@@ -95,16 +55,15 @@ def unmet(
 
 
 def _missing(part: str, flags: frozenset[str], installed: Installed) -> str | None:
-    if part in FEATURES:
-        if FEATURES[part] & flags:
+    if part in FEATURE_GROUPS:
+        if FEATURE_GROUPS[part] & flags:
             return None
         return (
             f"this processor has no {part}" if flags else "this system does not tell what its processor has"
         )
     name, versions = _library(part)
     if (version := installed(name)) is None:
-        extra = LIBRARIES[name]
-        return f"{name} is not installed: pip install '{f'krishi-bench[{extra}]' if extra else part}'"
+        return f"{name} is not installed: {install(name if EXTRAS[name] else part)}"
     if _specifier(name, versions).contains(version, prereleases=True):
         return None
     return f"{name} {version} is installed"
@@ -113,20 +72,6 @@ def _missing(part: str, flags: frozenset[str], installed: Installed) -> str | No
 def cpu_flags() -> frozenset[str]:
     """The processor's features as the kernel names them; empty where they are unknown."""
     return frozenset(collect().features)
-
-
-def features(flags: Collection[str]) -> tuple[str, ...]:
-    """The names in FEATURES that these flags include."""
-    return tuple(name for name, any_of in FEATURES.items() if any_of & frozenset(flags))
-
-
-def installed_version(distribution: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _alternatives(need: str) -> list[str]:

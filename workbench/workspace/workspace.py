@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
 from workbench.results.records import Budget
 from workbench.system.folders import cache_folder
+from workbench.system.records import Record, dotted
 from workbench.workspace import yamlfile
 from workbench.workspace.sample import sample_folder
 
@@ -21,10 +22,8 @@ KIND = "workspace"
 SAMPLE_NAME = "leaf-sample"
 
 
-class DataSection(BaseModel):
+class DataSection(Record):
     """The `data` section of krishi.yaml: two sets of photos, which must not share any."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     calibration: Path | None = Field(
         None,
@@ -43,10 +42,8 @@ class WorkspacePreprocess(StatedPreprocess):
     decode: Decode | None = Field(None, description=Preprocess.model_fields["decode"].description)
 
 
-class WorkspaceFile(BaseModel):
+class WorkspaceFile(Record):
     """`krishi.yaml`: the model, its photos and the budget. Paths are relative to the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)] | None = Field(
         None,
@@ -109,7 +106,7 @@ def load(path: Path) -> Workspace:
         absolute = root / value
         if not absolute.exists():
             raise WorkbenchError(
-                f"{document.where(place)}: {yamlfile.dotted(place)}: {absolute} does not exist",
+                f"{document.where(place)}: {dotted(place)}: {absolute} does not exist",
                 hint="paths are relative to the folder of krishi.yaml",
             )
         return absolute

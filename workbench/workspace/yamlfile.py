@@ -6,15 +6,15 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from workbench.errors import FieldProblem, Place, WorkbenchError, closest
+from workbench.errors import FieldProblem, Place, WorkbenchError, did_you_mean
+from workbench.system.records import Parsed, dotted
 from workbench.workspace.fields import models_in
 
-Model = TypeVar("Model", bound=BaseModel)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -126,17 +126,9 @@ def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> WorkbenchErro
     return WorkbenchError(f"{path}:{line}: {problem}", hint="the line above may be where it starts")
 
 
-def dotted(place: Place) -> str:
-    """`steps[0].calibration.method`."""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
 def validated(
-    model: type[Model], data: dict[str, Any], document: Document, *, kind: str, at: Place | None = None
-) -> Model:
+    model: type[Parsed], data: dict[str, Any], document: Document, *, kind: str, at: Place | None = None
+) -> Parsed:
     """`data` as a `model`. Raises WorkbenchError listing every problem with its line.
 
     at: the place all problems are reported at, for data that was computed from that key.
@@ -183,10 +175,8 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(model, location[:-1])
-            meant = closest(str(location[-1]), known)
-            return ("unknown key" if meant else f"unknown key (known: {', '.join(known)})"), _suggestion(
-                meant
-            )
+            hint = did_you_mean(str(location[-1]), known)
+            return ("unknown key" if hint else f"unknown key (known: {', '.join(known)})"), hint
         case "missing":
             return "this key is required", None
         case "union_tag_not_found":
@@ -194,7 +184,7 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
         case "literal_error" | "union_tag_invalid":
             known = re.findall(r"'([^']*)'", context.get("expected", context.get("expected_tags", "")))
             given = str(context.get("tag", detail["input"]))
-            return f"`{given}` is not one of {', '.join(known)}", _suggestion(closest(given, known))
+            return f"`{given}` is not one of {', '.join(known)}", did_you_mean(given, known)
         case "value_error":
             return str(context["error"]), getattr(context["error"], "hint", None)
         case "tuple_type" | "list_type":
@@ -203,10 +193,6 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return f"this must be a mapping of keys (got {detail['input']!r})", None
         case _:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
-
-
-def _suggestion(meant: str | None) -> str | None:
-    return f"did you mean `{meant}`?" if meant else None
 
 
 def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:

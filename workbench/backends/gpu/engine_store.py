@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from workbench.backends.artifact import Sha256
 from workbench.errors import WorkbenchError
 from workbench.system import nvidia
 from workbench.system.files import digest_of, exclusive, sha256_bytes, translated_os_errors, write_atomic
 from workbench.system.folders import cache_folder
+from workbench.system.records import Record, Sha256, to_json
 
 ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
 TIMING_FOLDER = "timing"
@@ -37,10 +37,8 @@ class Unwritable(WorkbenchError):
     """There is no place to keep engines. They still run, and are built at each start."""
 
 
-class Record(BaseModel):
+class EngineRecord(Record):
     """What `engine.json` holds beside an engine. build_s: seconds it took to build."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     sha256: Sha256
@@ -50,11 +48,11 @@ class Record(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredEngine:
     """An engine that fits. data: its bytes, read once and verified: what is opened is these."""
 
     data: bytes
-    record: Record
+    record: EngineRecord
 
 
 def bound_to(library: str) -> str:
@@ -134,31 +132,31 @@ def _private(path: Path) -> Path:
     return path
 
 
-def fitting(place: Path, binding: str) -> Kept | None:
+def fitting(place: Path, binding: str) -> StoredEngine | None:
     """The engine kept in a folder of `folder`'s, where it is ours, undamaged and made for `binding`."""
     record, data = read_private(place / RECORD), read_private(place / ENGINE)
     if record is None or data is None:
         return None
     try:
-        said = Record.model_validate_json(record)
+        said = EngineRecord.model_validate_json(record)
     except ValidationError:
         return None
     if said.bound_to != binding or said.sha256 != sha256_bytes(data):
         return None
-    return Kept(data, said)
+    return StoredEngine(data, said)
 
 
-def keep(place: Path, data: bytes, *, binding: str, build_s: float) -> Record:
+def keep(place: Path, data: bytes, *, binding: str, build_s: float) -> EngineRecord:
     """Keep an engine in a folder of `folder`'s, in the place of one that is there.
 
     Raises WorkbenchError where the disk is full.
     """
-    record = Record(sha256=sha256_bytes(data), size_bytes=len(data), bound_to=binding, build_s=build_s)
+    record = EngineRecord(sha256=sha256_bytes(data), size_bytes=len(data), bound_to=binding, build_s=build_s)
     # The record first goes: a crash between the two leaves an engine that nothing vouches for.
     with translated_os_errors(place):
         (place / RECORD).unlink(missing_ok=True)
     write_private(place / ENGINE, data)
-    write_private(place / RECORD, record.model_dump_json(indent=2).encode() + b"\n")
+    write_private(place / RECORD, to_json(record))
     _forget_old(place.parent)
     return record
 

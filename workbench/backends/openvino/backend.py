@@ -53,7 +53,7 @@ def without_telemetry() -> None:
 
 
 def unavailable(runtime: Runtime) -> str | None:
-    if (missing := missing_package("openvino", extra="openvino")) is not None:
+    if (missing := missing_package("openvino")) is not None:
         return missing
     able = _capabilities()
     if runtime.precision in (None, "f32") or CAPABILITY[runtime.precision] in able:
@@ -84,7 +84,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
 
 
 def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
-    """What really runs where and in which precision (see `openvino_audit`)."""
+    """What really runs where and in which precision (see `audit`)."""
     from workbench.backends.openvino.audit import audit_compiled
 
     network = _Network(artifact, runtime)

@@ -1,6 +1,5 @@
 """The audit of onnxruntime: what its session runs, read from its own profile of one call."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit, Computed, Product, audit_of
-from workbench.backends.common import onnxruntime_errors
+from workbench.backends.common import onnxruntime_errors, profiled_nodes
 from workbench.backends.mac_count import MULTIPLYING, in_order, macs_of, macs_of_call, multiplying
 from workbench.backends.ort.availability import missing_libraries
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
@@ -27,7 +26,6 @@ FLOATS: dict[str, Computed] = {"float": "fp32", "float16": "fp16", "bfloat16": "
 QUANTISES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # Casts between these are bookkeeping of shapes and masks, not a change of the precision computed in.
 BOOKKEEPING = frozenset({"int64", "bool"})
-RAN = "_kernel_time"  # how the profile ends the name of a node that ran
 BLOCKED = "_nchwc"  # how onnxruntime ends the name of a convolution in its blocked layout
 # Others compile parts of the graph into kernels of their own, and say neither what is in them nor how.
 OWN_NODES = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
@@ -199,21 +197,16 @@ def _calls(
     except onnxruntime_errors(RuntimeError, ValueError) as error:
         reason = (missing_libraries() if wanted else None) or str(error).strip()
         raise WorkbenchError(f"audit: onnxruntime cannot run {artifact.path.name}: {reason}") from error
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    calls = [_call(event["name"], event["args"]) for event in events if _is_node(event)]
+    calls = [_call(event["name"], event["args"]) for event in profiled_nodes(session)]
     nodes = assigned(session) or dict(Counter(call.provider for call in calls))
     if wanted is not None:
         refuse_idle(nodes, wanted)
     return calls, nodes
 
 
-def _is_node(event: dict[str, Any]) -> bool:
-    return event.get("cat") == "Node" and str(event.get("name", "")).endswith(RAN)
-
-
 def _call(name: str, args: dict[str, Any]) -> Call:
     return Call(
-        name.removesuffix(RAN),
+        name,
         args["op_name"],
         args["provider"],
         _tensors(args.get("input_type_shape", [])),

@@ -8,11 +8,11 @@ import ctypes
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from workbench.system import nvidia
+from workbench.system.nvidia import Load
 from workbench.system.packages import missing_package, versions
 
 CUDA = "CUDAExecutionProvider"
@@ -35,8 +35,6 @@ WHEELS = {
 ALWAYS_NAMED = frozenset({"nvidia-cudnn"})
 DRIVERS = frozenset({nvidia.DRIVER, "libnvidia-ml.so.1"})
 NOT_FOUND = re.compile(r"(\S+\.so[.\d]*): cannot open shared object file")
-
-Load = Callable[[str], Any]
 
 
 def missing_link() -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.backends.base import OnDevice, Provider, Runtime, Session
-from workbench.backends.common import filled, for_any_batch, onnxruntime_errors, refuse_foreign
+from workbench.backends.common import filled, for_any_batch, refuse_foreign, translated_ort_errors
 from workbench.backends.ort.audit import audit_onnx
 from workbench.backends.ort.availability import CUDA, missing_link
 from workbench.backends.ort.providers import refuse_other
@@ -52,7 +52,7 @@ def _provider(runtime: Runtime) -> str:
 def unavailable(runtime: Runtime) -> str | None:
     if runtime.device == "cuda":
         return missing_link()
-    if (missing := missing_package("onnxruntime", extra="ort")) is not None:
+    if (missing := missing_package("onnxruntime")) is not None:
         return missing
     import onnxruntime
 
@@ -148,12 +148,10 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
 def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
-    try:
+    with translated_ort_errors(f"open {artifact.path.name}"):
         return onnxruntime.InferenceSession(
             artifact.read(),
             options_of(runtime),
             providers=[_provider(runtime)],
             provider_options=[provider_options(runtime)],
         )
-    except onnxruntime_errors() as error:
-        raise WorkbenchError(f"onnxruntime cannot open {artifact.path.name}: {error}") from error

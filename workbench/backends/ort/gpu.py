@@ -9,7 +9,7 @@ from workbench.backends.common import onnxruntime_errors, refuse_override
 from workbench.backends.ort.audit import audit_onnx, providers_in_profile
 from workbench.backends.ort.availability import CUDA, missing_libraries, preload
 from workbench.backends.ort.io_binding import Bound
-from workbench.backends.ort.options import Options, cuda_options, sizes
+from workbench.backends.ort.options import ProviderOptions, cuda_options, sizes
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
 from workbench.errors import WorkbenchError
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Chain = list[tuple[str, Options]]
+ProviderChain = list[tuple[str, ProviderOptions]]
 
 CPU = "CPUExecutionProvider"
 PROBE_SIDE = 224  # pixels, where the graph leaves height and width free
 HOW = "wall clock, buffers on the GPU"
 
 
-def configured(artifact: Artifact, runtime: Runtime, options: "onnxruntime.SessionOptions") -> Chain:
+def configured(artifact: Artifact, runtime: Runtime, options: "onnxruntime.SessionOptions") -> ProviderChain:
     """The providers in order of preference, to open a session with.
 
     options: changed, so that the session records which provider got which node. Raises WorkbenchError where
@@ -90,7 +90,7 @@ def _sample(artifact: Artifact) -> "NDArray[Any]":
 
 
 def open_with(
-    artifact: Artifact, options: "onnxruntime.SessionOptions", chain: Chain
+    artifact: Artifact, options: "onnxruntime.SessionOptions", chain: ProviderChain
 ) -> "onnxruntime.InferenceSession":
     """Raises WorkbenchError."""
     import onnxruntime

@@ -2,14 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench.backends.common import filled, onnxruntime_errors
-from workbench.errors import WorkbenchError
+from workbench.backends.common import filled, translated_ort_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,10 +158,6 @@ class Bound:
         return Buffers(photos, logits, binding, options)
 
 
-@contextmanager
-def _translated(batch: "NDArray[Any]") -> Iterator[None]:
-    try:
-        yield
+def _translated(batch: "NDArray[Any]") -> AbstractContextManager[None]:
     # RuntimeError and ValueError: of its Python side, where a buffer cannot be had or filled.
-    except onnxruntime_errors(RuntimeError, ValueError) as error:
-        raise WorkbenchError(f"onnxruntime cannot run a batch of shape {batch.shape}: {error}") from error
+    return translated_ort_errors(f"run a batch of shape {batch.shape}", RuntimeError, ValueError)

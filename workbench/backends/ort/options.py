@@ -3,12 +3,12 @@
 from workbench.backends.artifact import Artifact
 from workbench.backends.base import Runtime
 
-Options = dict[str, str]
+ProviderOptions = dict[str, str]
 
 MAX_BATCH = 64  # photos, where the graph's batch is free and CUDA graphs are captured
 
 
-def cuda_options(artifact: Artifact, runtime: Runtime) -> Options:
+def cuda_options(artifact: Artifact, runtime: Runtime) -> ProviderOptions:
     """Of the CUDA provider.
 
     EXHAUSTIVE times every convolution algorithm at the first call of each shape: paid once where shapes are

@@ -31,7 +31,7 @@ MOVES = frozenset({"Reformat", "NoOp", "Constant", "Shape", "Shuffle", "Slice", 
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class EngineLayer:
     """A layer of the engine. given, made: its tensors by name, and what they are stored in."""
 
     kind: str
@@ -75,7 +75,7 @@ def audit_engine(told: str, artifact: Artifact, *, profile: int) -> Audit:
     )
 
 
-def layers_of(told: str, profile: int) -> list[Layer]:
+def layers_of(told: str, profile: int) -> list[EngineLayer]:
     """Empty where the inspector's text is no JSON (some versions do not escape) or holds names alone."""
     try:
         listed = json.loads(told).get("Layers", [])
@@ -90,10 +90,10 @@ def layers_of(told: str, profile: int) -> list[Layer]:
     ]
 
 
-def _layer(told: Mapping[str, Any]) -> Layer:
+def _layer(told: Mapping[str, Any]) -> EngineLayer:
     weights = told.get("Weights")
     stated = isinstance(weights, dict) and "Type" in weights
-    return Layer(
+    return EngineLayer(
         kind=str(told.get("LayerType", "")),
         nodes=frozenset(NODE.findall(str(told.get("Metadata", "")))),
         given=_tensors(told.get("Inputs")),
@@ -123,7 +123,7 @@ def _names(source: "onnx.ModelProto") -> dict[str, str]:
 
 
 def products_of(
-    layers: Sequence[Layer], source: "onnx.ModelProto", counted: Mapping[str, int]
+    layers: Sequence[EngineLayer], source: "onnx.ModelProto", counted: Mapping[str, int]
 ) -> list[Product]:
     """The file's nodes that multiply, in the precision of the layers they went into."""
     return [
@@ -135,7 +135,7 @@ def products_of(
     ]
 
 
-def _moves(layer: Layer) -> bool:
+def _moves(layer: EngineLayer) -> bool:
     return layer.kind in MOVES or layer.quantises
 
 
@@ -144,13 +144,13 @@ def _agreed(kinds: Iterable[Computed]) -> Computed:
     return found.pop() if len(found) == 1 else "unknown"
 
 
-def _casts(layer: Layer) -> bool:
+def _casts(layer: EngineLayer) -> bool:
     """A layer that does nothing but change the float format."""
     floats = {kind for _, kind in (*layer.given[:1], *layer.made[:1])}
     return layer.kind == "Reformat" and len(floats) > 1 and not floats & {"int8", "unknown"}
 
 
-def _unfused(layers: Sequence[Layer], products: Mapping[str, str]) -> int:
+def _unfused(layers: Sequence[EngineLayer], products: Mapping[str, str]) -> int:
     """Layers that only quantise or dequantise, behind one multiplication and before another."""
     multiply = [layer for layer in layers if layer.nodes & products.keys() and not _moves(layer)]
     after = {name for layer in multiply for name, _ in layer.made}

@@ -17,7 +17,7 @@ from workbench.backends.audit import Audit
 from workbench.backends.base import Engine, OnDevice, Runtime, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
 from workbench.backends.gpu import cuda, engine_store
-from workbench.backends.tensorrt.build import GPU_HINT, Plan, build, plan_of
+from workbench.backends.tensorrt.build import GPU_HINT, EnginePlan, build, plan_of
 from workbench.backends.tensorrt.lane import Lane, ports_of
 from workbench.backends.tensorrt.lane_pool import Lanes, split
 from workbench.backends.tensorrt.log import log_of, made
@@ -48,7 +48,7 @@ def unavailable(runtime: Runtime) -> str | None:
 
 
 def _no_tensorrt() -> str | None:
-    if (missing := missing_package("tensorrt", extra="tensorrt")) is not None:
+    if (missing := missing_package("tensorrt")) is not None:
         return missing
     try:
         import tensorrt
@@ -122,7 +122,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     lanes.close()
 
 
-def _whole(batch: Batch, plan: Plan) -> Batch:
+def _whole(batch: Batch, plan: EnginePlan) -> Batch:
     if plan.free and len(batch) > plan.most:
         raise WorkbenchError(
             f"the engine takes {plan.most} photos at a time, not {len(batch)}",
@@ -150,7 +150,7 @@ def prepare(artifact: Artifact, runtime: Runtime) -> None:
     _found_or_built(artifact, plan_of(artifact.info, runtime))
 
 
-def _opened(artifact: Artifact, plan: Plan) -> tuple[Any, Engine]:
+def _opened(artifact: Artifact, plan: EnginePlan) -> tuple[Any, Engine]:
     """The engine, and how it was come by. One that was kept and cannot be opened is built anew, once."""
     refuse_foreign(artifact)
     data, found = _found_or_built(artifact, plan)
@@ -173,7 +173,7 @@ def _deserialized(data: bytes) -> Any:
     return made(trt, "opening an engine", lambda: opener.deserialize_cuda_engine(data), hint=GPU_HINT)
 
 
-def _found_or_built(artifact: Artifact, plan: Plan, *, anew: bool = False) -> tuple[bytes, Engine]:
+def _found_or_built(artifact: Artifact, plan: EnginePlan, *, anew: bool = False) -> tuple[bytes, Engine]:
     """The bytes of an engine that was kept, or of a new one. The ONNX file is verified either way."""
     import tensorrt as trt
 
@@ -206,7 +206,7 @@ def _warn(message: str) -> None:
 
 
 def _built(
-    onnx: bytes, artifact: Artifact, plan: Plan, binding: str, *, timings: bytes
+    onnx: bytes, artifact: Artifact, plan: EnginePlan, binding: str, *, timings: bytes
 ) -> tuple[bytes, Engine, bytes]:
     start = time.perf_counter()
     data, timings = build(onnx, artifact.path.name, plan, timings)

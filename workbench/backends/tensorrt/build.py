@@ -38,7 +38,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """All that decides an engine beside the network and the machine. free: the batch is not in the graph."""
 
     free: bool
@@ -59,8 +59,8 @@ class Plan:
         return (f"build {VERSION}", repr(self))
 
 
-def plan_of(info: ArtifactInfo, runtime: Runtime) -> Plan:
-    return Plan(
+def plan_of(info: ArtifactInfo, runtime: Runtime) -> EnginePlan:
+    return EnginePlan(
         free=info.input_shape[0] == 0,
         sizes=_sizes(info.input_shape[0], runtime),
         tf32=runtime.precision == "tf32",
@@ -82,7 +82,7 @@ def _sizes(fixed: int, runtime: Runtime) -> tuple[Sizes, ...]:
     return (one, Sizes(2, runtime.batch if runtime.batch > 1 else most, most)) if most > 1 else (one,)
 
 
-def build(onnx: bytes, name: str, plan: Plan, timings: bytes) -> tuple[bytes, bytes]:
+def build(onnx: bytes, name: str, plan: EnginePlan, timings: bytes) -> tuple[bytes, bytes]:
     """The serialized engine, and what the builder measured for it.
 
     onnx: a whole model without external data. name: the file's, for messages. timings: what an earlier build
@@ -145,7 +145,7 @@ def _told(error: Any) -> str:
     return f"{where}{reason}"
 
 
-def _configure(trt: Any, config: Any, plan: Plan) -> None:
+def _configure(trt: Any, config: Any, plan: EnginePlan) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if plan.tf32:
         config.set_flag(trt.BuilderFlag.TF32)

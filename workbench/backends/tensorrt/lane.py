@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.gpu import cuda
-from workbench.backends.tensorrt.build import Plan
+from workbench.backends.tensorrt.build import EnginePlan
 from workbench.backends.tensorrt.log import made
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
@@ -71,7 +71,7 @@ def ports_of(engine: Any, *, pixels: bool, classes: int) -> Ports:
 class Lane:
     """One call at a time. Not for several threads at once; `close` gives everything back."""
 
-    def __init__(self, engine: Any, ports: Ports, plan: Plan, *, graphs: bool) -> None:
+    def __init__(self, engine: Any, ports: Ports, plan: EnginePlan, *, graphs: bool) -> None:
         import numpy as np
 
         self._engine, self._ports, self._plan, self._graphs = engine, ports, plan, graphs

@@ -34,7 +34,7 @@ BF16_CPUS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch.cpu name
 def unavailable(runtime: Runtime) -> str | None:
     if runtime.device == "cuda":
         return cuda.unavailable(runtime)
-    if (missing := missing_package("torch", extra="export")) is not None:
+    if (missing := missing_package("torch")) is not None:
         return missing
     import torch
 
@@ -115,7 +115,7 @@ def _watched(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Product],
     products: list[Product] = []
     casts: list[str] = []
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Sees each operator below autocast, with the tensors it really works on."""
 
         def __torch_dispatch__(
@@ -130,7 +130,7 @@ def _watched(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Product],
             return out
 
     # Inference mode would hand over operators whole, before they become those that multiply.
-    with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), OperatorCounter():  # type: ignore[no-untyped-call]
         forward(torch.from_numpy(sample))
     return products, len(casts)
 
@@ -224,7 +224,7 @@ def noted(precision: str | None, device: str, threads: int) -> dict[str, str]:
 def open_package(
     data: bytes, calls_at_once: int, name: str, *, recorded: bool = False
 ) -> "tuple[Forward, Mapping[str, str]]":
-    """A package that inductor compiled, and what was noted in it (see `exporters.write_package`).
+    """A package that inductor compiled, and what was noted in it (see `torch_exporters.write_package`).
 
     calls_at_once: more than these wait for each other. recorded: for a CUDA graph, which the package's own
     watch over its calls would disturb; the caller sees to it that they do not overlap. Raises WorkbenchError.

@@ -35,7 +35,7 @@ def unavailable(runtime: Runtime) -> str | None:
     found = nvidia.gpu()
     if isinstance(found, str):
         return found
-    if (missing := missing_package("torch", extra="export")) is not None:
+    if (missing := missing_package("torch")) is not None:
         return missing
     import torch
 

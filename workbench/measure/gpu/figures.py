@@ -24,7 +24,7 @@ LEAST_CALLS, MOST_CALLS = 5, 500
 ENERGY_WARM_S = 0.3  # until the clocks are where they stay
 ENERGY_S = 2.0  # the counter moves about ten times a second
 
-Clock = Callable[[], float]
+Timer = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class DeviceTimes:
     how: str
 
 
-class Subject(Protocol):
+class GpuSubject(Protocol):
     """One launched session on a GPU (`worker.Worker`, or a made-up one in tests)."""
 
     def device_times(self, size: int) -> DeviceTimes | None: ...
@@ -43,8 +43,8 @@ class Subject(Protocol):
     def joules(self, size: int) -> float | None: ...
 
 
-class Watch(Protocol):
-    """Reads the GPU meanwhile (`gpu.GpuWatch`)."""
+class GpuObserver(Protocol):
+    """Reads the GPU meanwhile (`watch.GpuWatch`)."""
 
     def begin(self) -> None: ...
     def end(self) -> Watched: ...
@@ -60,7 +60,7 @@ def sizes_of(artifact: Artifact, runtime: Runtime) -> tuple[int, ...]:
 
 
 def use_of(
-    subject: Subject, known: GpuUse, sizes: Sequence[int], watch: Watch, note: Callable[[str], None]
+    subject: GpuSubject, known: GpuUse, sizes: Sequence[int], watch: GpuObserver, note: Callable[[str], None]
 ) -> GpuUse:
     """`known`, and what this session does on the GPU. sizes: from `sizes_of`.
 
@@ -88,7 +88,7 @@ def use_of(
     return known.model_copy(update={**found, "throughput": tuple(speeds), "state": state})
 
 
-def _joules_after(subject: Subject, size: int) -> float | None:
+def _joules_after(subject: GpuSubject, size: int) -> float | None:
     try:
         return subject.joules(size)
     except ChildError:
@@ -112,7 +112,7 @@ def _calls(typical_s: float) -> int:
     return min(max(round(STRETCH_S / max(typical_s, 1e-9)), LEAST_CALLS), MOST_CALLS)
 
 
-def throughput(session: Session, batch: Batch, clock: Clock = time.perf_counter) -> GpuThroughput | None:
+def throughput(session: Session, batch: Batch, clock: Timer = time.perf_counter) -> GpuThroughput | None:
     """Photos a second in calls of this batch, one after the other; None where a call takes too long.
 
     Raises WorkbenchError where the session does not take the batch.
@@ -130,13 +130,13 @@ def throughput(session: Session, batch: Batch, clock: Clock = time.perf_counter)
     )
 
 
-def _seconds(infer: Infer, batch: Batch, clock: Clock) -> float:
+def _seconds(infer: Infer, batch: Batch, clock: Timer) -> float:
     before = clock()
     infer(batch)
     return clock() - before
 
 
-def joules(infer: Infer, batch: Batch, nvml: Any = None, clock: Clock = time.perf_counter) -> float | None:
+def joules(infer: Infer, batch: Batch, nvml: Any = None, clock: Timer = time.perf_counter) -> float | None:
     """Energy per photo of calls of this batch, one after the other, by the GPU's own counter.
 
     Of the whole GPU, with what it takes to be on at all. None where NVML has no counter, or it went back
@@ -154,7 +154,7 @@ def joules(infer: Infer, batch: Batch, nvml: Any = None, clock: Clock = time.per
     return (after - before) / 1e3 / (calls * len(batch))
 
 
-def _saturated(infer: Infer, batch: Batch, seconds: float, clock: Clock) -> int:
+def _saturated(infer: Infer, batch: Batch, seconds: float, clock: Timer) -> int:
     """Call for this long; how often."""
     until, calls = clock() + seconds, 0
     while clock() < until:

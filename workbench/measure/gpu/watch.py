@@ -36,7 +36,7 @@ def our_processes() -> frozenset[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class GpuReading:
     """One reading. processes: with a CUDA context; None: not told."""
 
     sm_mhz: int | None
@@ -75,7 +75,7 @@ class GpuWatch:
         self._ours: set[int] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread()
-        self._samples: list[Sample] = []
+        self._samples: list[GpuReading] = []
         self._computing: dict[int, int] = {}
 
     def begin(self) -> None:
@@ -91,7 +91,7 @@ class GpuWatch:
         samples = list(self._samples)
         return Watched(state_of(samples, self._ours), self._causes(samples))
 
-    def _watch(self, stop: threading.Event, samples: list[Sample], computing: dict[int, int]) -> None:
+    def _watch(self, stop: threading.Event, samples: list[GpuReading], computing: dict[int, int]) -> None:
         since_us = time.time_ns() // 1000
         with opened_gpu(self._nvml) as gpu:
             if gpu is None:
@@ -103,7 +103,7 @@ class GpuWatch:
                 samples.append(_sample(gpu))
             computing |= gpu.computing(since_us)
 
-    def _causes(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+    def _causes(self, samples: Sequence[GpuReading]) -> tuple[str, ...]:
         slowed = [reason for reason in _reasons(samples) or () if reason in DISTURBING]
         causes = [f"the GPU was slowed down ({', '.join(slowed)})"] if slowed else []
         foreign = _foreign(samples, self._ours)
@@ -113,9 +113,9 @@ class GpuWatch:
         return (*causes, "another process used the GPU") if foreign else tuple(causes)
 
 
-def _sample(gpu: Reader) -> Sample:
+def _sample(gpu: Reader) -> GpuReading:
     processes = gpu.processes()
-    return Sample(
+    return GpuReading(
         sm_mhz=gpu.clock_mhz("SM"),
         memory_mhz=gpu.clock_mhz("MEM"),
         celsius=gpu.celsius(),
@@ -125,7 +125,7 @@ def _sample(gpu: Reader) -> Sample:
     )
 
 
-def state_of(samples: Sequence[Sample], ours: Collection[int]) -> GpuState:
+def state_of(samples: Sequence[GpuReading], ours: Collection[int]) -> GpuState:
     """What was seen, over all samples. ours: ids of our processes."""
     watts = [sample.watts for sample in samples if sample.watts is not None]
     foreign = _foreign(samples, ours)
@@ -139,12 +139,12 @@ def state_of(samples: Sequence[Sample], ours: Collection[int]) -> GpuState:
     )
 
 
-def _reasons(samples: Sequence[Sample]) -> tuple[str, ...] | None:
+def _reasons(samples: Sequence[GpuReading]) -> tuple[str, ...] | None:
     told = [sample.reasons for sample in samples if sample.reasons is not None]
     return tuple(dict.fromkeys(reason for reasons in told for reason in reasons)) if told else None
 
 
-def _foreign(samples: Sequence[Sample], ours: Collection[int]) -> set[int] | None:
+def _foreign(samples: Sequence[GpuReading], ours: Collection[int]) -> set[int] | None:
     """Processes on the GPU that are none of ours; None where they cannot be told apart.
 
     One of ours is on the GPU while it is measured on. Where NVML shows none of them, this is a container,

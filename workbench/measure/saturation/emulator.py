@@ -40,11 +40,11 @@ def saturation_of(path: Path, photos: "NDArray[Any]") -> Saturation | None:
     """
     import numpy as np
 
-    from workbench.measure.saturation.network import Plan
+    from workbench.measure.saturation.network import SplitNetwork
 
     if not len(photos):
         raise WorkbenchError("saturation: there is no photo to emulate on", hint="give at least one")
-    plan = Plan(path)
+    plan = SplitNetwork(path)
     if not plan.layers:
         return None
     tally: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """A quantised network, run layer by layer with 16-bit sums emulated where a CPU without VNNI has them.
 
-The layers that multiply unsigned by signed bytes are computed by `bytesums`; all between them by onnxruntime.
+The layers that multiply unsigned by signed bytes are computed by `int16`; all between them by onnxruntime.
 
 Depthwise convolutions are not among them: their kernel adds 32-bit products one by one. Neither is
 ConvInteger, whose product has the signed weights on the left, for which no kernel has 16-bit sums. Both,
@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.common import cpu_options, open_cpu, translated_ort_errors
+from workbench.backends.mac_count import inputs_of
 from workbench.errors import WorkbenchError
 from workbench.measure.saturation.int16 import INPUTS, Arrays, Tally, attribute_of, layer_output
 
@@ -33,7 +35,7 @@ class Segment:
     gives: tuple[str, ...]
 
 
-class Plan:
+class SplitNetwork:
     """A network cut at the layers that multiply unsigned by signed bytes.
 
     layers: their names, in the order of the graph. Raises WorkbenchError where onnxruntime cannot open the
@@ -48,7 +50,7 @@ class Plan:
         self._stored: Arrays = {
             weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer
         }
-        source = next(value for value in graph.input if value.name not in self._stored)
+        source = inputs_of(graph)[0]
         self._input = source.name
         self._batch = max(1, int(source.type.tensor_type.shape.dim[0].dim_value))
         self._output = graph.output[0].name
@@ -75,16 +77,10 @@ class Plan:
 
     def _run_segment(self, place: int, segment: Segment, feed: Arrays) -> "list[NDArray[Any]]":
         """The session is opened on the first run, when the types of what goes in are known."""
-        from onnxruntime.capi import onnxruntime_pybind11_state as native
-
-        try:
+        with translated_ort_errors("run a part of the network alone, as `saturation` does"):
             if place not in self._sessions:
                 self._sessions[place] = _open(self._model, segment, feed)
             made: list[NDArray[Any]] = self._sessions[place].run(list(segment.gives), feed)
-        except (native.Fail, native.InvalidGraph, native.InvalidArgument, native.RuntimeException) as error:
-            raise WorkbenchError(
-                f"saturation: onnxruntime cannot run a part of the network alone: {error}"
-            ) from error
         return made
 
 
@@ -122,27 +118,14 @@ def _with_integer_layers(path: Path) -> "onnx.ModelProto":
     layers are moved to other layouts. Products that are quantised as they come stay in their parts.
     """
     import onnx
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options = cpu_options("ORT_ENABLE_EXTENDED")
     # On x86 onnxruntime turns signed data into unsigned before it multiplies, on ARM it does not: ask for
     # x86's graph, so that the answer does not depend on where the question is put.
     options.add_session_config_entry("session.qdqisint8allowed", "0")
     with TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "integer.onnx")
-        try:
-            onnxruntime.InferenceSession(
-                path,
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=["MatMulIntegerToFloatFusion", "DynamicQuantizeMatMulFusion"],
-            )
-        except (native.Fail, native.InvalidGraph, native.InvalidProtobuf, native.NotImplemented) as error:
-            raise WorkbenchError(f"onnxruntime cannot open {path.name}: {error}") from error
+        open_cpu(path, options, without=["MatMulIntegerToFloatFusion", "DynamicQuantizeMatMulFusion"])
         return onnx.load(options.optimized_model_filepath)
 
 
@@ -194,7 +177,6 @@ def _reads(node: "onnx.NodeProto") -> set[str]:
 
 def _open(model: "onnx.ModelProto", segment: Segment, feed: Arrays) -> "onnxruntime.InferenceSession":
     import onnx
-    import onnxruntime
 
     read = {name for node in segment.nodes for name in _reads(node)}
     graph = onnx.helper.make_graph(
@@ -210,8 +192,4 @@ def _open(model: "onnx.ModelProto", segment: Segment, feed: Arrays) -> "onnxrunt
         [weight for weight in model.graph.initializer if weight.name in read],
     )
     part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_cpu(part)

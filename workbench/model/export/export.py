@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from workbench.backends.artifact import ArtifactInfo, Format, Precision
 from workbench.backends.base import Hint
+from workbench.backends.common import filled
 from workbench.backends.torch.cuda import tensor_float
 from workbench.errors import Unsuited, WorkbenchError, first_line
 from workbench.model.export.settings import Export, check_opset, other_exporter
@@ -67,7 +68,7 @@ def export_onnx(
     expected = torch_logits(model, samples)
     size = 2 if export.dynamic_batch else max(1, input_shape[0])  # the exporter would make 1 a constant
     with _removed_on_error(target):
-        write_onnx(model, export, target, _first(samples, size), hint=other_exporter(export))
+        write_onnx(model, export, target, filled(samples[:size], size), hint=other_exporter(export))
         facts = _check_file(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
         max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch))
         if export.exporter == "torchscript":
@@ -109,14 +110,14 @@ def export_torch(
     with _removed_on_error(target), chatter_on_stderr(), switched:
         if compile:
             written: Format = "torch-aoti"
-            images = _first(samples, batch)
+            images = filled(samples[:batch], batch)
             write_package(model, target, images, precision=asked, threads=threads, device=device)
         elif isinstance(model, torch.jit.ScriptModule):
             written = "torchscript"
             model.save(str(target))
         else:
             written = "torch-export"
-            write_program(model, target, _first(samples, 2))
+            write_program(model, target, filled(samples[:2], 2))
         reopened = _open_torch(target, written)
         tolerance = COARSE.get(asked, TOLERANCE) if compile else TOLERANCE
         try:
@@ -222,8 +223,6 @@ class Package:
 
     def __call__(self, images: "torch.Tensor") -> "torch.Tensor":
         import torch
-
-        from workbench.backends.common import filled
 
         given = images.numpy()
         parts = [given[start : start + self.batch] for start in range(0, len(given), self.batch)]
@@ -331,12 +330,6 @@ def _refuse_large(model: "torch.nn.Module") -> None:
             f"the network has {size / 1e9:.1f} GB of weights; one ONNX file holds at most 2 GB (protobuf)",
             hint="models are kept in one file so that they can be verified: choose a smaller network",
         )
-
-
-def _first(samples: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
-    import numpy as np
-
-    return np.resize(samples[:size], (size, *samples.shape[1:]))
 
 
 @contextmanager

@@ -1,14 +1,11 @@
 """The `export` section of a recipe."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.errors import WorkbenchError
-
-if TYPE_CHECKING:
-    pass
-
+from workbench.system.records import Record
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -16,10 +13,8 @@ Exporter = Literal["dynamo", "torchscript"]
 OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7, 23)}
 
 
-class Export(BaseModel):
+class Export(Record):
     """How torch becomes ONNX: the `export` section of a recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     exporter: Exporter = Field(
         "dynamo",

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import Unsuited, WorkbenchError, first_line
+from workbench.errors import Unsuited, WorkbenchError, summary
 from workbench.model.graph.onnx_file import load
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _root_cause(error: BaseException) -> str:
     """The first line of the innermost exception: the exporters wrap it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {first_line(error)}"
+    return summary(error)
 
 
 @contextmanager

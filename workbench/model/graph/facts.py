@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
+from workbench.backends.common import open_cpu, translated_ort_errors
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
+from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
 from workbench.model.graph.roles import WEIGHTED, Wiring, roles_of, wiring_of
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +21,7 @@ PASSING = frozenset({"Where", "Cast", "Dropout", "Identity", "Reshape", "Transpo
 OTHER_SIZE = 0.75  # of the input: the size tried to find out whether it is free
 
 
-class NetworkFacts(BaseModel):
+class NetworkFacts(Record):
     """A float classifier, read from its ONNX graph.
 
     operators: nodes by type. macs: multiply-accumulates for one photo; None where the shapes are hidden.
@@ -31,8 +32,6 @@ class NetworkFacts(BaseModel):
     any_size: it takes photos of other sizes: no part of the graph depends on the number of pixels.
     first, last: the nodes with weights at both ends.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     operators: dict[str, int]
     opset: int
@@ -190,26 +189,11 @@ def takes_any_size(model: "onnx.ModelProto") -> bool:
 def _answer_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of the answer to a black photo; None where onnxruntime cannot run the graph on it."""
     import numpy as np
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # a failure is an answer here
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    refusals = (
-        native.Fail,
-        native.InvalidGraph,
-        native.InvalidArgument,
-        native.NotImplemented,
-        native.RuntimeException,
-    )
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        (logits,) = session.run(None, {image_input(model).name: np.zeros(shape, np.float32)})
-    except refusals:
+        with translated_ort_errors("run it"):
+            (logits,) = open_cpu(model).run(None, {image_input(model).name: np.zeros(shape, np.float32)})
+    except WorkbenchError:
         return None
     return tuple(logits.shape)
 

@@ -1,12 +1,12 @@
 """Name the nodes of a graph, and select them by name or by type, as in `exclude_nodes` of a recipe."""
 
 from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError
+from workbench.backends.common import translated_ort_errors
+from workbench.errors import WorkbenchError, did_you_mean, some
 
 if TYPE_CHECKING:
     import onnx
@@ -21,15 +21,12 @@ def prepare(source: Path, target: Path) -> "onnx.ModelProto":
     where onnxruntime cannot do it.
     """
     import onnx
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from workbench.model.graph.onnx_file import load
 
-    try:
+    with translated_ort_errors("prepare the model for INT8"):
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
-    except (native.Fail, native.InvalidGraph, native.NotImplemented, native.RuntimeException) as error:
-        raise WorkbenchError(f"onnxruntime cannot prepare the model for INT8: {error}") from error
     model = load(target)
     used = {node.name for node in model.graph.node}
     for node in model.graph.node:
@@ -63,16 +60,15 @@ def _unused(name: str, used: Collection[str]) -> str:
 def matching(patterns: Iterable[str], model: "onnx.ModelProto", *, field: str) -> list[str]:
     """Names of the nodes that a name or a glob pattern fits, in graph order.
 
-    Raises WorkbenchError naming the closest nodes where a pattern fits none.
+    Raises WorkbenchError naming the closest node where a pattern fits none.
     """
     names = [node.name for node in model.graph.node if node.name]
     chosen: set[str] = set()
     for pattern in patterns:
         found = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
         if not found:
-            raise WorkbenchError(
-                f"{field}: no node is named `{pattern}`", hint=_closest(pattern, names, "the graph has")
-            )
+            hint = did_you_mean(pattern.strip("*"), names) or f"the graph has {some(names)}"
+            raise WorkbenchError(f"{field}: no node is named `{pattern}`", hint=hint)
         chosen |= found
     return [name for name in names if name in chosen]
 
@@ -89,14 +85,6 @@ def known_op_types(op_types: Iterable[str], model: "onnx.ModelProto", *, field: 
     present = {node.op_type for node in model.graph.node}
     for op_type in sorted(chosen - present):
         if not onnx.defs.has(op_type):
-            raise WorkbenchError(
-                f"{field}: ONNX has no operator `{op_type}`", hint=_closest(op_type, present, "the graph has")
-            )
+            hint = did_you_mean(op_type, present) or f"the graph has {some(sorted(present))}"
+            raise WorkbenchError(f"{field}: ONNX has no operator `{op_type}`", hint=hint)
     return chosen
-
-
-def _closest(wanted: str, names: Collection[str], have: str) -> str:
-    close = get_close_matches(wanted.strip("*"), names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(f'`{name}`' for name in close)}?"
-    return f"{have} {', '.join(f'`{name}`' for name in sorted(names)[:5])}, …"

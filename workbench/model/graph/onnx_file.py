@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo, Precision
+from workbench.backends.common import filled, open_cpu, translated_ort_errors
+from workbench.backends.mac_count import inputs_of
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.files import sha256_file
@@ -121,37 +123,6 @@ def load(path: Path) -> "onnx.ModelProto":
     return model
 
 
-def open_cpu(path: Path) -> "onnxruntime.InferenceSession":
-    """A session on the CPU with one thread, that runs the graph as it is written.
-
-    Graph optimisations are off: a few runs are too short for them to pay, and they have crashed on graphs for
-    a GPU (onnxruntime 1.32, fp16 transformers). Raises WorkbenchError where onnxruntime refuses the file.
-    """
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
-        native.Fail,
-        native.InvalidGraph,
-        native.InvalidProtobuf,
-        native.InvalidArgument,
-        native.NoSuchFile,
-        native.NotImplemented,
-        native.RuntimeException,
-    ) as error:
-        unknown = "not a registered function/op" in str(error)
-        raise WorkbenchError(
-            f"onnxruntime cannot open {path.name}: {error}",
-            hint="it has operators of another library's: export it with ONNX's own" if unknown else None,
-        ) from error
-
-
 def logits_of(path: Path, facts: OnnxFacts, samples: Batch) -> "NDArray[np.float32]":
     """(n, classes) logits of n samples, in the form the file takes, of the graph as written.
 
@@ -162,25 +133,15 @@ def logits_of(path: Path, facts: OnnxFacts, samples: Batch) -> "NDArray[np.float
     session = open_cpu(path)
     size = facts.input_shape[0] or len(samples)
     rows = [
-        _run(session, facts, _filled(samples[start : start + size], size))
+        _run(session, facts, filled(samples[start : start + size], size))
         for start in range(0, len(samples), size)
     ]
     return np.concatenate(rows)[: len(samples)]
 
 
-def _filled(batch: Batch, size: int) -> Batch:
-    import numpy as np
-
-    return batch if len(batch) == size else np.resize(batch, (size, *batch.shape[1:]))
-
-
 def _run(session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch) -> "NDArray[np.float32]":
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
-
-    try:
+    with translated_ort_errors(f"run a batch of {len(batch)}"):
         logits: NDArray[np.float32] = session.run([facts.output_name], {facts.input_name: batch})[0]
-    except (native.Fail, native.InvalidArgument, native.RuntimeException, native.NotImplemented) as error:
-        raise WorkbenchError(f"onnxruntime cannot run a batch of {len(batch)}: {error}") from error
     return logits
 
 
@@ -238,9 +199,8 @@ def precision_of(model: "onnx.ModelProto") -> Precision:
 
 
 def image_input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
-    """The input of the photos. Old files list their weights as inputs too."""
-    stored = {weight.name for weight in model.graph.initializer}
-    return next(value for value in model.graph.input if value.name not in stored)
+    """The input photos go into."""
+    return inputs_of(model.graph)[0]
 
 
 def weights(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Interpolation, StatedPreprocess, Triple
+from workbench.system.records import Record, problems_of
 
 Kind = Literal["state-dict", "torchscript", "torch-export", "onnx", "transformers", "factory"]
 Layout = Literal["lightning", "plain"]
@@ -23,15 +24,13 @@ NAMES: dict[Kind, str] = {
 }
 
 
-class SourceInfo(BaseModel):
+class SourceInfo(Record):
     """Facts that a source states; None for those that it does not.
 
     num_classes: logits per image. network: the name of its architecture.
     stated_in: the file or library that states the preprocessing; None: the checkpoint itself.
     notes: differences between the source's own preprocessing and ours; one sentence each.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     layout: Layout | None = None
@@ -61,10 +60,7 @@ def checked_info(known: Mapping[str, object], where: object) -> SourceInfo:
     try:
         return SourceInfo.model_validate(known)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors()
-        )
+        problems = "; ".join(problems_of(error))
         raise WorkbenchError(f"{where} describes its model in a way we cannot use: {problems}") from error
 
 

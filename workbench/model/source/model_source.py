@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from workbench.errors import WorkbenchError, some
 from workbench.model.source import timm_network, torch_export, transformers_folder
@@ -25,6 +25,7 @@ from workbench.model.source.info import SourceInfo, checked_info, folded, interp
 from workbench.model.source.user_factory import build, code_digests, data_digests, parts
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.files import digest_of, sha256_file
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +41,8 @@ __all__ = [
 ]
 
 
-class ModelSource(BaseModel):
+class ModelSource(Record):
     """The `model` section of krishi.yaml: the trained network. Paths are absolute once it is loaded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: Path | None = Field(
         None,

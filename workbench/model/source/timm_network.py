@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, first_line, summary
 from workbench.model.source.info import checked_info
 from workbench.photos.contract import StatedPreprocess
+from workbench.system.packages import unusable
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> 
         network: torch.nn.Module = timm.create_model(name, pretrained=False, **{**classes, **args})
     except Exception as error:  # its constructors may raise anything for wrong arguments
         raise WorkbenchError(
-            f"model.factory: timm cannot build `{name}`: {type(error).__name__}: {first_line(error)}",
+            f"model.factory: timm cannot build `{name}`: {summary(error)}",
             hint="check `model.factory_args`: they are passed to `timm.create_model`",
         ) from error
     return network
@@ -89,22 +90,12 @@ def completed(stated: StatedPreprocess, default: StatedPreprocess) -> StatedPrep
 def _timm(name: str) -> ModuleType:
     try:
         import timm
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise _not_usable(error) from error
-        raise WorkbenchError("`timm` is not installed", hint="pip install timm") from error
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise _not_usable(error) from error
+        hint = "often a torchvision made for another torch: install the one that belongs to yours"
+        raise unusable("timm", error, hint=hint) from error
     if not timm.is_model(name):
         raise WorkbenchError(
             f"model.factory: timm has no network `{name}`", hint="`timm.list_models()` shows their names"
         )
     module: ModuleType = timm
     return module
-
-
-def _not_usable(error: Exception) -> WorkbenchError:
-    return WorkbenchError(
-        f"`timm` cannot be imported: {type(error).__name__}: {first_line(error)}",
-        hint="often a torchvision made for another torch: install the one that belongs to yours",
-    )

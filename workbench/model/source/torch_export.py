@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, first_line, plural, summary
 from workbench.model.export.torch_exporters import NETWORK_ERRORS
 from workbench.model.source.info import SourceInfo, checked_info
 
@@ -81,8 +81,7 @@ def _read(path: Path) -> "ExportedProgram":
             program: ExportedProgram = torch.export.load(file)
     except (*NETWORK_ERRORS, OSError, EOFError, ImportError, pickle.UnpicklingError) as error:
         raise WorkbenchError(
-            f"model.checkpoint: torch cannot read the program {path}: {type(error).__name__}: "
-            f"{first_line(error)}",
+            f"model.checkpoint: torch cannot read the program {path}: {summary(error)}",
             hint="export it again with the torch installed here",
         ) from error
     return program
@@ -131,7 +130,7 @@ def _check_shape(program: "ExportedProgram", images: Any, path: Path) -> None:
     batch, channels, height, width = images.shape
     if isinstance(channels, int) and channels != 3:
         raise WorkbenchError(
-            f"model.checkpoint: {path} takes photos of {channels} channel(s): ours are RGB, 3 channels"
+            f"model.checkpoint: {path} takes {plural(channels, 'channel')}: photos are RGB, 3 channels"
         )
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise WorkbenchError(

@@ -13,6 +13,7 @@ from workbench.model.source.info import SourceInfo, checked_info
 from workbench.model.source.transformers_processor import PROCESSOR, square
 from workbench.model.source.transformers_processor import read as read_processor
 from workbench.system.files import sha256_file
+from workbench.system.packages import unusable
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ def load(folder: Path) -> "torch.nn.Module":
 
         loader = transformers.AutoModelForImageClassification
     except (ImportError, RuntimeError) as error:
-        raise _not_usable(error) from error
+        raise unusable("transformers", error) from error
     try:
         with _silence_library():
             network, report = loader.from_pretrained(
@@ -147,12 +148,6 @@ def _silence_library() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _not_usable(error: Exception) -> WorkbenchError:
-    missing = isinstance(error, ModuleNotFoundError) and error.name in ("transformers", "safetensors")
-    why = "is not installed" if missing else f"cannot be imported: {first_line(error)}"
-    return WorkbenchError(f"`transformers` {why}", hint="pip install 'krishi-bench[transformers]'")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from workbench.errors import WorkbenchError, first_line, some
+from workbench.errors import WorkbenchError, some, summary
 from workbench.system.files import sha256_file
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
         raise
     except Exception as error:  # user code may raise anything
         raise WorkbenchError(
-            f"model.factory: `{spec}` raised {type(error).__name__}: {first_line(error)}",
+            f"model.factory: `{spec}` raised {summary(error)}",
             hint="call it in a Python shell with `model.factory_args` to see where",
         ) from error
     finally:

@@ -15,7 +15,6 @@ from workbench.results.verdict import Comparison, Row
 from workbench.run.advice.speed_rules import Situation, opinions
 from workbench.steps.fp16.settings import Fp16
 from workbench.system.machine import Machine
-from workbench.workspace import requirements
 from workbench.workspace.recipe import Variant
 
 Expected = Literal["faster", "slower", "same", "unknown"]
@@ -83,9 +82,7 @@ def advise(
         else _judged(variant, situation, objective)
         for variant in variants
     )
-    return Advice(
-        facts, machine.cpu, machine.cores, requirements.features(machine.features), objective, items
-    )
+    return Advice(facts, machine.cpu, machine.cores, machine.features, objective, items)
 
 
 def advised(advice: Advice, variants: Sequence[Variant]) -> list[Variant]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from workbench.run.advice.evidence import Evidence, evidence
-from workbench.workspace import requirements as needs
+from workbench.workspace import requirements
 from workbench.workspace.fields import as_yaml, described, summary
 from workbench.workspace.recipe import Recipe, Variant
 
@@ -64,7 +64,7 @@ def explain(
         tuple(variant.name for variant in variants),
         axes,
         recipe.needs,
-        needs.unmet(recipe.needs, flags=flags),
+        requirements.unmet(recipe.needs, flags=flags),
         _merge(variants),
     )
 

@@ -33,15 +33,13 @@ from workbench.run.advice.evidence import (
 from workbench.steps.fp16.settings import Fp16
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
+from workbench.system.machine import BF16, INT8_DOT
 from workbench.workspace.recipe import Variant
 
 ARITHMETIC = "multiply-accumulates of this network"
 SMOOTHQUANT = "Xiao et al. 2023, SmoothQuant"
 RULES = "how krishi-bench measures and serves"
 
-VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-ARM_DOT = frozenset({"asimddp", "i8mm"})
-BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 TIDYING = frozenset({"simplify", "optimize", "fixed_batch", "dynamic_batch", "fold_preprocess"})
 MANY_GATES = 0.25  # gates per convolution
 MUCH_DEPTHWISE = 0.3  # of the MACs
@@ -82,7 +80,7 @@ class Situation:
     @property
     def int8_dot(self) -> bool:
         """Whether four 8-bit products are summed into 32 bits by one instruction."""
-        return bool(self.flags & (VNNI if self.x86 else ARM_DOT))
+        return bool(self.flags & INT8_DOT)
 
     @property
     def bf16(self) -> bool:

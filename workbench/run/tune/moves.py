@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from workbench.model.graph.roles import Role
 from workbench.steps import Step
-from workbench.steps.int8.layer_sensitivity import Layer
+from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.workspace.recipe import RecipePreprocess, Variant
@@ -116,7 +116,7 @@ def _repairs(variant: Variant, step: StaticInt8, absent: frozenset[Role]) -> Ite
         yield Move(with_step(variant, "per-tensor", per_channel=False), "one scale per tensor of weights")
 
 
-def mixed(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
+def mixed(variant: Variant, layers: Sequence[LayerSensitivity]) -> Iterator[Move]:
     """Mixed precision from what each layer costs and buys, boldest first.
 
     Leaving a layer in float undoes its error and gives its time back. Layers that buy nothing go first;
@@ -126,7 +126,7 @@ def mixed(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
         yield from _new(variant, _mixes(variant, layers))
 
 
-def _mixes(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
+def _mixes(variant: Variant, layers: Sequence[LayerSensitivity]) -> Iterator[Move]:
     idle = [layer.name for layer in layers if layer.gain_ns is not None and layer.gain_ns <= 0]
     if idle and len(idle) < len(layers):
         yield Move(_without(variant, idle, "gainful"), "INT8 only where it buys time")
@@ -146,7 +146,7 @@ def _mixes(variant: Variant, layers: Sequence[Layer]) -> Iterator[Move]:
         count *= 2
 
 
-def _price(layer: Layer) -> float:
+def _price(layer: LayerSensitivity) -> float:
     """Error per nanosecond that INT8 saves; a layer that saves nothing is the first to go."""
     gain = layer.gain_ns
     if gain is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from workbench.backends import BACKENDS
 from workbench.measure.records import BASELINE
@@ -23,6 +23,7 @@ from workbench.system import machine
 from workbench.system.child import ChildError
 from workbench.system.files import digest_of, write_atomic
 from workbench.system.packages import versions
+from workbench.system.records import Record
 from workbench.workspace.recipe import Variant
 
 if TYPE_CHECKING:
@@ -38,15 +39,13 @@ LIKELY = 0.6  # to be certified: what a search goes on from
 CODE = "look-1"  # raised when looks are taken in another way
 
 
-class Look(BaseModel):
+class QuickLook(Record):
     """What a look saw, beside the baseline.
 
     log_ratio: log(its time / the baseline's time) of one photo, the median of alternating turns.
-    images, losses, gains: of the photos that choose, as in `results.Accuracy`.
+    images, losses, gains: of the photos that choose, as in `measure.records.Accuracy`.
     seconds: that the look took, the build aside.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     log_ratio: float
     images: int
@@ -111,11 +110,11 @@ class Looker:
     _baseline: Worker | None = None
     _seconds: float = 0.0
 
-    def look(self, variant: Variant, built: Built) -> Look:
+    def look(self, variant: Variant, built: Built) -> QuickLook:
         """Raises WorkbenchError where the variant cannot be opened or run."""
         path = self._path(variant, built)
         try:
-            return Look.model_validate_json(path.read_bytes())
+            return QuickLook.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             pass  # not looked at yet
         started = time.monotonic()
@@ -125,7 +124,7 @@ class Looker:
             self._close()  # it may be the baseline that died: the next look opens another
             raise
         losses, gains = self._compared(logits, rows)
-        look = Look(
+        look = QuickLook(
             log_ratio=log_ratio,
             images=len(rows),
             losses=losses,

@@ -15,8 +15,8 @@ from workbench.run.check_variant import Built, Context, build_variant, cause_of,
 from workbench.run.prepare import overridden
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Look, Looker
-from workbench.steps.int8.layer_sensitivity import Layer
+from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.system.child import ChildError, call
 from workbench.system.files import file_name
 from workbench.system.progress import Progress
@@ -34,7 +34,7 @@ class Tried:
 
     variant: Variant
     why: str
-    look: Look | None = None
+    look: QuickLook | None = None
     cause: Skipped | Failed | OutOfTime | None = None
 
 
@@ -265,7 +265,7 @@ def mix(found: Search, variant: Variant) -> None:
             found.take(move)
 
 
-def layers(found: Search, variant: Variant) -> list[Layer]:
+def layers(found: Search, variant: Variant) -> list[LayerSensitivity]:
     """What each layer costs and buys; nothing where time is up or the graphs do not tell."""
     context = found.context
     position = next(i for i, step in enumerate(variant.steps) if step.use == "static_int8")

@@ -1,7 +1,7 @@
 """`krishi-bench tune`: search recipe space within a time budget, then decide as any run decides.
 
 First smaller inputs, then what the advisor suggests, then both together, then mixed precision for the best
-INT8 variant. Candidates get a quick look each (`explore`); the few that are left are checked and timed in an
+INT8 variant. Candidates get a quick look each (`search`); the few that are left are checked and timed in an
 ordinary run, and the winner is written down as a recipe.
 """
 

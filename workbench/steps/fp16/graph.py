@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from workbench.backends.mac_count import MULTIPLYING
-from workbench.errors import WorkbenchError, first_line
+from workbench.backends.mac_count import MULTIPLYING, inputs_of
+from workbench.errors import WorkbenchError, summary
 from workbench.steps.fp16.casts import FLOAT, bodies, types_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
     if copy.functions:
         copy = onnx.inliner.inline_local_functions(copy)
     graph = copy.graph
-    stored = {weight.name for weight in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored]
+    inputs = inputs_of(graph)
     if len(inputs) < len(graph.input):
         del graph.input[:]
         graph.input.extend(inputs)
@@ -156,7 +155,7 @@ def by_onnxruntime(
         )
     except (AssertionError, KeyError, RuntimeError, ValueError, InferenceError) as error:
         raise WorkbenchError(
-            f"fp16: onnxruntime's converter fails here: {type(error).__name__}: {first_line(error)}",
+            f"fp16: onnxruntime's converter fails here: {summary(error)}",
             hint="put `simplify` before `fp16`, or export with another opset",
         ) from error
     return converted

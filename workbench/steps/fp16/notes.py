@@ -4,14 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-
+from workbench.errors import plural, some
 
 NOTES = "krishi_bench.fp16"  # the key of the file's metadata
-SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +25,10 @@ class Fp16Notes:
     def text(self) -> str:
         """One line for the log."""
         share = "" if self.half_share is None else f", {self.half_share:.1%} of the multiplications in FP16"
-        names = [f"`{name}` ({reason})" for name, reason in list(self.kept.items())[:SHOWN]]
-        more = [f"{len(self.kept) - SHOWN} more"] if len(self.kept) > SHOWN else []
-        listed = f": {', '.join([*names, *more])}" if names else ""
-        nodes = "node" if len(self.kept) == 1 else "nodes"
-        return f"fp16: {len(self.kept)} sensitive {nodes} kept in FP32{listed}{share}, {self.casts} casts"
+        kept = [f"`{name}` ({reason})" for name, reason in self.kept.items()]
+        listed = f": {some(kept, quote='')}" if kept else ""
+        sensitive, casts = plural(len(kept), "sensitive node"), plural(self.casts, "cast")
+        return f"fp16: {sensitive} kept in FP32{listed}{share}, {casts}"
 
 
 def notes_of(path: Path) -> Fp16Notes | None:

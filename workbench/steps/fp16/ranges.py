@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.common import cpu_options, filled, open_cpu
 from workbench.model.graph.onnx_file import image_input
 from workbench.steps.fp16.casts import FLOAT, types_of
 from workbench.steps.fp16.graph import sizes_of
-from workbench.steps.int8.calibration import batch_size, filled, opened
+from workbench.steps.int8.calibration import batch_size
 
 if TYPE_CHECKING:
     import onnx
@@ -109,7 +110,7 @@ def measured(model: "onnx.ModelProto", batches: "Iterable[NDArray[Any]]") -> Pea
         _emit_peak(augmented.graph, name, f"peak/{number}", wanted)
     for number, node in enumerate(counting):
         _emit_sum(augmented.graph, node, f"sum/{number}", wanted)
-    session, size = opened(augmented), batch_size(model)
+    session, size = open_cpu(augmented, cpu_options(threads=0)), batch_size(model)
     highest = np.zeros(len(wanted))
     for batch in batches:
         for start in range(0, len(batch), size):
@@ -197,7 +198,7 @@ def change_of_rounding(
                 nodes.append(onnx.helper.make_node("Sub", [f"up/{name}", "rounded/by"], [name]))
     del graph.node[:]
     graph.node.extend(nodes)
-    sessions = [opened(model), opened(rounded)]
+    sessions = [open_cpu(graph, cpu_options(threads=0)) for graph in (model, rounded)]
     image, size, furthest = image_input(model).name, batch_size(model), 0.0
     for batch in batches:
         given = {image: filled(batch[:size], size)}

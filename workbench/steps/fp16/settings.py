@@ -1,19 +1,14 @@
 """The `fp16` step as a recipe states it."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from workbench.system.removed import Compatible
-
-if TYPE_CHECKING:
-    pass
+from workbench.system.records import Record
 
 
-class Fp16(Compatible):
+class Fp16(Record):
     """Weights and arithmetic in FP16; photos and logits stay FP32, with a cast at each end of the graph."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     REMOVED: ClassVar = {"keep_io_types": (True,), "converter": ("auto", "onnxruntime")}
 

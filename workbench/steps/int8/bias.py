@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.backends.common import cpu_options, filled, open_cpu
 from workbench.model.graph.onnx_file import image_input, opset_of
 from workbench.model.graph.roles import Wiring, wiring_of
-from workbench.steps.int8.calibration import batch_size, filled, opened
+from workbench.steps.int8.calibration import batch_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,7 @@ AXES_AS_INPUT_OPSET = 18  # of ReduceMean
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class BiasedLayer:
     """A convolution or Gemm of the float graph, and what quantising made of its input and weights.
 
     scale, zero_point: of the activation it reads. weights: as INT8 represents them, in float32.
@@ -51,7 +52,8 @@ def correct_biases(
     if not layers:
         return 0
     augmented, wanted = _with_twins(model, layers)
-    session, image, size = opened(augmented), image_input(model).name, batch_size(model)
+    session = open_cpu(augmented, cpu_options(threads=0))
+    image, size = image_input(model).name, batch_size(model)
     shifts: list[NDArray[np.float64]] | None = None
     taken = min(count, PHOTOS, len(images))
     batches = 0
@@ -64,7 +66,7 @@ def correct_biases(
     return len(layers)
 
 
-def _layers(model: "onnx.ModelProto", quantized: "onnx.ModelProto") -> Iterator[Layer]:
+def _layers(model: "onnx.ModelProto", quantized: "onnx.ModelProto") -> Iterator[BiasedLayer]:
     """The layers whose weights and input are both quantised, and whose bias is stored or missing."""
     made, floats = wiring_of(quantized), wiring_of(model)
     names = {node.name: node for node in model.graph.node}
@@ -78,7 +80,7 @@ def _layers(model: "onnx.ModelProto", quantized: "onnx.ModelProto") -> Iterator[
         if weights.input[0] not in made.constants or read.input[0] not in made.maker:
             continue
         scale, zero_point = (made.constants[name] for name in read.input[1:3])
-        yield Layer(node, scale, zero_point, _dequantized(weights, made))
+        yield BiasedLayer(node, scale, zero_point, _dequantized(weights, made))
 
 
 def _can_shift(node: "onnx.NodeProto", wiring: Wiring) -> bool:
@@ -111,7 +113,7 @@ def _dequantized(node: "onnx.NodeProto", wiring: Wiring) -> "NDArray[np.float32]
     return values.astype(np.float32)
 
 
-def _with_twins(model: "onnx.ModelProto", layers: list[Layer]) -> "tuple[onnx.ModelProto, list[str]]":
+def _with_twins(model: "onnx.ModelProto", layers: list[BiasedLayer]) -> "tuple[onnx.ModelProto, list[str]]":
     """The float graph with a quantised twin of every layer, and the outputs that are their mean shifts."""
     import numpy as np
     import onnx

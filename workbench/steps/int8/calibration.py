@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from workbench.backends.common import cpu_options, filled, open_cpu
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
 from workbench.steps.int8.range_search import (
@@ -21,12 +22,11 @@ from workbench.steps.int8.range_search import (
     percentile_limit,
     percentile_tails,
 )
-from workbench.system.removed import Compatible
+from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
-    import onnxruntime
     from numpy.typing import NDArray
 
     from workbench.photos.dataset import Images
@@ -44,13 +44,11 @@ CHUNK = 1 << 16  # values counted at a time, which stay in the cache
 NARROWEST = 1e-10  # a range within this is one of zeros: its scale would be next to nothing
 
 
-class Calibration(Compatible):
+class Calibration(Record):
     """How the ranges of activations are found: two passes over the photos, in bounded memory.
 
     onnxruntime's default of 128 bins makes its `entropy` equal to `minmax`, hence our own.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     REMOVED: ClassVar = {"deviations": None, "bins": (BINS,)}
     REMOVED_VALUES: ClassVar = {"method": ("distribution",)}
@@ -267,7 +265,8 @@ def summarised(
         for output, kind in zip((low, high, mean, count), types, strict=True):
             graph.output.append(onnx.helper.make_tensor_value_info(output, kind, []))
             wanted.append(output)
-    session, image, size = opened(augmented), image_input(model).name, batch_size(model)
+    session = open_cpu(augmented, cpu_options(threads=0))
+    image, size = image_input(model).name, batch_size(model)
 
     def run(batch: "NDArray[np.float32]") -> dict[str, Summary]:
         values = [float(value) for value in session.run(wanted, {image: filled(batch, size)})]
@@ -300,7 +299,7 @@ def instrumented(
         for name in wanted
         if name not in outputs
     )
-    session, size = opened(augmented), batch_size(model)
+    session, size = open_cpu(augmented, cpu_options(threads=0)), batch_size(model)
 
     def run(batch: "NDArray[np.float32]") -> "Activations":
         batch = filled(batch, size)
@@ -308,22 +307,3 @@ def instrumented(
         return {**found, image: batch} if image in tensors else found
 
     return run
-
-
-def filled(batch: "NDArray[np.float32]", size: int) -> "NDArray[np.float32]":
-    """A fixed batch is filled up with its own photos."""
-    import numpy as np
-
-    return np.resize(batch, (size, *batch.shape[1:])) if len(batch) < size else batch
-
-
-def opened(model: "onnx.ModelProto") -> "onnxruntime.InferenceSession":
-    """A session that runs the graph as it is: in optimised ones, tensors between fused nodes disappear."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )

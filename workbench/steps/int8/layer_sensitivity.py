@@ -1,6 +1,5 @@
 """What each layer of a static INT8 graph costs and buys: the error it alone brings, the time it saves."""
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,10 +9,10 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.common import cpu_options, filled, open_cpu, profiled_nodes
 from workbench.backends.softmax import log_softmax
 from workbench.model.graph.onnx_file import image_input, load
 from workbench.photos.contract import Batch
-from workbench.steps.int8.calibration import filled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +26,7 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", 
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerSensitivity:
     """A layer that the graph computes in INT8.
 
     error: mean Kullback-Leibler divergence of the network's probabilities, in nats, with this layer alone
@@ -46,7 +45,7 @@ class Layer:
         return self.float_ns - self.int8_ns
 
 
-def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> list[Layer]:
+def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> list[LayerSensitivity]:
     """Every layer of `quantized`, in graph order.
 
     prepared: the float graph that was quantised, its nodes named alike. photos: as the graph takes them; as
@@ -63,7 +62,7 @@ def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> li
                 float_times[alias] for alias in (node.name, *aliases[node.name]) if alias in float_times
             ]
             found.append(
-                Layer(
+                LayerSensitivity(
                     node.name, errors[node.name], in_float[0] if in_float else None, int8_times.get(node.name)
                 )
             )
@@ -76,26 +75,21 @@ def node_times(path: Path, photo: Batch) -> dict[str, float]:
     Names as in the file, as far as onnxruntime keeps them: it appends `_token_N` to what it rewrites, and
     calls a convolution in its own layout by its output, `<output>_nchwc`, which is returned as `<output>`.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = cpu_options("ORT_ENABLE_ALL")
     options.enable_profiling = True
     with TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_cpu(path, options)
         image = session.get_inputs()[0]
         size = image.shape[0] if isinstance(image.shape[0], int) else 1
         feed = {image.name: filled(photo, size)}
         for _ in range(PROFILED_CALLS):
             session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
+        nodes = profiled_nodes(session)
     times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            plain = re.sub(r"(_token_\d+|_nchwc)+$", "", event["name"].removesuffix("_kernel_time"))
-            times.setdefault(plain, []).append(1000.0 * event["dur"])
+    for node in nodes:
+        plain = re.sub(r"(_token_\d+|_nchwc)+$", "", node["name"])
+        times.setdefault(plain, []).append(1000.0 * node["dur"])
     return {name: median(values) for name, values in times.items()}
 
 
@@ -126,15 +120,9 @@ def errors_of(
     between itself and its quantised self, and its weights can be fed.
     """
     import numpy as np
-    import onnxruntime
 
     graph = _switched(source, quantized)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_cpu(graph.model, cpu_options("ORT_ENABLE_ALL"))
     images = image_input(source)
     fixed = images.type.tensor_type.shape.dim[0].dim_value
 

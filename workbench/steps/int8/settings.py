@@ -1,29 +1,23 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from workbench.model.graph.roles import Role
 from workbench.steps.int8.calibration import Calibration
-from workbench.system.removed import Compatible
-
-if TYPE_CHECKING:
-    pass
-
+from workbench.system.records import Record
 
 QDQ_OPSET = 10  # the first with QuantizeLinear
 PER_CHANNEL_QDQ_OPSET = 13  # (De)QuantizeLinear has its `axis` since then
 HALF_QDQ_OPSET = 19  # they take FP16 since then
 
 
-class DynamicInt8(BaseModel):
+class DynamicInt8(Record):
     """INT8 weights; activations are quantised at run time, at every call, so no photos are needed.
 
     The quantiser is onnxruntime's `quantize_dynamic`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["dynamic_int8"]
     weight: Literal["qint8", "quint8"] = Field(
@@ -39,14 +33,12 @@ class DynamicInt8(BaseModel):
     )
 
 
-class StaticInt8(Compatible):
+class StaticInt8(Record):
     """INT8 weights and activations, with the ranges of the activations calibrated on photos beforehand.
 
     The graph is marked (QDQ), which leaves the choice of kernels to the runtime, and the logits in float. The
     ranges come from our own calibration; the quantiser is onnxruntime's `quantize_static`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     REMOVED: ClassVar = {
         "format": ("qdq",),

@@ -40,7 +40,7 @@ class Placement:
 
 
 def place(model: "onnx.ModelProto", chosen: Collection[str]) -> Placement:
-    """Where pairs go in a prepared float graph (see `nodes.prepare`).
+    """Where pairs go in a prepared float graph (see `node_names.prepare`).
 
     chosen: names of the nodes that may be quantised: convolutions and products with stored weights are, an
     Add, a Mul or an average pool where that saves a conversion. Matrix products of two activations stay in

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.common import cpu_options, open_cpu
 from workbench.backends.openvino.backend import without_telemetry
 from workbench.backends.softmax import log_softmax
 from workbench.errors import WorkbenchError, first_line
@@ -25,7 +26,7 @@ RANKED = 300  # photos by which accuracy control finds the layers that distort m
 
 
 @dataclass(frozen=True, slots=True)
-class Photos:
+class PhotoBatches:
     """Batches for NNCF, which goes through them as often as it likes.
 
     labelled: these rows alone, one photo at a time and with its label.
@@ -50,7 +51,7 @@ def quantized(
     step: "NncfInt8",
     model: Any,
     ignored: list[str],
-    photos: Photos,
+    photos: PhotoBatches,
     validation: "Images | None",
     choosing: Sequence[int] | None,
     as_input: Callable[[Any], Any],
@@ -125,7 +126,7 @@ def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
 
 def _choosing(
     control: "AccuracyControl", validation: "Images | None", choosing: Sequence[int] | None, size: int
-) -> Photos:
+) -> PhotoBatches:
     """The photos that accuracy control looks at; those that certify must not be among them."""
     if validation is None:
         raise WorkbenchError(
@@ -144,7 +145,7 @@ def _choosing(
             f"nncf_int8.accuracy_control.images: {count} photos asked for, {len(rows)} choose",
             hint=f"lower it to {len(rows)} or less, or leave it out",
         )
-    return Photos(validation, count, 1, labelled=rows)
+    return PhotoBatches(validation, count, 1, labelled=rows)
 
 
 Scores = list[float] | list[list[Any]]
@@ -180,9 +181,7 @@ def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
     if not isinstance(model, onnx.ModelProto):
         request = model.create_infer_request()
         return lambda batch: request.infer([batch])[0].copy()
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_cpu(model, cpu_options("ORT_ENABLE_ALL", threads=0))
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 

@@ -8,7 +8,7 @@ from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching, named
 from workbench.steps import openvino_ir
 from workbench.steps.int8.calibration import batch_size
-from workbench.steps.nncf.call import Photos, quantized
+from workbench.steps.nncf.call import PhotoBatches, quantized
 from workbench.steps.nncf.settings import NncfInt8
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def nncf_ir(
     validation: "Images | None",
     choosing: Sequence[int] | None = None,
 ) -> None:
-    """Quantise an ONNX file into an IR in `folder` (see `ir.save`). Raises as `nncf_onnx` does."""
+    """Quantise an ONNX file into an IR in `folder` (see `openvino_ir.save`). Raises as `nncf_onnx` does."""
     model = named(source)
     photos = _photos(step, model, images)
     network = openvino_ir.read(source)
@@ -116,13 +116,13 @@ def _ignored(step: NncfInt8, model: "onnx.ModelProto") -> "list[onnx.NodeProto]"
     return [node for node in model.graph.node if node.name in names or node.op_type in types]
 
 
-def _photos(step: NncfInt8, model: "onnx.ModelProto", images: "Images") -> Photos:
+def _photos(step: NncfInt8, model: "onnx.ModelProto", images: "Images") -> PhotoBatches:
     if step.images > len(images):
         raise WorkbenchError(
             f"nncf_int8.images: {step.images} photos asked for, data.calibration has {len(images)}",
             hint=f"lower `images` to {len(images)} or less, or add photos",
         )
-    return Photos(images, step.images, batch_size(model))
+    return PhotoBatches(images, step.images, batch_size(model))
 
 
 def _check_finite(network: Any, batch: Any) -> None:

@@ -1,23 +1,19 @@
 """The `nncf_int8` step as a recipe states it."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-if TYPE_CHECKING:
-    pass
-
+from workbench.system.records import Record
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 
 
-class AccuracyControl(BaseModel):
+class AccuracyControl(Record):
     """Return layers to float, those that distort the logits most first, until the accuracy drop is small.
 
     Every layer costs one pass over the photos for selection. The accuracy that counts is measured afterwards.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_drop: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.01,
@@ -33,15 +29,13 @@ class AccuracyControl(BaseModel):
     )
 
 
-class NncfInt8(BaseModel):
+class NncfInt8(Record):
     """INT8 weights and activations by NNCF's post-training quantisation, with the biases corrected.
 
     On `backend: openvino` it quantises the IR, elsewhere the ONNX file, which needs opset 13. It is made for
     openvino: NNCF leaves the output of a convolution in float up to its activation function, and onnxruntime
     computes such a convolution in float unless that function is a ReLU.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["nncf_int8"]
     preset: Literal["mixed", "performance"] = Field(

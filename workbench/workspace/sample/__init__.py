@@ -15,7 +15,7 @@ CHECKPOINT = Path(__file__).with_name("student.ckpt")
 CALIB_PER_CLASS = 20
 VAL_PER_CLASS = 100
 
-Progress = Callable[[int, int], None]  # (photos drawn, photos in all)
+DrawProgress = Callable[[int, int], None]  # (photos drawn, photos in all)
 
 
 def silent(done: int, total: int) -> None:
@@ -24,7 +24,7 @@ def silent(done: int, total: int) -> None:
 
 def ensure_sample(
     cache: Path | None = None,
-    progress: Progress = silent,
+    progress: DrawProgress = silent,
     *,
     calib_per_class: int = CALIB_PER_CLASS,
     val_per_class: int = VAL_PER_CLASS,
@@ -52,7 +52,7 @@ def sample_folder(
     return cache / f"sample-{hashlib.sha256(generator + counts).hexdigest()[:12]}"
 
 
-def _draw(root: Path, calib_per_class: int, val_per_class: int, progress: Progress) -> None:
+def _draw(root: Path, calib_per_class: int, val_per_class: int, progress: DrawProgress) -> None:
     from workbench.workspace.sample.leaves import CLASS_NAMES, write_split
 
     calib, total = len(CLASS_NAMES) * calib_per_class, len(CLASS_NAMES) * (calib_per_class + val_per_class)
