@@ -11,7 +11,7 @@ from workbench.run.doctor import FEATURES, Clock, Diagnosis, features
 from workbench.system.machine import Machine
 from workbench.system.nvidia import NO_DRIVER
 from workbench.system.nvidia_check import Chain, Link, chain
-from workbench.system.nvidia_links import here
+from workbench.system.nvidia_libraries import this_host
 
 X86 = """\
 processor\t: 0
@@ -110,16 +110,10 @@ def test_disturbed_rounds_are_counted_among_all_that_were_tried() -> None:
 
 
 def test_what_all_runtimes_lack_is_said_once() -> None:
-    found = chain(replace(here(), load=no_library))
-    reason = f"{found.links[0].found}: {found.links[0].remedy}"
-    assert reason == NO_DRIVER
-    text = replace(DIAGNOSIS, runtimes={"torch cuda": reason}, nvidia=found).text()
+    found = chain(replace(this_host(), gpu=NO_DRIVER))
+    text = replace(DIAGNOSIS, runtimes={"torch cuda": NO_DRIVER}, nvidia=found).text()
     assert text.count("no NVIDIA driver is here") == 1
     assert "  torch cuda               no: see `nvidia` below\n" in text
-
-
-def no_library(name: str) -> object:
-    raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
 
 def test_a_clock_nobody_had_time_to_try_is_not_said_to_be_good() -> None:

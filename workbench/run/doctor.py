@@ -121,9 +121,8 @@ class Diagnosis:
 
     def _why(self, why: str | None) -> str:
         """What the chain says below is not said for each runtime as well."""
-        broken = self.nvidia.first_broken
-        told = broken is not None and why == f"{broken.found}: {broken.remedy}"
-        return "no: see `nvidia` below" if told else why or "runs here"
+        broken = {str(link) for link in self.nvidia.links if link.state == "broken"}
+        return "no: see `nvidia` below" if why in broken else why or "runs here"
 
     def _nvidia(self) -> list[str]:
         head, *links = self.nvidia.lines()
@@ -137,7 +136,6 @@ def diagnose(report: Report) -> Diagnosis:
         features=features(),
         conditions=conditions(),
         usable_cores=machine.usable_cores(),
-        # In this order: the chain leaves libraries open that would answer for the runtimes.
         runtimes={_name(runtime): BACKENDS[runtime.backend].unavailable(runtime) for runtime in RUNTIMES},
         nvidia=chain(),
         clock=clock(report),

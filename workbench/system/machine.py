@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from workbench.system.files import digest_of
+from workbench.system.nvml import opened_gpus
 
 # x86: vector widths, 8-bit dot products, bf16 arithmetic; ARM: 8-bit dot and matrix products, fp16, bf16.
 FEATURES = (
@@ -51,12 +52,14 @@ class Machine(BaseModel):
 
 @lru_cache(maxsize=1)
 def collect() -> Machine:
+    with opened_gpus() as readers:
+        gpus = tuple(gpu.name() for gpu in readers)
     return Machine(
         cpu=_cpu_model(),
         architecture=platform.machine(),
         cores=len(available_cpus()),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        gpus=_gpus(),
+        gpus=gpus,
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         features=_features(),
@@ -97,19 +100,3 @@ def _features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     flags = [set(value.split()) for key, _, value in lines if key.strip().lower() in ("flags", "features")]
     common = set.intersection(*flags) if flags else set()
     return tuple(name for name in FEATURES if name in common)
-
-
-def _gpus() -> tuple[str, ...]:
-    try:
-        import pynvml
-    except ImportError:
-        return ()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
-    finally:
-        pynvml.nvmlShutdown()
