@@ -1,71 +1,112 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU: the tests, a full run over the GPU recipes, and a summary to publish.
+# Everything that needs an NVIDIA GPU, in under 8 minutes: doctor, tests/gpu, the GPU recipes on the bundled sample.
 #
-#   benchmarks/gpu.sh [WORKSPACE]         # default: the bundled sample
-#   PYTHON=/path/to/python OUT=gpu-results TIME_BUDGET=10m RECIPES="torch-cuda cuda-fp16" benchmarks/gpu.sh
+#   benchmarks/gpu.sh                     # with the packages that are here
+#   benchmarks/gpu.sh WHEELS              # and with those carried in (python benchmarks/gpu_wheels.py pack WHEELS)
+#   PYTHON=python3 OUT=gpu-results RECIPES="torch-cuda cuda-fp16" benchmarks/gpu.sh
 #
-# PYTHON needs what the runtimes of interest need (docs/gpu.md), and pytest and hypothesis for the tests; it may be
-# one that has its torch already: nothing is installed, and no clock, power or other setting of the GPU is changed.
-# Runtimes that are not there are skipped, and the summary says why.
+# PYTHON needs a torch with CUDA, and no network. Carried wheels go into OUT/site; PYTHON's own environment, and the
+# clocks, power and modes of the GPU, stay as they are. What is absent is skipped, by name and with its reason.
+# OUT/summary.md compares the variants with eager torch in FP32. Every stage has a log there, and a deadline.
 #
-# In OUT: doctor.txt, tests.txt, run.txt, summary.md, and for the bundled sample results/ (a workspace keeps its own).
-# Exit code: 0; 1 where tests failed, or the run did not end with results; 2 where there is no GPU to work on.
-set -euo pipefail
+# Exit code: 0 where all that is here works; 1 where some of it failed; 2 where every stage was skipped.
+set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-python3}
-recipes=${RECIPES:-torch-cuda cuda-fp16 tensorrt-fp16 tensorrt-int8 fp16}
-budget=${TIME_BUDGET:-10m}
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+python=$(command -v "${PYTHON:-python3}") || { echo "error: PYTHON: ${PYTHON:-python3} is not there" >&2; exit 1; }
+[ -x "$python" ] && python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") # we leave this folder below
+recipes=${RECIPES:-torch-cuda cuda-fp16 tensorrt-fp16 tensorrt-int8}
+wheels=${1:+$(cd "$1" && pwd)} || exit 1
+mkdir -p "${OUT:-gpu-results}" && out=$(cd "${OUT:-gpu-results}" && pwd) && cd "$out" || exit 1
+export PYTHONPATH="$out/site:$here${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export KRISHI_CACHE="${KRISHI_CACHE:-$out/cache}"
+table="" failed=0 done=0
 
-stop() {
-    echo "error: $1" >&2
+row() { # NAME STATE SECONDS DETAIL
+    table+=$(printf '%-14s %-8s %5s s  %s' "$1" "$2" "$3" "$4")$'\n'
+    case $2 in failed) failed=1 ;; passed) done=1 ;; esac
+}
+
+stage() { # NAME DEADLINE COMMAND...: its output goes to NAME.txt, its last line into the table
+    local name=$1 deadline=$2 start=$SECONDS code=0 state=passed detail
+    shift 2
+    echo "== $name" >&2
+    # Ctrl-C first: a run then keeps what is finished.
+    timeout -s INT -k 10 "$deadline" "$@" >"$out/$name.txt" 2>&1 || code=$?
+    cat "$out/$name.txt" >&2
+    detail=$(grep -m 1 "^nvidia " "$out/$name.txt" || grep -v '^[[:space:]]*$' "$out/$name.txt" | tail -n 1)
+    [ "$code" -eq 0 ] || state=failed
+    case $code in 124 | 137) detail="not done after $deadline s; $detail" ;; esac
+    row "$name" "$state" $((SECONDS - start)) "${detail:0:150}"
+    [ "$code" -eq 0 ]
+}
+
+finish() {
+    printf '\n%s' "$table" | tee "$out/stages.txt"
+    [ "$failed" -eq 0 ] || exit 1
+    [ "$done" -eq 1 ] && exit 0
     exit 2
 }
 
-command -v "$python" >/dev/null || stop "PYTHON: $python is not there"
-case $python in
-    */*) python="$(cd "$(dirname "$python")" && pwd)/$(basename "$python")" ;; # we leave this folder below
-esac
-reason=$("$python" -c 'from workbench.system.nvidia import missing_gpu; print(missing_gpu() or "")') ||
-    stop "$python cannot import krishi-bench: see the lines above"
-[ -z "$reason" ] || stop "$reason"
-"$python" -c 'import numpy, PIL, psutil, pydantic, rich, yaml' ||
-    stop "$python lacks what krishi-bench needs: $python -m pip install -e '$here'"
-
-workspace=()
-if [ $# -gt 0 ]; then
-    [ -e "$1" ] || stop "there is no workspace at $1"
-    workspace=(--workspace "$(cd "$1" && pwd)")
+gpu=$("$python" - <<'PY'
+import importlib.util
+from workbench.system.nvidia import missing_gpu
+print(missing_gpu() or "")
+PY
+) || { row python failed 0 "$python cannot import krishi-bench"; finish; }
+if [ -n "$gpu" ] && [ -z "${WITHOUT_GPU:-}" ]; then # WITHOUT_GPU: go on all the same, to try this script itself
+    for name in wheels doctor tests $recipes summary; do row "$name" skipped 0 "$gpu"; done
+    finish
 fi
-mkdir -p "${OUT:-gpu-results}"
-out=$(cd "${OUT:-gpu-results}" && pwd)
-cd "$out" # the bundled sample keeps its results where it is run
 
-echo "== doctor" >&2
-"$python" -m workbench.cli doctor --quiet | tee "$out/doctor.txt"
-
-failed=0
-echo "== tests that need a GPU" >&2
-if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
-    # The files that have such tests, and no others: those may need packages that a GPU machine lacks.
-    mapfile -t files < <(cd "$here" && grep -rl --include='test_*.py' 'mark\.gpu' tests | sort)
-    (cd "$here" && "$python" -m pytest -m gpu -p no:cacheprovider "${files[@]}") 2>&1 |
-        tee "$out/tests.txt" || failed=1
+if [ -z "$wheels" ]; then
+    row wheels skipped 0 "no folder of wheels was given"
 else
-    echo "not run: $python has no pytest or no hypothesis" | tee "$out/tests.txt"
-    failed=1
+    stage wheels 45 "$python" "$here/benchmarks/gpu_wheels.py" unpack "$wheels" "$out/site"
+    # onnxruntime looks for NVIDIA's libraries beside itself, and they are where torch is.
+    found=$("$python" -c 'import glob, nvidia
+print(":".join(path for folder in nvidia.__path__ for path in glob.glob(folder + "/*/lib")))' 2>/dev/null)
+    export LD_LIBRARY_PATH="${found:+$found:}${LD_LIBRARY_PATH:-}"
+fi
+if ! missing=$("$python" -c 'import numpy, packaging, PIL, psutil, pydantic, rich, typer, yaml' 2>&1); then
+    row packages failed 0 "$(tail -n 1 <<<"$missing"): carry it in, or pip install '$here'"
+    finish
 fi
 
-echo "== run" >&2
-# Exit code 1 says that no variant met the budget: its results are there all the same.
-code=0
-# shellcheck disable=SC2086 # recipes are words
-"$python" -m workbench.cli run ${workspace[@]+"${workspace[@]}"} $recipes --time-budget "$budget" |
-    tee "$out/run.txt" || code=$?
-[ "$code" -le 1 ] || failed=1
+stage doctor 30 "$python" -m workbench.cli doctor --quiet
 
-echo "== summary" >&2
-"$python" "$here/benchmarks/gpu_summary.py" ${workspace[@]+"${workspace[@]}"} --output "$out/summary.md" || failed=1
+if [ -n "$gpu" ]; then
+    row tests skipped 0 "$gpu"
+elif ! missing=$("$python" -c 'import pytest, hypothesis' 2>&1); then
+    row tests skipped 0 "$(tail -n 1 <<<"$missing")"
+else
+    # -W: the packages here are not those that were pinned, and may warn of what is to come.
+    stage tests 90 env -C "$here" "$python" -m pytest -q -W default -m gpu -p no:cacheprovider tests/gpu
+fi
+
+# Which recipes have a variant that can run here; the others by their reason.
+ready=()
+while IFS=$'\t' read -r name reason; do
+    if [ -n "$reason" ]; then row "$name" skipped 0 "$reason"; else ready+=("$name"); fi
+done < <("$python" - $recipes <<'PY'
+import sys
+from workbench.backends import BACKENDS
+from workbench.workspace.recipe import find, read
+
+for name in sys.argv[1:]:
+    reasons = [BACKENDS[v.runtime.backend].unavailable(v.runtime) for v in read(find(name))]
+    print(name, (reasons[0] or "") if all(reasons) else "", sep="\t")
+PY
+)
+
+if [ ${#ready[@]} -eq 0 ]; then
+    row summary skipped 0 "no recipe was run"
+    finish
+fi
+stage run 290 "$python" -m workbench.cli run "${ready[@]}" --time-budget "${TIME_BUDGET:-60s}"
+stage summary 20 "$python" "$here/benchmarks/gpu_summary.py" --output "$out/summary.md" --recipes "${ready[@]}"
+while IFS=$'\t' read -r name state detail; do
+    row "$name" "$state" - "${detail:0:150}"
+done < <(grep -P '\t' "$out/summary.txt")
 [ ! -f "$out/summary.md" ] || cat "$out/summary.md"
-exit "$failed"
+finish

@@ -9,6 +9,7 @@ paired rounds of fresh launches; photos a second are of batches of 64, measured 
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,18 +262,34 @@ def _absent(trials: Sequence[TrialResult]) -> Iterator[str]:
         yield f"- {trial.status} `{trial.variant}`: {' '.join((trial.reason or 'no reason given').split())}"
 
 
+def state_of(recipe: str, trials: Sequence[TrialResult]) -> tuple[str, str]:
+    """`passed`, `skipped` or `failed`, and how many trials of a recipe ended how, with a first reason."""
+    of_it = [trial for trial in trials if trial.recipe == recipe]
+    counts = Counter(trial.status for trial in of_it)
+    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    bad = [trial for trial in of_it if trial.status == "failed"]
+    absent = [trial for trial in of_it if trial.status == "skipped"]
+    reason = next((f": {trial.variant}: {trial.reason}" for trial in [*bad, *absent]), "")
+    state = "failed" if bad or not of_it else "skipped" if len(absent) == len(of_it) else "passed"
+    return state, (said or "no trial") + " ".join(reason.split("\n"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="A run on an NVIDIA GPU as a page of Markdown.")
     parser.add_argument("--workspace", type=Path, help="default: as `krishi-bench run` finds it from here")
     parser.add_argument("--run", metavar="ID", help="default: the latest")
+    parser.add_argument("--recipes", nargs="*", default=(), help="say how each ended, on the standard output")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="default: the standard output")
     options = parser.parse_args(arguments)
     try:
         run = find_run(find(options.workspace, Path.cwd()).results, options.run)
-        text = summary(run.info(), run.trials())
+        trials = run.trials()
+        text = summary(run.info(), trials)
     except WorkbenchError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
+    for recipe in options.recipes:
+        print(recipe, *state_of(recipe, trials), sep="\t")
     if options.output is None:
         sys.stdout.write(text)
     else:

@@ -4,10 +4,11 @@ import logging
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import ModuleType
+from contextlib import contextmanager
+from typing import Any
 
 from serve.metrics import Metrics
+from workbench.system.nvml import Reader, opened_gpus
 
 log = logging.getLogger("serve.gpu")
 
@@ -29,47 +30,26 @@ def poll_in_background(metrics: Metrics) -> Iterator[None]:
         thread.join(JOIN_S)
 
 
-def poll(
-    metrics: Metrics, stop: threading.Event, *, interval_s: float = 5.0, nvml: ModuleType | None = None
-) -> None:
+def poll(metrics: Metrics, stop: threading.Event, *, interval_s: float = 5.0, nvml: Any = None) -> None:
     """Set the GPU gauges every `interval_s` until `stop`. Returns at once where there is no NVIDIA GPU.
 
     nvml: `pynvml` unless given.
     """
     # In the background, because a scrape must not wait for the driver, which can take seconds to answer.
-    if nvml is None:
-        try:
-            import pynvml
-        except ImportError:
-            log.info("no GPU metrics: nvidia-ml-py is not installed")
+    with opened_gpus(nvml) as gpus:
+        if not gpus:
+            log.info("no GPU metrics: no NVIDIA GPU can be read here")
             return
-        nvml = pynvml
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        log.info("no GPU metrics: %s", error)
-        return
-    try:
-        gpus = {str(i): nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())}
         while True:
-            for gpu, handle in gpus.items():
-                _read(metrics, nvml, gpu, handle)
+            for index, gpu in enumerate(gpus):
+                _read(metrics, str(index), gpu)
             if stop.wait(interval_s):
                 return
-    except nvml.NVMLError as error:
-        log.warning("no GPU metrics: %s", error)
-    finally:
-        nvml.nvmlShutdown()
 
 
-def _read(metrics: Metrics, nvml: ModuleType, gpu: str, handle: object) -> None:
-    """Set the gauges of one GPU. A reading that fails becomes NaN, which is not exposed."""
-    utilization = used = total = math.nan
-    with suppress(nvml.NVMLError):  # not offered for a GPU in MIG mode
-        utilization = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-    with suppress(nvml.NVMLError):
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        used, total = memory.used, memory.total
-    metrics.gpu_utilization.labels(gpu).set(utilization)
-    metrics.gpu_memory_used.labels(gpu).set(used)
-    metrics.gpu_memory_total.labels(gpu).set(total)
+def _read(metrics: Metrics, label: str, gpu: Reader) -> None:
+    """Set the gauges of one GPU. What NVML refuses (in MIG mode, say) is NaN, which is not exposed."""
+    rates, memory = gpu.ask("DeviceGetUtilizationRates"), gpu.ask("DeviceGetMemoryInfo")
+    metrics.gpu_utilization.labels(label).set(math.nan if rates is None else rates.gpu / 100)
+    metrics.gpu_memory_used.labels(label).set(math.nan if memory is None else memory.used)
+    metrics.gpu_memory_total.labels(label).set(math.nan if memory is None else memory.total)

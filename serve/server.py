@@ -155,7 +155,8 @@ def log_config() -> dict[str, Any]:
     # Any client can send bytes that are not HTTP as often as it likes; a line for each would fill the log.
     config["filters"] = {"requests": {"()": _NotHttp}}
     config["handlers"]["default"]["filters"] = ["requests"]
-    config["loggers"]["serve"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    for package in ("serve", "workbench"):
+        config["loggers"][package] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     # It warns of every malformed form, which any client can send as fast as it likes.
     config["loggers"]["python_multipart"] = {"level": "ERROR"}
     return config

@@ -18,12 +18,12 @@ from workbench.backends import BACKENDS, Runtime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.ort import gpu, io_binding  # noqa: E402
 from workbench.backends.ort.audit import providers_in_profile  # noqa: E402
-from workbench.backends.ort.availability import CUDA  # noqa: E402
 from workbench.backends.ort.io_binding import KEPT, Bound  # noqa: E402
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
 from workbench.system import nvidia  # noqa: E402
+from workbench.system.nvidia_libraries import CUDA_PROVIDER as CUDA  # noqa: E402
 
 SIDE, CLASSES = 16, 4
 IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((8, 3, SIDE, SIDE), np.float32)

@@ -10,7 +10,6 @@ from workbench.backends.base import Runtime
 from workbench.backends.tensorrt import backend
 from workbench.backends.tensorrt.build import Sizes, plan_of
 from workbench.errors import WorkbenchError
-from workbench.system import nvidia
 
 
 def info(batch: int = 0) -> ArtifactInfo:
@@ -50,18 +49,6 @@ def test_what_decides_an_engine_decides_where_it_is_kept() -> None:
     plans = [plan_of(info(), asked(**fields)) for fields in ({}, {"max_batch": 8}, {"precision": "tf32"})]
     assert len({plan.parts() for plan in [*plans, plan_of(info(4), asked())]}) == 4
     assert plan_of(info(), asked(cuda_graph=True)).parts() == plans[0].parts()
-
-
-def test_the_driver_is_asked_for_before_any_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.NO_DRIVER)
-    assert backend.unavailable(asked()) == nvidia.NO_DRIVER
-
-
-def test_without_the_package_it_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    if backend._no_tensorrt() is None:
-        pytest.skip("TensorRT is installed here")
-    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("NVIDIA Test GPU", "9.0", "13.0"))
-    assert "pip install 'krishi-bench[tensorrt]'" in (backend.unavailable(asked()) or "")
 
 
 @pytest.mark.parametrize(("precision", "here"), [("tf32", "0"), ("f32", "1"), (None, "1")])

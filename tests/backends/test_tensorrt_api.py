@@ -90,7 +90,6 @@ def test_the_real_cuda_says_what_is_wrong_where_there_is_no_gpu() -> None:
     from workbench.errors import WorkbenchError
     from workbench.system import nvidia
 
-    assert cuda.version()[0] >= 12
     if nvidia.missing_gpu() is None:
         pytest.skip("there is a GPU here")
     with pytest.raises(WorkbenchError, match="CUDA, while creating a stream"), cuda.stream():

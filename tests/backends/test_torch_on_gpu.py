@@ -16,8 +16,8 @@ from workbench.backends.torch import cuda as torch_cuda  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.run import build  # noqa: E402
-from workbench.system import nvidia  # noqa: E402
-from workbench.system.nvidia import NO_DRIVER, Gpu  # noqa: E402
+from workbench.system import nvidia, nvidia_check  # noqa: E402
+from workbench.system.nvidia import Gpu  # noqa: E402
 from workbench.workspace.recipe import Variant  # noqa: E402
 
 H200 = Gpu("NVIDIA H200", "9.0", "13.0")
@@ -36,69 +36,10 @@ def error_of(call: Callable[[], object]) -> WorkbenchError:
     return caught.value
 
 
-def cuda_build(
-    monkeypatch: pytest.MonkeyPatch,
-    gpu: Gpu | str = H200,
-    *,
-    cuda: str | None = "13.0",
-    sees: bool = True,
-    codes: tuple[str, ...] = ("sm_75", "sm_80", "sm_90", "compute_120"),
-) -> None:
+def cuda_build(monkeypatch: pytest.MonkeyPatch, gpu: Gpu = H200) -> None:
     """As if this torch were a CUDA build on a machine with that GPU."""
     monkeypatch.setattr(nvidia, "gpu", lambda: gpu)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(codes))
-
-
-@pytest.mark.parametrize(
-    ("built_for", "capability", "runs"),
-    [
-        (["sm_80", "sm_90"], (9, 0), True),
-        (["sm_80"], (8, 9), True),  # its own generation, a later minor version
-        (["sm_89"], (8, 0), False),
-        (["sm_80"], (9, 0), False),  # machine code is for one generation
-        (["compute_80"], (12, 0), True),  # PTX is compiled for what comes later
-        (["sm_75", "compute_120"], (9, 0), False),
-        (["sm_90a"], (9, 0), True),
-        (["compute_90a"], (10, 0), False),  # nothing but 9.0 has what it uses
-        (["sm_100f"], (10, 3), True),
-        (["compute_100f"], (12, 0), False),
-        (["sm_100", "sm_120"], (12, 1), True),
-        (["gfx942"], (9, 0), False),
-        ([], (9, 0), False),
-    ],
-)
-def test_a_build_runs_on_the_gpus_it_has_code_for(
-    built_for: list[str], capability: tuple[int, int], runs: bool
-) -> None:
-    assert torch_cuda.runs_on(built_for, capability) is runs
-
-
-def test_the_driver_is_asked_for_before_the_build_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_build(monkeypatch, NO_DRIVER, cuda=None)
-    assert backend.unavailable(on_cuda(compile=True)) == NO_DRIVER
-
-
-def test_a_cpu_build_of_torch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_build(monkeypatch, cuda=None, sees=False)
-    reason = backend.unavailable(on_cuda()) or ""
-    assert reason.startswith("this torch is a CPU build: install a CUDA build of torch")
-
-
-def test_a_driver_older_than_torchs_cuda_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_build(monkeypatch, Gpu("NVIDIA A100", "8.0", "12.4"), cuda="13.0", sees=False)
-    reason = backend.unavailable(on_cuda()) or ""
-    assert "the NVIDIA driver runs CUDA 12.4 at most" in reason and "built for CUDA 13.0" in reason
-    cuda_build(monkeypatch, Gpu("NVIDIA A100", "8.0", "13.0"), cuda="12.6", sees=False)
-    reason = backend.unavailable(on_cuda()) or ""
-    assert "finds no GPU, but the driver shows NVIDIA A100" in reason and "torch.cuda.init()" in reason
-
-
-def test_a_gpu_that_the_build_has_no_code_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_build(monkeypatch, Gpu("Tesla V100", "7.0", "13.0"))
-    reason = backend.unavailable(on_cuda()) or ""
-    assert "no code for Tesla V100 (compute capability 7.0), only for sm_75, sm_80" in reason
+    monkeypatch.setattr(nvidia_check, "missing_link", lambda _: None)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
@@ -120,7 +61,7 @@ def test_compiling_for_a_gpu_needs_triton_and_volta(monkeypatch: pytest.MonkeyPa
     )
     assert "pip install triton" in (backend.unavailable(on_cuda(compile=True)) or "")
     assert backend.unavailable(on_cuda()) is None
-    cuda_build(monkeypatch, Gpu("Tesla P100", "6.0", "13.0"), codes=("sm_60",))
+    cuda_build(monkeypatch, Gpu("Tesla P100", "6.0", "13.0"))
     assert "capability 7.0 (Volta)" in (backend.unavailable(on_cuda(compile=True)) or "")
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from workbench.measure.gpu.nvml import Reader, decoded, opened_gpu
 from workbench.measure.gpu.watch import GpuWatch, Watched, gpu_conditions
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.records import GpuState
+from workbench.system import nvidia
 from workbench.system.machine import available_cpus
+from workbench.system.nvml import Reader, decoded, opened_gpu
 
 OURS, FOREIGN = 4242, 31337
 IDLE, SETTING, POWER_CAP, HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, BRAKE = 1, 2, 4, 8, 32, 64, 128
@@ -201,9 +202,10 @@ def test_the_conditions_are_those_of_the_gpu_in_watts() -> None:
     assert conditions(gpu=got).gpu == got
 
 
-def test_the_gpu_that_cuda_shows_first_is_the_one_that_is_read() -> None:
-    nvml = healthy()
-    with opened_gpu(nvml, bus_id=lambda: "00000000:3B:00.0") as gpu:
+def test_the_gpu_that_cuda_shows_first_is_the_one_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml, shown = healthy(), nvidia.Gpu("NVIDIA Test", "9.0", "13.0", address="00000000:3B:00.0")
+    monkeypatch.setattr(nvidia, "gpu", lambda: shown)
+    with opened_gpu(nvml) as gpu:
         assert gpu is not None
     assert "nvmlDeviceGetHandleByPciBusId" in nvml.asked
     assert "nvmlDeviceGetHandleByIndex" not in nvml.asked

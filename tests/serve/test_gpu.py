@@ -75,7 +75,7 @@ def test_without_a_driver_there_is_no_sample(caplog: pytest.LogCaptureFixture) -
     nvml.nvmlInit = no_driver  # type: ignore[attr-defined]
     caplog.set_level("INFO", "serve.gpu")
     assert watched_once(Metrics(), nvml) == []
-    assert "no GPU metrics: NVML Shared Library Not Found" in caplog.text
+    assert "no GPU metrics: no NVIDIA GPU can be read here" in caplog.text
 
 
 def test_the_watcher_ends_with_its_block() -> None:

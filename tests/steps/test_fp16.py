@@ -360,10 +360,11 @@ def test_photos_to_calibrate_on_come_before_samples(tmp_path: Path) -> None:
 
 
 def test_the_log_and_the_file_say_what_was_kept_and_why(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "workbench")
     result = convert(chain(tmp_path / "m.onnx", loud=1e5), tmp_path / "half.onnx")
-    log = capfd.readouterr().err
+    log = caplog.text
     assert "fp16: 3 sensitive nodes kept in FP32: `second` (`second` reaches" in log
     assert "% of the multiplications in FP16, 4 casts" in log
     (noted,) = onnx.load(result).metadata_props

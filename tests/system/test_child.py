@@ -23,7 +23,7 @@ TIMEOUT_S = 30.0
 
 # What the children do; they import it as `jobs`.
 JOBS = """
-import contextlib, ctypes, os, signal, struct, sys, time
+import contextlib, ctypes, logging, os, signal, struct, sys, time
 import numpy as np
 from workbench.errors import WorkbenchError
 
@@ -59,6 +59,8 @@ def chat():
     print("said on stdout", flush=True)
     os.write(1, b"written to descriptor 1\\n")
     print("said on stderr", file=sys.stderr, flush=True)
+    logging.getLogger("workbench.steps").info("logged by us")
+    logging.getLogger("library").info("a library's details")
     return "done"
 
 def zeros(megabytes):
@@ -206,7 +208,12 @@ def test_what_a_child_prints_goes_to_its_log_and_not_to_ours(
     log: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(job("chat"), log=log, timeout_s=TIMEOUT_S, label="the job") == "done"
-    assert log.read_text().splitlines() == ["said on stdout", "written to descriptor 1", "said on stderr"]
+    assert log.read_text().splitlines() == [
+        "said on stdout",
+        "written to descriptor 1",
+        "said on stderr",
+        "INFO workbench.steps: logged by us",
+    ]
     assert capfd.readouterr() == ("", "")
 
 

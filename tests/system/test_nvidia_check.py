@@ -8,118 +8,72 @@ from typing import Any
 
 import pytest
 
-from workbench.system.nvidia import DRIVER
-from workbench.system.nvidia_check import Chain, Link, chain
-from workbench.system.nvidia_links import LINKS, HostProbe, here
+from workbench.backends import BACKENDS, Runtime
+from workbench.system.nvidia import NO_DRIVER, NO_GPU, Gpu
+from workbench.system.nvidia_check import (
+    LINKS,
+    ORT,
+    TENSORRT,
+    TORCH,
+    Chain,
+    Link,
+    chain,
+    missing_link,
+    runs_on,
+)
+from workbench.system.nvidia_libraries import CUDA_PROVIDER, Host, this_host
 
-KERNEL = "580.65.06\n"
-
-
-class Driver:
-    """libcuda, as far as it is asked."""
-
-    def __init__(
-        self, cuda: int = 13000, count: int = 1, code: int = 0, capability: tuple[int, int] = (9, 0)
-    ):
-        self.cuda, self.count, self.code, self.capability = cuda, count, code, capability
-
-    def cuInit(self, flags: int) -> int:  # noqa: N802, ARG002
-        return self.code
-
-    def cuDeviceGetCount(self, out: Any) -> int:  # noqa: N802
-        out._obj.value = self.count
-        return 0
-
-    def cuDriverGetVersion(self, out: Any) -> int:  # noqa: N802
-        out._obj.value = self.cuda
-        return 0
-
-    def cuDeviceGetName(self, out: Any, size: int, device: int) -> int:  # noqa: N802, ARG002
-        out.value = b"NVIDIA H100 80GB HBM3"
-        return 0
-
-    def cuDeviceGetAttribute(self, out: Any, attribute: int, device: int) -> int:  # noqa: N802, ARG002
-        out._obj.value = self.capability[attribute - 75]
-        return 0
-
-    def cuDeviceTotalMem_v2(self, out: Any, device: int) -> int:  # noqa: N802, ARG002
-        out._obj.value = 80 * 2**30
-        return 0
+H100 = Gpu("NVIDIA H100", "9.0", "13.0", 80 * 2**30)
+CUDA_12 = replace(H100, cuda="12.8")
+LIBRARIES_REMEDY = "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"
+SITE = Path("/site-packages")
 
 
-class Function:
-    """A function of a library that returns a number."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.restype: object = None
-
-    def __call__(self) -> int:
-        return self.number
-
-
-def cudart_version(out: Any) -> int:
-    out._obj.value = 13000
-    return 0
-
-
-LIBRARIES: dict[str, Any] = {
-    "libcudart.so.13": SimpleNamespace(cudaRuntimeGetVersion=cudart_version),
-    "libcublasLt.so.13": SimpleNamespace(cublasLtGetVersion=Function(130100)),
-    "libcublas.so.13": SimpleNamespace(),
-    "libcurand.so.10": SimpleNamespace(),
-    "libcudnn.so.9": SimpleNamespace(cudnnGetVersion=Function(91301)),
-    "libonnxruntime_providers_cuda.so": SimpleNamespace(),
-}
-INSTALLED = {
-    "onnxruntime-gpu": "1.31.1", "cuda-bindings": "13.5.0",
-}  # fmt: skip
-MODULES: dict[str, Any] = {
-    "onnxruntime": SimpleNamespace(cuda_version="13.0"),
-    "tensorrt": SimpleNamespace(__version__="10.13.3.9"),
-    "cuda.bindings.runtime": SimpleNamespace(),
-    "torch": SimpleNamespace(
-        __version__="2.13.0",
-        version=SimpleNamespace(cuda="13.0"),
-        cuda=SimpleNamespace(is_available=lambda: True),
-    ),
-}
+def returning(number: int) -> Callable[[], int]:
+    return lambda: number
 
 
 @dataclass
-class Host:
+class Parts:
     """A machine where everything is there; tests take things away."""
 
-    folder: Path
-    driver: Driver | None = field(default_factory=Driver)
-    libraries: dict[str, Any] = field(default_factory=lambda: dict(LIBRARIES))
-    installed: dict[str, str] = field(default_factory=lambda: dict(INSTALLED))
-    modules: dict[str, Any] = field(default_factory=lambda: dict(MODULES))
-    loaded: list[str] = field(default_factory=list)
-    asleep: set[str] = field(default_factory=set)
+    gpu: Gpu | str = H100
+    libraries: dict[str, Any] = field(
+        default_factory=lambda: {
+            "libcudart.so.13": SimpleNamespace(),
+            "libcublasLt.so.13": SimpleNamespace(cublasLtGetVersion=returning(130100)),
+            "libcurand.so.10": SimpleNamespace(),
+            "libcudnn.so.9": SimpleNamespace(cudnnGetVersion=returning(91301)),
+            "libonnxruntime_providers_cuda.so": SimpleNamespace(),
+        }
+    )
+    folders: dict[str, Path] = field(default_factory=lambda: {"onnxruntime-gpu": SITE})
+    modules: dict[str, Any] = field(
+        default_factory=lambda: {
+            "onnxruntime": SimpleNamespace(
+                __version__="1.31.1",
+                __file__="/site-packages/onnxruntime/__init__.py",
+                cuda_version="13.0",
+                get_available_providers=lambda: [CUDA_PROVIDER, "CPUExecutionProvider"],
+            ),
+            "tensorrt": SimpleNamespace(__version__="10.13.3.9"),
+            "cuda.bindings": SimpleNamespace(__version__="13.5.0"),
+            "cuda.bindings.runtime": SimpleNamespace(),
+            "torch": SimpleNamespace(
+                __version__="2.13.0",
+                version=SimpleNamespace(cuda="13.0"),
+                cuda=SimpleNamespace(is_available=lambda: True, get_arch_list=lambda: ["sm_80", "sm_90"]),
+            ),
+        }
+    )
 
-    def look(self) -> HostProbe:
-        kernel = self.folder / "version"
-        kernel.write_text(KERNEL)
-        return HostProbe(
-            self.load,
-            self.installed.get,
-            self.imported,
-            self.opened,
-            (self.folder / "lib",),
-            self.folder / "capi",
-            kernel,
-        )
-
-    def opened(self, provider: str) -> str:
-        return provider if provider not in self.asleep else "CPUExecutionProvider"
+    def host(self) -> Host:
+        return Host(self.gpu, self.load, self.folders.get, self.imported)
 
     def load(self, name: str) -> Any:
-        self.loaded.append(name)
-        there = self.driver if name == DRIVER else self.libraries.get(Path(name).name)
-        if there is None:
+        if (library := self.libraries.get(Path(name).name)) is None:
             raise OSError(f"{name}: cannot open shared object file: No such file or directory")
-        return there
+        return library
 
     def imported(self, name: str) -> Any:
         if name not in self.modules:
@@ -127,161 +81,181 @@ class Host:
         return self.modules[name]
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
+def broken(parts: Parts) -> Link:
+    link = chain(parts.host()).first_broken
+    assert link is not None
+    return link
 
 
 def states(found: Chain) -> dict[str, str]:
     return {link.name: link.state for link in found.links}
 
 
-def broken(found: Chain) -> Link:
-    assert found.first_broken is not None
-    return found.first_broken
-
-
-def test_without_a_driver_one_line_says_so_and_nothing_else_is_looked_at(host: Host) -> None:
-    host.driver = None
-    found = chain(host.look())
-    driver = found.links[0]
-    assert (driver.name, driver.needed_for) == ("NVIDIA driver", "for everything on a GPU")
-    assert driver.found == "no NVIDIA driver is here (libcuda.so.1 cannot be loaded)"
-    assert broken(found) is driver
+def test_without_a_driver_no_other_link_is_looked_at() -> None:
+    found = chain(Parts(gpu=NO_DRIVER).host())
+    assert found.first_broken is found.links[0]
+    assert str(found.links[0]) == NO_DRIVER
     assert set(states(found).values()) == {"broken", "not looked at"}
-    assert set(host.loaded) == {DRIVER}
 
 
-def test_where_everything_is_there_every_link_says_its_version(host: Host) -> None:
-    found = chain(host.look())
-    said = {link.name: link.found for link in found.links}
-    assert said["NVIDIA driver"] == "580.65.06"
-    assert said["CUDA of the driver"] == "13.0"
-    assert said["GPU"] == "NVIDIA H100 80GB HBM3, compute capability 9.0, 80 GiB"
-    assert said["CUDA runtime"] == "13.0"
-    assert said["cuBLAS"] == "13.1"
-    assert said["cuDNN 9"] == "9.13.1"
-    assert said["onnxruntime-gpu"] == "1.31.1, for CUDA 13"
-    assert said["TensorRT for Python"] == "10.13.3.9"
-    assert said["torch for CUDA"] == "2.13.0, for CUDA 13.0"
+def test_where_everything_is_there_every_link_says_its_version() -> None:
+    found = chain(Parts().host())
+    said = {link.name: str(link.found) for link in found.links}
+    assert said.pop("NVIDIA driver").endswith(", for CUDA 13.0")
+    assert said == {
+        "GPU": "NVIDIA H100, compute capability 9.0, 80 GiB",
+        "onnxruntime-gpu": "1.31.1, for CUDA 13",
+        "CUDA runtime": "libcudart.so.13",
+        "cuBLAS": "libcublasLt.so.13, version 13.1.0",
+        "cuRAND": "libcurand.so.10",
+        "cuDNN 9": "libcudnn.so.9, version 9.13.1",
+        "CUDA provider": "loads",
+        "TensorRT for Python": "10.13.3.9",
+        "cuda-python": "13.5.0",
+        "torch for CUDA": "2.13.0, for CUDA 13.0",
+    }
     assert found.first_broken is None
-    assert set(states(found).values()) == {"ok"}
-
-
-def without(name: str) -> Callable[[Host], None]:
-    def take_away(host: Host) -> None:
-        for things in (host.libraries, host.installed, host.modules):
-            things.pop(name, None)
-
-    return take_away
 
 
 @pytest.mark.parametrize(
     ("name", "link", "remedy"),
     [
-        ("libcudart.so.13", "CUDA runtime", "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"),
-        ("libcublasLt.so.13", "cuBLAS", "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"),
-        ("libcublas.so.13", "cuBLAS", "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"),
-        ("libcurand.so.10", "cuRAND", "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"),
-        ("libcudnn.so.9", "cuDNN 9", "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"),
-        ("onnxruntime-gpu", "onnxruntime-gpu", "pip install 'krishi-bench[gpu]'"),
-        ("libonnxruntime_providers_cuda.so", "its CUDA provider", "pip install"),
+        ("onnxruntime", "onnxruntime-gpu", "pip install 'krishi-bench[gpu]'"),
+        ("libcudart.so.13", "CUDA runtime", LIBRARIES_REMEDY),
+        ("libcublasLt.so.13", "cuBLAS", LIBRARIES_REMEDY),
+        ("libcurand.so.10", "cuRAND", LIBRARIES_REMEDY),
+        ("libcudnn.so.9", "cuDNN 9", LIBRARIES_REMEDY),
+        ("libonnxruntime_providers_cuda.so", "CUDA provider", LIBRARIES_REMEDY),
         ("tensorrt", "TensorRT for Python", "pip install 'krishi-bench[tensorrt]'"),
         ("cuda.bindings.runtime", "cuda-python", "pip install 'krishi-bench[tensorrt]'"),
         ("torch", "torch for CUDA", "pip install 'krishi-bench[export]'"),
     ],
 )
-def test_the_first_link_that_is_missing_is_named_with_the_command_that_mends_it(
-    host: Host, name: str, link: str, remedy: str
+def test_the_first_missing_link_is_named_with_what_installs_it_and_later_ones_wait(
+    name: str, link: str, remedy: str
 ) -> None:
-    without(name)(host)
-    found = chain(host.look())
-    assert broken(found).name == link
-    assert remedy in (broken(found).remedy or "")
-    for later, step in LINKS.items():
-        if link in step.after:
-            assert states(found)[later] == "not looked at"
+    parts = Parts()
+    for things in (parts.libraries, parts.modules):
+        things.pop(name, None)
+    found = broken(parts)
+    assert found.name == link
+    assert remedy in str(found.remedy)
+    waiting = {later for later, check in LINKS.items() if link in check.after}
+    assert {states(chain(parts.host()))[later] for later in waiting} <= {"not looked at"}
 
 
-def test_the_versions_that_do_not_go_together_are_said(host: Host) -> None:
-    host.driver = Driver(cuda=12080)
-    old = broken(chain(host.look()))
-    # The libraries of CUDA 13 are there: it is the driver that does not run them.
-    assert old.name == "onnxruntime-gpu"
-    assert old.found == "onnxruntime-gpu 1.31.1 is built for CUDA 13, and the driver runs 12"
-    assert old.remedy == (
-        "update the NVIDIA driver to 580 or later, or pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'"
+def test_a_backend_is_given_the_words_that_doctor_shows() -> None:
+    parts = Parts()
+    parts.libraries.pop("libcudnn.so.9")
+    assert missing_link(ORT, parts.host()) == str(broken(parts))
+    assert (missing_link(TENSORRT, parts.host()), missing_link(TORCH, parts.host())) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        Runtime(device="cuda"),
+        Runtime(backend="tensorrt", device="cuda"),
+        Runtime(backend="torch", device="cuda"),
+    ],
+)
+def test_each_backend_asks_this_chain(runtime: Runtime) -> None:
+    """Also where another test has opened libraries before."""
+    last = {"onnxruntime": ORT, "tensorrt": TENSORRT, "torch": TORCH}[runtime.backend]
+    assert BACKENDS[runtime.backend].unavailable(runtime) == missing_link(last)
+
+
+def test_a_driver_without_a_gpu_differs_from_no_driver() -> None:
+    assert broken(Parts(gpu=NO_GPU)).name == "GPU"
+    assert broken(Parts(gpu="the NVIDIA driver does not start (error 803): see")).name == "NVIDIA driver"
+
+
+def test_a_driver_for_an_older_cuda_than_a_package_is_said_with_both_versions() -> None:
+    links = {link.name: str(link) for link in chain(Parts(gpu=CUDA_12).host()).links}
+    assert links["onnxruntime-gpu"] == (
+        "onnxruntime 1.31.1 is built for CUDA 13, and the driver runs 12: update the NVIDIA driver to 580 or "
+        "later, or pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'"
     )
-    host.driver = Driver(cuda=11080)
-    assert broken(chain(host.look())).name == "CUDA of the driver"
+    assert "cuda-bindings 13.5.0 is for CUDA 13, and the driver runs 12" in links["cuda-python"]
+    assert broken(Parts(gpu=replace(H100, cuda="11.8"))).name == "NVIDIA driver"
 
 
-def test_two_onnxruntimes_in_one_environment_are_a_broken_link(host: Host) -> None:
-    host.installed["onnxruntime"] = "1.32.0"
-    found = broken(chain(host.look()))
-    assert found.name == "onnxruntime-gpu"
-    assert "onnxruntime 1.32.0 lies beside onnxruntime-gpu 1.31.1" in (found.found or "")
+def test_two_builds_of_onnxruntime_in_one_folder_overwrite_each_other() -> None:
+    parts = Parts(folders={"onnxruntime": SITE, "onnxruntime-gpu": SITE})
+    assert (
+        broken(parts).found == "onnxruntime and onnxruntime-gpu are both installed and overwrite each other"
+    )
+    parts.folders["onnxruntime"] = Path("/elsewhere")
+    assert chain(parts.host()).first_broken is None
 
 
-def test_a_driver_without_a_gpu_is_told_from_no_driver(host: Host) -> None:
-    host.driver = Driver(code=100)
-    found = chain(host.look())
-    assert broken(found).name == "GPU"
-    assert states(found)["NVIDIA driver"] == "ok"
-    assert set(states(found).values()) == {"ok", "broken", "not looked at"}
-    host.driver = Driver(code=999)
-    assert broken(chain(host.look())).name == "NVIDIA driver"
+def test_the_cpu_build_of_onnxruntime_is_named_with_what_it_has() -> None:
+    parts = Parts()
+    parts.modules["onnxruntime"].get_available_providers = lambda: ["CPUExecutionProvider"]
+    assert broken(parts).found == "onnxruntime 1.31.1 is built without CUDA (it has CPUExecutionProvider)"
 
 
-def test_libraries_are_taken_from_the_wheels_before_the_system(host: Host) -> None:
-    (host.folder / "lib").mkdir()
-    (host.folder / "lib" / "libcudnn.so.9").touch()
-    assert states(chain(host.look()))["cuDNN 9"] == "ok"
-    assert str(host.folder / "lib" / "libcudnn.so.9") in host.loaded
+def test_a_provider_that_loads_only_inside_onnxruntime_is_no_broken_link() -> None:
+    parts = Parts()
 
-
-def test_a_library_that_does_not_tell_its_version_is_shown_by_its_name(host: Host) -> None:
-    host.libraries["libcudnn.so.9"] = SimpleNamespace()
-    said = {link.name: link.found for link in chain(host.look()).links}
-    assert said["cuDNN 9"] == "libcudnn.so.9"
-
-
-def test_a_provider_that_onnxruntime_leaves_for_the_cpu_is_a_broken_link(host: Host) -> None:
-    host.asleep = {"CUDAExecutionProvider"}
-    found = broken(chain(host.look()))
-    assert found.name == "its CUDA provider"
-    assert found.found == "onnxruntime was asked for CUDAExecutionProvider and took CPUExecutionProvider"
-
-
-def test_a_provider_that_cannot_be_opened_outside_of_onnxruntime_is_opened_inside(host: Host) -> None:
-    load = host.load
-
-    def refusing(name: str) -> Any:
+    def load(name: str) -> Any:
         if name.endswith("_providers_cuda.so"):
             raise OSError(f"{name}: undefined symbol: Provider_GetHost")
-        return load(name)
+        return parts.load(name)
 
-    assert states(chain(replace(host.look(), load=refusing)))["its CUDA provider"] == "ok"
-
-
-def test_bindings_for_a_newer_cuda_than_the_drivers_are_said(host: Host) -> None:
-    host.driver = Driver(cuda=12080)
-    link = {link.name: link for link in chain(host.look()).links}["cuda-python"]
-    assert link.found == "cuda-bindings 13.5.0 is for CUDA 13, and the driver runs 12"
+    assert chain(replace(parts.host(), load=load)).first_broken is None
 
 
-def test_what_providers_are_tried_with_is_a_file_that_onnxruntime_opens() -> None:
-    pytest.importorskip("onnxruntime")
-    assert here().opened("CPUExecutionProvider") == "CPUExecutionProvider"
+def test_a_library_that_the_real_loader_does_not_find_is_named() -> None:
+    parts = Parts()
+
+    def load(name: str) -> Any:
+        return this_host().load("libnotthere.so.7") if name.endswith("_cuda.so") else parts.load(name)
+
+    found = chain(replace(parts.host(), load=load)).first_broken
+    assert found is not None and found.found == "it needs libnotthere.so.7, which is not here"
 
 
-def test_a_link_hangs_on_earlier_ones_only() -> None:
-    names = list(LINKS)
-    assert all(
-        names.index(before) < names.index(name) for name, step in LINKS.items() for before in step.after
+def torch_of(**changed: Any) -> str:
+    parts = Parts(gpu=changed.pop("gpu", H100))
+    torch = parts.modules["torch"]
+    torch.version.cuda = changed.get("cuda", "13.0")
+    torch.cuda.is_available = lambda: changed.get("sees", True)
+    return str(missing_link(TORCH, parts.host()))
+
+
+def test_a_torch_that_cannot_use_the_gpu_says_why() -> None:
+    assert torch_of(cuda=None).startswith(
+        "torch 2.13.0 is built without CUDA: install a build from torch's own"
     )
+    assert "built for CUDA 13.0, and the driver runs CUDA 12.8 at most" in torch_of(gpu=CUDA_12, sees=False)
+    assert "finds no GPU, but the driver shows NVIDIA H100: `python -c" in torch_of(sees=False)
+    volta = replace(H100, name="Tesla V100", capability="7.0")
+    assert "no code for Tesla V100 (compute capability 7.0), only for sm_80, sm_90" in torch_of(gpu=volta)
+
+
+@pytest.mark.parametrize(
+    ("built_for", "capability", "runs"),
+    [
+        (["sm_80", "sm_90"], (9, 0), True),
+        (["sm_80"], (8, 9), True),  # its own generation, a later minor version
+        (["sm_89"], (8, 0), False),
+        (["sm_80"], (9, 0), False),  # machine code is for one generation
+        (["compute_80"], (12, 0), True),  # PTX is compiled for what comes later
+        (["sm_75", "compute_120"], (9, 0), False),
+        (["sm_90a"], (9, 0), True),
+        (["compute_90a"], (10, 0), False),  # nothing but 9.0 has what it uses
+        (["sm_100f"], (10, 3), True),
+        (["compute_100f"], (12, 0), False),
+        (["gfx942"], (9, 0), False),
+        ([], (9, 0), False),
+    ],
+)
+def test_a_build_of_torch_runs_on_the_gpus_it_has_code_for(
+    built_for: list[str], capability: tuple[int, int], runs: bool
+) -> None:
+    assert runs_on(built_for, capability) is runs
 
 
 def test_this_machine_can_be_looked_at() -> None:
-    found = chain(here())
-    assert [link.name for link in found.links] == list(LINKS)
+    assert [link.name for link in chain().links] == list(LINKS)

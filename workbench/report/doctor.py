@@ -2,9 +2,8 @@
 
 from dataclasses import asdict
 
-from workbench.run.doctor import Clock, Diagnosis
-from workbench.system.machine import FEATURES
-from workbench.system.nvidia_check import Chain, Link
+from workbench.run.doctor import FEATURES, Clock, Diagnosis
+from workbench.system.nvidia_check import Chain
 
 
 def answer(found: Diagnosis) -> dict[str, object]:
@@ -13,7 +12,7 @@ def answer(found: Diagnosis) -> dict[str, object]:
     return {
         "machine": found.machine.model_dump(mode="json"),
         "fingerprint": found.machine.fingerprint,
-        "features": {name: name in found.machine.features for name in FEATURES},
+        "features": found.features,
         "conditions": found.conditions.model_dump(mode="json"),
         "usable_cores": found.usable_cores,
         "runtimes": found.runtimes,
@@ -34,8 +33,8 @@ def text(found: Diagnosis) -> str:
         f"cores     {found.usable_cores} usable (affinity {len(here.affinity)}, container quota {quota}); "
         f"governor {here.governor}, turbo {here.turbo}",
         f"gpus      {', '.join(machine.gpus) or 'none that NVML can see'}",
-        "features  " + ", ".join(f"{name} ({FEATURES[name]})" for name in machine.features),
-        "without   " + ", ".join(name for name in FEATURES if name not in machine.features),
+        "features  " + ", ".join(f"{name} ({FEATURES[name]})" for name, has in found.features.items() if has),
+        "without   " + ", ".join(name for name, has in found.features.items() if not has),
         "runtimes",
         *(f"  {name:<24} {_why(found.nvidia, why)}" for name, why in found.runtimes.items()),
         *_nvidia(found.nvidia),
@@ -60,9 +59,8 @@ def clock_quality(clock: Clock) -> str:
 
 def _why(chain: Chain, why: str | None) -> str:
     """What the chain says below is not said for each runtime as well."""
-    broken = chain.first_broken
-    below = broken is not None and why == f"{broken.found}: {broken.remedy}"
-    return "no: see `nvidia` below" if below else why or "runs here"
+    broken = {str(link) for link in chain.links if link.state == "broken"}
+    return "no: see `nvidia` below" if why in broken else why or "runs here"
 
 
 def _nvidia(chain: Chain) -> list[str]:
@@ -71,12 +69,6 @@ def _nvidia(chain: Chain) -> list[str]:
     if broken is None:
         head = "every link holds"
     else:
-        head = f"first broken link: {broken.name} ({broken.needed_for}): {_link(broken)}"
+        head = f"first broken link: {broken.name} ({broken.needed_for}): {broken}"
     links = [] if broken is not None and broken is chain.links[0] else chain.links
-    return [f"nvidia    {head}", *(f"  {link.name:<24} {_link(link)}" for link in links)]
-
-
-def _link(link: Link) -> str:
-    if link.state == "not looked at":
-        return link.state
-    return f"{link.found}: {link.remedy}" if link.state == "broken" and link.remedy else str(link.found)
+    return [f"nvidia    {head}", *(f"  {link.name:<24} {link}" for link in links)]

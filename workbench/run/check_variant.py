@@ -13,7 +13,6 @@ from workbench.backends import BACKENDS, Runtime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
-from workbench.measure.gpu.nvml import Reader, opened_gpu
 from workbench.measure.messages import Memory, Opened
 from workbench.measure.records import BASELINE, Accuracy, GpuUse, Saturation
 from workbench.measure.split import Parts
@@ -28,6 +27,7 @@ from workbench.run.prepare import Prepared, overridden
 from workbench.system.child import ChildError, call
 from workbench.system.files import digest_of, write_arrays, write_atomic
 from workbench.system.machine import usable_cores
+from workbench.system.nvml import Reader, opened_gpu
 from workbench.system.packages import versions
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import Variant

@@ -19,6 +19,19 @@ from workbench.system.machine import Machine
 from workbench.system.nvidia_check import Chain, chain
 from workbench.system.progress import Progress, Report
 
+# What decides which recipes are worth trying, and why.
+FEATURES = {
+    "avx2": "256-bit vectors",
+    "avx512f": "512-bit vectors",
+    "avx_vnni": "INT8 dot products",
+    "avx512_vnni": "INT8 dot products, 512-bit",
+    "avx512_bf16": "BF16 dot products",
+    "amx_int8": "INT8 matrix tiles",
+    "amx_bf16": "BF16 matrix tiles",
+    "asimddp": "INT8 dot products (ARM)",
+    "i8mm": "INT8 matrix products (ARM)",
+    "asimdhp": "FP16 arithmetic (ARM)",
+}
 RUNTIMES = (
     Runtime(),
     Runtime(device="cuda"),
@@ -53,6 +66,7 @@ class Diagnosis:
     """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on."""
 
     machine: Machine
+    features: dict[str, bool]
     conditions: Conditions
     usable_cores: int
     runtimes: dict[str, str | None]
@@ -64,13 +78,25 @@ def diagnose(report: Report) -> Diagnosis:
     """Look at the machine and time it against itself, for a few seconds."""
     return Diagnosis(
         machine=machine.collect(),
+        features=features(),
         conditions=conditions(),
         usable_cores=machine.usable_cores(),
-        # In this order: the chain leaves libraries open that would answer for the runtimes.
         runtimes={_name(runtime): BACKENDS[runtime.backend].unavailable(runtime) for runtime in RUNTIMES},
         nvidia=chain(),
         clock=clock(report),
     )
+
+
+def features(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, bool]:
+    """Which of FEATURES the processor has."""
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    flags = {
+        flag
+        for line in text.splitlines()
+        if line.lower().startswith(("flags", "features"))
+        for flag in line.partition(":")[2].split()
+    }
+    return {name: name in flags for name in FEATURES}
 
 
 def clock(report: Report) -> Clock:

@@ -6,6 +6,7 @@ log file. A child never outlives its parent.
 
 import contextlib
 import ctypes
+import logging
 import os
 import pickle
 import signal
@@ -196,6 +197,9 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
 def main() -> None:
     pipe = Connection(int(sys.argv[1]))
     parent, job, cpus = pickle.loads(pipe.recv_bytes())
+    # Its stderr is the log file. Libraries decide for themselves what they log; ours tells what it does.
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("workbench").setLevel(logging.INFO)
     # Ctrl-C is the parent's to handle; it ends us by closing the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

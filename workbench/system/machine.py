@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from workbench.system.files import digest_of
+from workbench.system.nvml import opened_gpus
 from workbench.system.records import Record
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -76,12 +77,14 @@ class Machine(Record):
 @lru_cache(maxsize=1)
 def collect() -> Machine:
     cpu, features = read_cpuinfo()
+    with opened_gpus() as readers:
+        gpus = tuple(gpu.name() for gpu in readers)
     return Machine(
         cpu=cpu,
         architecture=platform.machine(),
         cores=len(available_cpus()),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        gpus=_gpus(),
+        gpus=gpus,
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         features=features,
@@ -114,19 +117,3 @@ def read_cpuinfo(path: Path = CPUINFO) -> tuple[str, tuple[str, ...]]:
     flags = [set(value.split()) for key, value in fields if key in ("flags", "features")]
     common = set.intersection(*flags) if flags else set()
     return model, tuple(name for name in FEATURES if name in common)
-
-
-def _gpus() -> tuple[str, ...]:
-    try:
-        import pynvml
-    except ImportError:
-        return ()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
-    finally:
-        pynvml.nvmlShutdown()

@@ -21,11 +21,16 @@ Load = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`."""
+    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`.
+
+    address: on the PCI bus; NVML has another order than CUDA, and shows all GPUs.
+    """
 
     name: str
     capability: str
     cuda: str
+    memory_bytes: int = 0
+    address: str | None = None
 
 
 def missing_gpu() -> str | None:
@@ -36,7 +41,7 @@ def missing_gpu() -> str | None:
 
 @lru_cache(maxsize=1)
 def gpu() -> Gpu | str:
-    """The GPU, or why there is none."""
+    """The GPU, or why there is none. Makes no CUDA context, which would hold memory of the GPU."""
     return read_gpu(ctypes.CDLL)
 
 
@@ -54,9 +59,31 @@ def read_gpu(load: Load) -> Gpu | str:
     driver.cuDriverGetVersion(ctypes.byref(version))
     if count.value == 0:
         return NO_GPU
-    name, major, minor = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
+    name, address = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32)
+    major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
     driver.cuDeviceGetName(name, 256, 0)
     driver.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, 0)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, 0)
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", cuda)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
+    driver.cuDeviceGetPCIBusId(address, 32, 0)
+    return Gpu(
+        name.value.decode(errors="replace"),
+        f"{major.value}.{minor.value}",
+        version_of(version.value, 1000, 10),
+        memory.value,
+        address.value.decode() or None,
+    )
+
+
+def version_of(number: int, *units: int) -> str:
+    """A version as NVIDIA's libraries return it: 13020 in units of 1000 and 10 is `13.2`."""
+    parts = []
+    for unit in units:
+        part, number = divmod(number, unit)
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def parts_of(version: str) -> tuple[int, ...]:
+    """Major and minor of `13.2`, to compare versions and compute capabilities by."""
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -27,12 +27,6 @@ HINTS = {
 NOT_RECORDED = "leave `runtime.cuda_graph` out: this network makes calls that cannot be recorded"
 
 
-def version() -> tuple[int, int]:
-    """Major and minor of the CUDA that `cuda-bindings` was built for. Needs no GPU."""
-    number = int(_checked(_cuda().cudaRuntimeGetVersion(), "asking for its version"))
-    return number // 1000, number % 1000 // 10
-
-
 @contextmanager
 def stream() -> Iterator[Any]:
     """A queue of work of its own, that waits for no other. TensorRT takes `int(stream)`."""

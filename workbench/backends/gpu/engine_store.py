@@ -7,10 +7,10 @@ makes an engine ours. Its sha256 finds damage, and `bound_to` what fits this mac
 not fit is built again.
 """
 
+import logging
 import os
 import shutil
 import stat
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +25,8 @@ from workbench.system import nvidia
 from workbench.system.files import digest_of, exclusive, sha256_bytes, translated_os_errors, write_atomic
 from workbench.system.folders import cache_folder
 from workbench.system.records import Record, Sha256, to_json
+
+log = logging.getLogger(__name__)
 
 ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
 TIMING_FOLDER = "timing"
@@ -179,7 +181,7 @@ def alone(place: Path) -> Iterator[None]:
         return
 
     def waiting() -> None:
-        sys.stderr.write(f"waiting for another process that builds an engine in {place}\n")
+        log.info("waiting for another process that builds an engine in %s", place)
 
     with exclusive(place / LOCK, waiting):
         yield

@@ -11,9 +11,9 @@ from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit, Computed, Product, audit_of
 from workbench.backends.common import onnxruntime_errors, profiled_nodes
 from workbench.backends.mac_count import MULTIPLYING, in_order, macs_of, macs_of_call, multiplying
-from workbench.backends.ort.availability import missing_libraries
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
 from workbench.errors import WorkbenchError
+from workbench.system.nvidia_check import ORT, missing_link
 
 if TYPE_CHECKING:
     import onnx
@@ -192,10 +192,10 @@ def _calls(
             artifact.read(), options, providers=list(providers.items()), enable_fallback=False
         )
         if wanted is not None:
-            refuse_other(session.get_providers()[0], wanted, missing_libraries)
+            refuse_other(session.get_providers()[0], wanted, lambda: missing_link(ORT))
         session.run(None, {session.get_inputs()[0].name: sample})
     except onnxruntime_errors(RuntimeError, ValueError) as error:
-        reason = (missing_libraries() if wanted else None) or str(error).strip()
+        reason = (missing_link(ORT) if wanted else None) or str(error).strip()
         raise WorkbenchError(f"audit: onnxruntime cannot run {artifact.path.name}: {reason}") from error
     calls = [_call(event["name"], event["args"]) for event in profiled_nodes(session)]
     nodes = assigned(session) or dict(Counter(call.provider for call in calls))

@@ -9,10 +9,11 @@ from workbench.backends.audit import Audit
 from workbench.backends.base import OnDevice, Provider, Runtime, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, translated_ort_errors
 from workbench.backends.ort.audit import audit_onnx
-from workbench.backends.ort.availability import CUDA, missing_link
 from workbench.backends.ort.providers import refuse_other
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
+from workbench.system import nvidia_check
+from workbench.system.nvidia_libraries import CUDA_PROVIDER
 from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ PACKAGES: tuple[str, ...] = (
 
 PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
-    "cuda": CUDA,
+    "cuda": CUDA_PROVIDER,
     "openvino": "OpenVINOExecutionProvider",
 }
 # The packages that bring a provider carry their own onnxruntime and cannot live beside another one.
@@ -51,7 +52,7 @@ def _provider(runtime: Runtime) -> str:
 
 def unavailable(runtime: Runtime) -> str | None:
     if runtime.device == "cuda":
-        return missing_link()
+        return nvidia_check.missing_link(nvidia_check.ORT)
     if (missing := missing_package("onnxruntime")) is not None:
         return missing
     import onnxruntime

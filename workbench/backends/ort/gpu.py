@@ -7,11 +7,12 @@ from workbench.backends.audit import Audit
 from workbench.backends.base import Runtime
 from workbench.backends.common import onnxruntime_errors, refuse_override
 from workbench.backends.ort.audit import audit_onnx, providers_in_profile
-from workbench.backends.ort.availability import CUDA, missing_libraries, preload
 from workbench.backends.ort.io_binding import Bound
 from workbench.backends.ort.options import ProviderOptions, cuda_options, sizes
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
 from workbench.errors import WorkbenchError
+from workbench.system.nvidia_check import ORT, missing_link
+from workbench.system.nvidia_libraries import CUDA_PROVIDER, preload
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,7 +35,7 @@ def configured(artifact: Artifact, runtime: Runtime, options: "onnxruntime.Sessi
     options.add_session_config_entry(RECORD, "1")
     refuse_override(runtime.precision == "tf32")
     preload()
-    return [(CUDA, cuda_options(artifact, runtime)), (CPU, {})]
+    return [(CUDA_PROVIDER, cuda_options(artifact, runtime)), (CPU, {})]
 
 
 def opened(
@@ -46,9 +47,9 @@ def opened(
     """
     chain = configured(artifact, runtime, options)
     session = open_with(artifact, options, chain)
-    refuse_other(session.get_providers()[0], CUDA, missing_libraries)
+    refuse_other(session.get_providers()[0], CUDA_PROVIDER, lambda: missing_link(ORT))
     nodes = assigned(session) or providers_in_profile(artifact, options, chain, _sample(artifact))
-    refuse_idle(nodes, CUDA)
+    refuse_idle(nodes, CUDA_PROVIDER)
     return session
 
 
@@ -75,7 +76,7 @@ def audit(
     # A captured graph runs its kernels without onnxruntime, whose profile then shows none.
     plain = runtime.model_copy(update={"cuda_graph": False})
     chain = configured(artifact, plain, options)
-    return audit_onnx(artifact, options, dict(chain), batch, wanted=CUDA)
+    return audit_onnx(artifact, options, dict(chain), batch, wanted=CUDA_PROVIDER)
 
 
 def _sample(artifact: Artifact) -> "NDArray[Any]":
@@ -99,5 +100,5 @@ def open_with(
         # Without its fallback: it would open the file once more on the CPU, at opening or at a failed call.
         return onnxruntime.InferenceSession(artifact.read(), options, providers=chain, enable_fallback=False)
     except onnxruntime_errors(RuntimeError, ValueError) as error:
-        reason = missing_libraries() or str(error).strip()
+        reason = missing_link(ORT) or str(error).strip()
         raise WorkbenchError(f"onnxruntime cannot open {artifact.path.name}: {reason}") from error

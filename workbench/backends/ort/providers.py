@@ -24,7 +24,7 @@ def assigned(session: Any) -> dict[str, int] | None:
 def refuse_other(taken: str, wanted: str, missing: Callable[[], str | None]) -> None:
     """Raise WorkbenchError where the session as a whole fell back: its first provider is another.
 
-    missing: says which library that provider lacks, and what to install (see `availability`).
+    missing: says which library that provider lacks, and what to install.
     """
     if taken != wanted:
         reason = missing()

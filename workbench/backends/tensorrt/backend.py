@@ -1,15 +1,14 @@
 """NVIDIA TensorRT 10 and 11: engines built on this machine from ONNX files.
 
 The artifact is the ONNX file. Its engine fits one GPU, driver and TensorRT version, is found or built when
-the artifact is opened, and stays in this user's private folder (`backends/engines.py`). On another machine
-it is built there.
+the artifact is opened, and stays in this user's private folder (`backends/gpu/engine_store.py`). On another
+machine it is built there.
 """
 
-import sys
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
@@ -23,62 +22,25 @@ from workbench.backends.tensorrt.lane_pool import Lanes, split
 from workbench.backends.tensorrt.log import log_of, made
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
-from workbench.system import nvidia
-from workbench.system.packages import missing_package
+from workbench.system import nvidia_check
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
 
 NAME = "tensorrt"
 PACKAGES: tuple[str, ...] = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-bindings")
 
-OLDEST = (10, 3)  # strongly typed networks, contexts that take their memory from us, without deprecated names
-INSTALL = "pip install 'krishi-bench[tensorrt]'"
 PROVIDER = "TensorRT"
 FULL = ("out of memory", "could not be allocated", "outofmemory")  # TensorRT's words for a full GPU
 HOW = "CUDA events between calls queued one behind the other"
 
 
 def unavailable(runtime: Runtime) -> str | None:
-    """The first missing link: driver, GPU, `tensorrt` and its libraries, `cuda-bindings`."""
     del runtime
-    return nvidia.missing_gpu() or _no_tensorrt() or _no_cuda()
-
-
-def _no_tensorrt() -> str | None:
-    if (missing := missing_package("tensorrt")) is not None:
-        return missing
-    try:
-        import tensorrt
-    except (ImportError, OSError) as error:
-        return f"`tensorrt` is installed, but its libraries do not load ({error}): {INSTALL} installs both"
-    version = str(tensorrt.__version__)
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        return f"`tensorrt` {version} is too old, 10.3 is the first that serves: {INSTALL}"
-    return None
-
-
-def _no_cuda() -> str | None:
-    try:
-        here = find_spec("cuda.bindings") is not None
-    except ModuleNotFoundError:  # No `cuda` at all, or another package of that name.
-        here = False
-    if not here:
-        return f"`cuda-bindings` is not installed: {INSTALL}"
-    try:
-        built_for = cuda.version()
-    except (ImportError, OSError, WorkbenchError) as error:
-        return f"`cuda-bindings` is installed, but does not load ({error}): {INSTALL}"
-    gpu = nvidia.gpu()
-    runs = int(gpu.cuda.partition(".")[0]) if isinstance(gpu, nvidia.Gpu) else 0
-    if runs < built_for[0]:
-        return (
-            f"`cuda-bindings` is built for CUDA {built_for[0]}, and the driver runs CUDA {runs} at most: "
-            f"update the driver, or pip install 'cuda-bindings<{built_for[0]}'"
-        )
-    return None
+    return nvidia_check.missing_link(nvidia_check.TENSORRT)
 
 
 @contextmanager
@@ -184,7 +146,7 @@ def _found_or_built(artifact: Artifact, plan: EnginePlan, *, anew: bool = False)
         place = engine_store.folder(("tensorrt", artifact.digest, binding, *plan.parts()))
         timing = engine_store.timing_folder(binding) / engine_store.TIMING
     except engine_store.Unwritable as error:
-        _warn(f"{error.message}: it is built at every start")
+        log.warning("%s: it is built at every start", error.message)
         return _built(onnx, artifact, plan, binding, timings=b"")[:2]
     with engine_store.alone(place):
         kept = None if anew else engine_store.fitting(place, binding)
@@ -197,12 +159,8 @@ def _found_or_built(artifact: Artifact, plan: EnginePlan, *, anew: bool = False)
             engine_store.keep(place, data, binding=binding, build_s=engine.build_s or 0.0)
             engine_store.write_private(timing, timings)
         except WorkbenchError as error:  # A full disk: this engine serves, the next start builds it again.
-            _warn(f"{error.message}: the engine is not kept")
+            log.warning("%s: the engine is not kept", error.message)
     return data, engine
-
-
-def _warn(message: str) -> None:
-    sys.stderr.write(f"tensorrt: {message}\n")
 
 
 def _built(

@@ -1,6 +1,6 @@
-"""What TensorRT says of what it does: warnings and errors go to the log, errors also into exceptions."""
+"""TensorRT's messages: warnings and errors go to the log, errors also into exceptions."""
 
-import sys
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
@@ -30,7 +30,7 @@ def log_of(trt: Any) -> Any:
                 self.errors.append(msg.strip())
             elif severity != trt.ILogger.Severity.WARNING:
                 return
-            sys.stderr.write(f"tensorrt: {msg.strip()}\n")
+            logging.getLogger("workbench.tensorrt").warning("%s", msg.strip())
 
     log = Log()
     # Some operators are plug-ins, to the parser as to an engine: they have to be known before either.

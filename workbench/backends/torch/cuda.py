@@ -1,7 +1,6 @@
 """PyTorch on an NVIDIA GPU: what stands in the way, TF32, weights in half, what a package is bound to."""
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,9 +9,9 @@ from workbench.backends.artifact import Artifact
 from workbench.backends.base import Runtime
 from workbench.backends.common import refuse_override
 from workbench.errors import WorkbenchError
-from workbench.system import nvidia
+from workbench.system import nvidia, nvidia_check
 from workbench.system.machine import collect
-from workbench.system.nvidia import Gpu
+from workbench.system.nvidia import Gpu, parts_of
 from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:
@@ -27,46 +26,13 @@ _open: list[bool] = []  # of the sessions that are open in this process: may the
 
 
 def unavailable(runtime: Runtime) -> str | None:
-    """Why `runtime` cannot run on the GPU here, or None.
-
-    Asks the driver and the build of torch alone: a question to the GPU itself would make a CUDA context in
-    this process, hundreds of MB of the GPU's memory, and keep it while others measure.
-    """
-    found = nvidia.gpu()
-    if isinstance(found, str):
-        return found
-    if (missing := missing_package("torch")) is not None:
+    """Why `runtime` cannot run on the GPU here, or None."""
+    if (missing := nvidia_check.missing_link(nvidia_check.TORCH)) is not None:
         return missing
-    import torch
-
-    if torch.version.cuda is None:
-        build = "a ROCm build" if torch.version.hip else "a CPU build"
-        return f"this torch is {build}: install a CUDA build of torch, see https://pytorch.org/get-started"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is said below
-        sees = torch.cuda.is_available()
-    if not sees:
-        return _unseen(found, torch.__version__, torch.version.cuda)
-    return _too_old(found, torch.cuda.get_arch_list(), runtime)
-
-
-def _unseen(found: Gpu, version: str, built_for: str) -> str:
-    if _numbers(found.cuda) < _numbers(built_for):
-        return (
-            f"the NVIDIA driver runs CUDA {found.cuda} at most, and this torch ({version}) is built for "
-            f"CUDA {built_for}: update the driver, or install torch for CUDA {found.cuda} or older"
-        )
-    return (
-        f"torch {version} for CUDA {built_for} finds no GPU, but the driver shows {found.name} and runs CUDA "
-        f'{found.cuda}: `python -c "import torch; torch.cuda.init()"` says why'
-    )
-
-
-def _too_old(found: Gpu, built_for: list[str], runtime: Runtime) -> str | None:
-    capability = _numbers(found.capability)
+    found = nvidia.gpu()
+    assert isinstance(found, Gpu)
+    capability = parts_of(found.capability)
     this = f"{found.name} (compute capability {found.capability})"
-    if not runs_on(built_for, capability):
-        return f"this torch has no code for {this}, only for {', '.join(built_for)}: install another build"
     if capability < NEEDS_CAPABILITY.get(runtime.precision or "f32", (0, 0)):
         return f"{this} has no {runtime.precision} instructions, which came with capability 8.0 (Ampere)"
     if runtime.compile:
@@ -75,34 +41,6 @@ def _too_old(found: Gpu, built_for: list[str], runtime: Runtime) -> str | None:
         if missing_package("triton", extra="export") is not None:
             return "`compile: true` on a GPU needs `triton`: pip install triton"
     return None
-
-
-def runs_on(built_for: list[str], capability: tuple[int, ...]) -> bool:
-    """Whether a build with code for these (`sm_90`, `compute_120`) runs on a GPU of this capability.
-
-    Machine code runs on its own generation, from its own minor version upwards; PTX (`compute_`) on all
-    later ones; what ends in `a` on exactly one, in `f` on its generation. (CUDA Programming Guide, chapter
-    on compute capabilities.)
-    """
-    for name in built_for:
-        kind, _, number = name.partition("_")
-        digits = number.rstrip("af")
-        if not digits.isdigit():
-            continue
-        target = (int(digits[:-1]), int(digits[-1]))
-        if number.endswith("a"):
-            fits = target == capability
-        elif kind == "compute" and not number.endswith("f"):
-            fits = target <= capability
-        else:
-            fits = target[0] == capability[0] and target <= capability
-        if fits:
-            return True
-    return False
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def bound_to() -> str:

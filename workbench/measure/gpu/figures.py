@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from workbench.backends import Infer, OnDevice, Runtime, Session
 from workbench.backends.artifact import Artifact
-from workbench.measure.gpu.nvml import opened_gpu
 from workbench.measure.gpu.watch import Watched
 from workbench.measure.records import GpuThroughput, GpuUse
 from workbench.photos.contract import Batch
 from workbench.system.child import ChildError
+from workbench.system.nvml import opened_gpu
 
 SIZES = (1, 8, 32, 64)
 LONGEST_CALL_S = 1.0  # larger batches would take longer still

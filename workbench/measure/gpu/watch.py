@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.measure.gpu.nvml import Reader, opened_gpu
 from workbench.measure.records import GpuConditions, GpuState
+from workbench.system.nvml import Reader, opened_gpu
 
 INTERVAL_S = 0.25
 JOIN_S = 5.0  # a driver that hangs must not keep a run from going on
@@ -24,7 +24,17 @@ DISTURBING = frozenset(
 def gpu_conditions(nvml: Any = None) -> GpuConditions | None:
     """What stays as it is; None where NVML cannot be read."""
     with opened_gpu(nvml) as gpu:
-        return None if gpu is None else gpu.conditions()
+        if gpu is None:
+            return None
+        memory, mig = gpu.ask("DeviceGetMemoryInfo"), gpu.ask("DeviceGetMigMode")
+        return GpuConditions(
+            name=gpu.name(),
+            driver=gpu.driver(),
+            memory_bytes=None if memory is None else int(memory.total),
+            power_limit_w=gpu.watts("DeviceGetPowerManagementLimit"),
+            default_power_w=gpu.watts("DeviceGetPowerManagementDefaultLimit"),
+            mig=None if mig is None else bool(mig[0]),
+        )
 
 
 def our_processes() -> frozenset[int]:

@@ -1,7 +1,7 @@
 """FP16 graphs, with what FP16 would harm left in FP32."""
 
 import json
-import sys
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from workbench.photos.dataset import Images
 
 
+log = logging.getLogger(__name__)
+
 PHOTOS = 64  # looked at for ranges
 
 
@@ -32,7 +34,7 @@ def fp16(
     images: "Images | None" = None,
     samples: "Batch | None" = None,
 ) -> None:
-    """Convert the graph; what was done is written to stderr and noted in the file (see `notes_of`).
+    """Convert the graph; what was done is logged and noted in the file (see `notes_of`).
 
     images: photos for `keep_sensitive`; else samples, a batch as the network takes it; else noise.
     Raises WorkbenchError where an exclusion fits nothing, where nothing was left to convert, or where the
@@ -61,7 +63,7 @@ def fp16(
     tidy = without_cast_pairs(converted)
     notes = Fp16Notes(found, half_share(tidy), count_casts(tidy))
     _write(tidy, notes, target, batches[0])
-    sys.stderr.write(f"{notes.text()}\n")
+    log.info("%s", notes.text())
 
 
 def _fitting(patterns: tuple[str, ...], model: "onnx.ModelProto") -> list[str]:

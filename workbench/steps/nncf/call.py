@@ -2,7 +2,6 @@
 
 import io
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from workbench.photos.dataset import Images
     from workbench.steps.nncf.settings import AccuracyControl, NncfInt8
 
+
+log = logging.getLogger(__name__)
 
 RANKED = 300  # photos by which accuracy control finds the layers that distort most, as NNCF does
 
@@ -164,7 +165,7 @@ def _validator(deadline: float | None) -> Validate:
         right = sum(int(logits.argmax()) == label for logits, label in pairs)
         if deadline is not None and time.monotonic() > deadline:
             # The one way to make NNCF stop and still hand over what it has: tell it that all is well.
-            sys.stderr.write("nncf_int8.accuracy_control: the minutes are over; the last network is taken\n")
+            log.info("nncf_int8.accuracy_control: the minutes are over; the last network is taken")
             right = len(pairs)
         top1 = right / max(1, len(pairs))
         if isinstance(model, onnx.ModelProto):
@@ -188,17 +189,16 @@ def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """NNCF draws progress bars and logs on stdout, which is for data: its log goes to stderr instead."""
+    """NNCF draws progress bars and logs on stdout, which is for data: its messages go to our log instead."""
     with redirect_stdout(io.StringIO()):
         from nncf.common.logging import nncf_logger
 
-        before, log = nncf_logger.handlers, logging.StreamHandler(sys.stderr)
-        log.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
-        nncf_logger.handlers = [log]
+        before = nncf_logger.handlers, nncf_logger.propagate
+        nncf_logger.handlers, nncf_logger.propagate = [], True
         try:
             yield
         finally:
-            nncf_logger.handlers = before
+            nncf_logger.handlers, nncf_logger.propagate = before
 
 
 @contextmanager

@@ -1,14 +1,11 @@
-"""NVIDIA's management library (NVML): what it says of one GPU. It is only read: no clock, power limit or mode
-is ever set. What it refuses (an older GPU, MIG, a missing right) is None."""
+"""NVIDIA's management library (NVML). It is only read: no clock, power limit or mode is ever set. What it
+refuses (an older GPU, MIG, a missing right) is None."""
 
-import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from typing import Any
 
-from workbench.measure.records import GpuConditions
-from workbench.system.nvidia import DRIVER
+from workbench.system import nvidia
 
 # Why clocks are below the highest: NVML's name of the bit, and the words of `nvidia-smi -q -d PERFORMANCE`.
 IDLE = "GpuIdle"
@@ -98,20 +95,15 @@ class Reader:
         now = self.used_bytes()
         return (None, False) if now is None or before_bytes is None else (max(0, now - before_bytes), True)
 
-    def conditions(self) -> GpuConditions:
-        memory, mig = self.ask("DeviceGetMemoryInfo"), self.ask("DeviceGetMigMode")
+    def name(self) -> str:
+        return _text(self.ask("DeviceGetName"))
+
+    def driver(self) -> str:
+        """The version of the driver."""
         try:
-            driver = self._nvml.nvmlSystemGetDriverVersion()
+            return _text(self._nvml.nvmlSystemGetDriverVersion())
         except self._nvml.NVMLError:
-            driver = None
-        return GpuConditions(
-            name=_text(self.ask("DeviceGetName")),
-            driver=_text(driver),
-            memory_bytes=None if memory is None else int(memory.total),
-            power_limit_w=self.watts("DeviceGetPowerManagementLimit"),
-            default_power_w=self.watts("DeviceGetPowerManagementDefaultLimit"),
-            mig=None if mig is None else bool(mig[0]),
-        )
+            return _text(None)
 
 
 def decoded(nvml: Any, bits: int) -> tuple[str, ...]:
@@ -131,21 +123,9 @@ def _text(value: str | bytes | None) -> str:
     return "unknown" if value is None else value if isinstance(value, str) else value.decode(errors="replace")
 
 
-@lru_cache(maxsize=1)
-def cuda_bus_id() -> str | None:
-    """The PCI address of the first GPU that CUDA shows: NVML has another order, and shows all of them."""
-    try:
-        driver = ctypes.CDLL(DRIVER)
-        address = ctypes.create_string_buffer(32)
-        shown = driver.cuInit(0) == 0 and driver.cuDeviceGetPCIBusId(address, 32, 0) == 0
-    except (OSError, AttributeError):
-        return None
-    return address.value.decode() if shown else None
-
-
 @contextmanager
-def opened_gpu(nvml: Any = None, bus_id: Callable[[], str | None] = cuda_bus_id) -> Iterator[Reader | None]:
-    """The GPU that CUDA uses; None where NVML cannot be read. nvml: `pynvml` unless given."""
+def opened_nvml(nvml: Any = None) -> Iterator[Any | None]:
+    """`pynvml`, or `nvml` in its place, started; None where it is not installed or does not start."""
     if nvml is None:
         try:
             import pynvml
@@ -159,15 +139,37 @@ def opened_gpu(nvml: Any = None, bus_id: Callable[[], str | None] = cuda_bus_id)
         yield None
         return
     try:
-        yield _reader(nvml, bus_id())
+        yield nvml
     finally:
         with suppress(nvml.NVMLError):
             nvml.nvmlShutdown()
 
 
-def _reader(nvml: Any, address: str | None) -> Reader | None:
-    with suppress(nvml.NVMLError):
-        if address is None:
-            return Reader(nvml, nvml.nvmlDeviceGetHandleByIndex(0))
-        return Reader(nvml, nvml.nvmlDeviceGetHandleByPciBusId(address))
-    return None
+@contextmanager
+def opened_gpu(nvml: Any = None) -> Iterator[Reader | None]:
+    """The GPU that CUDA uses; None where NVML cannot be read. nvml: `pynvml` unless given."""
+    found = nvidia.gpu()
+    address = found.address if isinstance(found, nvidia.Gpu) else None
+    with opened_nvml(nvml) as binding:
+        gpu = None
+        if binding is not None:
+            with suppress(binding.NVMLError):
+                gpu = Reader(
+                    binding,
+                    binding.nvmlDeviceGetHandleByPciBusId(address)
+                    if address
+                    else binding.nvmlDeviceGetHandleByIndex(0),
+                )
+        yield gpu
+
+
+@contextmanager
+def opened_gpus(nvml: Any = None) -> Iterator[tuple[Reader, ...]]:
+    """All GPUs, in NVML's order; none where it cannot be read. nvml: `pynvml` unless given."""
+    with opened_nvml(nvml) as binding:
+        gpus: tuple[Reader, ...] = ()
+        if binding is not None:
+            with suppress(binding.NVMLError):
+                handles = map(binding.nvmlDeviceGetHandleByIndex, range(binding.nvmlDeviceGetCount()))
+                gpus = tuple(Reader(binding, handle) for handle in handles)
+        yield gpus
