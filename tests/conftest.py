@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from PIL import Image
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime
 from workbench.measure.records import Accuracy, Latency
 from workbench.photos.contract import Preprocess
 from workbench.results.records import Budget, RunInfo, TrialResult
@@ -155,7 +155,7 @@ def run_info() -> Callable[..., RunInfo]:
             "preprocess": Preprocess(resize=32, crop=28, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
             "budget": Budget(),
             "baseline": "baseline",
-            "runtimes": {"baseline": Runtime()},
+            "runtimes": {"baseline": OrtRuntime()},
             "noise_floor": 0.02,
         }
         return RunInfo(**{**values, **more})

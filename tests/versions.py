@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.backends import Runtime
+from workbench.backends import NullRuntime
 from workbench.backends.artifact import ArtifactInfo
 from workbench.photos.contract import Preprocess
 from workbench.registry.bundle import Bundle
@@ -38,7 +38,7 @@ def draft(
             input_shape=(0, 3, 8, 8),
             classes=3,
         ),
-        "runtime": Runtime(backend="null"),
+        "runtime": NullRuntime(),
         "class_names": CLASSES,
         "preprocess": CONTRACT,
         "golden": Golden(file="golden.npz", images=2, atol=1e-3),

@@ -17,8 +17,9 @@ pytest.importorskip("onnxruntime", reason="the pretended engine computes through
 
 from tests.nvidia.fake_world import World
 from tests.nvidia.machine import GPU, SIDE, network, pretend
+from workbench.backends import RUNTIME, TensorrtRuntime
 from workbench.backends.artifact import Artifact
-from workbench.backends.base import Engine, Runtime
+from workbench.backends.base import Engine
 from workbench.backends.gpu import engine_store
 from workbench.backends.tensorrt import backend
 from workbench.errors import WorkbenchError
@@ -39,7 +40,7 @@ def artifact(tmp_path: Path) -> Artifact:
 
 
 def engine_of(artifact: Artifact, **fields: Any) -> Engine:
-    runtime = Runtime.model_validate({"backend": "tensorrt", "device": "cuda", **fields})
+    runtime = RUNTIME.validate_python({"backend": "tensorrt", "device": "cuda", **fields})
     with backend.session(artifact, runtime) as session:
         session.infer(PHOTO)
         assert session.engine is not None
@@ -79,7 +80,7 @@ def test_the_second_start_finds_what_the_first_has_built(
 
 
 def test_preparing_builds_so_that_opening_only_reads(world: World, artifact: Artifact) -> None:
-    runtime = Runtime(backend="tensorrt", device="cuda")
+    runtime = TensorrtRuntime(device="cuda")
     backend.prepare(artifact, runtime)
     assert (len(world.built), world.deserialized) == (1, 0)
     backend.prepare(artifact, runtime)
@@ -113,7 +114,7 @@ def test_an_engine_of_another_machine_is_not_opened(
     tmp_path: Path,
     change: Callable[[pytest.MonkeyPatch, World, Path], None],
 ) -> None:
-    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    backend.prepare(artifact, TensorrtRuntime(device="cuda"))
     first = (place(tmp_path) / "engine.plan").read_bytes()
     change(monkeypatch, world, tmp_path)
     forbid(first, monkeypatch)
@@ -167,7 +168,7 @@ def test_an_engine_that_was_touched_is_built_again_and_never_opened(
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[Path], object],
 ) -> None:
-    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    backend.prepare(artifact, TensorrtRuntime(device="cuda"))
     spoil(place(tmp_path))
     found = (place(tmp_path) / "engine.plan").read_bytes()
     forbid(found, monkeypatch)
@@ -181,7 +182,7 @@ def test_an_engine_of_another_user_is_not_opened(
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("giving a file to another user takes root")
-    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    backend.prepare(artifact, TensorrtRuntime(device="cuda"))
     os.chown(place(tmp_path) / "engine.plan", 65534, 65534)
     forbid((place(tmp_path) / "engine.plan").read_bytes(), monkeypatch)
     assert engine_of(artifact).build_s is not None
@@ -193,7 +194,7 @@ def test_an_engine_of_another_user_is_not_opened(
 def test_an_engine_of_this_user_that_tensorrt_refuses_is_built_again(
     world: World, artifact: Artifact, tmp_path: Path
 ) -> None:
-    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    backend.prepare(artifact, TensorrtRuntime(device="cuda"))
     engine_store.keep(place(tmp_path), b"not an engine any more", binding=BINDING, build_s=1.0)
     assert engine_of(artifact).build_s is not None
     assert (len(world.built), world.deserialized) == (2, 2)
@@ -210,7 +211,7 @@ def test_a_good_engine_is_not_built_again_because_the_gpu_is_full(
             error, "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"
         )
 
-    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    backend.prepare(artifact, TensorrtRuntime(device="cuda"))
     with monkeypatch.context() as patched:
         patched.setattr(fake_engine.Runtime, "deserialize_cuda_engine", full)
         with pytest.raises(WorkbenchError, match="out of memory") as caught:
@@ -224,17 +225,17 @@ def test_what_decides_an_engine_decides_where_it_is_kept(
     world: World, artifact: Artifact, tmp_path: Path
 ) -> None:
     other = network(tmp_path / "other", batch=2)
-    for fields in ({}, {"max_batch": 8}, {"precision": "tf32"}, {"builder_level": 1}, {"workspace_mb": 64}):
+    for fields in ({}, {"max_batch": 8}, {"precision": "tf32"}):
         assert engine_of(artifact, **fields).build_s is not None
     assert engine_of(other).build_s is not None
     assert engine_of(artifact, cuda_graph=True).build_s is None  # how it is called is not in the engine
-    assert len(list((tmp_path / "cache" / "engines").glob("*/engine.plan"))) == 6
+    assert len(list((tmp_path / "cache" / "engines").glob("*/engine.plan"))) == 4
 
 
 def test_of_two_that_start_at_once_one_builds(
     world: World, artifact: Artifact, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda", max_batch=2))  # imports are done
+    backend.prepare(artifact, TensorrtRuntime(device="cuda", max_batch=2))  # imports are done
     found: list[Engine] = []
     threads = [threading.Thread(target=lambda: found.append(engine_of(artifact))) for _ in range(4)]
     for thread in threads:
@@ -329,7 +330,7 @@ def test_engines_are_not_kept_in_a_folder_that_another_user_can_exchange(
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("giving a folder to another user takes root")
-    backend.prepare(artifact, Runtime(backend="tensorrt", device="cuda"))
+    backend.prepare(artifact, TensorrtRuntime(device="cuda"))
     os.chown(tmp_path / "cache", 65534, 65534)
     with pytest.raises(WorkbenchError, match=r"cache belongs to another user \(id 65534\)") as caught:
         engine_of(artifact)

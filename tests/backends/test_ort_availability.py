@@ -7,17 +7,12 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="the chain begins with it")
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, OrtRuntime
 from workbench.backends.ort import availability
 from workbench.backends.ort.availability import clash, first_missing, old_driver, remedy, unsupported_by_rtx
 from workbench.system import nvidia
 
 GPU = nvidia.Gpu("Test GPU", "8.9", "13.0")
-RUNTIMES = [
-    Runtime(device="cuda"),
-    Runtime(device="cuda", provider="tensorrt"),
-    Runtime(device="cuda", provider="tensorrt-rtx"),
-]
 
 
 def lacking(*missing: str) -> Callable[[str], object]:
@@ -32,12 +27,9 @@ def lacking(*missing: str) -> Callable[[str], object]:
     return load
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.provider or "cuda")
-def test_without_a_driver_nothing_else_is_asked_for(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_driver_nothing_else_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: nvidia.NO_DRIVER)
-    assert BACKENDS["onnxruntime"].unavailable(runtime) == nvidia.NO_DRIVER
+    assert BACKENDS["onnxruntime"].unavailable(OrtRuntime(device="cuda")) == nvidia.NO_DRIVER
 
 
 def test_two_builds_in_one_environment_are_a_broken_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +41,7 @@ def test_two_builds_in_one_environment_are_a_broken_install(monkeypatch: pytest.
     assert clash(["onnxruntime"]) is None
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
     monkeypatch.setattr(availability, "versions", lambda *names: dict.fromkeys(names[:2], "1.31.1"))
-    assert BACKENDS["onnxruntime"].unavailable(Runtime(device="cuda")) == reason
+    assert BACKENDS["onnxruntime"].unavailable(OrtRuntime(device="cuda")) == reason
 
 
 def test_the_cpu_build_is_told_from_the_one_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +50,7 @@ def test_the_cpu_build_is_told_from_the_one_for_gpus(monkeypatch: pytest.MonkeyP
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime is the build for GPUs")
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
-    reason = BACKENDS["onnxruntime"].unavailable(Runtime(device="cuda"))
+    reason = BACKENDS["onnxruntime"].unavailable(OrtRuntime(device="cuda"))
     assert reason is not None
     assert reason.startswith("this onnxruntime has no CUDAExecutionProvider (it has ")
     assert "krishi-bench[gpu]" in reason
@@ -72,12 +64,11 @@ def test_a_build_for_gpus_without_cuda_names_the_library_and_its_package(
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime is not the build for GPUs")
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
-    for runtime in RUNTIMES[:2]:
-        reason = BACKENDS["onnxruntime"].unavailable(runtime)
-        if reason is None:
-            pytest.skip("the CUDA libraries are here")
-        major = onnxruntime.cuda_version.partition(".")[0]
-        assert f"needs libcublasLt.so.{major}, which is not here: pip install 'nvidia-cublas" in reason
+    reason = BACKENDS["onnxruntime"].unavailable(OrtRuntime(device="cuda"))
+    if reason is None:
+        pytest.skip("the CUDA libraries are here")
+    major = onnxruntime.cuda_version.partition(".")[0]
+    assert f"needs libcublasLt.so.{major}, which is not here: pip install 'nvidia-cublas" in reason
 
 
 def test_a_driver_must_run_the_cuda_of_the_build() -> None:
@@ -142,26 +133,3 @@ def test_tensorrt_for_rtx_is_not_for_data_centres(capability: str, taken: bool) 
     assert (reason is None) is taken
     if reason:
         assert "NVIDIA H200 has 9.0: use `backend: tensorrt`" in reason
-
-
-def test_the_rtx_plug_in_is_a_package_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
-    monkeypatch.setattr(availability, "find_spec", lambda _: None)
-    reason = BACKENDS["onnxruntime"].unavailable(RUNTIMES[2])
-    assert reason is not None
-    assert "`onnxruntime-ep-nv-tensorrt-rtx-cu13` is not installed" in reason
-
-
-def test_an_old_onnxruntime_takes_no_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime
-
-    monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
-    monkeypatch.delattr(onnxruntime, "register_execution_provider_library", raising=False)
-    reason = BACKENDS["onnxruntime"].unavailable(RUNTIMES[2])
-    assert reason is not None
-    assert "need onnxruntime 1.24 or later" in reason
-
-
-def test_branches_in_parallel_are_for_the_cpu() -> None:
-    runtime = Runtime(device="cuda", execution_mode="parallel", threads=2)
-    assert "is for the cpu" in (BACKENDS["onnxruntime"].unavailable(runtime) or "")

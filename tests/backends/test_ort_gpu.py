@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
 ort = pytest.importorskip("onnxruntime", reason="its sessions are opened")
 
-from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends import BACKENDS, OrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.common import TF32  # noqa: E402
 from workbench.backends.ort import gpu as ort_gpu  # noqa: E402
 from workbench.backends.ort import io_binding  # noqa: E402
 from workbench.backends.ort.audit import providers_in_profile  # noqa: E402
-from workbench.backends.ort.availability import CUDA, RTX, TENSORRT  # noqa: E402
+from workbench.backends.ort.availability import CUDA, RTX  # noqa: E402
 from workbench.backends.ort.io_binding import KEPT, Bound  # noqa: E402
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 SIDE, CLASSES = 16, 4
 IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((8, 3, SIDE, SIDE), np.float32)
 CPU = "CPUExecutionProvider"
-GRAPHS = Runtime(device="cuda", cuda_graph=True, batch=3)
+GRAPHS = OrtRuntime(device="cuda", cuda_graph=True, batch=3)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ def test_a_session_whose_provider_did_nothing_is_not_opened(
 ) -> None:
     monkeypatch.setattr(ort, "InferenceSession", Fake)
     monkeypatch.setattr(Fake, "split", (Part(CPU, 3), Part(CPU, 2)))
-    runtime = Runtime(device="cuda")
+    runtime = OrtRuntime(device="cuda")
     with pytest.raises(WorkbenchError, match="took none of the 5 nodes"):
         ort_gpu.opened(artifact, runtime, CUDA, options())
     monkeypatch.setattr(Fake, "split", (Part(CUDA, 4), Part(CPU, 1)))
@@ -296,49 +296,14 @@ def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ort_gpu, "_tf32_was", [])
 
 
-@pytest.mark.usefixtures("pretended")
-def test_what_tensorrt_leaves_stays_on_the_gpu(artifact: Artifact, tmp_path: Path) -> None:
-    runtime = Runtime(device="cuda", provider="tensorrt", cuda_graph=True)
-    with ort_gpu.configured(artifact, runtime, TENSORRT, options()) as (chain, cache):
-        assert [name for name, _ in chain] == [TENSORRT, CUDA, CPU]
-        assert cache is not None
-        assert chain[0][1]["trt_engine_cache_path"] == str(cache.place)
-        assert Path(chain[0][1]["trt_timing_cache_path"]).is_relative_to(tmp_path / "engines" / "timing")
-        assert chain[0][1]["trt_profile_max_shapes"] == "x:64x3x16x16"
-        assert chain[1][1]["enable_cuda_graph"] == "0"  # TensorRT captures the whole
-
-
-@pytest.mark.usefixtures("pretended")
-def test_the_plug_in_is_chosen_by_its_device(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Chosen:
-        given: tuple[Any, dict[str, str]]
-
-        def add_session_config_entry(self, key: str, value: str) -> None:
-            pass
-
-        def add_provider_for_devices(self, devices: Any, told: dict[str, str]) -> None:
-            self.given = (devices, told)
-
-    monkeypatch.setattr(ort_gpu, "rtx_devices", lambda: ("the GPU",))
-    chosen = Chosen()
-    runtime = Runtime(device="cuda", provider="tensorrt-rtx", batch=2)
-    with ort_gpu.configured(artifact, runtime, RTX, chosen) as (chain, _):
-        assert chain == []
-    devices, told = chosen.given
-    assert devices == ("the GPU",)
-    assert told["nv_profile_opt_shapes"] == "x:2x3x16x16"
-    assert Path(told["nv_runtime_cache_path"]).stat().st_mode & 0o077 == 0
-
-
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
-@pytest.mark.parametrize("provider", [None, "tensorrt", "tensorrt-rtx"])
 def test_without_a_gpu_a_session_forced_open_is_refused_with_the_reason(
-    artifact: Artifact, provider: str | None, request: pytest.FixtureRequest
+    artifact: Artifact, request: pytest.FixtureRequest
 ) -> None:
     if nvidia.missing_gpu() is None:
         pytest.skip("there is a GPU")
     request.getfixturevalue("pretended")
-    runtime = Runtime.model_validate({"device": "cuda", "provider": provider})
+    runtime = OrtRuntime(device="cuda")
     reason = BACKENDS["onnxruntime"].unavailable(runtime)
     assert reason is not None
     for call in (
@@ -347,29 +312,25 @@ def test_without_a_gpu_a_session_forced_open_is_refused_with_the_reason(
     ):
         with pytest.raises(WorkbenchError) as caught:
             call()
-        named = "TensorRT-RTX" if provider == "tensorrt-rtx" else "needs lib"
-        assert named.lower() in caught.value.message.lower()
-        if CUDA in ort.get_available_providers() and provider != "tensorrt-rtx":
+        assert "needs lib" in caught.value.message
+        if CUDA in ort.get_available_providers():
             assert reason in caught.value.message
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_on_a_gpu_the_answers_stay_and_the_provider_did_the_work(
     artifact: Artifact,
     expected: NDArray[np.float32],
-    provider: str,
     cuda_graph: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fields = {"device": "cuda", "provider": provider, "cuda_graph": cuda_graph}
-    runtime = Runtime.model_validate(fields)
+    runtime = OrtRuntime(device="cuda", provider="cuda", cuda_graph=cuda_graph)
     if reason := BACKENDS["onnxruntime"].unavailable(runtime):
         pytest.skip(reason)
     monkeypatch.setenv("KRISHI_CACHE", str(tmp_path))
-    wanted = {"cuda": CUDA, "tensorrt": TENSORRT, "tensorrt-rtx": RTX}[provider]
+    wanted = CUDA
     with BACKENDS["onnxruntime"].session(artifact, runtime) as session:
         for count in (1, 3, 8, 1):
             np.testing.assert_allclose(session.infer(IMAGES[:count]), expected[:count], rtol=1e-3, atol=1e-3)

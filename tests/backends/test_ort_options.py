@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.backends.common import TF32
 from workbench.backends.ort import gpu as ort_gpu
@@ -22,8 +22,8 @@ def artifact(batch: int = 0, **fields: Any) -> Artifact:
     return Artifact(Path("nowhere"), info)
 
 
-def gpu(**fields: Any) -> Runtime:
-    return Runtime.model_validate({"device": "cuda", **fields})
+def gpu(**fields: Any) -> OrtRuntime:
+    return OrtRuntime(device="cuda", **fields)
 
 
 def test_fp32_is_exact_unless_tf32_is_asked_for() -> None:
@@ -68,15 +68,6 @@ def test_tensorrts_switches_are_the_words_that_onnxruntimes_python_side_takes(fo
     options = tensorrt_options(artifact(4), gpu(cuda_graph=True), "x", folder, folder)
     switches = {value for name, value in options.items() if name.endswith("_enable")}
     assert switches and switches <= {"True", "False"}  # it refuses "1": "should be 'True' or 'False'"
-
-
-def test_tensorrt_records_one_batch_size_alone() -> None:
-    runtime = gpu(cuda_graph=True, provider="tensorrt")
-    with pytest.raises(
-        WorkbenchError, match="records one call and repeats it for every batch size"
-    ) as caught:
-        ort_gpu.opened(artifact(), runtime, TENSORRT, None)
-    assert "fixed_batch" in (caught.value.hint or "")
 
 
 def test_a_free_batch_is_built_for_a_range_and_a_fixed_one_is_not() -> None:

@@ -11,12 +11,12 @@ pytest.importorskip("onnx", reason="the networks are ONNX files")
 pytest.importorskip("onnxruntime", reason="the pretended engine computes through it")
 
 from tests.nvidia.machine import MACS, SIDE, network, pretend
+from workbench.backends import TensorrtRuntime
 from workbench.backends.artifact import Artifact
-from workbench.backends.base import Runtime
 from workbench.backends.tensorrt import backend
 from workbench.backends.tensorrt.audit import audit_engine
 
-RUNTIME = Runtime(backend="tensorrt", device="cuda")
+RUNTIME = TensorrtRuntime(device="cuda")
 TOTAL = sum(MACS.values())
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="torch's own switches are turned")
 
-from workbench.backends import Runtime  # noqa: E402
+from workbench.backends import RUNTIME, Runtime, TorchRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact, ArtifactInfo  # noqa: E402
 from workbench.backends.tensorrt import backend as tensorrt  # noqa: E402
 from workbench.backends.torch import (  # noqa: E402
@@ -38,7 +38,7 @@ IMAGES = np.random.default_rng(0).standard_normal((4, *SHAPE), np.float32)
 
 
 def on_cuda(**fields: Any) -> Runtime:
-    return Runtime(backend="torch", device="cuda", **fields)
+    return TorchRuntime(device="cuda", **fields)
 
 
 def error_of(call: Callable[[], object]) -> WorkbenchError:
@@ -553,7 +553,11 @@ def test_a_compiled_network_may_be_as_coarse_as_its_precision(
     monkeypatch.setattr(export, "_open_torch", lambda *_: lambda given: network()(given) * (1 + off_by))
     with nullcontext() if passes else pytest.raises(WorkbenchError, match="does not compute what torch does"):
         export.export_torch(
-            network(), tmp_path / "m.pt2", (1, *SHAPE), IMAGES, compile=True, precision=precision
+            network(),
+            tmp_path / "m.pt2",
+            (1, *SHAPE),
+            IMAGES,
+            TorchRuntime(device="cuda", compile=True, precision=precision),
         )
 
 
@@ -564,7 +568,11 @@ def test_numbers_too_large_for_f16_are_told_from_a_bad_checkpoint(
     monkeypatch.setattr(export, "_open_torch", lambda *_: lambda given: network()(given) * np.inf)
     error = error_of(
         lambda: export.export_torch(
-            network(), tmp_path / "m.pt2", (1, *SHAPE), IMAGES, compile=True, precision="f16"
+            network(),
+            tmp_path / "m.pt2",
+            (1, *SHAPE),
+            IMAGES,
+            TorchRuntime(device="cuda", compile=True, precision="f16"),
         )
     )
     assert "runtime.precision: in f16, the network gives logits that are not finite" in error.message
@@ -602,7 +610,7 @@ def test_compiling_for_a_gpu_without_the_cuda_toolkit_is_unsuited(monkeypatch: p
 
 
 def variant(**runtime: Any) -> Variant:
-    return Variant("v", "recipe", "", Export(), (), Runtime(**runtime))
+    return Variant("v", "recipe", "", Export(), (), RUNTIME.validate_python(runtime))
 
 
 def key(**runtime: Any) -> str:

@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime", reason="its answers on the CPU are the refere
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from workbench.backends import BACKENDS, Runtime, Session  # noqa: E402
+from workbench.backends import BACKENDS, OrtRuntime, Runtime, Session, TensorrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.common import TF32  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
@@ -34,13 +34,13 @@ IMAGES = np.random.default_rng(0).standard_normal((MANY, 3, SIDE, SIDE), np.floa
 # Of the largest logit. TF32 keeps 10 bits behind the point: it would be off by more than EXACT.
 EXACT, HALF = 2e-5, 1e-2
 RUNTIMES = {
-    "cuda": Runtime(device="cuda", provider="cuda"),
-    "cuda, recorded": Runtime(device="cuda", provider="cuda", cuda_graph=True),
-    "onnxruntime's tensorrt": Runtime(device="cuda", provider="tensorrt"),
-    "tensorrt-rtx": Runtime(device="cuda", provider="tensorrt-rtx"),
-    "tensorrt-rtx, recorded": Runtime(device="cuda", provider="tensorrt-rtx", cuda_graph=True),
-    "tensorrt": Runtime(backend="tensorrt", device="cuda", max_batch=8),
-    "tensorrt, recorded": Runtime(backend="tensorrt", device="cuda", max_batch=8, cuda_graph=True),
+    "cuda": OrtRuntime(device="cuda", provider="cuda"),
+    "cuda, recorded": OrtRuntime(device="cuda", provider="cuda", cuda_graph=True),
+    "onnxruntime's tensorrt": OrtRuntime(device="cuda", provider="tensorrt"),
+    "tensorrt-rtx": OrtRuntime(device="cuda", provider="tensorrt-rtx"),
+    "tensorrt-rtx, recorded": OrtRuntime(device="cuda", provider="tensorrt-rtx", cuda_graph=True),
+    "tensorrt": TensorrtRuntime(device="cuda", max_batch=8),
+    "tensorrt, recorded": TensorrtRuntime(device="cuda", max_batch=8, cuda_graph=True),
 }
 PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
@@ -109,7 +109,7 @@ def fp16(fp32: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def expected(fp32: Artifact) -> NDArray[np.float32]:
-    with BACKENDS["onnxruntime"].session(fp32, Runtime()) as session:
+    with BACKENDS["onnxruntime"].session(fp32, OrtRuntime()) as session:
         logits: NDArray[np.float32] = session.infer(IMAGES)
     return logits
 
@@ -221,7 +221,7 @@ def test_a_server_builds_what_it_needs_and_answers_as_the_cpu_does(registry: Pat
         serving.wait_for(lambda: process.client.get("/readyz").status_code == 200, 300.0)
         bundle = Registry(registry).resolve("leaf", "production")
         assert bundle.manifest.runtime == runtime
-        with BACKENDS["onnxruntime"].session(bundle.artifact, Runtime()) as session:
+        with BACKENDS["onnxruntime"].session(bundle.artifact, OrtRuntime()) as session:
             for seed in range(4):
                 photo = serving.encoded(serving.noise(seed), "PNG")
                 logits = session.infer(preprocess(photo, serving.CONTRACT))[0].astype(np.float64)

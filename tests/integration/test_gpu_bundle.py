@@ -10,14 +10,14 @@ from serve.settings import Settings
 from tests.nvidia.fake_world import World
 from tests.nvidia.machine import pretend
 from tests.serving import Running, encoded, noise, publish, running, wait_until_ready
-from workbench.backends import Runtime
+from workbench.backends import TensorrtRuntime
 from workbench.backends.gpu import engine_store
 from workbench.errors import WorkbenchError
 from workbench.registry.bundle import Bundle
 from workbench.system import nvidia
 from workbench.system.folders import cache_folder
 
-RUNTIME = Runtime(backend="tensorrt", device="cuda", cuda_graph=True)
+RUNTIME = TensorrtRuntime(device="cuda", cuda_graph=True)
 
 
 @pytest.fixture

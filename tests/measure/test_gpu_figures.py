@@ -12,7 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 import workbench.run.time_variants
-from workbench.backends import BACKENDS, Engine, OnDevice, Runtime, Session
+from workbench.backends import (
+    BACKENDS,
+    Engine,
+    NullRuntime,
+    OnDevice,
+    OrtRuntime,
+    Runtime,
+    Session,
+    TensorrtRuntime,
+    TorchRuntime,
+)
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import WorkbenchError
 from workbench.measure.gpu import figures
@@ -25,7 +35,7 @@ from workbench.measure.worker import GPU_OPEN_TIMEOUT_S, OPEN_TIMEOUT_S, Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.results.records import TrialResult
-from workbench.run.check_variant import _on_gpu, builds_engine
+from workbench.run.check_variant import _on_gpu
 from workbench.system.child import ChildError
 from workbench.system.progress import Progress
 
@@ -33,7 +43,7 @@ MakeTrial = Callable[..., TrialResult]
 
 CLASSES = 3
 ENGINE = Engine(size_bytes=7_000_000, bound_to="NVIDIA Test, driver 580.1", build_s=41.0)
-ON_GPU = Runtime(backend="torch", device="cuda")
+ON_GPU = TorchRuntime(device="cuda")
 
 
 def artifact_of(folder: Path, batch: int = 0) -> Artifact:
@@ -142,9 +152,9 @@ def test_a_counter_that_is_absent_or_went_back_or_stands_still_gives_no_energy(
     ("fixed", "runtime", "sizes"),
     [
         (0, ON_GPU, (1, 8, 32, 64)),
-        (0, Runtime(backend="torch", device="cuda", batch=16), (1, 8, 16, 32, 64)),
-        (0, Runtime(backend="torch", device="cuda", batch=128), (1, 8, 32, 64, 128)),
-        (0, Runtime(backend="tensorrt", device="cuda", max_batch=8), (1, 8)),
+        (0, TorchRuntime(device="cuda", batch=16), (1, 8, 16, 32, 64)),
+        (0, TorchRuntime(device="cuda", batch=128), (1, 8, 32, 64, 128)),
+        (0, TensorrtRuntime(device="cuda", max_batch=8), (1, 8)),
         (1, ON_GPU, (1,)),
         (4, ON_GPU, (4,)),
     ],
@@ -264,19 +274,11 @@ def test_a_session_whose_engine_may_have_to_be_built_has_more_time_to_open(
 ) -> None:
     null = ArtifactInfo(format="null", file="", sha256="", size_bytes=0, input_shape=(0, 3, 8, 8), classes=3)
     asked: list[float] = []
-    for runtime in (Runtime(backend="null"), Runtime(device="cuda")):
+    for runtime in (NullRuntime(), OrtRuntime(device="cuda")):
         with Worker(Artifact(tmp_path, null), runtime, images, log=tmp_path / "log.txt") as worker:
             monkeypatch.setattr(worker._child, "ready", asked.append)
             worker.ready()
     assert asked == [OPEN_TIMEOUT_S, GPU_OPEN_TIMEOUT_S] == [300.0, 900.0]
-
-
-def test_only_runtimes_that_build_engines_are_said_to() -> None:
-    assert builds_engine(Runtime(backend="tensorrt", device="cuda"))
-    assert builds_engine(Runtime(device="cuda", provider="tensorrt"))
-    assert builds_engine(Runtime(device="cuda", provider="tensorrt-rtx"))
-    assert not builds_engine(Runtime(device="cuda"))
-    assert not builds_engine(Runtime())
 
 
 def test_the_check_records_memory_and_engine_of_gpu_variants_alone() -> None:
@@ -284,7 +286,7 @@ def test_the_check_records_memory_and_engine_of_gpu_variants_alone() -> None:
     gpu: Any = SimpleNamespace(memory_of=lambda pid, before: (pid + before, True))
     assert _on_gpu(ON_GPU, opened, gpu, 7, 100) == GpuUse(memory_bytes=107, whole_gpu=True, engine=ENGINE)
     assert _on_gpu(ON_GPU, opened, None, 7, None) == GpuUse(engine=ENGINE)
-    assert _on_gpu(Runtime(), opened, gpu, 7, 100) is None
+    assert _on_gpu(OrtRuntime(), opened, gpu, 7, 100) is None
 
 
 def test_finalists_are_measured_on_the_gpu_first_and_the_cpu_variants_not_at_all(
@@ -292,7 +294,7 @@ def test_finalists_are_measured_on_the_gpu_first_and_the_cpu_variants_not_at_all
 ) -> None:
     names = {"baseline": "cpu", "slow": "cuda", "fast": "cuda", "final": "cuda", "broken": "cuda"}
     context: Any = SimpleNamespace(
-        runtimes={name: Runtime(device=device) for name, device in names.items()},
+        runtimes={name: OrtRuntime(device=device) for name, device in names.items()},
         report=lambda progress: told.append(progress),
     )
     told: list[Progress] = []
@@ -308,7 +310,7 @@ def test_finalists_are_measured_on_the_gpu_first_and_the_cpu_variants_not_at_all
     speeds = {"baseline": 1.0, "slow": 1.5, "fast": 3.0, "final": 2.0, "broken": 1.2}
     trials = [trial(name, speedup=speed) for name, speed in speeds.items()]
     trials.append(trial("untimed", latency=None))
-    context.runtimes["untimed"] = Runtime(device="cuda")
+    context.runtimes["untimed"] = OrtRuntime(device="cuda")
     got = workbench.run.time_variants._with_gpu_use(context, ["baseline", "final"], trials)
     assert asked == ["final", "fast", "slow", "broken"]
     assert [t.variant for t in got if t.gpu] == ["slow", "fast", "final"]
@@ -329,7 +331,7 @@ def test_the_gpu_is_described_where_a_variant_ran_on_it_and_else_not_touched(
 ) -> None:
     asked: list[int] = []
     monkeypatch.setattr(workbench.run.time_variants, "gpu_conditions", lambda: asked.append(1))
-    context: Any = SimpleNamespace(runtimes={"baseline": Runtime(), "a": Runtime(device=device)})
+    context: Any = SimpleNamespace(runtimes={"baseline": OrtRuntime(), "a": OrtRuntime(device=device)})
     assert workbench.run.time_variants._conditions(context, ["baseline", "a"]).gpu is None
     assert bool(asked) == touched
 

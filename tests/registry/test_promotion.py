@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
@@ -27,7 +27,7 @@ MakeInfo = Callable[..., RunInfo]
 MakeCounts = Callable[..., Accuracy]
 
 WEIGHTS = b"weights"
-RUNTIME = Runtime(backend="null")
+RUNTIME = NullRuntime()
 CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 INFO = ArtifactInfo(
     format="null",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.backends import Runtime
+from workbench.backends import NullRuntime
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
@@ -154,7 +154,7 @@ OLD = Manifest(
         FileEntry(path="model.bin", size_bytes=3, sha256="a" * 64),
     ),
     artifact=ARTIFACT,
-    runtime=Runtime(backend="null"),
+    runtime=NullRuntime(),
     class_names=INFO.class_names,
     preprocess=CONTRACT,
     golden=Golden(file="golden.npz", images=2, atol=0.1),

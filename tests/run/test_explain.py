@@ -7,12 +7,13 @@ from typing import Any, get_args
 
 import pytest
 
-from workbench.backends.base import BackendName, Runtime
+from workbench.backends import BACKENDS, SETTINGS
 from workbench.model.export.settings import Exporter
 from workbench.run.advice.explain import Explanation, explain
 from workbench.run.advice.notes import EXPORTERS, NOTES, ON_GPU
-from workbench.steps import PACKAGES
+from workbench.steps import STEPS
 from workbench.workspace import recipe
+from workbench.workspace.recipe import RecipePreprocess
 
 SHIPPED = sorted(path.stem for path in recipe.shipped().glob("*.yaml"))
 
@@ -24,18 +25,19 @@ def explained(folder: Path, text: str) -> Explanation:
 
 
 def test_every_step_backend_and_exporter_has_a_note() -> None:
-    assert set(PACKAGES) | set(get_args(BackendName)) <= set(NOTES)
+    assert set(STEPS) | set(BACKENDS) <= set(NOTES)
     assert set(get_args(Exporter)) == set(EXPORTERS)
 
 
 def test_every_setting_of_a_runtime_has_a_note() -> None:
     explained = {key.partition("=")[0] for key in NOTES}
     plain = {"backend"}  # its value names the backend, which has a note
-    assert {f"runtime.{name}" for name in set(Runtime.model_fields) - plain} <= explained
+    fields = {name for settings in SETTINGS.values() for name in settings.model_fields}
+    assert {f"runtime.{name}" for name in fields - plain} <= explained
 
 
 def test_every_value_that_only_a_gpu_has_is_explained() -> None:
-    for key in ("provider=tensorrt", "provider=tensorrt-rtx", "precision=tf32", "cuda_graph=true"):
+    for key in ("precision=tf32", "cuda_graph=true"):
         assert f"runtime.{key}" in NOTES
 
 
@@ -44,17 +46,16 @@ def test_every_note_says_what_it_does_and_who_says_so() -> None:
 
 
 def test_every_note_is_of_a_step_or_setting_that_exists() -> None:
-    from workbench.steps import Step
-    from workbench.workspace.recipe import RecipePreprocess
-
-    owners: dict[str, Any] = {"runtime": Runtime, "preprocess": RecipePreprocess}
-    for model in get_args(get_args(Step)[0]):
-        owners[get_args(model.model_fields["use"].annotation)[0]] = model
+    owners: dict[str, Any] = {"preprocess": RecipePreprocess, **STEPS}
+    of_runtimes = {name for settings in SETTINGS.values() for name in settings.model_fields}
     for key in NOTES | ON_GPU:
         path, _, _ = key.partition("=")
         owner, *fields = path.split(".")
         if not fields:
-            assert owner in owners or owner in get_args(BackendName)
+            assert owner in owners or owner in BACKENDS
+            continue
+        if owner == "runtime":
+            assert set(fields) <= of_runtimes, key
             continue
         model = owners[owner]
         for field in fields:

@@ -232,7 +232,8 @@ def test_a_baseline_that_died_is_opened_again(context: Context) -> None:
     variant, built = copy_of_the_baseline(context), context.built[BASELINE]
     with Looker(context) as looker:
         runtimes = [
-            variant.runtime.model_copy(update={"arena": False, "prepacking": on}) for on in (True, False)
+            variant.runtime.model_copy(update={"graph_level": "basic", "spinning": on})
+            for on in (True, False)
         ]
         looker._opened()._child.process.kill()
         with pytest.raises(WorkbenchError):

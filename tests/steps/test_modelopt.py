@@ -18,7 +18,8 @@ from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
 from workbench.photos.preprocess import normalize  # noqa: E402
-from workbench.steps import check_sequence, modelopt  # noqa: E402
+from workbench.steps import STEPS, check_sequence, modelopt  # noqa: E402
+from workbench.steps.fold import FoldPreprocess  # noqa: E402
 from workbench.steps.fp16 import autocast  # noqa: E402
 from workbench.steps.modelopt import ModeloptInt8  # noqa: E402
 
@@ -199,12 +200,12 @@ def test_without_modelopt_the_variant_is_skipped_with_what_to_install(
 )
 def test_it_is_one_of_the_steps_that_change_the_precision(order: tuple[str, str]) -> None:
     with pytest.raises(WorkbenchError, match="which leaves no float network to work on"):
-        check_sequence(order)
+        check_sequence([STEPS[use].model_validate({"use": use}) for use in order])
 
 
 def test_it_needs_photos_and_the_network_as_exported(tmp_path: Path, source: Path) -> None:
     with pytest.raises(WorkbenchError, match="modelopt_int8 needs photos to calibrate on"):
         steps.apply(step(), source, tmp_path / "q.onnx", steps.Photos(CONTRACT))
     with pytest.raises(WorkbenchError, match="comes after `fold_preprocess`"):
-        check_sequence(("fold_preprocess", "modelopt_int8"))
-    check_sequence(("simplify", "modelopt_int8", "fold_preprocess"))
+        check_sequence([FoldPreprocess(use="fold_preprocess"), step()])
+    check_sequence([step(), FoldPreprocess(use="fold_preprocess")])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from workbench.backends import Engine, Runtime
+from workbench.backends import Engine, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.audit import Audit
 from workbench.measure.records import Conditions, GpuConditions, GpuState, GpuThroughput, GpuUse, Parity
 from workbench.results.folder import RunFolder
@@ -23,15 +23,15 @@ H100 = GpuConditions(
     name="NVIDIA H100 80GB HBM3", driver="580.65.06", memory_bytes=80 * 2**30, max_sm_mhz=1980,
     max_memory_mhz=2619, power_limit_w=500.0, default_power_w=700.0, persistence=True, mig=False,
 )  # fmt: skip
-TORCH = Runtime(backend="torch", device="cuda", precision="f32")
-ENGINE = Runtime(backend="tensorrt", device="cuda", cuda_graph=True)
+TORCH = TorchRuntime(device="cuda", precision="f32")
+ENGINE = TensorrtRuntime(device="cuda", cuda_graph=True)
 RUNTIMES = {
-    "baseline": Runtime(),
+    "baseline": OrtRuntime(),
     "torch-cuda[f32]": TORCH,
-    "torch-cuda[f16]": Runtime(backend="torch", device="cuda", precision="f16"),
+    "torch-cuda[f16]": TorchRuntime(device="cuda", precision="f16"),
     "tensorrt-fp16": ENGINE,
     "tensorrt-int8": ENGINE,
-    "tensorrt-rtx-fp16": Runtime(device="cuda", provider="tensorrt-rtx"),
+    "tensorrt-rtx-fp16": OrtRuntime(device="cuda", provider="tensorrt-rtx"),
 }
 
 

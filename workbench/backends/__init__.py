@@ -1,18 +1,95 @@
 """The runtimes, in one literal table. Importing it loads none of them."""
 
-from workbench.backends import null
-from workbench.backends.base import Backend, BackendName, Engine, Infer, OnDevice, Runtime, Session
-from workbench.backends.openvino import backend as openvino
-from workbench.backends.ort import backend as ort
-from workbench.backends.tensorrt import backend as tensorrt
-from workbench.backends.torch import backend as torch
+from typing import Annotated, Any, get_args
 
-BACKENDS: dict[BackendName, Backend] = {
+from pydantic import BeforeValidator, Field, TypeAdapter
+
+from workbench.backends import null
+from workbench.backends.artifact import EXECUTABLE_FORMATS
+from workbench.backends.base import (
+    Backend,
+    Engine,
+    Infer,
+    OnDevice,
+    RuntimeSettings,
+    Session,
+    backend_name,
+)
+from workbench.backends.null import NullRuntime
+from workbench.backends.openvino import backend as openvino
+from workbench.backends.openvino.settings import OpenvinoRuntime
+from workbench.backends.ort import backend as ort
+from workbench.backends.ort.settings import OrtRuntime
+from workbench.backends.tensorrt import backend as tensorrt
+from workbench.backends.tensorrt.settings import TensorrtRuntime
+from workbench.backends.torch import backend as torch
+from workbench.backends.torch.settings import TorchRuntime
+from workbench.errors import FieldProblem
+
+BACKENDS: dict[str, Backend[Any]] = {
     "onnxruntime": ort,
     "openvino": openvino,
     "tensorrt": tensorrt,
     "torch": torch,
     "null": null,
 }
+_Settings = OrtRuntime | OpenvinoRuntime | TensorrtRuntime | TorchRuntime | NullRuntime
+SETTINGS: dict[str, type[RuntimeSettings]] = {backend_name(each): each for each in get_args(_Settings)}
+DEFAULT = "onnxruntime"
 
-__all__ = ["BACKENDS", "Backend", "BackendName", "Engine", "Infer", "OnDevice", "Runtime", "Session"]
+
+def _complete(given: object) -> object:
+    """Add the default backend. Raises FieldProblem for a field that only other backends have."""
+    if not isinstance(given, dict):
+        return given
+    given = {"backend": DEFAULT, **given}
+    if (own := SETTINGS.get(str(given["backend"]))) is None:
+        return given
+    for name in given:
+        owners = [backend for backend, settings in SETTINGS.items() if name in settings.model_fields]
+        if owners and name not in own.model_fields:
+            raise FieldProblem(
+                f"`{name}` belongs to {', '.join(owners)}; backend `{given['backend']}` has none", at=(name,)
+            )
+    return given
+
+
+Runtime = Annotated[_Settings, Field(discriminator="backend"), BeforeValidator(_complete)]
+RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
+
+
+def backend_of(runtime: RuntimeSettings) -> Backend[Any]:
+    return BACKENDS[runtime.backend]
+
+
+def takes_onnx(runtime: RuntimeSettings) -> bool:
+    """Whether the network is exported as an ONNX file for it, which steps can change."""
+    return bool(backend_of(runtime).OPERATORS)
+
+
+def publishable(runtime: RuntimeSettings) -> bool:
+    """Whether a registry takes what it opens: nothing that runs code of its own."""
+    return not backend_of(runtime).FORMATS & EXECUTABLE_FORMATS
+
+
+__all__ = [
+    "BACKENDS",
+    "DEFAULT",
+    "RUNTIME",
+    "SETTINGS",
+    "Backend",
+    "Engine",
+    "Infer",
+    "NullRuntime",
+    "OnDevice",
+    "OpenvinoRuntime",
+    "OrtRuntime",
+    "Runtime",
+    "RuntimeSettings",
+    "Session",
+    "TensorrtRuntime",
+    "TorchRuntime",
+    "backend_of",
+    "publishable",
+    "takes_onnx",
+]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import Runtime, backend_of
 from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
@@ -171,7 +171,10 @@ def _candidate(run: RunFolder, trial: TrialResult, cache: ArtifactCache) -> _Can
         raise WorkbenchError(f"`{trial.variant}` of run {run.run_id} ended {trial.status}{because}")
     info = run.info()
     if (runtime := info.runtimes.get(trial.variant)) is None:
-        raise WorkbenchError(f"{run.path / 'run.json'}: `runtimes` has no `{trial.variant}`")
+        raise WorkbenchError(
+            f"{run.path / 'run.json'} has no runtime of `{trial.variant}` that this version runs",
+            hint="measure it again: `krishi-bench run`",
+        )
     again = f"run it again: what run {run.run_id} built is no longer in {cache.root}"
     if (artifact := cache.find(trial.artifact_key)) is None:
         raise WorkbenchError(f"the model of `{trial.variant}` is gone", hint=again)
@@ -267,7 +270,7 @@ def _tolerance(candidate: _Candidate) -> float:
     exact = (
         candidate.artifact.info.precision not in ("int8", "fp16", "bf16")
         and runtime.device == "cpu"
-        and runtime.precision in (None, "f32")
+        and runtime.computes == "f32"
     )
     return 1e-3 if exact else 2e-2
 
@@ -338,7 +341,7 @@ def smoke(
 ) -> "tuple[list[NDArray[np.float32]], Batching]":
     """Open an artifact as a server would: the logits of each set of pixels, and whether batches pay. Runs in
     a child."""
-    backend = BACKENDS[runtime.backend]
+    backend = backend_of(runtime)
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(
             reason, hint="promote on a machine that can run it, as the one it was measured on"

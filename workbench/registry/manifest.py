@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.backends import Runtime
 from workbench.backends.artifact import ArtifactInfo
+from workbench.backends.recorded import RecordedRuntime
 from workbench.errors import WorkbenchError
 from workbench.registry.batch_gain import Batching
 from workbench.registry.semver import is_version
@@ -106,7 +106,7 @@ class Draft(_Record):
     version: str
     created_at: datetime
     artifact: ArtifactInfo
-    runtime: Runtime
+    runtime: RecordedRuntime
     class_names: tuple[str, ...]
     preprocess: Recorded
     golden: Golden

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from workbench.backends import Runtime
 from workbench.backends.audit import Audit
+from workbench.backends.recorded import RecordedRuntimes
 from workbench.measure.records import (
     Accuracy,
     Conditions,
@@ -119,7 +119,7 @@ class RunInfo(Record):
     preprocess: Recorded
     budget: Budget
     baseline: str
-    runtimes: dict[str, Runtime]
+    runtimes: RecordedRuntimes
     synthetic: bool = False
     certification_images: int = 0
     uncertified: str | None = None

@@ -1,11 +1,12 @@
 """The batch size of a graph: fixing it, so that the runtime can plan for it, and freeing it again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from workbench.errors import WorkbenchError
+from workbench.steps.base import BaseStep
 
 if TYPE_CHECKING:
     import onnx
@@ -17,19 +18,25 @@ SAME = 1e-4  # of the largest logit: what another batch size may change by round
 PHOTOS = 3  # tried one by one and at once, where the size becomes free
 
 
-class FixedBatch(BaseModel):
+class FixedBatch(BaseStep):
     """The graph takes exactly `size` photos: shapes are known ahead, and fewer are filled up at full cost."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")  # it tries the result
+    FAMILY: ClassVar = "tidying"
+    RESIZES: ClassVar = True
+    TAKES_PIXELS: ClassVar = True
 
     use: Literal["fixed_batch"]
     size: PositiveInt = 1
 
 
-class DynamicBatch(BaseModel):
+class DynamicBatch(BaseStep):
     """The graph takes any number of photos; refused where that would change the answer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")  # it tries the result
+    FAMILY: ClassVar = "tidying"
+    RESIZES: ClassVar = True
+    TAKES_PIXELS: ClassVar = True
 
     use: Literal["dynamic_batch"]
 

@@ -1,12 +1,11 @@
 """Preprocessing inside the graph: it takes uint8 pixels, and the server skips the float conversion."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
+from workbench.steps.base import BaseStep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 PIXELS = "pixels"
 
 
-class FoldPreprocess(BaseModel):
+class FoldPreprocess(BaseStep):
     """The graph takes (N, H, W, 3) uint8 pixels and does transpose, cast and normalisation itself.
 
     The division by 255 and by the standard deviation goes into the weights of the first convolution, which is
@@ -24,7 +23,10 @@ class FoldPreprocess(BaseModel):
     where the convolution pads with zeros.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx",)
+    FAMILY: ClassVar = "tidying"
+    READS: ClassVar = frozenset({"contract"})
+    GIVES_PIXELS: ClassVar = True
 
     use: Literal["fold_preprocess"]
 

@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.errors import Unsuited, WorkbenchError, first_line
 from workbench.model.export.torch_exporters import chatter_on_stderr
 from workbench.model.graph.node_names import known_op_types, matching, named
+from workbench.steps.base import BaseStep, OpsetNeed
 from workbench.steps.fp16.autocast import INSTALL, missing
 from workbench.steps.int8.calibration import batch_size
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LOWEST_OPSET = 19  # ModelOpt raises older ones to this, and a step keeps the opset
 
 
-class ModeloptInt8(BaseModel):
+class ModeloptInt8(BaseStep):
     """INT8 weights and activations for TensorRT, with FP16 or FP32 between them.
 
     ModelOpt knows which patterns TensorRT fuses, and leaves in float what gains nothing there, among that
@@ -38,7 +39,12 @@ class ModeloptInt8(BaseModel):
     high_precision_dtype: the type of what is not quantised, which TensorRT computes as it is written.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = (
+        *("nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "numpy"),
+    )
+    FAMILY: ClassVar = "int8"
+    READS: ClassVar = frozenset({"calibration"})
+    HALVES: ClassVar = True
 
     use: Literal["modelopt_int8"]
     method: Literal["entropy", "max"] = "entropy"
@@ -46,6 +52,12 @@ class ModeloptInt8(BaseModel):
     exclude_nodes: tuple[str, ...] = ()
     exclude_op_types: tuple[str, ...] = ()
     high_precision_dtype: Literal["fp16", "fp32"] = "fp16"
+
+    def opset_need(self) -> OpsetNeed:
+        return OpsetNeed(LOWEST_OPSET, "step `modelopt_int8`", "the first whose pairs take FP16")
+
+    def capped(self, photos: int) -> Self:
+        return self.model_copy(update={"images": min(self.images, photos)})
 
 
 def modelopt_onnx(step: ModeloptInt8, source: Path, target: Path, images: "Images") -> None:

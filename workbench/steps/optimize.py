@@ -1,17 +1,17 @@
 """onnxruntime's graph optimisations, done once and kept in the file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from workbench.backends.base import Operators
 from workbench.errors import WorkbenchError
+from workbench.steps.base import BaseStep
 from workbench.system.machine import collect
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 
-class Optimize(BaseModel):
+class Optimize(BaseStep):
     """The graph as onnxruntime would rewrite it at every start, for the CPU.
 
     level: `basic` folds constants and removes what does nothing, and stays plain ONNX; `extended` fuses nodes
@@ -20,10 +20,20 @@ class Optimize(BaseModel):
     It saves time when a session opens, not when it runs: set `runtime.graph_level: disable` with it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")
+    FAMILY: ClassVar = "tidying"
+    READS: ClassVar = frozenset({"processor"})
+    TAKES_PIXELS: ClassVar = True
+    LAST: ClassVar = True
 
     use: Literal["optimize"]
     level: Literal["basic", "extended", "all"] = "extended"
+
+    def operators(self) -> Operators:
+        return "onnxruntime"
+
+    def bound_to(self) -> str | None:
+        return collect().processor if self.level == "all" else None
 
 
 def optimize(step: Optimize, source: Path, target: Path) -> None:
@@ -57,8 +67,3 @@ def optimize(step: Optimize, source: Path, target: Path) -> None:
         native.RuntimeException,
     ) as error:
         raise WorkbenchError(f"onnxruntime cannot optimise {source.name}: {error}") from error
-
-
-def bound_to(step: Optimize) -> str | None:
-    """The processor the result is made for, or None where it runs everywhere."""
-    return collect().processor if step.level == "all" else None

@@ -1,15 +1,17 @@
 """Constant folding and redundant-node removal."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from workbench.steps.base import BaseStep
 
 
-class Simplify(BaseModel):
+class Simplify(BaseStep):
     """Fold constants and remove redundant nodes; the logits stay the same."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx", "onnxslim", "onnxsim")
+    FAMILY: ClassVar = "tidying"
+    REPEATS: ClassVar = True
 
     use: Literal["simplify"]
     tool: Literal["onnxslim", "onnxsim"] = "onnxslim"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime, Runtime
 from workbench.errors import FieldProblem, WorkbenchError, closest
 from workbench.measure.records import BASELINE
 from workbench.model.export.settings import Export
@@ -30,10 +30,9 @@ Axis = Annotated[list[Any], Field(min_length=1)]
 
 def _in_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Raises FieldProblem at the first step that makes no sense after those before it."""
-    uses = [step.use for step in steps]
-    for position in range(len(uses)):
+    for position in range(len(steps)):
         try:
-            check_sequence(uses[: position + 1])
+            check_sequence(steps[: position + 1])
         except WorkbenchError as error:
             raise FieldProblem(error.message, hint=error.hint, at=(position,)) from None
     return steps
@@ -92,14 +91,14 @@ class Recipe(BaseModel):
     extends: str | None = None
     needs: tuple[Need, ...] = ()
     steps: Annotated[tuple[Step, ...], AfterValidator(_in_order)] = ()
-    runtime: Runtime = Runtime()
+    runtime: Runtime = OrtRuntime()
     preprocess: RecipePreprocess = UNCHANGED
     matrix: dict[str, Axis] = {}
 
     @model_validator(mode="after")
     def _steps_fit(self) -> "Recipe":
         opset = self.export.opset if "opset" in self.export.model_fields_set else None
-        check_fit(self.steps, self.runtime.backend, opset)
+        check_fit(self.steps, self.runtime, opset)
         return self
 
 

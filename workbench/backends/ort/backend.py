@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
-from workbench.backends.base import OnDevice, Provider, Runtime, Session
+from workbench.backends.base import ANY_OPERATORS, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, onnxruntime_errors, refuse_foreign
 from workbench.backends.ort.audit import audit_onnx
-from workbench.backends.ort.availability import CUDA, PLUGIN_PACKAGE, RTX, TENSORRT, missing_link
+from workbench.backends.ort.availability import CUDA, missing_link
 from workbench.backends.ort.providers import refuse_other
+from workbench.backends.ort.settings import OrtRuntime, Provider
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.packages import missing_package
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 
 
 NAME = "onnxruntime"
-FORMATS: frozenset[Format] = frozenset({"onnx"})
 PACKAGES: tuple[str, ...] = (
-    "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", PLUGIN_PACKAGE,
-    "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "tensorrt-cu13", "tensorrt-cu12",
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino",
+    "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
 )  # fmt: skip
+FORMATS: frozenset[Format] = frozenset({"onnx"})
+OPERATORS: frozenset[Operators] = ANY_OPERATORS
+convert = prepare = None
 
 PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": CUDA,
-    "tensorrt": TENSORRT,
-    "tensorrt-rtx": RTX,
     "openvino": "OpenVINOExecutionProvider",
 }
 # The packages that bring a provider carry their own onnxruntime and cannot live beside another one.
@@ -44,20 +45,16 @@ INSTALL = {
 GRAPH_LEVELS = {
     "disable": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "layout": "ORT_ENABLE_LAYOUT",
     "all": "ORT_ENABLE_ALL",
 }
 
 
-def _provider(runtime: Runtime) -> str:
+def _provider(runtime: OrtRuntime) -> str:
     return PROVIDERS[runtime.provider or runtime.device]
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: OrtRuntime) -> str | None:
     if runtime.device == "cuda":
-        if runtime.execution_mode == "parallel":
-            return "`execution_mode: parallel` is for the cpu: a GPU runs one kernel after the other"
         return missing_link(_provider(runtime))
     if (missing := missing_package("onnxruntime", extra="ort")) is not None:
         return missing
@@ -66,15 +63,10 @@ def unavailable(runtime: Runtime) -> str | None:
     wanted, here = _provider(runtime), onnxruntime.get_available_providers()
     if wanted not in here:
         return f"this onnxruntime has no {wanted} (it has {', '.join(here)}): {INSTALL[wanted]}"
-    if runtime.execution_mode == "parallel" and runtime.intra_threads == 1:
-        return (
-            "`execution_mode: parallel` needs two threads or more, and the session has one: "
-            "set `threads`, or `profile: latency`"
-        )
     return None
 
 
-def options_of(runtime: Runtime) -> "onnxruntime.SessionOptions":
+def options_of(runtime: OrtRuntime) -> "onnxruntime.SessionOptions":
     """Fresh session options that say everything `runtime` says, but for the provider."""
     import onnxruntime
 
@@ -82,26 +74,17 @@ def options_of(runtime: Runtime) -> "onnxruntime.SessionOptions":
     options.log_severity_level = 3
     options.intra_op_num_threads = runtime.intra_threads
     options.inter_op_num_threads = 1
-    if runtime.execution_mode == "parallel":
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-        options.inter_op_num_threads = runtime.intra_threads
     options.graph_optimization_level = getattr(
         onnxruntime.GraphOptimizationLevel, GRAPH_LEVELS[runtime.graph_level]
     )
-    options.enable_cpu_mem_arena = runtime.arena
     # Threads that spin between calls take processors from whoever else is served on this machine.
     spins = runtime.profile == "latency" if runtime.spinning is None else runtime.spinning
-    for key, on in {
-        "session.intra_op.allow_spinning": spins,
-        "session.inter_op.allow_spinning": spins,
-        "session.disable_prepacking": not runtime.prepacking,
-        "session.set_denormal_as_zero": runtime.flush_denormals,
-    }.items():
-        options.add_session_config_entry(key, "1" if on else "0")
+    for key in ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning"):
+        options.add_session_config_entry(key, "1" if spins else "0")
     return options
 
 
-def provider_options(runtime: Runtime) -> dict[str, str]:
+def provider_options(runtime: OrtRuntime) -> dict[str, str]:
     """What the OpenVINO provider is told: it has threads of its own, and knows nothing of onnxruntime's.
 
     f32 said outright: left to itself it computes in bf16 where the processor can.
@@ -116,7 +99,7 @@ def provider_options(runtime: Runtime) -> dict[str, str]:
     }
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: OrtRuntime, sample: "NDArray[Any]") -> Audit:
     """What a session with these options runs, node by node."""
     refuse_foreign(artifact)
     batch = filled(sample, artifact.info.input_shape[0])
@@ -129,12 +112,12 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
     """Open an ONNX file from its verified bytes.
 
     A fixed batch is filled up. Raises WorkbenchError where the file cannot be opened, where it is bound to
     another processor, or where onnxruntime silently did otherwise than asked: took another provider than the
-    first, or gave it nothing to do, ran branches in sequence, or kept denormal numbers.
+    first, or gave it nothing to do.
     """
     refuse_foreign(artifact)
     wanted = _provider(runtime)
@@ -145,7 +128,6 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     else:
         opened, engine = _open(artifact, runtime), None
         refuse_other(opened.get_providers()[0], wanted, lambda _: None)
-    _check_options(opened, runtime)
     inputs, outputs = opened.get_inputs(), opened.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
@@ -167,7 +149,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     yield Session(for_any_batch(run, artifact.info.input_shape[0]), runtime.device, wanted, threads)
 
 
-def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession":
+def _open(artifact: Artifact, runtime: OrtRuntime) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
     try:
@@ -179,18 +161,3 @@ def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession
         )
     except onnxruntime_errors() as error:
         raise WorkbenchError(f"onnxruntime cannot open {artifact.path.name}: {error}") from error
-
-
-def _check_options(opened: "onnxruntime.InferenceSession", runtime: Runtime) -> None:
-    """Raise WorkbenchError where the session is not as asked: onnxruntime does otherwise without an error."""
-    import numpy as np
-
-    got = opened.get_session_options().execution_mode.name
-    if got != f"ORT_{runtime.execution_mode.upper()}":
-        raise WorkbenchError(f"runtime.execution_mode: asked for {runtime.execution_mode}, got {got}")
-    # Set for the thread that opens the first session of a process, and those it starts later: a state of the
-    # processor, which ordinary arithmetic shows.
-    if runtime.flush_denormals and np.float32(1e-39) * np.float32(1.5) != 0:
-        raise WorkbenchError(
-            "runtime.flush_denormals did not take effect: only the first session of a process can set it"
-        )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
-from workbench.backends.base import Engine, Runtime
-from workbench.backends.common import TF32, onnxruntime_errors, refuse_override, switched
+from workbench.backends.base import Engine
+from workbench.backends.common import PROBE_SIDE, TF32, onnxruntime_errors, refuse_override, switched
 from workbench.backends.gpu import engine_store
 from workbench.backends.ort import engine_cache
 from workbench.backends.ort.audit import audit_onnx, providers_in_profile
@@ -25,6 +25,7 @@ from workbench.backends.ort.options import (
     tensorrt_options,
 )
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
+from workbench.backends.ort.settings import OrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.system.packages import versions
 
@@ -36,12 +37,11 @@ if TYPE_CHECKING:
 Chain = list[tuple[str, Options]]
 
 CPU = "CPUExecutionProvider"
-PROBE_SIDE = 224  # pixels, where the graph leaves height and width free
 HOW = "wall clock, buffers on the GPU"
 _tf32_was: list[bool] = []  # what the first engine of this process was opened with
 
 
-def settle_tf32(runtime: Runtime, provider: str) -> None:
+def settle_tf32(runtime: OrtRuntime, provider: str) -> None:
     """See to it that FP32 is FP32, or TF32 where that was asked for.
 
     TensorRT's providers have no option for TF32, which it uses unless the variable says 0 (onnxruntime issue
@@ -69,7 +69,7 @@ def input_name(data: bytes) -> str:
 
 @contextmanager
 def configured(
-    artifact: Artifact, runtime: Runtime, provider: str, options: "onnxruntime.SessionOptions"
+    artifact: Artifact, runtime: OrtRuntime, provider: str, options: "onnxruntime.SessionOptions"
 ) -> Iterator[tuple[Chain, engine_cache.Cache | None]]:
     """The providers in order of preference, while a session is opened with them.
 
@@ -118,7 +118,7 @@ def _built_by(provider: str) -> list[tuple[str, str]]:
 
 
 def opened(
-    artifact: Artifact, runtime: Runtime, provider: str, options: "onnxruntime.SessionOptions"
+    artifact: Artifact, runtime: OrtRuntime, provider: str, options: "onnxruntime.SessionOptions"
 ) -> "tuple[onnxruntime.InferenceSession, Engine | None]":
     """The file, opened with `provider`, and what that built for it.
 
@@ -142,7 +142,7 @@ def opened(
 def called(
     opened: "onnxruntime.InferenceSession",
     artifact: Artifact,
-    runtime: Runtime,
+    runtime: OrtRuntime,
     provider: str,
     *,
     device: str = "cuda",
@@ -159,7 +159,7 @@ def called(
 
 def audit(
     artifact: Artifact,
-    runtime: Runtime,
+    runtime: OrtRuntime,
     provider: str,
     options: "onnxruntime.SessionOptions",
     batch: "NDArray[Any]",

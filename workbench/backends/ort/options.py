@@ -1,8 +1,8 @@
 """What onnxruntime's GPU providers are told: one function per provider, from the recipe's `runtime`."""
 
 from workbench.backends.artifact import Artifact
-from workbench.backends.base import Runtime
 from workbench.backends.ort.availability import CUDA, RTX, TENSORRT
+from workbench.backends.ort.settings import OrtRuntime
 
 Options = dict[str, str]
 
@@ -12,7 +12,7 @@ MAX_BATCH = 64  # photos, where the graph's batch is free: engines are built for
 GRAPH_KEY = {CUDA: "gpu_graph_id", TENSORRT: "gpu_graph_id", RTX: "cuda_graph_annotation_id"}
 
 
-def cuda_options(artifact: Artifact, runtime: Runtime) -> Options:
+def cuda_options(artifact: Artifact, runtime: OrtRuntime) -> Options:
     """Of the CUDA provider.
 
     EXHAUSTIVE times every convolution algorithm at the first call of each shape: paid once where shapes are
@@ -31,7 +31,7 @@ def cuda_options(artifact: Artifact, runtime: Runtime) -> Options:
 
 
 def tensorrt_options(
-    artifact: Artifact, runtime: Runtime, name: str, folder: str | None, timings: str | None
+    artifact: Artifact, runtime: OrtRuntime, name: str, folder: str | None, timings: str | None
 ) -> Options:
     """Of the TensorRT provider. name: of the graph's input. folder, timings: where it keeps those.
 
@@ -53,7 +53,7 @@ def tensorrt_options(
     return options
 
 
-def rtx_options(artifact: Artifact, runtime: Runtime, name: str, folder: str | None) -> Options:
+def rtx_options(artifact: Artifact, runtime: OrtRuntime, name: str, folder: str | None) -> Options:
     """Of the TensorRT-RTX plug-in 0.5, which is strongly typed always."""
     return {
         "enable_cuda_graph": "1" if runtime.cuda_graph else "0",
@@ -62,7 +62,7 @@ def rtx_options(artifact: Artifact, runtime: Runtime, name: str, folder: str | N
     }
 
 
-def profiles(artifact: Artifact, runtime: Runtime, name: str, option: str) -> Options:
+def profiles(artifact: Artifact, runtime: OrtRuntime, name: str, option: str) -> Options:
     """The batch sizes an engine is built for, where the graph leaves them free.
 
     Empty for fixed shapes, and for a free height or width: then the provider builds for the sizes it meets.
@@ -78,11 +78,11 @@ def profiles(artifact: Artifact, runtime: Runtime, name: str, option: str) -> Op
     }
 
 
-def largest(runtime: Runtime) -> int:
+def largest(runtime: OrtRuntime) -> int:
     return max(MAX_BATCH, runtime.batch)
 
 
-def sizes(artifact: Artifact, runtime: Runtime, provider: str) -> tuple[int, ...]:
+def sizes(artifact: Artifact, runtime: OrtRuntime, provider: str) -> tuple[int, ...]:
     """The batch sizes that a session is called with; others are filled up to the next. Empty: any.
 
     A CUDA graph is captured for each, and keeps its buffers: powers of two keep them few.

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
-from workbench.backends.base import Engine, OnDevice, Runtime, Session
+from workbench.backends.base import Engine, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
 from workbench.backends.gpu import cuda, engine_store
 from workbench.backends.tensorrt.build import GPU_HINT, Plan, build, plan_of
 from workbench.backends.tensorrt.lane import Lane, ports_of
 from workbench.backends.tensorrt.lane_pool import Lanes, split
 from workbench.backends.tensorrt.log import log_of, made
+from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system import nvidia
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 
 NAME = "tensorrt"
-FORMATS: frozenset[Format] = frozenset({"onnx"})
 PACKAGES: tuple[str, ...] = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-bindings")
+FORMATS: frozenset[Format] = frozenset({"onnx"})
+OPERATORS: frozenset[Operators] = frozenset({"onnx"})
+convert = None
 
 OLDEST = (10, 3)  # strongly typed networks, contexts that take their memory from us, without deprecated names
 INSTALL = "pip install 'krishi-bench[tensorrt]'"
@@ -42,7 +45,7 @@ FULL = ("out of memory", "could not be allocated", "outofmemory")  # TensorRT's 
 HOW = "CUDA events between calls queued one behind the other"
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: TensorrtRuntime) -> str | None:
     """The first missing link: driver, GPU, `tensorrt` and its libraries, `cuda-bindings`."""
     del runtime
     return nvidia.missing_gpu() or _no_tensorrt() or _no_cuda()
@@ -83,14 +86,14 @@ def _no_cuda() -> str | None:
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
     """Open an ONNX file through its engine, built where none fits. May be called from several threads.
 
     A fixed batch is filled up; where it is free, more photos than the engine takes go in several calls.
     Raises WorkbenchError where TensorRT cannot take the network, or CUDA fails.
     """
     plan = plan_of(artifact.info, runtime)
-    native, built = _opened(artifact, runtime, plan)
+    native, built = _opened(artifact, plan)
     ports = ports_of(native, pixels=artifact.info.pixels, classes=artifact.info.classes)
     if native.num_optimization_profiles != len(plan.sizes):
         raise WorkbenchError(f"the engine has {native.num_optimization_profiles} optimisation profiles")
@@ -132,31 +135,31 @@ def _whole(batch: Batch, plan: Plan) -> Batch:
     return filled(batch, 0 if plan.free else plan.most)
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: TensorrtRuntime, sample: "NDArray[Any]") -> Audit:
     """What the engine's layers compute in, as TensorRT's inspector tells. Nothing is run."""
     import tensorrt as trt
 
     from workbench.backends.tensorrt.audit import audit_engine
 
     plan = plan_of(artifact.info, runtime)
-    native, _ = _opened(artifact, runtime, plan)
+    native, _ = _opened(artifact, plan)
     inspector = made(trt, "looking into the engine", native.create_engine_inspector)
     told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     count = min(len(sample), plan.most) if plan.free else plan.most
     return audit_engine(str(told), artifact, profile=plan.profile(count))
 
 
-def prepare(artifact: Artifact, runtime: Runtime) -> None:
+def prepare(artifact: Artifact, runtime: TensorrtRuntime) -> None:
     """Build the engine where none is kept that fits, so that `session` opens at once."""
     _found_or_built(artifact, plan_of(artifact.info, runtime))
 
 
-def _opened(artifact: Artifact, runtime: Runtime, plan: Plan) -> tuple[Any, Engine]:
+def _opened(artifact: Artifact, plan: Plan) -> tuple[Any, Engine]:
     """The engine, and how it was come by. One that was kept and cannot be opened is built anew, once."""
     refuse_foreign(artifact)
     data, found = _found_or_built(artifact, plan)
     try:
-        return _deserialized(data, runtime), found
+        return _deserialized(data), found
     except WorkbenchError as error:
         if any(words in error.message.lower() for words in FULL):
             # Nothing is wrong with the engine, and building one takes more memory than opening it.
@@ -164,15 +167,13 @@ def _opened(artifact: Artifact, runtime: Runtime, plan: Plan) -> tuple[Any, Engi
         if found.build_s is not None:
             raise
     data, found = _found_or_built(artifact, plan, anew=True)
-    return _deserialized(data, runtime), found
+    return _deserialized(data), found
 
 
-def _deserialized(data: bytes, runtime: Runtime) -> Any:
+def _deserialized(data: bytes) -> Any:
     import tensorrt as trt
 
     opener = made(trt, "starting its runtime", lambda: trt.Runtime(log_of(trt)), hint=GPU_HINT)
-    if runtime.version_compatible:
-        opener.engine_host_code_allowed = True  # It carries a lean runtime: host code, which we put there.
     return made(trt, "opening an engine", lambda: opener.deserialize_cuda_engine(data), hint=GPU_HINT)
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.backends.artifact import ArtifactInfo
-from workbench.backends.base import Runtime
 from workbench.backends.tensorrt.log import log_of, made
+from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 
 VERSION = 1  # of what is built from the same plan; a change here builds every engine anew
@@ -44,10 +44,6 @@ class Plan:
     free: bool
     sizes: tuple[Sizes, ...]
     tf32: bool
-    workspace_mb: int | None
-    level: int | None
-    hardware_compatible: bool
-    version_compatible: bool
 
     @property
     def most(self) -> int:
@@ -63,19 +59,15 @@ class Plan:
         return (f"build {VERSION}", repr(self))
 
 
-def plan_of(info: ArtifactInfo, runtime: Runtime) -> Plan:
+def plan_of(info: ArtifactInfo, runtime: TensorrtRuntime) -> Plan:
     return Plan(
         free=info.input_shape[0] == 0,
         sizes=_sizes(info.input_shape[0], runtime),
         tf32=runtime.precision == "tf32",
-        workspace_mb=runtime.workspace_mb,
-        level=runtime.builder_level,
-        hardware_compatible=runtime.hardware_compatible,
-        version_compatible=runtime.version_compatible,
     )
 
 
-def _sizes(fixed: int, runtime: Runtime) -> tuple[Sizes, ...]:
+def _sizes(fixed: int, runtime: TensorrtRuntime) -> tuple[Sizes, ...]:
     """One photo, and more than one.
 
     A server asked photo by photo lives in the first profile, and kernels that are chosen for exactly one
@@ -112,7 +104,6 @@ def build(onnx: bytes, name: str, plan: Plan, timings: bytes) -> tuple[bytes, by
                 trt,
                 f"building an engine of {name}",
                 lambda: builder.build_serialized_network(network, config),
-                hint=None if plan.workspace_mb is None else "a larger `runtime.workspace_mb` may do",
             )
         )
         return engine, bytes(cache.serialize() or b"")
@@ -160,15 +151,6 @@ def _configure(trt: Any, config: Any, plan: Plan) -> None:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if plan.level is not None:
-        config.builder_optimization_level = plan.level
-    if plan.workspace_mb is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mb << 20)
-    if plan.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    if plan.version_compatible:
-        # The lean runtime stays in the engine: without it, every reader needs that library beside it.
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
 
 
 def _add_profiles(builder: Any, config: Any, given: Any, sizes: tuple[Sizes, ...]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo, Precision
+from workbench.backends.common import PROBE_SIDE
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.files import sha256_file
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import NDArray
 
-
-PROBE_SIDE = 224  # pixels, for files that leave height and width free
 
 QUANTIZING = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}

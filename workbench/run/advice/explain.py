@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.backends import takes_onnx
 from workbench.run.advice.notes import EXPORTERS, NOTES, ON_GPU, Note
 from workbench.workspace import requirements as needs
 from workbench.workspace.recipe import Recipe, Variant
@@ -106,7 +107,7 @@ def _merged(variants: Sequence[Variant]) -> tuple[Part, ...]:
 
 def _sections(variant: Variant) -> Iterator[list[Part]]:
     exporter, notes = variant.export.exporter, _notes(variant)
-    exported = variant.runtime.backend != "torch"
+    exported = takes_onnx(variant.runtime)
     yield [Part(f"export with {exporter}", (), EXPORTERS[exporter])] if exported else []
     yield list(_settings("preprocess", variant.preprocess, notes))
     yield [

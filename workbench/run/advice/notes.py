@@ -350,18 +350,6 @@ NOTES: dict[str, Note] = {
         "nodes that it cannot take fall back to the CPU with copies between",
         "onnxruntime documentation, Execution providers",
     ),
-    "runtime.provider=tensorrt": Note(
-        "onnxruntime hands the network to TensorRT, and what that cannot take to its CUDA provider",
-        "networks of which TensorRT lacks an operator",
-        "it is linked with TensorRT 10; the first start builds the engine",
-        "onnxruntime documentation, TensorRT execution provider",
-    ),
-    "runtime.provider=tensorrt-rtx": Note(
-        "TensorRT-RTX, a plug-in of the plain onnxruntime; kernels are compiled on the GPU that is there",
-        "GeForce RTX and RTX PRO: it comes whole with pip, and engines take seconds",
-        "data-centre GPUs (compute capability 8.0, 9.0, 10.0) are not among those it takes",
-        TENSORRT_RTX,
-    ),
     "runtime.device=cuda": Note(
         "runs on an NVIDIA GPU; FP32 is exact unless `precision: tf32` says otherwise",
         "large networks and batches",
@@ -386,30 +374,6 @@ NOTES: dict[str, Note] = {
         "larger: throughput; smaller: less GPU memory, and a shorter build",
         "more photos than that go in several calls",
         "TensorRT documentation, Working with dynamic shapes",
-    ),
-    "runtime.workspace_mb": Note(
-        "GPU memory that the builder may use for trying kernels",
-        "machines where something else runs on the GPU",
-        "too little rules out the fastest kernels",
-        TENSORRT,
-    ),
-    "runtime.builder_level": Note(
-        "how long TensorRT searches, 0 to 5; 3 by default",
-        "5: the last percents of speed; 0 to 2: short builds while trying things",
-        "5 can take many times longer to build",
-        TENSORRT,
-    ),
-    "runtime.hardware_compatible=true": Note(
-        "an engine that runs on every GPU since Ampere",
-        "fleets of mixed GPUs that share a disk",
-        "speed: kernels made for one GPU are left out; here each machine builds its own anyway",
-        TENSORRT_ENGINES,
-    ),
-    "runtime.version_compatible=true": Note(
-        "an engine that later versions of TensorRT open too",
-        "updates of TensorRT without building again",
-        "speed, and a larger engine; here an engine of another version is built again anyway",
-        TENSORRT_ENGINES,
     ),
     "runtime.profile=latency": Note(
         "one session on all processors, whose threads spin",
@@ -460,24 +424,6 @@ NOTES: dict[str, Note] = {
         "threads spin while they wait",
         "the latency of the next call",
         "the processors of everyone else",
-        ORT_TUNING,
-    ),
-    "runtime.execution_mode=parallel": Note(
-        "independent branches run at once",
-        "networks with wide branches",
-        "most classifiers have none",
-        ORT_TUNING,
-    ),
-    "runtime.arena=false": Note(
-        "freed memory goes back to the system", "memory", "every call allocates anew", ORT_TUNING
-    ),
-    "runtime.prepacking=false": Note(
-        "weights are not copied into the order of the kernels", "memory", "speed", ORT_TUNING
-    ),
-    "runtime.flush_denormals=true": Note(
-        "numbers too small for FP32's normal range count as zero",
-        "networks whose activations die out",
-        "nothing that a classifier shows",
         ORT_TUNING,
     ),
     "preprocess.scale": Note(

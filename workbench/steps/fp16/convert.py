@@ -13,9 +13,9 @@ from workbench.photos.contract import Batch
 from workbench.steps.fp16 import autocast
 from workbench.steps.fp16.casts import control_flow, count_casts, half_share, without_cast_pairs
 from workbench.steps.fp16.graph import always_kept, between, by_onnxruntime, prepared, separated, without_half
-from workbench.steps.fp16.notes import NOTES, Fp16Notes
+from workbench.steps.fp16.notes import NOTES, Converter, Fp16Notes
 from workbench.steps.fp16.ranges import Sensitive, sensitive
-from workbench.steps.fp16.settings import Converter, Fp16
+from workbench.steps.fp16.settings import Fp16
 
 if TYPE_CHECKING:
     import onnx

@@ -4,13 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from workbench.steps.fp16.settings import Converter
-
-if TYPE_CHECKING:
-    pass
-
+Converter = Literal["onnxruntime", "modelopt"]
 
 NOTES = "krishi_bench.fp16"  # the key of the file's metadata
 SHOWN = 5

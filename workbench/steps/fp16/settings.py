@@ -1,17 +1,12 @@
 """The `fp16` step as a recipe states it."""
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    pass
+from workbench.steps.base import BaseStep
 
 
-Converter = Literal["onnxruntime", "modelopt"]
-
-
-class Fp16(BaseModel):
+class Fp16(BaseStep):
     """Weights and arithmetic in FP16.
 
     keep_io_types: photos and logits stay FP32 (the graph gets a cast at each end); every backend gives and
@@ -25,7 +20,12 @@ class Fp16(BaseModel):
     network, and onnxruntime's converter elsewhere.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = (
+        *("onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "nvidia-modelopt", "onnx-graphsurgeon"),
+    )
+    FAMILY: ClassVar = "fp16"
+    READS: ClassVar = frozenset({"calibration"})
+    HALVES: ClassVar = True
 
     use: Literal["fp16"]
     keep_io_types: Literal[True] = True
@@ -33,3 +33,9 @@ class Fp16(BaseModel):
     exclude_nodes: tuple[str, ...] = ()
     keep_sensitive: bool = True
     converter: Literal["auto", "onnxruntime", "modelopt"] = "auto"
+
+    def note_of(self, result: Path) -> str | None:
+        from workbench.steps.fp16.notes import notes_of
+
+        notes = notes_of(result)
+        return notes.text() if notes else None

@@ -1,37 +1,40 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from workbench.backends.base import Operators
 from workbench.model.graph.roles import Role
+from workbench.steps.base import BaseStep, OpsetNeed
 from workbench.steps.int8.calibration import Calibration, CalibrationOverride
-
-if TYPE_CHECKING:
-    pass
-
 
 QDQ_OPSET = 10  # the first with QuantizeLinear
 PER_CHANNEL_QDQ_OPSET = 13  # (De)QuantizeLinear has its `axis` since then
 HALF_QDQ_OPSET = 19  # they take FP16 since then
 
 
-class DynamicInt8(BaseModel):
+class DynamicInt8(BaseStep):
     """INT8 weights; activations are quantised at run time, every time.
 
     op_types: convolutions are left out by default, because ConvInteger is what makes dynamic INT8 slow.
     MatMul and Gemm go together: the quantiser turns every Gemm into a MatMul and an Add first.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")
+    FAMILY: ClassVar = "int8"
 
     use: Literal["dynamic_int8"]
     weight: Literal["qint8", "quint8"] = "qint8"
     per_channel: bool = False
     op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm")
 
+    def operators(self) -> Operators:
+        return "integer"
 
-class StaticInt8(BaseModel):
+
+class StaticInt8(BaseStep):
     """INT8 weights and activations, with ranges calibrated on real photos.
 
     format: qdq marks the graph and leaves the choice of kernels to the runtime, and the logits in float;
@@ -57,7 +60,12 @@ class StaticInt8(BaseModel):
     bias_correction: take back by the biases what quantising shifts on average.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+    FAMILY: ClassVar = "int8"
+    READS: ClassVar = frozenset({"calibration"})
+    HALVES: ClassVar = True
+    TAKES_PIXELS: ClassVar = True
+    PORTABLE: ClassVar = "placement: tensorrt"
 
     use: Literal["static_int8"]
     format: Literal["qdq", "qoperator"] = "qdq"
@@ -116,3 +124,23 @@ class StaticInt8(BaseModel):
     def symmetric_activations(self) -> bool:
         """`symmetric`, or what goes with the type."""
         return self.activation == "int8" if self.symmetric is None else self.symmetric
+
+    def operators(self) -> Operators:
+        if self.format == "qoperator":
+            return "onnxruntime"
+        return "unsigned" if self.activation == "uint8" else "onnx"
+
+    def opset_need(self) -> OpsetNeed | None:
+        if self.rest == "fp32":
+            return None
+        return OpsetNeed(HALF_QDQ_OPSET, "`rest: fp16`", "the first whose pairs take FP16")
+
+    def note_of(self, result: Path) -> str | None:
+        from workbench.steps.fp16.notes import notes_of
+
+        notes = notes_of(result)
+        return notes.text() if notes else None
+
+    def capped(self, photos: int) -> Self:
+        fewer = self.calibration.model_copy(update={"images": min(self.calibration.images, photos)})
+        return self.model_copy(update={"calibration": fewer})

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.openvino.backend import without_telemetry
+from workbench.backends.openvino.telemetry import without_telemetry
 from workbench.errors import WorkbenchError, first_line
 
 if TYPE_CHECKING:

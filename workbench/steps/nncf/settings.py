@@ -1,12 +1,11 @@
 """The `nncf_int8` step as a recipe states it."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    pass
-
+from workbench.backends.base import Operators
+from workbench.steps.base import BaseStep
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 
@@ -26,7 +25,7 @@ class AccuracyControl(BaseModel):
     minutes: Annotated[float, Field(gt=0)] | None = None
 
 
-class NncfInt8(BaseModel):
+class NncfInt8(BaseStep):
     """INT8 weights and activations; the errors of rounding are corrected in the biases.
 
     For openvino above all: NNCF leaves the outputs of convolutions in float up to their activation function,
@@ -44,7 +43,11 @@ class NncfInt8(BaseModel):
     model_type: transformer keeps the sensitive parts of attention in float.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    PACKAGES: ClassVar = ("onnx", "nncf", "openvino", "numpy")
+    FAMILY: ClassVar = "int8"
+    READS: ClassVar = frozenset({"calibration", "validation"})
+    TAKES_PIXELS: ClassVar = True
+    NATIVE: ClassVar = frozenset({"openvino"})
 
     use: Literal["nncf_int8"]
     preset: Literal["mixed", "performance"] = "mixed"
@@ -59,3 +62,9 @@ class NncfInt8(BaseModel):
     ignored_nodes: tuple[str, ...] = ()
     model_type: Literal["transformer"] | None = None
     accuracy_control: AccuracyControl | None = None
+
+    def operators(self) -> Operators:
+        return "unsigned"
+
+    def capped(self, photos: int) -> Self:
+        return self.model_copy(update={"images": min(self.images, photos)})
