@@ -6,15 +6,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
-from workbench.backends import Runtime
+from workbench.backends import SETTINGS
 from workbench.cli import parser
 from workbench.results.verdict import Row
-from workbench.steps import Step
+from workbench.steps import STEPS
 from workbench.workspace.recipe import Recipe, RecipePreprocess, shipped
 from workbench.workspace.workspace import WorkspaceFile
 
@@ -111,11 +110,10 @@ def words_of(document: str) -> set[str]:
 
 
 def test_every_step_setting_and_shipped_recipe_is_described() -> None:
-    steps = get_args(get_args(Step)[0])
-    uses = {get_args(step.model_fields["use"].annotation)[0] for step in steps}
+    uses = set(STEPS)
     settings = {
         name
-        for model in (*steps, Recipe, Runtime, RecipePreprocess)
+        for model in (*STEPS.values(), *SETTINGS.values(), Recipe, RecipePreprocess)
         for name in model.model_fields
         if name not in ("use", "keep_io_types", "description")  # `keep_io_types` can only be true
     }

@@ -58,7 +58,7 @@ RECIPES = {
 name: fp16
 steps: [{use: fp16}]
 matrix:
-  runtime: [{device: cpu}, {device: cuda}, {device: cuda, provider: tensorrt}]
+  runtime: [{device: cpu}, {device: cuda}, {backend: tensorrt, device: cuda}]
 """,
     "fp32": "{name: fp32, export: {exporter: torchscript, opset: 13}}",
     "int8-dynamic": """
@@ -71,7 +71,7 @@ steps: [{use: simplify}, {use: static_int8, calibration: {method: percentile, im
 """,
 }
 TORCH = "{name: torch, runtime: {backend: torch}}"
-SKIPPED = ["fp16[cuda]", "fp16[cuda,tensorrt]"]
+SKIPPED = ["fp16[cuda]", "fp16[tensorrt,cuda]"]
 VARIANTS = ["baseline", "fp16[cpu]", *SKIPPED, "fp32", "int8-dynamic", "int8-static"]
 MEASURED = [name for name in VARIANTS if name not in SKIPPED]
 FAILING = """

@@ -31,7 +31,7 @@ RUNTIMES = {
     "torch-cuda[f16]": TorchRuntime(device="cuda", precision="f16"),
     "tensorrt-fp16": ENGINE,
     "tensorrt-int8": ENGINE,
-    "tensorrt-rtx-fp16": OrtRuntime(device="cuda", provider="tensorrt-rtx"),
+    "tensorrt-rtx-fp16": OrtRuntime(device="cuda"),
 }
 
 

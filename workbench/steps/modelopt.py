@@ -57,7 +57,7 @@ class ModeloptInt8(BaseStep):
         return OpsetNeed(LOWEST_OPSET, "step `modelopt_int8`", "the first whose pairs take FP16")
 
     def capped(self, photos: int) -> Self:
-        return self.model_copy(update={"images": min(self.images, photos)})
+        return self.model_copy(update={"images": photos}) if self.images > photos else self
 
 
 def modelopt_onnx(step: ModeloptInt8, source: Path, target: Path, images: "Images") -> None:

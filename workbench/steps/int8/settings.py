@@ -142,5 +142,7 @@ class StaticInt8(BaseStep):
         return notes.text() if notes else None
 
     def capped(self, photos: int) -> Self:
-        fewer = self.calibration.model_copy(update={"images": min(self.calibration.images, photos)})
+        if self.calibration.images <= photos:
+            return self
+        fewer = self.calibration.model_copy(update={"images": photos})
         return self.model_copy(update={"calibration": fewer})

@@ -67,4 +67,4 @@ class NncfInt8(BaseStep):
         return "unsigned"
 
     def capped(self, photos: int) -> Self:
-        return self.model_copy(update={"images": min(self.images, photos)})
+        return self.model_copy(update={"images": photos}) if self.images > photos else self
