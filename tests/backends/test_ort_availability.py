@@ -7,13 +7,13 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="the chain begins with it")
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, OrtRuntime
 from workbench.backends.ort import availability
 from workbench.backends.ort.availability import clash, first_missing, old_driver, remedy
 from workbench.system import nvidia
 
 GPU = nvidia.Gpu("Test GPU", "8.9", "13.0")
-RUNTIME = Runtime(device="cuda")
+RUNTIME = OrtRuntime(device="cuda")
 
 
 def lacking(*missing: str) -> Callable[[str], object]:
@@ -42,7 +42,7 @@ def test_two_builds_in_one_environment_are_a_broken_install(monkeypatch: pytest.
     assert clash(["onnxruntime"]) is None
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
     monkeypatch.setattr(availability, "versions", lambda *names: dict.fromkeys(names[:2], "1.31.1"))
-    assert BACKENDS["onnxruntime"].unavailable(Runtime(device="cuda")) == reason
+    assert BACKENDS["onnxruntime"].unavailable(OrtRuntime(device="cuda")) == reason
 
 
 def test_the_cpu_build_is_told_from_the_one_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_the_cpu_build_is_told_from_the_one_for_gpus(monkeypatch: pytest.MonkeyP
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime is the build for GPUs")
     monkeypatch.setattr(nvidia, "missing_gpu", lambda: None)
-    reason = BACKENDS["onnxruntime"].unavailable(Runtime(device="cuda"))
+    reason = BACKENDS["onnxruntime"].unavailable(OrtRuntime(device="cuda"))
     assert reason is not None
     assert reason.startswith("this onnxruntime has no CUDAExecutionProvider (it has ")
     assert "krishi-bench[gpu]" in reason

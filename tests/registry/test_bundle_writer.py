@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.builders import artifact_info, onnx_model, run_info, trial
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, NullRuntime, OrtRuntime, Runtime
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
@@ -72,7 +72,7 @@ class Model:
 
     @property
     def runtime(self) -> Runtime:
-        return Runtime(backend="onnxruntime" if self.format == "onnx" else "null", threads=self.threads)
+        return (OrtRuntime if self.format == "onnx" else NullRuntime)(threads=self.threads)
 
 
 class Bench:
@@ -327,7 +327,7 @@ def test_a_model_that_cannot_be_opened_is_not_published(bench: Bench) -> None:
         ({"status": "failed", "reason": "it crashed"}, "ended failed: it crashed"),
         ({"artifact_key": "0" * 64}, "is gone"),
         ({"artifact_digest": "0" * 64}, "is not the one that was measured"),
-        ({"variant": "other"}, "`runtimes` has no `other`"),
+        ({"variant": "other"}, "no runtime of `other` that this version runs"),
     ],
 )
 def test_a_trial_without_its_model_cannot_be_promoted(

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, RUNTIME, SETTINGS, NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Plan, log_ratios, measure
@@ -19,14 +19,6 @@ from workbench.system.machine import FEATURES, Machine
 from workbench.system.nvidia_check import Chain, chain
 from workbench.system.progress import Progress, Report
 
-RUNTIMES = (
-    Runtime(),
-    Runtime(device="cuda"),
-    Runtime(backend="openvino"),
-    Runtime(backend="tensorrt", device="cuda"),
-    Runtime(backend="torch"),
-    Runtime(backend="torch", device="cuda"),
-)
 CLOCK_PLAN = Plan(rounds=8, least_rounds=8, turns=40, budget_s=30.0, repeats=4)
 CLOCK_SIDE = 512  # pixels: about as long a call as a small network's
 
@@ -122,7 +114,7 @@ def diagnose(report: Report) -> Diagnosis:
         conditions=conditions(),
         usable_cores=machine.usable_cores(),
         # In this order: the chain leaves libraries open that would answer for the runtimes.
-        runtimes={_name(runtime): BACKENDS[runtime.backend].unavailable(runtime) for runtime in RUNTIMES},
+        runtimes=_runtimes(),
         nvidia=chain(),
         clock=clock(report),
     )
@@ -150,7 +142,7 @@ def clock(report: Report) -> Clock:
         log = Path(folder) / "log.txt"
         measured = measure(
             ["a", "b"],
-            lambda _: Worker(artifact, Runtime(backend="null"), images, log=log, cpus=cpus),
+            lambda _: Worker(artifact, NullRuntime(), images, log=log, cpus=cpus),
             CLOCK_PLAN,
             baseline="a",
             twin="b",
@@ -172,5 +164,11 @@ def clock(report: Report) -> Clock:
     return Clock(rounds, tries, math.expm1(max(abs(low), abs(high))), math.expm1(2 * half), disturbed)
 
 
-def _name(runtime: Runtime) -> str:
-    return " ".join([runtime.backend, runtime.provider or runtime.device])
+def _runtimes() -> dict[str, str | None]:
+    """Each backend on each device it runs on, but for the one that stands on no library."""
+    return {
+        f"{name} {device}": backend.unavailable(RUNTIME.validate_python({"backend": name, "device": device}))
+        for name, backend in BACKENDS.items()
+        for device in SETTINGS[name].DEVICES
+        if backend.PACKAGES
+    }

@@ -12,15 +12,16 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
-from workbench.backends.base import Engine, OnDevice, Runtime, Session
+from workbench.backends.base import Engine, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
 from workbench.backends.gpu import cuda, engine_store
 from workbench.backends.tensorrt.build import GPU_HINT, EnginePlan, build, plan_of
 from workbench.backends.tensorrt.lane import Lane, ports_of
 from workbench.backends.tensorrt.lane_pool import Lanes, split
 from workbench.backends.tensorrt.log import log_of, made
+from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system import nvidia
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 NAME = "tensorrt"
 PACKAGES: tuple[str, ...] = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-bindings")
+FORMATS: frozenset[Format] = frozenset({"onnx"})
+OPERATORS: frozenset[Operators] = frozenset({"onnx"})
+convert = None
 
 OLDEST = (10, 3)  # strongly typed networks, contexts that take their memory from us, without deprecated names
 INSTALL = "pip install 'krishi-bench[tensorrt]'"
@@ -41,7 +45,7 @@ FULL = ("out of memory", "could not be allocated", "outofmemory")  # TensorRT's 
 HOW = "CUDA events between calls queued one behind the other"
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: TensorrtRuntime) -> str | None:
     """The first missing link: driver, GPU, `tensorrt` and its libraries, `cuda-bindings`."""
     del runtime
     return nvidia.missing_gpu() or _no_tensorrt() or _no_cuda()
@@ -82,7 +86,7 @@ def _no_cuda() -> str | None:
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
     """Open an ONNX file through its engine, built where none fits. May be called from several threads.
 
     A fixed batch is filled up; where it is free, more photos than the engine takes go in several calls.
@@ -131,7 +135,7 @@ def _whole(batch: Batch, plan: EnginePlan) -> Batch:
     return filled(batch, 0 if plan.free else plan.most)
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: TensorrtRuntime, sample: "NDArray[Any]") -> Audit:
     """What the engine's layers compute in, as TensorRT's inspector tells. Nothing is run."""
     import tensorrt as trt
 
@@ -145,7 +149,7 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
     return audit_engine(str(told), artifact, profile=plan.profile(count))
 
 
-def prepare(artifact: Artifact, runtime: Runtime) -> None:
+def prepare(artifact: Artifact, runtime: TensorrtRuntime) -> None:
     """Build the engine where none is kept that fits, so that `session` opens at once."""
     _found_or_built(artifact, plan_of(artifact.info, runtime))
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from workbench.backends.artifact import Artifact
-from workbench.backends.base import Runtime
 from workbench.backends.common import refuse_override
+from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.system import nvidia
 from workbench.system.machine import collect
@@ -26,7 +26,7 @@ _switch = threading.Lock()
 _open: list[bool] = []  # of the sessions that are open in this process: may they use TF32?
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: TorchRuntime) -> str | None:
     """Why `runtime` cannot run on the GPU here, or None.
 
     Asks the driver and the build of torch alone: a question to the GPU itself would make a CUDA context in
@@ -62,7 +62,7 @@ def _unseen(found: Gpu, version: str, built_for: str) -> str:
     )
 
 
-def _too_old(found: Gpu, built_for: list[str], runtime: Runtime) -> str | None:
+def _too_old(found: Gpu, built_for: list[str], runtime: TorchRuntime) -> str | None:
     capability = _numbers(found.capability)
     this = f"{found.name} (compute capability {found.capability})"
     if not runs_on(built_for, capability):

@@ -12,7 +12,6 @@ from workbench.model.graph.facts import NetworkFacts
 from workbench.results.verdict import Comparison, Row
 from workbench.run.advice.explain import wrapped
 from workbench.run.advice.speed_rules import Situation, opinions
-from workbench.steps.fp16.settings import Fp16
 from workbench.system.machine import Machine
 from workbench.workspace.recipe import Variant
 
@@ -190,7 +189,7 @@ def _expected(low: float, high: float) -> Expected:
 
 
 def _smaller(variant: Variant) -> bool:
-    return any("int8" in step.use or isinstance(step, Fp16) for step in variant.steps)
+    return any(step.FAMILY != "tidying" for step in variant.steps)
 
 
 def _wrong(item: Item, row: Row) -> str | None:

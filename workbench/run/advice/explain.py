@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.backends import takes_onnx
 from workbench.errors import plural, some
 from workbench.run.advice.evidence import Evidence, evidence
 from workbench.workspace import requirements
@@ -116,7 +117,7 @@ def _merge(variants: Sequence[Variant]) -> tuple[Part, ...]:
 
 def _sections(variant: Variant) -> Iterator[list[Part]]:
     runtime, gpu = variant.runtime, variant.runtime.device == "cuda"
-    yield list(_settings("export", variant.export, gpu=gpu)) if runtime.backend != "torch" else []
+    yield list(_settings("export", variant.export, gpu=gpu)) if takes_onnx(runtime) else []
     yield list(_settings("preprocess", variant.preprocess, gpu=gpu))
     yield [
         part
