@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.measure.host_watch import HostWatch
 from workbench.measure.latency import Measured, Plan, log_ratios, measure
@@ -64,7 +64,7 @@ class Bench:
         return machine.available_cpus()[-1:]
 
     def launch(self, name: str) -> Worker:
-        return Worker(self.artifacts[name], Runtime(), self.images, log=self.log, cpus=self.cpus)
+        return Worker(self.artifacts[name], OrtRuntime(), self.images, log=self.log, cpus=self.cpus)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.backends import Runtime
+from workbench.backends import Runtime, TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.measure.stats import Ratio
 from workbench.results.folder import find_run
@@ -54,10 +54,10 @@ class Against:
 
 def is_reference(runtime: Runtime | None) -> bool:
     """Eager torch in exact FP32 on a GPU."""
-    return runtime is not None and (
-        runtime.backend == "torch"
+    return (
+        isinstance(runtime, TorchRuntime)
         and runtime.device == "cuda"
-        and runtime.precision in (None, "f32")
+        and runtime.computes == "f32"
         and not runtime.compile
         and not runtime.cuda_graph
         and runtime.batch == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from peers_table import Maker, Row
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime, Runtime
 from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
@@ -81,7 +81,7 @@ def opened(folder: Path, work: Path) -> Arena:
     )
     arena = Arena(prepared, parts, work.resolve() / prepared.workspace.name, {}, {})
     arena.folder.mkdir(parents=True, exist_ok=True)
-    arena.entries[FP32] = Entry(FP32, "baseline", baseline(arena), Runtime(), job.photos)
+    arena.entries[FP32] = Entry(FP32, "baseline", baseline(arena), OrtRuntime(), job.photos)
     return arena
 
 
@@ -90,7 +90,7 @@ def baseline(arena: Arena) -> Artifact:
     exports = (Export(),) if arena.prepared.source_kind == "onnx" else BASELINE_EXPORTS
     problem = WorkbenchError("no exporter")
     for export in exports:
-        variant = Variant(BASELINE, BASELINE, "plain FP32", export, (), Runtime())
+        variant = Variant(BASELINE, BASELINE, "plain FP32", export, (), OrtRuntime())
         try:
             return call(
                 build, arena.prepared.job, variant,

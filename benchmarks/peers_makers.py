@@ -11,7 +11,7 @@ from typing import Literal
 
 from peers_arena import FP32, OURS, Arena, Entry, say
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, RUNTIME
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, Companion
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import artifact_info
@@ -67,7 +67,7 @@ def from_peer(arena: Arena, peer: Peer, photos: Path, environment: Path | None, 
         command = [python, str(QUANTISERS), peer.quantiser, str(source.path), str(photos), str(folder)]
         quantise(command, folder.with_suffix(".txt"), timeout_s)
         done.write_text(json.dumps(time.monotonic() - started))
-    runtime = Runtime.model_validate({"backend": peer.runtime})
+    runtime = RUNTIME.validate_python({"backend": peer.runtime})
     artifact = adopted(folder, peer.runtime, source.info)
     return Entry(
         peer.name, "peer", artifact, runtime, arena.prepared.job.photos, json.loads(done.read_text())

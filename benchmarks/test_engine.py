@@ -47,7 +47,7 @@ def test_a_workers_reading_against_a_bare_loop(benchmark: BenchmarkFixture, benc
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, bench.cpus)
         try:
-            with bench.launch(aa.A) as worker, ort.session(bench.artifacts[aa.A], aa.Runtime()) as session:
+            with bench.launch(aa.A) as worker, ort.session(bench.artifacts[aa.A], aa.OrtRuntime()) as session:
                 worker.ready()
                 worker.warm_up()
                 photo = next(bench.images.rows([0]))

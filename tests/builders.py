@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from workbench.backends import Runtime
+from workbench.backends import NullRuntime, OrtRuntime
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import WorkbenchError
 from workbench.measure.records import Accuracy, Latency
@@ -142,7 +142,7 @@ def run_info(**more: Any) -> RunInfo:
         "preprocess": Preprocess(resize=32, crop=28, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         "budget": Budget(),
         "baseline": "baseline",
-        "runtimes": {"baseline": Runtime()},
+        "runtimes": {"baseline": OrtRuntime()},
         "noise_floor": 0.02,
     }
     return RunInfo(**{**values, **more})
@@ -168,7 +168,7 @@ def draft(version: str = "1.0.0", *, model: bytes = b"weights", **more: Any) -> 
         "version": version,
         "created_at": datetime(2026, 1, 2, tzinfo=UTC),
         "artifact": artifact_info(model),
-        "runtime": Runtime(backend="null"),
+        "runtime": NullRuntime(),
         "class_names": ("rust", "scab", "well"),
         "preprocess": CONTRACT,
         "golden": Golden(file="golden.npz", images=2, atol=1e-3),

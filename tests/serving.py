@@ -29,7 +29,7 @@ from serve.http.http_limits import BoundedProtocol
 from serve.settings import Settings
 from tests import builders
 from tests.builders import onnx_model
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime, Runtime
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import Bundle
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 CONTRACT = Preprocess(resize=36, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CLASS_NAMES = ("Corn_Rust", "Potato_Healthy", "Tomato_Early_Blight", "Tomato_Leaf_Mold", "Wheat_Rust")
 PREDICTION_KEYS = ["class_id", "class_name", "confidence", "timestamp", "model_version"]
-CPU = Runtime()
+CPU = OrtRuntime()
 
 
 # A published model, small and real

@@ -16,9 +16,11 @@ pytest.importorskip("onnxruntime", reason="logits are held against onnxruntime's
 pytest.importorskip("openvino")
 
 from tests.builders import exported, mobile_network  # noqa: E402
+from workbench.backends import RUNTIME, OpenvinoRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
-from workbench.backends.base import Runtime, Session  # noqa: E402
+from workbench.backends.base import Session  # noqa: E402
 from workbench.backends.openvino import backend  # noqa: E402
+from workbench.backends.openvino.ir import ir_info, read, save  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
@@ -26,7 +28,6 @@ from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps.fold import fold_preprocess  # noqa: E402
 from workbench.steps.fp16.convert import fp16  # noqa: E402
 from workbench.steps.fp16.settings import Fp16  # noqa: E402
-from workbench.steps.openvino_ir import ir_info, to_ir  # noqa: E402
 from workbench.system.files import sha256_file  # noqa: E402
 from workbench.system.machine import usable_cores  # noqa: E402
 
@@ -41,9 +42,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(mobile_network(CLASSES), tmp_path_factory.mktemp("onnx") / "model.onnx", 32)
 
 
+def convert_file(source: Path, folder: Path) -> None:
+    save(read(source.read_bytes(), source.name), folder)
+
+
 def converted(source: Path, folder: Path) -> Artifact:
     folder.mkdir(exist_ok=True)
-    to_ir(source, folder)
+    convert_file(source, folder)
     return Artifact(folder, ir_info(folder))
 
 
@@ -70,7 +75,7 @@ def expected(source: Path, photos: NDArray[np.float32]) -> NDArray[np.float32]:
 @contextmanager
 def opened(artifact: Artifact, **fields: Any) -> Iterator[Session]:
     """A session as a recipe asks for it, on one thread unless said otherwise; skipped where it cannot be."""
-    runtime = Runtime.model_validate({"backend": "openvino", "threads": 1, **fields})
+    runtime = RUNTIME.validate_python({"backend": "openvino", "threads": 1, **fields})
     if (reason := backend.unavailable(runtime)) is not None:
         pytest.skip(reason)
     with backend.session(artifact, runtime) as session:
@@ -126,17 +131,17 @@ def test_a_precision_this_processor_lacks_is_unavailable_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backend, "_capabilities", lambda: frozenset({"FP32", "INT8"}))
-    reason = backend.unavailable(Runtime(backend="openvino", precision="bf16"))
+    reason = backend.unavailable(OpenvinoRuntime(precision="bf16"))
     assert reason is not None
     assert "does not compute in bf16 (it does in f32)" in reason
-    assert backend.unavailable(Runtime(backend="openvino", precision="f32")) is None
+    assert backend.unavailable(OpenvinoRuntime(precision="f32")) is None
 
 
 def test_a_precision_that_openvino_swapped_is_an_error(artifact: Artifact) -> None:
     able = backend._capabilities()
     if "FP16" in able or "BF16" not in able:
         pytest.skip("it takes a processor with bf16 and without fp16")
-    runtime = Runtime(backend="openvino", precision="f16")
+    runtime = OpenvinoRuntime(precision="f16")
     with (
         pytest.raises(WorkbenchError, match="asked openvino for f16, it computes in bf16"),
         backend.session(artifact, runtime),
@@ -147,8 +152,8 @@ def test_a_precision_that_openvino_swapped_is_an_error(artifact: Artifact) -> No
 def test_the_audit_tells_the_precision_that_is_computed(
     artifact: Artifact, photos: NDArray[np.float32]
 ) -> None:
-    runtime = Runtime(backend="openvino", precision="bf16")
-    found = backend.audit(artifact, Runtime(backend="openvino"), photos[:1])
+    runtime = OpenvinoRuntime(precision="bf16")
+    found = backend.audit(artifact, OpenvinoRuntime(), photos[:1])
     assert (found.computes, found.fp32_share) == ("fp32", 1.0)
     if backend.unavailable(runtime) is None:
         assert (backend.audit(artifact, runtime, photos[:1]).half_share or 0) > 0.5
@@ -239,7 +244,7 @@ def test_two_outputs_are_refused(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]>
         two (float[1,3,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) { y = Relu(x) z = Neg(x) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "two.onnx")
-    to_ir(tmp_path / "two.onnx", tmp_path)
+    convert_file(tmp_path / "two.onnx", tmp_path)
     with pytest.raises(WorkbenchError, match="1 inputs and 2 outputs"):
         ir_info(tmp_path)
 
@@ -249,7 +254,7 @@ def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path) -> None:
         own (float[1,3,4,4] x) => (float[1,3] y) { y = my.Wobble(x) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "own.onnx")
     with pytest.raises(WorkbenchError, match=r"cannot read own\.onnx: No conversion rule .*my\.Wobble"):
-        to_ir(tmp_path / "own.onnx", tmp_path)
+        convert_file(tmp_path / "own.onnx", tmp_path)
 
 
 def test_the_cache_of_compiled_networks_is_private_and_off_unless_asked_for(

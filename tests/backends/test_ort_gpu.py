@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
 ort = pytest.importorskip("onnxruntime", reason="its sessions are opened")
 
-from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends import BACKENDS, OrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.ort import gpu, io_binding  # noqa: E402
 from workbench.backends.ort.audit import providers_in_profile  # noqa: E402
@@ -28,7 +28,7 @@ from workbench.system.nvidia_libraries import CUDA_PROVIDER as CUDA  # noqa: E40
 SIDE, CLASSES = 16, 4
 IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((8, 3, SIDE, SIDE), np.float32)
 CPU = "CPUExecutionProvider"
-GRAPHS = Runtime(device="cuda", cuda_graph=True, batch=3)
+GRAPHS = OrtRuntime(device="cuda", cuda_graph=True, batch=3)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_a_session_that_fell_back_as_a_whole_names_the_library() -> None:
 def test_without_a_gpu_a_session_forced_open_is_refused_with_the_reason(artifact: Artifact) -> None:
     if nvidia.missing_gpu() is None:
         pytest.skip("there is a GPU")
-    runtime = Runtime(device="cuda")
+    runtime = OrtRuntime(device="cuda")
     for call in (
         lambda: BACKENDS["onnxruntime"].session(artifact, runtime).__enter__(),
         lambda: BACKENDS["onnxruntime"].audit(artifact, runtime, IMAGES[:1]),
@@ -253,7 +253,7 @@ def test_on_a_gpu_the_answers_stay_and_the_provider_did_the_work(
     expected: NDArray[np.float32],
     cuda_graph: bool,
 ) -> None:
-    runtime = Runtime(device="cuda", cuda_graph=cuda_graph)
+    runtime = OrtRuntime(device="cuda", cuda_graph=cuda_graph)
     if reason := BACKENDS["onnxruntime"].unavailable(runtime):
         pytest.skip(reason)
     with BACKENDS["onnxruntime"].session(artifact, runtime) as session:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.backends.common import TF32, refuse_override
 from workbench.backends.ort.options import cuda_options, sizes
@@ -20,8 +20,8 @@ def artifact(batch: int = 0, **fields: Any) -> Artifact:
     return Artifact(Path("nowhere"), info)
 
 
-def gpu(**fields: Any) -> Runtime:
-    return Runtime.model_validate({"device": "cuda", **fields})
+def gpu(**fields: Any) -> OrtRuntime:
+    return OrtRuntime(device="cuda", **fields)
 
 
 def test_fp32_is_exact_unless_tf32_is_asked_for() -> None:

@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason="the network is exported to ONNX")
 ort = pytest.importorskip("onnxruntime", reason="options are read back from onnxruntime")
 
 from tests.builders import error_of  # noqa: E402
-from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends import BACKENDS, RUNTIME, NullRuntime, OrtRuntime, TorchRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.ort import backend  # noqa: E402
 from workbench.errors import Unsuited  # noqa: E402
@@ -71,7 +71,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("program")
-    written = export_torch(network(), folder / "model.pt2", SHAPE, IMAGES)
+    written = export_torch(network(), folder / "model.pt2", SHAPE, IMAGES, TorchRuntime())
     return Artifact(folder, torch_artifact_info(folder / "model.pt2", written, SHAPE))
 
 
@@ -118,7 +118,7 @@ def test_every_option_reaches_the_session_and_the_answers_stay(
     read: Callable[[Any], object],
     value: object,
 ) -> None:
-    with BACKENDS["onnxruntime"].session(artifact, Runtime.model_validate(fields)) as session:
+    with BACKENDS["onnxruntime"].session(artifact, RUNTIME.validate_python(fields)) as session:
         np.testing.assert_allclose(session.infer(IMAGES), expected, rtol=1e-4, atol=1e-4)
     assert read(opened[0].get_session_options()) == value
 
@@ -126,16 +126,16 @@ def test_every_option_reaches_the_session_and_the_answers_stay(
 def test_a_provider_that_is_not_in_this_build_says_what_to_install() -> None:
     if "OpenVINOExecutionProvider" in ort.get_available_providers():
         pytest.skip("this onnxruntime has the OpenVINO provider")
-    reason = BACKENDS["onnxruntime"].unavailable(Runtime(provider="openvino"))
+    reason = BACKENDS["onnxruntime"].unavailable(OrtRuntime(provider="openvino"))
     assert reason is not None
     assert "has no OpenVINOExecutionProvider" in reason
     assert "onnxruntime-openvino" in reason
 
 
 def test_the_openvino_provider_is_told_its_threads_and_that_fp32_is_fp32() -> None:
-    options = backend.provider_options(Runtime(provider="openvino", threads=3))
+    options = backend.provider_options(OrtRuntime(provider="openvino", threads=3))
     assert (options["num_of_threads"], options["precision"], options["device_type"]) == ("3", "FP32", "CPU")
-    assert backend.provider_options(Runtime()) == {}
+    assert backend.provider_options(OrtRuntime()) == {}
 
 
 def test_a_fixed_batch_answers_for_fewer_photos_and_refuses_more(
@@ -143,7 +143,7 @@ def test_a_fixed_batch_answers_for_fewer_photos_and_refuses_more(
 ) -> None:
     apply(FixedBatch(use="fixed_batch", size=3), artifact.path, tmp_path / "model.onnx", Photos(contract))
     fixed = Artifact(tmp_path, artifact_info(tmp_path / "model.onnx"))
-    with BACKENDS["onnxruntime"].session(fixed, Runtime()) as session:
+    with BACKENDS["onnxruntime"].session(fixed, OrtRuntime()) as session:
         for count in (1, 2, 3):
             np.testing.assert_allclose(session.infer(IMAGES[:count]), expected[:count], rtol=1e-4, atol=1e-4)
         error = error_of(lambda: session.infer(IMAGES))
@@ -163,9 +163,9 @@ def test_a_graph_that_takes_pixels_is_given_pixels(tmp_path: Path, artifact: Art
     apply(FoldPreprocess(use="fold_preprocess"), artifact.path, tmp_path / "model.onnx", Photos(contract))
     folded = Artifact(tmp_path, artifact_info(tmp_path / "model.onnx"))
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
-    with BACKENDS["onnxruntime"].session(artifact, Runtime()) as session:
+    with BACKENDS["onnxruntime"].session(artifact, OrtRuntime()) as session:
         wanted = session.infer(normalize(pixels, contract))
-    with BACKENDS["onnxruntime"].session(folded, Runtime()) as session:
+    with BACKENDS["onnxruntime"].session(folded, OrtRuntime()) as session:
         np.testing.assert_allclose(session.infer(pixels), wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -178,7 +178,7 @@ def test_what_was_made_for_another_processor_is_not_opened(
     if name == "torch":
         change["format"] = "torch-aoti"
     foreign = Artifact(own.folder, own.info.model_copy(update=change))
-    runtime = Runtime.model_validate({"backend": name})
+    runtime = RUNTIME.validate_python({"backend": name})
     backend = BACKENDS[runtime.backend]
     for call in (
         lambda: backend.session(foreign, runtime).__enter__(),
@@ -192,19 +192,19 @@ def test_what_was_made_for_another_processor_is_not_opened(
 
 def test_an_artifact_bound_to_this_processor_opens(artifact: Artifact) -> None:
     bound = Artifact(artifact.folder, artifact.info.model_copy(update={"bound_to": collect().processor}))
-    with BACKENDS["onnxruntime"].session(bound, Runtime()) as session:
+    with BACKENDS["onnxruntime"].session(bound, OrtRuntime()) as session:
         assert session.infer(IMAGES).shape == (4, CLASSES)
 
 
 def test_the_audit_of_onnxruntime_is_of_a_session_with_the_same_options(artifact: Artifact) -> None:
     if importlib.util.find_spec("workbench.backends.ort.audit") is None:
         pytest.skip("the audit of onnxruntime is not there")
-    found = BACKENDS["onnxruntime"].audit(artifact, Runtime(graph_level="basic"), IMAGES[:1])
+    found = BACKENDS["onnxruntime"].audit(artifact, OrtRuntime(graph_level="basic"), IMAGES[:1])
     assert (found.computes, found.macs) == ("fp32", MACS)
 
 
 def test_eager_torch_says_in_what_it_multiplied(program: Artifact, expected: NDArray[np.float32]) -> None:
-    plain = Runtime(backend="torch")
+    plain = TorchRuntime()
     found = BACKENDS["torch"].audit(program, plain, IMAGES[:2])
     assert (found.macs, found.fp32_share, found.casts) == (MACS, 1.0, 0)
 
@@ -212,7 +212,7 @@ def test_eager_torch_says_in_what_it_multiplied(program: Artifact, expected: NDA
 def test_bf16_is_asked_of_eager_torch_and_is_what_it_multiplies_in(
     program: Artifact, expected: NDArray[np.float32]
 ) -> None:
-    runtime = Runtime(backend="torch", precision="bf16")
+    runtime = TorchRuntime(precision="bf16")
     if reason := BACKENDS["torch"].unavailable(runtime):
         pytest.skip(reason)
     with BACKENDS["torch"].session(program, runtime) as session:
@@ -228,10 +228,10 @@ def test_bf16_is_asked_of_eager_torch_and_is_what_it_multiplies_in(
 
 def test_a_processor_without_bf16_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
-    reason = BACKENDS["torch"].unavailable(Runtime(backend="torch", precision="bf16"))
+    reason = BACKENDS["torch"].unavailable(TorchRuntime(precision="bf16"))
     assert reason is not None
     assert "no bf16 instructions" in reason
-    assert BACKENDS["torch"].unavailable(Runtime(backend="torch", precision="f32")) is None
+    assert BACKENDS["torch"].unavailable(TorchRuntime(precision="f32")) is None
 
 
 def test_torch_starts_no_thread_behind_those_it_is_given(program: Artifact) -> None:
@@ -247,7 +247,7 @@ def test_torch_starts_no_thread_behind_those_it_is_given(program: Artifact) -> N
         session.infer(IMAGES)
         count()
 
-    with BACKENDS["torch"].session(program, Runtime(backend="torch", threads=1)) as session:
+    with BACKENDS["torch"].session(program, TorchRuntime(threads=1)) as session:
         session.infer(IMAGES)
         thread = threading.Thread(target=call)
         thread.start()
@@ -262,9 +262,9 @@ def test_a_network_is_compiled_once_and_opened_without_compiling(
     """The one test that compiles: some ten seconds."""
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler (g++) to compile the network with")
-    runtime = Runtime(backend="torch", compile=True, batch=2, threads=1)
+    runtime = TorchRuntime(compile=True, batch=2, threads=1)
     path = tmp_path / "model.pt2"
-    written = export_torch(network(), path, SHAPE, IMAGES, compile=True, batch=2, threads=1)
+    written = export_torch(network(), path, SHAPE, IMAGES, runtime)
     info = torch_artifact_info(path, written, SHAPE)
     assert (info.format, info.input_shape, info.classes) == ("torch-aoti", (2, *SHAPE[1:]), CLASSES)
     assert (info.precision, info.bound_to) == ("fp32", collect().processor)
@@ -296,7 +296,8 @@ def test_without_a_compiler_the_variant_is_unsuited_to_this_machine(
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    error = error_of(lambda: export_torch(network(), tmp_path / "model.pt2", SHAPE, IMAGES, compile=True))
+    runtime = TorchRuntime(compile=True)
+    error = error_of(lambda: export_torch(network(), tmp_path / "model.pt2", SHAPE, IMAGES, runtime))
     assert isinstance(error, Unsuited)
     assert "C++ compiler" in error.message
     assert not (tmp_path / "model.pt2").exists()
@@ -305,14 +306,15 @@ def test_without_a_compiler_the_variant_is_unsuited_to_this_machine(
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_torchscript_module_cannot_be_compiled_ahead_of_time(tmp_path: Path) -> None:
     script = torch.jit.trace(network(), torch.from_numpy(IMAGES))
-    error = error_of(lambda: export_torch(script, tmp_path / "model.pt2", SHAPE, IMAGES, compile=True))
+    runtime = TorchRuntime(compile=True)
+    error = error_of(lambda: export_torch(script, tmp_path / "model.pt2", SHAPE, IMAGES, runtime))
     assert isinstance(error, Unsuited)
 
 
 def test_the_null_backend_takes_photos_in_both_forms(artifact: Artifact) -> None:
     for pixels, batch in ((False, IMAGES), (True, np.zeros((2, SIDE, SIDE, 3), np.uint8))):
         info = artifact.info.model_copy(update={"format": "null", "pixels": pixels})
-        null, runtime = Artifact(artifact.folder, info), Runtime(backend="null")
+        null, runtime = Artifact(artifact.folder, info), NullRuntime()
         with BACKENDS["null"].session(null, runtime) as session:
             assert session.infer(batch).shape == (len(batch), CLASSES)
         assert BACKENDS["null"].audit(null, runtime, batch).macs == 0

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from workbench.backends import Runtime, TensorrtRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
-from workbench.backends.base import Runtime
 from workbench.backends.tensorrt import backend
 from workbench.backends.tensorrt.build import Sizes, plan_of
 from workbench.errors import WorkbenchError
@@ -20,7 +20,7 @@ def info(batch: int = 0) -> ArtifactInfo:
 
 
 def asked(**fields: Any) -> Runtime:
-    return Runtime(backend="tensorrt", device="cuda", **fields)
+    return TensorrtRuntime(device="cuda", **fields)
 
 
 @pytest.mark.parametrize(

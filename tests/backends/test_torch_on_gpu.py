@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch's own switches are turned")
 
-from workbench.backends import Runtime  # noqa: E402
+from workbench.backends import RUNTIME, Runtime, TorchRuntime  # noqa: E402
 from workbench.backends.torch import backend  # noqa: E402
 from workbench.backends.torch import cuda as torch_cuda  # noqa: E402
 from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
@@ -27,7 +27,7 @@ IMAGES = np.random.default_rng(0).standard_normal((4, *SHAPE), np.float32)
 
 
 def on_cuda(**fields: Any) -> Runtime:
-    return Runtime(backend="torch", device="cuda", **fields)
+    return TorchRuntime(device="cuda", **fields)
 
 
 def error_of(call: Callable[[], object]) -> WorkbenchError:
@@ -168,7 +168,7 @@ def test_compiling_for_a_gpu_without_the_cuda_toolkit_is_unsuited(monkeypatch: p
 
 
 def variant(**runtime: Any) -> Variant:
-    return Variant("v", "recipe", "", Export(), (), Runtime(**runtime))
+    return Variant("v", "recipe", "", Export(), (), RUNTIME.validate_python(runtime))
 
 
 def key(**runtime: Any) -> str:

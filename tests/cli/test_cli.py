@@ -27,7 +27,7 @@ from workbench.report import Format, TextFormat
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run.pipeline import Options
-from workbench.steps import PACKAGES
+from workbench.steps import STEPS
 from workbench.system.packages import missing_extra
 
 ROOT = Path(__file__).parents[2]
@@ -192,8 +192,8 @@ def test_a_misspelt_recipe_is_answered_in_full(run: Run, tmp_path: Path) -> None
     assert (got.code, got.out) == (2, "")
     assert got.err == (
         f"error: {recipe} is not a valid recipe\n"
-        f"  {recipe}:3: steps[0]: `static_in8` is not one of simplify, dynamic_int8, static_int8, nncf_int8, "
-        "fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch\n"
+        f"  {recipe}:3: steps[0].use: `static_in8` is not one of simplify, dynamic_int8, static_int8, "
+        "nncf_int8, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch\n"
         "hint: did you mean `static_int8`?\n"
     )
     assert not (tmp_path / "results").exists()
@@ -394,7 +394,7 @@ def test_the_schema_is_json_and_names_every_step(run: Run) -> None:
         "extends",
         "needs",
     }
-    assert set(described["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(PACKAGES)
+    assert set(described["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(STEPS)
 
 
 def test_the_schema_of_a_workspace_describes_its_budget(run: Run) -> None:

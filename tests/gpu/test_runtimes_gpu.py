@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime", reason="its answers on the CPU are the refere
 
 from onnx import helper  # noqa: E402
 
-from workbench.backends import BACKENDS, Runtime, Session  # noqa: E402
+from workbench.backends import BACKENDS, OrtRuntime, Runtime, Session, TensorrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
@@ -33,10 +33,10 @@ IMAGES = np.random.default_rng(0).standard_normal((MANY, 3, SIDE, SIDE), np.floa
 # Of the largest logit. TF32 keeps 10 bits behind the point: it would be off by more than EXACT.
 EXACT, HALF = 2e-5, 1e-2
 RUNTIMES = {
-    "cuda": Runtime(device="cuda", provider="cuda"),
-    "cuda, recorded": Runtime(device="cuda", provider="cuda", cuda_graph=True),
-    "tensorrt": Runtime(backend="tensorrt", device="cuda", max_batch=8),
-    "tensorrt, recorded": Runtime(backend="tensorrt", device="cuda", max_batch=8, cuda_graph=True),
+    "cuda": OrtRuntime(device="cuda", provider="cuda"),
+    "cuda, recorded": OrtRuntime(device="cuda", provider="cuda", cuda_graph=True),
+    "tensorrt": TensorrtRuntime(device="cuda", max_batch=8),
+    "tensorrt, recorded": TensorrtRuntime(device="cuda", max_batch=8, cuda_graph=True),
 }
 
 
@@ -87,7 +87,7 @@ def fp16(fp32: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def expected(fp32: Artifact) -> NDArray[np.float32]:
-    with BACKENDS["onnxruntime"].session(fp32, Runtime()) as session:
+    with BACKENDS["onnxruntime"].session(fp32, OrtRuntime()) as session:
         logits: NDArray[np.float32] = session.infer(IMAGES)
     return logits
 
@@ -133,7 +133,7 @@ def test_the_audit_says_that_the_gpu_took_the_network(runtime: Runtime, fp16: Ar
 
 @pytest.fixture
 def engine_folder(tmp_path: Path, runtime: Runtime) -> Path:
-    if runtime.provider == "cuda":
+    if isinstance(runtime, OrtRuntime):
         pytest.skip("the CUDA provider builds no engine")
     return tmp_path / "cache" / "engines"
 
@@ -196,7 +196,7 @@ def test_a_server_builds_what_it_needs_and_answers_as_the_cpu_does(registry: Pat
         serving.wait_for(lambda: process.client.get("/readyz").status_code == 200, 300.0)
         bundle = Registry(registry).resolve("leaf", "production")
         assert bundle.manifest.runtime == runtime
-        with BACKENDS["onnxruntime"].session(bundle.artifact, Runtime()) as session:
+        with BACKENDS["onnxruntime"].session(bundle.artifact, OrtRuntime()) as session:
             for seed in range(4):
                 photo = serving.encoded(serving.noise(seed), "PNG")
                 logits = session.infer(preprocess(photo, serving.CONTRACT))[0].astype(np.float64)

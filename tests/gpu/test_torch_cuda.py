@@ -12,7 +12,7 @@ from workbench.system.nvidia import missing_gpu
 
 torch = pytest.importorskip("torch", reason="the network is a torch module")
 
-from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends import BACKENDS, Runtime, TorchRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.errors import Unsuited  # noqa: E402
 from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
@@ -56,13 +56,13 @@ def expected() -> NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("program")
-    written = export_torch(network(), folder / "model.pt2", SHAPE, IMAGES)
+    written = export_torch(network(), folder / "model.pt2", SHAPE, IMAGES, TorchRuntime())
     return Artifact(folder, torch_artifact_info(folder / "model.pt2", written, SHAPE))
 
 
 def on_gpu(**fields: Any) -> Runtime:
     """Skips where this GPU or this torch cannot run it, with the reason that a user is given."""
-    runtime = Runtime(backend="torch", device="cuda", **fields)
+    runtime = TorchRuntime(device="cuda", **fields)
     if (reason := BACKENDS["torch"].unavailable(runtime)) is not None:
         pytest.skip(reason)
     return runtime
@@ -140,9 +140,7 @@ def test_a_network_compiled_for_this_gpu_gives_the_logits_of_the_cpu(
     runtime = on_gpu(compile=True, precision=precision, batch=2)
     path = tmp_path / "model.pt2"
     try:
-        written = export_torch(
-            network(), path, SHAPE, IMAGES, compile=True, precision=precision, batch=2, device="cuda"
-        )
+        written = export_torch(network(), path, SHAPE, IMAGES, runtime)
     except Unsuited as unsuited:
         pytest.skip(unsuited.message)
     info = torch_artifact_info(path, written, SHAPE)

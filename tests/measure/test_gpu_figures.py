@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.builders import trial
-from workbench.backends import Engine, OnDevice, Runtime, Session
+from workbench.backends import Engine, OnDevice, Runtime, Session, TensorrtRuntime, TorchRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import WorkbenchError
 from workbench.measure.gpu.figures import joules, sizes_of, throughput
@@ -19,7 +19,7 @@ from workbench.results.records import TrialResult
 
 CLASSES = 3
 ENGINE = Engine(size_bytes=7_000_000, bound_to="NVIDIA Test, driver 580.1", build_s=41.0)
-ON_GPU = Runtime(backend="torch", device="cuda")
+ON_GPU = TorchRuntime(device="cuda")
 
 
 def artifact_of(folder: Path, batch: int = 0) -> Artifact:
@@ -128,9 +128,9 @@ def test_a_counter_that_is_absent_or_went_back_or_stands_still_gives_no_energy(
     ("fixed", "runtime", "sizes"),
     [
         (0, ON_GPU, (1, 8, 32, 64)),
-        (0, Runtime(backend="torch", device="cuda", batch=16), (1, 8, 16, 32, 64)),
-        (0, Runtime(backend="torch", device="cuda", batch=128), (1, 8, 32, 64, 128)),
-        (0, Runtime(backend="tensorrt", device="cuda", max_batch=8), (1, 8)),
+        (0, TorchRuntime(device="cuda", batch=16), (1, 8, 16, 32, 64)),
+        (0, TorchRuntime(device="cuda", batch=128), (1, 8, 32, 64, 128)),
+        (0, TensorrtRuntime(device="cuda", max_batch=8), (1, 8)),
         (1, ON_GPU, (1,)),
         (4, ON_GPU, (4,)),
     ],

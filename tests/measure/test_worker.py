@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tests.builders import artifact_info, onnx_model
-from workbench.backends import Runtime
+from workbench.backends import NullRuntime, OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.measure.latency import WarmUp
 from workbench.measure.session_process import TIMED_IMAGES, warm_up
@@ -72,7 +72,7 @@ def stored(folder: Path, data: bytes, sha256: str | None = None) -> Artifact:
 @pytest.fixture(scope="module")
 def worker(artifact: Artifact, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     log = tmp_path_factory.mktemp("logs") / "worker.txt"
-    with Worker(artifact, Runtime(threads=2), images, log=log) as worker:
+    with Worker(artifact, OrtRuntime(threads=2), images, log=log) as worker:
         worker.ready()
         yield worker
 
@@ -129,7 +129,7 @@ def test_memory_is_what_the_model_takes_above_an_empty_worker(
     worker: Worker, artifact: Artifact, images: Images, tmp_path: Path
 ) -> None:
     nothing = artifact.info.model_copy(update={"format": "null", "file": ""})
-    empty = Worker(Artifact(tmp_path, nothing), Runtime(backend="null"), images, log=tmp_path / "log.txt")
+    empty = Worker(Artifact(tmp_path, nothing), NullRuntime(), images, log=tmp_path / "log.txt")
     with empty:
         empty.ready()
         empty.burst(20)
@@ -142,7 +142,7 @@ def test_memory_is_what_the_model_takes_above_an_empty_worker(
 def test_the_memory_of_the_parent_is_not_counted(images: Images, artifact: Artifact, tmp_path: Path) -> None:
     ballast = np.ones(50_000_000)  # 400 MB, here
     nothing = artifact.info.model_copy(update={"format": "null", "file": ""})
-    empty = Worker(Artifact(tmp_path, nothing), Runtime(backend="null"), images, log=tmp_path / "log.txt")
+    empty = Worker(Artifact(tmp_path, nothing), NullRuntime(), images, log=tmp_path / "log.txt")
     with empty:
         empty.ready()
         assert empty.memory().peak_bytes < ballast.nbytes
@@ -153,7 +153,7 @@ def test_a_file_that_is_not_the_one_recorded_is_not_opened(images: Images, tmp_p
     log = tmp_path / "log.txt"
     with (
         pytest.raises(ChildError, match="is not the file that was recorded"),
-        Worker(changed, Runtime(), images, log=log) as worker,
+        Worker(changed, OrtRuntime(), images, log=log) as worker,
     ):
         worker.ready()
 
@@ -161,7 +161,7 @@ def test_a_file_that_is_not_the_one_recorded_is_not_opened(images: Images, tmp_p
 def test_a_file_that_is_no_model_is_told_as_such(images: Images, tmp_path: Path) -> None:
     with (
         pytest.raises(ChildError, match=r"onnxruntime cannot open model\.onnx"),
-        Worker(stored(tmp_path, b"no model"), Runtime(), images, log=tmp_path / "log.txt") as worker,
+        Worker(stored(tmp_path, b"no model"), OrtRuntime(), images, log=tmp_path / "log.txt") as worker,
     ):
         worker.ready()
 
@@ -174,7 +174,7 @@ def test_a_runtime_that_is_not_here_is_told_as_such(
     with (
         # The driver is asked first: without one, what is installed does not matter.
         pytest.raises(ChildError, match=re.escape(missing_gpu() or "has no CUDAExecutionProvider")),
-        Worker(artifact, Runtime(device="cuda"), images, log=tmp_path / "log.txt") as worker,
+        Worker(artifact, OrtRuntime(device="cuda"), images, log=tmp_path / "log.txt") as worker,
     ):
         worker.ready()
 

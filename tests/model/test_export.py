@@ -188,15 +188,15 @@ def test_weights_that_are_not_numbers_are_noticed(samples: NDArray[np.float32]) 
 def test_a_network_is_written_for_the_torch_backend(
     model: Any, samples: NDArray[np.float32], tmp_path: Path, scripted: bool
 ) -> None:
-    from workbench.backends import BACKENDS, Runtime
+    from workbench.backends import BACKENDS, TorchRuntime
 
     network = torch.jit.trace(model, torch.from_numpy(samples)) if scripted else model
     wanted: Format = "torchscript" if scripted else "torch-export"
     target = tmp_path / "model.pt2"
-    assert export_torch(network, target, SHAPE, samples) == wanted
+    assert export_torch(network, target, SHAPE, samples, TorchRuntime()) == wanted
     info = torch_artifact_info(target, wanted, SHAPE)
     assert (info.input_shape, info.classes, info.opset) == ((0, 3, 32, 32), CLASSES, None)
-    with BACKENDS["torch"].session(Artifact(tmp_path, info), Runtime(backend="torch")) as session:
+    with BACKENDS["torch"].session(Artifact(tmp_path, info), TorchRuntime()) as session:
         np.testing.assert_allclose(session.infer(samples), torch_logits(model, samples), atol=1e-4)
 
 

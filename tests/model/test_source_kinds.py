@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="models are read with torch")
 
 from tests.builders import error_of  # noqa: E402
+from workbench.backends import TorchRuntime  # noqa: E402
 from workbench.model.export.export import export_onnx, export_torch, torch_logits  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.source import timm_network, transformers_folder  # noqa: E402
@@ -540,7 +541,9 @@ def test_a_program_opens_in_the_torch_backend(
     exported: Callable[..., ModelSource], photos: Any, tmp_path: Path
 ) -> None:
     model = load_model(exported(Small().eval(), torch.zeros(2, 3, SIDE, SIDE)), None)
-    assert export_torch(model, tmp_path / "m.pt2", (1, 3, SIDE, SIDE), photos.numpy()) == "torch-export"
+    shape = (1, 3, SIDE, SIDE)
+    written = export_torch(model, tmp_path / "m.pt2", shape, photos.numpy(), TorchRuntime())
+    assert written == "torch-export"
 
 
 def test_a_half_precision_program_is_loaded_in_float32(

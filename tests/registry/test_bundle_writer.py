@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.builders import artifact_info, onnx_model, run_info, trial
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, NullRuntime, OrtRuntime, Runtime
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
@@ -72,7 +72,7 @@ class Model:
 
     @property
     def runtime(self) -> Runtime:
-        return Runtime(backend="onnxruntime" if self.format == "onnx" else "null", threads=self.threads)
+        return (OrtRuntime if self.format == "onnx" else NullRuntime)(threads=self.threads)
 
 
 class Bench:

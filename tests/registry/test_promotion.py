@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.builders import CONTRACT, absent_trial, artifact_info, counts, run_info, trial
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
@@ -24,7 +24,7 @@ from workbench.workspace.workspace import Workspace, find
 
 WEIGHTS = b"weights"
 REASON = "the trial field needs it today"
-RUNTIME = Runtime(backend="null")
+RUNTIME = NullRuntime()
 INFO = artifact_info(WEIGHTS, classes=2)
 
 

@@ -1,5 +1,6 @@
 """The tables of settings in the documents are those that the code makes."""
 
+import pkgutil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from workbench.report.field_tables import MARKED, fields_table, filled, members_table
-from workbench.workspace.fields import models_in
+from workbench.workspace.fields import described, models_in
 from workbench.workspace.recipe import Recipe
 from workbench.workspace.workspace import WorkspaceFile
 
@@ -74,15 +75,8 @@ def test_the_tables_of_a_page_are_those_of_the_code(page: Path) -> None:
 
 @pytest.mark.parametrize("model", [Recipe, WorkspaceFile])
 def test_every_section_of_a_file_has_a_table(model: type[BaseModel]) -> None:
-    shown = {
-        place.rpartition(":")[2] for _, _, place, _ in MARKED.findall((ROOT / "docs/recipes.md").read_text())
-    }
-    inner = {
-        name: models_in(field.annotation)
-        for name, field in model.model_fields.items()
-        if name != "runtime"  # its table is written by hand
-    }
-    settings = {
-        found.__name__ for models in inner.values() for found in models if set(found.model_fields) - {"use"}
-    }
-    assert {model.__name__, *settings} <= shown
+    places = MARKED.findall((ROOT / "docs/recipes.md").read_text())
+    tables = [pkgutil.resolve_name(place) for _, kind, place, _ in places if kind == "fields"]
+    shown = {found for table in tables for found in models_in(table)}
+    sections = {found for field in model.model_fields.values() for found in models_in(field.annotation)}
+    assert {model, *(section for section in sections if [*described(section)])} <= shown

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builders import run_info, trial
-from workbench.backends import Engine, Runtime
+from workbench.backends import Engine, TorchRuntime
 from workbench.measure.records import Conditions, Environment, GpuConditions, GpuState, GpuThroughput, GpuUse
 from workbench.report import gpu, render
 from workbench.report.details import text as text_of
@@ -66,7 +66,7 @@ def about(hardware: GpuConditions | None = HARDWARE, state: GpuState = STATE) ->
         environments=(
             Environment(seconds=1, steal=None, pressure=None, spin_s=0.1, disturbed=None, gpu=state),
         ),
-        runtimes={"int8": Runtime(backend="torch", device="cuda", batch=8)},
+        runtimes={"int8": TorchRuntime(device="cuda", batch=8)},
     )
 
 

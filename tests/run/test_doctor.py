@@ -2,61 +2,15 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from workbench.measure.records import Conditions
 from workbench.report.doctor import answer, clock_quality
 from workbench.report.doctor import text as text_of
-from workbench.run.doctor import FEATURES, Clock, Diagnosis, features
+from workbench.run.doctor import Clock, Diagnosis
 from workbench.system.machine import Machine
 from workbench.system.nvidia import NO_DRIVER
 from workbench.system.nvidia_check import Chain, Link, chain
 from workbench.system.nvidia_libraries import this_host
-
-X86 = """\
-processor\t: 0
-vendor_id\t: GenuineIntel
-model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
-flags\t\t: fpu vme avx2 avx512f avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8
-vmx flags\t: vnmi avx_vnni
-bugs\t\t: spectre_v1 asimddp
-"""
-ARM = """\
-processor\t: 0
-BogoMIPS\t: 243.75
-Features\t: fp asimd evtstrm aes fphp asimdhp cpuid asimddp i8mm bf16
-CPU implementer\t: 0x41
-"""
-
-
-def found(folder: Path, text: str) -> set[str]:
-    path = folder / "cpuinfo"
-    path.write_text(text)
-    has = features(path)
-    assert list(has) == list(FEATURES)
-    return {name for name, there in has.items() if there}
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        (X86, {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}),
-        (ARM, {"asimddp", "asimdhp", "i8mm"}),
-        ("", set()),
-        ("flags : avx2extended not_avx2\n", set()),
-    ],
-)
-def test_features_are_whole_words_of_the_processors_own_line(
-    tmp_path: Path, text: str, names: set[str]
-) -> None:
-    assert found(tmp_path, text) == names
-
-
-def test_a_system_without_that_file_has_none_that_can_be_seen(tmp_path: Path) -> None:
-    assert not any(features(tmp_path / "gone").values())
-
 
 DIAGNOSIS = Diagnosis(
     machine=Machine(
@@ -67,8 +21,8 @@ DIAGNOSIS = Diagnosis(
         gpus=(),
         system="Linux 6.1",
         python="3.12.1",
+        features=("avx2", "avx_vnni"),
     ),
-    features=dict.fromkeys(FEATURES, False) | {"avx2": True, "avx_vnni": True},
     conditions=Conditions(affinity=(0, 1, 2, 3), quota=1.5, governor="unknown", turbo="off"),
     usable_cores=1,
     runtimes={"onnxruntime cpu": None, "torch cuda": "torch sees no CUDA device"},
@@ -92,7 +46,8 @@ def test_a_diagnosis_reads_like_this() -> None:
         "cores     1 usable (affinity 4, container quota 1.5 processors); governor unknown, turbo off\n"
         "gpus      none that NVML can see\n"
         "features  avx2 (256-bit vectors), avx_vnni (INT8 dot products)\n"
-        "without   avx512f, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, asimddp, i8mm, asimdhp\n"
+        "without   fma, f16c, avx512f, avx512bw, avx512_vnni, avx512_bf16, avx512_fp16, amx_tile, amx_int8, "
+        "amx_bf16, asimd, asimddp, i8mm, asimdhp, fphp, bf16, sve\n"
         "runtimes\n"
         "  onnxruntime cpu          runs here\n"
         "  torch cuda               torch sees no CUDA device\n"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime
 from workbench.model.export.settings import Export
 from workbench.run.tune.moves import (
     Move,
@@ -54,11 +54,11 @@ layer_lists = st.lists(st.tuples(st.floats(0, 10), times, times), max_size=24).m
 
 def int8(**fields: Any) -> Variant:
     step = StaticInt8.model_validate({"use": "static_int8", **fields})
-    return Variant("int8", "int8", "", Export(), (SIMPLIFY, step), Runtime())
+    return Variant("int8", "int8", "", Export(), (SIMPLIFY, step), OrtRuntime())
 
 
 def floats(*steps: Any) -> Variant:
-    return Variant("plain", "plain", "", Export(), steps, Runtime())
+    return Variant("plain", "plain", "", Export(), steps, OrtRuntime())
 
 
 def excluded(move: Move) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from tests.builders import run_info, trial
-from workbench.backends import Runtime
+from workbench.backends import OpenvinoRuntime, OrtRuntime, TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts
@@ -37,7 +37,12 @@ PHOTOS = 2000
 
 def variant(name: str, **fields: Any) -> Variant:
     """Each its own by its opset."""
-    given = {"export": Export(opset=7 + sum(name.encode()) % 19), "steps": (), "runtime": Runtime(), **fields}
+    given = {
+        "export": Export(opset=7 + sum(name.encode()) % 19),
+        "steps": (),
+        "runtime": OrtRuntime(),
+        **fields,
+    }
     return Variant(name, name.partition("@")[0].partition("+")[0], "", **given)
 
 
@@ -172,12 +177,12 @@ def test_the_objective_decides_who_is_best() -> None:
 
 def test_only_what_uses_as_much_of_the_machine_as_the_baseline_is_compared() -> None:
     runtimes = {
-        "one": Runtime(),
-        "two": Runtime(threads=2),
-        "many": Runtime(batch=8),
-        "gpu": Runtime(device="cuda"),
-        "torch": Runtime(backend="torch"),
-        "openvino": Runtime(backend="openvino"),
+        "one": OrtRuntime(),
+        "two": OrtRuntime(threads=2),
+        "many": OrtRuntime(batch=8),
+        "gpu": OrtRuntime(device="cuda"),
+        "torch": TorchRuntime(),
+        "openvino": OpenvinoRuntime(),
     }
     given = [variant(name, runtime=runtime) for name, runtime in runtimes.items()]
     assert [one.name for one in _comparable(given)] == ["one", "openvino"]
@@ -188,7 +193,7 @@ def test_a_smaller_input_that_comes_with_other_arithmetic_is_a_candidate_of_its_
     assert _smaller_alone(variant("scan finds it", preprocess=small))
     assert not _smaller_alone(variant("full"))
     assert not _smaller_alone(variant("steps", preprocess=small, steps=(Simplify(use="simplify"),)))
-    assert not _smaller_alone(variant("ov", preprocess=small, runtime=Runtime(backend="openvino")))
+    assert not _smaller_alone(variant("ov", preprocess=small, runtime=OpenvinoRuntime()))
 
 
 def test_of_each_recipe_the_fastest_that_may_fit_goes_to_smaller_inputs() -> None:
@@ -333,7 +338,7 @@ STEP = StaticInt8.model_validate(
         variant("scaled", preprocess=RecipePreprocess(scale=0.5, interpolation="bicubic")),
         variant("int8", steps=(Simplify(use="simplify"), STEP), needs=("onnxruntime>=1.0",)),
         with_step(variant("int8", steps=(STEP,)), "float-1", exclude_nodes=("c",), bias_correction=True),
-        at_size(variant("ov", runtime=Runtime(backend="openvino", precision="bf16")), 96),
+        at_size(variant("ov", runtime=OpenvinoRuntime(precision="bf16")), 96),
         variant("torchscript", export=Export(exporter="torchscript", opset=17, dynamic_batch=False)),
     ],
     ids=lambda winner: winner.name,

@@ -6,12 +6,12 @@ import pytest
 
 from serve.settings import Settings
 from tests.serving import Running, publish, running
-from workbench.backends import Runtime
+from workbench.backends import TensorrtRuntime
 from workbench.system import nvidia
 
 pytestmark = pytest.mark.integration
 
-RUNTIME = Runtime(backend="tensorrt", device="cuda", cuda_graph=True)
+RUNTIME = TensorrtRuntime(device="cuda", cuda_graph=True)
 
 
 def test_without_a_gpu_the_server_says_so_and_stays_up(tmp_path: Path) -> None:

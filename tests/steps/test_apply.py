@@ -345,7 +345,7 @@ def test_a_simplification_that_changes_the_logits_is_refused(
     bias = next(weight for weight in other.graph.initializer if weight.name == "classifier.1.bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
     onnx.save(other, tmp_path / "other.onnx")
-    error = error_of(lambda: check("simplify", source, tmp_path / "other.onnx", samples))
+    error = error_of(lambda: check(step("simplify"), source, tmp_path / "other.onnx", samples))
     assert error.message.startswith("step `simplify`: a logit changed by 1 ")
     assert not (tmp_path / "other.onnx").exists()
 

@@ -94,7 +94,7 @@ def step(**fields: Any) -> Fp16:
 def convert(source: Path, target: Path, samples: NDArray[np.float32] = PHOTOS, **fields: Any) -> Path:
     """The step and its check, as `apply` does, with photos for both."""
     fp16(step(**fields), source, target, None, samples)
-    check("fp16", source, target, samples)
+    check(Fp16(use="fp16"), source, target, samples)
     return target
 
 

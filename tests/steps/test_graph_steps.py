@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="results are run in onnxruntime")
 
 from tests.builders import error_of  # noqa: E402
-from workbench.backends import BACKENDS, Runtime  # noqa: E402
+from workbench.backends import BACKENDS, OrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
@@ -23,7 +23,7 @@ from workbench.model.graph.onnx_file import artifact_info, describe, logits_of  
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps import Photos, Step, apply  # noqa: E402
-from workbench.steps.optimize import Optimize, bound_to  # noqa: E402
+from workbench.steps.optimize import Optimize  # noqa: E402
 from workbench.system.machine import collect  # noqa: E402
 
 pytestmark = pytest.mark.integration
@@ -202,16 +202,16 @@ def test_the_offline_graph_computes_the_same_and_is_the_one_asked_for(
 
 
 def test_only_the_graph_with_blocked_weights_is_bound_to_the_processor() -> None:
-    assert bound_to(Optimize(use="optimize", level="all")) == collect().processor
-    assert bound_to(Optimize(use="optimize", level="extended")) is None
-    assert bound_to(Optimize(use="optimize", level="basic")) is None
+    assert Optimize(use="optimize", level="all").bound_to() == collect().processor
+    assert Optimize(use="optimize", level="extended").bound_to() is None
+    assert Optimize(use="optimize", level="basic").bound_to() is None
 
 
 def test_an_offline_graph_opens_without_further_rewriting(tmp_path: Path, free: Path) -> None:
     apply(step("optimize", level="all"), free, tmp_path / "model.onnx", PHOTOS)
     artifact = Artifact(tmp_path, artifact_info(tmp_path / "model.onnx"))
     images = normalize(photos(2), CONTRACT)
-    with BACKENDS["onnxruntime"].session(artifact, Runtime(graph_level="disable")) as session:
+    with BACKENDS["onnxruntime"].session(artifact, OrtRuntime(graph_level="disable")) as session:
         np.testing.assert_allclose(session.infer(images), logits(free, images), rtol=1e-4, atol=1e-4)
 
 

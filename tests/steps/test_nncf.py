@@ -16,9 +16,10 @@ pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 from tests.builders import coloured_photos, error_of, exported, mobile_network, train  # noqa: E402
+from workbench.backends import OpenvinoRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
-from workbench.backends.base import Runtime  # noqa: E402
 from workbench.backends.openvino import backend  # noqa: E402
+from workbench.backends.openvino.ir import ir_info  # noqa: E402
 from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
@@ -26,7 +27,6 @@ from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps.fold import fold_preprocess  # noqa: E402
 from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx  # noqa: E402
 from workbench.steps.nncf.settings import NncfInt8  # noqa: E402
-from workbench.steps.openvino_ir import ir_info  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +75,7 @@ def plain(source: Path, photos: Images, folder: Path) -> Artifact:
 
 
 def logits_in_openvino(artifact: Artifact, photos: Images) -> NDArray[np.float32]:
-    with backend.session(artifact, Runtime(backend="openvino", threads=1)) as session:
+    with backend.session(artifact, OpenvinoRuntime(threads=1)) as session:
         return np.concatenate([session.infer(batch) for batch in photos.batches(1)])
 
 

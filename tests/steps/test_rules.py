@@ -21,13 +21,17 @@ def read(folder: Path, steps: str, *lines: str) -> list[recipe.Variant]:
     [
         (
             "{use: dynamic_int8}",
-            "step `dynamic_int8` writes operators that TensorRT does not have",
+            "step `dynamic_int8` writes operators on integers, which `tensorrt` does not take",
             "onnxruntime",
         ),
-        ("{use: optimize}", "step `optimize` writes operators that TensorRT does not have", "leave it out"),
+        (
+            "{use: optimize}",
+            "step `optimize` writes onnxruntime's own operators, which `tensorrt` does not take",
+            "leave it out",
+        ),
         (
             "{use: static_int8}",
-            "writes uint8 activations, which TensorRT does not take",
+            "writes uint8 activations, which `tensorrt` does not take",
             "placement: tensorrt",
         ),
     ],

@@ -372,7 +372,7 @@ def test_pixels_can_be_folded_in_afterwards(
     tmp_path: Path, source: Path, photos: Images, samples: NDArray[np.float32]
 ) -> None:
     given = Photos(CONTRACT, calibration=photos, samples=samples)
-    check_sequence(["static_int8", "fold_preprocess"])
+    check_sequence([StaticInt8(use="static_int8"), FoldPreprocess(use="fold_preprocess")])
     apply(step(), source, tmp_path / "q.onnx", given)
     apply(FoldPreprocess(use="fold_preprocess"), tmp_path / "q.onnx", tmp_path / "f.onnx", given)
     assert describe(tmp_path / "f.onnx").pixels

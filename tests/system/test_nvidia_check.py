@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, OrtRuntime, Runtime, TensorrtRuntime, TorchRuntime
 from workbench.system.nvidia import NO_DRIVER, NO_GPU, Gpu
 from workbench.system.nvidia_check import (
     LINKS,
@@ -154,9 +154,9 @@ def test_a_backend_is_given_the_words_that_doctor_shows() -> None:
 @pytest.mark.parametrize(
     "runtime",
     [
-        Runtime(device="cuda"),
-        Runtime(backend="tensorrt", device="cuda"),
-        Runtime(backend="torch", device="cuda"),
+        OrtRuntime(device="cuda"),
+        TensorrtRuntime(device="cuda"),
+        TorchRuntime(device="cuda"),
     ],
 )
 def test_each_backend_asks_this_chain(runtime: Runtime) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from workbench.backends import Runtime
+from workbench.backends import RUNTIME, SETTINGS, OrtRuntime
 from workbench.backends.audit import Audit
 from workbench.errors import WorkbenchError
 from workbench.registry.manifest import parse_manifest
@@ -26,7 +26,7 @@ def test_a_run_with_removed_fields_still_loads() -> None:
     )
     info, trials = run.info(), run.trials()
     assert compare(info, trials).winner == "fp16[cuda]"
-    assert info.runtimes["baseline"] == Runtime()
+    assert info.runtimes["baseline"] == OrtRuntime()
     assert [environment.seconds for environment in info.environments] == [1.5, 1.4]
     assert info.conditions is not None and info.conditions.gpu is not None
     assert info.conditions.gpu.power_limit_w == 700.0
@@ -44,8 +44,29 @@ def test_a_trial_on_a_removed_runtime_stays_in_the_run_without_its_runtime() -> 
 def test_a_manifest_with_removed_fields_still_loads() -> None:
     path = SAVED / "manifest.json"
     manifest = parse_manifest(path.read_bytes(), path)
-    assert manifest.runtime == Runtime(threads=2)
+    assert manifest.runtime == OrtRuntime(threads=2)
     assert manifest.measured.audit is not None
+
+
+# The fields that every runtime was written with, whatever its backend, at values that change nothing.
+FLAT = {
+    "profile": "shared", "threads": None, "batch": 1, "provider": None, "precision": None, "streams": None,
+    "compile": False, "cuda_graph": False, "max_batch": None, "graph_level": "all", "spinning": None,
+    "execution_mode": "sequential", "arena": True, "prepacking": True, "flush_denormals": False,
+    "workspace_mb": None, "builder_level": None, "hardware_compatible": False, "version_compatible": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", SETTINGS)
+def test_a_runtime_with_the_fields_of_all_backends_still_loads(backend: str) -> None:
+    own = {"backend": backend, "device": SETTINGS[backend].DEVICES[0], "threads": 2}
+    runtime = RUNTIME.validate_python({**FLAT, **own})
+    assert runtime == RUNTIME.validate_python(own)
+    assert RUNTIME.validate_json(runtime.model_dump_json()) == runtime
+
+
+def test_a_runtime_without_a_backend_is_onnxruntimes() -> None:
+    assert RUNTIME.validate_python({"device": "cpu", "provider": None, "threads": 1}) == OrtRuntime(threads=1)
 
 
 @pytest.mark.parametrize(

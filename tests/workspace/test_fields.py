@@ -5,7 +5,6 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from workbench.backends import Runtime
 from workbench.photos.contract import Preprocess
 from workbench.workspace.fields import described, models_in, summary
 from workbench.workspace.recipe import Recipe
@@ -18,11 +17,7 @@ def models_below(model: type[BaseModel]) -> list[type[BaseModel]]:
     return [model, *(below for found in inner for below in models_below(found))]
 
 
-MODELS = [
-    model
-    for model in dict.fromkeys([*models_below(Recipe), *models_below(WorkspaceFile), Preprocess])
-    if model not in models_in(Runtime)  # described together with its union
-]
+MODELS = list(dict.fromkeys([*models_below(Recipe), *models_below(WorkspaceFile), Preprocess]))
 
 
 def choices(annotation: Any) -> list[str]:

@@ -79,7 +79,7 @@ def test_a_place_that_is_not_there_is_shown_at_the_nearest_key_above(tmp_path: P
         ),
         (
             "title: a\nshapes: [{use: squar}]\n",
-            ":2: shapes[0]: `squar` is not one of circle, square",
+            ":2: shapes[0].use: `squar` is not one of circle, square",
             "did you mean `square`?",
         ),
         (

@@ -1,18 +1,108 @@
 """The runtimes, in one literal table. Importing it loads none of them."""
 
-from workbench.backends import null
-from workbench.backends.base import Backend, BackendName, Engine, Infer, OnDevice, Runtime, Session
-from workbench.backends.openvino import backend as openvino
-from workbench.backends.ort import backend as ort
-from workbench.backends.tensorrt import backend as tensorrt
-from workbench.backends.torch import backend as torch
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
 
-BACKENDS: dict[BackendName, Backend] = {
+from pydantic import BeforeValidator, Field, TypeAdapter
+
+from workbench.backends import null
+from workbench.backends.artifact import EXECUTABLE_FORMATS
+from workbench.backends.base import (
+    Backend,
+    Engine,
+    Infer,
+    OnDevice,
+    RuntimeSettings,
+    Session,
+    backend_name,
+)
+from workbench.backends.null import NullRuntime
+from workbench.backends.openvino import backend as openvino
+from workbench.backends.openvino.settings import OpenvinoRuntime
+from workbench.backends.ort import backend as ort
+from workbench.backends.ort.settings import OrtRuntime
+from workbench.backends.tensorrt import backend as tensorrt
+from workbench.backends.tensorrt.settings import TensorrtRuntime
+from workbench.backends.torch import backend as torch
+from workbench.backends.torch.settings import TorchRuntime
+from workbench.errors import FieldProblem
+
+BACKENDS: dict[str, Backend[Any]] = {
     "onnxruntime": ort,
     "openvino": openvino,
     "tensorrt": tensorrt,
     "torch": torch,
     "null": null,
 }
+_Settings = OrtRuntime | OpenvinoRuntime | TensorrtRuntime | TorchRuntime | NullRuntime
+SETTINGS: dict[str, type[RuntimeSettings]] = {backend_name(each): each for each in get_args(_Settings)}
+DEFAULT = "onnxruntime"
 
-__all__ = ["BACKENDS", "Backend", "BackendName", "Engine", "Infer", "OnDevice", "Runtime", "Session"]
+
+def _complete(given: object) -> object:
+    """Add the default backend, and leave out fields of other backends at their defaults, as files of earlier
+    versions have them. Raises FieldProblem where such a field has another value.
+    """
+    if not isinstance(given, dict):
+        return given
+    given = {"backend": DEFAULT, **given}
+    if (own := SETTINGS.get(str(given["backend"]))) is None:
+        return given
+    for name in given.keys() - own.model_fields.keys():
+        fields = {key: each.model_fields[name] for key, each in SETTINGS.items() if name in each.model_fields}
+        if any(given[name] != field.default for field in fields.values()):
+            owners = ", ".join(fields)
+            raise FieldProblem(
+                f"`{name}` belongs to {owners}; backend `{given['backend']}` has none", at=(name,)
+            )
+        if fields:
+            del given[name]
+    return given
+
+
+Runtime = Annotated[_Settings, Field(discriminator="backend"), BeforeValidator(_complete)]
+RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
+
+
+def removed_setting(runtime: Mapping[str, Any]) -> str | None:
+    """The first setting of a recorded runtime that this version no longer has (see `Record`), or None."""
+    settings = SETTINGS.get(str(runtime.get("backend", DEFAULT)))
+    return settings.removed_setting(runtime) if settings else None
+
+
+def backend_of(runtime: RuntimeSettings) -> Backend[Any]:
+    return BACKENDS[runtime.backend]
+
+
+def takes_onnx(runtime: RuntimeSettings) -> bool:
+    """Whether the network is exported as an ONNX file for it, which steps can change."""
+    return bool(backend_of(runtime).OPERATORS)
+
+
+def publishable(runtime: RuntimeSettings) -> bool:
+    """Whether a registry takes what it opens: nothing that runs code of its own."""
+    return not backend_of(runtime).FORMATS & EXECUTABLE_FORMATS
+
+
+__all__ = [
+    "BACKENDS",
+    "DEFAULT",
+    "RUNTIME",
+    "SETTINGS",
+    "Backend",
+    "Engine",
+    "Infer",
+    "NullRuntime",
+    "OnDevice",
+    "OpenvinoRuntime",
+    "OrtRuntime",
+    "Runtime",
+    "RuntimeSettings",
+    "Session",
+    "TensorrtRuntime",
+    "TorchRuntime",
+    "backend_of",
+    "publishable",
+    "removed_setting",
+    "takes_onnx",
+]

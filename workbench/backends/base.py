@@ -1,13 +1,14 @@
 """What a runtime must offer to be measured and served."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, get_args
 
-from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, ArtifactInfo, Format
 from workbench.backends.audit import Audit
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
@@ -17,57 +18,32 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BackendName = Literal["onnxruntime", "openvino", "tensorrt", "torch", "null"]
-Provider = Literal["cpu", "cuda", "openvino"]
+Device = Literal["cpu", "cuda"]
 Hint = Literal["f32", "tf32", "bf16", "f16"]
+# What a step may write, as far as runtimes differ in it. `onnx`: what all take, pairs of signed INT8 too.
+Operators = Literal["onnx", "integer", "unsigned", "onnxruntime"]
+OPERATORS: dict[Operators, str] = {
+    "onnx": "ONNX",
+    "integer": "operators on integers",
+    "unsigned": "uint8 activations",
+    "onnxruntime": "onnxruntime's own operators",
+}
+ANY_OPERATORS: frozenset[Operators] = frozenset(OPERATORS)
 
 GPU_SESSIONS = 8
-# The fields of `runtime` that one backend alone understands; on any other they are an error, not ignored.
-FIELDS_OF: dict[BackendName, frozenset[str]] = {
-    "onnxruntime": frozenset(
-        {
-            "provider", "graph_level", "spinning", "precision", "cuda_graph",
-        }
-    ),
-    "openvino": frozenset({"precision", "streams"}),
-    "tensorrt": frozenset(
-        {
-            "precision", "cuda_graph", "max_batch",
-        }
-    ),
-    "torch": frozenset({"precision", "compile", "cuda_graph"}),
-    "null": frozenset(),
-}  # fmt: skip
-# What a backend computes in where the graph leaves it open, on the CPU and on a GPU. ONNX files say fp16.
-PRECISIONS: dict[tuple[BackendName, str], frozenset[Hint]] = {
-    ("onnxruntime", "cpu"): frozenset({"f32"}),
-    ("onnxruntime", "cuda"): frozenset({"f32", "tf32"}),
-    ("openvino", "cpu"): frozenset({"f32", "bf16", "f16"}),
-    ("tensorrt", "cuda"): frozenset({"f32", "tf32"}),
-    ("torch", "cpu"): frozenset({"f32", "bf16"}),
-    ("torch", "cuda"): frozenset({"f32", "tf32", "bf16", "f16"}),
-}
+FP16_NAMES = ("fp16", "float16", "half")
 
 
-class Runtime(Record):
-    """Where and how an artifact runs: the `runtime` section of a recipe. Measured so, served so.
+class RuntimeSettings(Record):
+    """Where and how an artifact runs, as far as all backends have it in common. Measured so, served so.
 
-    provider: onnxruntime's execution provider; the device's own by default.
-    profile: `shared` runs as many sessions as there are processors, one thread each, and sleeps between
-    calls; `latency` gives all processors to one session, whose threads spin while they wait.
-    threads: of one session, where the profile's number is not what you want.
-    batch: photos per call while timing. The server answers photo by photo.
-    precision: what is computed in, where the graph leaves it open. `tf32`: a GPU rounds what it multiplies
-    to TensorFloat-32, 10 bits behind the point; left to themselves, GPU libraries do so for `f32` too, and
-    here they do not.
-    cuda_graph: the GPU repeats a call that was recorded once, instead of being told each kernel.
-    max_batch: photos a TensorRT engine takes at most, where the graph's batch is free; 64 by default.
-    streams: inference requests that openvino works on at once.
-    compile: torch compiles the network ahead of time (inductor, weights frozen) while the artifact is built.
-    graph_level: how far onnxruntime rewrites the graph when it opens it. spinning: its threads spin while
-    they wait; the profile's habit by default.
+    DEVICES: where the backend runs. PRECISIONS: what it computes in there, where the graph leaves it open.
+    FP16_IN_GRAPH: FP16 is in the graph, by a step of the recipe.
     """
 
+    DEVICES: ClassVar[tuple[Device, ...]] = ("cpu",)
+    PRECISIONS: ClassVar[Mapping[Device, tuple[Hint, ...]]] = {}
+    FP16_IN_GRAPH: ClassVar[bool] = False
     REMOVED: ClassVar = {
         "execution_mode": ("sequential",),
         "arena": (True,),
@@ -78,24 +54,31 @@ class Runtime(Record):
         "hardware_compatible": (False,),
         "version_compatible": (False,),
     }
-    REMOVED_VALUES: ClassVar = {
-        "provider": ("tensorrt", "tensorrt-rtx"),
-        "graph_level": ("extended", "layout"),
-    }
 
-    backend: BackendName = "onnxruntime"
-    device: Literal["cpu", "cuda"] = "cpu"
-    provider: Provider | None = None
-    profile: Literal["shared", "latency"] = "shared"
-    threads: PositiveInt | None = None
-    batch: PositiveInt = 1
-    precision: Hint | None = None
-    streams: PositiveInt | None = None
-    compile: bool = False
-    cuda_graph: bool = False
-    max_batch: PositiveInt | None = None
-    graph_level: Literal["disable", "basic", "all"] = "all"
-    spinning: bool | None = None
+    backend: str
+    device: Device = Field(
+        "cpu", validate_default=True, description="`cpu`, or `cuda`: the first NVIDIA GPU."
+    )
+    profile: Literal["shared", "latency"] = Field(
+        "shared",
+        description="`shared`: one thread for each call, as many calls at once as there are processors, no "
+        "spinning. `latency`: one call at a time, on all processors, whose threads spin while they wait. "
+        "Latency is timed with one call at a time in both.",
+    )
+    threads: PositiveInt | None = Field(
+        None, description="Threads of one session; by default as many as the profile gives it."
+    )
+    batch: PositiveInt = Field(
+        1,
+        description="Photos per call while timing. Larger ones are reported and never win: the server "
+        "answers photo by photo.",
+    )
+    precision: Hint | None = Field(
+        None,
+        description="Type to compute in, where the graph leaves it open; `f32` by default. `bf16` on "
+        "openvino and torch; `f16` on openvino, and on torch with a GPU; `tf32` on a GPU, which rounds the "
+        "factors to 10 bits behind the point: FP32 on a GPU is exact unless it is asked for.",
+    )
 
     @property
     def intra_threads(self) -> int:
@@ -109,43 +92,72 @@ class Runtime(Record):
         here = max(1, usable_cores() // self.intra_threads)
         return here if self.device == "cpu" else min(here, GPU_SESSIONS)
 
+    @property
+    def computes(self) -> Hint:
+        """`precision`, or its default."""
+        return self.precision or "f32"
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Photos of a call at most, where the settings limit them."""
+        return None
+
+    def decides(self) -> tuple[str, ...]:
+        """What of the settings and of this machine decides the bytes of the exported file."""
+        return ()
+
+    @field_validator("device")
+    @classmethod
+    def _runs_there(cls, device: Device) -> Device:
+        if device not in cls.DEVICES:
+            where = (
+                "on the cpu only" if cls.DEVICES == ("cpu",) else "on NVIDIA GPUs: it needs `device: cuda`"
+            )
+            raise ValueError(f"backend `{backend_name(cls)}` runs {where}")
+        return device
+
     @field_validator("precision", mode="before")
     @classmethod
-    def _fp16_is_a_step(cls, given: object, info: ValidationInfo) -> object:
-        # Else `f16` would be suggested, which is refused next.
-        backend = info.data.get("backend")
-        if given in ("fp16", "float16", "half") and backend in ("onnxruntime", "tensorrt"):
+    def _precision_exists(cls, given: object, info: ValidationInfo) -> object:
+        device = info.data.get("device")
+        if device is None or given is None or given in (takes := cls.PRECISIONS.get(device, ())):
+            return given
+        name = backend_name(cls)
+        if cls.FP16_IN_GRAPH and given in FP16_NAMES:
+            # Else `f16` would be suggested, which is refused next.
             raise ValueError(
-                f"precision `{given}` does not exist for {backend}: fp16 is a step of the recipe, "
+                f"precision `{given}` does not exist for {name}: fp16 is a step of the recipe, "
                 "`steps: [{use: fp16}]`"
             )
-        return given
+        if given not in get_args(Hint):
+            return given  # pydantic lists the values there are
+        raise ValueError(
+            f"precision `{given}` does not exist for {name} on {device}: "
+            f"it takes {' or '.join(sorted(takes)) or 'none'}"
+            + ("; fp16 is a step of the recipe" if cls.FP16_IN_GRAPH else "")
+        )
+
+
+def backend_name(settings: type[RuntimeSettings]) -> str:
+    """The one value of `backend` in these settings."""
+    return str(settings.model_fields["backend"].default)
+
+
+class CudaSettings(RuntimeSettings):
+    """Of the backends that run on NVIDIA GPUs too."""
+
+    DEVICES: ClassVar[tuple[Device, ...]] = ("cpu", "cuda")
+
+    cuda_graph: bool = Field(
+        False,
+        description="The GPU repeats a call that was recorded once, instead of being given each kernel. "
+        "Needs `device: cuda`.",
+    )
 
     @model_validator(mode="after")
-    def _fields_fit(self) -> "Runtime":
-        known = frozenset().union(*FIELDS_OF.values())
-        for name in sorted(self.model_fields_set & known - FIELDS_OF[self.backend]):
-            # A default that was written out, as in a manifest, asks for nothing.
-            if getattr(self, name) != type(self).model_fields[name].default:
-                owners = ", ".join(owner for owner, names in FIELDS_OF.items() if name in names)
-                raise ValueError(f"`{name}` belongs to {owners}; backend `{self.backend}` has none")
-        if self.provider is not None and (self.provider in ("cpu", "openvino")) != (self.device == "cpu"):
-            raise ValueError(f"provider `{self.provider}` does not run on device `{self.device}`")
-        if self.backend == "tensorrt" and self.device != "cuda":
-            raise ValueError("backend `tensorrt` runs on NVIDIA GPUs: it needs `device: cuda`")
-        if self.device == "cuda" and self.backend in ("openvino", "null"):
-            raise ValueError(f"backend `{self.backend}` runs on the cpu only")
+    def _graph_on_gpu(self) -> Self:
         if self.cuda_graph and self.device != "cuda":
             raise ValueError("`cuda_graph` needs `device: cuda`")
-        if self.max_batch is not None and self.max_batch < self.batch:
-            raise ValueError(f"`max_batch` {self.max_batch} is less than `batch` {self.batch}")
-        takes = PRECISIONS.get((self.backend, self.device), frozenset())
-        if self.precision is not None and self.precision not in takes:
-            raise ValueError(
-                f"precision `{self.precision}` does not exist for {self.backend} on {self.device}: "
-                f"it takes {' or '.join(sorted(takes))}"
-                + ("; fp16 is a step of the recipe" if self.backend in ("onnxruntime", "tensorrt") else "")
-            )
         return self
 
 
@@ -191,24 +203,46 @@ class Session:
     engine: Engine | None = None
 
 
-class Backend(Protocol):
-    """A module with these names is a backend (see `backends/ort.py`)."""
+SettingsT = TypeVar("SettingsT", bound=RuntimeSettings, contravariant=True)
+
+
+class Backend(Protocol[SettingsT]):
+    """A module with these names is a backend (see `backends/openvino/backend.py`, docs/extending.md).
+
+    NAME: as `runtime.backend` has it. PACKAGES: the distributions whose versions decide what it computes.
+    FORMATS: of the files it opens. OPERATORS: what it takes of what steps write; none where it does not begin
+    from an ONNX file.
+    """
 
     NAME: str
     PACKAGES: tuple[str, ...]
-    """The distributions whose versions decide what this backend computes."""
+    FORMATS: frozenset[Format]
+    OPERATORS: frozenset[Operators]
 
-    def unavailable(self, runtime: Runtime) -> str | None:
+    @property
+    def convert(self) -> Callable[[Artifact, Path], ArtifactInfo] | None:
+        """Writes what it opens into a folder, from an ONNX artifact; None where it opens that itself."""
+        ...
+
+    @property
+    def prepare(self) -> Callable[[Artifact, SettingsT], None] | None:
+        """Makes and keeps what `session` needs beside the artifact, in minutes; None where that is nothing.
+
+        Where it was not called, or on another machine, `session` takes those minutes.
+        """
+        ...
+
+    def unavailable(self, runtime: SettingsT) -> str | None:
         """None where `runtime` can run here; else why not, and what to install."""
         ...
 
-    def audit(self, artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+    def audit(self, artifact: Artifact, runtime: SettingsT, sample: "NDArray[Any]") -> Audit:
         """What really runs where and in which precision; found by opening the artifact once more.
 
         sample: one batch as the session takes it. Raises WorkbenchError as `session` does.
         """
         ...
 
-    def session(self, artifact: Artifact, runtime: Runtime) -> AbstractContextManager[Session]:
+    def session(self, artifact: Artifact, runtime: SettingsT) -> AbstractContextManager[Session]:
         """Open the artifact. Raises WorkbenchError where the runtime did not do as asked."""
         ...

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+PROBE_SIDE = 224  # pixels, for files that leave height and width free
 TF32 = "NVIDIA_TF32_OVERRIDE"  # for all of NVIDIA's libraries, whatever they are told in the program
 
 

@@ -3,11 +3,11 @@ for tests of the measuring engine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
-from workbench.backends.base import Runtime, Session
+from workbench.backends.base import ANY_OPERATORS, Operators, RuntimeSettings, Session
 from workbench.photos.contract import Batch
 
 if TYPE_CHECKING:
@@ -16,22 +16,31 @@ if TYPE_CHECKING:
 
 NAME = "null"
 PACKAGES: tuple[str, ...] = ()
+FORMATS: frozenset[Format] = frozenset({"null", "onnx"})  # none of them is read
+OPERATORS: frozenset[Operators] = ANY_OPERATORS
+convert = prepare = None
 
 
-def unavailable(runtime: Runtime) -> str | None:
+class NullRuntime(RuntimeSettings):
+    """No runtime: it computes nothing, so that the worker around it can be measured."""
+
+    backend: Literal["null"] = "null"
+
+
+def unavailable(runtime: NullRuntime) -> str | None:
     """Nothing is missing for what computes nothing. Takes what every backend's takes."""
     del runtime
     return None
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: NullRuntime, sample: "NDArray[Any]") -> Audit:
     """There is nothing to look at. Takes what every audit takes."""
     del artifact, runtime, sample
     return Audit(macs=0, verdict="it multiplies nothing")
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: NullRuntime) -> Iterator[Session]:
     """Logits that are the channel means, spread over the classes: cheap, and a function of the input."""
     import numpy as np
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import Runtime, backend_of
 from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
@@ -271,7 +271,7 @@ def _tolerance(candidate: _Candidate) -> float:
     exact = (
         candidate.artifact.info.precision not in ("int8", "fp16", "bf16")
         and runtime.device == "cpu"
-        and runtime.precision in (None, "f32")
+        and runtime.computes == "f32"
     )
     return 1e-3 if exact else 2e-2
 
@@ -342,7 +342,7 @@ def smoke(
 ) -> "tuple[list[NDArray[np.float32]], Batching]":
     """Open an artifact as a server would: the logits of each set of pixels, and whether batches pay. Runs in
     a child."""
-    backend = BACKENDS[runtime.backend]
+    backend = backend_of(runtime)
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(
             reason, hint="promote on a machine that can run it, as the one it was measured on"

@@ -104,10 +104,11 @@ def _limits(draft: Draft) -> list[str]:
     if (saturation := draft.measured.saturation) is not None:
         remedy = ": build it with `reduce_range` for those" if saturation.layers_at_risk else ""
         lines.append(f"- Its {saturation_words(saturation)}{remedy}.")
-    elif draft.artifact.precision == "int8" and draft.artifact.format == "openvino":
+    elif draft.artifact.precision == "int8" and draft.artifact.format != "onnx":
         lines.append(
             f"- Its INT8 sums were checked on {draft.machine.cpu} alone: what 16-bit sums, as on x86 without "
-            "VNNI, would change is not emulated for OpenVINO. `overflow_fix: enable` makes them safe."
+            f"VNNI, would change is not emulated for {draft.runtime.backend}. `overflow_fix: enable` makes "
+            "them safe."
         )
     if (audit := draft.measured.audit) is not None:
         lines.append(f"- What ran when it was measured: {audit.verdict}.")

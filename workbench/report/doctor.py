@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from workbench.run.doctor import FEATURES, Clock, Diagnosis
+from workbench.run.doctor import Clock, Diagnosis
+from workbench.system.machine import FEATURES
 from workbench.system.nvidia_check import Chain
 
 
@@ -12,7 +13,7 @@ def answer(found: Diagnosis) -> dict[str, object]:
     return {
         "machine": found.machine.model_dump(mode="json"),
         "fingerprint": found.machine.fingerprint,
-        "features": found.features,
+        "features": {name: name in found.machine.features for name in FEATURES},
         "conditions": found.conditions.model_dump(mode="json"),
         "usable_cores": found.usable_cores,
         "runtimes": found.runtimes,
@@ -33,8 +34,8 @@ def text(found: Diagnosis) -> str:
         f"cores     {found.usable_cores} usable (affinity {len(here.affinity)}, container quota {quota}); "
         f"governor {here.governor}, turbo {here.turbo}",
         f"gpus      {', '.join(machine.gpus) or 'none that NVML can see'}",
-        "features  " + ", ".join(f"{name} ({FEATURES[name]})" for name, has in found.features.items() if has),
-        "without   " + ", ".join(name for name, has in found.features.items() if not has),
+        "features  " + ", ".join(f"{name} ({FEATURES[name]})" for name in machine.features),
+        "without   " + ", ".join(name for name in FEATURES if name not in machine.features),
         "runtimes",
         *(f"  {name:<24} {_why(found.nvidia, why)}" for name, why in found.runtimes.items()),
         *_nvidia(found.nvidia),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from workbench.backends import Runtime
+from workbench.backends import Runtime, removed_setting
 from workbench.backends.audit import Audit
 from workbench.measure.records import (
     Accuracy,
@@ -41,7 +41,7 @@ def _still_there(runtimes: object) -> object:
     return {
         variant: runtime
         for variant, runtime in runtimes.items()
-        if not (isinstance(runtime, dict) and Runtime.removed_setting(runtime))
+        if not (isinstance(runtime, dict) and removed_setting(runtime))
     }
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench import steps
-from workbench.backends import BackendName, Runtime
+from workbench.backends import Backend, TorchRuntime, backend_of, takes_onnx
 from workbench.backends.artifact import Artifact, ArtifactCache
-from workbench.backends.tensorrt import backend as tensorrt
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.records import Saturation
 from workbench.measure.saturation.emulator import saturation_of
@@ -31,11 +30,9 @@ from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.dataset import Images
 from workbench.photos.preprocess import batch_of, normalize
 from workbench.steps import Step
+from workbench.steps.base import Reads
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity, layers
-from workbench.steps.nncf.quantize import nncf_ir
-from workbench.steps.openvino_ir import ir_info, to_ir
-from workbench.steps.optimize import bound_to
-from workbench.system import machine, nvidia
+from workbench.system import machine
 from workbench.system.files import digest_of, sha256_file, write_atomic
 from workbench.system.packages import versions
 from workbench.workspace.recipe import Variant
@@ -103,9 +100,9 @@ def digest_of_code(root: Path, parts: Sequence[str]) -> str:
 def find(job: Job, variant: Variant) -> tuple[str, Artifact] | None:
     """The finished artifact and its key, where every link of the chain is in the cache.
 
-    None for TensorRT, whose engine is kept elsewhere: `build` looks, and is quick where nothing is missing.
+    None where the backend keeps an engine elsewhere: `build` looks, and is quick where nothing is missing.
     """
-    if variant.runtime.backend == "tensorrt":
+    if backend_of(variant.runtime).prepare is not None:
         return None
     return _chain(job, variant, lambda key, _: ArtifactCache(job.cache).find(key))
 
@@ -113,14 +110,14 @@ def find(job: Job, variant: Variant) -> tuple[str, Artifact] | None:
 def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
     """Build what the cache lacks. Runs in a process of its own. Raises WorkbenchError.
 
-    TensorRT's engine too, which searches for minutes: kept for this machine, where opening the artifact finds
+    What the backend prepares, too, such as an engine: kept for this machine, where opening the artifact finds
     it.
     """
     cache = ArtifactCache(job.cache)
     built = _chain(job, variant, lambda key, make: cache.find(key) or cache.store(key, make))
     assert built is not None
-    if variant.runtime.backend == "tensorrt":
-        tensorrt.prepare(built[1], variant.runtime)
+    if (prepare := backend_of(variant.runtime).prepare) is not None:
+        prepare(built[1], variant.runtime)
     return built
 
 
@@ -129,12 +126,13 @@ def _chain(
     variant: Variant,
     get: Callable[[str, Callable[[Path], Artifact]], Artifact | None],
 ) -> tuple[str, Artifact] | None:
-    steps.check_sequence([step.use for step in variant.steps])
+    steps.check_sequence(variant.steps)
     key = _export_key(job, variant)
     artifact = get(key, lambda folder: _export(job, variant, folder))
-    links = [_Link(step, variant.runtime.backend) for step in variant.steps]
-    if variant.runtime.backend == "openvino" and "nncf_int8" not in [step.use for step in variant.steps]:
-        links.append(_Link(None, "openvino"))
+    backend = backend_of(variant.runtime)
+    links = [_Link(step, backend) for step in variant.steps]
+    if backend.convert is not None and not any(link.native for link in links):
+        links.append(_Link(None, backend))
     for link in links:
         if artifact is None:
             return None
@@ -149,40 +147,26 @@ class _Link:
     """One link of a build: a step, or None for the conversion to what the backend opens."""
 
     step: Step | None
-    backend: BackendName
+    backend: Backend[Any]
 
-
-def _exported_as(variant: Variant) -> str:
-    """ONNX, or a torch file with what decides its contents."""
-    runtime = variant.runtime
-    if runtime.backend != "torch":
-        return "onnx"
-    if not runtime.compile:
-        return "torch"
-    what = f"{runtime.device}, {runtime.precision or 'f32'}, batch {runtime.batch}"
-    threads = f", {runtime.intra_threads} threads" if runtime.device == "cpu" else ""
-    return f"torch, compiled for {what}{threads}"
-
-
-def _made_for(runtime: Runtime) -> str | None:
-    """What a compiled network runs on alone: the processor, and the GPU where it is compiled for that."""
-    if not runtime.compile:
-        return None
-    processor = machine.collect().processor
-    return processor if runtime.device == "cpu" else f"{nvidia.gpu()}, {processor}"
+    @property
+    def native(self) -> bool:
+        """Whether the step writes what the backend opens, where that is no ONNX file."""
+        return self.step is not None and bool(self.step.NATIVE & self.backend.FORMATS)
 
 
 def _export_key(job: Job, variant: Variant) -> str:
-    kind, export = _exported_as(variant), variant.export
+    runtime, export = variant.runtime, variant.export
+    onnx = takes_onnx(runtime)
     return digest_of(
         [
             "export",
             code_digest(),
-            kind,
-            _made_for(variant.runtime),
+            "onnx" if onnx else runtime.backend,
+            runtime.decides(),
             job.source_digest,
             # An ONNX source is held against what was asked for in so many words, not against defaults.
-            [export.model_dump(mode="json"), sorted(export.model_fields_set)] if kind == "onnx" else None,
+            [export.model_dump(mode="json"), sorted(export.model_fields_set)] if onnx else None,
             job.input_shape,
             versions("torch", "onnx", "onnxscript", "transformers", "timm"),
         ]
@@ -190,19 +174,18 @@ def _export_key(job: Job, variant: Variant) -> str:
 
 
 def _link_key(job: Job, source: Artifact, link: _Link) -> str:
-    if link.step is None:
-        return digest_of(["convert", link.backend, code_digest(), source.digest, versions("openvino")])
-    use = link.step.use
-    given: list[object] = [link.step.model_dump(mode="json"), versions(*steps.PACKAGES[use])]
-    if use in steps.RANGED:
-        given.append((job.calibration or job.photos).digest)
-    if use == "nncf_int8":
-        given += [link.backend, job.photos.digest, job.choosing]
-    if use == "fold_preprocess":
-        given.append(job.contract.model_dump(mode="json"))
-    if use == "optimize":
-        given.append(machine.collect().processor)
-    return digest_of(["step", code_digest(), source.digest, *given])
+    step, backend = link.step, link.backend
+    if step is None:
+        return digest_of(["convert", backend.NAME, code_digest(), source.digest, versions(*backend.PACKAGES)])
+    reads: dict[Reads, Callable[[], object]] = {
+        "calibration": lambda: (job.calibration or job.photos).digest,
+        "validation": lambda: [job.photos.digest, job.choosing],
+        "contract": lambda: job.contract.model_dump(mode="json"),
+        "processor": lambda: machine.collect().processor,
+    }
+    read = [reads[what]() for what in sorted(step.READS)]
+    given = [step.model_dump(mode="json"), versions(*step.PACKAGES), backend.NAME if link.native else None]
+    return digest_of(["step", code_digest(), source.digest, *given, *read])
 
 
 def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
@@ -224,18 +207,8 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
         model = load_model(job.source, job.classes)
         samples = normalize(_probes(job), job.contract)
         _check_size(job, lambda photo: torch_logits(model, photo), raw=False)
-        if runtime.backend == "torch":
-            written = export_torch(
-                model,
-                torch_file,
-                job.input_shape,
-                samples,
-                compile=runtime.compile,
-                precision=runtime.precision,
-                batch=runtime.batch,
-                threads=runtime.intra_threads,
-                device=runtime.device,
-            )
+        if isinstance(runtime, TorchRuntime):
+            written = export_torch(model, torch_file, job.input_shape, samples, runtime)
             info = torch_artifact_info(torch_file, written, job.input_shape)
         else:
             export_onnx(model, export, onnx_file, job.input_shape, samples)
@@ -264,27 +237,25 @@ def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
 def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
     step = link.step
     if step is None:
-        to_ir(source.path, folder)
-        return Artifact(folder, ir_info(folder))
+        assert link.backend.convert is not None
+        return Artifact(folder, link.backend.convert(source, folder))
     raw = source.info.pixels
     photos = steps.Photos(
         job.contract,
         job.calibration and replace(job.calibration, raw=raw),
-        replace(job.photos, raw=raw) if step.use == "nncf_int8" else None,
+        replace(job.photos, raw=raw) if "validation" in step.READS else None,
         batch_of(_probes(job), job.contract, raw=raw),
         job.choosing,
     )
-    if step.use == "nncf_int8" and link.backend == "openvino":
-        steps.check_order(step.use, source.info.precision)
-        calibration = steps.calibration_of(step, photos)
-        nncf_ir(step, source.path, folder, calibration, photos.validation, photos.choosing)
-        return Artifact(folder, ir_info(folder))
+    if link.native:
+        return Artifact(folder, steps.apply_native(step, source.path, folder, photos))
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)
-    info = artifact_info(target)
-    bound = bound_to(step) if step.use == "optimize" else source.info.bound_to
-    note = steps.note_of(step, target) or source.info.note
-    return Artifact(folder, info.model_copy(update={"bound_to": bound, "note": note}))
+    kept = {
+        "bound_to": step.bound_to() or source.info.bound_to,
+        "note": step.note_of(target) or source.info.note,
+    }
+    return Artifact(folder, artifact_info(target).model_copy(update=kept))
 
 
 def _probes(job: Job) -> "NDArray[np.uint8]":

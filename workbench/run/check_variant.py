@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of, takes_onnx
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
@@ -90,7 +90,7 @@ def build_baseline(context: Context) -> tuple[Variant, Built]:
     what = "plain FP32 export, onnxruntime, 1 thread"
     # An ONNX file is taken as it is, whatever its opset.
     exports = (Export(),) if context.prepared.source_kind == "onnx" else BASELINE_EXPORTS
-    choices = [Variant(BASELINE, BASELINE, what, export, (), Runtime()) for export in exports]
+    choices = [Variant(BASELINE, BASELINE, what, export, (), OrtRuntime()) for export in exports]
     for variant in choices:
         # An exporter that could not take the network last time is not tried again.
         if (found := build.find(context.job, variant)) is not None:
@@ -166,7 +166,7 @@ def empty_worker(context: Context) -> Memory:
     )
     log = context.folder.path / "logs" / "empty-worker.txt"
     artifact = Artifact(context.folder.path, info)
-    with Worker(artifact, Runtime(backend="null"), context.job.photos, log=log) as worker:
+    with Worker(artifact, NullRuntime(), context.job.photos, log=log) as worker:
         worker.ready()
         worker.burst(MEMORY_CALLS)
         return worker.memory()
@@ -225,12 +225,12 @@ def not_here(context: Context, variant: Variant) -> str | None:
     if variant.runtime.intra_threads > cores:
         return f"it asks for {variant.runtime.intra_threads} threads; this machine has {cores} processors"
     if context.prepared.source_kind == "onnx":
-        if variant.runtime.backend == "torch":
-            return "the model comes as an ONNX file, which torch does not run"
+        if not takes_onnx(variant.runtime):
+            return f"the model comes as an ONNX file, which {variant.runtime.backend} does not run"
         have = context.built[BASELINE].artifact.info.opset
         if "opset" in variant.export.model_fields_set and variant.export.opset != have:
             return f"the model comes as an ONNX file of opset {have}; it is not exported again"
-    return BACKENDS[variant.runtime.backend].unavailable(variant.runtime)
+    return backend_of(variant.runtime).unavailable(variant.runtime)
 
 
 def _checked(context: Context, variant: Variant, built: Built, result: TrialResult) -> TrialResult:
@@ -245,7 +245,7 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
     with opened_gpu() if variant.runtime.device == "cuda" else nullcontext() as gpu:
         before_bytes = gpu.used_bytes() if gpu is not None else None
         with Worker(built.artifact, variant.runtime, photos, log=log) as worker:
-            if variant.runtime.backend == "tensorrt":  # it may take minutes, once
+            if backend_of(variant.runtime).prepare is not None:
                 report("building the engine, or opening the one that is kept")
             worker.ready()
             opened = worker.describe()
@@ -310,7 +310,7 @@ def _saturation(context: Context, variant: Variant, built: Built) -> Saturation 
     info = built.artifact.info
     if info.format != "onnx" or info.precision != "int8" or job.calibration is None:
         return None
-    code = [build.code_digest(), versions(*BACKENDS["onnxruntime"].PACKAGES)]
+    code = [build.code_digest(), versions(*backend_of(OrtRuntime()).PACKAGES)]
     key = digest_of([built.artifact.digest, job.calibration.digest, code, "saturation"])
     path = job.cache / "saturation" / f"{key}.json"
     if path.exists():

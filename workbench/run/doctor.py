@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.backends import BACKENDS, Runtime
+from workbench.backends import BACKENDS, RUNTIME, SETTINGS, NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Plan, log_ratios, measure
@@ -19,27 +19,6 @@ from workbench.system.machine import Machine
 from workbench.system.nvidia_check import Chain, chain
 from workbench.system.progress import Progress, Report
 
-# What decides which recipes are worth trying, and why.
-FEATURES = {
-    "avx2": "256-bit vectors",
-    "avx512f": "512-bit vectors",
-    "avx_vnni": "INT8 dot products",
-    "avx512_vnni": "INT8 dot products, 512-bit",
-    "avx512_bf16": "BF16 dot products",
-    "amx_int8": "INT8 matrix tiles",
-    "amx_bf16": "BF16 matrix tiles",
-    "asimddp": "INT8 dot products (ARM)",
-    "i8mm": "INT8 matrix products (ARM)",
-    "asimdhp": "FP16 arithmetic (ARM)",
-}
-RUNTIMES = (
-    Runtime(),
-    Runtime(device="cuda"),
-    Runtime(backend="openvino"),
-    Runtime(backend="tensorrt", device="cuda"),
-    Runtime(backend="torch"),
-    Runtime(backend="torch", device="cuda"),
-)
 CLOCK_PLAN = Plan(rounds=8, least_rounds=8, turns=40, budget_s=30.0, repeats=4)
 CLOCK_SIDE = 512  # pixels: about as long a call as a small network's
 
@@ -66,7 +45,6 @@ class Diagnosis:
     """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on."""
 
     machine: Machine
-    features: dict[str, bool]
     conditions: Conditions
     usable_cores: int
     runtimes: dict[str, str | None]
@@ -78,25 +56,12 @@ def diagnose(report: Report) -> Diagnosis:
     """Look at the machine and time it against itself, for a few seconds."""
     return Diagnosis(
         machine=machine.collect(),
-        features=features(),
         conditions=conditions(),
         usable_cores=machine.usable_cores(),
-        runtimes={_name(runtime): BACKENDS[runtime.backend].unavailable(runtime) for runtime in RUNTIMES},
+        runtimes=_runtimes(),
         nvidia=chain(),
         clock=clock(report),
     )
-
-
-def features(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, bool]:
-    """Which of FEATURES the processor has."""
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
-    flags = {
-        flag
-        for line in text.splitlines()
-        if line.lower().startswith(("flags", "features"))
-        for flag in line.partition(":")[2].split()
-    }
-    return {name: name in flags for name in FEATURES}
 
 
 def clock(report: Report) -> Clock:
@@ -121,7 +86,7 @@ def clock(report: Report) -> Clock:
         log = Path(folder) / "log.txt"
         measured = measure(
             ["a", "b"],
-            lambda _: Worker(artifact, Runtime(backend="null"), images, log=log, cpus=cpus),
+            lambda _: Worker(artifact, NullRuntime(), images, log=log, cpus=cpus),
             CLOCK_PLAN,
             baseline="a",
             twin="b",
@@ -143,5 +108,11 @@ def clock(report: Report) -> Clock:
     return Clock(rounds, tries, math.expm1(max(abs(low), abs(high))), math.expm1(2 * half), disturbed)
 
 
-def _name(runtime: Runtime) -> str:
-    return " ".join([runtime.backend, runtime.provider or runtime.device])
+def _runtimes() -> dict[str, str | None]:
+    """Each backend on each device it runs on, but for the one that stands on no library."""
+    return {
+        f"{name} {device}": backend.unavailable(RUNTIME.validate_python({"backend": name, "device": device}))
+        for name, backend in BACKENDS.items()
+        for device in SETTINGS[name].DEVICES
+        if backend.PACKAGES
+    }

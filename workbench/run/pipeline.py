@@ -24,7 +24,6 @@ from workbench.run.check_variant import (
 )
 from workbench.run.prepare import Prepared, prepare
 from workbench.run.time_variants import time_all
-from workbench.steps import RANGED
 from workbench.system import machine
 from workbench.system.child import call
 from workbench.system.files import write_arrays
@@ -68,7 +67,7 @@ def run_workspace(
     """
     folder = RunFolder.create(workspace.results)
     try:
-        calibrate = any(step.use in RANGED for variant in variants for step in variant.steps)
+        calibrate = any("calibration" in step.READS for variant in variants for step in variant.steps)
         prepared = prepare(workspace, report, calibrate=calibrate)
         for result in run(prepared, variants, folder, options, report, show_advice):
             if result.status != "ok":

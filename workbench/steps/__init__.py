@@ -1,23 +1,22 @@
 """The steps a recipe may list. The union is the registry, the schema and the documentation."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, assert_never
+from typing import TYPE_CHECKING, Annotated, assert_never, get_args
 
 from pydantic import Field
 
+from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import load, precision_of
-from workbench.photos.contract import Batch, Preprocess
+from workbench.steps.base import BaseStep, Photos
 from workbench.steps.batch import DynamicBatch, FixedBatch, dynamic_batch, fixed_batch
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
 from workbench.steps.fp16.convert import fp16
-from workbench.steps.fp16.notes import notes_of
 from workbench.steps.fp16.settings import Fp16
 from workbench.steps.int8.dynamic import dynamic_int8
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.int8.static import static_int8
-from workbench.steps.nncf.quantize import nncf_onnx
+from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.steps.optimize import Optimize, optimize
 from workbench.steps.rules import check_order, check_sequence
@@ -39,50 +38,21 @@ Step = Annotated[
     | DynamicBatch,
     Field(discriminator="use"),
 ]
-# What looks at calibration photos; `fp16` at a few others where there are none.
-RANGED = frozenset({"static_int8", "nncf_int8", "fp16"})
-
-# The distributions whose versions decide what a step produces: part of its cache key.
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "simplify": ("onnx", "onnxslim", "onnxsim"),
-    "dynamic_int8": ("onnx", "onnxruntime", "onnxruntime-gpu"),
-    "static_int8": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy"),
-    "nncf_int8": ("onnx", "nncf", "openvino", "numpy"),
-    "fp16": ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy"),
-    "fold_preprocess": ("onnx",),
-    "optimize": ("onnx", "onnxruntime", "onnxruntime-gpu"),
-    "fixed_batch": ("onnx",),
-    "dynamic_batch": ("onnx",),
+STEPS: dict[str, type[BaseStep]] = {
+    get_args(step.model_fields["use"].annotation)[0]: step for step in get_args(get_args(Step)[0])
 }
 
-
 __all__ = [
-    "PACKAGES",
-    "RANGED",
+    "STEPS",
+    "BaseStep",
     "Photos",
     "Step",
     "apply",
-    "calibration_of",
+    "apply_native",
     "check_order",
     "check_sequence",
-    "note_of",
+    "transform",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Photos:
-    """What steps and their checks may look at.
-
-    calibration: for the steps in RANGED. validation, choosing: photos, and the rows of those that choose, for
-    nncf's accuracy control. samples: a few as the source takes them (see `preprocess.batch_of`); noise by
-    default.
-    """
-
-    contract: Preprocess
-    calibration: "Images | None" = None
-    validation: "Images | None" = None
-    samples: "Batch | None" = None
-    choosing: tuple[int, ...] | None = None
 
 
 def apply(step: Step, source: Path, target: Path, photos: Photos) -> None:
@@ -90,21 +60,22 @@ def apply(step: Step, source: Path, target: Path, photos: Photos) -> None:
 
     Raises WorkbenchError, and leaves no `target`, where the step does not fit the model.
     """
-    check_order(step.use, precision_of(load(source)))
-    _transform(step, source, target, photos)
-    check(step.use, source, target, photos.samples, photos.contract)
+    check_order(step, precision_of(load(source)))
+    transform(step, source, target, photos)
+    check(step, source, target, photos.samples, photos.contract)
 
 
-def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
+def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
+    """What `apply` does before it checks the result."""
     match step:
         case Simplify():
             simplify(step, source, target)
         case DynamicInt8():
             dynamic_int8(step, source, target)
         case StaticInt8():
-            static_int8(step, source, target, calibration_of(step, photos))
+            static_int8(step, source, target, _calibration_of(step, photos))
         case NncfInt8():
-            calibration = calibration_of(step, photos)
+            calibration = _calibration_of(step, photos)
             nncf_onnx(step, source, target, calibration, photos.validation, photos.choosing)
         case Fp16():
             fp16(step, source, target, photos.calibration, photos.samples)
@@ -120,15 +91,18 @@ def _transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
             assert_never(step)
 
 
-def note_of(step: Step, result: Path) -> str | None:
-    """What a step says of its work, for those who read the results."""
-    if not isinstance(step, Fp16 | StaticInt8):
-        return None
-    notes = notes_of(result)
-    return notes.text() if notes else None
+def apply_native(step: Step, source: Path, folder: Path, photos: Photos) -> ArtifactInfo:
+    """Write the result of a step in its NATIVE format into `folder`. Raises as `apply` does."""
+    check_order(step, precision_of(load(source)))
+    match step:
+        case NncfInt8():
+            calibration = _calibration_of(step, photos)
+            return nncf_ir(step, source, folder, calibration, photos.validation, photos.choosing)
+        case _:
+            raise AssertionError(f"{step.use} writes ONNX alone")
 
 
-def calibration_of(step: StaticInt8 | NncfInt8, photos: Photos) -> "Images":
+def _calibration_of(step: BaseStep, photos: Photos) -> "Images":
     """Raises WorkbenchError where the workspace names none."""
     if photos.calibration is None:
         raise WorkbenchError(

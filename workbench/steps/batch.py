@@ -1,12 +1,12 @@
 """The batch size of a graph: fixing it, so that the runtime can plan for it, and freeing it again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
 from workbench.errors import WorkbenchError
-from workbench.system.records import Record
+from workbench.steps.base import BaseStep
 
 if TYPE_CHECKING:
     import onnx
@@ -18,15 +18,25 @@ SAME = 1e-4  # of the largest logit: what another batch size may change by round
 PHOTOS = 3  # tried one by one and at once, where the size becomes free
 
 
-class FixedBatch(Record):
+class FixedBatch(BaseStep):
     """The graph takes exactly `size` photos: shapes are known ahead, and a smaller batch costs as much."""
+
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")  # it tries the result
+    FAMILY: ClassVar = "tidying"
+    RESIZES: ClassVar = True
+    TAKES_PIXELS: ClassVar = True
 
     use: Literal["fixed_batch"]
     size: PositiveInt = Field(1, description="Photos in one call; a smaller batch is filled up.")
 
 
-class DynamicBatch(Record):
+class DynamicBatch(BaseStep):
     """The graph takes any number of photos; an error where that would change an answer."""
+
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")  # it tries the result
+    FAMILY: ClassVar = "tidying"
+    RESIZES: ClassVar = True
+    TAKES_PIXELS: ClassVar = True
 
     use: Literal["dynamic_batch"]
 

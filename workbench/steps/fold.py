@@ -1,11 +1,11 @@
 """Preprocessing inside the graph: it takes uint8 pixels, and the server skips the float conversion."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
-from workbench.system.records import Record
+from workbench.steps.base import BaseStep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 PIXELS = "pixels"
 
 
-class FoldPreprocess(Record):
+class FoldPreprocess(BaseStep):
     """The graph takes (N, H, W, 3) uint8 pixels and does transpose, cast and normalisation itself.
 
     The division by 255 and by the standard deviation goes into the weights of the first convolution, which is
     exact up to rounding. The mean is subtracted before it: in its bias it would be wrong at the borders,
     where the convolution pads with zeros.
     """
+
+    PACKAGES: ClassVar = ("onnx",)
+    FAMILY: ClassVar = "tidying"
+    READS: ClassVar = frozenset({"contract"})
+    GIVES_PIXELS: ClassVar = True
 
     use: Literal["fold_preprocess"]
 

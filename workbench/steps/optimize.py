@@ -1,22 +1,29 @@
 """onnxruntime's graph optimisations, done once and kept in the file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from workbench.backends.base import Operators
 from workbench.backends.common import cpu_options, open_cpu
 from workbench.errors import WorkbenchError
+from workbench.steps.base import BaseStep
 from workbench.system.machine import collect
-from workbench.system.records import Record
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 
-class Optimize(Record):
+class Optimize(BaseStep):
     """onnxruntime's graph optimisations for the CPU, done once and kept in the file. They save time when a
     session opens, not when it runs: set `runtime.graph_level: disable` with them.
     """
+
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")
+    FAMILY: ClassVar = "tidying"
+    READS: ClassVar = frozenset({"processor"})
+    TAKES_PIXELS: ClassVar = True
+    LAST: ClassVar = True
 
     use: Literal["optimize"]
     level: Literal["basic", "extended", "all"] = Field(
@@ -25,6 +32,12 @@ class Optimize(Record):
         "`extended` fuses nodes into operators that onnxruntime alone has; `all` stores the weights in the "
         "blocks that this machine's processor takes, and the file is refused on any other.",
     )
+
+    def operators(self) -> Operators:
+        return "onnxruntime"
+
+    def bound_to(self) -> str | None:
+        return collect().processor if self.level == "all" else None
 
 
 def optimize(step: Optimize, source: Path, target: Path) -> None:
@@ -43,8 +56,3 @@ def optimize(step: Optimize, source: Path, target: Path) -> None:
     options = cpu_options(LEVELS[step.level])
     options.optimized_model_filepath = str(target)
     open_cpu(source, options, doing="optimise")
-
-
-def bound_to(step: Optimize) -> str | None:
-    """The processor the result is made for, or None where it runs everywhere."""
-    return collect().processor if step.level == "all" else None

@@ -1,110 +1,79 @@
-"""Which steps make no sense for a backend or an opset, said when the recipe is read and not on the GPU."""
+"""Which steps make no sense together, for a backend or for an opset."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from workbench.backends import BackendName
+from workbench.backends import RuntimeSettings, backend_of, takes_onnx
 from workbench.backends.artifact import Precision
+from workbench.backends.base import OPERATORS
 from workbench.errors import FieldProblem, WorkbenchError
-from workbench.steps.int8.settings import HALF_QDQ_OPSET, StaticInt8
-
-if TYPE_CHECKING:
-    from workbench.steps import Step
+from workbench.steps.base import BaseStep
 
 
-def check_fit(steps: "Sequence[Step]", backend: BackendName, opset: int | None) -> None:
+def check_fit(steps: Sequence[BaseStep], runtime: RuntimeSettings, opset: int | None) -> None:
     """opset: that the recipe exports, None where it leaves that open.
 
-    Raises FieldProblem at the first step whose result the backend does not take, or that needs a newer
-    opset.
+    Raises FieldProblem at the first step whose result the backend does not take, or that needs a newer opset.
     """
-    uses = [step.use for step in steps]
-    if backend == "torch" and uses:
+    backend = backend_of(runtime)
+    name = backend.NAME
+    if steps and not takes_onnx(runtime):
         raise FieldProblem(
-            f"step `{uses[0]}` changes an ONNX file, and backend `torch` runs torch's own",
+            f"step `{steps[0].use}` changes an ONNX file, and backend `{name}` runs {name}'s own",
             hint="leave the steps out, or choose another `runtime.backend`",
             at=("steps", 0),
         )
-    if backend == "openvino" and "nncf_int8" in uses[:-1]:
-        raise FieldProblem(
-            f"step `{uses[-1]}` comes after `nncf_int8`, whose result on openvino is no ONNX file",
-            hint="move `nncf_int8` to the end",
-            at=("steps", len(uses) - 1),
-        )
     for position, step in enumerate(steps):
-        if backend == "tensorrt":
-            _takes(step, position)
-        if opset is not None:
-            _new_enough(step, opset, position)
+        if (operators := step.operators()) not in backend.OPERATORS:
+            raise FieldProblem(
+                f"step `{step.use}` writes {OPERATORS[operators]}, which `{name}` does not take",
+                hint=f"set `{step.PORTABLE}`"
+                if step.PORTABLE
+                else "leave it out, or choose `onnxruntime` as `runtime.backend`",
+                at=("steps", position),
+            )
+        if step.NATIVE & backend.FORMATS and position < len(steps) - 1:
+            raise FieldProblem(
+                f"step `{steps[-1].use}` comes after `{step.use}`, whose result on {name} is no ONNX file",
+                hint=f"move `{step.use}` to the end",
+                at=("steps", len(steps) - 1),
+            )
+        if opset is not None and (need := step.opset_need()) is not None and opset < need.opset:
+            raise FieldProblem(
+                f"{need.what} needs opset {need.opset}, {need.why}, not {opset}",
+                hint=f"set `export.opset: {need.opset}`",
+                at=("steps", position),
+            )
 
 
-def _takes(step: "Step", position: int) -> None:
-    if step.use in ("dynamic_int8", "optimize"):
-        raise FieldProblem(
-            f"step `{step.use}` writes operators that TensorRT does not have",
-            hint="leave it out, or choose `onnxruntime` as `runtime.backend`",
-            at=("steps", position),
-        )
-    if not isinstance(step, StaticInt8) or step.placement == "tensorrt":
-        return
-    if step.activation == "uint8":
-        raise FieldProblem(
-            "step `static_int8` writes uint8 activations, which TensorRT does not take",
-            hint="set `placement: tensorrt`",
-            at=("steps", position),
-        )
-
-
-def _new_enough(step: "Step", opset: int, position: int) -> None:
-    if isinstance(step, StaticInt8) and step.rest == "fp16" and opset < HALF_QDQ_OPSET:
-        raise FieldProblem(
-            f"`rest: fp16` needs opset {HALF_QDQ_OPSET}, the first whose pairs take FP16, not {opset}",
-            hint=f"set `export.opset: {HALF_QDQ_OPSET}`",
-            at=("steps", position),
-        )
-
-
-NEEDS_FLOAT = frozenset({"dynamic_int8", "static_int8", "nncf_int8", "fp16"})
-HALVES = frozenset({"fp16", "static_int8"})  # what they do not quantise may become FP16
-EXACT = frozenset({"simplify", "fold_preprocess", "optimize", "fixed_batch", "dynamic_batch"})
-BATCH = frozenset({"fixed_batch", "dynamic_batch"})
-LAST = frozenset({"fold_preprocess", "optimize"})
-# After a step in LAST the graph has another input, or operators of one runtime only.
-AFTER = {
-    "fold_preprocess": frozenset({"static_int8", "nncf_int8", "optimize", *BATCH}),
-    "optimize": frozenset[str](),
-}
-
-
-def check_sequence(uses: Sequence[str]) -> None:
+def check_sequence(steps: Sequence[BaseStep]) -> None:
     """Raise WorkbenchError where a recipe's steps make no sense in this order, whatever the model."""
-    for position, use in enumerate(uses):
-        before = uses[:position]
-        if use in before and use != "simplify":
+    for position, step in enumerate(steps):
+        before = steps[:position]
+        if not step.REPEATS and any(step.use == earlier.use for earlier in before):
             raise WorkbenchError(
-                f"step `{use}` is there twice: the second would have nothing to do",
+                f"step `{step.use}` is there twice: the second would have nothing to do",
                 hint="leave one of them out",
             )
-        if use in BATCH and BATCH & set(before):
-            raise WorkbenchError(f"step `{use}` undoes `{before[-1]}`", hint="keep one of the two")
-        if use in NEEDS_FLOAT and (changed := [name for name in before if name in NEEDS_FLOAT]):
+        if step.RESIZES and (resized := [earlier.use for earlier in before if earlier.RESIZES]):
+            raise WorkbenchError(f"step `{step.use}` undoes `{resized[0]}`", hint="keep one of the two")
+        changed = [earlier.use for earlier in before if earlier.FAMILY != "tidying"]
+        if step.FAMILY != "tidying" and changed:
             raise WorkbenchError(
-                f"step `{use}` comes after `{changed[0]}`, which leaves no float network to work on",
+                f"step `{step.use}` comes after `{changed[0]}`, which leaves no float network to work on",
                 hint="keep one of the steps that change the precision",
             )
         for earlier in before:
-            if earlier in LAST and use not in AFTER[earlier]:
-                allowed = " or ".join(f"`{name}`" for name in sorted(AFTER[earlier]))
-                follow = f"only {allowed} may follow" if allowed else "nothing may follow"
+            if earlier.LAST or (earlier.GIVES_PIXELS and not step.TAKES_PIXELS):
+                because = "which nothing may follow" if earlier.LAST else "whose graph takes pixels"
                 raise WorkbenchError(
-                    f"step `{use}` comes after `{earlier}`, which {follow}",
-                    hint=f"move `{use}` before `{earlier}`",
+                    f"step `{step.use}` comes after `{earlier.use}`, {because}",
+                    hint=f"move `{step.use}` before `{earlier.use}`",
                 )
 
 
-def check_order(step: str, before: Precision) -> None:
+def check_order(step: BaseStep, before: Precision) -> None:
     """Raise WorkbenchError where `step` makes no sense on a model of this precision."""
-    if step not in NEEDS_FLOAT or before == "fp32":
+    if step.FAMILY == "tidying" or before == "fp32":
         return
     reasons = {
         "int8": "its input is quantised already, and quantising twice loses accuracy for nothing",
@@ -113,5 +82,5 @@ def check_order(step: str, before: Precision) -> None:
         "unknown": "its input is not fp32",
     }
     raise WorkbenchError(
-        f"step `{step}`: {reasons[before]}", hint="keep one of the steps that change the precision"
+        f"step `{step.use}`: {reasons[before]}", hint="keep one of the steps that change the precision"
     )

@@ -1,15 +1,19 @@
 """Constant folding and redundant-node removal."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from workbench.system.records import Record
+from workbench.steps.base import BaseStep
 
 
-class Simplify(Record):
+class Simplify(BaseStep):
     """Constants are folded and redundant nodes removed; the logits stay the same."""
+
+    PACKAGES: ClassVar = ("onnx", "onnxslim", "onnxsim")
+    FAMILY: ClassVar = "tidying"
+    REPEATS: ClassVar = True
 
     use: Literal["simplify"]
     tool: Literal["onnxslim", "onnxsim"] = Field(

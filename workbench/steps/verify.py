@@ -7,8 +7,8 @@ from workbench.errors import WorkbenchError, first_line
 from workbench.model.graph.onnx_file import OnnxFacts, describe, logits_of, noise
 from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.preprocess import normalize
+from workbench.steps.base import BaseStep
 from workbench.steps.fp16.verify import fits_fp16, mostly_half
-from workbench.steps.rules import BATCH, EXACT, HALVES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,14 +20,18 @@ SAME_INT8 = 0.05  # likewise where values on the edge between two levels may rou
 
 
 def check(
-    step: str, source: Path, result: Path, samples: "Batch | None" = None, contract: Preprocess | None = None
+    step: BaseStep,
+    source: Path,
+    result: Path,
+    samples: "Batch | None" = None,
+    contract: Preprocess | None = None,
 ) -> None:
     """Open a step's result in onnxruntime on the CPU and hold it against what went in.
 
     samples: photos as the source takes them; noise by default. contract: of a step that folds it.
     Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes
-    changed, where logits are not finite; for the steps in EXACT, where precision or logits changed; for those
-    in HALVES, where an activation became FP16 and does not fit.
+    changed, where logits are not finite; where it should have kept precision and logits and did not; where an
+    activation became FP16 and does not fit.
     """
     before = describe(source)
     batch = noise(before) if samples is None else samples
@@ -40,21 +44,21 @@ def check(
             given = to_pixels(batch, contract)
             batch = normalize(given, contract)
         logits = _finite(logits_of(result, after, given))
-        if step in EXACT:
+        if step.keeps_logits:
             if after.precision != before.precision:
                 raise WorkbenchError(
                     f"turned {before.precision} weights into {after.precision}",
-                    hint=f"put `{step}` before the steps that change the precision",
+                    hint=f"put `{step.use}` before the steps that change the precision",
                 )
             tolerance = SAME_INT8 if before.precision == "int8" else SAME
             _same_logits(logits_of(source, before, batch), logits, tolerance)
-        if step in HALVES:
+        if step.HALVES:
             fits_fp16(source, result, batch)
-        if step == "fp16":
+        if step.FAMILY == "fp16":
             mostly_half(result)
     except WorkbenchError as error:
         result.unlink(missing_ok=True)
-        raise WorkbenchError(f"step `{step}`: {error.message}", hint=error.hint) from error
+        raise WorkbenchError(f"step `{step.use}`: {error.message}", hint=error.hint) from error
 
 
 def to_pixels(batch: "NDArray[np.float32]", contract: Preprocess) -> "NDArray[np.uint8]":
@@ -76,8 +80,8 @@ def _valid(path: Path) -> OnnxFacts:
     return describe(path)
 
 
-def _same_contract(step: str, before: OnnxFacts, after: OnnxFacts) -> None:
-    fixed = 1 if step in BATCH else 0  # those steps are there to change the batch size
+def _same_contract(step: BaseStep, before: OnnxFacts, after: OnnxFacts) -> None:
+    fixed = 1 if step.RESIZES else 0  # those steps are there to change the batch size
     for what, old, new in (
         ("opset", before.opset, after.opset),
         ("input shape (0: free)", before.input_shape[fixed:], after.input_shape[fixed:]),

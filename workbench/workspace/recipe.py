@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime, Runtime
 from workbench.errors import FieldProblem, WorkbenchError, did_you_mean
 from workbench.measure.records import BASELINE
 from workbench.model.export.settings import Export
@@ -31,10 +31,9 @@ Axis = Annotated[list[Any], Field(min_length=1)]
 
 def _check_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Raise FieldProblem at the first step that cannot follow those before it."""
-    uses = [step.use for step in steps]
-    for position in range(len(uses)):
+    for position in range(len(steps)):
         try:
-            check_sequence(uses[: position + 1])
+            check_sequence(steps[: position + 1])
         except WorkbenchError as error:
             raise FieldProblem(error.message, hint=error.hint, at=(position,)) from None
     return steps
@@ -99,7 +98,7 @@ class Recipe(Record):
         (), description="Steps from ONNX to ONNX, in this order; by default the export runs as it is."
     )
     runtime: Runtime = Field(
-        Runtime(), description="Backend, device and settings to measure and serve with: section `runtime`."
+        OrtRuntime(), description="Backend, device and settings to measure and serve with: section `runtime`."
     )
     preprocess: RecipePreprocess = Field(
         UNCHANGED, description="Differences from the workspace's preprocessing: section `preprocess`."
@@ -114,7 +113,7 @@ class Recipe(Record):
     @model_validator(mode="after")
     def _steps_fit(self) -> "Recipe":
         opset = self.export.opset if "opset" in self.export.model_fields_set else None
-        check_fit(self.steps, self.runtime.backend, opset)
+        check_fit(self.steps, self.runtime, opset)
         return self
 
 

@@ -148,8 +148,12 @@ def validated(
 
 
 def _location(detail: Any) -> Place:
-    raised = detail.get("ctx", {}).get("error")
-    return (*detail["loc"], *raised.at) if isinstance(raised, FieldProblem) else tuple(detail["loc"])
+    context = detail.get("ctx", {})
+    if isinstance(raised := context.get("error"), FieldProblem):
+        return (*detail["loc"], *raised.at)
+    if detail["type"] == "union_tag_invalid":
+        return (*detail["loc"], context["discriminator"].strip("'"))
+    return tuple(detail["loc"])
 
 
 def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -> Place:

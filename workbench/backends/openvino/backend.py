@@ -4,17 +4,16 @@ What it is told, and why:
 
 - Precision: f32 unless the recipe asks for another. Left alone, OpenVINO takes bf16 wherever the processor
   has it, so that an "FP32" row would not be one.
-- Streams: as many as calls run at once (`Runtime.sessions`). One stream answers one call after the other,
+- Streams: as many as calls run at once (`sessions`). One stream answers one call after the other,
   whatever the number of threads that call.
 - No pinning: several servers, or a measurement that pins the process itself, share the processors.
-- Batch: networks with a free batch size are compiled for one photo and for `Runtime.batch`. With a free size,
+- Batch: networks with a free batch size are compiled for one photo and for `runtime.batch`. With a free size,
   OpenVINO decides shapes and memory anew in every call.
 - No cache of compiled networks unless `KRISHI_OPENVINO_CACHE` says so: a blob from the cache is code that
   nobody verified, and a start that is fast because of an earlier one is not what a fresh machine sees.
 """
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +21,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, ArtifactInfo, Format
 from workbench.backends.audit import Audit
-from workbench.backends.base import Hint, Runtime, Session
+from workbench.backends.base import ANY_OPERATORS, Hint, Operators, Session
 from workbench.backends.common import for_any_batch
+from workbench.backends.openvino.settings import OpenvinoRuntime
+from workbench.backends.openvino.telemetry import without_telemetry
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.folders import cache_folder
@@ -38,21 +39,23 @@ if TYPE_CHECKING:
 
 NAME = "openvino"
 PACKAGES: tuple[str, ...] = ("openvino",)
+FORMATS: frozenset[Format] = frozenset({"openvino"})
+OPERATORS: frozenset[Operators] = ANY_OPERATORS
+prepare = None
 
 CACHE_SWITCH = "KRISHI_OPENVINO_CACHE"
 CAPABILITY: dict[Hint, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 
 
-def without_telemetry() -> None:
-    """To be called before `import openvino` or `import nncf`: both report to Intel as they are imported.
+def convert(artifact: Artifact, folder: Path) -> ArtifactInfo:
+    """Write the IR of an ONNX artifact. Raises WorkbenchError where openvino cannot read it."""
+    from workbench.backends.openvino import ir
 
-    They do without where `openvino_telemetry` is not installed; this makes it look so, in this process.
-    The library's own switch is a file in the user's home, which is not ours to write.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    ir.save(ir.read(artifact.read(), artifact.path.name), folder)
+    return ir.ir_info(folder)
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: OpenvinoRuntime) -> str | None:
     if (missing := missing_package("openvino")) is not None:
         return missing
     able = _capabilities()
@@ -66,7 +69,7 @@ def unavailable(runtime: Runtime) -> str | None:
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: OpenvinoRuntime) -> Iterator[Session]:
     """Open an IR from its verified bytes. The session may be called from several threads at once.
 
     Raises WorkbenchError where the file cannot be opened, or where openvino did not take the precision or
@@ -83,7 +86,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     )
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: OpenvinoRuntime, sample: "NDArray[Any]") -> Audit:
     """What really runs where and in which precision (see `audit`)."""
     from workbench.backends.openvino.audit import audit_compiled
 
@@ -98,7 +101,7 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
 class _Network:
     """An artifact, compiled for the batch sizes it is called with, and the requests of each thread."""
 
-    def __init__(self, artifact: Artifact, runtime: Runtime) -> None:
+    def __init__(self, artifact: Artifact, runtime: OpenvinoRuntime) -> None:
         self._artifact = artifact
         self._runtime = runtime
         batch, *others = artifact.info.input_shape
@@ -141,7 +144,7 @@ class _Network:
         return requests[size]
 
 
-def _compile(artifact: Artifact, runtime: Runtime, size: int) -> Any:
+def _compile(artifact: Artifact, runtime: OpenvinoRuntime, size: int) -> Any:
     without_telemetry()
     import openvino
 
@@ -164,7 +167,7 @@ def _compile(artifact: Artifact, runtime: Runtime, size: int) -> Any:
     return compiled
 
 
-def _settings(runtime: Runtime) -> dict[str, Any]:
+def _settings(runtime: OpenvinoRuntime) -> dict[str, Any]:
     streams = runtime.streams or runtime.sessions
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

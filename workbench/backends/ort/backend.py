@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
-from workbench.backends.base import OnDevice, Provider, Runtime, Session
+from workbench.backends.base import ANY_OPERATORS, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, translated_ort_errors
 from workbench.backends.ort.audit import audit_onnx
 from workbench.backends.ort.providers import refuse_other
+from workbench.backends.ort.settings import OrtRuntime, Provider
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system import nvidia_check
@@ -27,6 +28,9 @@ PACKAGES: tuple[str, ...] = (
     "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino",
     "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
 )  # fmt: skip
+FORMATS: frozenset[Format] = frozenset({"onnx"})
+OPERATORS: frozenset[Operators] = ANY_OPERATORS
+convert = prepare = None
 
 PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
@@ -46,11 +50,11 @@ GRAPH_LEVELS = {
 }
 
 
-def _provider(runtime: Runtime) -> str:
+def _provider(runtime: OrtRuntime) -> str:
     return PROVIDERS[runtime.provider or runtime.device]
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: OrtRuntime) -> str | None:
     if runtime.device == "cuda":
         return nvidia_check.missing_link(nvidia_check.ORT)
     if (missing := missing_package("onnxruntime")) is not None:
@@ -63,7 +67,7 @@ def unavailable(runtime: Runtime) -> str | None:
     return None
 
 
-def options_of(runtime: Runtime) -> "onnxruntime.SessionOptions":
+def options_of(runtime: OrtRuntime) -> "onnxruntime.SessionOptions":
     """Fresh session options that say everything `runtime` says, but for the provider."""
     import onnxruntime
 
@@ -81,7 +85,7 @@ def options_of(runtime: Runtime) -> "onnxruntime.SessionOptions":
     return options
 
 
-def provider_options(runtime: Runtime) -> dict[str, str]:
+def provider_options(runtime: OrtRuntime) -> dict[str, str]:
     """What the OpenVINO provider is told: it has threads of its own, and knows nothing of onnxruntime's.
 
     f32 said outright: left to itself it computes in bf16 where the processor can.
@@ -96,7 +100,7 @@ def provider_options(runtime: Runtime) -> dict[str, str]:
     }
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: OrtRuntime, sample: "NDArray[Any]") -> Audit:
     """What a session with these options runs, node by node."""
     refuse_foreign(artifact)
     batch = filled(sample, artifact.info.input_shape[0])
@@ -109,7 +113,7 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
     """Open an ONNX file from its verified bytes.
 
     A fixed batch is filled up. Raises WorkbenchError where the file cannot be opened, where it is bound to
@@ -146,7 +150,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     yield Session(for_any_batch(run, artifact.info.input_shape[0]), runtime.device, wanted, threads)
 
 
-def _open(artifact: Artifact, runtime: Runtime) -> "onnxruntime.InferenceSession":
+def _open(artifact: Artifact, runtime: OrtRuntime) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
     with translated_ort_errors(f"open {artifact.path.name}"):

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
-from workbench.backends.base import Runtime
-from workbench.backends.common import onnxruntime_errors, refuse_override
+from workbench.backends.common import PROBE_SIDE, onnxruntime_errors, refuse_override
 from workbench.backends.ort.audit import audit_onnx, providers_in_profile
 from workbench.backends.ort.io_binding import Bound
 from workbench.backends.ort.options import ProviderOptions, cuda_options, sizes
 from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
+from workbench.backends.ort.settings import OrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.system.nvidia_check import ORT, missing_link
 from workbench.system.nvidia_libraries import CUDA_PROVIDER, preload
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 ProviderChain = list[tuple[str, ProviderOptions]]
 
 CPU = "CPUExecutionProvider"
-PROBE_SIDE = 224  # pixels, where the graph leaves height and width free
 HOW = "wall clock, buffers on the GPU"
 
 
-def configured(artifact: Artifact, runtime: Runtime, options: "onnxruntime.SessionOptions") -> ProviderChain:
+def configured(
+    artifact: Artifact, runtime: OrtRuntime, options: "onnxruntime.SessionOptions"
+) -> ProviderChain:
     """The providers in order of preference, to open a session with.
 
     options: changed, so that the session records which provider got which node. Raises WorkbenchError where
@@ -39,7 +40,7 @@ def configured(artifact: Artifact, runtime: Runtime, options: "onnxruntime.Sessi
 
 
 def opened(
-    artifact: Artifact, runtime: Runtime, options: "onnxruntime.SessionOptions"
+    artifact: Artifact, runtime: OrtRuntime, options: "onnxruntime.SessionOptions"
 ) -> "onnxruntime.InferenceSession":
     """The file, opened on the GPU.
 
@@ -54,7 +55,7 @@ def opened(
 
 
 def called(
-    opened: "onnxruntime.InferenceSession", artifact: Artifact, runtime: Runtime, *, device: str = "cuda"
+    opened: "onnxruntime.InferenceSession", artifact: Artifact, runtime: OrtRuntime, *, device: str = "cuda"
 ) -> Bound:
     """How an opened file is called. device: as onnxruntime names it; `cpu` for tests without a GPU."""
     return Bound(
@@ -68,7 +69,7 @@ def called(
 
 def audit(
     artifact: Artifact,
-    runtime: Runtime,
+    runtime: OrtRuntime,
     options: "onnxruntime.SessionOptions",
     batch: "NDArray[Any]",
 ) -> Audit:

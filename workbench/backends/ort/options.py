@@ -1,14 +1,14 @@
 """What onnxruntime's CUDA provider is told, from the recipe's `runtime`."""
 
 from workbench.backends.artifact import Artifact
-from workbench.backends.base import Runtime
+from workbench.backends.ort.settings import OrtRuntime
 
 ProviderOptions = dict[str, str]
 
 MAX_BATCH = 64  # photos, where the graph's batch is free and CUDA graphs are captured
 
 
-def cuda_options(artifact: Artifact, runtime: Runtime) -> ProviderOptions:
+def cuda_options(artifact: Artifact, runtime: OrtRuntime) -> ProviderOptions:
     """Of the CUDA provider.
 
     EXHAUSTIVE times every convolution algorithm at the first call of each shape: paid once where shapes are
@@ -26,7 +26,7 @@ def cuda_options(artifact: Artifact, runtime: Runtime) -> ProviderOptions:
     }
 
 
-def sizes(artifact: Artifact, runtime: Runtime) -> tuple[int, ...]:
+def sizes(artifact: Artifact, runtime: OrtRuntime) -> tuple[int, ...]:
     """The batch sizes that a session is called with; others are filled up to the next. Empty: any.
 
     A CUDA graph is captured for each, and keeps its buffers: powers of two keep them few.

@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
-from workbench.backends.base import Engine, OnDevice, Runtime, Session
+from workbench.backends.base import Engine, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
 from workbench.backends.gpu import cuda, engine_store
 from workbench.backends.tensorrt.build import GPU_HINT, EnginePlan, build, plan_of
 from workbench.backends.tensorrt.lane import Lane, ports_of
 from workbench.backends.tensorrt.lane_pool import Lanes, split
 from workbench.backends.tensorrt.log import log_of, made
+from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system import nvidia_check
@@ -32,19 +33,22 @@ log = logging.getLogger(__name__)
 
 NAME = "tensorrt"
 PACKAGES: tuple[str, ...] = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-bindings")
+FORMATS: frozenset[Format] = frozenset({"onnx"})
+OPERATORS: frozenset[Operators] = frozenset({"onnx"})
+convert = None
 
 PROVIDER = "TensorRT"
 FULL = ("out of memory", "could not be allocated", "outofmemory")  # TensorRT's words for a full GPU
 HOW = "CUDA events between calls queued one behind the other"
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: TensorrtRuntime) -> str | None:
     del runtime
     return nvidia_check.missing_link(nvidia_check.TENSORRT)
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
     """Open an ONNX file through its engine, built where none fits. May be called from several threads.
 
     A fixed batch is filled up; where it is free, more photos than the engine takes go in several calls.
@@ -93,7 +97,7 @@ def _whole(batch: Batch, plan: EnginePlan) -> Batch:
     return filled(batch, 0 if plan.free else plan.most)
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: TensorrtRuntime, sample: "NDArray[Any]") -> Audit:
     """What the engine's layers compute in, as TensorRT's inspector tells. Nothing is run."""
     import tensorrt as trt
 
@@ -107,7 +111,7 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
     return audit_engine(str(told), artifact, profile=plan.profile(count))
 
 
-def prepare(artifact: Artifact, runtime: Runtime) -> None:
+def prepare(artifact: Artifact, runtime: TensorrtRuntime) -> None:
     """Build the engine where none is kept that fits, so that `session` opens at once."""
     _found_or_built(artifact, plan_of(artifact.info, runtime))
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.backends.artifact import ArtifactInfo
-from workbench.backends.base import Runtime
 from workbench.backends.tensorrt.log import log_of, made
+from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 
 VERSION = 1  # of what is built from the same plan; a change here builds every engine anew
@@ -59,7 +59,7 @@ class EnginePlan:
         return (f"build {VERSION}", repr(self))
 
 
-def plan_of(info: ArtifactInfo, runtime: Runtime) -> EnginePlan:
+def plan_of(info: ArtifactInfo, runtime: TensorrtRuntime) -> EnginePlan:
     return EnginePlan(
         free=info.input_shape[0] == 0,
         sizes=_sizes(info.input_shape[0], runtime),
@@ -67,7 +67,7 @@ def plan_of(info: ArtifactInfo, runtime: Runtime) -> EnginePlan:
     )
 
 
-def _sizes(fixed: int, runtime: Runtime) -> tuple[Sizes, ...]:
+def _sizes(fixed: int, runtime: TensorrtRuntime) -> tuple[Sizes, ...]:
     """One photo, and more than one.
 
     A server asked photo by photo lives in the first profile, and kernels that are chosen for exactly one

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit, Computed, Product, audit_of
-from workbench.backends.base import Runtime, Session
+from workbench.backends.base import Operators, Session
 from workbench.backends.common import for_any_batch, refuse_foreign
 from workbench.backends.torch import cuda, cuda_session
+from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.packages import missing_package
@@ -24,14 +25,17 @@ if TYPE_CHECKING:
 
 
 NAME = "torch"
+FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
 PACKAGES: tuple[str, ...] = ("torch",)
+OPERATORS: frozenset[Operators] = frozenset()
+convert = prepare = None
 HALF = {"bf16": "bfloat16", "f16": "float16"}
 # TF32 is a way to multiply float32; the tensors, which the audit looks at, stay float32.
 ASKED: dict[str, Computed] = {"f32": "fp32", "tf32": "fp32", "bf16": "bf16", "f16": "fp16"}
 BF16_CPUS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch.cpu names what cpuinfo says
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: TorchRuntime) -> str | None:
     if runtime.device == "cuda":
         return cuda.unavailable(runtime)
     if (missing := missing_package("torch")) is not None:
@@ -47,7 +51,7 @@ def unavailable(runtime: Runtime) -> str | None:
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
+def session(artifact: Artifact, runtime: TorchRuntime) -> Iterator[Session]:
     """Open a torch artifact from its verified bytes, in inference mode.
 
     A compiled one is never compiled here. Raises WorkbenchError where the file cannot be opened, or was
@@ -78,7 +82,7 @@ def session(artifact: Artifact, runtime: Runtime) -> Iterator[Session]:
     )
 
 
-def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit:
+def audit(artifact: Artifact, runtime: TorchRuntime, sample: "NDArray[Any]") -> Audit:
     """Eager: every operator that multiplies, as torch dispatches it. Compiled: what the package says."""
     if artifact.info.format == "torch-aoti":
         _refuse_foreign(artifact, runtime)
@@ -93,7 +97,7 @@ def audit(artifact: Artifact, runtime: Runtime, sample: "NDArray[Any]") -> Audit
     )
 
 
-def _audit_of_package(artifact: Artifact, runtime: Runtime) -> Audit:
+def _audit_of_package(artifact: Artifact, runtime: TorchRuntime) -> Audit:
     stored: dict[str, Literal["bf16", "fp16", "fp32"]] = {"bf16": "bf16", "fp16": "fp16"}
     precision = stored.get(artifact.info.precision, "fp32")
     half = f"{precision} for convolutions and matrix products, fp32 for the rest"
@@ -148,7 +152,7 @@ def _precision_of(dtype: "torch.dtype") -> Computed:
     return names.get(dtype, "unknown")
 
 
-def _eager(artifact: Artifact, runtime: Runtime) -> "Forward":
+def _eager(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
     import torch
 
     data = io.BytesIO(artifact.read())
@@ -183,14 +187,14 @@ def _on_device(program: "torch.export.ExportedProgram", device: str) -> "torch.e
     return move_to_device_pass(program, device)
 
 
-def _refuse_foreign(artifact: Artifact, runtime: Runtime) -> None:
+def _refuse_foreign(artifact: Artifact, runtime: TorchRuntime) -> None:
     if runtime.device == "cuda":
         cuda.refuse_foreign(artifact)
     else:
         refuse_foreign(artifact)
 
 
-def _compiled(artifact: Artifact, runtime: Runtime) -> "Forward":
+def _compiled(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
     _refuse_foreign(artifact, runtime)
     forward, facts = open_package(
         artifact.read(), runtime.sessions, artifact.path.name, recorded=runtime.cuda_graph

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from workbench.backends.artifact import Artifact
-from workbench.backends.base import Runtime
 from workbench.backends.common import refuse_override
+from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.system import nvidia, nvidia_check
 from workbench.system.machine import collect
@@ -25,7 +25,7 @@ _switch = threading.Lock()
 _open: list[bool] = []  # of the sessions that are open in this process: may they use TF32?
 
 
-def unavailable(runtime: Runtime) -> str | None:
+def unavailable(runtime: TorchRuntime) -> str | None:
     """Why `runtime` cannot run on the GPU here, or None."""
     if (missing := nvidia_check.missing_link(nvidia_check.TORCH)) is not None:
         return missing

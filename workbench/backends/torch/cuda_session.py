@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
-from workbench.backends.base import OnDevice, Runtime, Session
+from workbench.backends.base import OnDevice, Session
 from workbench.backends.common import filled
+from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import WorkbenchError, first_line
 from workbench.photos.contract import Batch
 
@@ -152,7 +153,7 @@ def _pinned(shape: tuple[int, ...]) -> "torch.Tensor":
     return torch.empty(shape, dtype=torch.float32, pin_memory=True)
 
 
-def open_session(forward: "Forward", artifact: Artifact, runtime: Runtime, how: str) -> Session:
+def open_session(forward: "Forward", artifact: Artifact, runtime: TorchRuntime, how: str) -> Session:
     """A session of `forward`, which takes and gives tensors on the GPU. how: `eager` or `inductor`.
 
     Calls it once, to read back where it computes. Threads call it beside each other, each on a stream of its

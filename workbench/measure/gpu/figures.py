@@ -55,7 +55,7 @@ def sizes_of(artifact: Artifact, runtime: Runtime) -> tuple[int, ...]:
     fixed = artifact.info.input_shape[0]
     if fixed != 0:
         return (fixed,)
-    most = runtime.max_batch or max(*SIZES, runtime.batch)
+    most = runtime.largest_batch or max(*SIZES, runtime.batch)
     return tuple(sorted(size for size in {*SIZES, runtime.batch} if size <= most))
 
 

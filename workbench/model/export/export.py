@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from workbench.backends.artifact import ArtifactInfo, Format, Precision
 from workbench.backends.base import Hint
 from workbench.backends.common import filled
 from workbench.backends.torch.cuda import tensor_float
+from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import Unsuited, WorkbenchError, first_line
 from workbench.model.export.settings import Export, check_opset, other_exporter
 from workbench.model.export.torch_exporters import (
@@ -81,37 +82,32 @@ def export_torch(
     target: Path,
     input_shape: Shape,
     samples: "NDArray[np.float32]",
-    *,
-    compile: bool = False,
-    precision: Hint | None = None,
-    batch: int = 1,
-    threads: int = 1,
-    device: Literal["cpu", "cuda"] = "cpu",
+    runtime: TorchRuntime,
 ) -> Format:
     """Write the network for the torch backend and compare its logits with torch's.
 
     A TorchScript module stays one; any other becomes a torch.export program, the batch size free.
-    compile: write a package that is compiled ahead of time, for `device`, exactly `batch` photos a call,
-    `threads` threads and `precision`; the other formats leave these to the session. A model compiled for a
-    GPU is on it afterwards. Returns the format written.
+    runtime.compile: a package compiled ahead of time instead, for its device and exactly `batch` photos a
+    call, `intra_threads` threads and `precision`; the other formats leave all that to the session. A model
+    compiled for a GPU is on it afterwards. Returns the format written.
     samples, errors: as in `export_onnx`; Unsuited where the network cannot be compiled here.
     """
     import torch
 
     assert samples.shape[1:] == input_shape[1:]
     expected = torch_logits(model, samples)
+    compile, asked = runtime.compile, runtime.computes
     if compile and isinstance(model, torch.jit.ScriptModule):
         raise Unsuited(
             "runtime.compile: a TorchScript module cannot be compiled ahead of time",
             hint="give the checkpoint with `model.factory`",
         )
-    asked = precision or "f32"
-    switched = tensor_float(asked == "tf32") if compile and device == "cuda" else nullcontext()
+    switched = tensor_float(asked == "tf32") if compile and runtime.device == "cuda" else nullcontext()
     with _removed_on_error(target), chatter_on_stderr(), switched:
         if compile:
             written: Format = "torch-aoti"
-            images = filled(samples[:batch], batch)
-            write_package(model, target, images, precision=asked, threads=threads, device=device)
+            images, threads = filled(samples[: runtime.batch], runtime.batch), runtime.intra_threads
+            write_package(model, target, images, precision=asked, threads=threads, device=runtime.device)
         elif isinstance(model, torch.jit.ScriptModule):
             written = "torchscript"
             model.save(str(target))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo, Precision
-from workbench.backends.common import filled, open_cpu, translated_ort_errors
+from workbench.backends.common import PROBE_SIDE, filled, open_cpu, translated_ort_errors
 from workbench.backends.mac_count import inputs_of
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import NDArray
 
-
-PROBE_SIDE = 224  # pixels, for files that leave height and width free
 
 QUANTIZING = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}

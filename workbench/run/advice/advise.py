@@ -13,7 +13,6 @@ from workbench.results.reasons import Objective
 from workbench.results.records import AdviceScore, Misjudgement, MisjudgementKind
 from workbench.results.verdict import Comparison, Row
 from workbench.run.advice.speed_rules import Situation, opinions
-from workbench.steps.fp16.settings import Fp16
 from workbench.system.machine import Machine
 from workbench.workspace.recipe import Variant
 
@@ -144,7 +143,7 @@ def _expected(low: float, high: float) -> Expected:
 
 
 def _smaller(variant: Variant) -> bool:
-    return any("int8" in step.use or isinstance(step, Fp16) for step in variant.steps)
+    return any(step.FAMILY != "tidying" for step in variant.steps)
 
 
 def _misjudgement(item: Item, row: Row) -> Misjudgement | None:

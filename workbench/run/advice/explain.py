@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from workbench.backends import takes_onnx
 from workbench.run.advice.evidence import Evidence, evidence
 from workbench.workspace import requirements
 from workbench.workspace.fields import as_yaml, described, summary
@@ -85,7 +86,7 @@ def _merge(variants: Sequence[Variant]) -> tuple[Part, ...]:
 
 def _sections(variant: Variant) -> Iterator[list[Part]]:
     runtime, gpu = variant.runtime, variant.runtime.device == "cuda"
-    yield list(_settings("export", variant.export, gpu=gpu)) if runtime.backend != "torch" else []
+    yield list(_settings("export", variant.export, gpu=gpu)) if takes_onnx(runtime) else []
     yield list(_settings("preprocess", variant.preprocess, gpu=gpu))
     yield [
         part

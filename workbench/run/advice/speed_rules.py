@@ -7,6 +7,8 @@ ranges span what was seen on few networks and machines: they order what to try, 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
+from workbench.backends.base import CudaSettings
 from workbench.model.graph.facts import NetworkFacts
 from workbench.run.advice.evidence import (
     CROPS,
@@ -30,7 +32,6 @@ from workbench.run.advice.evidence import (
     TENSORRT_TYPES,
     TOUVRON,
 )
-from workbench.steps.fp16.settings import Fp16
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.system.machine import BF16, INT8_DOT
@@ -40,7 +41,6 @@ ARITHMETIC = "multiply-accumulates of this network"
 SMOOTHQUANT = "Xiao et al. 2023, SmoothQuant"
 RULES = "how krishi-bench measures and serves"
 
-TIDYING = frozenset({"simplify", "optimize", "fixed_batch", "dynamic_batch", "fold_preprocess"})
 MANY_GATES = 0.25  # gates per convolution
 MUCH_DEPTHWISE = 0.3  # of the MACs
 MUCH_MATMUL = 0.2  # of the MACs
@@ -109,7 +109,7 @@ def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
                     yield from _transformer_ranges(situation)
                 case DynamicInt8():
                     yield from _dynamic(step, situation)
-                case Fp16() if runtime.backend == "onnxruntime":
+                case _ if step.FAMILY == "fp16" and isinstance(runtime, OrtRuntime):
                     yield from _fp16(situation)
                 case _:
                     pass
@@ -154,7 +154,7 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
             ORT_QUANTIZATION,
             stop=True,
         )
-    if situation.x86 and variant.runtime.backend == "onnxruntime" and step.activation == "int8":
+    if situation.x86 and isinstance(variant.runtime, OrtRuntime) and step.activation == "int8":
         yield Opinion("int8 activations take slower kernels on x86 than uint8 ones", MEASURED, 0.4, 0.65)
     if situation.facts.depthwise and not step.per_channel:
         yield Opinion(
@@ -171,7 +171,7 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
 
 def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     """What 8-bit kernels gain on convolutions and products of this kind."""
-    facts, backend = situation.facts, variant.runtime.backend
+    facts = situation.facts
     if not situation.int8_dot:
         missing = "VNNI" if situation.x86 else "dot-product instructions"
         yield Opinion(
@@ -187,7 +187,7 @@ def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
             0.9,
             2.0,
         )
-    elif situation.gated and backend == "onnxruntime":
+    elif situation.gated and isinstance(variant.runtime, OrtRuntime):
         yield Opinion(
             f"{facts.hard_swish} hard-swish and {facts.squeeze_excite} squeeze-and-excitation blocks: "
             f"{GATES}",
@@ -207,7 +207,7 @@ def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
             2.0,
         )
     else:
-        speed = NNCF_OPENVINO if backend == "openvino" else STATIC_INT8
+        speed = NNCF_OPENVINO if isinstance(variant.runtime, OpenvinoRuntime) else STATIC_INT8
         yield Opinion(f"plain convolutions, and INT8 dot products in hardware: {speed}", MEASURED, 1.7, 3.5)
     if facts.depthwise_share > MUCH_DEPTHWISE:
         yield Opinion(
@@ -269,26 +269,27 @@ def _fp16(situation: Situation) -> Iterator[Opinion]:
 def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     """Wide ranges, from what the makers say: no GPU of ours has been measured."""
     runtime = variant.runtime
+    recorded = isinstance(runtime, CudaSettings) and runtime.cuda_graph
     yield Opinion("a GPU multiplies many times faster than a processor", TENSOR_CORES, 2.0, 30.0)
     small = runtime.batch == 1 and (situation.facts.macs or 0) < FEW_MACS
-    if small and not runtime.cuda_graph:
+    if small and not recorded:
         yield Opinion(
             f"{KERNELS}; a CUDA graph starts them all at once",
             CUDA_GRAPHS,
             0.4,
             1.0,
         )
-    if runtime.precision == "tf32":
+    if runtime.computes == "tf32":
         yield Opinion("TF32 puts FP32 networks on the tensor cores", TENSOR_CORES, 1.0, 3.0)
-    half = runtime.precision in ("f16", "bf16") or any(isinstance(step, Fp16) for step in variant.steps)
+    half = runtime.computes in ("f16", "bf16") or any(step.FAMILY == "fp16" for step in variant.steps)
     if half:
         # Where starting kernels takes the time, faster kernels change little.
         low, high = (1.0, 2.0) if small else (1.3, 4.0)
         yield Opinion("FP16 runs on the tensor cores", TENSOR_CORES, low, high)
     yield from _gpu_int8(variant, small=small)
-    if runtime.backend == "torch" and not runtime.compile and not runtime.cuda_graph:
+    if isinstance(runtime, TorchRuntime) and not runtime.compile and not recorded:
         yield Opinion("torch starts one kernel an operator", CUDA_GRAPHS, 0.3, 1.0)
-    if runtime.backend == "tensorrt":
+    if isinstance(runtime, TensorrtRuntime):
         yield Opinion(
             "TensorRT fuses layers and times the kernels it chooses; each machine builds its own engine",
             TENSORRT_ENGINES,
@@ -318,7 +319,7 @@ def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
 def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     runtime = variant.runtime
     quantised = any(isinstance(step, StaticInt8 | NncfInt8) for step in variant.steps)
-    if runtime.backend == "openvino" and not quantised:
+    if isinstance(runtime, OpenvinoRuntime) and not quantised:
         if runtime.precision in ("bf16", "f16") and situation.bf16:
             low, high = (0.8, 1.8) if situation.gated else (1.4, 2.1)
             yield Opinion(
@@ -335,7 +336,7 @@ def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
                 low,
                 high,
             )
-    if runtime.backend == "torch":
+    if isinstance(runtime, TorchRuntime):
         if not runtime.compile:
             yield Opinion("torch runs the network operator by operator", MEASURED, 0.2, 0.65)
         elif runtime.precision == "bf16" and situation.bf16:
@@ -366,8 +367,8 @@ def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
             float(threads),
         )
     sized = variant.preprocess.scale is not None or variant.preprocess.crop is not None
-    plain = runtime.backend == "onnxruntime" and runtime.device == "cpu" and threads == 1
-    if plain and not sized and all(step.use in TIDYING for step in variant.steps):
+    plain = isinstance(runtime, OrtRuntime) and runtime.device == "cpu" and threads == 1
+    if plain and not sized and all(step.FAMILY == "tidying" for step in variant.steps):
         yield Opinion(
             "opsets, exporters and tidier graphs leave the same multiplications", MEASURED, 0.95, 1.05
         )

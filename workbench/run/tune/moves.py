@@ -38,15 +38,7 @@ def coarse(sizes: Sequence[int]) -> list[int]:
 def capped(variant: Variant, available: int) -> Variant:
     """The same, calibrated on no more photos than there are."""
 
-    def fitted(step: Step) -> Step:
-        if isinstance(step, StaticInt8) and step.calibration.images > available:
-            fewer = step.calibration.model_copy(update={"images": available})
-            return step.model_copy(update={"calibration": fewer})
-        if isinstance(step, NncfInt8) and step.images > available:
-            return step.model_copy(update={"images": available})
-        return step
-
-    return replace(variant, steps=tuple(fitted(step) for step in variant.steps))
+    return replace(variant, steps=tuple(step.capped(available) for step in variant.steps))
 
 
 def at_size(variant: Variant, crop: int) -> Variant:

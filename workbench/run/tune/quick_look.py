@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import ValidationError
 
-from workbench.backends import BACKENDS
+from workbench.backends import OrtRuntime, backend_of
 from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.measure.worker import Worker
@@ -186,7 +186,7 @@ class Looker:
                 CODE,
                 built.artifact.digest,
                 variant.runtime.model_dump(mode="json"),
-                versions(*BACKENDS["onnxruntime"].PACKAGES, *BACKENDS[variant.runtime.backend].PACKAGES),
+                versions(*backend_of(OrtRuntime()).PACKAGES, *backend_of(variant.runtime).PACKAGES),
                 job.photos.digest,
                 self.context.parts.selection,
                 # A file that leaves its size free is the same at every crop, its time and answers are not.

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from workbench.backends import DEFAULT, Runtime
 from workbench.errors import WorkbenchError
 from workbench.results.verdict import Comparison
 from workbench.system.files import write_atomic
@@ -31,6 +32,12 @@ def check_ours(path: Path) -> None:
         )
 
 
+def _stated(runtime: Runtime) -> dict[str, object]:
+    """What was said of it; the backend too, where it is not the one that is taken where nothing is said."""
+    named = {} if runtime.backend == DEFAULT else {"backend": runtime.backend}
+    return named | runtime.model_dump(mode="json", exclude_unset=True, exclude={"backend"})
+
+
 def write_recipe(winner: Variant, path: Path, comparison: Comparison) -> None:
     """The winner as a recipe that `run` reproduces it with."""
     import yaml
@@ -44,7 +51,7 @@ def write_recipe(winner: Variant, path: Path, comparison: Comparison) -> None:
         "needs": list(winner.needs),
         "export": winner.export.model_dump(mode="json", exclude_unset=True),
         "steps": [step.model_dump(mode="json", exclude_unset=True) for step in winner.steps],
-        "runtime": winner.runtime.model_dump(mode="json", exclude_unset=True),
+        "runtime": _stated(winner.runtime),
         "preprocess": winner.preprocess.model_dump(mode="json", exclude_none=True),
     }
     kept = {key: value for key, value in content.items() if value}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from workbench.backends import OrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
@@ -17,6 +18,7 @@ from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, QuickLook
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity
+from workbench.steps.int8.settings import StaticInt8
 from workbench.system.child import ChildError, call
 from workbench.system.files import file_name
 from workbench.system.progress import Progress
@@ -268,9 +270,9 @@ def mix(found: Search, variant: Variant) -> None:
 def layers(found: Search, variant: Variant) -> list[LayerSensitivity]:
     """What each layer costs and buys; nothing where time is up or the graphs do not tell."""
     context = found.context
-    position = next(i for i, step in enumerate(variant.steps) if step.use == "static_int8")
+    position = next(i for i, step in enumerate(variant.steps) if isinstance(step, StaticInt8))
     # The profile is onnxruntime's: of a file that openvino opens it could say nothing.
-    tells = position == len(variant.steps) - 1 and variant.runtime.backend == "onnxruntime"
+    tells = position == len(variant.steps) - 1 and isinstance(variant.runtime, OrtRuntime)
     if not tells or found.left_s <= 0:
         return []
     before = replace(variant, name=f"{variant.name} before INT8", steps=variant.steps[:position])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.backends import Runtime
+from workbench.backends import OrtRuntime, Runtime, publishable
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
 from workbench.model.graph.facts import NetworkFacts
@@ -140,7 +140,7 @@ def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], lis
 
 
 def _smaller_alone(variant: Variant) -> bool:
-    return resized(variant) and not variant.steps and variant.runtime.backend == "onnxruntime"
+    return resized(variant) and not variant.steps and isinstance(variant.runtime, OrtRuntime)
 
 
 def _comparable(variants: Iterable[Variant]) -> list[Variant]:
@@ -151,7 +151,7 @@ def _comparable(variants: Iterable[Variant]) -> list[Variant]:
 
     def fair(runtime: Runtime) -> bool:
         alone = runtime.batch == 1 and runtime.intra_threads == 1
-        return alone and runtime.device == "cpu" and runtime.backend != "torch"
+        return alone and runtime.device == "cpu" and publishable(runtime)
 
     return [variant for variant in variants if fair(variant.runtime)]
 

@@ -1,15 +1,20 @@
 """The `fp16` step as a recipe states it."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from workbench.system.records import Record
+from workbench.steps.base import BaseStep
 
 
-class Fp16(Record):
+class Fp16(BaseStep):
     """Weights and arithmetic in FP16; photos and logits stay FP32, with a cast at each end of the graph."""
 
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+    FAMILY: ClassVar = "fp16"
+    READS: ClassVar = frozenset({"calibration"})
+    HALVES: ClassVar = True
     REMOVED: ClassVar = {"keep_io_types": (True,), "converter": ("auto", "onnxruntime")}
 
     use: Literal["fp16"]
@@ -24,3 +29,9 @@ class Fp16(Record):
         "FP32 network over up to 64 photos of `data.calibration`, or a few validation photos where there are "
         "none. `false` converts all nodes, and an activation that does not fit is an error.",
     )
+
+    def note_of(self, result: Path) -> str | None:
+        from workbench.steps.fp16.notes import notes_of
+
+        notes = notes_of(result)
+        return notes.text() if notes else None

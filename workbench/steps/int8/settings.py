@@ -1,23 +1,28 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from workbench.backends.base import Operators
 from workbench.model.graph.roles import Role
+from workbench.steps.base import BaseStep, OpsetNeed
 from workbench.steps.int8.calibration import Calibration
-from workbench.system.records import Record
 
 QDQ_OPSET = 10  # the first with QuantizeLinear
 PER_CHANNEL_QDQ_OPSET = 13  # (De)QuantizeLinear has its `axis` since then
 HALF_QDQ_OPSET = 19  # they take FP16 since then
 
 
-class DynamicInt8(Record):
+class DynamicInt8(BaseStep):
     """INT8 weights; activations are quantised at run time, at every call, so no photos are needed.
 
     The quantiser is onnxruntime's `quantize_dynamic`.
     """
+
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu")
+    FAMILY: ClassVar = "int8"
 
     use: Literal["dynamic_int8"]
     weight: Literal["qint8", "quint8"] = Field(
@@ -32,8 +37,11 @@ class DynamicInt8(Record):
         "Gemm into a MatMul and an Add first. Conv becomes ConvInteger, which is slow.",
     )
 
+    def operators(self) -> Operators:
+        return "integer"
 
-class StaticInt8(Record):
+
+class StaticInt8(BaseStep):
     """INT8 weights and activations, with the ranges of the activations calibrated on photos beforehand.
 
     The graph is marked (QDQ), which leaves the choice of kernels to the runtime, and the logits in float. The
@@ -46,6 +54,12 @@ class StaticInt8(Record):
         "overrides": ([], ()),
         "only_nodes": ([], ()),
     }
+    PACKAGES: ClassVar = ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+    FAMILY: ClassVar = "int8"
+    READS: ClassVar = frozenset({"calibration"})
+    HALVES: ClassVar = True
+    TAKES_PIXELS: ClassVar = True
+    PORTABLE: ClassVar = "placement: tensorrt"
 
     use: Literal["static_int8"]
     placement: Literal["onnxruntime", "tensorrt"] = Field(
@@ -146,3 +160,23 @@ class StaticInt8(Record):
     def symmetric_activations(self) -> bool:
         """Whether activations have their zero in the middle of the levels."""
         return self.activation == "int8"
+
+    def operators(self) -> Operators:
+        return "unsigned" if self.activation == "uint8" else "onnx"
+
+    def opset_need(self) -> OpsetNeed | None:
+        if self.rest == "fp32":
+            return None
+        return OpsetNeed(HALF_QDQ_OPSET, "`rest: fp16`", "the first whose pairs take FP16")
+
+    def note_of(self, result: Path) -> str | None:
+        from workbench.steps.fp16.notes import notes_of
+
+        notes = notes_of(result)
+        return notes.text() if notes else None
+
+    def capped(self, photos: int) -> Self:
+        if self.calibration.images <= photos:
+            return self
+        fewer = self.calibration.model_copy(update={"images": photos})
+        return self.model_copy(update={"calibration": fewer})

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.backends.artifact import ArtifactInfo
+from workbench.backends.openvino import ir
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching, named
-from workbench.steps import openvino_ir
 from workbench.steps.int8.calibration import batch_size
 from workbench.steps.nncf.call import PhotoBatches, quantized
 from workbench.steps.nncf.settings import NncfInt8
@@ -62,24 +63,25 @@ def nncf_ir(
     images: "Images",
     validation: "Images | None",
     choosing: Sequence[int] | None = None,
-) -> None:
-    """Quantise an ONNX file into an IR in `folder` (see `openvino_ir.save`). Raises as `nncf_onnx` does."""
+) -> ArtifactInfo:
+    """Quantise an ONNX file into an IR in `folder` (see `ir.save`). Raises as `nncf_onnx` does."""
     model = named(source)
     photos = _photos(step, model, images)
-    network = openvino_ir.read(source)
+    network = ir.read(source.read_bytes(), source.name)
     result = quantized(
         step,
         network,
-        openvino_ir.names_of(network, model, _ignored(step, model)),
+        ir.names_of(network, model, _ignored(step, model)),
         photos,
         validation,
         choosing,
         lambda batch: batch,
     )
-    if openvino_ir.precision_of(result) != "int8":
+    if ir.precision_of(result) != "int8":
         raise _nothing_left(step)
     _check_finite(result, next(iter(photos)))
-    openvino_ir.save(result, folder)
+    ir.save(result, folder)
+    return ir.ir_info(folder)
 
 
 def _to_unsigned(model: "onnx.ModelProto") -> None:

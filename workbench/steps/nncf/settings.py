@@ -1,9 +1,11 @@
 """The `nncf_int8` step as a recipe states it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from workbench.backends.base import Operators
+from workbench.steps.base import BaseStep
 from workbench.system.records import Record
 
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -29,13 +31,19 @@ class AccuracyControl(Record):
     )
 
 
-class NncfInt8(Record):
+class NncfInt8(BaseStep):
     """INT8 weights and activations by NNCF's post-training quantisation, with the biases corrected.
 
     On `backend: openvino` it quantises the IR, elsewhere the ONNX file, which needs opset 13. It is made for
     openvino: NNCF leaves the output of a convolution in float up to its activation function, and onnxruntime
     computes such a convolution in float unless that function is a ReLU.
     """
+
+    PACKAGES: ClassVar = ("onnx", "nncf", "openvino", "numpy")
+    FAMILY: ClassVar = "int8"
+    READS: ClassVar = frozenset({"calibration", "validation"})
+    TAKES_PIXELS: ClassVar = True
+    NATIVE: ClassVar = frozenset({"openvino"})
 
     use: Literal["nncf_int8"]
     preset: Literal["mixed", "performance"] = Field(
@@ -77,3 +85,9 @@ class NncfInt8(Record):
         description="Return layers to float until the drop is small enough; a section of its own, none by "
         "default.",
     )
+
+    def operators(self) -> Operators:
+        return "unsigned"
+
+    def capped(self, photos: int) -> Self:
+        return self.model_copy(update={"images": photos}) if self.images > photos else self

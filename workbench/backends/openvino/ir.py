@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo, Companion, Precision
-from workbench.backends.openvino.backend import without_telemetry
+from workbench.backends.common import PROBE_SIDE
+from workbench.backends.openvino.telemetry import without_telemetry
 from workbench.errors import WorkbenchError, first_line
-from workbench.model.graph.onnx_file import PROBE_SIDE, load
 from workbench.system.files import sha256_file
 
 if TYPE_CHECKING:
@@ -23,26 +23,20 @@ PRODUCTS = frozenset(
 )
 
 
-def to_ir(source: Path, folder: Path) -> None:
-    """Convert an ONNX file; weights stay as they are. The same file gives the same bytes.
-
-    Raises WorkbenchError where openvino cannot read it.
-    """
-    save(read(source), folder)
-
-
-def read(source: Path) -> Any:
+def read(data: bytes, name: str) -> Any:
     """The openvino.Model of an ONNX file, its constants folded: NNCF sees no weights where they are computed.
 
+    data: the whole file; the same bytes give the same IR. name: for messages.
     Without what exporters leave in it for debugging: paths of source files, for one, would end up in the IR.
     Raises WorkbenchError where openvino cannot read it.
     """
     without_telemetry()
+    import onnx
     import openvino
     from openvino import frontend
     from openvino.tools.ovc.error import Error
 
-    onnx_model = load(source)
+    onnx_model = onnx.load_from_string(data)
     for part in (onnx_model, onnx_model.graph, *onnx_model.graph.node):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -57,7 +51,7 @@ def read(source: Path) -> Any:
         frontend.OpConversionFailure,
         frontend.OpValidationFailure,
     ) as error:
-        raise WorkbenchError(f"openvino cannot read {source.name}: {_reason(error)}") from error
+        raise WorkbenchError(f"openvino cannot read {name}: {_reason(error)}") from error
     _number(model)
     return model
 

@@ -1,0 +1,98 @@
+"""The base of the steps: the facts that each class states, and the photos that a step may read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from workbench.backends.artifact import Format
+from workbench.backends.base import Operators
+from workbench.photos.contract import Batch, Preprocess
+from workbench.system.records import Record
+
+if TYPE_CHECKING:
+    from workbench.photos.dataset import Images
+
+Reads = Literal["calibration", "validation", "contract", "processor"]
+Family = Literal["int8", "fp16", "tidying"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpsetNeed:
+    """The lowest opset for a step or a setting. what: as a recipe spells it; why: half a sentence."""
+
+    opset: int
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """The photos that steps and their checks may read.
+
+    calibration, validation: for the steps that read them; choosing: rows of the validation photos that a step
+    may choose by, None for all. samples: a few photos as the source takes them (see `batch_of`); noise by
+    default.
+    """
+
+    contract: Preprocess
+    calibration: "Images | None" = None
+    validation: "Images | None" = None
+    samples: "Batch | None" = None
+    choosing: tuple[int, ...] | None = None
+
+
+class BaseStep(Record):
+    """A step as a recipe states it. Its class states the facts that other packages need.
+
+    Without a default, so that each step states it:
+    PACKAGES: the distributions whose versions decide its result; part of the key in the cache.
+    FAMILY: `int8` and `fp16` change the precision and need a network in FP32; `tidying` keeps precision and
+    logits.
+
+    READS: what decides its result beside the graph and the settings; part of the key too.
+    HALVES: activations may become FP16, whose range is checked then. RESIZES: it changes the batch size.
+    GIVES_PIXELS, TAKES_PIXELS: its result takes uint8 pixels; it works on graphs that do.
+    LAST: nothing may follow. REPEATS: a second one in a recipe may find something to do.
+    PORTABLE: the setting with which what it writes is for every runtime (see `operators`).
+    NATIVE: formats other than ONNX that it writes itself, for the backends that open them (`apply_native`).
+    """
+
+    PACKAGES: ClassVar[tuple[str, ...]]
+    FAMILY: ClassVar[Family]
+    READS: ClassVar[frozenset[Reads]] = frozenset()
+    HALVES: ClassVar[bool] = False
+    RESIZES: ClassVar[bool] = False
+    GIVES_PIXELS: ClassVar[bool] = False
+    TAKES_PIXELS: ClassVar[bool] = False
+    LAST: ClassVar[bool] = False
+    REPEATS: ClassVar[bool] = False
+    PORTABLE: ClassVar[str | None] = None
+    NATIVE: ClassVar[frozenset[Format]] = frozenset()
+
+    use: str
+
+    @property
+    def keeps_logits(self) -> bool:
+        return self.FAMILY == "tidying"
+
+    def operators(self) -> Operators:
+        """The kind of operators it writes, as far as runtimes differ in them."""
+        return "onnx"
+
+    def opset_need(self) -> OpsetNeed | None:
+        """The lowest opset, where it is higher than that of every export."""
+        return None
+
+    def note_of(self, result: Path) -> str | None:
+        """The note about its work in the file it wrote, one sentence."""
+        del result
+        return None
+
+    def bound_to(self) -> str | None:
+        """The processor its result is made for, None where it runs everywhere."""
+        return None
+
+    def capped(self, photos: int) -> Self:
+        """The same, calibrated on no more photos than there are."""
+        del photos
+        return self
