@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test test-quick check bench clean
 
 install: .venv/installed
 
@@ -16,9 +16,12 @@ install: .venv/installed
 demo: install  ## run, compare, promote, serve and predict, on the bundled sample
 	$(BIN)/python -m workbench.workspace.sample.demo
 
-# Two files of tests at a time; more would disturb those that load a server.
-test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark
+# Two tests at a time; more would disturb those that load a server.
+test: install  ## every test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark
+
+test-quick: install  ## those that need no runtime, server or browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark -m "not integration and not e2e and not real and not gpu"
 
 check: install  ## formatting, lint and types
 	$(BIN)/ruff format --check .

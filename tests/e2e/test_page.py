@@ -22,9 +22,12 @@ from tests.serving import Running, encoded, noise, publish, running, wait_for, w
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or CHROMEDRIVER is None, reason="needs chromium and chromedriver on the PATH"
-)
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        CHROMIUM is None or CHROMEDRIVER is None, reason="needs chromium and chromedriver on the PATH"
+    ),
+]
 
 TAB, ENTER, SPACE = "\ue004", "\ue007", "\ue00d"
 ID = "id"  # selenium's By.ID

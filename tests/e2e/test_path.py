@@ -27,6 +27,8 @@ import pytest
 from tests.e2e.tiny import CLASS_NAMES, Bench, load_model, photos_of, prepare_folder, write_student
 from workbench.results.folder import runs
 
+pytestmark = pytest.mark.e2e
+
 torch = pytest.importorskip("torch", reason="the path begins with a torch checkpoint")
 
 RECIPE = """

@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving import ROOT, ServerProcess, encoded, noise, publish, wait_for, wait_until_ready
 
+pytestmark = pytest.mark.e2e
+
 SERVE = ROOT / "serve"
 CONFIG = yaml.safe_load((SERVE / "prometheus.yml").read_text())
 GROUPS = yaml.safe_load((SERVE / "alerts.yml").read_text())["groups"]

@@ -21,6 +21,8 @@ from tests.e2e.tiny import Bench, photos_of
 from workbench.results.folder import RunFolder, runs
 from workbench.results.records import TrialResult
 
+pytestmark = pytest.mark.real
+
 SHARED = Path(__file__).parents[2].parent / "shared"
 STUDENT, LEAVES = SHARED / "models" / "leaf_student", SHARED / "data" / "leaves"
 
