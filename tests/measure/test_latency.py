@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -13,6 +13,7 @@ import pytest
 from workbench.measure.early_stopping import LostRace, Rules, dropped, half_width, narrow
 from workbench.measure.latency import (
     BURST_CALLS,
+    Lineup,
     Measured,
     Plan,
     Subject,
@@ -148,23 +149,13 @@ def timed(
     plan: Plan = PLAN,
     *,
     watch: Silent | None = None,
-    contenders: Sequence[str] | None = None,
     batch_sizes: Mapping[str, int] | None = None,
     report: Report = silent,
 ) -> Measured:
-    """One session over the farm's variants and the twin; all of them may win unless others are named."""
-    return measure(
-        [BASELINE, TWIN, *(name for name in made.nominal_ms if name != BASELINE)],
-        made,
-        plan,
-        baseline=BASELINE,
-        twin=TWIN,
-        contenders=list(made.nominal_ms) if contenders is None else contenders,
-        batch_sizes=batch_sizes or {},
-        watch=watch or Silent(),
-        report=report,
-        clock=lambda: made.host.now_s,
-    )
+    """One session over the farm's variants and the twin; all but the twin may win."""
+    variants = [BASELINE, TWIN, *(name for name in made.nominal_ms if name != BASELINE)]
+    lineup = Lineup(variants, BASELINE, TWIN, list(made.nominal_ms), batch_sizes or {})
+    return measure(lineup, made, plan, watch=watch or Silent(), report=report, clock=lambda: made.host.now_s)
 
 
 def session(
@@ -403,17 +394,7 @@ def test_any_other_exception_is_not_swallowed() -> None:
         yield Buggy(Host(random.Random(0)), 1e6)
 
     with pytest.raises(ZeroDivisionError):
-        measure(
-            [BASELINE],
-            launch,
-            PLAN,
-            baseline=BASELINE,
-            twin=TWIN,
-            contenders=(),
-            batch_sizes={},
-            watch=Silent(),
-            report=silent,
-        )
+        measure(Lineup([BASELINE], BASELINE, TWIN), launch, PLAN, watch=Silent(), report=silent)
 
 
 def test_every_round_launches_every_variant_afresh_and_closes_it() -> None:

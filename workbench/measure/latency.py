@@ -83,6 +83,22 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineup:
+    """What is timed in one session.
+
+    variants: all of them, with the baseline and its twin. twin: a second copy of the baseline; what it
+    differs by is the noise floor. contenders: a variant that cannot be the fastest of these is dropped.
+    batch_sizes: photos per call, where not 1.
+    """
+
+    variants: Sequence[str]
+    baseline: str
+    twin: str
+    contenders: Collection[str] = ()
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One timed call. order: position among the launches of its round; place: within its turn; call: within
     its burst, where call 0 finds another session's data in the caches (cold)."""
@@ -121,14 +137,10 @@ class Measured:
 
 
 def measure(
-    variants: Sequence[str],
+    lineup: Lineup,
     launch: Launch,
     plan: Plan,
     *,
-    baseline: str,
-    twin: str,
-    contenders: Collection[str],
-    batch_sizes: Mapping[str, int],
     watch: Watch,
     report: Report,
     clock: Callable[[], float] = time.monotonic,
@@ -136,122 +148,131 @@ def measure(
 ) -> Measured:
     """Time all variants against the baseline until every interval is narrow enough, or the budget ends.
 
-    twin: a second copy of the baseline under another name; what it differs by is the noise floor.
-    contenders: those that may win; whoever cannot be the fastest of them any more is dropped.
-    batch_sizes: photos per call, where not 1. into: filled as it goes, so that an interruption leaves what
-    was measured.
+    into: filled round by round, so that an interruption leaves what was measured.
     A variant that fails is left out from there on; the baseline's failure ends the session.
     """
-    rng = random.Random(plan.seed)
-    # Every round is a look, so more rounds than the rules know of share the same error.
-    rules = replace(plan.rules, looks=max(plan.rules.looks, plan.rounds))
     measured = Measured() if into is None else into
-    measured.batch_sizes = batch_sizes
-    ratios: dict[str, dict[int, float]] = {}
-    started = clock()
-
-    shown = standings(variants, ratios, measured, twin)
-
-    def report_progress() -> None:
-        left = _left_s(measured.rounds, plan, clock() - started)
-        report(Progress("timing", measured.rounds, plan.rounds, "", left, shown))
-
+    measured.batch_sizes = lineup.batch_sizes
+    timing = _Timing(lineup, launch, plan, watch, report, clock, measured)
     while not measured.ended:
-        began = clock()
-        late_already = began - started > plan.budget_s
-        gone = measured.failed.keys() | measured.pruned.keys()
-        alive = [name for name in variants if name not in gone]
-        turns = plan.least_turns if late_already else plan.turns
-        this_round = replace(plan, turns=turns)
-        _one_round(alive, launch, this_round, rng, watch, measured, report_progress)
-        if baseline in measured.failed:
-            measured.ended = "baseline_failed"
-            break
-        number = len(measured.environments) - 1
-        for name, values in log_ratios(measured, baseline, only_round=number).items():
-            ratios.setdefault(name, {}).update(values)
-        running = [name for name in alive if name not in measured.failed and name != twin]
-        racing = {name: ratios[name] for name in running if name in ratios}
-        late = early_stopping.dropped(racing, contenders, rules)
-        measured.pruned |= {name: lost for name, lost in late.items() if name != baseline}
-        shown = standings(variants, ratios, measured, twin)
-        report_progress()
-        left = racing.keys() - measured.pruned.keys() - {baseline}
-        if measured.rounds >= plan.rounds:
-            measured.ended = "rounds"
-        elif measured.rounds >= plan.least_rounds and early_stopping.narrow(ratios, left, rules):
-            measured.ended = "narrow"
-        elif plan.insist and measured.rounds < plan.least_rounds:
-            continue
-        elif (clock() - started) + (clock() - began) > plan.budget_s:
-            measured.ended = "budget"
-            # What there was no time to repeat counts after all, where there would be no interval without.
-            while measured.unused and measured.rounds < plan.least_rounds:
-                measured.unused.remove(max(measured.unused))
+        timing.make_round()
     return measured
 
 
-def _left_s(done: int, plan: Plan, elapsed_s: float) -> float | None:
-    least = time_left_s(done, max(done, plan.least_rounds), elapsed_s) if plan.insist else None
-    return max(time_left_s(done, plan.rounds, elapsed_s, plan.budget_s) or 0.0, least or 0.0)
+class _Timing:
+    """The state of `measure` from round to round."""
 
+    def __init__(
+        self,
+        lineup: Lineup,
+        launch: Launch,
+        plan: Plan,
+        watch: Watch,
+        report: Report,
+        clock: Callable[[], float],
+        measured: Measured,
+    ) -> None:
+        self._lineup, self._launch, self._plan, self._measured = lineup, launch, plan, measured
+        self._watch, self._report, self._clock = watch, report, clock
+        # Every round is a look, so more rounds than the rules know of share the same error.
+        self._rules = replace(plan.rules, looks=max(plan.rules.looks, plan.rounds))
+        self._rng = random.Random(plan.seed)
+        self._ratios: dict[str, dict[int, float]] = {}
+        self._started = clock()
+        self._standings = self._rank()
 
-def standings(
-    variants: Sequence[str], log_ratios: early_stopping.LogRatios, measured: Measured, twin: str
-) -> tuple[Standing, ...]:
-    """How the variants but the twin stand after the rounds so far: fastest first, those without one last."""
-    found = []
-    for name in variants:
-        if name == twin:
-            continue
-        ratio = Ratio(tuple(log_ratios.get(name, {}).values()))
-        known = bool(ratio.log_ratios)
-        found.append(
-            Standing(
-                name,
-                ratio.speedup if known else None,
-                ratio.interval if known else None,
-                name in measured.pruned or name in measured.failed,
-            )
-        )
-    return tuple(sorted(found, key=lambda standing: -(standing.speedup or 0.0)))
+    def make_round(self) -> None:
+        """Time one round, drop the variants that cannot win, and end the session where that was the last."""
+        measured, baseline = self._measured, self._lineup.baseline
+        began = self._clock()
+        late = began - self._started > self._plan.budget_s
+        self._time_round(self._plan.least_turns if late else self._plan.turns)
+        if baseline in measured.failed:
+            measured.ended = "baseline_failed"
+            return
+        number = len(measured.environments) - 1
+        for name, values in log_ratios(measured, baseline, only_round=number).items():
+            self._ratios.setdefault(name, {}).update(values)
+        racing = {
+            name: self._ratios[name]
+            for name in self._running()
+            if name != self._lineup.twin and name in self._ratios
+        }
+        lost = early_stopping.dropped(racing, self._lineup.contenders, self._rules)
+        lost.pop(baseline, None)
+        measured.pruned |= lost
+        self._standings = self._rank()
+        self._report_progress()
+        measured.ended = self._end(racing.keys() - lost.keys() - {baseline}, began)
 
+    def _running(self) -> list[str]:
+        ended = self._measured.failed.keys() | self._measured.pruned.keys()
+        return [name for name in self._lineup.variants if name not in ended]
 
-def _one_round(
-    alive: Sequence[str],
-    launch: Launch,
-    plan: Plan,
-    rng: random.Random,
-    watch: Watch,
-    measured: Measured,
-    alive_sign: Callable[[], None],
-) -> None:
-    """Launch everyone afresh in random order, warm everyone up, take turns; a sign of life after each."""
-    number = len(measured.environments)
-    order = list(alive)
-    rng.shuffle(order)
-    with contextlib.ExitStack() as stack:
-        subjects = {name: stack.enter_context(launch(name)) for name in order}
-        warm = _warm_up(order, subjects, measured)
-        calls = {name: _burst_calls(state) for name, state in warm.items()}
-        before = _preemptions(subjects)
-        watch.begin()
-        for turn in range(_turns([calls[name] * warm[name].typical_ns for name in subjects], plan)):
-            permutation = list(subjects)
-            rng.shuffle(permutation)
-            for place, name in enumerate(permutation):
-                with _failure_noted(name, subjects, measured):
-                    times = subjects[name].burst(1 + calls[name])
-                    launched = order.index(name)
-                    measured.samples += [
-                        Sample(name, number, launched, turn, place, call, time_ns)
-                        for call, time_ns in enumerate(times)
-                    ]
-            alive_sign()
-        environment = watch.end().model_copy(update={"preemptions": _preemptions(subjects) - before})
-    measured.environments.append(environment)
-    if environment.disturbed and len(measured.unused) < plan.repeats:
-        measured.unused.add(number)
+    def _end(self, racing: Collection[str], began: float) -> TimingEnd | None:
+        """Why no round follows the one that began at this time."""
+        measured, plan = self._measured, self._plan
+        if measured.rounds >= plan.rounds:
+            return "rounds"
+        if measured.rounds >= plan.least_rounds:
+            if early_stopping.narrow(self._ratios, racing, self._rules):
+                return "narrow"
+        elif plan.insist:
+            return None
+        now = self._clock()
+        if (now - self._started) + (now - began) <= plan.budget_s:
+            return None
+        # What there was no time to repeat counts after all, where there would be no interval without.
+        while measured.unused and measured.rounds < plan.least_rounds:
+            measured.unused.remove(max(measured.unused))
+        return "budget"
+
+    def _time_round(self, most_turns: int) -> None:
+        """Launch all in random order, warm all up, and let them take turns; report progress after each."""
+        measured, order = self._measured, self._running()
+        number = len(measured.environments)
+        self._rng.shuffle(order)
+        with contextlib.ExitStack() as stack:
+            subjects = {name: stack.enter_context(self._launch(name)) for name in order}
+            warm = _warm_up(order, subjects, measured)
+            calls = {name: _burst_calls(state) for name, state in warm.items()}
+            before = _preemptions(subjects)
+            self._watch.begin()
+            bursts_ns = [calls[name] * warm[name].typical_ns for name in subjects]
+            for turn in range(_turns(bursts_ns, self._plan.least_turns, most_turns)):
+                permutation = list(subjects)
+                self._rng.shuffle(permutation)
+                for place, name in enumerate(permutation):
+                    with _failure_noted(name, subjects, measured):
+                        times = subjects[name].burst(1 + calls[name])
+                        launched = order.index(name)
+                        measured.samples += [
+                            Sample(name, number, launched, turn, place, call, time_ns)
+                            for call, time_ns in enumerate(times)
+                        ]
+                self._report_progress()
+            environment = self._watch.end()
+            preemptions = _preemptions(subjects) - before
+        measured.environments.append(environment.model_copy(update={"preemptions": preemptions}))
+        if environment.disturbed and len(measured.unused) < self._plan.repeats:
+            measured.unused.add(number)
+
+    def _report_progress(self) -> None:
+        plan, done, elapsed_s = self._plan, self._measured.rounds, self._clock() - self._started
+        left_s = time_left_s(done, plan.rounds, elapsed_s, plan.budget_s) or 0.0
+        if plan.insist:
+            left_s = max(left_s, time_left_s(done, max(done, plan.least_rounds), elapsed_s) or 0.0)
+        self._report(Progress("timing", done, plan.rounds, "", left_s, self._standings))
+
+    def _rank(self) -> tuple[Standing, ...]:
+        """The variants but the twin after the rounds so far: fastest first, those without a round last."""
+        standings, running = [], self._running()
+        for name in self._lineup.variants:
+            if name != self._lineup.twin:
+                ratio = Ratio(tuple(self._ratios.get(name, {}).values()))
+                speedup = ratio.speedup if ratio.log_ratios else None
+                standings.append(Standing(name, speedup, ratio.interval, name not in running))
+        return tuple(sorted(standings, key=lambda standing: -(standing.speedup or 0.0)))
 
 
 def _preemptions(subjects: Mapping[str, Subject]) -> int:
@@ -275,10 +296,10 @@ def _burst_calls(warm: WarmUp) -> int:
     return min(max(math.ceil(BURST_NS / warm.typical_ns), BURST_CALLS[0]), BURST_CALLS[1])
 
 
-def _turns(bursts_ns: Collection[float], plan: Plan) -> int:
-    """Enough turns that the middle variant is timed for TURNS_NS, within the plan's bounds."""
+def _turns(bursts_ns: Collection[float], least: int, most: int) -> int:
+    """Enough turns that the middle variant is timed for TURNS_NS, within these bounds."""
     wanted = math.ceil(TURNS_NS / median(bursts_ns)) if bursts_ns else 0
-    return min(max(wanted, plan.least_turns), plan.turns)
+    return min(max(wanted, least), most)
 
 
 @contextlib.contextmanager
