@@ -118,7 +118,7 @@ def test_a_warm_up_calls_the_session(worker: Worker) -> None:
 
 def test_batches_are_timed_by_the_worker_and_what_a_cpu_has_not_is_none(worker: Worker) -> None:
     assert worker.describe().engine is None
-    assert worker.device_times(1) is None
+    assert worker.device_time(1) is None
     speed = worker.gpu_throughput(2)
     assert speed is not None
     assert (speed.batch, speed.on_device) == (2, None)

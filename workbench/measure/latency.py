@@ -1,9 +1,9 @@
-"""Who is faster, and by how much: rounds of fresh launches, timed in turns.
+"""Paired latency: rounds of fresh launches, timed in turns.
 
-On a shared machine the speed itself drifts, so two artifacts timed one after the other can differ by a
-third for no reason. Here every artifact is open at once, one computes at a time, and what counts is the
-ratio to the baseline within a turn, milliseconds apart. Launching a process is itself a source of
-variation (memory layout, for one), so launches are repeated and are the unit of the interval.
+The speed of a shared machine drifts: two artifacts timed one after the other can differ by a third for no
+reason. Here all artifacts are open at once, one computes at a time, and its ratio to the baseline is taken
+within a turn, milliseconds apart. Launches differ too (memory layout, for one), so they are repeated and are
+the unit of the interval.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ TURNS_NS = 3e8  # of hot calls in a round, per variant
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """settled: the last ten calls took what the ten before had taken. typical_ns: their median."""
+    """settled: the last ten calls took as long as the ten before. typical_ns: their median."""
 
     calls: int
     settled: bool
@@ -37,7 +37,7 @@ class WarmUp:
 
 
 class Subject(Protocol):
-    """One launched session, ready to be timed (`worker.Worker`, or a simulated one in tests)."""
+    """One launched session (`worker.Worker`, or a simulated one in tests)."""
 
     def ready(self) -> None: ...
     def warm_up(self) -> WarmUp: ...
@@ -46,7 +46,7 @@ class Subject(Protocol):
         ...
 
     def preemptions(self) -> int:
-        """How often the processor was taken from it so far (involuntary context switches)."""
+        """Involuntary context switches so far."""
         ...
 
 
@@ -65,10 +65,9 @@ class Plan:
     """How much to measure.
 
     rounds: of fresh launches, at most; fewer where every interval is narrow enough sooner.
-    least_rounds: 6 are the fewest that give a 95 % interval.
-    turns: per round, at most. budget_s: for all rounds together.
-    repeats: of rounds in which the machine was busy with something else. insist: make `least_rounds`
-    whatever the budget, with fewer turns once it is spent.
+    least_rounds: 6 are the fewest that give a 95 % interval. turns: per round, at most.
+    budget_s: for all rounds. repeats: of rounds in which the machine was disturbed. insist: make
+    `least_rounds` whatever the budget, with fewer turns once it is spent.
     """
 
     rounds: int = 20
@@ -114,11 +113,10 @@ class Sample:
 
 @dataclass(slots=True)
 class Measured:
-    """One session: all samples, and what became of the variants.
+    """One session.
 
     batch_sizes: photos per call, where not 1. environments: per round; unused: rounds that were repeated
-    because the machine was disturbed. pruned: variants dropped early, with the bound that did it.
-    ended: why no more rounds followed.
+    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early.
     """
 
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -235,11 +233,15 @@ class _Timing:
         with contextlib.ExitStack() as stack:
             subjects = {name: stack.enter_context(self._launch(name)) for name in order}
             warm = _warm_up(order, subjects, measured)
-            calls = {name: _burst_calls(state) for name, state in warm.items()}
+            calls = {
+                name: _bounded(BURST_NS / state.typical_ns, *BURST_CALLS) for name, state in warm.items()
+            }
             before = _preemptions(subjects)
             self._watch.begin()
+            # The middle variant is timed for TURNS_NS.
             bursts_ns = [calls[name] * warm[name].typical_ns for name in subjects]
-            for turn in range(_turns(bursts_ns, self._plan.least_turns, most_turns)):
+            turns = TURNS_NS / median(bursts_ns) if bursts_ns else 0
+            for turn in range(_bounded(turns, self._plan.least_turns, most_turns)):
                 permutation = list(subjects)
                 self._rng.shuffle(permutation)
                 for place, name in enumerate(permutation):
@@ -291,15 +293,8 @@ def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measu
     return states
 
 
-def _burst_calls(warm: WarmUp) -> int:
-    """Hot calls in a burst: a fast model needs many for the switch between processes not to matter."""
-    return min(max(math.ceil(BURST_NS / warm.typical_ns), BURST_CALLS[0]), BURST_CALLS[1])
-
-
-def _turns(bursts_ns: Collection[float], least: int, most: int) -> int:
-    """Enough turns that the middle variant is timed for TURNS_NS, within these bounds."""
-    wanted = math.ceil(TURNS_NS / median(bursts_ns)) if bursts_ns else 0
-    return min(max(wanted, least), most)
+def _bounded(number: float, least: int, most: int) -> int:
+    return min(max(math.ceil(number), least), most)
 
 
 @contextlib.contextmanager
@@ -317,8 +312,8 @@ def log_ratios(
     """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns,
     each the time of one photo.
 
-    Paired first, then summarised: the bursts of one turn saw the same speed of the machine. A burst counts
-    as the median of its hot calls.
+    Paired first, then summarised: the machine has the same speed in the bursts of one turn. A burst counts as
+    the median of its hot calls.
     """
     turns: dict[tuple[int, int], dict[str, list[int]]] = {}
     for s in measured.samples:
@@ -368,6 +363,6 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
 
 
 def noise_floor(measured: Measured) -> float | None:
-    """What the second copy of the baseline may differ by, as a fraction: the far end of its interval."""
+    """The far end of the interval of the second copy of the baseline, as a fraction."""
     bounds = Ratio(tuple(log_ratios(measured, BASELINE).get(TWIN, {}).values())).log_interval
     return None if bounds is None else math.expm1(max(abs(bound) for bound in bounds))

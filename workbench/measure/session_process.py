@@ -170,8 +170,8 @@ class OpenSession:
             rest_ns=rest_ns,
         )
 
-    def device_times(self, size: int) -> figures.DeviceTimes | None:
-        return figures.device_times(self._session.on_device, self._batch(size))
+    def device_time(self, size: int) -> tuple[float, str] | None:
+        return figures.device_time(self._session.on_device, self._batch(size))
 
     def gpu_throughput(self, size: int) -> GpuThroughput | None:
         return figures.throughput(self._session, self._batch(size))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
 from workbench.backends import Runtime
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
-from workbench.measure.gpu import figures
 from workbench.measure.latency import WarmUp
 from workbench.measure.records import GpuThroughput, WholePath
 from workbench.measure.session_process import Memory, Opened, OpenSession, hold
@@ -114,9 +113,9 @@ class Worker:
         """The stages of a photo's path, from its bytes to its class."""
         return self._ask(OpenSession.walk_path, photo, name, times)
 
-    def device_times(self, size: int) -> figures.DeviceTimes | None:
-        """Of calls without the copies; None where the runtime has none."""
-        return self._ask(OpenSession.device_times, size)
+    def device_time(self, size: int) -> tuple[float, str] | None:
+        """See `figures.device_time`."""
+        return self._ask(OpenSession.device_time, size)
 
     def gpu_throughput(self, size: int) -> GpuThroughput | None:
         """Photos a second in batches of `size`; None where a call takes too long."""
