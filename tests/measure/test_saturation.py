@@ -117,16 +117,13 @@ def test_what_is_lost_is_what_clipping_each_pair_loses() -> None:
     assert count == np.count_nonzero(pairs != kept) > 0
 
 
-def test_dark_photos_do_not_saturate(tmp_path: Path) -> None:
-    found = risk(layer(tmp_path / "conv.onnx"), DARK)
+@pytest.mark.parametrize(("largest", "photos"), [(127, DARK), (64, 10 * BRIGHT)])
+def test_dark_photos_and_seven_bit_weights_never_saturate(
+    tmp_path: Path, largest: int, photos: NDArray[np.float32]
+) -> None:
+    found = risk(layer(tmp_path / "conv.onnx", largest=largest), photos)
     assert (found.layers_at_risk, found.logit_error, found.top1_changed) == ((), 0, 0)
     assert found.validated == (VNNI, ARM, AVX2)
-
-
-def test_seven_bit_weights_never_saturate(tmp_path: Path) -> None:
-    found = risk(layer(tmp_path / "conv.onnx", largest=64), (10 * BRIGHT).astype(np.float32))
-    assert found.layers_at_risk == ()
-    assert AVX2 in found.validated
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ None of them stops because a difference became significant: that would find diff
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Literal
@@ -73,13 +73,7 @@ def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) ->
     return found
 
 
-def half_width(log_ratios: Sequence[float]) -> float | None:
-    """Half the width of the 95 % interval of the ratio, as a fraction; None with too few rounds for one."""
-    bounds = median_interval(log_ratios)
-    return None if bounds is None else math.expm1((bounds[1] - bounds[0]) / 2)
-
-
-def narrow(log_ratios: LogRatios, names: Collection[str], rules: Rules) -> bool:
-    """Is every one of these intervals as narrow as asked?"""
-    widths = [half_width(list(log_ratios.get(name, {}).values())) for name in names]
-    return all(width is not None and width <= rules.target for width in widths)
+def narrow(log_ratios: LogRatios, names: Collection[str], target: float) -> bool:
+    """Is half the width of each of these 95 % intervals, as a fraction, within the target?"""
+    intervals = [median_interval(list(log_ratios.get(name, {}).values())) for name in names]
+    return all(ends is not None and math.expm1((ends[1] - ends[0]) / 2) <= target for ends in intervals)

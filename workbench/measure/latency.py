@@ -157,68 +157,68 @@ def measure(
     return measured
 
 
+@dataclass(slots=True)
 class _Timing:
     """The state of `measure` from round to round."""
 
-    def __init__(
-        self,
-        lineup: Lineup,
-        launch: Launch,
-        plan: Plan,
-        watch: Watch,
-        report: Report,
-        clock: Callable[[], float],
-        measured: Measured,
-    ) -> None:
-        self._lineup, self._launch, self._plan, self._measured = lineup, launch, plan, measured
-        self._watch, self._report, self._clock = watch, report, clock
-        # Every round is a look, so more rounds than the rules know of share the same error.
-        self._rules = replace(plan.rules, looks=max(plan.rules.looks, plan.rounds))
-        self._rng = random.Random(plan.seed)
-        self._ratios: dict[str, dict[int, float]] = {}
-        self._started = clock()
-        self._standings = self._rank()
+    lineup: Lineup
+    launch: Launch
+    plan: Plan
+    watch: Watch
+    report: Report
+    clock: Callable[[], float]
+    measured: Measured
+    rng: random.Random = field(init=False)
+    started: float = field(init=False)
+    ratios: dict[str, dict[int, float]] = field(default_factory=dict)
+    standings: tuple[Standing, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.rng, self.started = random.Random(self.plan.seed), self.clock()
+        self.standings = self._rank()
 
     def make_round(self) -> None:
         """Time one round, drop the variants that cannot win, and end the session where that was the last."""
-        measured, baseline = self._measured, self._lineup.baseline
-        began = self._clock()
-        late = began - self._started > self._plan.budget_s
-        self._time_round(self._plan.least_turns if late else self._plan.turns)
+        measured, baseline = self.measured, self.lineup.baseline
+        began = self.clock()
+        late = began - self.started > self.plan.budget_s
+        self._time_round(self.plan.least_turns if late else self.plan.turns)
         if baseline in measured.failed:
             measured.ended = "baseline_failed"
             return
         number = len(measured.environments) - 1
         for name, values in log_ratios(measured, baseline, only_round=number).items():
-            self._ratios.setdefault(name, {}).update(values)
+            self.ratios.setdefault(name, {}).update(values)
         racing = {
-            name: self._ratios[name]
+            name: self.ratios[name]
             for name in self._running()
-            if name != self._lineup.twin and name in self._ratios
+            if name != self.lineup.twin and name in self.ratios
         }
-        lost = early_stopping.dropped(racing, self._lineup.contenders, self._rules)
+        # Every round is a look, so more rounds than the rules know of share the same error.
+        rules = replace(self.plan.rules, looks=max(self.plan.rules.looks, self.plan.rounds))
+        lost = early_stopping.dropped(racing, self.lineup.contenders, rules)
         lost.pop(baseline, None)
         measured.pruned |= lost
-        self._standings = self._rank()
+        self.standings = self._rank()
         self._report_progress()
         measured.ended = self._end(racing.keys() - lost.keys() - {baseline}, began)
 
     def _running(self) -> list[str]:
-        ended = self._measured.failed.keys() | self._measured.pruned.keys()
-        return [name for name in self._lineup.variants if name not in ended]
+        ended = self.measured.failed.keys() | self.measured.pruned.keys()
+        return [name for name in self.lineup.variants if name not in ended]
 
     def _end(self, racing: Collection[str], began: float) -> TimingEnd | None:
         """Why no round follows the one that began at this time."""
-        measured, plan = self._measured, self._plan
+        measured, plan = self.measured, self.plan
         if measured.rounds >= plan.rounds:
             return "rounds"
         if measured.rounds >= plan.least_rounds:
-            if early_stopping.narrow(self._ratios, racing, self._rules):
+            if early_stopping.narrow(self.ratios, racing, plan.rules.target):
                 return "narrow"
         elif plan.insist:
             return None
-        now = self._clock()
-        if (now - self._started) + (now - began) <= plan.budget_s:
+        now = self.clock()
+        if (now - self.started) + (now - began) <= plan.budget_s:
             return None
         # What there was no time to repeat counts after all, where there would be no interval without.
         while measured.unused and measured.rounds < plan.least_rounds:
@@ -227,23 +227,23 @@ class _Timing:
 
     def _time_round(self, most_turns: int) -> None:
         """Launch all in random order, warm all up, and let them take turns; report progress after each."""
-        measured, order = self._measured, self._running()
+        measured, order = self.measured, self._running()
         number = len(measured.environments)
-        self._rng.shuffle(order)
+        self.rng.shuffle(order)
         with contextlib.ExitStack() as stack:
-            subjects = {name: stack.enter_context(self._launch(name)) for name in order}
+            subjects = {name: stack.enter_context(self.launch(name)) for name in order}
             warm = _warm_up(order, subjects, measured)
             calls = {
                 name: _bounded(BURST_NS / state.typical_ns, *BURST_CALLS) for name, state in warm.items()
             }
             before = _preemptions(subjects)
-            self._watch.begin()
+            self.watch.begin()
             # The middle variant is timed for TURNS_NS.
             bursts_ns = [calls[name] * warm[name].typical_ns for name in subjects]
             turns = TURNS_NS / median(bursts_ns) if bursts_ns else 0
-            for turn in range(_bounded(turns, self._plan.least_turns, most_turns)):
+            for turn in range(_bounded(turns, self.plan.least_turns, most_turns)):
                 permutation = list(subjects)
-                self._rng.shuffle(permutation)
+                self.rng.shuffle(permutation)
                 for place, name in enumerate(permutation):
                     with _failure_noted(name, subjects, measured):
                         times = subjects[name].burst(1 + calls[name])
@@ -253,25 +253,25 @@ class _Timing:
                             for call, time_ns in enumerate(times)
                         ]
                 self._report_progress()
-            environment = self._watch.end()
+            environment = self.watch.end()
             preemptions = _preemptions(subjects) - before
         measured.environments.append(environment.model_copy(update={"preemptions": preemptions}))
-        if environment.disturbed and len(measured.unused) < self._plan.repeats:
+        if environment.disturbed and len(measured.unused) < self.plan.repeats:
             measured.unused.add(number)
 
     def _report_progress(self) -> None:
-        plan, done, elapsed_s = self._plan, self._measured.rounds, self._clock() - self._started
+        plan, done, elapsed_s = self.plan, self.measured.rounds, self.clock() - self.started
         left_s = time_left_s(done, plan.rounds, elapsed_s, plan.budget_s) or 0.0
         if plan.insist:
             left_s = max(left_s, time_left_s(done, max(done, plan.least_rounds), elapsed_s) or 0.0)
-        self._report(Progress("timing", done, plan.rounds, "", left_s, self._standings))
+        self.report(Progress("timing", done, plan.rounds, "", left_s, self.standings))
 
     def _rank(self) -> tuple[Standing, ...]:
         """The variants but the twin after the rounds so far: fastest first, those without a round last."""
         standings, running = [], self._running()
-        for name in self._lineup.variants:
-            if name != self._lineup.twin:
-                ratio = Ratio(tuple(self._ratios.get(name, {}).values()))
+        for name in self.lineup.variants:
+            if name != self.lineup.twin:
+                ratio = Ratio(tuple(self.ratios.get(name, {}).values()))
                 speedup = ratio.speedup if ratio.log_ratios else None
                 standings.append(Standing(name, speedup, ratio.interval, name not in running))
         return tuple(sorted(standings, key=lambda standing: -(standing.speedup or 0.0)))

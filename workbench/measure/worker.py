@@ -29,7 +29,7 @@ TURN_TIMEOUT_S = 120.0
 
 
 class Worker:
-    """One process holding one session of `artifact`. Every question raises ChildError where it fails."""
+    """One process holding one session of `artifact`. Its methods raise ChildError where they fail."""
 
     def __init__(
         self,
@@ -40,16 +40,8 @@ class Worker:
         log: Path,
         cpus: Collection[int] | None = None,
     ) -> None:
-        self._child = Child(
-            hold,
-            artifact,
-            runtime,
-            images,
-            time.monotonic(),
-            log=log,
-            cpus=cpus,
-            label="the measuring process",
-        )
+        arguments = (artifact, runtime, images, time.monotonic())
+        self._child = Child(hold, *arguments, log=log, cpus=cpus, label="the measuring process")
         self._images = len(images)
         self._open_timeout_s = GPU_OPEN_TIMEOUT_S if runtime.device == "cuda" else OPEN_TIMEOUT_S
 
@@ -102,27 +94,21 @@ class Worker:
         return self._ask(OpenSession.memory)
 
     def audit(self) -> Audit:
-        """What really runs."""
         return self._ask(OpenSession.audit)
 
     def saturate(self, seconds: float) -> float:
-        """Photos a second with every processor busy."""
         return self._ask(OpenSession.saturate, seconds)
 
     def walk_path(self, photo: bytes, name: str, times: int) -> WholePath:
-        """The stages of a photo's path, from its bytes to its class."""
         return self._ask(OpenSession.walk_path, photo, name, times)
 
     def device_time(self, size: int) -> tuple[float, str] | None:
-        """See `figures.device_time`."""
         return self._ask(OpenSession.device_time, size)
 
     def gpu_throughput(self, size: int) -> GpuThroughput | None:
-        """Photos a second in batches of `size`; None where a call takes too long."""
         return self._ask(OpenSession.gpu_throughput, size)
 
     def joules(self, size: int) -> float | None:
-        """Energy per photo in batches of `size`; None where the GPU does not count it."""
         return self._ask(OpenSession.joules, size)
 
     def __enter__(self) -> Self:
