@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.measure.host_watch import HostWatch
-from workbench.measure.latency import Measured, Plan, log_ratios, measure
+from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
 from workbench.model.graph.onnx_file import artifact_info
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.system import machine
+from workbench.system.progress import silent
 
 SIDE, CHANNELS, BLOCKS = 56, 48, 11
 A, TWIN, B = "a", "a (again)", "b"
@@ -122,17 +123,8 @@ def network(folder: Path, blocks: int) -> Artifact:
 
 
 def session(bench: Bench, plan: Plan) -> Measured:
-    return measure(
-        [A, TWIN, B],
-        bench.launch,
-        plan,
-        baseline=A,
-        twin=TWIN,
-        contenders=(),
-        batch_sizes={},
-        watch=HostWatch(bench.cpus),
-        progress=lambda *_: None,
-    )
+    lineup = Lineup([A, TWIN, B], A, TWIN)
+    return measure(lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent)
 
 
 def true_ratio(bench: Bench) -> float:

@@ -11,13 +11,14 @@ from peers_table import Row, fastest_within
 from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy
 from workbench.measure.host_watch import HostWatch
-from workbench.measure.latency import Measured, Plan, log_ratios, measure, summarize
+from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure, summarize
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
 from workbench.report.verdict import ENDS
 from workbench.system import machine
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
+from workbench.system.progress import silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,17 +83,9 @@ def session(arena: Arena, names: Sequence[str], plan: Plan) -> Measured:
             entry.artifact, entry.runtime, entry.images, log=arena.folder / "workers.txt", cpus=cpus
         )
 
-    measured = measure(
-        list(entries),
-        launch,
-        plan,
-        baseline=FP32,
-        twin=TWIN,
-        contenders=(),
-        batch_sizes={name: e.runtime.batch for name, e in entries.items() if e.runtime.batch > 1},
-        watch=HostWatch(cpus),
-        progress=lambda *_: None,
-    )
+    batch_sizes = {name: e.runtime.batch for name, e in entries.items() if e.runtime.batch > 1}
+    lineup = Lineup(list(entries), FP32, TWIN, batch_sizes=batch_sizes)
+    measured = measure(lineup, launch, plan, watch=HostWatch(cpus), report=silent)
     ended = measured.ended and ENDS[measured.ended]
     say(f"  timed {len(names)} artifacts in {measured.rounds} rounds: {ended}")
     if (reason := measured.failed.get(FP32)) is not None:

@@ -43,7 +43,7 @@ def write(proc: Path, *, steal: int = 0, ticks: int = 0, waited_us: int = 0) -> 
 
 
 def watched(proc: Path, probes_s: tuple[float, float] = (PROBE_S, PROBE_S), **after: int) -> Environment:
-    """One round over which the counters grow as told."""
+    """One round over which the counters grow to these."""
     write(proc)
     clock = ticking(*probes_s)
     watch = HostWatch(available_cpus()[-1:], proc=proc, clock=lambda: next(clock))
@@ -120,7 +120,7 @@ def test_watching_leaves_this_process_on_the_processors_it_had(tmp_path: Path) -
     assert os.sched_getaffinity(0) == before
 
 
-def test_nothing_is_said_to_be_fine_where_nothing_can_be_read(tmp_path: Path) -> None:
+def test_conditions_that_cannot_be_read_are_unknown(tmp_path: Path) -> None:
     got = conditions(sys=tmp_path)
     assert (got.governor, got.turbo, got.quota) == ("unknown", "unknown", None)
     assert got.affinity == available_cpus()
@@ -136,20 +136,16 @@ def test_nothing_is_said_to_be_fine_where_nothing_can_be_read(tmp_path: Path) ->
         ("intel_pstate/no_turbo", "?\n", "unknown"),
     ],
 )
-def test_turbo_is_read_in_the_words_of_either_driver(
+def test_turbo_and_governor_are_read_from_the_files_of_either_driver(
     tmp_path: Path, file: str, text: str, turbo: str
 ) -> None:
     path = tmp_path / "devices" / "system" / "cpu" / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert conditions(sys=tmp_path).turbo == turbo
-
-
-def test_the_governor_is_the_first_processors(tmp_path: Path) -> None:
-    folder = tmp_path / "devices" / "system" / "cpu" / "cpu0" / "cpufreq"
-    folder.mkdir(parents=True)
-    (folder / "scaling_governor").write_text("powersave\n")
-    assert conditions(sys=tmp_path).governor == "powersave"
+    (path.parent.parent / "cpu0" / "cpufreq").mkdir(parents=True)
+    (path.parent.parent / "cpu0" / "cpufreq" / "scaling_governor").write_text("powersave\n")
+    got = conditions(sys=tmp_path)
+    assert (got.turbo, got.governor) == (turbo, "powersave")
 
 
 @pytest.mark.parametrize(

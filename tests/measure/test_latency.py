@@ -3,16 +3,17 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
 
 import pytest
 
-from workbench.measure.early_stopping import LostRace, Rules, dropped, half_width, narrow
+from workbench.measure.early_stopping import LostRace, Rules, dropped, narrow
 from workbench.measure.latency import (
     BURST_CALLS,
+    Lineup,
     Measured,
     Plan,
     Subject,
@@ -28,7 +29,7 @@ from workbench.system.progress import Progress, Report, silent
 
 BASELINE, TWIN = "baseline", "baseline (again)"
 QUIET = Environment(seconds=1.0, steal=0.0, pressure=0.0, spin_s=0.01, disturbed=None)
-BUSY = QUIET.model_copy(update={"disturbed": "somebody else was busy"})
+BUSY = QUIET.model_copy(update={"disturbed": "another process was busy"})
 COLD = 1.4  # how much longer the first call of a burst takes
 SEGFAULT = "the measuring process was killed by SIGSEGV"
 # Few and short turns: what is simulated is the protocol, not its patience.
@@ -127,7 +128,7 @@ class Farm:
 
 @dataclass
 class Silent:
-    """A watch over a machine nobody else uses, but for the rounds listed."""
+    """A watch over a machine that is busy in the rounds listed."""
 
     busy_rounds: Collection[int] = ()
     round: int = -1
@@ -148,23 +149,13 @@ def timed(
     plan: Plan = PLAN,
     *,
     watch: Silent | None = None,
-    contenders: Sequence[str] | None = None,
     batch_sizes: Mapping[str, int] | None = None,
     report: Report = silent,
 ) -> Measured:
-    """One session over the farm's variants and the twin; all of them may win unless others are named."""
-    return measure(
-        [BASELINE, TWIN, *(name for name in made.nominal_ms if name != BASELINE)],
-        made,
-        plan,
-        baseline=BASELINE,
-        twin=TWIN,
-        contenders=list(made.nominal_ms) if contenders is None else contenders,
-        batch_sizes=batch_sizes or {},
-        watch=watch or Silent(),
-        report=report,
-        clock=lambda: made.host.now_s,
-    )
+    """One session over the farm's variants and the twin; all but the twin may win."""
+    variants = [BASELINE, TWIN, *(name for name in made.nominal_ms if name != BASELINE)]
+    lineup = Lineup(variants, BASELINE, TWIN, list(made.nominal_ms), batch_sizes or {})
+    return measure(lineup, made, plan, watch=watch or Silent(), report=report, clock=lambda: made.host.now_s)
 
 
 def session(
@@ -185,7 +176,7 @@ def ratio(measured: Measured, variant: str) -> Ratio:
 
 THREE = {BASELINE: 4.0, "fast": 2.0, "slow": 6.0}
 NAMES = (BASELINE, TWIN, "fast", "slow")
-# Nobody is dropped and no interval is narrow enough: every round of the plan is made.
+# No variant is dropped and no interval is narrow enough: every round of the plan is made.
 WHOLE = Rules(target=0.0, smallest=9.0)
 
 
@@ -237,20 +228,20 @@ def test_two_copies_timed_one_after_the_other_differ_by_a_fifth_and_timed_in_tur
     assert worst["in turns"] < 0.03
 
 
-def test_nobody_is_dropped_for_a_difference_that_does_not_matter() -> None:
+def test_no_variant_is_dropped_for_a_difference_that_does_not_matter() -> None:
     behind = {number: math.log(1.005) for number in range(200)}
     exactly = {"a": dict.fromkeys(range(200), 0.0), "b": behind}
     assert dropped(exactly, ["a", "b"], Rules()) == {}
     assert set(dropped(exactly, ["a", "b"], Rules(smallest=0.0))) == {"b"}
 
 
-def test_who_may_not_win_does_not_decide_who_is_dropped() -> None:
+def test_a_variant_that_may_not_win_decides_no_drop() -> None:
     wrong_but_fast = {"wrong": dict.fromkeys(range(6), -1.0), "right": dict.fromkeys(range(6), 0.0)}
     assert dropped(wrong_but_fast, ["right"], Rules()) == {}
     assert set(dropped(wrong_but_fast, ["right", "wrong"], Rules())) == {"right"}
 
 
-def test_nobody_is_dropped_after_fewer_than_three_rounds() -> None:
+def test_no_variant_is_dropped_after_fewer_than_three_rounds() -> None:
     def after(rounds: int) -> dict[str, LostRace]:
         ratios = {"a": dict.fromkeys(range(rounds), 0.0), "b": dict.fromkeys(range(rounds), 1.0)}
         return dropped(ratios, ["a", "b"], Rules())
@@ -261,7 +252,7 @@ def test_nobody_is_dropped_after_fewer_than_three_rounds() -> None:
     assert (lost.factor, lost.confidence) == (pytest.approx(2.26, abs=0.005), pytest.approx(0.9995))
 
 
-def test_the_more_looks_and_candidates_the_surer_it_takes_to_drop_one() -> None:
+def test_a_drop_takes_more_evidence_with_more_looks_and_candidates() -> None:
     five = {number: math.log(1.05) for number in range(4)}
     two = {"a": dict.fromkeys(range(4), 0.0), "b": five}
     assert dropped(two, ["a", "b"], Rules(error=0.05, looks=1))
@@ -270,19 +261,15 @@ def test_the_more_looks_and_candidates_the_surer_it_takes_to_drop_one() -> None:
     assert not dropped(crowd, ["a", "b"], Rules(error=0.05, looks=1))
 
 
-def test_the_width_that_counts_is_half_of_the_interval_and_without_one_nothing_is_narrow() -> None:
+def test_half_the_width_of_the_interval_counts_and_without_one_nothing_is_narrow() -> None:
     six = [-0.03, -0.01, 0.0, 0.0, 0.01, 0.03]
-    width = half_width(six)
-    assert width is not None
-    assert 0.01 < width < math.expm1(0.03)
     ratios = {"a": dict(enumerate(six)), "b": dict(enumerate(six[:5]))}
-    assert narrow(ratios, ["a"], Rules(target=0.03))
-    assert not narrow(ratios, ["a"], Rules(target=0.01))
-    assert not narrow(ratios, ["a", "b"], Rules(target=0.03))
-    assert half_width(six[:5]) is None
+    assert narrow(ratios, ["a"], math.expm1(0.03))
+    assert not narrow(ratios, ["a"], 0.01)
+    assert not narrow(ratios, ["a", "b"], 9.0)
 
 
-def test_who_is_dropped_is_not_launched_any_more_and_keeps_what_was_measured() -> None:
+def test_a_dropped_variant_is_not_launched_again_and_keeps_its_measurements() -> None:
     made = farm({BASELINE: 4.0, "best": 3.7, "slow": 8.0})
     measured = timed(made, replace(PLAN, rules=Rules(target=0.0)))
     launched = Counter(made.launches)
@@ -304,8 +291,8 @@ def test_the_baseline_and_its_twin_are_never_dropped() -> None:
     assert len(of(measured, TWIN).round_log_ratios) == measured.rounds
 
 
-def test_one_that_crashes_while_it_leads_drops_nobody_with_its_last_round() -> None:
-    # It leads from the third round on, which is also the first after which anyone may be dropped.
+def test_a_variant_that_crashes_while_it_leads_drops_no_other_with_its_last_round() -> None:
+    # It leads from the third round on, the first after which a variant may be dropped.
     made = farm({BASELINE: 4.0, "frail": 1.0, "sound": 3.0}, breaks={("frail", 3): 2})
     measured = timed(made, replace(PLAN, rules=Rules(target=0.0)))
     assert measured.failed == {"frail": SEGFAULT}
@@ -318,11 +305,6 @@ def test_it_stops_when_every_interval_is_narrow_and_not_before_six_rounds() -> N
     assert measured.ended == "narrow"
     loose = session({BASELINE: 4.0, "same": 4.0}, 1, plan=replace(PLAN, rules=Rules(target=9.0)))
     assert loose.rounds == 6
-
-
-def test_it_stops_when_all_rounds_were_made_and_says_so() -> None:
-    measured = session(THREE, 1, plan=replace(PLAN, rounds=7, rules=WHOLE))
-    assert (measured.rounds, measured.ended) == (7, "rounds")
 
 
 def test_it_stops_where_the_time_budget_ends_and_says_so() -> None:
@@ -403,24 +385,17 @@ def test_any_other_exception_is_not_swallowed() -> None:
         yield Buggy(Host(random.Random(0)), 1e6)
 
     with pytest.raises(ZeroDivisionError):
-        measure(
-            [BASELINE],
-            launch,
-            PLAN,
-            baseline=BASELINE,
-            twin=TWIN,
-            contenders=(),
-            batch_sizes={},
-            watch=Silent(),
-            report=silent,
-        )
+        measure(Lineup([BASELINE], BASELINE, TWIN), launch, PLAN, watch=Silent(), report=silent)
 
 
-def test_every_round_launches_every_variant_afresh_and_closes_it() -> None:
+def test_every_round_launches_every_variant_afresh_and_each_turn_times_each_of_them() -> None:
     made = farm(THREE)
-    timed(made, replace(PLAN, rounds=7, rules=WHOLE))
+    measured = timed(made, replace(PLAN, rounds=7, rules=WHOLE))
+    assert (measured.rounds, measured.ended) == (7, "rounds")
     assert Counter(made.launches) == dict.fromkeys(NAMES, 7)
     assert not made.open
+    turns = {(s.round, s.turn, s.variant) for s in measured.samples}
+    assert turns == {(r, t, name) for r in range(7) for t in range(12) for name in NAMES}
 
 
 def test_the_order_is_random_and_comes_back_with_the_seed() -> None:
@@ -439,12 +414,6 @@ def test_no_variant_keeps_its_place_in_the_turns_of_a_round_or_in_the_launches()
         assert {sample.order for sample in own} == {0, 1, 2, 3}
         for number in range(12):
             assert {sample.place for sample in own if sample.round == number} == {0, 1, 2, 3}
-
-
-def test_all_sessions_of_a_round_are_open_at_once_and_each_turn_times_each_of_them() -> None:
-    measured = timed(farm(THREE), replace(PLAN, rounds=2, rules=WHOLE))
-    turns = {(s.round, s.turn, s.variant) for s in measured.samples}
-    assert turns == {(r, t, name) for r in range(2) for t in range(12) for name in NAMES}
 
 
 @pytest.mark.parametrize(("nominal_ms", "hot"), [(40.0, BURST_CALLS[0]), (1.0, 5), (0.01, BURST_CALLS[1])])
@@ -494,7 +463,7 @@ def test_progress_tells_the_standings_and_the_time_left_within_the_budget() -> N
     assert all(progress.left_s is not None and progress.left_s <= 40.0 for progress in heard)
 
 
-def test_the_cold_call_is_told_apart_and_kept_out_of_the_latency() -> None:
+def test_the_cold_call_is_kept_out_of_the_latency() -> None:
     measured = session({BASELINE: 4.0}, 7)
     latency = of(measured, BASELINE)
     assert latency.cold_p50_ns == pytest.approx(COLD * latency.p50_ns, rel=0.1)
@@ -502,7 +471,7 @@ def test_the_cold_call_is_told_apart_and_kept_out_of_the_latency() -> None:
     assert latency.samples == sum(s.call > 0 for s in own) == 2 * sum(s.call == 0 for s in own)
 
 
-def test_a_launch_that_never_settles_is_remembered() -> None:
+def test_a_launch_that_never_settles_is_recorded() -> None:
     measured = timed(farm(THREE, unsettled=["fast"]), replace(PLAN, rounds=2))
     assert not of(measured, "fast").settled
     assert of(measured, "slow").settled

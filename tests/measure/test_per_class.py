@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.builders import per_class
 from workbench.backends.softmax import softmax
 from workbench.measure.per_class import (
     ClassChange,
@@ -15,23 +16,7 @@ from workbench.measure.per_class import (
     mean_kl,
     new_confusions,
 )
-from workbench.measure.records import Accuracy
 from workbench.measure.stats import PairedDrop
-
-
-def counted(images: tuple[int, ...], losses: tuple[int, ...], gains: tuple[int, ...]) -> Accuracy:
-    return Accuracy(
-        images=sum(images),
-        correct=0,
-        correct_top5=None,
-        macro_f1=0.0,
-        class_images=images,
-        class_correct=(0,) * len(images),
-        losses=sum(losses),
-        gains=sum(gains),
-        class_losses=losses,
-        class_gains=gains,
-    )
 
 
 def test_holm_is_worked_by_hand() -> None:
@@ -55,7 +40,7 @@ def test_holm_keeps_the_order_and_lies_between_the_raw_value_and_bonferronis(val
 
 
 def test_classes_that_changed_are_listed_by_what_they_lose() -> None:
-    accuracy = counted((100, 50, 10, 10), (8, 0, 0, 1), (0, 2, 0, 1))
+    accuracy = per_class((100, 50, 10, 10), (8, 0, 0, 1), (0, 2, 0, 1))
     changes = class_changes(accuracy, ["rust", "scab", "same", "swap"])
     assert [change.name for change in changes] == ["rust", "swap", "scab"]
     assert changes[0] == ClassChange("rust", 100, 8, 0, 3 * PairedDrop(8, 0, 100).mcnemar_p())
@@ -64,8 +49,9 @@ def test_classes_that_changed_are_listed_by_what_they_lose() -> None:
 
 
 def test_nothing_is_listed_where_nothing_changed_or_where_it_was_not_counted() -> None:
-    assert class_changes(counted((5, 5), (0, 0), (0, 0)), ["a", "b"]) == []
-    assert class_changes(counted((5, 5), (), ()), ["a", "b"]) == []
+    accuracy = per_class((5, 5), (0, 0), (0, 0))
+    assert class_changes(accuracy, ["a", "b"]) == []
+    assert class_changes(accuracy.model_copy(update={"class_losses": ()}), ["a", "b"]) == []
 
 
 def test_a_confusion_is_new_where_the_baseline_said_something_else() -> None:
@@ -85,14 +71,14 @@ def sure(confidence: float, right: int, total: int) -> tuple[np.ndarray, np.ndar
     return probabilities, np.array([0] * right + [1] * (total - right))
 
 
-def test_who_is_as_right_as_sure_has_no_calibration_error() -> None:
+def test_confidence_equal_to_accuracy_is_no_calibration_error() -> None:
     parts = [sure(0.9, 9, 10), sure(0.6, 6, 10)]
     probabilities, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("confidence", "right", "error"), [(1.0, 5, 0.5), (0.9, 6, 0.3), (0.6, 10, 0.4)])
-def test_who_is_surer_or_less_sure_than_right_errs_by_the_difference(
+def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy(
     confidence: float, right: int, error: float
 ) -> None:
     assert expected_calibration_error(*sure(confidence, right, 10)) == pytest.approx(error)

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="it quantises, and runs 
 from tests.builders import onnx_model  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.measure.records import Saturation  # noqa: E402
-from workbench.measure.saturation.emulator import cpu_classes, saturation_of  # noqa: E402
+from workbench.measure.saturation.emulator import saturation_of  # noqa: E402
 from workbench.measure.saturation.int16 import clipped  # noqa: E402
 
 pytestmark = pytest.mark.integration
@@ -25,9 +26,7 @@ pytestmark = pytest.mark.integration
 SIDE = 6
 VNNI, ARM, AVX2 = "x86 with VNNI", "ARM with dot product", "x86 with AVX2 without VNNI"
 BRIGHT: NDArray[np.float32] = np.random.default_rng(0).uniform(3, 5, (3, 4, SIDE, SIDE)).astype(np.float32)
-DARK: NDArray[np.float32] = (BRIGHT / 10).astype(
-    np.float32
-)  # half of the largest byte at most, for any of the networks below
+DARK: NDArray[np.float32] = BRIGHT / np.float32(10)  # half of the largest byte at most, below
 
 
 def layer(
@@ -118,16 +117,13 @@ def test_what_is_lost_is_what_clipping_each_pair_loses() -> None:
     assert count == np.count_nonzero(pairs != kept) > 0
 
 
-def test_dark_photos_do_not_saturate(tmp_path: Path) -> None:
-    found = risk(layer(tmp_path / "conv.onnx"), DARK)
+@pytest.mark.parametrize(("largest", "photos"), [(127, DARK), (64, 10 * BRIGHT)])
+def test_dark_photos_and_seven_bit_weights_never_saturate(
+    tmp_path: Path, largest: int, photos: NDArray[np.float32]
+) -> None:
+    found = risk(layer(tmp_path / "conv.onnx", largest=largest), photos)
     assert (found.layers_at_risk, found.logit_error, found.top1_changed) == ((), 0, 0)
     assert found.validated == (VNNI, ARM, AVX2)
-
-
-def test_seven_bit_weights_never_saturate(tmp_path: Path) -> None:
-    found = risk(layer(tmp_path / "conv.onnx", largest=64), (10 * BRIGHT).astype(np.float32))
-    assert found.layers_at_risk == ()
-    assert AVX2 in found.validated
 
 
 @pytest.mark.parametrize(
@@ -219,13 +215,6 @@ def test_a_file_that_is_no_network_is_an_error(tmp_path: Path) -> None:
         saturation_of(tmp_path / "torn.onnx", BRIGHT)
 
 
-def test_cpu_kinds_are_claimed_only_where_the_arithmetic_was_looked_into() -> None:
-    assert cpu_classes("fp32", None) == (VNNI, ARM, AVX2)
-    assert cpu_classes("int8", None) == (VNNI, ARM, AVX2)
-    assert cpu_classes("int8", None, emulated=False) == (VNNI, ARM)
-    assert cpu_classes("unknown", None) == ()
-
-
 RUN = """
 import sys
 import numpy as np, onnxruntime
@@ -262,7 +251,7 @@ def test_the_emulation_is_what_onnxruntime_computes_without_vnni(tmp_path: Path)
         pytest.skip(f"valgrind cannot run onnxruntime here: {done.stderr[-200:]}")
     for path in paths:
         plan = SplitNetwork(path)
-        emulated = np.concatenate([plan.run(photo[None], {}) for photo in BRIGHT])
+        emulated = np.concatenate([plan.run(photo[None], Counter()) for photo in BRIGHT])
         exact = np.concatenate([plan.run(photo[None]) for photo in BRIGHT])
         really = np.load(f"{path}.npy")
         np.testing.assert_allclose(emulated, really, rtol=1e-5, err_msg=path.name)

@@ -67,11 +67,8 @@ def test_mcnemar_survives_thousands_of_discordant_photos() -> None:
     assert PairedDrop(3000, 2000, 100_000).mcnemar_p() < 1e-40
 
 
-def test_no_loss_in_299_photos_certifies_one_point() -> None:
+def test_no_loss_certifies_one_point_in_299_photos_and_nothing_in_a_handful() -> None:
     assert PairedDrop(0, 0, 299).upper_bound() <= 0.01
-
-
-def test_no_loss_in_a_handful_of_photos_certifies_nothing() -> None:
     assert PairedDrop(0, 0, 10).upper_bound() > 0.2
 
 
@@ -86,11 +83,6 @@ def test_swapping_losses_and_gains_mirrors_the_interval(drop: PairedDrop) -> Non
 def test_the_interval_encloses_the_drop_and_stays_within_one(drop: PairedDrop) -> None:
     low, high = drop.interval()
     assert -1 <= low <= drop.drop <= high <= 1
-
-
-@given(drops())
-def test_the_interval_leaves_out_two_and_a_half_percent_on_either_side(drop: PairedDrop) -> None:
-    assert drop.interval()[1] == drop.upper_bound(0.975)
 
 
 def score(drop: PairedDrop, delta: float) -> float:
@@ -234,12 +226,8 @@ def test_students_quantiles_are_those_of_the_tables(
 
 
 @pytest.mark.parametrize(("fraction", "samples"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299)])
-def test_the_samples_a_percentile_takes_are_mlperfs(fraction: float, samples: int) -> None:
+def test_a_percentile_takes_as_many_samples_as_mlperfs(fraction: float, samples: int) -> None:
     assert samples_for_percentile(fraction) == samples
-
-
-@pytest.mark.parametrize(("fraction", "samples"), [(0.9, 29), (0.95, 59), (0.99, 299)])
-def test_a_percentile_is_withheld_until_there_are_enough_samples(fraction: float, samples: int) -> None:
     assert percentile(range(samples - 1), fraction) is None
     assert percentile(range(samples), fraction) is not None
 
@@ -321,7 +309,4 @@ def test_a_speed_up_is_the_median_round_with_the_interval_of_the_rounds() -> Non
     low, high = median_interval([math.log(s) for s in rounds]) or (0.0, 0.0)
     assert ratio.interval == pytest.approx((math.exp(low), math.exp(high)))
     assert ratio.log_interval == pytest.approx((-high, -low))
-
-
-def test_a_speed_up_of_five_rounds_has_no_interval() -> None:
     assert Ratio((0.0,) * 5).interval is None

@@ -1,6 +1,7 @@
 """From raw samples to a latency, and the warm-up before them: on times written down by hand."""
 
 import math
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -31,10 +32,10 @@ def test_a_summary_is_of_the_hot_calls_in_nanoseconds() -> None:
     assert latency.round_log_ratios == (0.0,)
 
 
-def test_who_was_never_timed_in_a_round_that_counts_has_no_latency() -> None:
+def test_a_variant_that_was_never_timed_in_a_round_that_counts_has_no_latency() -> None:
     measured = Measured(samples=[*samples_of([10]), *samples_of([10], "b", number=1)], unused={1})
     assert summarize(measured, "b", "a", confirmed=False) is None
-    assert summarize(measured, "nobody", "a", confirmed=False) is None
+    assert summarize(measured, "none", "a", confirmed=False) is None
 
 
 @pytest.mark.parametrize(
@@ -101,20 +102,36 @@ def test_batches_of_both_sides_are_taken_into_account() -> None:
     assert (latency.batch_size, latency.p50_ns, latency.confirmed) == (4, 100, True)
 
 
-def test_warm_up_stops_when_ten_calls_took_what_the_ten_before_had_taken() -> None:
-    times = iter([100] * 15 + [10] * 100)
-    warm = warm_up(lambda: next(times), clock=lambda: 0.0)
-    # Medians of ten: five slow calls or more in the earlier ten still show.
-    assert warm == WarmUp(31, settled=True, typical_ns=10)
+def scripted(times: Iterable[int]) -> tuple[Callable[[], int], Callable[[], float]]:
+    """A call that takes the next of `times`, in ms, and the clock that it moves, in s."""
+    left, now = iter(times), 0.0
+
+    def timed() -> int:
+        nonlocal now
+        taken_ms = next(left)
+        now += taken_ms / 1e3
+        return taken_ms * 1_000_000
+
+    return timed, lambda: now
 
 
-def test_warm_up_makes_at_least_twenty_calls() -> None:
-    assert warm_up(lambda: 10, clock=lambda: 0.0) == WarmUp(WARM_UP_MIN, settled=True, typical_ns=10)
+@pytest.mark.parametrize(
+    ("times_ms", "warm"),
+    [
+        ([5] * 50, WarmUp(WARM_UP_MIN, settled=True, typical_ns=5e6)),
+        ([30, 10, 6, 4, *[1] * 60], WarmUp(WARM_UP_MIN, settled=True, typical_ns=1e6)),
+        # Medians of ten: five slow calls or more in the earlier ten still show.
+        ([10] * 15 + [1] * 100, WarmUp(31, settled=True, typical_ns=1e6)),
+        ([4000], WarmUp(1, settled=False, typical_ns=4e9)),
+    ],
+)
+def test_warm_up_ends_when_ten_calls_take_as_long_as_the_ten_before(
+    times_ms: list[int], warm: WarmUp
+) -> None:
+    assert warm_up(*scripted(times_ms)) == warm
 
 
-def test_warm_up_that_never_settles_says_so_and_ends() -> None:
-    clock = iter(range(1000))
-    times = iter(2**n for n in range(1000))
-    warm = warm_up(lambda: next(times), clock=lambda: 0.01 * next(clock))
+def test_warm_up_that_never_settles_ends_after_a_second() -> None:
+    warm = warm_up(*scripted(range(10, 1000, 2)))
     assert not warm.settled
-    assert warm.typical_ns > 0
+    assert sum(range(10, 10 + 2 * warm.calls, 2)) == pytest.approx(1000, abs=100)

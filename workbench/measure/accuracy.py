@@ -1,4 +1,4 @@
-"""Accuracy and parity from logits: counts in, no model in sight."""
+"""Accuracy and parity, from logits alone."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,50 +18,44 @@ TOP5 = 5
 def accuracy(
     logits: "NDArray[np.float32]", baseline: "NDArray[np.float32]", labels: Sequence[int]
 ) -> Accuracy:
-    """Count what the variant gets right, and against the baseline on the same photos.
+    """Count the photos that the variant gets right, and those it loses and gains against the baseline.
 
-    logits, baseline: (n, classes), before or after softmax: only the order counts.
-    labels: (n,) class indices in the order of the class names. Macro-F1 averages over the classes that
-    have photos; a class never predicted and never present would have no F1.
+    logits, baseline: (n, classes). labels: (n,) class indices in the order of the class names.
     """
     import numpy as np
 
-    truth = np.asarray(labels)
+    truth, answers = np.asarray(labels), logits.argmax(axis=1)
     classes = logits.shape[1]
-    right = logits.argmax(axis=1) == truth
-    reference_right = baseline.argmax(axis=1) == truth
-    images = np.bincount(truth, minlength=classes)
-    correct = np.bincount(truth[right], minlength=classes)
-    predicted = np.bincount(logits.argmax(axis=1), minlength=classes)
+    right, baseline_right = answers == truth, baseline.argmax(axis=1) == truth
+    lost, gained = baseline_right & ~right, right & ~baseline_right
+
+    def per_class(photos: "NDArray[np.bool_]") -> tuple[int, ...]:
+        return tuple(np.bincount(truth[photos], minlength=classes).tolist())
+
+    images, correct = np.bincount(truth, minlength=classes), np.bincount(truth[right], minlength=classes)
+    # F1 = 2 TP / (2 TP + FP + FN) = 2 TP / (predicted + present), of the classes that have photos.
     present = images > 0
-    # F1 = 2 TP / (2 TP + FP + FN) = 2 TP / (predicted + present).
-    f1 = 2 * correct[present] / (predicted[present] + images[present])
+    f1 = 2 * correct[present] / (np.bincount(answers, minlength=classes) + images)[present]
+    best = np.argpartition(logits, -TOP5, axis=1)[:, -TOP5:] if classes > TOP5 else None
     return Accuracy(
         images=len(truth),
         correct=int(right.sum()),
-        correct_top5=_correct_top5(logits, truth) if classes > TOP5 else None,
+        correct_top5=None if best is None else int((best == truth[:, None]).sum()),
         macro_f1=float(f1.mean()),
         class_images=tuple(images.tolist()),
         class_correct=tuple(correct.tolist()),
-        losses=int((reference_right & ~right).sum()),
-        gains=int((right & ~reference_right).sum()),
-        class_losses=tuple(np.bincount(truth[reference_right & ~right], minlength=classes).tolist()),
-        class_gains=tuple(np.bincount(truth[right & ~reference_right], minlength=classes).tolist()),
+        losses=int(lost.sum()),
+        gains=int(gained.sum()),
+        class_losses=per_class(lost),
+        class_gains=per_class(gained),
         ece=expected_calibration_error(softmax(logits), truth),
     )
 
 
-def _correct_top5(logits: "NDArray[np.float32]", truth: "NDArray[np.int64]") -> int:
-    import numpy as np
-
-    best = np.argpartition(logits, -TOP5, axis=1)[:, -TOP5:]
-    return int((best == truth[:, None]).any(axis=1).sum())
-
-
 def parity(logits: "NDArray[np.float32]", reference: "NDArray[np.float32]") -> Parity:
-    """How far logits are from the reference's, both (n, classes).
+    """Compare logits with the reference's, both (n, classes).
 
-    Raises WorkbenchError where there are NaN or infinite logits: no accuracy means anything then.
+    Raises WorkbenchError for NaN and infinite logits: no accuracy means anything then.
     """
     import numpy as np
 

@@ -1,11 +1,10 @@
-"""Who may still win: the rules for dropping a candidate early and for stopping. Pure functions.
+"""Rules for dropping a candidate early and for stopping, from the log-ratios of rounds to the baseline.
 
-All of them read, per variant, the log-ratio to the baseline of every round it took part in. Nothing here
-stops because a difference became significant: that would find differences where there are none.
+None of them stops because a difference became significant: that would find differences where there are none.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Literal
@@ -15,17 +14,17 @@ from workbench.system.records import Record
 
 LogRatios = Mapping[str, Mapping[int, float]]  # variant -> round -> log(its time / the baseline's)
 
-LEAST_ROUNDS = 3  # before anyone is dropped
+LEAST_ROUNDS = 3  # before a variant is dropped
 LAUNCH_SD = 0.01  # launches of one file differ by 1 to 1.6 %: a smaller spread in few rounds is luck
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """target: half-width of an interval at which it is narrow enough, as a fraction.
+    """target: half-width at which an interval is narrow enough, as a fraction.
 
-    smallest: differences below it do not matter, so nobody is dropped for less.
-    error: the chance, over a whole session, that the truly fastest candidate is dropped.
-    looks: how often a session looks; the error is shared out over looks and candidates (Bonferroni).
+    smallest: differences below it do not matter, so no variant is dropped for less.
+    error: the chance, over a whole session, that the truly fastest candidate is dropped; it is shared out
+    over candidates and `looks`, the comparisons that a session makes (Bonferroni).
     """
 
     target: float = 0.02
@@ -37,8 +36,7 @@ class Rules:
 class LostRace(Record):
     """The variant was dropped while it was timed: it cannot be the fastest.
 
-    factor: its time over that of `behind`, the contender that led; at least that much at this one-sided
-    confidence (a fraction of 1) after so many rounds.
+    factor: lower bound, at this one-sided confidence, of its time over that of the leading contender.
     """
 
     kind: Literal["lost_race"] = "lost_race"
@@ -50,10 +48,10 @@ class LostRace(Record):
 
 
 def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) -> dict[str, LostRace]:
-    """The variants that cannot be the fastest any more, each with the bound that shows it.
+    """The variants that cannot be the fastest, each with the bound that shows it.
 
-    Each is compared, round by round, with the contender that is fastest so far; it is dropped where the
-    one-sided Student bound of the difference stays above `rules.smallest`. contenders: those that may win.
+    Each is compared, round by round, with the fastest contender so far, and dropped where the one-sided
+    Student bound of the difference stays above `rules.smallest`. contenders: those that may win.
     """
     ready = [name for name in contenders if len(log_ratios.get(name, ())) >= LEAST_ROUNDS]
     if not ready:
@@ -75,13 +73,7 @@ def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) ->
     return found
 
 
-def half_width(log_ratios: Sequence[float]) -> float | None:
-    """Of the 95 % interval of the ratio, as a fraction; None with too few rounds for one."""
-    bounds = median_interval(log_ratios)
-    return None if bounds is None else math.expm1((bounds[1] - bounds[0]) / 2)
-
-
-def narrow(log_ratios: LogRatios, names: Collection[str], rules: Rules) -> bool:
-    """Is every one of these intervals as narrow as asked?"""
-    widths = [half_width(list(log_ratios.get(name, {}).values())) for name in names]
-    return all(width is not None and width <= rules.target for width in widths)
+def narrow(log_ratios: LogRatios, names: Collection[str], target: float) -> bool:
+    """Is half the width of each of these 95 % intervals, as a fraction, within the target?"""
+    intervals = [median_interval(list(log_ratios.get(name, {}).values())) for name in names]
+    return all(ends is not None and math.expm1((ends[1] - ends[0]) / 2) <= target for ends in intervals)

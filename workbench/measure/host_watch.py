@@ -1,6 +1,7 @@
-"""What else the machine does while a round is timed. Read, never changed; what cannot be read is unknown."""
+"""What else the machine does while a round is timed. It is only read; what cannot be read is unknown."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -15,23 +16,32 @@ STEAL_LIMIT = 0.02  # of the processors' time, taken by the hypervisor for other
 PRESSURE_LIMIT = 0.20  # of the time, some process waited for a processor
 SPIN_LIMIT = 1.25  # times the usual duration of the same loop
 SPIN_LOOPS = 200_000  # about 10 ms of Python
+STEAL = 7  # place of the stolen time among the ticks
 
 
 @dataclass(frozen=True, slots=True)
 class _Counters:
-    """Ever-growing counters; None where this system has none."""
+    """Ever-growing counters of the kernel. ticks: of all processors' time; empty where unknown."""
 
     at_s: float
-    steal: int | None
-    ticks: int | None
+    ticks: tuple[int, ...]
     waited_us: int | None
+
+    def steal_since(self, before: "_Counters") -> float | None:
+        spent = [after - earlier for earlier, after in zip(before.ticks, self.ticks, strict=False)]
+        return spent[STEAL] / max(1, sum(spent)) if len(spent) > STEAL else None
+
+    def pressure_since(self, before: "_Counters") -> float | None:
+        if before.waited_us is None or self.waited_us is None:
+            return None
+        return (self.waited_us - before.waited_us) / 1e6 / max(self.at_s - before.at_s, 1e-9)
 
 
 class HostWatch:
     """Watches the whole machine from `begin` to `end` of a round (`latency.Watch`).
 
-    cpus: the processors the sessions are pinned to; the spin probe runs on them too.
-    proc: where the kernel's files are. clock: in seconds. gpu: watched too; None where none is measured on.
+    cpus: the processors the sessions are pinned to; the spin probe runs on them too. proc: the kernel's
+    files. clock: in seconds. gpu: None where nothing is measured on one.
     """
 
     def __init__(
@@ -63,31 +73,18 @@ class HostWatch:
         gpu = None if self._gpu is None else self._gpu.end()
         probe = max(self._probe_before, self._probe())
         usual = median(self._probes)
-        steal = _share(before.steal, after.steal, before.ticks, after.ticks)
-        seconds = after.at_s - before.at_s
-        pressure = (
-            None
-            if before.waited_us is None or after.waited_us is None
-            else (after.waited_us - before.waited_us) / 1e6 / max(seconds, 1e-9)
-        )
-        causes = [
-            text
-            for text, found in (
-                (
-                    f"the hypervisor took {100 * (steal or 0):.0f} % of the processors",
-                    (steal or 0) > STEAL_LIMIT,
-                ),
-                (
-                    f"processes waited for a processor {100 * (pressure or 0):.0f} % of the time",
-                    (pressure or 0) > PRESSURE_LIMIT,
-                ),
-                (f"a fixed loop took {probe / usual:.2f} times its usual time", probe > SPIN_LIMIT * usual),
-            )
-            if found
-        ]
-        causes += gpu.causes if gpu is not None else ()
+        steal, pressure = after.steal_since(before), after.pressure_since(before)
+        causes = []
+        if steal is not None and steal > STEAL_LIMIT:
+            causes.append(f"the hypervisor took {100 * steal:.0f} % of the processors")
+        if pressure is not None and pressure > PRESSURE_LIMIT:
+            causes.append(f"processes waited for a processor {100 * pressure:.0f} % of the time")
+        if probe > SPIN_LIMIT * usual:
+            causes.append(f"a fixed loop took {probe / usual:.2f} times its usual time")
+        if gpu is not None:
+            causes += gpu.causes
         return Environment(
-            seconds=seconds,
+            seconds=after.at_s - before.at_s,
             steal=steal,
             pressure=pressure,
             spin_s=probe,
@@ -112,24 +109,13 @@ class HostWatch:
         return taken
 
     def _counters(self) -> _Counters:
-        ticks = _numbers(self._proc / "stat", "cpu ")
-        waited = [
-            part for part in _first_line(self._proc / "pressure" / "cpu").split() if part.startswith("total=")
-        ]
+        cpu = _first_line(self._proc / "stat").split()
+        waited = re.search(r"total=(\d+)", _first_line(self._proc / "pressure" / "cpu"))
         return _Counters(
             at_s=self._clock(),
-            steal=ticks[7] if len(ticks) > 7 else None,
-            ticks=sum(ticks[:8]) if len(ticks) > 7 else None,
-            waited_us=int(waited[0].removeprefix("total=")) if waited else None,
+            ticks=tuple(int(word) for word in cpu[1 : STEAL + 2]),
+            waited_us=int(waited[1]) if waited else None,
         )
-
-
-def _share(
-    before: int | None, after: int | None, whole_before: int | None, whole_after: int | None
-) -> float | None:
-    if before is None or after is None or whole_before is None or whole_after is None:
-        return None
-    return (after - before) / max(1, whole_after - whole_before)
 
 
 def _first_line(path: Path) -> str:
@@ -139,13 +125,8 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _numbers(path: Path, prefix: str) -> list[int]:
-    line = _first_line(path)
-    return [int(word) for word in line.removeprefix(prefix).split()] if line.startswith(prefix) else []
-
-
 def conditions(*, sys: Path = Path("/sys"), gpu: GpuConditions | None = None) -> Conditions:
-    """Read the conditions of this machine. sys: where the kernel's files are. gpu: of the one measured on."""
+    """Read the conditions of this machine. sys: the kernel's files. gpu: of the one measured on."""
     cpu = sys / "devices" / "system" / "cpu"
     boost = _first_line(cpu / "cpufreq" / "boost")
     no_turbo = _first_line(cpu / "intel_pstate" / "no_turbo")

@@ -1,9 +1,9 @@
-"""Who is faster, and by how much: rounds of fresh launches, timed in turns.
+"""Paired latency: rounds of fresh launches, timed in turns.
 
-On a shared machine the speed itself drifts, so two artifacts timed one after the other can differ by a
-third for no reason. Here every artifact is open at once, one computes at a time, and what counts is the
-ratio to the baseline within a turn, milliseconds apart. Launching a process is itself a source of
-variation (memory layout, for one), so launches are repeated and are the unit of the interval.
+The speed of a shared machine drifts: two artifacts timed one after the other can differ by a third for no
+reason. Here all artifacts are open at once, one computes at a time, and its ratio to the baseline is taken
+within a turn, milliseconds apart. Launches differ too (memory layout, for one), so they are repeated and are
+the unit of the interval.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ TURNS_NS = 3e8  # of hot calls in a round, per variant
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """settled: the last ten calls took what the ten before had taken. typical_ns: their median."""
+    """settled: the last ten calls took as long as the ten before. typical_ns: their median."""
 
     calls: int
     settled: bool
@@ -37,7 +37,7 @@ class WarmUp:
 
 
 class Subject(Protocol):
-    """One launched session, ready to be timed (`worker.Worker`, or a simulated one in tests)."""
+    """One launched session (`worker.Worker`, or a simulated one in tests)."""
 
     def ready(self) -> None: ...
     def warm_up(self) -> WarmUp: ...
@@ -46,7 +46,7 @@ class Subject(Protocol):
         ...
 
     def preemptions(self) -> int:
-        """How often the processor was taken from it so far (involuntary context switches)."""
+        """Involuntary context switches so far."""
         ...
 
 
@@ -65,10 +65,9 @@ class Plan:
     """How much to measure.
 
     rounds: of fresh launches, at most; fewer where every interval is narrow enough sooner.
-    least_rounds: 6 are the fewest that give a 95 % interval.
-    turns: per round, at most. budget_s: for all rounds together.
-    repeats: of rounds in which the machine was busy with something else. insist: make `least_rounds`
-    whatever the budget, with fewer turns once it is spent.
+    least_rounds: 6 are the fewest that give a 95 % interval. turns: per round, at most.
+    budget_s: for all rounds. repeats: of rounds in which the machine was disturbed. insist: make
+    `least_rounds` whatever the budget, with fewer turns once it is spent.
     """
 
     rounds: int = 20
@@ -80,6 +79,22 @@ class Plan:
     insist: bool = False
     seed: int = 0
     rules: early_stopping.Rules = field(default_factory=early_stopping.Rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """What is timed in one session.
+
+    variants: all of them, with the baseline and its twin. twin: a second copy of the baseline; what it
+    differs by is the noise floor. contenders: a variant that cannot be the fastest of these is dropped.
+    batch_sizes: photos per call, where not 1.
+    """
+
+    variants: Sequence[str]
+    baseline: str
+    twin: str
+    contenders: Collection[str] = ()
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +113,10 @@ class Sample:
 
 @dataclass(slots=True)
 class Measured:
-    """One session: all samples, and what became of the variants.
+    """One session.
 
     batch_sizes: photos per call, where not 1. environments: per round; unused: rounds that were repeated
-    because the machine was disturbed. pruned: variants dropped early, with the bound that did it.
-    ended: why no more rounds followed.
+    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early.
     """
 
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -121,14 +135,10 @@ class Measured:
 
 
 def measure(
-    variants: Sequence[str],
+    lineup: Lineup,
     launch: Launch,
     plan: Plan,
     *,
-    baseline: str,
-    twin: str,
-    contenders: Collection[str],
-    batch_sizes: Mapping[str, int],
     watch: Watch,
     report: Report,
     clock: Callable[[], float] = time.monotonic,
@@ -136,122 +146,135 @@ def measure(
 ) -> Measured:
     """Time all variants against the baseline until every interval is narrow enough, or the budget ends.
 
-    twin: a second copy of the baseline under another name; what it differs by is the noise floor.
-    contenders: those that may win; whoever cannot be the fastest of them any more is dropped.
-    batch_sizes: photos per call, where not 1. into: filled as it goes, so that an interruption leaves what
-    was measured.
+    into: filled round by round, so that an interruption leaves what was measured.
     A variant that fails is left out from there on; the baseline's failure ends the session.
     """
-    rng = random.Random(plan.seed)
-    # Every round is a look, so more rounds than the rules know of share the same error.
-    rules = replace(plan.rules, looks=max(plan.rules.looks, plan.rounds))
     measured = Measured() if into is None else into
-    measured.batch_sizes = batch_sizes
-    ratios: dict[str, dict[int, float]] = {}
-    started = clock()
-
-    shown = standings(variants, ratios, measured, twin)
-
-    def report_progress() -> None:
-        left = _left_s(measured.rounds, plan, clock() - started)
-        report(Progress("timing", measured.rounds, plan.rounds, "", left, shown))
-
+    measured.batch_sizes = lineup.batch_sizes
+    timing = _Timing(lineup, launch, plan, watch, report, clock, measured)
     while not measured.ended:
-        began = clock()
-        late_already = began - started > plan.budget_s
-        gone = measured.failed.keys() | measured.pruned.keys()
-        alive = [name for name in variants if name not in gone]
-        turns = plan.least_turns if late_already else plan.turns
-        this_round = replace(plan, turns=turns)
-        _one_round(alive, launch, this_round, rng, watch, measured, report_progress)
-        if baseline in measured.failed:
-            measured.ended = "baseline_failed"
-            break
-        number = len(measured.environments) - 1
-        for name, values in log_ratios(measured, baseline, only_round=number).items():
-            ratios.setdefault(name, {}).update(values)
-        running = [name for name in alive if name not in measured.failed and name != twin]
-        racing = {name: ratios[name] for name in running if name in ratios}
-        late = early_stopping.dropped(racing, contenders, rules)
-        measured.pruned |= {name: lost for name, lost in late.items() if name != baseline}
-        shown = standings(variants, ratios, measured, twin)
-        report_progress()
-        left = racing.keys() - measured.pruned.keys() - {baseline}
-        if measured.rounds >= plan.rounds:
-            measured.ended = "rounds"
-        elif measured.rounds >= plan.least_rounds and early_stopping.narrow(ratios, left, rules):
-            measured.ended = "narrow"
-        elif plan.insist and measured.rounds < plan.least_rounds:
-            continue
-        elif (clock() - started) + (clock() - began) > plan.budget_s:
-            measured.ended = "budget"
-            # What there was no time to repeat counts after all, where there would be no interval without.
-            while measured.unused and measured.rounds < plan.least_rounds:
-                measured.unused.remove(max(measured.unused))
+        timing.make_round()
     return measured
 
 
-def _left_s(done: int, plan: Plan, elapsed_s: float) -> float | None:
-    least = time_left_s(done, max(done, plan.least_rounds), elapsed_s) if plan.insist else None
-    return max(time_left_s(done, plan.rounds, elapsed_s, plan.budget_s) or 0.0, least or 0.0)
+@dataclass(slots=True)
+class _Timing:
+    """The state of `measure` from round to round."""
 
+    lineup: Lineup
+    launch: Launch
+    plan: Plan
+    watch: Watch
+    report: Report
+    clock: Callable[[], float]
+    measured: Measured
+    rng: random.Random = field(init=False)
+    started: float = field(init=False)
+    ratios: dict[str, dict[int, float]] = field(default_factory=dict)
+    standings: tuple[Standing, ...] = ()
 
-def standings(
-    variants: Sequence[str], log_ratios: early_stopping.LogRatios, measured: Measured, twin: str
-) -> tuple[Standing, ...]:
-    """How the variants but the twin stand after the rounds so far: fastest first, those without one last."""
-    found = []
-    for name in variants:
-        if name == twin:
-            continue
-        ratio = Ratio(tuple(log_ratios.get(name, {}).values()))
-        known = bool(ratio.log_ratios)
-        found.append(
-            Standing(
-                name,
-                ratio.speedup if known else None,
-                ratio.interval if known else None,
-                name in measured.pruned or name in measured.failed,
-            )
-        )
-    return tuple(sorted(found, key=lambda standing: -(standing.speedup or 0.0)))
+    def __post_init__(self) -> None:
+        self.rng, self.started = random.Random(self.plan.seed), self.clock()
+        self.standings = self._rank()
 
+    def make_round(self) -> None:
+        """Time one round, drop the variants that cannot win, and end the session where that was the last."""
+        measured, baseline = self.measured, self.lineup.baseline
+        began = self.clock()
+        late = began - self.started > self.plan.budget_s
+        self._time_round(self.plan.least_turns if late else self.plan.turns)
+        if baseline in measured.failed:
+            measured.ended = "baseline_failed"
+            return
+        number = len(measured.environments) - 1
+        for name, values in log_ratios(measured, baseline, only_round=number).items():
+            self.ratios.setdefault(name, {}).update(values)
+        racing = {
+            name: self.ratios[name]
+            for name in self._running()
+            if name != self.lineup.twin and name in self.ratios
+        }
+        # Every round is a look, so more rounds than the rules know of share the same error.
+        rules = replace(self.plan.rules, looks=max(self.plan.rules.looks, self.plan.rounds))
+        lost = early_stopping.dropped(racing, self.lineup.contenders, rules)
+        lost.pop(baseline, None)
+        measured.pruned |= lost
+        self.standings = self._rank()
+        self._report_progress()
+        measured.ended = self._end(racing.keys() - lost.keys() - {baseline}, began)
 
-def _one_round(
-    alive: Sequence[str],
-    launch: Launch,
-    plan: Plan,
-    rng: random.Random,
-    watch: Watch,
-    measured: Measured,
-    alive_sign: Callable[[], None],
-) -> None:
-    """Launch everyone afresh in random order, warm everyone up, take turns; a sign of life after each."""
-    number = len(measured.environments)
-    order = list(alive)
-    rng.shuffle(order)
-    with contextlib.ExitStack() as stack:
-        subjects = {name: stack.enter_context(launch(name)) for name in order}
-        warm = _warm_up(order, subjects, measured)
-        calls = {name: _burst_calls(state) for name, state in warm.items()}
-        before = _preemptions(subjects)
-        watch.begin()
-        for turn in range(_turns([calls[name] * warm[name].typical_ns for name in subjects], plan)):
-            permutation = list(subjects)
-            rng.shuffle(permutation)
-            for place, name in enumerate(permutation):
-                with _failure_noted(name, subjects, measured):
-                    times = subjects[name].burst(1 + calls[name])
-                    launched = order.index(name)
-                    measured.samples += [
-                        Sample(name, number, launched, turn, place, call, time_ns)
-                        for call, time_ns in enumerate(times)
-                    ]
-            alive_sign()
-        environment = watch.end().model_copy(update={"preemptions": _preemptions(subjects) - before})
-    measured.environments.append(environment)
-    if environment.disturbed and len(measured.unused) < plan.repeats:
-        measured.unused.add(number)
+    def _running(self) -> list[str]:
+        ended = self.measured.failed.keys() | self.measured.pruned.keys()
+        return [name for name in self.lineup.variants if name not in ended]
+
+    def _end(self, racing: Collection[str], began: float) -> TimingEnd | None:
+        """Why no round follows the one that began at this time."""
+        measured, plan = self.measured, self.plan
+        if measured.rounds >= plan.rounds:
+            return "rounds"
+        if measured.rounds >= plan.least_rounds:
+            if early_stopping.narrow(self.ratios, racing, plan.rules.target):
+                return "narrow"
+        elif plan.insist:
+            return None
+        now = self.clock()
+        if (now - self.started) + (now - began) <= plan.budget_s:
+            return None
+        # What there was no time to repeat counts after all, where there would be no interval without.
+        while measured.unused and measured.rounds < plan.least_rounds:
+            measured.unused.remove(max(measured.unused))
+        return "budget"
+
+    def _time_round(self, most_turns: int) -> None:
+        """Launch all in random order, warm all up, and let them take turns; report progress after each."""
+        measured, order = self.measured, self._running()
+        number = len(measured.environments)
+        self.rng.shuffle(order)
+        with contextlib.ExitStack() as stack:
+            subjects = {name: stack.enter_context(self.launch(name)) for name in order}
+            warm = _warm_up(order, subjects, measured)
+            calls = {
+                name: _bounded(BURST_NS / state.typical_ns, *BURST_CALLS) for name, state in warm.items()
+            }
+            before = _preemptions(subjects)
+            self.watch.begin()
+            # The middle variant is timed for TURNS_NS.
+            bursts_ns = [calls[name] * warm[name].typical_ns for name in subjects]
+            turns = TURNS_NS / median(bursts_ns) if bursts_ns else 0
+            for turn in range(_bounded(turns, self.plan.least_turns, most_turns)):
+                permutation = list(subjects)
+                self.rng.shuffle(permutation)
+                for place, name in enumerate(permutation):
+                    with _failure_noted(name, subjects, measured):
+                        times = subjects[name].burst(1 + calls[name])
+                        launched = order.index(name)
+                        measured.samples += [
+                            Sample(name, number, launched, turn, place, call, time_ns)
+                            for call, time_ns in enumerate(times)
+                        ]
+                self._report_progress()
+            environment = self.watch.end()
+            preemptions = _preemptions(subjects) - before
+        measured.environments.append(environment.model_copy(update={"preemptions": preemptions}))
+        if environment.disturbed and len(measured.unused) < self.plan.repeats:
+            measured.unused.add(number)
+
+    def _report_progress(self) -> None:
+        plan, done, elapsed_s = self.plan, self.measured.rounds, self.clock() - self.started
+        left_s = time_left_s(done, plan.rounds, elapsed_s, plan.budget_s) or 0.0
+        if plan.insist:
+            left_s = max(left_s, time_left_s(done, max(done, plan.least_rounds), elapsed_s) or 0.0)
+        self.report(Progress("timing", done, plan.rounds, "", left_s, self.standings))
+
+    def _rank(self) -> tuple[Standing, ...]:
+        """The variants but the twin after the rounds so far: fastest first, those without a round last."""
+        standings, running = [], self._running()
+        for name in self.lineup.variants:
+            if name != self.lineup.twin:
+                ratio = Ratio(tuple(self.ratios.get(name, {}).values()))
+                speedup = ratio.speedup if ratio.log_ratios else None
+                standings.append(Standing(name, speedup, ratio.interval, name not in running))
+        return tuple(sorted(standings, key=lambda standing: -(standing.speedup or 0.0)))
 
 
 def _preemptions(subjects: Mapping[str, Subject]) -> int:
@@ -270,15 +293,8 @@ def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measu
     return states
 
 
-def _burst_calls(warm: WarmUp) -> int:
-    """Hot calls in a burst: a fast model needs many for the switch between processes not to matter."""
-    return min(max(math.ceil(BURST_NS / warm.typical_ns), BURST_CALLS[0]), BURST_CALLS[1])
-
-
-def _turns(bursts_ns: Collection[float], plan: Plan) -> int:
-    """Enough turns that the middle variant is timed for TURNS_NS, within the plan's bounds."""
-    wanted = math.ceil(TURNS_NS / median(bursts_ns)) if bursts_ns else 0
-    return min(max(wanted, plan.least_turns), plan.turns)
+def _bounded(number: float, least: int, most: int) -> int:
+    return min(max(math.ceil(number), least), most)
 
 
 @contextlib.contextmanager
@@ -296,8 +312,8 @@ def log_ratios(
     """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns,
     each the time of one photo.
 
-    Paired first, then summarised: the bursts of one turn saw the same speed of the machine. A burst counts
-    as the median of its hot calls.
+    Paired first, then summarised: the machine has the same speed in the bursts of one turn. A burst counts as
+    the median of its hot calls.
     """
     turns: dict[tuple[int, int], dict[str, list[int]]] = {}
     for s in measured.samples:
@@ -347,6 +363,6 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
 
 
 def noise_floor(measured: Measured) -> float | None:
-    """What the second copy of the baseline may differ by, as a fraction: the far end of its interval."""
+    """The far end of the interval of the second copy of the baseline, as a fraction."""
     bounds = Ratio(tuple(log_ratios(measured, BASELINE).get(TWIN, {}).values())).log_interval
     return None if bounds is None else math.expm1(max(abs(bound) for bound in bounds))

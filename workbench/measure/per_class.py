@@ -1,4 +1,4 @@
-"""Which classes a variant loses on: an accuracy that holds on average can still give up one disease."""
+"""The classes a variant loses on: an accuracy that holds on average can still give up one disease."""
 
 import math
 from collections import Counter
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ClassChange:
-    """One class against the baseline: photos, photos lost and gained, and the chance of so uneven a change.
-
-    p: exact McNemar, adjusted for the number of classes (Holm).
-    """
+    """One class against the baseline. p: of exact McNemar, adjusted for the number of classes (Holm)."""
 
     name: str
     images: int
@@ -36,7 +33,7 @@ class ClassChange:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Photos of one class that the variant takes for another and the baseline did not."""
+    """Photos of one class that the variant takes for another and the baseline does not."""
 
     truth: str
     taken_for: str
@@ -55,7 +52,7 @@ def class_changes(accuracy: Accuracy, class_names: Sequence[str]) -> list[ClassC
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted so that any below 0.05 is a 5 % claim about all of them together.
+    """Adjust p-values so that any below 0.05 is a 5 % claim about all of them together.
 
     S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979.
     """
@@ -74,7 +71,10 @@ def new_confusions(
     labels: Sequence[int],
     class_names: Sequence[str],
 ) -> list[Confusion]:
-    """What the variant confuses and the baseline did not, most frequent first. logits: (n, classes)."""
+    """The confusions of the variant that the baseline does not have, most frequent first.
+
+    logits, baseline: (n, classes).
+    """
     answers, before = logits.argmax(axis=1), baseline.argmax(axis=1)
     pairs = Counter(
         (truth, int(answer))
@@ -90,7 +90,7 @@ def new_confusions(
 def expected_calibration_error(
     probabilities: "NDArray[np.float64]", labels: "NDArray[np.int64]", bins: int = 15
 ) -> float:
-    """How far confidence is from accuracy, on average, as a fraction of 1.
+    """The mean distance of confidence from accuracy, as a fraction of 1.
 
     probabilities: (n, classes). C. Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
@@ -98,12 +98,8 @@ def expected_calibration_error(
 
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     slot = np.minimum((confidence * bins).astype(int), bins - 1)
-    total = 0.0
-    for index in range(bins):
-        inside = slot == index
-        if inside.any():
-            total += inside.mean() * abs(float(right[inside].mean()) - float(confidence[inside].mean()))
-    return total
+    # The share of a bin's photos cancels against the means over them.
+    return float(np.abs(np.bincount(slot, right - confidence)).sum() / len(labels))
 
 
 def mean_kl(reference: "NDArray[np.float32]", logits: "NDArray[np.float32]") -> float:

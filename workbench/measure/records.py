@@ -1,4 +1,4 @@
-"""What one variant's measurements are recorded as; part of `trials.jsonl` and `run.json`."""
+"""The records of one variant's measurements; part of `trials.jsonl` and `run.json`."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -32,10 +32,9 @@ NoneHeldOut = Annotated[TooFewToSplit | SharedPhotos, Field(discriminator="kind"
 
 
 class Parity(Record):
-    """How far the variant's logits are from the source model's in FP32, on all validation photos.
+    """Distance of the variant's logits from the source model's in FP32, on all validation photos.
 
     max_rel: largest absolute difference over the largest absolute logit of the reference.
-    top1_agreement: fraction of photos with the same top-1 class.
     kl: mean Kullback-Leibler divergence of the variant's probabilities from the reference's, in nats.
     """
 
@@ -50,9 +49,8 @@ class Accuracy(Record):
     """Counts on one part of the validation photos; rates and intervals are derived on read.
 
     correct_top5: None where there are no more than five classes.
-    class_images, class_correct: per class, in the order of the class names.
-    losses, gains: photos the baseline gets right and the variant wrong, and the reverse; class_losses and
-    class_gains likewise per class.
+    losses, gains: photos the baseline gets right and the variant wrong, and the reverse.
+    class_...: the same per class, in the order of the class names.
     ece: expected calibration error of the softmax confidence (15 bins), a fraction of 1.
     """
 
@@ -74,9 +72,9 @@ class Accuracy(Record):
 
 
 class GpuConditions(Record):
-    """What decides the speed of a GPU and stays as it is. Power in watts; None: not told.
+    """What decides the speed of a GPU and does not change during a run; None: unknown.
 
-    default_power_w: the limit it was made with; below it, somebody lowered it.
+    default_power_w: the limit it was made with; a lower `power_limit_w` was set by its administrator.
     """
 
     REMOVED: ClassVar = dict.fromkeys(("max_sm_mhz", "max_memory_mhz", "persistence"))
@@ -93,7 +91,7 @@ class Conditions(Record):
     """What decides the speed of a processor and can be read once; "unknown" where it cannot, never "ok".
 
     affinity: processors this process may use. quota: processors' worth of time a container may use.
-    gpu: of the GPU that was measured on; None where none was.
+    gpu: None where none was measured on.
     """
 
     affinity: tuple[int, ...]
@@ -104,11 +102,10 @@ class Conditions(Record):
 
 
 class GpuState(Record):
-    """The GPU while something was timed, read a few times a second; None where NVML does not tell.
+    """The GPU while something was timed, read a few times a second; None where NVML has no answer.
 
-    sm_mhz, memory_mhz: the lowest and the highest clock seen. celsius: the highest. watts: the mean.
-    throttled: reasons that NVML gave for lowered clocks, idling aside. others: processes on the GPU that are
-    none of ours.
+    sm_mhz, memory_mhz: the lowest and the highest clock. celsius: the highest. watts: the mean.
+    throttled: NVML's reasons for lowered clocks, idling aside. others: foreign processes on the GPU.
     """
 
     sm_mhz: tuple[int, int] | None
@@ -120,8 +117,8 @@ class GpuState(Record):
 
 
 class GpuThroughput(Record):
-    """Photos a second at a batch size. with_copies: host memory to host memory, as a server calls it.
-    on_device: without the copies; None where the runtime has no such call."""
+    """Photos a second. with_copies: host memory to host memory, as a server calls it. on_device: without the
+    copies; None where the runtime has no such call."""
 
     batch: int
     with_copies: float
@@ -129,11 +126,11 @@ class GpuThroughput(Record):
 
 
 class GpuUse(Record):
-    """What a variant did on the GPU. One photo a call, but for throughput.
+    """A variant's use of the GPU, in calls of one photo but for throughput.
 
-    device_p50_ns: the call without the copies, and how that was taken. memory_bytes: of the GPU, held by the
-    measuring process; whole_gpu: NVML did not tell by process, so it is what the GPU's use grew by.
-    joules: per photo, at the largest batch of `throughput`, of the whole GPU. engine: what was built for it.
+    device_p50_ns: of the call without the copies. device_how: by what that was taken. memory_bytes: held by
+    the measuring process; whole_gpu: NVML has it not by process, so it is what the GPU's use grew by.
+    joules: per photo, at the largest batch of `throughput`, of the whole GPU.
     """
 
     device_p50_ns: float | None = None
@@ -149,10 +146,9 @@ class GpuUse(Record):
 class Environment(Record):
     """The machine during one round of timing; None where it cannot be read.
 
-    steal: share of the processors' time the hypervisor gave to others. pressure: share of the time some
-    process waited for a processor. spin_s: the slower of a
-    fixed loop's durations before and after. preemptions: how often a session lost its processor to others.
-    disturbed: why the round should be repeated, or None.
+    steal: share of the processors' time that the hypervisor gave to others. pressure: share of the time that
+    some process waited for a processor. spin_s: the slower of a fixed loop's durations before and after.
+    preemptions: how often a session lost its processor. disturbed: why the round should be repeated.
     """
 
     REMOVED: ClassVar = {"runnable": None}
@@ -195,7 +191,7 @@ class Latency(Record):
 class WholePath(Record):
     """From the bytes of a photo to its class, as the server does it: medians in nanoseconds.
 
-    photo: which one, in words. rest: softmax and top-1.
+    photo: its name. rest: softmax and top-1.
     """
 
     photo: str
@@ -211,11 +207,10 @@ AT_RISK = "x86 with AVX2 without VNNI"
 
 
 class Saturation(Record):
-    """What 16-bit pair sums change, emulated on photos.
+    """The effect of 16-bit pair sums, emulated on photos.
 
-    layers_at_risk: nodes in which a sum saturated.
-    logit_error: largest change of a logit, as a fraction of the largest logit. top1_changed: photos, out of
-    `photos`, that are classified otherwise. validated: the kinds of CPU on which nothing changes.
+    layers_at_risk: nodes in which a sum saturated. logit_error: largest change of a logit, as a fraction of
+    the largest logit. top1_changed: of `photos`. validated: the kinds of CPU on which nothing changes.
     """
 
     REMOVED: ClassVar = {"worst_share": None}

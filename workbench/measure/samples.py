@@ -1,4 +1,4 @@
-"""Raw samples on disk: `latency.parquet`, from which every latency figure can be worked out again."""
+"""Raw samples on disk: every latency figure can be computed again from `latency.parquet`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from workbench.system.packages import missing_package
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FIELDS = ("variant", "round", "order", "turn", "place", "call", "time_ns")
+FIELDS = tuple(Sample.__dataclass_fields__)
 
 
 def save(sessions: Mapping[str, Measured], path: Path) -> None:

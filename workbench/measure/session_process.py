@@ -1,37 +1,22 @@
-"""The measuring process: it opens one artifact and answers the parent's requests."""
+"""The measuring process. It reads the clock itself, around the call alone; the parent only says whose turn
+it is."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any
 
-from workbench.backends import BACKENDS, Infer, Runtime, Session
+from workbench.backends import BACKENDS, Engine, Runtime, Session
 from workbench.backends.artifact import Artifact
+from workbench.backends.audit import Audit
 from workbench.backends.softmax import softmax
 from workbench.errors import WorkbenchError
 from workbench.measure.gpu import figures
 from workbench.measure.latency import WarmUp
-from workbench.measure.messages import (
-    Burst,
-    Describe,
-    Evaluate,
-    MeasureThroughput,
-    Memory,
-    Opened,
-    ReadAudit,
-    ReadEnergy,
-    ReadMemory,
-    Request,
-    Saturate,
-    TimeOnDevice,
-    WalkPath,
-    Warm,
-)
-from workbench.measure.records import WholePath
+from workbench.measure.records import GpuThroughput, WholePath
 from workbench.measure.throughput import photos_per_s
 from workbench.photos.contract import Batch
 from workbench.photos.dataset import Images
@@ -43,13 +28,40 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-EVALUATE_CHUNK = 64
 TIMED_IMAGES = 8  # real photos the timed calls cycle through
 
 WARM_UP_MIN = 20  # iterations
 WARM_UP_MAX_S = 1.0
 WARM_UP_WINDOW = 10
 WARM_UP_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was read back from an opened session.
+
+    load_s: from the file on disk to a session that can be called, the runtime already imported.
+    cold_start_s: from the start of this process to its first answer. engine: of GPU runtimes that have one.
+    """
+
+    load_s: float
+    cold_start_s: float
+    device: str
+    provider: str
+    threads: int
+    engine: Engine | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident bytes of this process: the most since it started, and now."""
+
+    peak_bytes: int
+    steady_bytes: int
+
+
+Request = tuple[Callable[..., object], tuple[Any, ...]]
+"""A method of `OpenSession` and its arguments."""
 
 
 @contextmanager
@@ -69,17 +81,17 @@ def hold(
     started = time.perf_counter()
     with backend.session(artifact, runtime) as session:
         load_s = time.perf_counter() - started
-        photos = [next(images.rows([0]))]
-        session.infer(photos[0])
+        session.infer(next(images.rows([0])))
         cold_start_s = time.monotonic() - spawned_s
         opened = Opened(
             load_s, cold_start_s, session.device, session.provider, session.threads, session.engine
         )
-        yield _Answers(artifact, runtime, images, session, opened)
+        target = OpenSession(artifact, runtime, images, session, opened)
+        yield lambda request: request[0](target, *request[1])
 
 
-class _Answers:
-    """The handler of one open session: a request in, what it measured out."""
+class OpenSession:
+    """One open session in the child; `worker.Worker` calls its methods from the parent."""
 
     def __init__(
         self, artifact: Artifact, runtime: Runtime, images: Images, session: Session, opened: Opened
@@ -89,35 +101,21 @@ class _Answers:
         self._photos = list(images.spread(TIMED_IMAGES * runtime.batch, runtime.batch))
         self._turn = 0
 
-    def __call__(self, request: Request) -> object:
-        session, images = self._session, self._images
-        match request:
-            case Describe():
-                return self._opened
-            case Evaluate():
-                return evaluate(session.infer, images, request.rows)
-            case Warm():
-                return warm_up(self._timed)
-            case Burst():
-                return tuple(self._timed() for _ in range(request.calls))
-            case ReadMemory():
-                return read_memory()
-            case ReadAudit():
-                backend = BACKENDS[self._runtime.backend]
-                return backend.audit(self._artifact, self._runtime, self._photos[0])
-            case Saturate():
-                threads, seconds = self._runtime.sessions, request.seconds
-                return photos_per_s(session.infer, self._photos[0], threads=threads, seconds=seconds)
-            case WalkPath():
-                return walk_path(session.infer, images, request)
-            case TimeOnDevice():
-                return figures.device_times(session.on_device, photos_of(images, request.size))
-            case MeasureThroughput():
-                return figures.throughput(session, photos_of(images, request.size))
-            case ReadEnergy():
-                return figures.joules(session.infer, photos_of(images, request.size))
-            case _:
-                assert_never(request)
+    def describe(self) -> Opened:
+        return self._opened
+
+    def evaluate(self, rows: Sequence[int]) -> "NDArray[np.float32]":
+        """(rows, classes) logits, one photo at a time, as the server calls it: some artifacts answer
+        differently in a batch (dynamic INT8 scales activations over all of it)."""
+        import numpy as np
+
+        return np.concatenate([self._session.infer(batch) for batch in self._images.rows(rows)])
+
+    def warm_up(self) -> WarmUp:
+        return warm_up(self._timed)
+
+    def burst(self, calls: int) -> tuple[int, ...]:
+        return tuple(self._timed() for _ in range(calls))
 
     def _timed(self) -> int:
         """Nanoseconds of one call, on the next photo."""
@@ -127,17 +125,63 @@ class _Answers:
         self._session.infer(photo)
         return time.perf_counter_ns() - before
 
+    def memory(self) -> Memory:
+        import psutil
 
-def evaluate(infer: Infer, images: Images, rows: Sequence[int]) -> "NDArray[np.float32]":
-    """(rows, classes) logits."""
-    import numpy as np
+        steady = int(psutil.Process().memory_info().rss)
+        # Linux's VmHWM, not getrusage's ru_maxrss: that one survives exec and would count the parent's.
+        # Elsewhere the peak is not known better than the present.
+        status = Path("/proc/self/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+        return Memory(max([steady, *peaks]), steady)
 
-    return np.concatenate([infer(batch) for batch in images.rows(rows)])
+    def audit(self) -> Audit:
+        """Open the artifact once more and look at what runs."""
+        return BACKENDS[self._runtime.backend].audit(self._artifact, self._runtime, self._photos[0])
 
+    def saturate(self, seconds: float) -> float:
+        """Photos a second, called from as many threads as the runtime's profile says."""
+        threads = self._runtime.sessions
+        return photos_per_s(self._session.infer, self._photos[0], threads=threads, seconds=seconds)
 
-def photos_of(images: Images, size: int) -> Batch:
-    """One batch of this many photos, spread over all; some more than once where there are fewer."""
-    return next(images.spread(size, size))
+    def walk_path(self, photo: bytes, name: str, times: int) -> WholePath:
+        """Time decode, preprocess, inference and the rest apart, by the functions the server calls."""
+        contract = self._images.contract
+        stages: list[tuple[int, int, int, int]] = []
+        for _ in range(times):
+            begun = time.perf_counter_ns()
+            image = decode_for(photo, contract)
+            decoded = time.perf_counter_ns()
+            batch = batch_of(crop_pixels(image, contract)[None], contract, raw=self._images.raw)
+            prepared = time.perf_counter_ns()
+            logits = self._session.infer(batch)
+            inferred = time.perf_counter_ns()
+            softmax(logits[0]).argmax()
+            done = time.perf_counter_ns()
+            stages.append((decoded - begun, prepared - decoded, inferred - prepared, done - inferred))
+        decode_ns, preprocess_ns, infer_ns, rest_ns = (median(times) for times in zip(*stages, strict=True))
+        return WholePath(
+            photo=name,
+            bytes=len(photo),
+            decode_ns=decode_ns,
+            preprocess_ns=preprocess_ns,
+            infer_ns=infer_ns,
+            rest_ns=rest_ns,
+        )
+
+    def device_time(self, size: int) -> tuple[float, str] | None:
+        return figures.device_time(self._session.on_device, self._batch(size))
+
+    def gpu_throughput(self, size: int) -> GpuThroughput | None:
+        return figures.throughput(self._session, self._batch(size))
+
+    def joules(self, size: int) -> float | None:
+        return figures.joules(self._session.infer, self._batch(size))
+
+    def _batch(self, size: int) -> Batch:
+        """This many photos, spread over all; some more than once where there are fewer."""
+        return next(self._images.spread(size, size))
 
 
 def warm_up(timed: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> WarmUp:
@@ -153,41 +197,3 @@ def warm_up(timed: Callable[[], int], clock: Callable[[], float] = time.perf_cou
                 return WarmUp(len(times), settled=True, typical_ns=last)
         if clock() >= deadline:
             return WarmUp(len(times), settled=False, typical_ns=last)
-
-
-def read_memory() -> Memory:
-    """Linux's VmHWM for the peak, not getrusage's ru_maxrss: that one survives exec and would count the
-    parent's. Elsewhere the peak is not known better than the present."""
-    import psutil
-
-    steady = int(psutil.Process(os.getpid()).memory_info().rss)
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
-    return Memory(max([steady, *peaks]), steady)
-
-
-def walk_path(infer: Infer, images: Images, request: WalkPath) -> WholePath:
-    """Time decode, preprocess, inference and the rest apart, by the functions the server calls."""
-    contract = images.contract
-    stages: list[tuple[int, int, int, int]] = []
-    for _ in range(request.times):
-        begun = time.perf_counter_ns()
-        image = decode_for(request.photo, contract)
-        decoded = time.perf_counter_ns()
-        batch = batch_of(crop_pixels(image, contract)[None], contract, raw=images.raw)
-        prepared = time.perf_counter_ns()
-        logits = infer(batch)
-        inferred = time.perf_counter_ns()
-        softmax(logits[0]).argmax()
-        done = time.perf_counter_ns()
-        stages.append((decoded - begun, prepared - decoded, inferred - prepared, done - inferred))
-    decode_ns, preprocess_ns, infer_ns, rest_ns = (median(times) for times in zip(*stages, strict=True))
-    return WholePath(
-        photo=request.name,
-        bytes=len(request.photo),
-        decode_ns=decode_ns,
-        preprocess_ns=preprocess_ns,
-        infer_ns=infer_ns,
-        rest_ns=rest_ns,
-    )

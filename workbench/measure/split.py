@@ -1,7 +1,7 @@
-"""Which validation photos choose the winner, and which certify it.
+"""Validation photos for selection and, held out, for certification.
 
-Whoever chooses the best of many candidates on some photos has picked its luck on them too. So the photos
-are split: one part chooses, the other, which chose nothing, certifies the winner once.
+The best of many candidates is selected partly by noise, so it is certified once on photos that had no part
+in its selection.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-SHOWN = 3  # paths of shared photos that are kept
+SHOWN = 3  # paths of shared photos
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
 # Of 256. A photo that was compressed again stays within about 20; a brighter or noisier copy may not, and is
 # missed. Two leaves of one class of PlantVillage differ by 43 or more.
@@ -28,7 +28,7 @@ NEAR_BITS = 32
 class Parts:
     """Row numbers of the validation photos, ascending.
 
-    uncertified: why there is no certification part, or None. Without one, all photos choose.
+    uncertified: why there is no certification part; all photos are for selection then.
     """
 
     selection: tuple[int, ...]
@@ -50,8 +50,8 @@ def split(
 ) -> Parts:
     """Split the photos of every class in halves, near-duplicates kept together; the same for ever.
 
-    pixels: (n, side, side, 3) uint8. max_drop: with so few photos that a half could not certify it even
-    for a model that loses nothing, all of them choose and none certify.
+    pixels: (n, side, side, 3) uint8. max_drop: where a half is too small to certify it even for a model that
+    loses nothing, all photos are for selection.
     """
     everything = tuple(range(len(validation)))
     if calibration is not None and (shared := _shared(validation, calibration)):
@@ -60,11 +60,11 @@ def split(
     dealt = 0
     for label in sorted(set(validation.labels)):
         rows = [row for row in everything if validation.labels[row] == label]
-        # The odd photo of a class goes to whichever part has fewer photos so far.
+        # The odd photo of a class goes to the part that has fewer photos so far.
         chosen += _half(rows, validation.contents, pixels, more=2 * len(chosen) <= dealt)
         dealt += len(rows)
     known = {validation.contents[row] for row in chosen}
-    # A photo that stands in two classes cannot be proved apart from itself.
+    # A photo that stands in two classes must not be in both parts.
     certifying = {row for row in set(everything) - set(chosen) if validation.contents[row] not in known}
     smaller = min(len(chosen), len(certifying))
     best = PairedDrop(0, 0, smaller).upper_bound() if smaller else 1.0
@@ -74,18 +74,18 @@ def split(
 
 
 def _shared(validation: Dataset, calibration: Dataset) -> list[str]:
-    seen = set(calibration.contents)
+    contents = set(calibration.contents)
     photos = zip(validation.paths, validation.contents, strict=True)
-    return [str(path) for path, content in photos if content in seen]
+    return [str(path) for path, content in photos if content in contents]
 
 
 def _half(
     rows: Sequence[int], contents: Sequence[str], pixels: "NDArray[np.uint8]", *, more: bool
 ) -> list[int]:
-    """About half of one class's photos, whole groups of near-duplicates at a time.
+    """About half of one class's photos, in whole groups of near-duplicates.
 
-    Groups are dealt out in the order of their contents' digests, which no one chose, each to the part that
-    has fewer; more: an odd photo goes to this part.
+    Groups are dealt out in the order of their contents' digests, each to the part that has fewer photos.
+    more: an odd photo goes to this part.
     """
     groups = sorted(groups_of(rows, pixels), key=lambda group: min(contents[row] for row in group))
     mine: list[int] = []
@@ -99,24 +99,18 @@ def _half(
 
 
 def groups_of(rows: Sequence[int], pixels: "NDArray[np.uint8]") -> list[list[int]]:
-    """Rows whose photos look the same, directly or through others; most rows stand alone."""
+    """Rows grouped by photos that look the same, directly or through others."""
     import numpy as np
 
     hashes = np.stack([difference_hash(pixels[row]) for row in rows])
-    leader = list(range(len(rows)))
-
-    def find(index: int) -> int:
-        while leader[index] != index:
-            index = leader[index]
-        return index
-
-    for index in range(len(rows)):
-        distances = (hashes[index + 1 :] != hashes[index]).sum(axis=1)
-        for other in np.flatnonzero(distances < NEAR_BITS):
-            leader[find(index + 1 + int(other))] = find(index)
+    label = np.arange(len(rows))
+    for index, own in enumerate(hashes):
+        near = label[:index][(hashes[:index] != own).sum(axis=1) < NEAR_BITS]
+        # A photo that is near two groups makes them one.
+        label[np.isin(label, near)] = label[index] = near.min(initial=index)
     groups: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(find(index), []).append(row)
+    for row, group in zip(rows, label.tolist(), strict=True):
+        groups.setdefault(group, []).append(row)
     return list(groups.values())
 
 

@@ -8,6 +8,9 @@ from statistics import NormalDist, median
 
 Interval = tuple[float, float]
 
+CONFIDENCE = 0.95
+TWO_SIDED = 0.5 + CONFIDENCE / 2  # of each end of a two-sided interval
+
 
 def hodges_lehmann(values: Sequence[float]) -> float:
     """The median of all pairwise means: as robust as a median, nearly as sharp as a mean.
@@ -21,14 +24,14 @@ def hodges_lehmann(values: Sequence[float]) -> float:
     return float(np.median((array[rows] + array[columns]) / 2))
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """A distribution-free interval of the median from order statistics, or None with too few values.
+def median_interval(values: Sequence[float]) -> Interval | None:
+    """A distribution-free 95 % interval of the median from order statistics, or None with too few values.
 
     The k-th smallest and k-th largest of n values enclose the median with probability
     1 - 2 P(Binomial(n, 1/2) < k): it takes 6 values to reach 95 %, and [min, max] of 6 reaches 96.9 %.
-    As k is a whole number, that is more than was asked for; between k and k + 1 the interval is
-    interpolated: T. P. Hettmansperger and S. J. Sheather, "Confidence intervals based on interpolated
-    order statistics", Statistics & Probability Letters 4, 1986.
+    As k is a whole number, the interval is interpolated between k and k + 1: T. P. Hettmansperger and
+    S. J. Sheather, "Confidence intervals based on interpolated order statistics", Statistics & Probability
+    Letters 4, 1986.
     """
     ordered = sorted(values)
     n = len(ordered)
@@ -36,61 +39,58 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
     def coverage(k: int) -> float:
         return 1.0 - 2 * sum(math.comb(n, i) for i in range(k)) / float(2**n)
 
-    enough = [k for k in range(1, n // 2 + 1) if coverage(k) >= confidence]
+    enough = [k for k in range(1, n // 2 + 1) if coverage(k) >= CONFIDENCE]
     if not enough:
         return None
     k = enough[-1]
     low, high = ordered[k - 1], ordered[n - k]
     if 2 * (k + 1) > n:
         return low, high
-    share = (coverage(k) - confidence) / (coverage(k) - coverage(k + 1))
+    share = (coverage(k) - CONFIDENCE) / (coverage(k) - coverage(k + 1))
     inward = (n - k) * share / (k + (n - 2 * k) * share)
     return (1 - inward) * low + inward * ordered[k], (1 - inward) * high + inward * ordered[n - k - 1]
 
 
 def student_t_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability))
 
 
-def samples_for_percentile(fraction: float, confidence: float = 0.95) -> int:
+def samples_for_percentile(fraction: float) -> int:
     """How many samples it takes for the largest to bound a percentile: 59 for p95, 299 for p99.
 
-    P(all n samples lie below it) = fraction**n must not exceed 1 - confidence; as in MLPerf's early
-    stopping rule with no sample allowed above.
+    P(all n samples lie below it) = fraction**n must not exceed 5 %; as in MLPerf's early stopping rule with
+    no sample allowed above.
     """
-    return math.ceil(math.log(1 - confidence) / math.log(fraction))
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(fraction))
 
 
 def percentile(values: Sequence[float], fraction: float) -> float | None:
-    """The nearest-rank percentile, or None where the tail is thinner than the samples can tell."""
+    """The nearest-rank percentile, or None with fewer than `samples_for_percentile`."""
     if len(values) < samples_for_percentile(fraction):
         return None
     return float(sorted(values)[math.ceil(fraction * len(values)) - 1])
 
 
-def percentile_upper_bound(
-    values: Sequence[float], fraction: float, confidence: float = 0.95
-) -> float | None:
-    """A distribution-free upper bound of a percentile: the k-th smallest value, for the smallest k with
-    P(Binomial(n, fraction) < k) >= confidence; None where not even the largest value is one."""
+def percentile_upper_bound(values: Sequence[float], fraction: float) -> float | None:
+    """A distribution-free 95 % upper bound of a percentile: the k-th smallest value, for the smallest k with
+    P(Binomial(n, fraction) < k) >= 95 %; None where not even the largest value is one."""
     import numpy as np
     from scipy.special import bdtr
 
     n = len(values)
-    below = np.searchsorted(bdtr(np.arange(n), n, fraction), confidence)
+    below = np.searchsorted(bdtr(np.arange(n), n, fraction), CONFIDENCE)
     return float(sorted(values)[below]) if below < n else None
 
 
-def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    """Two-sided score interval of a proportion, as fractions of 1.
+def wilson(correct: int, total: int) -> Interval:
+    """Two-sided 95 % score interval of a proportion, as fractions of 1.
 
     E. B. Wilson, JASA 22, 1927: unlike p +- z*se it stays inside [0, 1] and is not empty at 100 %, which
     small test sets do reach.
     """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = NormalDist().inv_cdf(TWO_SIDED)
     p = correct / total
     centre = p + z * z / (2 * total)
     spread = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
@@ -103,9 +103,9 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedDrop:
-    """The accuracy a variant loses against a reference on the same photos.
+    """The accuracy a variant loses against a reference on the same `total` photos.
 
-    losses: photos the reference gets right and the variant wrong; gains: the reverse; total: all photos.
+    losses: photos the reference gets right and the variant wrong; gains: the reverse.
     """
 
     losses: int
@@ -117,13 +117,12 @@ class PairedDrop:
         """Fraction of 1; negative where the variant is better."""
         return (self.losses - self.gains) / self.total
 
-    def interval(self, confidence: float = 0.95) -> Interval:
-        """Two-sided score interval of the drop (see `upper_bound`)."""
-        one_sided = 0.5 + confidence / 2
-        lower = -PairedDrop(self.gains, self.losses, self.total).upper_bound(one_sided)
-        return lower, self.upper_bound(one_sided)
+    def interval(self) -> Interval:
+        """Two-sided 95 % score interval of the drop (see `upper_bound`)."""
+        lower = -PairedDrop(self.gains, self.losses, self.total).upper_bound(TWO_SIDED)
+        return lower, self.upper_bound(TWO_SIDED)
 
-    def upper_bound(self, confidence: float = 0.95) -> float:
+    def upper_bound(self, confidence: float = CONFIDENCE) -> float:
         """One-sided upper bound of the drop: the largest that the data do not reject.
 
         The score test of T. Tango, "Equivalence test and confidence interval for the difference in
@@ -158,10 +157,10 @@ class PairedDrop:
         as_few = sum(math.comb(n, i) for i in range(k + 1))
         return min(1.0, float(Fraction(2 * as_few, 2**n)))
 
-    def images_needed(self, margin: float, confidence: float = 0.95) -> int:
-        """Photos it would take for the bound to come under `margin`, were the counts to scale as they are.
+    def images_needed(self, margin: float) -> int:
+        """Photos it would take for the upper bound to come under `margin`, were the counts to scale.
 
-        Only for a drop below the margin. Doubles until the bound fits, then halves the steps.
+        Raises ValueError for a drop that is not below the margin.
         """
         if self.drop >= margin:
             raise ValueError("no number of photos brings the bound under a margin that the drop exceeds")
@@ -169,7 +168,7 @@ class PairedDrop:
         def fits(total: int) -> bool:
             scale = total / self.total
             scaled = PairedDrop(round(self.losses * scale), round(self.gains * scale), total)
-            return scaled.upper_bound(confidence) <= margin
+            return scaled.upper_bound() <= margin
 
         high = self.total
         while not fits(high):
@@ -185,8 +184,7 @@ class PairedDrop:
 class Ratio:
     """Speed relative to the baseline, from the paired log-ratios of rounds of fresh launches.
 
-    The launch is the statistical unit: iterations of one process agree with each other far better than
-    two processes do.
+    The launch is the statistical unit: iterations of one process agree far better than two processes do.
     """
 
     log_ratios: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Photos a second of a session that is called as the server calls it."""
+"""Photos a second of a session."""
 
 import threading
 import time
@@ -8,15 +8,16 @@ from workbench.photos.contract import Batch
 
 
 def photos_per_s(infer: Infer, batch: Batch, *, threads: int, seconds: float) -> float:
-    """Of one session called with this batch from `threads` threads at once.
+    """Call one session with this batch from `threads` threads at once, as the server does.
 
     The first call of each thread does not count: on a GPU it makes that thread's buffers and graphs.
     """
     counts = [0] * threads
-    started = [0.0]
+    started = 0.0
 
     def begin() -> None:
-        started[0] = time.perf_counter()
+        nonlocal started
+        started = time.perf_counter()
 
     start = threading.Barrier(threads + 1, action=begin)
 
@@ -25,7 +26,7 @@ def photos_per_s(infer: Infer, batch: Batch, *, threads: int, seconds: float) ->
             infer(batch)
         finally:
             start.wait()
-        while time.perf_counter() < started[0] + seconds:
+        while time.perf_counter() < started + seconds:
             infer(batch)
             counts[index] += 1
 
@@ -35,4 +36,4 @@ def photos_per_s(infer: Infer, batch: Batch, *, threads: int, seconds: float) ->
     start.wait()
     for worker in workers:
         worker.join()
-    return sum(counts) * len(batch) / (time.perf_counter() - started[0])
+    return sum(counts) * len(batch) / (time.perf_counter() - started)

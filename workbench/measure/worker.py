@@ -1,33 +1,16 @@
-"""The process that holds one session. It reads the clock itself, around the call alone; the parent only
-says whose turn it is."""
+"""The parent's side of the measuring process."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
 
 from workbench.backends import Runtime
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
-from workbench.measure.gpu import figures
 from workbench.measure.latency import WarmUp
-from workbench.measure.messages import (
-    Burst,
-    Describe,
-    Evaluate,
-    MeasureThroughput,
-    Memory,
-    Opened,
-    ReadAudit,
-    ReadEnergy,
-    ReadMemory,
-    Saturate,
-    TimeOnDevice,
-    WalkPath,
-    Warm,
-)
 from workbench.measure.records import GpuThroughput, WholePath
-from workbench.measure.session_process import EVALUATE_CHUNK, hold
+from workbench.measure.session_process import Memory, Opened, OpenSession, hold
 from workbench.photos.dataset import Images
 from workbench.system.child import Child
 
@@ -36,13 +19,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+EVALUATE_CHUNK = 64
 OPEN_TIMEOUT_S = 300.0
 GPU_OPEN_TIMEOUT_S = 900.0  # some runtimes build an engine for the GPU when they open a file first
 TURN_TIMEOUT_S = 120.0
 
 
 class Worker:
-    """The parent's side: one process holding one session of `artifact`."""
+    """One process holding one session of `artifact`. Its methods raise ChildError where they fail."""
 
     def __init__(
         self,
@@ -53,16 +40,8 @@ class Worker:
         log: Path,
         cpus: Collection[int] | None = None,
     ) -> None:
-        self._child = Child(
-            hold,
-            artifact,
-            runtime,
-            images,
-            time.monotonic(),
-            log=log,
-            cpus=cpus,
-            label="the measuring process",
-        )
+        arguments = (artifact, runtime, images, time.monotonic())
+        self._child = Child(hold, *arguments, log=log, cpus=cpus, label="the measuring process")
         self._images = len(images)
         self._open_timeout_s = GPU_OPEN_TIMEOUT_S if runtime.device == "cuda" else OPEN_TIMEOUT_S
 
@@ -74,31 +53,33 @@ class Worker:
         """Wait for the session to be open. Raises ChildError."""
         self._child.ready(self._open_timeout_s)
 
+    def _ask(self, method: Callable[[OpenSession, *Arguments], Result], *arguments: *Arguments) -> Result:
+        """What a method of the session answers in the child. Raises ChildError."""
+        result: Result = self._child.ask((method, arguments), TURN_TIMEOUT_S)
+        return result
+
     def describe(self) -> Opened:
-        opened: Opened = self._child.ask(Describe(), TURN_TIMEOUT_S)
-        return opened
+        return self._ask(OpenSession.describe)
 
     def evaluate(
         self, progress: Callable[[int, int], None], rows: Sequence[int] | None = None
     ) -> "NDArray[np.float32]":
-        """(n, classes) logits of these photos, or of all. Raises ChildError."""
+        """(n, classes) logits of these photos, or of all."""
         import numpy as np
 
         chosen = range(self._images) if rows is None else rows
         parts = []
         for start in range(0, len(chosen), EVALUATE_CHUNK):
             chunk = tuple(chosen[start : start + EVALUATE_CHUNK])
-            parts.append(self._child.ask(Evaluate(chunk), TURN_TIMEOUT_S))
+            parts.append(self._ask(OpenSession.evaluate, chunk))
             progress(start + len(chunk), len(chosen))
         return np.concatenate(parts)
 
     def warm_up(self) -> WarmUp:
-        warm: WarmUp = self._child.ask(Warm(), TURN_TIMEOUT_S)
-        return warm
+        return self._ask(OpenSession.warm_up)
 
     def burst(self, calls: int) -> tuple[int, ...]:
-        times: tuple[int, ...] = self._child.ask(Burst(calls), TURN_TIMEOUT_S)
-        return times
+        return self._ask(OpenSession.burst, calls)
 
     def preemptions(self) -> int:
         """Involuntary context switches of the child so far; 0 where the system does not tell."""
@@ -110,37 +91,25 @@ class Worker:
             return 0
 
     def memory(self) -> Memory:
-        memory: Memory = self._child.ask(ReadMemory(), TURN_TIMEOUT_S)
-        return memory
+        return self._ask(OpenSession.memory)
 
     def audit(self) -> Audit:
-        """What really runs. Raises ChildError."""
-        audit: Audit = self._child.ask(ReadAudit(), TURN_TIMEOUT_S)
-        return audit
+        return self._ask(OpenSession.audit)
 
     def saturate(self, seconds: float) -> float:
-        """Photos a second with every processor busy."""
-        ips: float = self._child.ask(Saturate(seconds), TURN_TIMEOUT_S)
-        return ips
+        return self._ask(OpenSession.saturate, seconds)
 
     def walk_path(self, photo: bytes, name: str, times: int) -> WholePath:
-        path: WholePath = self._child.ask(WalkPath(photo, name, times), TURN_TIMEOUT_S)
-        return path
+        return self._ask(OpenSession.walk_path, photo, name, times)
 
-    def device_times(self, size: int) -> figures.DeviceTimes | None:
-        """Of calls without the copies; None where the runtime has none. Raises ChildError."""
-        times: figures.DeviceTimes | None = self._child.ask(TimeOnDevice(size), TURN_TIMEOUT_S)
-        return times
+    def device_time(self, size: int) -> tuple[float, str] | None:
+        return self._ask(OpenSession.device_time, size)
 
     def gpu_throughput(self, size: int) -> GpuThroughput | None:
-        """Photos a second in batches of `size`; None where a call takes too long."""
-        speed: GpuThroughput | None = self._child.ask(MeasureThroughput(size), TURN_TIMEOUT_S)
-        return speed
+        return self._ask(OpenSession.gpu_throughput, size)
 
     def joules(self, size: int) -> float | None:
-        """Energy per photo in batches of `size`; None where the GPU does not count it."""
-        spent: float | None = self._child.ask(ReadEnergy(size), TURN_TIMEOUT_S)
-        return spent
+        return self._ask(OpenSession.joules, size)
 
     def __enter__(self) -> Self:
         return self

@@ -13,8 +13,8 @@ from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of, tak
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
-from workbench.measure.messages import Memory, Opened
 from workbench.measure.records import BASELINE, Accuracy, GpuUse, Saturation
+from workbench.measure.session_process import Memory, Opened
 from workbench.measure.split import Parts
 from workbench.measure.worker import Worker
 from workbench.model.export.settings import Export

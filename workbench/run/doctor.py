@@ -8,7 +8,7 @@ from pathlib import Path
 from workbench.backends import BACKENDS, RUNTIME, SETTINGS, NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.measure.host_watch import HostWatch, conditions
-from workbench.measure.latency import Plan, log_ratios, measure
+from workbench.measure.latency import Lineup, Plan, log_ratios, measure
 from workbench.measure.records import Conditions
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
@@ -85,13 +85,9 @@ def clock(report: Report) -> Clock:
         artifact = Artifact(Path(folder), info)
         log = Path(folder) / "log.txt"
         measured = measure(
-            ["a", "b"],
+            Lineup(["a", "b"], baseline="a", twin="b"),
             lambda _: Worker(artifact, NullRuntime(), images, log=log, cpus=cpus),
             CLOCK_PLAN,
-            baseline="a",
-            twin="b",
-            contenders=(),
-            batch_sizes={},
             watch=HostWatch(cpus),
             report=lambda timing: report(
                 Progress("timing the clock against itself", timing.done, timing.total, left_s=timing.left_s)

@@ -16,7 +16,7 @@ from workbench.measure import samples
 from workbench.measure.gpu.figures import sizes_of, use_of
 from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
 from workbench.measure.host_watch import HostWatch, conditions
-from workbench.measure.latency import Measured, Plan, measure, noise_floor
+from workbench.measure.latency import Lineup, Measured, Plan, measure, noise_floor
 from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, Conditions, GpuUse, WholePath
 from workbench.measure.worker import Worker
 from workbench.photos.decode import decode
@@ -120,39 +120,31 @@ def _session(
 
     later_s: what the sessions after it may take.
     """
-    variants = {name: (context.built[name].artifact, context.runtimes[name]) for name in names}
-    variants[TWIN] = variants[BASELINE]
+    runtimes = {name: context.runtimes[name] for name in names}
+    runtimes[TWIN] = runtimes[BASELINE]
     # One set of processors for all, so that none is compared on a quieter one.
-    threads = max(runtime.intra_threads for _, runtime in variants.values())
-    cpus = available_cpus()[-threads:]
+    cpus = available_cpus()[-max(runtime.intra_threads for runtime in runtimes.values()) :]
+    # Where nothing runs on a GPU, nothing of NVIDIA's is touched.
+    gpu = GpuWatch() if any(_on_gpu(context, name) for name in names) else None
+    batch_sizes = {name: runtime.batch for name, runtime in runtimes.items() if runtime.batch > 1}
+    lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes)
+    measured = sessions[session] = Measured()
 
     def launch(name: str) -> Worker:
-        log = context.folder.log(BASELINE if name == TWIN else name)
-        photos = context.job_of(BASELINE if name == TWIN else name).photos
-        return Worker(*variants[name], photos, log=log, cpus=cpus)
+        return _worker(context, BASELINE if name == TWIN else name, cpus)
 
-    measured = sessions[session] = Measured()
-    measure(
-        list(variants),
-        launch,
-        plan,
-        baseline=BASELINE,
-        twin=TWIN,
-        contenders=contenders,
-        batch_sizes={name: runtime.batch for name, (_, runtime) in variants.items() if runtime.batch > 1},
-        # Where nothing runs on a GPU, nothing of NVIDIA's is touched.
-        watch=HostWatch(cpus, gpu=GpuWatch() if any(_on_gpu(context, name) for name in names) else None),
-        report=lambda progress: context.report(
-            replace(
-                progress,
-                what=f"{session} of {len(names)} variants, rounds at most",
-                left_s=(progress.left_s or 0.0) + later_s,
-            )
-        ),
-        into=measured,
-    )
+    def report(progress: Progress) -> None:
+        what = f"{session} of {len(names)} variants, rounds at most"
+        context.report(replace(progress, what=what, left_s=(progress.left_s or 0.0) + later_s))
+
+    measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)
     if (reason := measured.failed.get(BASELINE)) is not None:
         raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
+
+
+def _worker(context: Context, name: str, cpus: Sequence[int] | None = None) -> Worker:
+    artifact, images = context.built[name].artifact, context.job_of(name).photos
+    return Worker(artifact, context.runtimes[name], images, log=context.folder.log(name), cpus=cpus)
 
 
 def _about(info: RunInfo, sessions: Mapping[str, Measured]) -> RunInfo:
@@ -181,17 +173,11 @@ def _with_extras(
     context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
 ) -> list[TrialResult]:
     """The finalists with their throughput on all processors and the cost of the whole path of a photo."""
-    artifacts = {name: (context.built[name].artifact, context.runtimes[name]) for name in finalists}
     photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
     ips: dict[str, list[float]] = {name: [] for name in finalists}
     walks: dict[str, tuple[WholePath, ...]] = {}
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(
-                Worker(*artifacts[name], context.job_of(name).photos, log=context.folder.log(name))
-            )
-            for name in finalists
-        }
+        workers = {name: stack.enter_context(_worker(context, name)) for name in finalists}
         for worker in workers.values():
             worker.ready()
             worker.warm_up()
@@ -239,14 +225,13 @@ def _with_gpu_use(
 def _gpu_use(context: Context, trial: TrialResult) -> GpuUse:
     """In a process of its own, with nothing else computing. Raises ChildError where it does not open."""
     name = trial.variant
-    artifact, runtime = context.built[name].artifact, context.runtimes[name]
-    with Worker(artifact, runtime, context.job_of(name).photos, log=context.folder.log(name)) as worker:
+    with _worker(context, name) as worker:
         worker.ready()
         worker.warm_up()
         return use_of(
             worker,
             trial.gpu or GpuUse(),
-            sizes_of(artifact, runtime),
+            sizes_of(context.built[name].artifact, context.runtimes[name]),
             GpuWatch(),
             lambda problem: _gpu_failed(context, name, problem),
         )

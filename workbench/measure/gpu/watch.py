@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from workbench.measure.records import GpuConditions, GpuState
@@ -13,16 +14,15 @@ from workbench.system.nvml import Reader, opened_gpu
 INTERVAL_S = 0.25
 JOIN_S = 5.0  # a driver that hangs must not keep a run from going on
 
-# Heat, and a power supply that asks for less: they come from outside and pass, so the round is repeated.
-# The software's power cap does not count: it is the limit the GPU is sold with, and a network that runs into
-# it by its own work does so every time, served as much as measured. Clocks that somebody set stay set.
+# Heat and the power supply slow a GPU down for a while, so the round is repeated. The software's power cap
+# does not count: a network that reaches it does so every time, served as much as measured.
 DISTURBING = frozenset(
     {"HW Slowdown", "SW Thermal Slowdown", "HW Thermal Slowdown", "HW Power Brake Slowdown"}
 )
 
 
 def gpu_conditions(nvml: Any = None) -> GpuConditions | None:
-    """What stays as it is; None where NVML cannot be read."""
+    """None where NVML cannot be read."""
     with opened_gpu(nvml) as gpu:
         if gpu is None:
             return None
@@ -38,7 +38,6 @@ def gpu_conditions(nvml: Any = None) -> GpuConditions | None:
 
 
 def our_processes() -> frozenset[int]:
-    """This process and all that it started."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
@@ -47,7 +46,7 @@ def our_processes() -> frozenset[int]:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One reading. processes: with a CUDA context; None: not told."""
+    """One reading; None where NVML has no answer. processes: ids of those with a CUDA context."""
 
     sm_mhz: int | None
     memory_mhz: int | None
@@ -59,7 +58,7 @@ class GpuReading:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What was read from begin() to end(). causes: why what was timed meanwhile should be timed again."""
+    """The readings from begin() to end(). causes: why to repeat what was timed meanwhile."""
 
     state: GpuState
     causes: tuple[str, ...]
@@ -68,7 +67,7 @@ class Watched:
 class GpuWatch:
     """Reads the GPU a few times a second, in a thread, from `begin` to `end`.
 
-    nvml: `pynvml` unless given. ours: the ids of our processes, asked at `begin`, when all are started.
+    nvml: `pynvml` unless given. ours: finds the ids of our processes at `begin`, when all are started.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class GpuWatch:
         slowed = [reason for reason in _reasons(samples) or () if reason in DISTURBING]
         causes = [f"the GPU was slowed down ({', '.join(slowed)})"] if slowed else []
         foreign = _foreign(samples, self._ours)
-        # Where NVML tells who computes, a process that only holds memory is no disturbance.
+        # Where NVML knows the processes that compute, one that only holds memory is no disturbance.
         if foreign and self._computing.keys() & self._ours:
             foreign = {pid for pid in foreign if self._computing.get(pid, 0) > 0}
         return (*causes, "another process used the GPU") if foreign else tuple(causes)
@@ -136,7 +135,7 @@ def _sample(gpu: Reader) -> GpuReading:
 
 
 def state_of(samples: Sequence[GpuReading], ours: Collection[int]) -> GpuState:
-    """What was seen, over all samples. ours: ids of our processes."""
+    """The state over all samples. ours: ids of our processes."""
     watts = [sample.watts for sample in samples if sample.watts is not None]
     foreign = _foreign(samples, ours)
     return GpuState(
@@ -150,18 +149,17 @@ def state_of(samples: Sequence[GpuReading], ours: Collection[int]) -> GpuState:
 
 
 def _reasons(samples: Sequence[GpuReading]) -> tuple[str, ...] | None:
-    told = [sample.reasons for sample in samples if sample.reasons is not None]
-    return tuple(dict.fromkeys(reason for reasons in told for reason in reasons)) if told else None
+    known = [sample.reasons for sample in samples if sample.reasons is not None]
+    return tuple(dict.fromkeys(chain.from_iterable(known))) if known else None
 
 
 def _foreign(samples: Sequence[GpuReading], ours: Collection[int]) -> set[int] | None:
-    """Processes on the GPU that are none of ours; None where they cannot be told apart.
+    """Processes on the GPU that are none of ours; None in a container, whose process ids NVML does not know.
 
-    One of ours is on the GPU while it is measured on. Where NVML shows none of them, this is a container,
-    whose process ids NVML does not know.
+    One of ours is on the GPU while it is measured on, so NVML shows one wherever it knows them.
     """
-    seen = {pid for sample in samples for pid in sample.processes or ()}
-    return seen.difference(ours) if seen.intersection(ours) else None
+    pids = {pid for sample in samples for pid in sample.processes or ()}
+    return pids.difference(ours) if pids.intersection(ours) else None
 
 
 def _span(values: Sequence[int | None]) -> tuple[int, int] | None:

@@ -5,36 +5,23 @@ neighbouring products in pairs and clips each sum to 16 bits: 255 * 127 twice is
 VNNI and ARM's dot product add in 32 bits. (onnxruntime's quantisation guide; NNCF's `OverflowFix`.)
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.artifact import Precision
 from workbench.errors import WorkbenchError
 from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
+from workbench.measure.saturation.int16 import Tally
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-def cpu_classes(
-    precision: Precision, saturation: Saturation | None, *, emulated: bool = True
-) -> tuple[str, ...]:
-    """The kinds of CPU on which an artifact computes the logits that were checked.
-
-    saturation: of this artifact; None where it multiplies no unsigned by signed bytes. emulated: whether
-    that was looked into at all; INT8 in a format other than ONNX cannot be.
-    """
-    if precision == "unknown":
-        return ()
-    harmless = emulated and (saturation is None or not saturation.layers_at_risk)
-    return (*EXACT_ANYWAY, AT_RISK) if harmless or precision != "int8" else EXACT_ANYWAY
 
 
 def saturation_of(path: Path, photos: "NDArray[Any]") -> Saturation | None:
     """Emulate the 16-bit arithmetic on photos, through the whole network; see the module's first lines.
 
     photos: a handful, as the graph takes them: (n, C, H, W) float32, or what its input is. Each goes through
-    the network alone and twice, with exact sums and with clipped ones, with the same answer on any CPU.
+    the network alone and twice, with exact sums and with clipped ones; the answer is the same on any CPU.
     None where nothing multiplies unsigned by signed bytes. Raises WorkbenchError where onnxruntime cannot
     run the file.
     """
@@ -44,19 +31,18 @@ def saturation_of(path: Path, photos: "NDArray[Any]") -> Saturation | None:
 
     if not len(photos):
         raise WorkbenchError("saturation: there is no photo to emulate on", hint="give at least one")
-    plan = SplitNetwork(path)
-    if not plan.layers:
+    network = SplitNetwork(path)
+    if not network.layers:
         return None
-    tally: dict[str, int] = {}
-    exact = np.concatenate([plan.run(photo[None]) for photo in photos])
-    clipped = np.concatenate([plan.run(photo[None], tally) for photo in photos])
+    tally: Tally = Counter()
+    exact = np.concatenate([network.run(photo[None]) for photo in photos])
+    clipped = np.concatenate([network.run(photo[None], tally) for photo in photos])
     at_risk = tuple(name for name, count in tally.items() if count)
     largest = float(np.abs(exact).max())
-    found = Saturation(
+    return Saturation(
         layers_at_risk=at_risk,
         logit_error=float(np.abs(clipped - exact).max()) / largest if largest else 0.0,
         top1_changed=int((clipped.argmax(1) != exact.argmax(1)).sum()),
         photos=len(photos),
-        validated=(),
+        validated=EXACT_ANYWAY if at_risk else (*EXACT_ANYWAY, AT_RISK),
     )
-    return found.model_copy(update={"validated": cpu_classes("int8", found)})

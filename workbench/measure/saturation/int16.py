@@ -4,6 +4,7 @@ Sums are formed in the order of onnxruntime's kernels (MLAS, `QgemmU8X8KernelAvx
 along kernel row, kernel column and input channel, in pairs from the first.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 
 
 Arrays = dict[str, "NDArray[Any]"]
-Tally = dict[str, int]
+Tally = Counter[str]
 """By layer: pair sums that saturated."""
 
 LARGEST, SMALLEST = 2**15 - 1, -(2**15)
 ROWS = 4096  # of a layer's data at once: keeps a convolution's unrolled photo below some tens of MB
 
-# What stands where among the inputs of the layers that are computed here.
+# The inputs, in their order, of the layers that are computed here.
 _QLINEAR = ("data", "data_scale", "data_zero", "weight", "weight_scale", "weight_zero")
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "QLinearConv": (*_QLINEAR, "out_scale", "out_zero", "bias"),
@@ -35,19 +36,18 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 def layer_output(
     node: "onnx.NodeProto", tensors: "Mapping[str, NDArray[Any]]", tally: Tally | None, name: str
 ) -> "NDArray[Any]":
-    """What one layer gives: (N, C, H, W) of a convolution, (..., columns) of a product.
+    """The output of one layer: (N, C, H, W) of a convolution, (..., columns) of a product.
 
     The rounding is onnxruntime's: one float32 scale for the int32 sum, to the nearest, ties to even.
     """
     import numpy as np
 
     role = dict(zip(INPUTS[node.op_type], node.input, strict=False))
-    given = {key: tensors[value] for key, value in role.items() if value}
-    zero = int(given["data_zero"].ravel()[0]) if "data_zero" in given else 0
-    if node.op_type == "QLinearConv":
-        sums = _convolution(node, given, zero, tally, name)
-    else:
-        sums = _product(node, given, zero, tally, name)
+    given: Arrays = dict.fromkeys(("data_zero", "weight_zero"), np.zeros(1, np.int64))
+    given |= {key: tensors[value] for key, value in role.items() if value}
+    zero = int(given["data_zero"].ravel()[0])
+    layer = _convolution if node.op_type == "QLinearConv" else _product
+    sums = layer(node, given, zero, tally, name)
     if "bias" in given:
         sums = sums + given["bias"].astype(np.int64)
     return _rescaled(node, given, sums)
@@ -77,7 +77,7 @@ def _product(node: "onnx.NodeProto", given: Arrays, zero: int, tally: Tally | No
     if attribute_of(node, "transB", 0):
         weight = weight.T
     rows = data.reshape(-1, data.shape[-1])
-    sums = _sums(rows, weight, zero, _weight_zero(given), tally, name)
+    sums = _sums(rows, weight, zero, given["weight_zero"], tally, name)
     return sums.reshape(*data.shape[:-1], weight.shape[1])
 
 
@@ -89,7 +89,7 @@ def _convolution(node: "onnx.NodeProto", given: Arrays, zero: int, tally: Tally 
     groups = int(attribute_of(node, "group", 1))
     windows = _windows(node, data, weight.shape[2:], zero)  # (N, h, w, kh, kw, C)
     place = windows.shape[:3]
-    weight_zero = np.broadcast_to(_weight_zero(given), (weight.shape[0],))
+    weight_zero = np.broadcast_to(given["weight_zero"], (weight.shape[0],))
     parts = []
     for part in range(groups):
         outs = slice(part * weight.shape[0] // groups, (part + 1) * weight.shape[0] // groups)
@@ -111,7 +111,7 @@ def _convolution(node: "onnx.NodeProto", given: Arrays, zero: int, tally: Tally 
 def _windows(
     node: "onnx.NodeProto", data: "NDArray[Any]", kernel: Sequence[int], zero: int
 ) -> "NDArray[Any]":
-    """What each output pixel sees: (N, height, width, *kernel, C). Outside the picture it sees `zero`."""
+    """The inputs of each output pixel: (N, height, width, *kernel, C); `zero` outside the picture."""
     import numpy as np
 
     strides, dilations = (tuple(attribute_of(node, key, (1, 1))) for key in ("strides", "dilations"))
@@ -155,7 +155,7 @@ def _sums(
     if tally is None or data.dtype != np.uint8:
         return sums
     lost, count = clipped(data, weight)
-    tally[name] = tally.get(name, 0) + count
+    tally[name] += count
     return sums - lost
 
 
@@ -186,15 +186,7 @@ def clipped(data: "NDArray[Any]", weight: "NDArray[Any]") -> "tuple[Ints, int]":
     return lost, count
 
 
-def _weight_zero(given: Arrays) -> "Ints":
-    import numpy as np
-
-    return given["weight_zero"].astype(np.int64) if "weight_zero" in given else np.zeros(1, np.int64)
-
-
 def attribute_of(node: "onnx.NodeProto", name: str, default: Any) -> Any:
-    """A node's attribute, or the default of its operator."""
     import onnx
 
-    found = [attribute for attribute in node.attribute if attribute.name == name]
-    return onnx.helper.get_attribute_value(found[0]) if found else default
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)

@@ -8,15 +8,15 @@ and the logits of whole networks, were compared with onnxruntime 1.32 on a proce
 by Valgrind, which offers AVX2 and nothing newer): not one bit differs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.common import cpu_options, open_cpu, translated_ort_errors
 from workbench.backends.mac_count import inputs_of
-from workbench.errors import WorkbenchError
 from workbench.measure.saturation.int16 import INPUTS, Arrays, Tally, attribute_of, layer_output
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """Nodes that onnxruntime runs at once. needs, gives: the tensors that go in and come out."""
 
     nodes: "tuple[onnx.NodeProto, ...]"
     needs: tuple[str, ...]
     gives: tuple[str, ...]
+    session: "onnxruntime.InferenceSession | None" = None
 
 
 class SplitNetwork:
@@ -54,10 +55,8 @@ class SplitNetwork:
         self._input = source.name
         self._batch = max(1, int(source.type.tensor_type.shape.dim[0].dim_value))
         self._output = graph.output[0].name
-        layers = [node for node in graph.node if _pairs_bytes(node, self._stored)]
-        self.layers = tuple(_name(node) for node in layers)
-        self._steps = list(_steps(graph, layers, self._input))
-        self._sessions: dict[int, onnxruntime.InferenceSession] = {}
+        self._steps = list(_steps(graph, self._stored))
+        self.layers = tuple(_name(step) for step in self._steps if not isinstance(step, Segment))
 
     def run(self, photo: "NDArray[Any]", tally: Tally | None = None) -> "NDArray[np.float32]":
         """Logits (1, classes) of one photo (1, C, H, W); a fixed batch is filled with it.
@@ -67,21 +66,18 @@ class SplitNetwork:
         import numpy as np
 
         tensors: Arrays = {self._input: np.repeat(photo, self._batch, axis=0)}
-        for place, step in enumerate(self._steps):
+        for step in self._steps:
             if isinstance(step, Segment):
-                feed = {name: tensors[name] for name in step.needs}
-                tensors.update(zip(step.gives, self._run_segment(place, step, feed), strict=True))
+                tensors |= self._run_segment(step, {name: tensors[name] for name in step.needs})
             else:
-                tensors[step.output[0]] = layer_output(step, {**self._stored, **tensors}, tally, _name(step))
+                tensors[step.output[0]] = layer_output(step, self._stored | tensors, tally, _name(step))
         return tensors[self._output][:1].astype(np.float32)
 
-    def _run_segment(self, place: int, segment: Segment, feed: Arrays) -> "list[NDArray[Any]]":
-        """The session is opened on the first run, when the types of what goes in are known."""
+    def _run_segment(self, segment: Segment, feed: Arrays) -> Arrays:
         with translated_ort_errors("run a part of the network alone, as `saturation` does"):
-            if place not in self._sessions:
-                self._sessions[place] = _open(self._model, segment, feed)
-            made: list[NDArray[Any]] = self._sessions[place].run(list(segment.gives), feed)
-        return made
+            # Opened on the first run, when the types of what goes in are known.
+            segment.session = segment.session or _open(self._model, segment, feed)
+            return dict(zip(segment.gives, segment.session.run(list(segment.gives), feed), strict=True))
 
 
 def _name(node: "onnx.NodeProto") -> str:
@@ -129,39 +125,22 @@ def _with_integer_layers(path: Path) -> "onnx.ModelProto":
         return onnx.load(options.optimized_model_filepath)
 
 
-def _steps(
-    graph: "onnx.GraphProto", layers: "Sequence[onnx.NodeProto]", source: str
-) -> "Iterator[Segment | onnx.NodeProto]":
-    """The network in turns: what onnxruntime can run with what is there, then the layers that waited for it.
-
-    onnxruntime saves its nodes in an order in which each comes after what it reads.
-    """
-    stored = {weight.name for weight in graph.initializer}
-    ours = {node.output[0] for node in layers}
-    made, left = {"", source, *stored}, list(graph.node)
-    while left:
-        group: list[onnx.NodeProto] = []
-        waiting: list[onnx.NodeProto] = []
-        for node in left:
-            runs = node.output[0] not in ours and _reads(node) <= made
-            (group if runs else waiting).append(node)
-            made.update(node.output if runs else ())
-        if group:
-            wanted = {name for node in waiting for name in _reads(node)} | {graph.output[0].name}
-            yield _segment(group, wanted, stored)
-        turn = [node for node in waiting if node.output[0] in ours and _reads(node) <= made]
-        yield from turn
-        made.update(node.output[0] for node in turn)
-        if not group and not turn:
-            raise WorkbenchError(f"saturation: node `{_name(left[0])}` reads what no node makes")
-        done = {node.output[0] for node in turn}
-        left = [node for node in waiting if node.output[0] not in done]
-
-
-def _segment(nodes: "Sequence[onnx.NodeProto]", wanted: set[str], stored: set[str]) -> Segment:
-    made = {name for node in nodes for name in node.output if name}
-    read = {name for node in nodes for name in _reads(node) if name}
-    return Segment(tuple(nodes), tuple(sorted(read - made - stored)), tuple(sorted(made & wanted)))
+def _steps(graph: "onnx.GraphProto", stored: Arrays) -> "Iterator[Segment | onnx.NodeProto]":
+    """The layers to emulate, and what stands between them, in the order of the graph: onnxruntime saves its
+    nodes so that each comes after what it reads."""
+    groups = [
+        (is_layer, tuple(nodes))
+        for is_layer, nodes in groupby(graph.node, lambda node: _pairs_bytes(node, stored))
+    ]
+    reads = [set[str]().union(*map(_reads, nodes)) for _, nodes in groups]
+    for place, (is_layer, nodes) in enumerate(groups):
+        if is_layer:
+            yield from nodes
+            continue
+        made = {name for node in nodes for name in node.output}
+        wanted = {graph.output[0].name}.union(*reads[place + 1 :])
+        needs = reads[place] - made - stored.keys() - {""}
+        yield Segment(nodes, tuple(sorted(needs)), tuple(sorted(made & wanted - {""})))
 
 
 def _reads(node: "onnx.NodeProto") -> set[str]:
