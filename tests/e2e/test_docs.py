@@ -93,7 +93,7 @@ def words_of(document: str) -> set[str]:
 
 
 def test_every_setting_of_a_runtime_and_every_shipped_recipe_is_described() -> None:
-    # The other settings are in tables made from the code (tests/report/test_field_tables.py).
+    # The other settings are in tables made from the code (tests/e2e/test_field_tables.py).
     settings = {name for model in models_in(Runtime) for name in model.model_fields}
     recipes = {path.name for path in shipped().glob("*.yaml")}
     assert settings | recipes <= words_of("recipes.md")
