@@ -309,11 +309,10 @@ def test_every_key_of_the_json_is_documented() -> None:
         if name not in DOCUMENTED_WITH_TRIALS
         for key in definition.get("properties", {})
     }
-    kinds = {
-        definition["properties"]["kind"]["const"]
-        for definition in definitions.values()
-        if "kind" in definition.get("properties", {})
-    }
+    found = [
+        each["properties"]["kind"] for each in definitions.values() if "kind" in each.get("properties", {})
+    ]
+    kinds = {name for kind in found for name in kind.get("enum", [kind.get("const")])}
     assert keys | kinds <= documented, sorted((keys | kinds) - documented)
 
 

@@ -153,7 +153,10 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
-        (reasons.BaselineWins(), "nothing that fits the budget beats the plain FP32 export: ship that"),
+        (
+            reasons.Outcome(kind="baseline_wins"),
+            "nothing that fits the budget beats the plain FP32 export: ship that",
+        ),
         (
             reasons.Certified(
                 variant="int8",
@@ -191,8 +194,8 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
             reasons.NoneCertifies(variant="int8", cause=None, leak=False),
             "not certified: this run held no photos out",
         ),
-        (reasons.NothingFits(), "nothing fits the budget"),
-        (reasons.CutShort(), "the run was cut short before anything was timed: run it again"),
+        (reasons.Outcome(kind="nothing_fits"), "nothing fits the budget"),
+        (reasons.Outcome(kind="cut_short"), "the run was cut short before anything was timed: run it again"),
         (
             reasons.NothingElse(counts={"skipped": 4, "failed": 1}),
             "nothing else was measured (4 skipped, 1 failed): this says nothing about the others",

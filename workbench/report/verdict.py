@@ -19,6 +19,11 @@ ENDS: dict[TimingEnd, str] = {
     "budget": "the time budget ended",
     "baseline_failed": "the baseline failed",
 }
+OUTCOMES = {
+    "baseline_wins": "nothing that fits the budget beats the plain FP32 export: ship that",
+    "nothing_fits": "nothing fits the budget",
+    "cut_short": "the run was cut short before anything was timed: run it again",
+}
 OBJECTIVES: dict[reasons.Objective, str] = {"latency": "speed", "size": "file size", "memory": "memory"}
 
 
@@ -55,18 +60,14 @@ def _decision(comparison: Comparison) -> list[str]:
                 size = "" if reason.size_bytes is None else f"{reason.size_bytes / 1e6:.2f} MB"
                 speed = "" if reason.speedup is None else times(reason.speedup, reason.speedup_ci)
                 lines.append(f"{reason.variant}: {', '.join(part for part in (speed, size) if part)}")
-            case reasons.BaselineWins():
-                lines.append("nothing that fits the budget beats the plain FP32 export: ship that")
+            case reasons.Outcome():
+                lines.append(OUTCOMES[reason.kind])
             case reasons.Certified() | reasons.NotCertified():
                 lines.append(certification(reason))
             case reasons.NoneCertifies():
                 if (drop := _drop_where_chosen(comparison)) is not None:
                     lines.append(drop)
                 lines.append(certification(reason))
-            case reasons.NothingFits():
-                lines.append("nothing fits the budget")
-            case reasons.CutShort():
-                lines.append("the run was cut short before anything was timed: run it again")
             case reasons.NothingElse(counts=counts):
                 how = ", ".join(f"{count} {status}" for status, count in counts.items())
                 told = f" ({how}): this says nothing about the others" if how else ""

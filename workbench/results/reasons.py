@@ -202,10 +202,13 @@ class Winner(Record):
     whole_path: tuple[WholePath, ...] = ()
 
 
-class BaselineWins(Record):
-    """Nothing that fits the budget is better than the plain FP32 export."""
+class Outcome(Record):
+    """baseline_wins: nothing that fits the budget is better than the plain FP32 export.
 
-    kind: Literal["baseline_wins"] = "baseline_wins"
+    nothing_fits: no variant does. cut_short: the run ended before anything was timed.
+    """
+
+    kind: Literal["baseline_wins", "nothing_fits", "cut_short"]
 
 
 class CloseBehind(Record):
@@ -253,16 +256,6 @@ class NoneCertifies(Record):
     leak: bool
 
 
-class NothingFits(Record):
-    kind: Literal["nothing_fits"] = "nothing_fits"
-
-
-class CutShort(Record):
-    """The run ended before anything was timed."""
-
-    kind: Literal["cut_short"] = "cut_short"
-
-
 class NothingElse(Record):
     """Nothing besides the baseline was measured. counts: the other variants by how they ended."""
 
@@ -282,13 +275,11 @@ class Undecided(Record):
 
 Reason = Annotated[
     Winner
-    | BaselineWins
+    | Outcome
     | CloseBehind
     | Certified
     | NotCertified
     | NoneCertifies
-    | NothingFits
-    | CutShort
     | NothingElse
     | Undecided
     | Cause,
