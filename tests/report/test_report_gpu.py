@@ -14,7 +14,7 @@ from workbench.backends import Engine, Runtime
 from workbench.measure.records import Conditions, Environment, GpuConditions, GpuState, GpuThroughput, GpuUse
 from workbench.report import gpu, render
 from workbench.report.details import text as text_of
-from workbench.results.details import Details
+from workbench.results.history import Details
 from workbench.results.reasons import Verdict
 from workbench.results.records import RunInfo
 from workbench.results.verdict import Comparison, compare
@@ -162,7 +162,7 @@ def test_what_nvml_does_not_tell_is_unknown_and_never_fine(
 
 
 def test_the_details_of_a_variant_say_what_it_does_on_the_gpu(comparison: Comparison) -> None:
-    text = text_of(Details(comparison.info, trial("fp16", gpu=USE), (), ()))
+    text = text_of(Details(comparison.info, trial("fp16", gpu=USE)))
     assert (
         """\
 on the GPU
@@ -175,9 +175,9 @@ on the GPU
   slowed meanwhile by SW Power Cap"""
         in text
     )
-    text = text_of(Details(comparison.info, trial("int8", gpu=GROWN), (), ()))
+    text = text_of(Details(comparison.info, trial("int8", gpu=GROWN)))
     assert "memory 700.0 MB, as the whole GPU's use grew\n  batch 8: 88.2 photos/s" in text
-    assert "on the GPU" not in text_of(Details(comparison.info, trial("baseline"), (), ()))
+    assert "on the GPU" not in text_of(Details(comparison.info, trial("baseline")))
 
 
 def test_the_record_of_a_run_keeps_them(tmp_path: Path, comparison: Comparison) -> None:

@@ -6,7 +6,7 @@ from workbench.errors import plural
 from workbench.registry.model_card import saturation_words
 from workbench.report.verdict import cause, whole_path
 from workbench.report.words import points
-from workbench.results.details import Details
+from workbench.results.history import Details
 from workbench.results.verdict import cause_of, paired_drop, speed
 
 SHOWN = 10  # classes and confusions listed
