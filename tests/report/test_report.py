@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.builders import run_info
 from workbench.measure.early_stopping import LostRace
-from workbench.report import cells, render, write
+from workbench.report import cells, render, render_bytes
 from workbench.report.json import schema
 from workbench.results.frames import comparison_frame
 from workbench.results.reasons import (
@@ -254,16 +254,14 @@ def test_the_csv_is_this(comparison: Comparison) -> None:
     assert render("csv", [comparison]) == CSV
 
 
-def test_parquet_holds_the_rows_with_their_types(comparison: Comparison, tmp_path: Path) -> None:
-    write("parquet", [comparison], tmp_path / "runs.parquet")
-    found = pd.read_parquet(tmp_path / "runs.parquet")
+def test_parquet_holds_the_rows_with_their_types(comparison: Comparison) -> None:
+    found = pd.read_parquet(io.BytesIO(render_bytes("parquet", [comparison])))
     pd.testing.assert_frame_equal(found, comparison_frame([comparison]))
     assert str(found["size_bytes"].dtype) == "Int64"
 
 
-def test_a_file_of_text_holds_what_would_be_printed(comparison: Comparison, tmp_path: Path) -> None:
-    write("table", [comparison], tmp_path / "table.txt")
-    assert (tmp_path / "table.txt").read_text(encoding="utf-8") == TABLE
+def test_a_file_of_text_holds_what_would_be_printed(comparison: Comparison) -> None:
+    assert render_bytes("table", [comparison]).decode() == TABLE
 
 
 def test_colour_changes_nothing_but_escape_codes(comparison: Comparison) -> None:
@@ -416,7 +414,7 @@ def test_a_value_stands_with_its_interval(
     ("size_bytes", "text"), [(None, "–"), (0, "0.00"), (1_234_567, "1.23"), (123_456_789, "123")]
 )
 def test_sizes_are_in_millions_of_bytes(size_bytes: int | None, text: str) -> None:
-    assert cells.megabytes(size_bytes) == text
+    assert cells.rounded(size_bytes, 1e6) == text
 
 
 NAMES = st.text("abcxyz0123456789-_.[]=,", min_size=1, max_size=45)

@@ -86,7 +86,7 @@ On the GPU, one photo a call; energy of the whole GPU, at the largest batch
   variant p50 ms without copies GPU MB J/photo
 ▶ fp16      1.25           0.41    612  0.0123
   int8         –              –   700*       –
-* what the memory in use on the whole GPU grew by: NVML did not tell it by process
+* growth of the memory in use on the whole GPU: NVML gave no figures by process
 Photos a second by photos a call, with the copies to and from the GPU and without
   variant  copies    1    8    64
 ▶ fp16       with  950    – 12346
@@ -110,7 +110,7 @@ def test_markdown_and_html_show_every_figure_of_them(comparison: Comparison) -> 
     assert ["", "`fp16`", "without", "2427", "–", "20000"] in lines
     for form in (markdown, html):
         assert MACHINE_LINE in form
-        for grid in gpu.grids(comparison):
+        for grid in gpu.grids(comparison.info, comparison.rows):
             assert grid.title in form
             assert all(cell in form for row in grid.rows for cell in row)
 
@@ -152,7 +152,7 @@ def test_json_holds_them_as_recorded_and_csv_the_single_ones(comparison: Compari
             "NVIDIA Test, driver 580.1, power limit unknown; clocks unknown, at most 61 °C, "
             "slowed by SW Power Cap, 2 other processes on it",
         ),
-        (None, STATE, "the GPU's clocks, heat and other processes are unknown: NVML does not tell"),
+        (None, STATE, "the GPU's clocks, heat and other processes are unknown: NVML gives none"),
     ],
 )
 def test_what_nvml_does_not_tell_is_unknown_and_never_fine(

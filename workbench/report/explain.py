@@ -18,7 +18,7 @@ def answer(found: Explanation) -> dict[str, Any]:
 def text(found: Explanation) -> str:
     """The explanation for a terminal of 100 columns."""
     lines = wrapped(f"{found.recipe}: {found.description}" if found.description else found.recipe, "")
-    lines += wrapped(f"{plural(len(found.variants), 'variant')}: {listed(found.variants, SHOWN)}", "")
+    lines += wrapped(f"{plural(len(found.variants), 'variant')}: {listed(found.variants, most=SHOWN)}", "")
     for axis in found.axes:
         lines += wrapped(f"varies {axis}", "  ")
     if found.needs:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from workbench.registry.store import Registry
-from workbench.report.cells import megabytes, percent
+from workbench.report.cells import percent, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def as_table(entries: Sequence[Listed]) -> str:
             entry.version,
             ",".join(entry.aliases) or "-",
             entry.variant + (" (forced)" if entry.forced else ""),
-            megabytes(entry.size_bytes),
+            rounded(entry.size_bytes, 1e6),
             percent(entry.top1),
             f"{datetime.fromisoformat(entry.created_at):%Y-%m-%d %H:%M}",
             entry.run,

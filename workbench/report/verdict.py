@@ -217,7 +217,7 @@ def _unmeasured(found: Sequence[reasons.Reason], *, verbose: bool) -> list[str]:
             case _:
                 pass
     return [
-        f"{', '.join(names) if verbose else listed(names, 1)} {label}{f': {why}' if why else ''}"
+        f"{', '.join(names) if verbose else listed(names, most=1)} {label}{f': {why}' if why else ''}"
         for (label, why), names in groups.items()
     ]
 
