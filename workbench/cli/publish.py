@@ -11,9 +11,9 @@ from workbench.cli.options import (
     Debug,
     ModelName,
     WorkspaceOption,
+    count,
     find_workspace,
     option,
-    parse_number,
     run_ids,
     share,
     variant_names,
@@ -21,38 +21,36 @@ from workbench.cli.options import (
 from workbench.cli.output import print_answer
 
 PANEL = "Publish"
+Run = Annotated[
+    str | None, option("--run", "run id (default: the latest)", metavar="RUN", autocompletion=run_ids)
+]
+Variant = Annotated[
+    str | None, option("--variant", "default: the winner", metavar="NAME", autocompletion=variant_names)
+]
+Bump = Annotated[
+    Literal["patch", "minor", "major"] | None, option("--bump", "default: what the change demands")
+]
+Version = Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")]
+FORCE = (
+    "publish what misses the budget, or under a number that promises too much; the reason is recorded in the "
+    "manifest"
+)
+Force = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
+AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"
+RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
+Keep = Annotated[int, count("--keep", "steps each alias can be rolled back (default: 3)", least=0)]
+DELETE = "do it: move them to the trash, and delete what lay there for a day (default: only say so)"
+Delete = Annotated[bool, option("--delete", DELETE)]
 
 
 def promote(
-    run: Annotated[
-        str | None,
-        option("--run", "run id (default: the latest)", metavar="RUN", autocompletion=run_ids),
-    ] = None,
-    variant: Annotated[
-        str | None,
-        option("--variant", "default: the winner", metavar="NAME", autocompletion=variant_names),
-    ] = None,
-    bump: Annotated[
-        Literal["patch", "minor", "major"] | None, option("--bump", "default: what the change demands")
-    ] = None,
-    version: Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")] = None,
+    run: Run = None,
+    variant: Variant = None,
+    bump: Bump = None,
+    version: Version = None,
     alias: AliasOption = "production",
-    force: Annotated[
-        str | None,
-        option(
-            "--force",
-            "publish what misses the budget, or under a number that promises too much; the reason is "
-            "recorded in the manifest",
-            metavar="REASON",
-        ),
-    ] = None,
-    require_shadow: Annotated[
-        float | None,
-        share(
-            "--require-shadow",
-            "refuse what did not agree on at least this share of shadowed requests, such as 0.99",
-        ),
-    ] = None,
+    force: Force = None,
+    require_shadow: RequireShadow = None,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
@@ -123,22 +121,8 @@ def verify(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
 
 
 def gc(
-    keep: Annotated[
-        int,
-        option(
-            "--keep",
-            "steps each alias can be rolled back (default: 3)",
-            parser=parse_number,
-            metavar="N",
-        ),
-    ] = 3,
-    delete: Annotated[
-        bool,
-        option(
-            "--delete",
-            "do it: move them to the trash, and delete what lay there for a day (default: only say so)",
-        ),
-    ] = False,
+    keep: Keep = 3,
+    delete: Delete = False,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
