@@ -1,5 +1,6 @@
 """`compare`, `advise` and `explain`: what helps to choose."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -101,5 +102,5 @@ def explain(
     from workbench.workspace.recipe import find, parse
 
     explanation = describe(*parse(find(recipe)))
-    print_answer(words.answer(explanation), words.text(explanation), form)
+    print_answer(asdict(explanation), words.text(explanation), form)
     return 0

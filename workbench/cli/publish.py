@@ -1,6 +1,5 @@
 """`promote`, `models`, `rollback`, `verify` and `gc`: the registry."""
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -83,10 +82,10 @@ def promote(
 def models(form: Answers = "table", workspace: WorkspaceOption = None, _debug: Debug = False) -> int:
     """List versions, aliases and where each came from."""
     from workbench.registry.store import Registry
-    from workbench.report import models as listing
+    from workbench.report import registry as words
 
-    found = listing.listed(Registry(find_workspace(workspace).registry))
-    print_answer([asdict(entry) for entry in found], listing.as_table(found), form)
+    answer = words.versions_answer(Registry(find_workspace(workspace).registry))
+    print_answer(answer, words.versions(answer), form)
     return 0
 
 

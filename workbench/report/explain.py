@@ -1,18 +1,12 @@
-"""What a recipe does, in words and as JSON."""
+"""What a recipe does, in words."""
 
 from dataclasses import asdict
-from typing import Any
 
 from workbench.errors import plural
 from workbench.report.words import listed, wrapped
 from workbench.run.advice.explain import Explanation
 
 SHOWN = 8  # variants listed by name; more are counted
-
-
-def answer(found: Explanation) -> dict[str, Any]:
-    """The keys of `--format json`."""
-    return asdict(found)
 
 
 def text(found: Explanation) -> str:

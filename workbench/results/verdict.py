@@ -268,7 +268,7 @@ def ranked(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
     """
     fit = fitting(info, trials)
     confirmed = [trial for trial in fit if trial.latency and trial.latency.confirmed]
-    return sorted(confirmed or fit, key=lambda trial: _cost(trial, info.budget))
+    return sorted(confirmed or fit, key=lambda trial: _cost(trial, info))
 
 
 def choose(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
@@ -277,23 +277,22 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
     What differs by less than the noise floor (or 1 %) counts as equal: the file smaller by 1 % or more wins
     then, after that the one with fewer steps, after that the baseline.
     """
-    pool, budget = ranked(info, trials), info.budget
-    if not pool:
+    if not (pool := ranked(info, trials)):
         return None
-    tied = [t for t in pool if _cost(t, budget) <= _cost(pool[0], budget) * (1 + _cost_tolerance(info))]
+    tied = [t for t in pool if _cost(t, info) <= _cost(pool[0], info) * (1 + _cost_tolerance(info))]
     smallest = min(trial.size_bytes or 0 for trial in tied)
     small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
-    return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, budget)))
+    return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, info)))
 
 
 def _close_behind(
     info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult
 ) -> list[reasons.CloseBehind]:
     """Those that fit the budget and equal the winner within the noise, or are little worse; best first."""
-    tolerance, best = _cost_tolerance(info), _cost(winner, info.budget)
+    tolerance, best = _cost_tolerance(info), _cost(winner, info)
     found = []
     for trial in fitting(info, trials):
-        ratio, speedup = _cost(trial, info.budget) / best if best else 1.0, speed(trial)
+        ratio, speedup = _cost(trial, info) / best if best else 1.0, speed(trial)
         tied = 1 / (1 + tolerance) <= ratio <= 1 + tolerance
         if trial is not winner and (tied or (trial.variant != BASELINE and 1 <= ratio <= 1 + CLOSE)):
             found.append(
@@ -312,10 +311,8 @@ def _better_ones_lost(
     info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult
 ) -> list[reasons.OverBudget]:
     """The best of those that the objective would have preferred, had they kept the budget."""
-    costs = [(_cost(t, info.budget), t) for t in trials if t.status == "ok" and speed(t) is not None]
-    better = sorted(
-        (pair for pair in costs if pair[0] < _cost(winner, info.budget)), key=lambda pair: pair[0]
-    )
+    costs = [(_cost(t, info), t) for t in trials if t.status == "ok" and speed(t) is not None]
+    better = sorted((pair for pair in costs if pair[0] < _cost(winner, info)), key=lambda pair: pair[0])
     return _over_budget(info, [trial for _, trial in better[:BETTER_ONES]])
 
 
@@ -373,9 +370,9 @@ def _tolerance(info: RunInfo) -> float:
     return max(floor, SMALLEST_DIFFERENCE)
 
 
-def _cost(trial: TrialResult, budget: Budget) -> float:
+def _cost(trial: TrialResult, info: RunInfo) -> float:
     """What the objective minimises."""
-    match budget.objective:
+    match info.budget.objective:
         case "latency":
             speedup = _speedup(trial)
             return 1 / speedup if speedup else math.inf
