@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from workbench.cli.options import (
     Debug,
     Output,
@@ -18,7 +16,6 @@ from workbench.cli.options import (
     count,
     find_workspace,
     option,
-    parse_whole,
     recipes,
     seconds,
 )
@@ -40,12 +37,7 @@ SearchBudget = Annotated[float, seconds("--budget", "time for all of it (default
 RecipeName = Annotated[str | None, option("--name", "of the recipe (default: tuned-<model>)", metavar="NAME")]
 InputShape = Annotated[
     tuple[int, int, int, int],
-    typer.Option(
-        "--input-shape",
-        parser=lambda given: parse_whole(given, 1),
-        metavar="N C H W",
-        help="of the network's input",
-    ),
+    count("--input-shape", "of the network's input (default: 1 3 224 224)", metavar="N C H W"),
 ]
 OpsetVersion = Annotated[int, option("--opset-version", "opset to write (default: 18)", metavar="N")]
 Exporter = Annotated[
@@ -90,12 +82,12 @@ def run(
         arguments=tuple(sys.argv[1:]),
         advised=advised,
     )
+
+    def show_advice(given: "Advice") -> None:
+        for line in advice.headlines(given):
+            report(Progress("advice", 0, 0, line))
+
     with ProgressDisplay(quiet=quiet) as report:
-
-        def show_advice(given: "Advice") -> None:
-            for line in advice.headlines(given):
-                report(Progress("advice", 0, 0, line))
-
         comparison = pipeline.run_workspace(found, variants, settings, report, show_advice)
     html.write(comparison, found.results)
     return print_comparisons([comparison], form, verbose=verbose, output=output)

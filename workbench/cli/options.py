@@ -54,8 +54,8 @@ def seconds(flag: str, text: str) -> Any:
     return option(flag, text, parser=parse_seconds, metavar="T")
 
 
-def count(flag: str, text: str, least: int = 1, most: int | None = None) -> Any:
-    return option(flag, text, parser=lambda given: parse_whole(given, least, most), metavar="N")
+def count(flag: str, text: str, least: int = 1, most: int | None = None, metavar: str = "N") -> Any:
+    return option(flag, text, parser=lambda given: parse_whole(given, least, most), metavar=metavar)
 
 
 def share(flag: str, text: str) -> Any:

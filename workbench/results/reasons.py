@@ -21,8 +21,6 @@ Status = Literal["ok", "failed", "skipped", "pruned"]
 
 
 class DropShortfall(Record):
-    """It loses more than the budget allows."""
-
     kind: Literal["drop"] = "drop"
     drop: float
     limit: float
@@ -70,8 +68,6 @@ class MemoryShortfall(Record):
 
 
 class BatchShortfall(Record):
-    """It was timed in batches, and a server answers photo by photo."""
-
     kind: Literal["batch"] = "batch"
     batch_size: int
 
@@ -239,8 +235,6 @@ class Certified(Record):
 
 
 class NotCertified(Record):
-    """The winner misses the budget on held-out photos."""
-
     kind: Literal["not_certified"] = "not_certified"
     variant: str
     images: int
@@ -264,8 +258,10 @@ class NothingElse(Record):
 
 
 class Undecided(Record):
-    """Speeds whose 95 % interval is wider than `target` to either side. ended: why the timing ended, by
-    stage; None in runs that did not record it so."""
+    """Speeds whose 95 % interval is wider than `target` to either side.
+
+    ended: why the timing ended, by stage; None in runs that did not record it so.
+    """
 
     kind: Literal["undecided"] = "undecided"
     variants: tuple[str, ...]

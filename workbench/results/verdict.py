@@ -1,4 +1,4 @@
-"""From results to a decision: rows against the baseline, the Pareto front, the winner and why. Pure."""
+"""From results to a decision: rows against the baseline, the Pareto front, the winner and why."""
 
 import math
 from collections import Counter
@@ -132,14 +132,12 @@ def cause_of(trial: TrialResult) -> reasons.Cause | None:
     """Why a trial did not end `ok`; runs of before recorded a text alone."""
     if trial.status == "ok" or trial.cause is not None:
         return trial.cause
-    message = trial.reason or ""
-    match trial.status:
-        case "skipped":
-            return reasons.Skipped(variant=trial.variant, message=message)
-        case "failed":
-            return reasons.Failed(variant=trial.variant, message=message)
-        case "pruned":
-            return reasons.Pruned(variant=trial.variant, message=message)
+    kinds: dict[str, type[reasons.Skipped | reasons.Failed | reasons.Pruned]] = {
+        "skipped": reasons.Skipped,
+        "failed": reasons.Failed,
+        "pruned": reasons.Pruned,
+    }
+    return kinds[trial.status](variant=trial.variant, message=trial.reason or "")
 
 
 def measured_others(results: Sequence[TrialResult] | Sequence[Row]) -> bool:
@@ -222,8 +220,7 @@ def _accuracy_shortfalls(
 
 
 def _drop_shortfall(drop: PairedDrop, trial: TrialResult, budget: Budget) -> reasons.Shortfall | None:
-    """Decided by the one-sided 95 % upper bound of the drop (non-inferiority), not by the drop seen: no
-    difference on few photos proves nothing."""
+    # The one-sided 95 % upper bound decides (non-inferiority): no difference on few photos proves nothing.
     limit = budget.max_accuracy_drop
     if drop.drop > limit:
         return reasons.DropShortfall(drop=drop.drop, limit=limit)
@@ -242,16 +239,11 @@ def _drop_shortfall(drop: PairedDrop, trial: TrialResult, budget: Budget) -> rea
 def _class_shortfall(counts: Accuracy, info: RunInfo) -> reasons.Shortfall | None:
     if (limit := info.budget.max_class_drop) is None:
         return None
-    drops = [
-        (label, (losses - gains) / images)
-        for label, (images, losses, gains) in enumerate(
-            zip(counts.class_images, counts.class_losses, counts.class_gains, strict=True)
-        )
-        if images
-    ]
-    label, worst = max(drops, key=lambda pair: pair[1], default=(0, 0.0))
-    if worst <= limit:
+    counted = zip(counts.class_images, counts.class_losses, counts.class_gains, strict=True)
+    drops = [(losses - gains) / images if images else 0.0 for images, losses, gains in counted]
+    if (worst := max(drops, default=0.0)) <= limit:
         return None
+    label = drops.index(worst)
     name = info.class_names[label] if label < len(info.class_names) else f"class {label}"
     return reasons.ClassShortfall(class_name=name, drop=worst, limit=limit)
 
@@ -263,8 +255,8 @@ def fitting(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
 def ranked(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
     """The trials that fit the budget, best first.
 
-    Once some were measured again after the race, only those are: the others' times were never confirmed,
-    and the best of many unconfirmed times is partly luck.
+    Where some were measured again after the race, only those: the best of many unconfirmed times is partly
+    luck.
     """
     fit = fitting(info, trials)
     confirmed = [trial for trial in fit if trial.latency and trial.latency.confirmed]
