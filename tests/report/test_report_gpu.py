@@ -172,7 +172,7 @@ on the GPU
   batch 64: 12345.6 photos/s, 20000.2 without copies
   energy 0.0123 J a photo, of the whole GPU, at the largest batch
   engine 9.3 MB, built in 41 s, for NVIDIA Test, driver 580.1
-  slowed meanwhile by SW Power Cap"""
+  slowed down by SW Power Cap"""
         in text
     )
     text = text_of(Details(comparison.info, trial("int8", gpu=GROWN)))

@@ -29,7 +29,7 @@ Runs = Annotated[
         metavar="RUN", help="run ids (default: the latest)", autocompletion=run_ids, show_default=False
     ),
 ]
-Variant = Annotated[
+VariantOption = Annotated[
     str | None,
     option("--variant", "everything known of one variant", metavar="NAME", autocompletion=variant_names),
 ]
@@ -48,7 +48,7 @@ OneRecipe = Annotated[
 
 def compare(
     runs: Runs = None,
-    variant: Variant = None,
+    variant: VariantOption = None,
     reanalyse: Reanalyse = False,
     columns: ColumnsOption = "speed",
     mix_machines: MixMachines = False,

@@ -20,21 +20,21 @@ from workbench.cli.options import (
 from workbench.cli.output import print_answer
 
 PANEL = "Publish"
-Run = Annotated[
+RunOption = Annotated[
     str | None, option("--run", "run id (default: the latest)", metavar="RUN", autocompletion=run_ids)
 ]
-Variant = Annotated[
+VariantOption = Annotated[
     str | None, option("--variant", "default: the winner", metavar="NAME", autocompletion=variant_names)
 ]
-Bump = Annotated[
+BumpOption = Annotated[
     Literal["patch", "minor", "major"] | None, option("--bump", "default: what the change demands")
 ]
-Version = Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")]
+VersionOption = Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")]
 FORCE = (
     "publish what misses the budget, or under a number that promises too much; the reason is recorded in the "
     "manifest"
 )
-Force = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
+ForceOption = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
 AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"
 RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
 Keep = Annotated[int, count("--keep", "steps each alias can be rolled back (default: 3)", least=0)]
@@ -43,12 +43,12 @@ Delete = Annotated[bool, option("--delete", DELETE)]
 
 
 def promote(
-    run: Run = None,
-    variant: Variant = None,
-    bump: Bump = None,
-    version: Version = None,
+    run: RunOption = None,
+    variant: VariantOption = None,
+    bump: BumpOption = None,
+    version: VersionOption = None,
     alias: AliasOption = "production",
-    force: Force = None,
+    force: ForceOption = None,
     require_shadow: RequireShadow = None,
     form: Answers = "table",
     workspace: WorkspaceOption = None,

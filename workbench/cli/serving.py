@@ -21,19 +21,21 @@ from workbench.cli.output import print_answer
 PANEL = "Serve"
 Text = str | None
 Number = float | None
-Alias = Annotated[Text, option("--alias", "followed wherever it moves (default: production)", metavar="NAME")]
-Pin = Annotated[Text, option("--pin", "serve this version and watch no alias", metavar="X.Y.Z")]
-Host = Annotated[str, typer.Option("--host", metavar="HOST")]
-Port = Annotated[int, count("--port", "default: 8000; 0 takes a free one", least=0, most=65535)]
-Workers = Annotated[int | None, count("--workers", "processes, at most 64 (default: 1)")]
-Shadow = Annotated[
+ServedAlias = Annotated[
+    Text, option("--alias", "followed wherever it moves (default: production)", metavar="NAME")
+]
+PinOption = Annotated[Text, option("--pin", "serve this version and watch no alias", metavar="X.Y.Z")]
+HostOption = Annotated[str, typer.Option("--host", metavar="HOST")]
+PortOption = Annotated[int, count("--port", "default: 8000; 0 takes a free one", least=0, most=65535)]
+WorkersOption = Annotated[int | None, count("--workers", "processes, at most 64 (default: 1)")]
+ShadowOption = Annotated[
     Text, option("--shadow", "run a candidate beside it on a sample of requests", metavar="X.Y.Z")
 ]
-Sample = Annotated[Number, share("--sample", "share of photos the shadow sees (default: 0.1)")]
-Canary = Annotated[
+SampleOption = Annotated[Number, share("--sample", "share of photos the shadow sees (default: 0.1)")]
+CanaryOption = Annotated[
     Text, option("--canary", "have a candidate answer a share of the requests", metavar="X.Y.Z")
 ]
-Weight = Annotated[Number, share("--weight", "share of photos it answers (default: 0.05)")]
+WeightOption = Annotated[Number, share("--weight", "share of photos it answers (default: 0.05)")]
 QueueBudget = Annotated[
     Number, seconds("--queue-budget", "refuse (429) what would wait longer (default: 1s)")
 ]
@@ -42,16 +44,16 @@ Deadline = Annotated[Number, seconds("--deadline", "drop (504) what did wait lon
 
 def serve(
     # What has no default here is as the environment says (serve/settings.py).
-    alias: Alias = None,
-    pin: Pin = None,
+    alias: ServedAlias = None,
+    pin: PinOption = None,
     name: ModelName = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    workers: Workers = None,
-    shadow: Shadow = None,
-    sample: Sample = None,
-    canary: Canary = None,
-    weight: Weight = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    workers: WorkersOption = None,
+    shadow: ShadowOption = None,
+    sample: SampleOption = None,
+    canary: CanaryOption = None,
+    weight: WeightOption = None,
     queue_budget: QueueBudget = None,
     deadline: Deadline = None,
     workspace: WorkspaceOption = None,

@@ -97,9 +97,9 @@ def collection(done: Reclaimed) -> str:
     would = "" if done.done else "would be "
     lines = [
         *(f"keeps {kept.name} {kept.version}: {', '.join(kept.why)}" for kept in done.kept),
-        *(f"{would}moved to the trash: {_gone(gone)}" for gone in done.moved),
-        *(f"in the trash until {gone.until[:16]} UTC: {_gone(gone)}" for gone in done.waiting),
-        *(f"{would}deleted: {_gone(gone)}" for gone in done.deleted),
+        *(f"{would}moved to the trash: {_trash_item(gone)}" for gone in done.moved),
+        *(f"in the trash until {gone.until[:16]} UTC: {_trash_item(gone)}" for gone in done.waiting),
+        *(f"{would}deleted: {_trash_item(gone)}" for gone in done.deleted),
         *(f"{would}removed: {left.path}, left by an interrupted write" for left in done.leftovers),
     ]
     moved = sum(item.size_bytes for item in done.moved)
@@ -113,7 +113,7 @@ def collection(done: Reclaimed) -> str:
     return "\n".join(lines)
 
 
-def _gone(gone: Gone) -> str:
+def _trash_item(gone: Gone) -> str:
     return f"{gone.name} {gone.version}, {_size(gone.size_bytes)}"
 
 

@@ -46,7 +46,7 @@ def compare_folder(folder: RunFolder, *, reanalyse: bool = False) -> Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """changes, confusions: against the baseline, on the photos that chose and on all of them."""
+    """Against the baseline, changes: on the selection photos; confusions: on all photos."""
 
     info: RunInfo
     trial: TrialResult

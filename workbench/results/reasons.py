@@ -242,7 +242,7 @@ class NotCertified(Record):
 
 
 class NoneCertifies(Record):
-    """No photos were held out. cause: None where the run did not record why, text in runs of before."""
+    """No photos were held out. cause: None where the run did not record why, text in older runs."""
 
     kind: Literal["none_certifies"] = "none_certifies"
     variant: str

@@ -129,7 +129,7 @@ def _verdict(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult |
 
 
 def cause_of(trial: TrialResult) -> reasons.Cause | None:
-    """Why a trial did not end `ok`; runs of before recorded a text alone."""
+    """Why a trial did not end `ok`; older runs recorded a text alone."""
     if trial.status == "ok" or trial.cause is not None:
         return trial.cause
     kinds: dict[str, type[reasons.Skipped | reasons.Failed | reasons.Pruned]] = {
