@@ -158,7 +158,8 @@ def test_a_variant_no_better_than_the_baseline_does_not_replace_it() -> None:
 def test_nothing_that_fits_means_no_winner_and_every_reason_why() -> None:
     info = run_info(budget=Budget(max_size_mb=1, max_latency_ms=3, max_memory_mb=20))
     got = compare(info, [trial("baseline"), trial("fast", speedup=2.0, losses=40)])
-    assert got.winner is None
+    assert compare(info, []).winner is got.winner is None
+    assert not got.certified
     assert not any(row.winner for row in got.rows)
     size = reasons.SizeShortfall(size_bytes=8_000_000, limit_bytes=1e6)
     memory = reasons.MemoryShortfall(peak_memory_bytes=40_000_000, limit_bytes=20e6)
@@ -226,7 +227,8 @@ def test_what_failed_or_was_skipped_keeps_its_reason_and_cannot_win() -> None:
     assert all(row.speedup is row.top1 is row.p50_ms is None for row in got.rows[1:])
 
 
-def test_where_nothing_else_was_measured_the_baseline_beats_nobody() -> None:
+def test_where_nothing_else_was_measured_the_baseline_beats_nothing() -> None:
+    assert only(compare(run_info(), [trial("baseline")]), reasons.NothingElse).counts == {}
     gone = [absent_trial(f"gpu{number}", "skipped", "no CUDA device") for number in range(4)]
     got = compare(run_info(), [trial("baseline"), *gone])
     assert got.nothing_else
@@ -247,24 +249,15 @@ def test_one_other_that_was_measured_is_enough_to_compare_with() -> None:
         assert "baseline_wins" in kinds(got)
 
 
-def test_a_baseline_that_was_measured_alone_is_said_to_be_alone() -> None:
-    got = compare(run_info(), [trial("baseline")])
-    assert got.nothing_else
-    assert only(got, reasons.NothingElse).counts == {}
-
-
 def test_a_trial_that_was_checked_and_never_timed_cannot_win() -> None:
     got = compare(run_info(), [trial("baseline"), trial("untimed", latency=None)])
     assert got.winner == "baseline"
     assert got.rows[1].speedup is None
 
 
-def test_a_run_without_trials_has_no_winner() -> None:
-    assert compare(run_info(), []).winner is None
-
-
-def test_a_row_has_raw_units() -> None:
-    row = compare(run_info(), [trial("a", speedup=2.0, losses=5, gains=2)]).rows[0]
+def test_a_row_has_raw_units_and_the_baseline_no_intervals_against_itself() -> None:
+    baseline, row = compare(run_info(), [trial("baseline"), trial("a", speedup=2.0, losses=5, gains=2)]).rows
+    assert (baseline.drop, baseline.drop_ci, baseline.speedup_ci) == (0.0, None, None)
     assert row.size_bytes == 8_000_000
     assert row.top1 == pytest.approx(0.967)
     assert row.drop == pytest.approx(0.003)
@@ -274,11 +267,6 @@ def test_a_row_has_raw_units() -> None:
     assert row.speedup == pytest.approx(2.0)
     assert row.throughput_ips == pytest.approx(1e9 / (5e6 * 1.05))
     assert row.load_ms == pytest.approx(50.0)
-
-
-def test_the_baseline_has_no_intervals_against_itself() -> None:
-    row = compare(run_info(), [trial("baseline")]).rows[0]
-    assert (row.drop, row.drop_ci, row.speedup_ci) == (0.0, None, None)
 
 
 def test_the_keys_of_a_row_are_the_documented_ones() -> None:
@@ -300,25 +288,21 @@ def test_the_front_holds_what_nothing_beats_in_accuracy_speed_and_size() -> None
     assert pareto_front(trials) == {"baseline", "fast", "small"}
 
 
-def test_a_speed_up_within_the_noise_puts_nobody_on_the_front() -> None:
+def test_a_speed_up_within_the_noise_is_not_on_the_front() -> None:
     trials = [trial("baseline"), trial("noisy", speedup=1.03, losses=5)]
     assert pareto_front(trials, 0.05) == {"baseline"}
     assert pareto_front(trials, 0.01) == {"baseline", "noisy"}
 
 
-def test_of_two_alike_neither_beats_the_other() -> None:
-    assert pareto_front([trial("a"), trial("b")]) == {"a", "b"}
-
-
-def test_what_failed_is_not_on_the_front() -> None:
-    assert pareto_front([trial("a"), absent_trial("b", "failed", "no")]) == {"a"}
+def test_of_two_alike_neither_beats_the_other_and_what_failed_is_not_on_the_front() -> None:
+    assert pareto_front([trial("a"), trial("b"), absent_trial("c", "failed", "no")]) == {"a", "b"}
 
 
 POINT = st.tuples(st.floats(0.2, 5.0), st.integers(0, 60), st.floats(0.5, 20.0))
 
 
 @given(st.lists(POINT, min_size=1, max_size=8))
-def test_whoever_wins_fits_and_nobody_who_fits_is_clearly_faster(
+def test_the_winner_fits_and_none_that_fits_is_clearly_faster(
     points: list[tuple[float, int, float]],
 ) -> None:
     trials = [
@@ -457,11 +441,6 @@ def test_photos_used_for_calibration_certify_nothing() -> None:
     assert certification_shortfalls(trial("good"), info) == (
         reasons.LeakShortfall(cause="3 photos are in both"),
     )
-
-
-def test_nothing_is_certified_where_nothing_won() -> None:
-    info = run_info(budget=Budget(max_size_mb=1))
-    assert not compare(info, [trial("baseline")]).certified
 
 
 def test_the_winner_is_shown_with_where_the_time_of_a_photo_goes() -> None:
