@@ -1,6 +1,7 @@
 """`run`, `tune` and `export`: what builds and measures."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +24,7 @@ from workbench.cli.output import print_comparisons
 
 if TYPE_CHECKING:
     from workbench.run.advice.advise import Advice
+    from workbench.system.progress import Report
 
 PANEL = "Measure"
 TimeBudget = Annotated[
@@ -72,9 +74,8 @@ def run(
     found = find_workspace(workspace)
 
     from workbench.measure.latency import Plan
-    from workbench.report import advice, html
+    from workbench.report import html
     from workbench.run import pipeline
-    from workbench.system.progress import Progress
 
     settings = pipeline.Options(
         plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed),
@@ -82,15 +83,20 @@ def run(
         arguments=tuple(sys.argv[1:]),
         advised=advised,
     )
-
-    def show_advice(given: "Advice") -> None:
-        for line in advice.headlines(given):
-            report(Progress("advice", 0, 0, line))
-
     with ProgressDisplay(quiet=quiet) as report:
-        comparison = pipeline.run_workspace(found, variants, settings, report, show_advice)
+        comparison = pipeline.run_workspace(
+            found, variants, settings, report, partial(_report_advice, report)
+        )
     html.write(comparison, found.results)
     return print_comparisons([comparison], form, verbose=verbose, output=output)
+
+
+def _report_advice(report: "Report", given: "Advice") -> None:
+    from workbench.report.advice import headlines
+    from workbench.system.progress import Progress
+
+    for line in headlines(given):
+        report(Progress("advice", 0, 0, line))
 
 
 def tune(
