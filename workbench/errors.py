@@ -42,10 +42,11 @@ def summary(error: BaseException) -> str:
 
 
 def some(names: Sequence[str], *, most: int = SHOWN, quote: str = "`", separator: str = ", ") -> str:
-    """The first `most` names, and how many more there are."""
-    shown = separator.join(f"{quote}{name}{quote}" for name in names[:most])
-    left = len(names) - most
-    return f"{shown}{separator.replace(',', '')}and {left} more" if left > 0 else shown
+    """The first `most` names, and how many more there are; one name is never hidden behind `1 more`."""
+    shown = names if len(names) <= most + 1 else names[:most]
+    text = separator.join(f"{quote}{name}{quote}" for name in shown)
+    left = len(names) - len(shown)
+    return f"{text}{separator.replace(',', '')}and {left} more" if left else text
 
 
 def plural(count: int, noun: str) -> str:

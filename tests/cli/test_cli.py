@@ -9,12 +9,13 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 import pytest
 import yaml
 
+from tests.builders import absent_trial, run_info, trial
 from workbench import __version__
 from workbench.cli import MODULES, main
 from workbench.cli.measure import run as run_command
@@ -25,15 +26,12 @@ from workbench.measure.latency import Measured, Plan, Sample
 from workbench.measure.records import RACE, TWIN
 from workbench.report import Format, TextFormat
 from workbench.results.folder import RunFolder
-from workbench.results.records import RunInfo, TrialResult
 from workbench.run.pipeline import Options
 from workbench.steps import STEPS
 from workbench.system.packages import missing_extra
 
 ROOT = Path(__file__).parents[2]
 SAVED = ROOT / "tests" / "data" / "results-v1"
-MakeTrial = Callable[..., TrialResult]
-MakeInfo = Callable[..., RunInfo]
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +52,12 @@ def workspace(tmp_path: Path) -> Path:
     return root
 
 
-class Ran:
+class Ran(NamedTuple):
     """What a command exited with and wrote."""
 
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
+    code: int
+    out: str
+    err: str
 
 
 Run = Callable[..., Ran]
@@ -156,12 +155,8 @@ def test_a_count_is_a_whole_number_from_1_up(run: Run, option: str, text: str) -
 def test_a_run_is_planned_as_the_engine_plans_unless_the_command_line_says_otherwise() -> None:
     plan, made = Plan(), Options()
     defaults = {name: p.default for name, p in inspect.signature(run_command).parameters.items()}
-    assert (defaults["rounds"], defaults["turns"], defaults["time_budget"], defaults["seed"]) == (
-        plan.rounds,
-        plan.turns,
-        plan.budget_s,
-        plan.seed,
-    )
+    planned = {"rounds": plan.rounds, "turns": plan.turns, "time_budget": plan.budget_s, "seed": plan.seed}
+    assert {name: defaults[name] for name in planned} == planned
     assert defaults["build_timeout"] == made.build_timeout_s
 
 
@@ -301,40 +296,34 @@ def test_a_variant_that_cannot_be_shown_exits_with_2(
     assert err is None or got.err == err
 
 
-def test_a_winner_that_is_not_certified_is_done_with_the_answer_no(
-    run: Run, workspace: Path, trial: MakeTrial, run_info: MakeInfo
+@pytest.mark.parametrize(
+    ("known", "skipped", "text"),
+    [
+        (
+            {"uncertified": "3 photos are in both", "leak": True},
+            [],
+            "not certified: 3 photos are in both",
+        ),
+        ({"budget": {"max_size_mb": 1}}, [], "No winner\n  nothing fits the budget"),
+        (
+            {},
+            ["gpu"],
+            "nothing else was measured (1 skipped): this says nothing about the others",
+        ),
+    ],
+)
+def test_without_a_certified_winner_among_several_the_answer_is_no(
+    run: Run, workspace: Path, known: dict[str, Any], skipped: list[str], text: str
 ) -> None:
     folder = RunFolder.create(workspace / "results")
-    folder.save_info(run_info(run_id=folder.run_id, uncertified="3 photos are in both", leak=True))
-    folder.append(trial("baseline"))
+    folder.save_info(run_info(run_id=folder.run_id, **known))
+    for result in [trial("baseline"), *(absent_trial(name, "skipped", "no CUDA device") for name in skipped)]:
+        folder.append(result)
     got = run("compare", folder.run_id, "--workspace", workspace)
     assert (got.code, got.err) == (1, "")
-    assert "not certified: 3 photos are in both" in got.out
-
-
-def test_no_winner_is_done_with_the_answer_no(
-    run: Run, workspace: Path, trial: MakeTrial, run_info: MakeInfo
-) -> None:
-    folder = RunFolder.create(workspace / "results")
-    folder.save_info(run_info(run_id=folder.run_id, budget={"max_size_mb": 1}))
-    folder.append(trial("baseline"))
-    got = run("compare", folder.run_id, "--workspace", workspace)
-    assert (got.code, got.err) == (1, "")
-    assert "No winner\n  nothing fits the budget" in got.out
-
-
-def test_where_nothing_that_was_asked_for_could_be_measured_the_answer_is_no(
-    run: Run, workspace: Path, trial: MakeTrial, absent_trial: MakeTrial, run_info: MakeInfo
-) -> None:
-    folder = RunFolder.create(workspace / "results")
-    folder.save_info(run_info(run_id=folder.run_id))
-    folder.append(trial("baseline"))
-    folder.append(absent_trial("gpu", "skipped", "no CUDA device"))
-    got = run("compare", folder.run_id, "--workspace", workspace)
-    assert (got.code, got.err) == (1, "")
-    assert "nothing else was measured (1 skipped): this says nothing about the others" in got.out
+    assert text in got.out
     folder.append(trial("slow", speedup=0.5))
-    assert run("compare", folder.run_id, "--workspace", workspace).code == 0
+    assert run("compare", folder.run_id, "--workspace", workspace).code == int(bool(known))
 
 
 def test_what_did_not_end_well_cannot_be_promoted(run: Run, workspace: Path) -> None:
@@ -383,17 +372,8 @@ def test_the_schema_is_json_and_names_every_step(run: Run) -> None:
     got = run("schema")
     described = json.loads(got.out)
     assert (got.code, got.err) == (0, "")
-    assert set(described["properties"]) == {
-        "name",
-        "description",
-        "export",
-        "steps",
-        "runtime",
-        "preprocess",
-        "matrix",
-        "extends",
-        "needs",
-    }
+    keys = "name description export steps runtime preprocess matrix extends needs"
+    assert set(described["properties"]) == set(keys.split())
     assert set(described["properties"]["steps"]["items"]["discriminator"]["mapping"]) == set(STEPS)
 
 
@@ -438,12 +418,8 @@ def test_serving_is_told_everything_the_command_line_says(
     assert run("serve", "--workspace", workspace, *told.split()).code == 0
     (settings,) = started
     assert (settings.registry, settings.model, settings.pin) == (workspace / "registry", "leaves", "1.2.0")
-    assert (settings.shadow, settings.sample, settings.canary, settings.weight) == (
-        "1.3.0",
-        0.2,
-        "1.4.0",
-        0.3,
-    )
+    candidates = (settings.shadow, settings.sample, settings.canary, settings.weight)
+    assert candidates == ("1.3.0", 0.2, "1.4.0", 0.3)
     assert (settings.workers, settings.queue_budget_s, settings.deadline_s) == (2, 2.0, 10.0)
     assert settings.api_key == "open sesame, says the farmer"
     assert (settings.host, settings.port) == ("0.0.0.0", 80)

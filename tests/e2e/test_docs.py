@@ -91,7 +91,7 @@ def words_of(document: str) -> set[str]:
 
 
 def test_every_shipped_recipe_is_described() -> None:
-    # The settings are in tables made from the code (tests/report/test_field_tables.py).
+    # The settings are in tables made from the code (tests/e2e/test_field_tables.py).
     assert {path.name for path in shipped().glob("*.yaml")} <= words_of("recipes.md")
 
 

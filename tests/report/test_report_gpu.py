@@ -14,7 +14,7 @@ from workbench.backends import Engine, TorchRuntime
 from workbench.measure.records import Conditions, Environment, GpuConditions, GpuState, GpuThroughput, GpuUse
 from workbench.report import gpu, render
 from workbench.report.details import text as text_of
-from workbench.results.details import Details
+from workbench.results.history import Details
 from workbench.results.reasons import Verdict
 from workbench.results.records import RunInfo
 from workbench.results.verdict import Comparison, compare
@@ -86,7 +86,7 @@ On the GPU, one photo a call; energy of the whole GPU, at the largest batch
   variant p50 ms without copies GPU MB J/photo
 ▶ fp16      1.25           0.41    612  0.0123
   int8         –              –   700*       –
-* what the memory in use on the whole GPU grew by: NVML did not tell it by process
+* growth of the memory in use on the whole GPU: NVML gave no figures by process
 Photos a second by photos a call, with the copies to and from the GPU and without
   variant  copies    1    8    64
 ▶ fp16       with  950    – 12346
@@ -110,7 +110,7 @@ def test_markdown_and_html_show_every_figure_of_them(comparison: Comparison) -> 
     assert ["", "`fp16`", "without", "2427", "–", "20000"] in lines
     for form in (markdown, html):
         assert MACHINE_LINE in form
-        for grid in gpu.grids(comparison):
+        for grid in gpu.grids(comparison.info, comparison.rows):
             assert grid.title in form
             assert all(cell in form for row in grid.rows for cell in row)
 
@@ -152,7 +152,7 @@ def test_json_holds_them_as_recorded_and_csv_the_single_ones(comparison: Compari
             "NVIDIA Test, driver 580.1, power limit unknown; clocks unknown, at most 61 °C, "
             "slowed by SW Power Cap, 2 other processes on it",
         ),
-        (None, STATE, "the GPU's clocks, heat and other processes are unknown: NVML does not tell"),
+        (None, STATE, "the GPU's clocks, heat and other processes are unknown: NVML gives none"),
     ],
 )
 def test_what_nvml_does_not_tell_is_unknown_and_never_fine(
@@ -162,7 +162,7 @@ def test_what_nvml_does_not_tell_is_unknown_and_never_fine(
 
 
 def test_the_details_of_a_variant_say_what_it_does_on_the_gpu(comparison: Comparison) -> None:
-    text = text_of(Details(comparison.info, trial("fp16", gpu=USE), (), ()))
+    text = text_of(Details(comparison.info, trial("fp16", gpu=USE)))
     assert (
         """\
 on the GPU
@@ -172,12 +172,12 @@ on the GPU
   batch 64: 12345.6 photos/s, 20000.2 without copies
   energy 0.0123 J a photo, of the whole GPU, at the largest batch
   engine 9.3 MB, built in 41 s, for NVIDIA Test, driver 580.1
-  slowed meanwhile by SW Power Cap"""
+  slowed down by SW Power Cap"""
         in text
     )
-    text = text_of(Details(comparison.info, trial("int8", gpu=GROWN), (), ()))
+    text = text_of(Details(comparison.info, trial("int8", gpu=GROWN)))
     assert "memory 700.0 MB, as the whole GPU's use grew\n  batch 8: 88.2 photos/s" in text
-    assert "on the GPU" not in text_of(Details(comparison.info, trial("baseline"), (), ()))
+    assert "on the GPU" not in text_of(Details(comparison.info, trial("baseline")))
 
 
 def test_the_record_of_a_run_keeps_them(tmp_path: Path, comparison: Comparison) -> None:

@@ -52,12 +52,13 @@ def lines(comparison: Comparison, title: str, *, verbose: bool = False) -> list[
         (DROP, "drop 5.00 points (budget 1)"),
         (
             reasons.PhotosShortfall(images=200, drop=-0.0, drop_upper=0.021, limit=0.01, images_needed=1631),
-            "too few photos: drop 0.00 points, 95 % bound 2.10, budget 1 (200 photos; about 1,631 would do)",
+            "too few photos (200): drop 0.00 points, at most 2.10 with 95 % confidence (budget 1); "
+            "about 1,631 would do",
         ),
         (
             reasons.PhotosShortfall(images=1000, drop=0.01, drop_upper=0.015, limit=0.01, images_needed=None),
-            "too few photos: drop 1.00 points, 95 % bound 1.50, budget 1 (1,000 photos; "
-            "more photos will not help, the drop reaches the budget)",
+            "too few photos (1,000): drop 1.00 points, at most 1.50 with 95 % confidence (budget 1); "
+            "more photos will not help, as the drop itself reaches the budget",
         ),
         (
             reasons.ClassShortfall(class_name="rust", drop=0.06, limit=0.05),
@@ -153,7 +154,10 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
-        (reasons.BaselineWins(), "nothing that fits the budget beats the plain FP32 export: ship that"),
+        (
+            reasons.Outcome(kind="baseline_wins"),
+            "nothing that fits the budget beats the plain FP32 export: use that",
+        ),
         (
             reasons.Certified(
                 variant="int8",
@@ -164,7 +168,8 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
                 limit=0.01,
                 mcnemar_p=1.0,
             ),
-            "certified: drop −0.17 points, 95 % bound 0.28, budget 1 (600 held-out photos; McNemar p 1.00)",
+            "certified on 600 held-out photos: drop −0.17 points, at most 0.28 with 95 % confidence "
+            "(budget 1)",
         ),
         (
             reasons.Certified(
@@ -176,7 +181,7 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
                 limit=0.01,
                 mcnemar_p=None,
             ),
-            "certified: it is the reference; top-1 96.00 % on 50 held-out photos",
+            "certified: the others are compared with it; top-1 96.00 % on 50 held-out photos",
         ),
         (
             reasons.NotCertified(variant="int8", images=1, shortfalls=(DROP, DROP)),
@@ -191,8 +196,8 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
             reasons.NoneCertifies(variant="int8", cause=None, leak=False),
             "not certified: this run held no photos out",
         ),
-        (reasons.NothingFits(), "nothing fits the budget"),
-        (reasons.CutShort(), "the run was cut short before anything was timed: run it again"),
+        (reasons.Outcome(kind="nothing_fits"), "nothing fits the budget"),
+        (reasons.Outcome(kind="cut_short"), "the run was cut short before anything was timed: run it again"),
         (
             reasons.NothingElse(counts={"skipped": 4, "failed": 1}),
             "nothing else was measured (4 skipped, 1 failed): this says nothing about the others",
@@ -208,7 +213,8 @@ def test_without_held_out_photos_the_drop_is_that_of_the_photos_it_was_chosen_on
     none = reasons.NoneCertifies(variant="int8", cause="they are too few", leak=False)
     assert lines(judged(run_info(), WINNER, none, winner="int8"), "Winner") == [
         "int8: 2.00 times the baseline's speed [1.90, 2.10], 1.06 MB",
-        "drop −0.17 points, 95 % bound 0.28, budget 1 (the 1,200 photos it was chosen on)",
+        "on the 1,200 photos it was chosen on: drop −0.17 points, at most 0.28 with 95 % confidence "
+        "(budget 1)",
         "not certified: they are too few",
     ]
 
@@ -221,7 +227,7 @@ def test_what_is_tied_and_what_is_behind_are_told_apart() -> None:
     found = [close(name, 1.0, tied=True) for name in ("a", "baseline")]
     found += [close("c", 1.03, tied=False), close("d", 1.05, tied=False)]
     assert lines(judged(run_info(), WINNER, *found, winner="int8"), "Close behind") == [
-        "baseline, a: the same speed (differences under 1.1 % do not count); "
+        "baseline, a: the same speed (less than 1.1 % apart counts as equal); "
         "the smaller and simpler one wins",
         "c 1.94 times, d 1.90 times: up to 5 % behind in speed",
     ]
@@ -241,25 +247,25 @@ def test_faster_ones_over_the_budget_are_named_and_of_many_the_first() -> None:
         (
             {"ended": {"race": "budget", "final": "narrow"}},
             "(race: the time budget ended; final: every interval was narrow enough): "
-            "a larger --time-budget narrows it",
+            "a larger --time-budget makes it more precise",
         ),
         (
             {"ended": {"race": "rounds", "final": "rounds"}},
-            "(all rounds were made): a larger --rounds narrows it",
+            "(all rounds were made): a larger --rounds makes it more precise",
         ),
-        ({"ended": None}, "(the run was cut short): a larger --rounds narrows it"),
+        ({"ended": None}, "(the run was cut short): a larger --rounds makes it more precise"),
     ],
 )
 def test_an_open_question_says_what_would_answer_it(known: dict[str, object], text: str) -> None:
     reason = reasons.Undecided.model_validate({"variants": ["a", "b"], "target": 0.02, **known})
     (line,) = lines(judged(run_info(), reason), "Notes")
-    assert line == f"the speed of a, b is known less precisely than ±2 % {text}"
+    assert line == f"the speed of a, b is uncertain by more than ±2 % {text}"
 
 
 def test_what_a_run_of_before_says_of_its_end_is_used() -> None:
     reason = reasons.Undecided(variants=("a",), target=0.02, ended=None)
     (line,) = lines(judged(run_info(timing_ended="race: the time budget ended"), reason), "Notes")
-    assert line.endswith("(race: the time budget ended): a larger --time-budget narrows it")
+    assert line.endswith("(race: the time budget ended): a larger --time-budget makes it more precise")
 
 
 def test_the_way_of_a_photo_is_a_note_and_its_stages_are_for_verbose() -> None:
@@ -269,7 +275,7 @@ def test_the_way_of_a_photo_is_a_note_and_its_stages_are_for_verbose() -> None:
     winner = WINNER.model_copy(update={"whole_path": (path,)})
     comparison = judged(run_info(), winner, winner="int8")
     assert lines(comparison, "Notes") == [
-        "from a photo's bytes to its class: 100.0 ms for 12 megapixels (60 % decoding)"
+        "from a photo's file to its class: 100.0 ms for 12 megapixels, 60 % of it decoding"
     ]
     assert lines(comparison, "Notes", verbose=True) == [
         "photo of 12 megapixels: 100.00 ms = decode 60.00 + preprocess 20.00 + inference 19.00 + rest 1.00"

@@ -12,8 +12,8 @@ from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.records import Saturation, WholePath
 from workbench.registry.model_card import saturation_words
 from workbench.report.details import answer, text
-from workbench.results.details import details
 from workbench.results.folder import RunFolder
+from workbench.results.history import details
 from workbench.results.records import TrialResult
 
 CLASSES = ("rust", "scab", "well")

@@ -2,14 +2,13 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
-from workbench.report.explain import answer
 from workbench.report.explain import text as text_of
 from workbench.run.advice.evidence import EVIDENCE, EXPORT, PREPROCESS, RUNTIME, Evidence, Key
 from workbench.run.advice.explain import Explanation, explain
@@ -182,7 +181,7 @@ def test_many_variants_are_counted_rather_than_listed(tmp_path: Path) -> None:
 
 
 def test_the_facts_are_plain_data(tmp_path: Path) -> None:
-    facts = answer(explained(tmp_path, "name: a\nsteps: [{use: fp16}]\n"))
+    facts = asdict(explained(tmp_path, "name: a\nsteps: [{use: fp16}]\n"))
     assert json.loads(json.dumps(facts))["parts"][1]["note"]["source"] == EVIDENCE[Key("fp16")].source
 
 

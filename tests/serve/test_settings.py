@@ -98,5 +98,5 @@ def test_the_key_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_setting_is_described() -> None:
-    # docs/serving.md shows the descriptions (tests/report/test_field_tables.py).
+    # docs/serving.md shows the descriptions (tests/e2e/test_field_tables.py).
     assert all(described.description for described in Settings.model_fields.values())

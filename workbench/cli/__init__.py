@@ -117,36 +117,31 @@ def exit_code(run: Callable[[], int], debug: Callable[[], bool]) -> int:
         code = run()
         sys.stdout.flush()
         return code
-    except WorkbenchError as error:
-        if debug():
-            raise
-        _show(error)
-        return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
     except BrokenPipeError:
         # `| head` has read enough. What is left in the buffer must not fail once more on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except ModuleNotFoundError as error:
-        missing = missing_extra(error)
-        if missing is None or debug():
+    except (WorkbenchError, ModuleNotFoundError, OSError) as error:
+        shown = _readable(error)
+        if shown is None or debug():
             raise
-        _show(missing)
-        return WRONG_INPUT
-    except OSError as error:
-        if debug():
-            raise
-        # Whatever was not translated on the way: a disk, a right or a file that is not as it should be.
-        _show(WorkbenchError(str(error), hint="--debug shows where it happened"))
-        return WRONG_INPUT
+        print(f"error: {shown.message}", file=sys.stderr)
+        if shown.hint:
+            print(f"hint: {shown.hint}", file=sys.stderr)
+        return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
         return INTERRUPTED
 
 
-def _show(error: WorkbenchError) -> None:
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+def _readable(error: WorkbenchError | ModuleNotFoundError | OSError) -> WorkbenchError | None:
+    """The error in words; None where it is a defect."""
+    if isinstance(error, WorkbenchError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
+    # Whatever was not translated on the way: a disk, a right or a file that is not as it should be.
+    return WorkbenchError(str(error), hint="--debug shows where it happened")
 
 
 def _interrupt(*_: object) -> NoReturn:

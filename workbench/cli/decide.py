@@ -1,5 +1,6 @@
 """`compare`, `advise` and `explain`: what helps to choose."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -22,29 +23,35 @@ from workbench.cli.options import (
 from workbench.cli.output import ColumnSet, print_answer, print_comparisons
 
 PANEL = "Decide"
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN", help="run ids (default: the latest)", autocompletion=run_ids, show_default=False
+    ),
+]
+VariantOption = Annotated[
+    str | None,
+    option("--variant", "everything known of one variant", metavar="NAME", autocompletion=variant_names),
+]
+Reanalyse = Annotated[bool, option("--reanalyse", "work every latency out again from the raw samples")]
+ColumnsOption = Annotated[
+    ColumnSet, typer.Option("--columns", help="audit: in which precision the multiplications really ran")
+]
+MixMachines = Annotated[bool, option("--mix-machines", "show runs of different machines together")]
+OneRecipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="a file, or the name of one that is shipped", autocompletion=recipe_names
+    ),
+]
 
 
 def compare(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN", help="run ids (default: the latest)", autocompletion=run_ids, show_default=False
-        ),
-    ] = None,
-    variant: Annotated[
-        str | None,
-        option("--variant", "everything known of one variant", metavar="NAME", autocompletion=variant_names),
-    ] = None,
-    reanalyse: Annotated[
-        bool, option("--reanalyse", "work every latency out again from the raw samples")
-    ] = False,
-    columns: Annotated[
-        ColumnSet,
-        typer.Option("--columns", help="audit: in which precision the multiplications really ran"),
-    ] = "speed",
-    mix_machines: Annotated[
-        bool, option("--mix-machines", "show runs of different machines together")
-    ] = False,
+    runs: Runs = None,
+    variant: VariantOption = None,
+    reanalyse: Reanalyse = False,
+    columns: ColumnsOption = "speed",
+    mix_machines: MixMachines = False,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -85,12 +92,7 @@ def advise(
 
 
 def explain(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE", help="a file, or the name of one that is shipped", autocompletion=recipe_names
-        ),
-    ],
+    recipe: OneRecipe,
     form: Answers = "table",
     _debug: Debug = False,
 ) -> int:
@@ -100,5 +102,5 @@ def explain(
     from workbench.workspace.recipe import find, parse
 
     explanation = describe(*parse(find(recipe)))
-    print_answer(words.answer(explanation), words.text(explanation), form)
+    print_answer(asdict(explanation), words.text(explanation), form)
     return 0

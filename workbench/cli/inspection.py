@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -43,19 +43,18 @@ def schema(
     _debug: Debug = False,
 ) -> int:
     """Print the JSON Schema of recipes, of krishi.yaml, or of what `compare --format json` prints."""
-    print(json.dumps(_schema(of), indent=2))
+    match of:
+        case "recipe":
+            from workbench.workspace.recipe import Recipe
+
+            described = Recipe.model_json_schema()
+        case "workspace":
+            from workbench.workspace.workspace import WorkspaceFile
+
+            described = WorkspaceFile.model_json_schema()
+        case "compare":
+            from workbench.report.json import schema as comparison_schema
+
+            described = comparison_schema()
+    print(json.dumps(described, indent=2))
     return 0
-
-
-def _schema(of: str) -> dict[str, Any]:
-    if of == "recipe":
-        from workbench.workspace.recipe import Recipe
-
-        return Recipe.model_json_schema()
-    if of == "workspace":
-        from workbench.workspace.workspace import WorkspaceFile
-
-        return WorkspaceFile.model_json_schema()
-    from workbench.report.json import schema
-
-    return schema()

@@ -1,10 +1,9 @@
 """`run`, `tune` and `export`: what builds and measures."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
 
 from workbench.cli.options import (
     Debug,
@@ -18,7 +17,6 @@ from workbench.cli.options import (
     count,
     find_workspace,
     option,
-    parse_count,
     recipes,
     seconds,
 )
@@ -26,21 +24,41 @@ from workbench.cli.output import print_comparisons
 
 if TYPE_CHECKING:
     from workbench.run.advice.advise import Advice
+    from workbench.system.progress import Report
 
 PANEL = "Measure"
+TimeBudget = Annotated[
+    float, seconds("--time-budget", "for timing: 60s, 10m (default: 3m); building and checking come on top")
+]
+Rounds = Annotated[int, count("--rounds", "rounds of fresh launches, at most (default: 20)")]
+Turns = Annotated[int, count("--turns", "timed turns a round, at most (default: 60)")]
+BuildTimeout = Annotated[float, seconds("--build-timeout", "for one variant (default: 15m)")]
+Advised = Annotated[bool, option("--advised", "only what `advise` finds worth trying")]
+Start = Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")]
+SearchBudget = Annotated[float, seconds("--budget", "time for all of it (default: 10m)")]
+RecipeName = Annotated[str | None, option("--name", "of the recipe (default: tuned-<model>)", metavar="NAME")]
+InputShape = Annotated[
+    tuple[int, int, int, int],
+    count("--input-shape", "of the network's input (default: 1 3 224 224)", metavar="N C H W"),
+]
+OpsetVersion = Annotated[int, option("--opset-version", "opset to write (default: 18)", metavar="N")]
+Exporter = Annotated[
+    Literal["dynamo", "torchscript"] | None,
+    option("--exporter", "default: dynamo from opset 18 on, else torchscript"),
+]
+Factory = Annotated[
+    str | None, option("--factory", "builds the network a state dict fits", metavar="FILE.py:CALLABLE")
+]
 
 
 def run(
     recipes: Recipes = None,
-    time_budget: Annotated[
-        float,
-        seconds("--time-budget", "for timing: 60s, 10m (default: 3m); building and checking come on top"),
-    ] = 180.0,
-    rounds: Annotated[int, count("--rounds", "rounds of fresh launches, at most (default: 20)")] = 20,
-    turns: Annotated[int, count("--turns", "timed turns a round, at most (default: 60)")] = 60,
-    build_timeout: Annotated[float, seconds("--build-timeout", "for one variant (default: 15m)")] = 900.0,
+    time_budget: TimeBudget = 180.0,
+    rounds: Rounds = 20,
+    turns: Turns = 60,
+    build_timeout: BuildTimeout = 900.0,
     seed: Seed = 0,
-    advised: Annotated[bool, option("--advised", "only what `advise` finds worth trying")] = False,
+    advised: Advised = False,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -56,9 +74,8 @@ def run(
     found = find_workspace(workspace)
 
     from workbench.measure.latency import Plan
-    from workbench.report import advice, html
+    from workbench.report import html
     from workbench.run import pipeline
-    from workbench.system.progress import Progress
 
     settings = pipeline.Options(
         plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed),
@@ -67,22 +84,25 @@ def run(
         advised=advised,
     )
     with ProgressDisplay(quiet=quiet) as report:
-
-        def show_advice(given: "Advice") -> None:
-            for line in advice.headlines(given):
-                report(Progress("advice", 0, 0, line))
-
-        comparison = pipeline.run_workspace(found, variants, settings, report, show_advice)
+        comparison = pipeline.run_workspace(
+            found, variants, settings, report, partial(_report_advice, report)
+        )
     html.write(comparison, found.results)
     return print_comparisons([comparison], form, verbose=verbose, output=output)
 
 
+def _report_advice(report: "Report", given: "Advice") -> None:
+    from workbench.report.advice import headlines
+    from workbench.system.progress import Progress
+
+    for line in headlines(given):
+        report(Progress("advice", 0, 0, line))
+
+
 def tune(
-    recipes: Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")] = None,
-    budget: Annotated[float, seconds("--budget", "time for all of it (default: 10m)")] = 600.0,
-    name: Annotated[
-        str | None, option("--name", "of the recipe (default: tuned-<model>)", metavar="NAME")
-    ] = None,
+    recipes: Start = None,
+    budget: SearchBudget = 600.0,
+    name: RecipeName = None,
     seed: Seed = 0,
     form: Tables = "table",
     output: Output = None,
@@ -116,20 +136,10 @@ def tune(
 def export(
     checkpoint: Annotated[Path, option("--checkpoint", metavar="FILE")],
     output: Annotated[Path, option("--output", metavar="FILE")],
-    input_shape: Annotated[
-        tuple[int, int, int, int],
-        typer.Option("--input-shape", parser=parse_count, metavar="N C H W", help="of the network's input"),
-    ] = (1, 3, 224, 224),
-    opset_version: Annotated[
-        int, option("--opset-version", "opset to write (default: 18)", metavar="N")
-    ] = 18,
-    exporter: Annotated[
-        Literal["dynamo", "torchscript"] | None,
-        option("--exporter", "default: dynamo from opset 18 on, else torchscript"),
-    ] = None,
-    factory: Annotated[
-        str | None, option("--factory", "builds the network a state dict fits", metavar="FILE.py:CALLABLE")
-    ] = None,
+    input_shape: InputShape = (1, 3, 224, 224),
+    opset_version: OpsetVersion = 18,
+    exporter: Exporter = None,
+    factory: Factory = None,
     workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,

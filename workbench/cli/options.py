@@ -1,6 +1,6 @@
 """The kinds of values that commands take, and the options that several of them share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,24 +27,11 @@ def parse_seconds(given: object) -> float:
     return seconds
 
 
-def parse_port(given: object) -> int:
+def parse_whole(given: object, least: int = 0, most: int | None = None) -> int:
     text = str(given)
-    if not text.isdecimal() or int(text) > 65535:
-        raise typer.BadParameter(f"`{text}` is not a port: give a number from 0 to 65535")
-    return int(text)
-
-
-def parse_count(given: object) -> int:
-    text = str(given)
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"`{text}` is not a number from 1 up")
-    return int(text)
-
-
-def parse_number(given: object) -> int:
-    text = str(given)
-    if not text.isdecimal():
-        raise typer.BadParameter(f"`{text}` is not a number from 0 up")
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        span = f"from {least} up" if most is None else f"from {least} to {most}"
+        raise typer.BadParameter(f"`{text}` is not a number {span}")
     return int(text)
 
 
@@ -67,8 +54,8 @@ def seconds(flag: str, text: str) -> Any:
     return option(flag, text, parser=parse_seconds, metavar="T")
 
 
-def count(flag: str, text: str) -> Any:
-    return option(flag, text, parser=parse_count, metavar="N")
+def count(flag: str, text: str, least: int = 1, most: int | None = None, metavar: str = "N") -> Any:
+    return option(flag, text, parser=lambda given: parse_whole(given, least, most), metavar=metavar)
 
 
 def share(flag: str, text: str) -> Any:
@@ -79,22 +66,26 @@ def recipes(text: str) -> Any:
     return typer.Argument(metavar="RECIPE", help=text, autocompletion=recipe_names, show_default=False)
 
 
-def recipe_names(incomplete: str) -> Iterator[str]:
+def recipe_names(incomplete: str) -> list[str]:
     """The shipped recipes, for completion; files are completed by the shell."""
     from workbench.workspace.recipe import shipped
 
-    names = sorted(path.stem for path in shipped().glob("[!_]*.yaml"))
-    return (name for name in names if name.startswith(incomplete))
+    return _starting_with(incomplete, sorted(path.stem for path in shipped().glob("[!_]*.yaml")))
 
 
 def run_ids(context: typer.Context, incomplete: str) -> list[str]:
-    return [run.run_id for run in _runs(context) if run.run_id.startswith(incomplete)]
+    return _starting_with(incomplete, [run.run_id for run in _runs(context)])
 
 
 def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     """The variants of the latest run."""
-    trials = [trial for run in _runs(context)[-1:] for trial in run.trials()]
-    return [trial.variant for trial in trials if trial.variant.startswith(incomplete)]
+    return _starting_with(
+        incomplete, [trial.variant for run in _runs(context)[-1:] for trial in run.trials()]
+    )
+
+
+def _starting_with(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def _runs(context: typer.Context) -> "list[RunFolder]":

@@ -34,10 +34,11 @@ def print_comparisons(
     Returns 0 where each of them names a winner that may be published, else 1.
     """
     from workbench import report
+    from workbench.system.files import write_atomic
 
     terminal = sys.stdout.isatty()
     if output is not None:
-        report.write(form, comparisons, output, columns=columns, verbose=verbose)
+        write_atomic(output, report.render_bytes(form, comparisons, columns=columns, verbose=verbose))
     elif form != "parquet":
         width = shutil.get_terminal_size().columns if terminal else report.WIDTH
         text = report.render(form, comparisons, color=terminal, columns=columns, verbose=verbose, width=width)

@@ -4,7 +4,6 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from workbench.system.progress import Progress, time_left_s
@@ -45,23 +44,19 @@ class ProgressDisplay:
             self._open.enter_context(live)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def __call__(self, progress: Progress) -> None:
         if self._quiet:
             return
-        now = time.monotonic()
-        event = progress.total == 0 and progress.left_s is None
-        begins = progress.stage != self._now.stage
-        if self._console is not None and event:
+        if self._console is not None and progress.total == 0 and progress.left_s is None:
             from rich.text import Text
 
             self._console.print(Text(describe(progress, 0.0)))
             return
-        if begins:
+        now = time.monotonic()
+        if begins := progress.stage != self._now.stage:
             self._started = now
         self._now, self._reported = progress, now
         if self._console is None and (begins or progress.total == 0 or now - self._printed >= PLAIN_EVERY_S):
@@ -77,13 +72,12 @@ class ProgressDisplay:
 
 def describe(progress: Progress, elapsed_s: float) -> str:
     """`timing: 12 of 20, race of 7, about 40 s left`."""
-    if progress.total == 0:
-        parts = [f"{progress.stage} {progress.what}".rstrip()]
-    else:
-        parts = [f"{progress.stage}: {progress.done} of {progress.total}"]
-        parts += [progress.what] if progress.what else []
     left = describe_time_left(progress, elapsed_s)
-    return ", ".join([*parts, left] if left else parts)
+    if progress.total == 0:
+        parts = [f"{progress.stage} {progress.what}".rstrip(), left]
+    else:
+        parts = [f"{progress.stage}: {progress.done} of {progress.total}", progress.what, left]
+    return ", ".join(part for part in parts if part)
 
 
 def describe_time_left(progress: Progress, elapsed_s: float) -> str:

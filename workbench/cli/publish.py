@@ -1,6 +1,5 @@
 """`promote`, `models`, `rollback`, `verify` and `gc`: the registry."""
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -11,9 +10,9 @@ from workbench.cli.options import (
     Debug,
     ModelName,
     WorkspaceOption,
+    count,
     find_workspace,
     option,
-    parse_number,
     run_ids,
     share,
     variant_names,
@@ -21,38 +20,36 @@ from workbench.cli.options import (
 from workbench.cli.output import print_answer
 
 PANEL = "Publish"
+RunOption = Annotated[
+    str | None, option("--run", "run id (default: the latest)", metavar="RUN", autocompletion=run_ids)
+]
+VariantOption = Annotated[
+    str | None, option("--variant", "default: the winner", metavar="NAME", autocompletion=variant_names)
+]
+BumpOption = Annotated[
+    Literal["patch", "minor", "major"] | None, option("--bump", "default: what the change demands")
+]
+VersionOption = Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")]
+FORCE = (
+    "publish what misses the budget, or under a number that promises too much; the reason is recorded in the "
+    "manifest"
+)
+ForceOption = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
+AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"
+RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
+Keep = Annotated[int, count("--keep", "steps each alias can be rolled back (default: 3)", least=0)]
+DELETE = "do it: move them to the trash, and delete what lay there for a day (default: only say so)"
+Delete = Annotated[bool, option("--delete", DELETE)]
 
 
 def promote(
-    run: Annotated[
-        str | None,
-        option("--run", "run id (default: the latest)", metavar="RUN", autocompletion=run_ids),
-    ] = None,
-    variant: Annotated[
-        str | None,
-        option("--variant", "default: the winner", metavar="NAME", autocompletion=variant_names),
-    ] = None,
-    bump: Annotated[
-        Literal["patch", "minor", "major"] | None, option("--bump", "default: what the change demands")
-    ] = None,
-    version: Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")] = None,
+    run: RunOption = None,
+    variant: VariantOption = None,
+    bump: BumpOption = None,
+    version: VersionOption = None,
     alias: AliasOption = "production",
-    force: Annotated[
-        str | None,
-        option(
-            "--force",
-            "publish what misses the budget, or under a number that promises too much; the reason is "
-            "recorded in the manifest",
-            metavar="REASON",
-        ),
-    ] = None,
-    require_shadow: Annotated[
-        float | None,
-        share(
-            "--require-shadow",
-            "refuse what did not agree on at least this share of shadowed requests, such as 0.99",
-        ),
-    ] = None,
+    force: ForceOption = None,
+    require_shadow: RequireShadow = None,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
@@ -85,10 +82,10 @@ def promote(
 def models(form: Answers = "table", workspace: WorkspaceOption = None, _debug: Debug = False) -> int:
     """List versions, aliases and where each came from."""
     from workbench.registry.store import Registry
-    from workbench.report import models as listing
+    from workbench.report import registry as words
 
-    found = listing.listed(Registry(find_workspace(workspace).registry))
-    print_answer([asdict(entry) for entry in found], listing.as_table(found), form)
+    answer = words.versions_answer(Registry(find_workspace(workspace).registry))
+    print_answer(answer, words.versions(answer), form)
     return 0
 
 
@@ -123,22 +120,8 @@ def verify(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
 
 
 def gc(
-    keep: Annotated[
-        int,
-        option(
-            "--keep",
-            "steps each alias can be rolled back (default: 3)",
-            parser=parse_number,
-            metavar="N",
-        ),
-    ] = 3,
-    delete: Annotated[
-        bool,
-        option(
-            "--delete",
-            "do it: move them to the trash, and delete what lay there for a day (default: only say so)",
-        ),
-    ] = False,
+    keep: Keep = 3,
+    delete: Delete = False,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,

@@ -13,47 +13,49 @@ from workbench.cli.options import (
     count,
     find_workspace,
     option,
-    parse_port,
     seconds,
     share,
 )
 from workbench.cli.output import print_answer
 
 PANEL = "Serve"
+Text = str | None
+Number = float | None
+ServedAlias = Annotated[
+    Text, option("--alias", "followed wherever it moves (default: production)", metavar="NAME")
+]
+PinOption = Annotated[Text, option("--pin", "serve this version and watch no alias", metavar="X.Y.Z")]
+HostOption = Annotated[str, typer.Option("--host", metavar="HOST")]
+PortOption = Annotated[int, count("--port", "default: 8000; 0 takes a free one", least=0, most=65535)]
+WorkersOption = Annotated[int | None, count("--workers", "processes, at most 64 (default: 1)")]
+ShadowOption = Annotated[
+    Text, option("--shadow", "run a candidate beside it on a sample of requests", metavar="X.Y.Z")
+]
+SampleOption = Annotated[Number, share("--sample", "share of photos the shadow sees (default: 0.1)")]
+CanaryOption = Annotated[
+    Text, option("--canary", "have a candidate answer a share of the requests", metavar="X.Y.Z")
+]
+WeightOption = Annotated[Number, share("--weight", "share of photos it answers (default: 0.05)")]
+QueueBudget = Annotated[
+    Number, seconds("--queue-budget", "refuse (429) what would wait longer (default: 1s)")
+]
+Deadline = Annotated[Number, seconds("--deadline", "drop (504) what did wait longer (default: 5s)")]
 
 
 def serve(
     # What has no default here is as the environment says (serve/settings.py).
-    alias: Annotated[
-        str | None,
-        option("--alias", "followed wherever it moves (default: production)", metavar="NAME"),
-    ] = None,
-    pin: Annotated[
-        str | None, option("--pin", "serve this version and watch no alias", metavar="X.Y.Z")
-    ] = None,
+    alias: ServedAlias = None,
+    pin: PinOption = None,
     name: ModelName = None,
-    host: Annotated[str, typer.Option("--host", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[
-        int, option("--port", "default: 8000; 0 takes a free one", parser=parse_port, metavar="N")
-    ] = 8000,
-    workers: Annotated[int | None, count("--workers", "processes, at most 64 (default: 1)")] = None,
-    shadow: Annotated[
-        str | None,
-        option("--shadow", "run a candidate beside it on a sample of requests", metavar="X.Y.Z"),
-    ] = None,
-    sample: Annotated[
-        float | None, share("--sample", "share of photos the shadow sees (default: 0.1)")
-    ] = None,
-    canary: Annotated[
-        str | None, option("--canary", "have a candidate answer a share of the requests", metavar="X.Y.Z")
-    ] = None,
-    weight: Annotated[float | None, share("--weight", "share of photos it answers (default: 0.05)")] = None,
-    queue_budget: Annotated[
-        float | None, seconds("--queue-budget", "refuse (429) what would wait longer (default: 1s)")
-    ] = None,
-    deadline: Annotated[
-        float | None, seconds("--deadline", "drop (504) what did wait longer (default: 5s)")
-    ] = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    workers: WorkersOption = None,
+    shadow: ShadowOption = None,
+    sample: SampleOption = None,
+    canary: CanaryOption = None,
+    weight: WeightOption = None,
+    queue_budget: QueueBudget = None,
+    deadline: Deadline = None,
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
@@ -65,22 +67,13 @@ def serve(
     from serve.settings import Settings
 
     found = find_workspace(workspace)
-    given: dict[str, Any] = {
-        "alias": alias,
-        "pin": pin,
-        "workers": workers,
-        "shadow": shadow,
-        "sample": sample,
-        "canary": canary,
-        "weight": weight,
-        "queue_budget_s": queue_budget,
-        "deadline_s": deadline,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {"alias": alias, "pin": pin, "workers": workers, "shadow": shadow, "sample": sample}
+    given |= {"canary": canary, "weight": weight, "queue_budget_s": queue_budget, "deadline_s": deadline}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if alias is not None:
-        given["pin"] = None  # one of the two, whatever the environment says
-    given |= {"registry": found.registry, "model": name or found.name, "host": host, "port": port}
-    run(Settings.from_environment(**given))
+        settings["pin"] = None  # one of the two, whatever the environment says
+    settings |= {"registry": found.registry, "model": name or found.name, "host": host, "port": port}
+    run(Settings.from_environment(**settings))
     return 0
 
 

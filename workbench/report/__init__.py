@@ -1,16 +1,15 @@
 """What a comparison looks like: one module per format. None of them measures or decides."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, assert_never
 
-from workbench.report import csv, html, json, markdown, parquet, table
+from workbench.report import html, json, markdown, table
 from workbench.report.cells import Columns
 from workbench.report.words import WIDTH
+from workbench.results.frames import comparison_frame
 from workbench.results.verdict import Comparison
-from workbench.system.files import write_atomic
 
-__all__ = ["WIDTH", "Columns", "Format", "TextFormat", "render", "render_bytes", "write"]
+__all__ = ["WIDTH", "Columns", "Format", "TextFormat", "render", "render_bytes"]
 
 TextFormat = Literal["table", "markdown", "csv", "json", "html"]
 Format = Literal["table", "markdown", "csv", "json", "html", "parquet"]
@@ -35,7 +34,7 @@ def render(
         case "markdown":
             return markdown.render(comparisons, columns=columns, verbose=verbose)
         case "csv":
-            return csv.render(comparisons)
+            return str(comparison_frame(comparisons).to_csv(index=False, lineterminator="\n"))
         case "json":
             return json.render(comparisons)
         case "html":
@@ -47,19 +46,7 @@ def render(
 def render_bytes(
     form: Format, comparisons: Sequence[Comparison], *, columns: Columns = "speed", verbose: bool = False
 ) -> bytes:
-    """The comparisons as a file holds them: text in UTF-8, or Parquet."""
+    """The comparisons as a file holds them: text in UTF-8, or Parquet with the types of the columns."""
     if form == "parquet":
-        return parquet.render(comparisons)
+        return bytes(comparison_frame(comparisons).to_parquet(index=False))
     return render(form, comparisons, columns=columns, verbose=verbose).encode()
-
-
-def write(
-    form: Format,
-    comparisons: Sequence[Comparison],
-    path: Path,
-    *,
-    columns: Columns = "speed",
-    verbose: bool = False,
-) -> None:
-    """Write the comparisons to a file, whole or not at all. Raises WorkbenchError."""
-    write_atomic(path, render_bytes(form, comparisons, columns=columns, verbose=verbose))

@@ -6,14 +6,14 @@ from workbench.errors import plural
 from workbench.registry.model_card import saturation_words
 from workbench.report.verdict import cause, whole_path
 from workbench.report.words import points
-from workbench.results.details import Details
+from workbench.results.history import Details
 from workbench.results.verdict import cause_of, paired_drop, speed
 
 SHOWN = 10  # classes and confusions listed
 
 
 def answer(found: Details) -> dict[str, object]:
-    """The keys of `--format json`: the trial as it was recorded, and what follows from it."""
+    """The keys of `--format json`: the trial as it was recorded, its classes and confusions."""
     return {
         "run": found.info.run_id,
         **found.trial.model_dump(mode="json"),
@@ -47,35 +47,28 @@ def _gpu(found: Details) -> list[str]:
         built = "kept from before" if engine.build_s is None else f"built in {engine.build_s:.0f} s"
         lines.append(f"  engine {engine.size_bytes / 1e6:.1f} MB, {built}, for {engine.bound_to}")
     if (state := use.state) is not None and state.throttled:
-        lines.append(f"  slowed meanwhile by {', '.join(state.throttled)}")
+        lines.append(f"  slowed down by {', '.join(state.throttled)}")
     return ["on the GPU", *lines] if lines else []
 
 
 def _audit(found: Details) -> list[str]:
     audit, saturation = found.trial.audit, found.trial.saturation
-    lines = [f"what ran: {audit.verdict}"] if audit else []
-    lines += [f"  {found.trial.note}"] if found.trial.note else []
-    if saturation is not None:
-        lines.append(f"  {saturation_words(saturation)}")
-    return lines
+    return [
+        *([f"what ran: {audit.verdict}"] if audit else []),
+        *([f"  {found.trial.note}"] if found.trial.note else []),
+        *([f"  {saturation_words(saturation)}"] if saturation else []),
+    ]
 
 
 def _title(found: Details) -> str:
     trial = found.trial
     reason = cause_of(trial)
     why = f": {': '.join(part for part in cause(reason) if part not in ('', trial.status))}" if reason else ""
-    known = [
-        f"{words}{value}"
-        for words, value in (
-            ("", trial.backend),
-            ("", trial.provider),
-            ("threads ", trial.threads),
-            ("opset ", trial.opset),
-            ("weights ", trial.precision),
-        )
-        if value is not None
-    ]
-    return f"{trial.variant} of run {found.info.run_id} ended {trial.status}{why}\n  {', '.join(known)}"
+    named = {"threads": trial.threads, "opset": trial.opset, "weights": trial.precision}
+    facts = [f"{name} {value}" for name, value in named.items() if value is not None]
+    runtime = [name for name in (trial.backend, trial.provider) if name is not None]
+    known = ", ".join([*runtime, *facts])
+    return f"{trial.variant} of run {found.info.run_id} ended {trial.status}{why}\n  {known}"
 
 
 def _accuracy(found: Details) -> list[str]:
@@ -132,16 +125,14 @@ def _latency(found: Details) -> list[str]:
 
 def _cost(found: Details) -> list[str]:
     trial = found.trial
-    lines = []
-    for name, value, scale, unit in (
+    figures = (
         ("file", trial.size_bytes, 1e6, "MB"),
         ("load", trial.load_s, 1e-3, "ms"),
         ("cold start", trial.cold_start_s, 1e-3, "ms"),
         ("peak memory", trial.peak_memory_bytes, 1e6, "MB"),
         ("steady memory", trial.steady_memory_bytes, 1e6, "MB"),
         ("all processors", trial.saturated_ips, 1, "photos/s"),
-    ):
-        if value is not None:
-            lines.append(f"  {name} {value / scale:.1f} {unit}")
+    )
+    lines = [f"  {name} {value / per:.1f} {unit}" for name, value, per, unit in figures if value is not None]
     lines += [f"  {whole_path(path)}" for path in trial.whole_path]
     return ["cost", *lines] if lines else []

@@ -1,7 +1,6 @@
-"""What a recipe does, in words and as JSON."""
+"""What a recipe does, in words."""
 
 from dataclasses import asdict
-from typing import Any
 
 from workbench.errors import plural
 from workbench.report.words import listed, wrapped
@@ -10,15 +9,10 @@ from workbench.run.advice.explain import Explanation
 SHOWN = 8  # variants listed by name; more are counted
 
 
-def answer(found: Explanation) -> dict[str, Any]:
-    """The keys of `--format json`."""
-    return asdict(found)
-
-
 def text(found: Explanation) -> str:
     """The explanation for a terminal of 100 columns."""
     lines = wrapped(f"{found.recipe}: {found.description}" if found.description else found.recipe, "")
-    lines += wrapped(f"{plural(len(found.variants), 'variant')}: {listed(found.variants, SHOWN)}", "")
+    lines += wrapped(f"{plural(len(found.variants), 'variant')}: {listed(found.variants, most=SHOWN)}", "")
     for axis in found.axes:
         lines += wrapped(f"varies {axis}", "  ")
     if found.needs:

@@ -1,10 +1,11 @@
 """The comparison as one self-contained HTML page: no scripts, nothing fetched."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from workbench.report import cells, gpu, verdict
+from workbench.report.cells import WINNER, Grid
+from workbench.report.contents import contents
 from workbench.results.verdict import Comparison
 from workbench.system.files import write_atomic
 
@@ -25,54 +26,36 @@ def write(comparison: Comparison, results: Path) -> None:
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
-    sections = "".join(_one(comparison) for comparison in comparisons)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><title>krishi-bench</title>'
-        f"<style>{STYLE}</style><body>{sections}</body></html>\n"
+        f"<style>{STYLE}</style><body>{''.join(map(_one, comparisons))}</body></html>\n"
     )
 
 
 def _one(comparison: Comparison) -> str:
-    info = comparison.info
-    heading = f"<h1>{escape(info.name)}, run {escape(info.run_id)}</h1>"
-    facts = (
-        f"<p class=note>{cells.photos(info)}"
-        f"{' (synthetic)' if info.synthetic else ''}; "
-        f"{escape(cells.machine(info))}"
-        f"{'' if (line := gpu.machine_line(info)) is None else f'<br>{escape(line)}'}</p>"
+    shown = contents(comparison, "speed", verbose=True, audit=True)
+    heading = f"<h1>{escape(comparison.info.name)}, run {escape(comparison.info.run_id)}</h1>"
+    facts = "<br>".join(escape(fact) for fact in shown.facts)
+    grids = "".join(
+        f"{_title(grid.title)}{_table(grid)}<p class=note>{escape(grid.note)}</p>" for grid in shown.grids
     )
-    measured = cells.measured(comparison.rows)
-    table = _table(cells.HEADINGS, [cells.cells(row) for row in measured], [row.winner for row in measured])
-    audits = "".join(f"<li>{escape(line)}</li>" for line in cells.audit_lines(measured))
-    audited = f"<h2>What really ran</h2><ul>{audits}</ul>" if audits else ""
-    legend = f"<p class=note>{cells.LEGEND}</p>"
-    return f"{heading}{facts}{table}{legend}{_sections(comparison)}{_on_gpu(comparison)}{audited}"
-
-
-def _sections(comparison: Comparison) -> str:
-    return "".join(
-        f"<h2>{section.title}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in section.lines)}</ul>"
-        for section in verdict.sections(comparison, verbose=True)
+    sections = "".join(
+        f"{_title(section.title)}<ul>{_elements('li', section.lines)}</ul>" for section in shown.sections
     )
+    return f"{heading}<p class=note>{facts}</p>{grids}{sections}"
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], winners: Sequence[bool]) -> str:
-    """winners: whether each line is the winner's."""
-    head = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in headings) + "</tr>"
-    body = "".join(
-        f"<tr{' class=winner' if winner else ''}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in line)
-        + "</tr>"
-        for line, winner in zip(lines, winners, strict=True)
+def _title(text: str) -> str:
+    return f"<h2>{escape(text)}</h2>" if text else ""
+
+
+def _table(grid: Grid) -> str:
+    rows = "".join(
+        f"<tr{' class=winner' if row[0] == WINNER else ''}>{_elements('td', row)}</tr>" for row in grid.rows
     )
-    return f"<table>{head}{body}</table>"
+    return f"<table><tr>{_elements('th', grid.headings)}</tr>{rows}</table>"
 
 
-def _on_gpu(comparison: Comparison) -> str:
-    parts = []
-    for grid in gpu.grids(comparison):
-        table = _table(grid.headings, grid.rows, [False] * len(grid.rows))
-        note = f"<p class=note>{escape(grid.note)}</p>" if grid.note is not None else ""
-        parts.append(f"<h2>{escape(grid.title)}</h2>{table}{note}")
-    return "".join(parts)
+def _elements(tag: str, texts: Iterable[str]) -> str:
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)

@@ -50,14 +50,10 @@ def render(comparisons: Sequence[Comparison]) -> str:
         {
             "run": comparison.info.run_id,
             "verdict": comparison.verdict,
-            "rows": [RunRow(**_values(row), run=comparison.info.run_id) for row in comparison.rows],
+            "rows": [RunRow(**asdict(row), run=comparison.info.run_id) for row in comparison.rows],
         }
         for comparison in comparisons
     ]
     if len(answers) == 1:
         return OneRunAnswer.model_validate(answers[0]).model_dump_json(indent=2) + "\n"
     return SeveralRunsAnswer.model_validate({"runs": answers}).model_dump_json(indent=2) + "\n"
-
-
-def _values(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "gpu": row.gpu}

@@ -1,12 +1,64 @@
-"""Promotions, garbage collections and shadow reports, in words and as JSON."""
+"""Versions, promotions, garbage collections and shadow reports, in words and as JSON."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from workbench.errors import plural
 from workbench.registry.gc import GRACE, Gone, Reclaimed
 from workbench.registry.promotion import Published
 from workbench.registry.shadow_report import Pair, ShadowReport
+from workbench.registry.store import Registry
+from workbench.report.cells import percent, rounded
+
+
+def versions_answer(registry: Registry) -> list[dict[str, Any]]:
+    """The keys of `models --format json`: all versions of all models, oldest version first."""
+    found = []
+    for name in registry.names():
+        aliases = registry.aliases(name)
+        for version in registry.versions(name):
+            manifest = registry.bundle(name, version).manifest
+            accuracy, provenance = manifest.measured.accuracy, manifest.provenance
+            found.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "aliases": [alias for alias, at in sorted(aliases.items()) if at.version == version],
+                    "variant": provenance.variant,
+                    "run": provenance.run_id,
+                    "created_at": manifest.created_at.isoformat(timespec="seconds"),
+                    "size_bytes": manifest.artifact.total_bytes,
+                    "top1": accuracy.top1 if accuracy else None,
+                    "forced": provenance.forced,
+                }
+            )
+    return found
+
+
+def versions(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Aligned columns."""
+    if not entries:
+        return "nothing is published yet: `krishi-bench promote` publishes the winner of the latest run"
+    rows = [("model", "version", "alias", "variant", "MB", "top-1 %", "published", "run")]
+    rows += [
+        (
+            entry["name"],
+            entry["version"],
+            ",".join(entry["aliases"]) or "-",
+            entry["variant"] + (" (forced)" if entry["forced"] else ""),
+            rounded(entry["size_bytes"], 1e6),
+            percent(entry["top1"]),
+            f"{datetime.fromisoformat(entry['created_at']):%Y-%m-%d %H:%M}",
+            entry["run"],
+        )
+        for entry in entries
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def promotion_answer(done: Published) -> dict[str, object]:
@@ -45,9 +97,9 @@ def collection(done: Reclaimed) -> str:
     would = "" if done.done else "would be "
     lines = [
         *(f"keeps {kept.name} {kept.version}: {', '.join(kept.why)}" for kept in done.kept),
-        *(f"{would}moved to the trash: {_gone(gone)}" for gone in done.moved),
-        *(f"in the trash until {gone.until[:16]} UTC: {_gone(gone)}" for gone in done.waiting),
-        *(f"{would}deleted: {_gone(gone)}" for gone in done.deleted),
+        *(f"{would}moved to the trash: {_trash_item(gone)}" for gone in done.moved),
+        *(f"in the trash until {gone.until[:16]} UTC: {_trash_item(gone)}" for gone in done.waiting),
+        *(f"{would}deleted: {_trash_item(gone)}" for gone in done.deleted),
         *(f"{would}removed: {left.path}, left by an interrupted write" for left in done.leftovers),
     ]
     moved = sum(item.size_bytes for item in done.moved)
@@ -61,7 +113,7 @@ def collection(done: Reclaimed) -> str:
     return "\n".join(lines)
 
 
-def _gone(gone: Gone) -> str:
+def _trash_item(gone: Gone) -> str:
     return f"{gone.name} {gone.version}, {_size(gone.size_bytes)}"
 
 

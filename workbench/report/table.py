@@ -4,14 +4,15 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.report import cells, gpu, verdict
+from workbench.report import cells
+from workbench.report.contents import contents
 from workbench.report.words import WIDTH, wrapped
 from workbench.results.verdict import Comparison
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAME_COLUMN = cells.HEADINGS.index("variant")
+MORE = "more: `compare --verbose`, `compare --variant NAME`, report.html in the folder of the run"
 VARIANT_WIDTH = 26  # at most; less where the numbers need the room
 VARIANT_WIDTH_MIN = 12
 
@@ -42,40 +43,29 @@ def _one(
 ) -> None:
     from rich.text import Text
 
-    info = comparison.info
-
     def say(text: str, style: str = "") -> None:
         for line in wrapped(text, "", width=width):
             console.print(Text(line), style=style)
 
-    say(f"{info.name}, run {info.run_id}: {cells.photos(info)}", "bold")
-    say(cells.machine(info))
-    if (line := gpu.machine_line(info)) is not None:
-        say(line)
-    if info.synthetic:
-        say("the photos of the bundled sample are synthetic: its accuracy says nothing about fields")
-    headings = cells.headings_of(columns)
-    measured = cells.measured(comparison.rows)
-    styles = ["bold green" if row.winner else "" for row in measured]
-    _table(console, headings, [cells.columns_of(columns, row) for row in measured], styles)
-    console.print(cells.LEGEND, style="dim")
-    for grid in gpu.grids(comparison) if columns == "speed" else []:
-        console.print(Text(grid.title))
-        _table(console, grid.headings, grid.rows, [""] * len(grid.rows))
-        if grid.note is not None:
+    info = comparison.info
+    shown = contents(comparison, columns, verbose=verbose, audit=columns == "audit")
+    say(f"{info.name}, run {info.run_id}: {shown.facts[0]}", "bold")
+    for fact in shown.facts[1:]:
+        say(fact)
+    for grid in shown.grids:
+        if grid.title:
+            console.print(Text(grid.title))
+        _table(console, grid)
+        if grid.note:
             console.print(Text(grid.note), style="dim")
-    for audit in cells.audit_lines(measured) if columns == "audit" else []:
-        say(audit)
     console.print()
-    for section in verdict.sections(comparison, verbose=verbose):
+    for section in shown.sections:
         console.print(Text(section.title), style="bold")
         for line in section.lines:
             for text in [_cut(line, width - 2)] if section.brief else wrapped(line, "", width=width - 2):
                 console.print(Text(f"  {text}"))
     if not verbose:
-        say(
-            "more: `compare --verbose`, `compare --variant NAME`, report.html in the folder of the run", "dim"
-        )
+        say(MORE, "dim")
     console.print()
 
 
@@ -85,29 +75,24 @@ def _cut(text: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: width - 2].rstrip()} …"
 
 
-def _table(
-    console: "Console", headings: Sequence[str], lines: Sequence[Sequence[str]], styles: Sequence[str]
-) -> None:
-    """styles: of each line."""
+def _table(console: "Console", grid: cells.Grid) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for index, heading in enumerate(headings):
+    for index, heading in enumerate(grid.headings):
         table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
-    width = _variant_width(headings, lines)
-    for style, (mark, name, *rest) in zip(styles, lines, strict=True):
-        table.add_row(*(Text(cell) for cell in (mark, _folded(name, width), *rest)), style=style)
+    width = _variant_width(grid)
+    for mark, name, *figures in grid.rows:
+        style = "bold green" if mark == cells.WINNER else ""
+        table.add_row(*(Text(cell) for cell in (mark, _folded(name, width), *figures)), style=style)
     console.print(table)
 
 
-def _variant_width(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
+def _variant_width(grid: cells.Grid) -> int:
     """What the other columns, one blank after each, leave for the names."""
-    others = [
-        max(map(len, column))
-        for index, column in enumerate(zip(headings, *lines, strict=True))
-        if index != NAME_COLUMN
-    ]
+    _mark, _name, *figures = zip(grid.headings, *grid.rows, strict=True)
+    others = [1, *(max(map(len, column)) for column in figures)]
     return max(VARIANT_WIDTH_MIN, min(VARIANT_WIDTH, WIDTH - sum(others) - len(others)))
 
 

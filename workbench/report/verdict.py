@@ -19,6 +19,23 @@ ENDS: dict[TimingEnd, str] = {
     "budget": "the time budget ended",
     "baseline_failed": "the baseline failed",
 }
+OUTCOMES = {
+    "baseline_wins": "nothing that fits the budget beats the plain FP32 export: use that",
+    "nothing_fits": "nothing fits the budget",
+    "cut_short": "the run was cut short before anything was timed: run it again",
+}
+MISJUDGEMENTS = {
+    "faster_than_advised": "was expected to be slower and is faster",
+    "slower_than_advised": "was expected to be faster and is slower",
+    "less_than_advised": "gained less than expected",
+    "not_the_same": "was expected to make no difference",
+    "won_unadvised": "won and was not advised",
+}
+OUTLOOKS = {
+    "within": "",
+    "beyond": ", more than the budget allows",
+    "uncertain": ", too uncertain to be certified",
+}
 OBJECTIVES: dict[reasons.Objective, str] = {"latency": "speed", "size": "file size", "memory": "memory"}
 
 
@@ -35,7 +52,7 @@ def sections(comparison: Comparison, *, verbose: bool) -> list[Section]:
     """What a comparison says below its table. verbose: every reason, the advice and the search."""
     verdict, info = comparison.verdict, comparison.info
     found = [
-        Section("Winner" if verdict.winner else "No winner", tuple(_decision(comparison))),
+        Section("Winner" if verdict.winner else "No winner", tuple(_decision(comparison, verbose=verbose))),
         Section("Close behind", tuple(_close_behind(verdict.reasons))),
         Section("Over the budget", tuple(_over_budget(verdict, verbose=verbose))),
         Section("Not measured here", tuple(_unmeasured(verdict.reasons, verbose=verbose)), not verbose),
@@ -47,63 +64,52 @@ def sections(comparison: Comparison, *, verbose: bool) -> list[Section]:
     return [section for section in found if section.lines]
 
 
-def _decision(comparison: Comparison) -> list[str]:
+def _decision(comparison: Comparison, *, verbose: bool) -> list[str]:
     lines = []
+    winner = next((r for r in comparison.verdict.reasons if isinstance(r, reasons.Winner)), None)
     for reason in comparison.verdict.reasons:
         match reason:
             case reasons.Winner():
                 size = "" if reason.size_bytes is None else f"{reason.size_bytes / 1e6:.2f} MB"
                 speed = "" if reason.speedup is None else times(reason.speedup, reason.speedup_ci)
                 lines.append(f"{reason.variant}: {', '.join(part for part in (speed, size) if part)}")
-            case reasons.BaselineWins():
-                lines.append("nothing that fits the budget beats the plain FP32 export: ship that")
+            case reasons.Outcome():
+                lines.append(OUTCOMES[reason.kind])
             case reasons.Certified() | reasons.NotCertified():
-                lines.append(certification(reason))
+                lines.append(_certification(reason, verbose=verbose))
             case reasons.NoneCertifies():
-                if (drop := _drop_where_chosen(comparison)) is not None:
-                    lines.append(drop)
-                lines.append(certification(reason))
-            case reasons.NothingFits():
-                lines.append("nothing fits the budget")
-            case reasons.CutShort():
-                lines.append("the run was cut short before anything was timed: run it again")
+                if winner is not None and winner.drop is not None and winner.drop_upper is not None:
+                    photos = plural(winner.images or 0, "photo")
+                    drop = _drop(winner.drop, winner.drop_upper, comparison.info.budget.max_accuracy_drop)
+                    lines.append(f"on the {photos} it was chosen on: {drop}")
+                lines.append(f"not certified: {none_held_out(reason.cause)}")
             case reasons.NothingElse(counts=counts):
-                how = ", ".join(f"{count} {status}" for status, count in counts.items())
-                told = f" ({how}): this says nothing about the others" if how else ""
-                lines.append(f"nothing else was measured{told}")
+                ends = ", ".join(f"{count} {status}" for status, count in counts.items())
+                warning = f" ({ends}): this says nothing about the others" if ends else ""
+                lines.append(f"nothing else was measured{warning}")
             case _:
                 pass
     return lines
 
 
-def _drop_where_chosen(comparison: Comparison) -> str | None:
-    for reason in comparison.verdict.reasons:
-        if isinstance(reason, reasons.Winner) and reason.drop is not None and reason.drop_upper is not None:
-            limit = comparison.info.budget.max_accuracy_drop
-            chosen_on = f"{plural(reason.images or 0, 'photo')} it was chosen on"
-            return f"{_drop(reason.drop, reason.drop_upper, limit)} (the {chosen_on})"
-    return None
-
-
 def _drop(drop: float, upper: float, limit: float) -> str:
-    return f"drop {points(drop)} points, 95 % bound {points(upper)}, budget {100 * limit:g}"
+    return (
+        f"drop {points(drop)} points, at most {points(upper)} with 95 % confidence (budget {100 * limit:g})"
+    )
 
 
-def certification(reason: reasons.Certified | reasons.NotCertified | reasons.NoneCertifies) -> str:
+def _certification(reason: reasons.Certified | reasons.NotCertified, *, verbose: bool) -> str:
+    held_out = plural(reason.images, "held-out photo")
     match reason:
         case reasons.Certified(drop=float(drop), drop_upper=float(upper), mcnemar_p=float(p)):
-            held_out = f"{plural(reason.images, 'held-out photo')}; McNemar p {p:.2f}"
-            return f"certified: {_drop(drop, upper, reason.limit)} ({held_out})"
+            test = f"; McNemar p {p:.2f}" if verbose else ""
+            return f"certified on {held_out}: {_drop(drop, upper, reason.limit)}{test}"
         case reasons.Certified():
-            held_out = plural(reason.images, "held-out photo")
-            return f"certified: it is the reference; top-1 {100 * reason.top1:.2f} % on {held_out}"
+            return (
+                f"certified: the others are compared with it; top-1 {100 * reason.top1:.2f} % on {held_out}"
+            )
         case reasons.NotCertified():
-            held_out = plural(reason.images, "held-out photo")
             return f"NOT certified on {held_out}: {shortfalls(reason.shortfalls)}"
-        case reasons.NoneCertifies():
-            return f"not certified: {none_held_out(reason.cause)}"
-        case _:
-            assert_never(reason)
 
 
 def none_held_out(cause: TooFewToSplit | SharedPhotos | str | None) -> str:
@@ -119,8 +125,8 @@ def none_held_out(cause: TooFewToSplit | SharedPhotos | str | None) -> str:
                 f"selection (a half could at best show a drop under {points(cause.drop_upper)} points)"
             )
         case SharedPhotos():
-            more = cause.images - len(cause.paths)
-            names = ", ".join(cause.paths) + (f" and {more} more" if more else "")
+            more = f" and {left} more" if (left := cause.images - len(cause.paths)) else ""
+            names = f"{', '.join(cause.paths)}{more}"
             return (
                 f"{plural(cause.images, 'photo')} in both data.calibration and data.validation ({names}): "
                 "accuracy on photos used for calibration certifies nothing"
@@ -134,17 +140,15 @@ def _close_behind(found: Sequence[reasons.Reason]) -> list[str]:
     winner = next((reason for reason in found if isinstance(reason, reasons.Winner)), None)
     if winner is None:
         return []
-    what = OBJECTIVES[winner.objective]
-    lines = []
+    lines, what = [], OBJECTIVES[winner.objective]
     tied = sorted((reason.variant for reason in close if reason.tied), key=lambda name: name != BASELINE)
     if tied:
-        noise = f"differences under {100 * winner.tolerance:.1f} % do not count"
-        lines.append(f"{listed(tied)}: the same {what} ({noise}); the smaller and simpler one wins")
+        equal = f"less than {100 * winner.tolerance:.1f} % apart counts as equal"
+        lines.append(f"{listed(tied)}: the same {what} ({equal}); the smaller and simpler one wins")
     if behind := [reason for reason in close if not reason.tied]:
+        timed = winner.objective == "latency"
         names = [
-            reason.variant
-            if reason.speedup is None or winner.objective != "latency"
-            else f"{reason.variant} {reason.speedup:.2f} times"
+            f"{reason.variant} {reason.speedup:.2f} times" if timed and reason.speedup else reason.variant
             for reason in behind
         ]
         worst = 100 * (max(reason.ratio for reason in behind) - 1)
@@ -153,14 +157,13 @@ def _close_behind(found: Sequence[reasons.Reason]) -> list[str]:
 
 
 def _over_budget(verdict: reasons.Verdict, *, verbose: bool) -> list[str]:
-    over = [reason for reason in verdict.reasons if isinstance(reason, reasons.OverBudget)]
-    shown = over if verbose else over[:OTHERS]
-    lines = [
-        f"{reason.variant}{'' if reason.speedup is None else f' ({reason.speedup:.2f} times)'}: "
-        f"{shortfalls(reason.shortfalls)}"
-        for reason in shown
-    ]
-    return lines + ([f"{len(over) - len(shown)} more"] if len(over) > len(shown) else [])
+    lines = []
+    for reason in verdict.reasons:
+        if isinstance(reason, reasons.OverBudget):
+            speed = "" if reason.speedup is None else f" ({reason.speedup:.2f} times)"
+            lines.append(f"{reason.variant}{speed}: {shortfalls(reason.shortfalls)}")
+    more = len(lines) - OTHERS
+    return lines if verbose or more <= 0 else [*lines[:OTHERS], f"{more} more"]
 
 
 def shortfalls(missed: Sequence[reasons.Shortfall]) -> str:
@@ -173,13 +176,13 @@ def shortfall(missed: reasons.Shortfall) -> str:
         case reasons.DropShortfall():
             return f"drop {points(missed.drop)} points (budget {100 * missed.limit:g})"
         case reasons.PhotosShortfall():
-            more = (
-                "more photos will not help, the drop reaches the budget"
+            known = _drop(missed.drop, missed.drop_upper, missed.limit)
+            remedy = (
+                "more photos will not help, as the drop itself reaches the budget"
                 if missed.images_needed is None
                 else f"about {missed.images_needed:,} would do"
             )
-            known = _drop(missed.drop, missed.drop_upper, missed.limit)
-            return f"too few photos: {known} ({plural(missed.images, 'photo')}; {more})"
+            return f"too few photos ({missed.images:,}): {known}; {remedy}"
         case reasons.ClassShortfall():
             lost = f"loses {100 * missed.drop:.1f} % of its photos"
             return f"class {missed.class_name.removeprefix('class ')} {lost} (budget {100 * missed.limit:g})"
@@ -216,7 +219,7 @@ def _unmeasured(found: Sequence[reasons.Reason], *, verbose: bool) -> list[str]:
             case _:
                 pass
     return [
-        f"{', '.join(names) if verbose else listed(names, 1)} {label}{f': {why}' if why else ''}"
+        f"{', '.join(names) if verbose else listed(names, most=1)} {label}{f': {why}' if why else ''}"
         for (label, why), names in groups.items()
     ]
 
@@ -230,9 +233,9 @@ def cause(reason: reasons.Cause, *, verbose: bool = True) -> tuple[str, str]:
         case reasons.NotFinalist():
             if not verbose:
                 return "not taken further", "others promised more in a quick look"
-            seen = f"{times(reason.speedup)}, drop {points(reason.drop)} points"
-            looked = f"a quick look on {plural(reason.images, 'photo')} ({reason.why})"
-            return "not taken further", f"{seen} in {looked}; others promised more"
+            figures = f"{times(reason.speedup)}, drop {points(reason.drop)} points"
+            look = f"a quick look on {plural(reason.images, 'photo')} ({reason.why})"
+            return "not taken further", f"{figures} in {look}; others promised more"
         case reasons.NotCertifiedInTurn(after=str(before)):
             return "not certified", f"{before} came first in the sequence and failed"
         case reasons.NotCertifiedInTurn():
@@ -253,8 +256,7 @@ def cause(reason: reasons.Cause, *, verbose: bool = True) -> tuple[str, str]:
 
 
 def _dropped(found: Sequence[reasons.Reason]) -> list[str]:
-    lost = [reason for reason in found if isinstance(reason, LostRace)]
-    return [f"{reason.variant}: {cause(reason)[1]}" for reason in lost]
+    return [f"{reason.variant}: {cause(reason)[1]}" for reason in found if isinstance(reason, LostRace)]
 
 
 def _notes(comparison: Comparison, *, verbose: bool) -> list[str]:
@@ -277,8 +279,11 @@ def _notes(comparison: Comparison, *, verbose: bool) -> list[str]:
 
 
 def _whole_paths(paths: Sequence[WholePath]) -> str:
-    parts = [f"{_total_ms(path):.1f} ms for {path.photo} ({_share(path)} decoding)" for path in paths]
-    return f"from a photo's bytes to its class: {'; '.join(parts)}"
+    parts = []
+    for path in paths:
+        share = f"{100 * path.decode_ns / _total_ns(path):.0f} % of it decoding"
+        parts.append(f"{_total_ns(path) / 1e6:.1f} ms for {path.photo}, {share}")
+    return f"from a photo's file to its class: {'; '.join(parts)}"
 
 
 def whole_path(path: WholePath) -> str:
@@ -290,30 +295,22 @@ def whole_path(path: WholePath) -> str:
         "rest": path.rest_ns,
     }
     parts = " + ".join(f"{name} {time_ns / 1e6:.2f}" for name, time_ns in stages.items())
-    return f"photo of {path.photo}: {_total_ms(path):.2f} ms = {parts}"
+    return f"photo of {path.photo}: {_total_ns(path) / 1e6:.2f} ms = {parts}"
 
 
-def _total_ms(path: WholePath) -> float:
-    return (path.decode_ns + path.preprocess_ns + path.infer_ns + path.rest_ns) / 1e6
-
-
-def _share(path: WholePath) -> str:
-    return f"{100 * path.decode_ns / 1e6 / _total_ms(path):.0f} %"
+def _total_ns(path: WholePath) -> float:
+    return path.decode_ns + path.preprocess_ns + path.infer_ns + path.rest_ns
 
 
 def _undecided(reason: reasons.Undecided, info: RunInfo) -> str:
-    ended = reason.ended or {}
-    stages = [f"{stage}: {ENDS[end]}" for stage, end in ended.items()]
-    why = (
-        "; ".join(stages) if len(set(ended.values())) > 1 else "".join({ENDS[end] for end in ended.values()})
-    )
-    why = why or info.timing_ended or "the run was cut short"
-    more = "--time-budget" if "budget" in ended.values() or "time budget" in why else "--rounds"
-    names = listed(reason.variants)
-    return (
-        f"the speed of {names} is known less precisely than ±{100 * reason.target:g} % ({why}): "
-        f"a larger {more} narrows it"
-    )
+    ended = {stage: ENDS[end] for stage, end in (reason.ended or {}).items()}
+    if len(causes := set(ended.values())) > 1:
+        why = "; ".join(f"{stage}: {end}" for stage, end in ended.items())
+    else:
+        why = "".join(causes) or info.timing_ended or "the run was cut short"
+    remedy = "--time-budget" if "time budget" in why else "--rounds"
+    uncertain = f"the speed of {listed(reason.variants)} is uncertain by more than ±{100 * reason.target:g} %"
+    return f"{uncertain} ({why}): a larger {remedy} makes it more precise"
 
 
 def _advice(score: AdviceScore) -> list[str]:
@@ -324,15 +321,9 @@ def _advice(score: AdviceScore) -> list[str]:
 
 
 def _misjudged(wrong: Misjudgement) -> str:
-    turned_out = {
-        "faster_than_advised": "was expected to be slower and is faster",
-        "slower_than_advised": "was expected to be faster and is slower",
-        "less_than_advised": "gained less than expected",
-        "not_the_same": "was expected to make no difference",
-        "won_unadvised": "won and was not advised",
-    }[wrong.kind]
     expected = f"expected {wrong.low:.2f} to {wrong.high:.2f} times, because {wrong.because}"
-    return f"{wrong.variant} {turned_out}: {times(wrong.speedup, wrong.speedup_ci)} ({expected})"
+    speed = times(wrong.speedup, wrong.speedup_ci)
+    return f"{wrong.variant} {MISJUDGEMENTS[wrong.kind]}: {speed} ({expected})"
 
 
 def search(summary: SearchSummary) -> list[str]:
@@ -341,14 +332,9 @@ def search(summary: SearchSummary) -> list[str]:
         f"searched for {summary.seconds / 60:.1f} minutes: {plural(summary.looked, 'variant')} looked at, "
         f"{summary.untried} could not be tried, {summary.finalists} measured in full"
     ]
-    outlooks = {
-        "within": "",
-        "beyond": ", more than the budget allows",
-        "uncertain": ", too uncertain to be certified",
-    }
     lines += [
         f"{each.why}: {each.tried} tried; the best, {each.best}: {times(each.speedup)}, drop "
-        f"{points(each.drop)} points on {plural(each.images, 'photo')}{outlooks[each.outlook]}"
+        f"{points(each.drop)} points on {plural(each.images, 'photo')}{OUTLOOKS[each.outlook]}"
         for each in summary.attempts
     ]
     if (sequence := summary.sequence) is not None:

@@ -1,17 +1,13 @@
-"""Small parts of sentences: numbers, plurals, lists, lines."""
+"""Small parts of sentences: numbers, lists, lines."""
 
 import textwrap
-from collections.abc import Sequence
+from functools import partial
 
-WIDTH = 100  # columns of a terminal that does not tell its width
-LISTED = 3  # names in one sentence
+from workbench.errors import some
 
+WIDTH = 100  # columns of the table, and of a terminal whose width is unknown
 
-def listed(names: Sequence[str], most: int = LISTED) -> str:
-    """`a, b and 3 more`; one name is never hidden behind `1 more`."""
-    if len(names) <= most + 1:
-        return ", ".join(names)
-    return f"{', '.join(names[:most])} and {len(names) - most} more"
+listed = partial(some, most=3, quote="")  # the names in one sentence: `a, b, c and 2 more`
 
 
 def signed(value: float, places: int = 2) -> str:

@@ -105,7 +105,6 @@ def find_run(results: Path, run_id: str | None) -> RunFolder:
         raise WorkbenchError(f"{results} holds no run yet", hint="start with `krishi-bench run recipes/`")
     if run_id is None:
         return found[-1]
-    for run in found:
-        if run.run_id == run_id:
-            return run
+    if named := [run for run in found if run.run_id == run_id]:
+        return named[0]
     raise WorkbenchError(f"{results} has no run `{run_id}`", hint=f"the latest is `{found[-1].run_id}`")

@@ -1,17 +1,24 @@
 """Runs of the past, read back and judged."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError, did_you_mean
 from workbench.measure import samples
 from workbench.measure.latency import Measured, noise_floor, summarize
+from workbench.measure.per_class import ClassChange, Confusion, class_changes, new_confusions
 from workbench.measure.records import BASELINE, FINAL, RACE
-from workbench.results.details import Details, details
 from workbench.results.folder import RunFolder, find_run
 from workbench.results.reasons import Failed
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import Comparison, compare
+from workbench.system.files import load_arrays, read_plain
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def compare_runs(
@@ -37,6 +44,17 @@ def compare_folder(folder: RunFolder, *, reanalyse: bool = False) -> Comparison:
     return compare(*_read(folder, reanalyse=reanalyse))
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Against the baseline, changes: on the selection photos; confusions: on all photos."""
+
+    info: RunInfo
+    trial: TrialResult
+    changes: tuple[ClassChange, ...] = ()
+    confusions: tuple[Confusion, ...] = ()
+    baseline_ece: float | None = None
+
+
 def details_of(results: Path, run_ids: Sequence[str], variant: str, *, reanalyse: bool) -> Details:
     """Everything one run knows of one variant. Raises WorkbenchError for an unknown run or variant, and for
     several runs."""
@@ -45,6 +63,25 @@ def details_of(results: Path, run_ids: Sequence[str], variant: str, *, reanalyse
         raise WorkbenchError(f"`{variant}` was asked of {len(run_ids)} runs", hint="name one run")
     info, trials = _read(folder, reanalyse=reanalyse)
     return details(folder, info, _named(folder, trials, variant))
+
+
+def details(folder: RunFolder, info: RunInfo, trial: TrialResult) -> Details:
+    """What the run recorded of a trial, with the classes it loses on; older runs recorded no labels."""
+    labels_path = folder.path / "validation.npz"
+    if trial.accuracy is None or not labels_path.exists():
+        return Details(info, trial)
+    (labels,) = load_arrays(labels_path, read_plain(labels_path), "labels")
+    logits, reference = _logits(folder, trial.variant), _logits(folder, BASELINE)
+    confusions = new_confusions(logits, reference, labels.tolist(), info.class_names)
+    changes = class_changes(trial.accuracy, info.class_names)
+    ece = [t.accuracy.ece for t in folder.trials() if t.variant == BASELINE and t.accuracy]
+    return Details(info, trial, tuple(changes), tuple(confusions), *ece[:1])
+
+
+def _logits(folder: RunFolder, variant: str) -> "NDArray[np.float32]":
+    path = folder.predictions(variant)
+    (logits,) = load_arrays(path, read_plain(path), "logits")
+    return logits
 
 
 def find_trial(folder: RunFolder, variant: str) -> TrialResult:
@@ -64,7 +101,7 @@ def _named(folder: RunFolder, trials: Sequence[TrialResult], variant: str) -> Tr
 
 def _read(folder: RunFolder, *, reanalyse: bool) -> tuple[RunInfo, list[TrialResult]]:
     info, trials = folder.info(), folder.trials()
-    return reanalysed(info, trials, folder.path / "latency.parquet") if reanalyse else (info, trials)
+    return _reanalysed(info, trials, folder.path / "latency.parquet") if reanalyse else (info, trials)
 
 
 def _folders(results: Path, run_ids: Sequence[str]) -> list[RunFolder]:
@@ -72,11 +109,11 @@ def _folders(results: Path, run_ids: Sequence[str]) -> list[RunFolder]:
 
 
 def with_latency(trials: Sequence[TrialResult], sessions: Mapping[str, Measured]) -> list[TrialResult]:
-    """The trials with what the sessions say of them; the final session's word counts where it has one."""
-    return [with_latency_of(trial, sessions) for trial in trials]
+    """The trials with their latencies: from the final session where it timed them, else from the race."""
+    return [_with_latency(trial, sessions) for trial in trials]
 
 
-def with_latency_of(trial: TrialResult, sessions: Mapping[str, Measured]) -> TrialResult:
+def _with_latency(trial: TrialResult, sessions: Mapping[str, Measured]) -> TrialResult:
     race, final = sessions[RACE], sessions.get(FINAL)
     for measured in (race, *([final] if final else [])):
         if (reason := measured.failed.get(trial.variant)) is not None:
@@ -91,19 +128,20 @@ def with_latency_of(trial: TrialResult, sessions: Mapping[str, Measured]) -> Tri
     return trial.model_copy(update={"latency": latency})
 
 
-def reanalysed(info: RunInfo, trials: Sequence[TrialResult], path: Path) -> tuple[RunInfo, list[TrialResult]]:
+def _reanalysed(
+    info: RunInfo, trials: Sequence[TrialResult], path: Path
+) -> tuple[RunInfo, list[TrialResult]]:
     """The run and its trials with every latency worked out again from the raw samples in `path`."""
     batch_sizes = {name: runtime.batch for name, runtime in info.runtimes.items() if runtime.batch > 1}
     sessions = samples.load(path, batch_sizes)
     floors = [floor for measured in sessions.values() if (floor := noise_floor(measured)) is not None]
     again = []
     for trial in trials:
+        latency = None
         if (old := trial.latency) is not None:
             measured = sessions[FINAL if old.confirmed else RACE]
             new = summarize(measured, trial.variant, BASELINE, confirmed=old.confirmed)
             # Whether a launch settled is not in the samples: warm-up calls are not kept.
             latency = new and new.model_copy(update={"settled": old.settled})
-            again.append(trial.model_copy(update={"latency": latency}))
-        else:
-            again.append(trial)
+        again.append(trial.model_copy(update={"latency": latency}))
     return info.model_copy(update={"noise_floor": max(floors, default=None)}), again

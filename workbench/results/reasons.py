@@ -21,8 +21,6 @@ Status = Literal["ok", "failed", "skipped", "pruned"]
 
 
 class DropShortfall(Record):
-    """It loses more than the budget allows."""
-
     kind: Literal["drop"] = "drop"
     drop: float
     limit: float
@@ -70,8 +68,6 @@ class MemoryShortfall(Record):
 
 
 class BatchShortfall(Record):
-    """It was timed in batches, and a server answers photo by photo."""
-
     kind: Literal["batch"] = "batch"
     batch_size: int
 
@@ -202,10 +198,13 @@ class Winner(Record):
     whole_path: tuple[WholePath, ...] = ()
 
 
-class BaselineWins(Record):
-    """Nothing that fits the budget is better than the plain FP32 export."""
+class Outcome(Record):
+    """baseline_wins: nothing that fits the budget is better than the plain FP32 export.
 
-    kind: Literal["baseline_wins"] = "baseline_wins"
+    nothing_fits: no variant does. cut_short: the run ended before anything was timed.
+    """
+
+    kind: Literal["baseline_wins", "nothing_fits", "cut_short"]
 
 
 class CloseBehind(Record):
@@ -236,8 +235,6 @@ class Certified(Record):
 
 
 class NotCertified(Record):
-    """The winner misses the budget on held-out photos."""
-
     kind: Literal["not_certified"] = "not_certified"
     variant: str
     images: int
@@ -245,22 +242,12 @@ class NotCertified(Record):
 
 
 class NoneCertifies(Record):
-    """No photos were held out. cause: None where the run did not record why, text in runs of before."""
+    """No photos were held out. cause: None where the run did not record why, text in older runs."""
 
     kind: Literal["none_certifies"] = "none_certifies"
     variant: str
     cause: NoneHeldOut | str | None
     leak: bool
-
-
-class NothingFits(Record):
-    kind: Literal["nothing_fits"] = "nothing_fits"
-
-
-class CutShort(Record):
-    """The run ended before anything was timed."""
-
-    kind: Literal["cut_short"] = "cut_short"
 
 
 class NothingElse(Record):
@@ -271,8 +258,10 @@ class NothingElse(Record):
 
 
 class Undecided(Record):
-    """Speeds whose 95 % interval is wider than `target` to either side. ended: why the timing ended, by
-    stage; None in runs that did not record it so."""
+    """Speeds whose 95 % interval is wider than `target` to either side.
+
+    ended: why the timing ended, by stage; None in runs that did not record it so.
+    """
 
     kind: Literal["undecided"] = "undecided"
     variants: tuple[str, ...]
@@ -282,13 +271,11 @@ class Undecided(Record):
 
 Reason = Annotated[
     Winner
-    | BaselineWins
+    | Outcome
     | CloseBehind
     | Certified
     | NotCertified
     | NoneCertifies
-    | NothingFits
-    | CutShort
     | NothingElse
     | Undecided
     | Cause,

@@ -48,15 +48,14 @@ def _still_there(runtimes: object) -> object:
 class TrialResult(Record):
     """One variant in one run: what was built, what was measured, and how it ended.
 
-    cause: why it did not end `ok`; reason: the message where it was skipped or failed, and in runs of before
-    all that is known. digest: of the variant; artifact_digest: of the model file.
+    cause: why it did not end `ok`; reason: its message, and in older runs the only record of it.
+    digest: of the variant; artifact_digest: of the model file; size_bytes: of all its files.
     provider, threads, opset, precision: read back from the session and the file. note: of the artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
-    runtime in it. accuracy: on the photos that choose; certification: on those that choose nothing.
+    runtime in it. accuracy: on the selection photos; certification: on the held-out photos.
     saturated_ips: photos a second with every processor busy, as the server would run it.
-    preprocess: its own, where it is not the run's. size_bytes: of all its files. audit: what really ran.
+    preprocess: its own, where it is not the run's. audit: what really ran.
     saturation: what 16-bit accumulation, as on CPUs without VNNI, would change; None where nothing could.
-    gpu: of variants that run on one.
     """
 
     schema_version: Literal[1] = 1
@@ -130,10 +129,7 @@ MisjudgementKind = Literal[
 
 
 class Misjudgement(Record):
-    """A variant that turned out otherwise than advised.
-
-    expected: what the advice said, with the range of speed-ups from low to high, because of `because`.
-    """
+    """A variant that turned out otherwise than advised. low, high: the range of speed-ups expected."""
 
     variant: str
     expected: Literal["faster", "slower", "same", "unknown"]
@@ -146,9 +142,8 @@ class Misjudgement(Record):
 
 
 class AdviceScore(Record):
-    """How the advice turned out.
+    """right: of the `timed` variants, those the advice was right about.
 
-    timed: variants with advice that were timed; right: those it was right about.
     not_worth, not_here: variants that `--advised` left out.
     """
 
@@ -183,8 +178,7 @@ class CertificationSequence(Record):
 
 
 class SearchSummary(Record):
-    """What a tuner tried. looked: variants that got a quick look; untried: that got none; finalists: measured
-    in full."""
+    """looked: variants that got a quick look; untried: that got none; finalists: measured in full."""
 
     seconds: float
     looked: int
@@ -197,12 +191,11 @@ class SearchSummary(Record):
 class RunInfo(Record):
     """`run.json`: everything that was the same for all trials of a run.
 
-    certification_images: photos kept apart to certify the winner; uncertified: why there are none;
-    leak: because calibration and validation share photos. notes: what to know of the data, as sentences.
-    advice: how it turned out; search: what a tuner tried. Runs of before have both as sentences in `notes`.
-    noise_floor: what a second copy of the baseline differed by, as a fraction; None before it is known.
-    environments: of every round of timing, the confirming ones last; timing_end: why no more
-    followed, by stage; timing_ended: the same in words, in runs of before.
+    certification_images: photos held out to certify the winner; uncertified: why there are none;
+    leak: because calibration and validation share photos. notes: sentences on the data, and in older runs on
+    the advice and the search. noise_floor: difference of a second copy of the baseline, a fraction; None
+    before it is known. environments: of every round of timing, the confirming ones last.
+    timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
     """
 
     schema_version: Literal[1] = 1

@@ -1,72 +1,40 @@
-"""From results to a decision: rows against the baseline, the Pareto front, the winner and why. Pure."""
+"""From results to a decision: rows against the baseline, the Pareto front, the winner and why."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 from workbench.measure.records import BASELINE, Accuracy, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
-from workbench.results.reasons import (
-    BaselineWins,
-    BatchShortfall,
-    Cause,
-    Certified,
-    ClassShortfall,
-    CloseBehind,
-    CutShort,
-    DropShortfall,
-    Failed,
-    LatencyShortfall,
-    LeakShortfall,
-    MemoryShortfall,
-    NoneCertifies,
-    NotCertified,
-    NothingElse,
-    NothingFits,
-    OverBudget,
-    PhotosShortfall,
-    Pruned,
-    Reason,
-    Shortfall,
-    SizeShortfall,
-    Skipped,
-    Status,
-    Undecided,
-    UnmeasuredShortfall,
-    Verdict,
-    Winner,
-)
+from workbench.results import reasons
 from workbench.results.records import Budget, RunInfo, TrialResult
 
 UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
 SMALLEST_DIFFERENCE = 0.01  # speeds closer than this, or than the noise floor, are the same
 CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
-SEEN: frozenset[Status] = frozenset({"ok", "pruned"})  # measured, if only until it could not win any more
+SEEN = ("ok", "pruned")  # measured, if only until it could not win any more
+# The fields of a row that are those of the trial, and of its audit.
+RECORDED = (
+    *("variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes"),
+    *("peak_memory_bytes", "precision", "gpu"),
+)
+AUDITED = ("computes", "int8_share", "half_share", "fp32_share", "casts", "unfused_qdq")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the comparison, in raw units; its fields are the keys of `--format json`.
+    """One line of the comparison; its fields are the keys of `--format json`.
 
-    top1, drop, drop_ci: fractions of 1; drop is against the FP32 baseline on the same photos, and
-    drop_ci its two-sided 95 % interval (None for the baseline itself).
-    *_ms: one photo, one session; a percentile is None where there are too few samples for it.
-    speedup: baseline time over variant time; speedup_ci its 95 % interval over launches.
-    throughput_ips: photos a second of one session, one at a time.
-    peak_memory_bytes: above a worker with no runtime in it. What was not measured is None.
-    crop: pixels of its input, where it is not the run's. precision: the weights are stored in; computes: what
-    most multiplications really run in, and *_share what part of them; audit: that as a sentence.
-    casts, unfused_qdq: nodes that only convert. validated: the processors on which its INT8 sums are exact.
-    reason: the message of a trial that failed or was skipped.
-    gpu: what it does on the GPU, as it was recorded.
+    `frames.ROW_COLUMNS` says what each means, with its unit. What was not measured is None; drop_ci and
+    speedup_ci are None for the baseline itself. gpu: what was recorded of the GPU.
     """
 
     variant: str
     recipe: str
-    status: Status
+    status: reasons.Status
     reason: str | None
     backend: str
     device: str
@@ -105,7 +73,7 @@ class Comparison:
     """Rows in the order they were tried, and the verdict on them."""
 
     rows: tuple[Row, ...]
-    verdict: Verdict
+    verdict: reasons.Verdict
     info: RunInfo
 
     @property
@@ -119,7 +87,7 @@ class Comparison:
     @property
     def nothing_else(self) -> bool:
         """Was nothing measured besides the baseline? Then its winning says nothing about the others."""
-        return not any(row.variant != BASELINE and row.status in SEEN for row in self.rows)
+        return not measured_others(self.rows)
 
 
 def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
@@ -130,57 +98,58 @@ def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
     return Comparison(rows, _verdict(info, trials, winner), info)
 
 
-def _verdict(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult | None) -> Verdict:
-    close = _close_behind(info, trials, winner) if winner else ()
-    reasons: list[Reason] = []
+def _verdict(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult | None) -> reasons.Verdict:
+    timed, others = any(trial.latency for trial in trials), measured_others(trials)
+    close: list[reasons.CloseBehind] = []
+    found: list[reasons.Reason] = []
     if winner is None:
-        timed = any(trial.latency for trial in trials)
-        reasons += [NothingFits() if timed else CutShort()]
+        found.append(reasons.Outcome(kind="nothing_fits" if timed else "cut_short"))
         # What was pruned before it was timed has its own shortfalls as its cause.
-        seen = [t for t in trials if timed and t.accuracy and (t.latency or t.status == "ok")]
-        reasons += [over for trial in seen if (over := over_budget(trial, info)) is not None]
+        judged = [t for t in trials if timed and t.accuracy and (t.latency or t.status == "ok")]
+        found += _over_budget(info, judged)
     else:
-        reasons += [_merits(info, winner)]
-        reasons += [BaselineWins()] if winner.variant == BASELINE and measured_others(trials) else []
-        reasons += [certification_of(info, winner), *close, *_better_ones_lost(info, trials, winner)]
-    if (winner or any(trial.latency for trial in trials)) and not measured_others(trials):
+        close = _close_behind(info, trials, winner)
+        found.append(_merits(info, winner))
+        if winner.variant == BASELINE and others:
+            found.append(reasons.Outcome(kind="baseline_wins"))
+        found += [_certification(info, winner), *close, *_better_ones_lost(info, trials, winner)]
+    if (winner or timed) and not others:
         counts = Counter(trial.status for trial in trials if trial.variant != BASELINE)
-        reasons.append(NothingElse(counts=dict(counts)))
-    if (open_question := undecided(info, trials)) is not None:
-        reasons.append(open_question)
-    named = {reason.variant for reason in reasons if isinstance(reason, OverBudget)}
-    reasons += [cause for t in trials if t.variant not in named and (cause := cause_of(t)) is not None]
-    holds = winner is not None and not certification_shortfalls(winner, info)
-    return Verdict(
+        found.append(reasons.NothingElse(counts=dict(counts)))
+    if (uncertain := undecided(info, trials)) is not None:
+        found.append(uncertain)
+    named = {reason.variant for reason in found if isinstance(reason, reasons.OverBudget)}
+    found += [cause for t in trials if t.variant not in named and (cause := cause_of(t)) is not None]
+    return reasons.Verdict(
         winner=winner.variant if winner else None,
-        certified=holds,
+        certified=winner is not None and not certification_shortfalls(winner, info),
         close_behind=tuple(behind.variant for behind in close),
-        reasons=tuple(reasons),
+        reasons=tuple(found),
     )
 
 
-def cause_of(trial: TrialResult) -> Cause | None:
-    """Why a trial did not end `ok`; runs of before recorded a text alone."""
+def cause_of(trial: TrialResult) -> reasons.Cause | None:
+    """Why a trial did not end `ok`; older runs recorded a text alone."""
     if trial.status == "ok" or trial.cause is not None:
         return trial.cause
-    message = trial.reason or ""
-    match trial.status:
-        case "skipped":
-            return Skipped(variant=trial.variant, message=message)
-        case "failed":
-            return Failed(variant=trial.variant, message=message)
-        case "pruned":
-            return Pruned(variant=trial.variant, message=message)
+    kinds: dict[str, type[reasons.Skipped | reasons.Failed | reasons.Pruned]] = {
+        "skipped": reasons.Skipped,
+        "failed": reasons.Failed,
+        "pruned": reasons.Pruned,
+    }
+    return kinds[trial.status](variant=trial.variant, message=trial.reason or "")
 
 
-def measured_others(trials: Sequence[TrialResult]) -> bool:
+def measured_others(results: Sequence[TrialResult] | Sequence[Row]) -> bool:
     """Was anything besides the baseline measured?"""
-    return any(trial.variant != BASELINE and trial.status in SEEN for trial in trials)
+    return any(result.variant != BASELINE and result.status in SEEN for result in results)
 
 
 def paired_drop(trial: TrialResult) -> PairedDrop | None:
-    if (counts := trial.accuracy) is None:
-        return None
+    return _drop_of(trial.accuracy) if trial.accuracy else None
+
+
+def _drop_of(counts: Accuracy) -> PairedDrop:
     return PairedDrop(counts.losses, counts.gains, counts.images)
 
 
@@ -190,27 +159,27 @@ def speed(trial: TrialResult) -> Ratio | None:
     return Ratio(trial.latency.round_log_ratios)
 
 
-def shortfalls(trial: TrialResult, info: RunInfo) -> tuple[Shortfall, ...]:
+def shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ...]:
     """Every way the trial misses the budget; empty where it fits."""
     if trial.status not in SEEN or trial.latency is None or trial.size_bytes is None:
-        return (UnmeasuredShortfall(what="latency"),)
+        return (reasons.UnmeasuredShortfall(what="latency"),)
     found = list(untimed_shortfalls(trial, info))
     if trial.latency.batch_size > 1:
-        found.append(BatchShortfall(batch_size=trial.latency.batch_size))
+        found.append(reasons.BatchShortfall(batch_size=trial.latency.batch_size))
     limit_ns = _limit(info.budget.max_latency_ms)
     if trial.latency.p50_ns > limit_ns:
-        found.append(LatencyShortfall(p50_ns=trial.latency.p50_ns, limit_ns=limit_ns))
+        found.append(reasons.LatencyShortfall(p50_ns=trial.latency.p50_ns, limit_ns=limit_ns))
     return tuple(found)
 
 
-def untimed_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[Shortfall, ...]:
+def untimed_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ...]:
     """Those of the `shortfalls` that are known before the trial is timed."""
     found = _accuracy_shortfalls(trial, trial.accuracy, info)
     size_bytes, memory_bytes = trial.size_bytes or 0, trial.peak_memory_bytes or 0
     if size_bytes > (limit := _limit(info.budget.max_size_mb)):
-        found.append(SizeShortfall(size_bytes=size_bytes, limit_bytes=limit))
+        found.append(reasons.SizeShortfall(size_bytes=size_bytes, limit_bytes=limit))
     if memory_bytes > (limit := _limit(info.budget.max_memory_mb)):
-        found.append(MemoryShortfall(peak_memory_bytes=memory_bytes, limit_bytes=limit))
+        found.append(reasons.MemoryShortfall(peak_memory_bytes=memory_bytes, limit_bytes=limit))
     return tuple(found)
 
 
@@ -219,41 +188,46 @@ def _limit(most: float | None) -> float:
     return math.inf if most is None else 1e6 * most
 
 
-def over_budget(trial: TrialResult, info: RunInfo) -> OverBudget | None:
-    if not (missed := shortfalls(trial, info)):
-        return None
-    ratio = speed(trial)
-    return OverBudget(variant=trial.variant, shortfalls=missed, speedup=ratio and ratio.speedup)
+def _over_budget(info: RunInfo, trials: Sequence[TrialResult]) -> list[reasons.OverBudget]:
+    return [
+        reasons.OverBudget(variant=trial.variant, shortfalls=missed, speedup=_speedup(trial))
+        for trial in trials
+        if (missed := shortfalls(trial, info))
+    ]
 
 
-def certification_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[Shortfall, ...]:
+def _speedup(trial: TrialResult) -> float | None:
+    return ratio.speedup if (ratio := speed(trial)) else None
+
+
+def certification_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ...]:
     """Why the trial's drop is not certified on held-out photos; empty where it is.
 
     Too few photos to hold any out is no shortfall: the run says so, and those that chose must do.
     """
     if trial.certification is not None:
         return tuple(_accuracy_shortfalls(trial, trial.certification, info))
-    return (LeakShortfall(cause=info.uncertified),) if info.leak else ()
+    return (reasons.LeakShortfall(cause=info.uncertified),) if info.leak else ()
 
 
-def _accuracy_shortfalls(trial: TrialResult, counts: Accuracy | None, info: RunInfo) -> list[Shortfall]:
+def _accuracy_shortfalls(
+    trial: TrialResult, counts: Accuracy | None, info: RunInfo
+) -> list[reasons.Shortfall]:
     if counts is None:
-        return [UnmeasuredShortfall(what="accuracy")]
-    drop = PairedDrop(counts.losses, counts.gains, counts.images)
-    missed = [_drop_shortfall(drop, trial, info.budget), _class_shortfall(counts, info)]
+        return [reasons.UnmeasuredShortfall(what="accuracy")]
+    missed = [_drop_shortfall(_drop_of(counts), trial, info.budget), _class_shortfall(counts, info)]
     return [shortfall for shortfall in missed if shortfall is not None]
 
 
-def _drop_shortfall(drop: PairedDrop, trial: TrialResult, budget: Budget) -> Shortfall | None:
-    """Decided by the one-sided 95 % upper bound of the drop (non-inferiority), not by the drop seen: no
-    difference on few photos proves nothing."""
+def _drop_shortfall(drop: PairedDrop, trial: TrialResult, budget: Budget) -> reasons.Shortfall | None:
+    # The one-sided 95 % upper bound decides (non-inferiority): no difference on few photos proves nothing.
     limit = budget.max_accuracy_drop
     if drop.drop > limit:
-        return DropShortfall(drop=drop.drop, limit=limit)
+        return reasons.DropShortfall(drop=drop.drop, limit=limit)
     # The baseline is what the drop is measured against: its own is zero by definition.
     if trial.variant == BASELINE or (bound := drop.upper_bound()) <= limit:
         return None
-    return PhotosShortfall(
+    return reasons.PhotosShortfall(
         images=drop.total,
         drop=drop.drop,
         drop_upper=bound,
@@ -262,21 +236,16 @@ def _drop_shortfall(drop: PairedDrop, trial: TrialResult, budget: Budget) -> Sho
     )
 
 
-def _class_shortfall(counts: Accuracy, info: RunInfo) -> Shortfall | None:
+def _class_shortfall(counts: Accuracy, info: RunInfo) -> reasons.Shortfall | None:
     if (limit := info.budget.max_class_drop) is None:
         return None
-    drops = [
-        (label, (losses - gains) / images)
-        for label, (images, losses, gains) in enumerate(
-            zip(counts.class_images, counts.class_losses, counts.class_gains, strict=True)
-        )
-        if images
-    ]
-    label, worst = max(drops, key=lambda pair: pair[1], default=(0, 0.0))
-    if worst <= limit:
+    counted = zip(counts.class_images, counts.class_losses, counts.class_gains, strict=True)
+    drops = [(losses - gains) / images if images else 0.0 for images, losses, gains in counted]
+    if (worst := max(drops, default=0.0)) <= limit:
         return None
+    label = drops.index(worst)
     name = info.class_names[label] if label < len(info.class_names) else f"class {label}"
-    return ClassShortfall(class_name=name, drop=worst, limit=limit)
+    return reasons.ClassShortfall(class_name=name, drop=worst, limit=limit)
 
 
 def fitting(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
@@ -286,12 +255,12 @@ def fitting(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
 def ranked(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
     """The trials that fit the budget, best first.
 
-    Once some were measured again after the race, only those are: the others' times were never confirmed,
-    and the best of many unconfirmed times is partly luck.
+    Where some were measured again after the race, only those: the best of many unconfirmed times is partly
+    luck.
     """
     fit = fitting(info, trials)
     confirmed = [trial for trial in fit if trial.latency and trial.latency.confirmed]
-    return sorted(confirmed or fit, key=lambda trial: _cost(trial, info.budget))
+    return sorted(confirmed or fit, key=lambda trial: _cost(trial, info))
 
 
 def choose(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
@@ -300,29 +269,26 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
     What differs by less than the noise floor (or 1 %) counts as equal: the file smaller by 1 % or more wins
     then, after that the one with fewer steps, after that the baseline.
     """
-    pool, budget = ranked(info, trials), info.budget
-    if not pool:
+    if not (pool := ranked(info, trials)):
         return None
-    tied = [t for t in pool if _cost(t, budget) <= _cost(pool[0], budget) * (1 + _cost_tolerance(info))]
+    tied = [t for t in pool if _cost(t, info) <= _cost(pool[0], info) * (1 + _cost_tolerance(info))]
     smallest = min(trial.size_bytes or 0 for trial in tied)
     small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
-    return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, budget)))
+    return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, info)))
 
 
 def _close_behind(
     info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult
-) -> tuple[CloseBehind, ...]:
-    """Those that fit the budget and cannot be told from the winner, or are little worse; best first."""
-    tolerance, best = _cost_tolerance(info), _cost(winner, info.budget)
+) -> list[reasons.CloseBehind]:
+    """Those that fit the budget and equal the winner within the noise, or are little worse; best first."""
+    tolerance, best = _cost_tolerance(info), _cost(winner, info)
     found = []
     for trial in fitting(info, trials):
-        ratio = _cost(trial, info.budget) / best if best else 1.0
+        ratio, speedup = _cost(trial, info) / best if best else 1.0, speed(trial)
         tied = 1 / (1 + tolerance) <= ratio <= 1 + tolerance
-        close = tied or (trial.variant != BASELINE and 1 <= ratio <= 1 + CLOSE)
-        if trial is not winner and close:
-            speedup = speed(trial)
+        if trial is not winner and (tied or (trial.variant != BASELINE and 1 <= ratio <= 1 + CLOSE)):
             found.append(
-                CloseBehind(
+                reasons.CloseBehind(
                     variant=trial.variant,
                     ratio=ratio,
                     tied=tied,
@@ -330,69 +296,64 @@ def _close_behind(
                     speedup_ci=speedup and speedup.interval,
                 )
             )
-    return tuple(sorted(found, key=lambda close: close.ratio))
+    return sorted(found, key=lambda close: close.ratio)
 
 
-def _better_ones_lost(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult) -> list[OverBudget]:
+def _better_ones_lost(
+    info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult
+) -> list[reasons.OverBudget]:
     """The best of those that the objective would have preferred, had they kept the budget."""
-    measured = [t for t in trials if t.status == "ok" and speed(t) is not None]
-    better = sorted(
-        (t for t in measured if _cost(t, info.budget) < _cost(winner, info.budget)),
-        key=lambda t: _cost(t, info.budget),
-    )
-    return [over for trial in better[:BETTER_ONES] if (over := over_budget(trial, info)) is not None]
+    costs = [(_cost(t, info), t) for t in trials if t.status == "ok" and speed(t) is not None]
+    better = sorted((pair for pair in costs if pair[0] < _cost(winner, info)), key=lambda pair: pair[0])
+    return _over_budget(info, [trial for _, trial in better[:BETTER_ONES]])
 
 
-def _merits(info: RunInfo, trial: TrialResult) -> Winner:
-    ratio, drop = speed(trial), paired_drop(trial)
-    other = trial.variant != BASELINE
-    return Winner(
+def _merits(info: RunInfo, trial: TrialResult) -> reasons.Winner:
+    # The baseline's own speed-up and drop are 1 and 0 by definition.
+    ratio, drop = (None, None) if trial.variant == BASELINE else (speed(trial), paired_drop(trial))
+    return reasons.Winner(
         variant=trial.variant,
         objective=info.budget.objective,
-        speedup=ratio.speedup if ratio and other else None,
-        speedup_ci=ratio.interval if ratio and other else None,
-        drop=drop.drop if drop and other else None,
-        drop_upper=drop.upper_bound() if drop and other else None,
-        images=drop and drop.total,
+        speedup=ratio and ratio.speedup,
+        speedup_ci=ratio and ratio.interval,
+        drop=drop and drop.drop,
+        drop_upper=drop and drop.upper_bound(),
+        images=trial.accuracy and trial.accuracy.images,
         size_bytes=trial.size_bytes,
         tolerance=_cost_tolerance(info),
         whole_path=trial.whole_path,
     )
 
 
-def certification_of(info: RunInfo, winner: TrialResult) -> Certified | NotCertified | NoneCertifies:
-    """Does the winner keep the budget on held-out photos?"""
+def _certification(
+    info: RunInfo, winner: TrialResult
+) -> reasons.Certified | reasons.NotCertified | reasons.NoneCertifies:
     if (counts := winner.certification) is None:
-        return NoneCertifies(variant=winner.variant, cause=info.uncertified, leak=info.leak)
+        return reasons.NoneCertifies(variant=winner.variant, cause=info.uncertified, leak=info.leak)
     if missed := certification_shortfalls(winner, info):
-        return NotCertified(variant=winner.variant, images=counts.images, shortfalls=missed)
-    drop = PairedDrop(counts.losses, counts.gains, counts.images)
-    other = winner.variant != BASELINE
-    return Certified(
+        return reasons.NotCertified(variant=winner.variant, images=counts.images, shortfalls=missed)
+    drop = None if winner.variant == BASELINE else _drop_of(counts)
+    return reasons.Certified(
         variant=winner.variant,
         images=counts.images,
         top1=counts.top1,
-        drop=drop.drop if other else None,
-        drop_upper=drop.upper_bound() if other else None,
+        drop=drop and drop.drop,
+        drop_upper=drop and drop.upper_bound(),
         limit=info.budget.max_accuracy_drop,
-        mcnemar_p=drop.mcnemar_p() if other else None,
+        mcnemar_p=drop and drop.mcnemar_p(),
     )
 
 
-def undecided(info: RunInfo, trials: Sequence[TrialResult], target: float = 0.02) -> Undecided | None:
-    """The variants whose speed is still too uncertain to say."""
-    wide = [
-        trial.variant
-        for trial in trials
-        if trial.status == "ok"
-        and trial.variant != BASELINE
-        and (ratio := speed(trial)) is not None
-        and (
-            ratio.log_interval is None
-            or math.expm1((ratio.log_interval[1] - ratio.log_interval[0]) / 2) > target
-        )
-    ]
-    return Undecided(variants=tuple(wide), target=target, ended=info.timing_end) if wide else None
+def undecided(info: RunInfo, trials: Sequence[TrialResult], target: float = 0.02) -> reasons.Undecided | None:
+    """The variants whose speed is known less precisely than `target`, as a fraction to either side."""
+
+    def wide(ratio: Ratio) -> bool:
+        interval = ratio.log_interval
+        return interval is None or math.expm1((interval[1] - interval[0]) / 2) > target
+
+    others = [trial for trial in trials if trial.status == "ok" and trial.variant != BASELINE]
+    names = tuple(trial.variant for trial in others if (ratio := speed(trial)) and wide(ratio))
+    return reasons.Undecided(variants=names, target=target, ended=info.timing_end) if names else None
 
 
 def _tolerance(info: RunInfo) -> float:
@@ -401,12 +362,12 @@ def _tolerance(info: RunInfo) -> float:
     return max(floor, SMALLEST_DIFFERENCE)
 
 
-def _cost(trial: TrialResult, budget: Budget) -> float:
+def _cost(trial: TrialResult, info: RunInfo) -> float:
     """What the objective minimises."""
-    match budget.objective:
+    match info.budget.objective:
         case "latency":
-            ratio = speed(trial)
-            return 1 / ratio.speedup if ratio else float("inf")
+            speedup = _speedup(trial)
+            return 1 / speedup if speedup else math.inf
         case "size":
             return float(trial.size_bytes or 0)
         case "memory":
@@ -421,7 +382,7 @@ def _cost_tolerance(info: RunInfo) -> float:
 def pareto_front(trials: Sequence[TrialResult], tolerance: float = SMALLEST_DIFFERENCE) -> set[str]:
     """Variants that no other beats: better in accuracy, speed or size, and worse in none of them.
 
-    Speeds closer than `tolerance` are the same, and sizes closer than 1 %, so that noise puts nobody on the
+    Speeds closer than `tolerance` are the same, and sizes closer than 1 %, so that noise puts none on the
     front.
     """
     points = {
@@ -440,61 +401,24 @@ def pareto_front(trials: Sequence[TrialResult], tolerance: float = SMALLEST_DIFF
 
 def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
     drop, ratio, timed = paired_drop(trial), speed(trial), trial.latency
-
-    def ms(value_ns: float | None) -> float | None:
-        return None if value_ns is None else value_ns / 1e6
-
+    other = trial.variant != BASELINE
+    recorded: dict[str, Any] = {name: getattr(trial, name) for name in RECORDED}
+    recorded |= {name: getattr(trial.audit, name, None) for name in AUDITED}
+    for name in ("p50", "p90", "p95", "p99"):
+        time_ns = getattr(timed, f"{name}_ns", None)
+        recorded[f"{name}_ms"] = None if time_ns is None else time_ns / 1e6
     return Row(
-        variant=trial.variant,
-        recipe=trial.recipe,
-        status=trial.status,
-        reason=trial.reason,
-        backend=trial.backend,
-        device=trial.device,
-        opset=trial.opset,
-        digest=trial.digest,
-        size_bytes=trial.size_bytes,
+        **recorded,
         top1=trial.accuracy.top1 if trial.accuracy else None,
         drop=drop.drop if drop else None,
-        drop_ci=drop.interval() if drop and trial.variant != BASELINE else None,
-        p50_ms=ms(timed.p50_ns) if timed else None,
-        p90_ms=ms(timed.p90_ns) if timed else None,
-        p95_ms=ms(timed.p95_ns) if timed else None,
-        p99_ms=ms(timed.p99_ns) if timed else None,
+        drop_ci=drop.interval() if drop and other else None,
         speedup=ratio.speedup if ratio else None,
-        speedup_ci=ratio.interval if ratio and trial.variant != BASELINE else None,
+        speedup_ci=ratio.interval if ratio and other else None,
         throughput_ips=1e9 * timed.batch_size / timed.mean_ns if timed else None,
         load_ms=None if trial.load_s is None else 1e3 * trial.load_s,
-        peak_memory_bytes=trial.peak_memory_bytes,
         pareto=pareto,
         winner=winner,
         crop=trial.preprocess.crop if trial.preprocess else None,
-        precision=trial.precision,
-        **_audited(trial),
+        audit=trial.audit.verdict if trial.audit else None,
         validated="; ".join(trial.saturation.validated) if trial.saturation else None,
-        gpu=trial.gpu,
     )
-
-
-class _Audited(TypedDict, total=False):
-    computes: str
-    int8_share: float | None
-    half_share: float | None
-    fp32_share: float | None
-    casts: int | None
-    unfused_qdq: int | None
-    audit: str
-
-
-def _audited(trial: TrialResult) -> _Audited:
-    if (audit := trial.audit) is None:
-        return {}
-    return {
-        "computes": audit.computes,
-        "int8_share": audit.int8_share,
-        "half_share": audit.half_share,
-        "fp32_share": audit.fp32_share,
-        "casts": audit.casts,
-        "unfused_qdq": audit.unfused_qdq,
-        "audit": audit.verdict,
-    }

@@ -1,6 +1,6 @@
 """Tables of settings for the documents, made from the descriptions of the fields.
 
-A page holds them between two markers, and `python -m workbench.report.field_tables PAGE...` rewrites them:
+A page holds them between two markers, and `python -m docs.field_tables PAGE...` rewrites them:
 
     <!-- fields: workbench.model.export.settings:Export -->
     <!-- end -->
@@ -24,7 +24,7 @@ MARKED = re.compile(r"(<!-- (fields|members): (\S+) -->\n).*?(<!-- end -->)", re
 
 
 def filled(page: str) -> str:
-    """The page with every table between its markers made anew from the code."""
+    """The page with every table between its markers made from the code."""
     tables = {"fields": fields_table, "members": members_table}
     return MARKED.sub(
         lambda found: found[1] + tables[found[2]](pkgutil.resolve_name(found[3])) + found[4], page

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from workbench.report.field_tables import MARKED, fields_table, filled, members_table
+from docs.field_tables import MARKED, fields_table, filled, members_table
 from workbench.workspace.fields import described, models_in
 from workbench.workspace.recipe import Recipe
 from workbench.workspace.workspace import WorkspaceFile
@@ -70,7 +70,7 @@ def test_the_members_of_a_union_are_listed_with_what_they_do() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_the_tables_of_a_page_are_those_of_the_code(page: Path) -> None:
     text = page.read_text()
-    assert filled(text) == text, "run `python -m workbench.report.field_tables docs/*.md`"
+    assert filled(text) == text, "run `python -m docs.field_tables docs/*.md`"
 
 
 @pytest.mark.parametrize("model", [Recipe, WorkspaceFile])

@@ -1,0 +1,63 @@
+"""What the table, Markdown and HTML show of a comparison; they only lay it out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workbench.errors import plural
+from workbench.measure.records import AT_RISK
+from workbench.report import cells, gpu
+from workbench.report.verdict import Section, sections
+from workbench.results.records import RunInfo
+from workbench.results.verdict import Comparison, Row
+
+SYNTHETIC = "the photos of the bundled sample are synthetic: its accuracy says nothing about fields"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """facts: on the photos first, then on the machine. grids: the main table first."""
+
+    facts: tuple[str, ...]
+    grids: tuple[cells.Grid, ...]
+    sections: tuple[Section, ...]
+
+
+def contents(comparison: Comparison, columns: cells.Columns, *, verbose: bool, audit: bool) -> Contents:
+    """audit: say of each variant in which precision it really ran."""
+    info, rows = comparison.info, cells.measured(comparison.rows)
+    facts = (_photos(info), _machine(info), gpu.machine_line(info), SYNTHETIC if info.synthetic else None)
+    ran = [Section("What really ran", tuple(_audit_lines(rows)))] if audit else []
+    return Contents(
+        facts=tuple(fact for fact in facts if fact is not None),
+        grids=(cells.grid(rows, columns), *(gpu.grids(info, rows) if columns == "speed" else ())),
+        sections=tuple(
+            section for section in (*sections(comparison, verbose=verbose), *ran) if section.lines
+        ),
+    )
+
+
+def _photos(info: RunInfo) -> str:
+    """`1,200 validation photos (600 for selection, 600 held out)`."""
+    held_out, text = info.certification_images, plural(info.validation_images, "validation photo")
+    selection = info.validation_images - held_out
+    return f"{text} ({selection:,} for selection, {held_out:,} held out)" if held_out else text
+
+
+def _machine(info: RunInfo) -> str:
+    floor = f"{100 * info.noise_floor:.1f} %" if info.noise_floor is not None else "unknown"
+    return f"{info.machine.cpu}, {plural(info.machine.cores, 'core')}; noise floor of speed-ups {floor}"
+
+
+def _audit_lines(rows: Sequence[Row]) -> list[str]:
+    """The verdict on each variant, as a sentence; variants of one verdict share a line."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        if row.audit:
+            exact = f"; {_exact_on(row.validated)}" if row.validated else ""
+            named.setdefault(f"{row.audit}{exact}", []).append(row.variant)
+    return [f"{', '.join(names)}: {verdict}" for verdict, names in named.items()]
+
+
+def _exact_on(validated: str) -> str:
+    exact = f"INT8 sums are exact on {validated.replace('; ', ', ')}"
+    return exact if AT_RISK in validated else f"{exact}, not on {AT_RISK}"
