@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from serve import process
 from serve.listener import drop_new_connections
 from serve.metrics import forget_gauges
 from serve.settings import Settings
@@ -112,13 +113,11 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
         received.append(number)
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, receive) for number in numbers}
-    try:
-        with tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name:
-            _run_workers(settings, listener, Path(name), received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with (
+        process.signal_handlers(dict.fromkeys(numbers, receive)),
+        tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name,
+    ):
+        _run_workers(settings, listener, Path(name), received)
 
 
 def _run_workers(settings: Settings, listener: socket.socket, folder: Path, received: list[int]) -> None:

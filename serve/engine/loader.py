@@ -4,14 +4,12 @@ import logging
 import subprocess
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 from serve import process
 from serve.engine.engine import NotReady, ServingEngine
 from serve.engine.model import Model, load_model
-from serve.metrics import Metrics, ModelRole
-from serve.settings import Settings
+from serve.metrics import ModelRole
 from workbench.errors import WorkbenchError
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
@@ -35,14 +33,13 @@ class Loader:
     tried again until the alias moves once more.
     """
 
-    def __init__(self, engine: ServingEngine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: ServingEngine) -> None:
         self._engine = engine
-        self._settings = settings
-        self._metrics = metrics
-        self._registry = Registry(settings.registry)
+        self._settings = engine.settings
+        self._metrics = engine.metrics
+        self._registry = Registry(engine.settings.registry)
         self._served: Model | None = None
         self._alias_stamp: object = None  # of the alias file when it was last read
-        self._reason: NotReady | None = None
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="loader", daemon=True)
@@ -79,20 +76,14 @@ class Loader:
         try:
             bundle = self._target()
             code = "bad-model"
-            model = self._install(bundle)
-        except WorkbenchError as error:
-            reason = NotReady(code, self._public(error.message))
-        except Exception:
-            log.exception("the model could not be loaded")
-            reason = NotReady(code, "the model could not be loaded; the server's log has the details")
-        else:
-            self._served = model
-            self._load_companions(model)
+            self._served = self._install(bundle)
+        except Exception as error:
+            reason = NotReady(code, self._explain(error, "the model"))
+            if reason != self._engine.not_ready:
+                log.error("not ready: %s", reason.message)
+            self._engine.not_ready = reason
             return
-        if reason != self._reason:
-            log.error("not ready: %s", reason.message)
-        self._reason = reason
-        self._engine.set_not_ready(reason)
+        self._load_companions(self._served)
 
     def _target(self) -> Bundle:
         settings, registry = self._settings, self._registry
@@ -123,12 +114,9 @@ class Loader:
             self._served = self._install(bundle)
         except LoaderStopped:
             return
-        except WorkbenchError as error:
-            self._report_failed_swap(served, target, error.message)
-            return
-        except Exception:
-            log.exception("%s could not be loaded", target)
-            self._report_failed_swap(served, target, "it could not be loaded")
+        except Exception as error:
+            self._metrics.swaps.labels("failed").inc()
+            log.error("%s goes on serving, not %s: %s", served.version, target, self._explain(error, target))
             return
         self._metrics.swaps.labels("ok").inc()
         self._metrics.model_freed(served.bundle, "primary")
@@ -169,11 +157,8 @@ class Loader:
         return model
 
     def _load(self, bundle: Bundle) -> Model:
-        with ExitStack() as held:
-            held.enter_context(self._registry.lease(bundle))
-            model = load_model(bundle, workers=self._settings.workers)
-            model.keep_until_closed(held.pop_all())
-            return model
+        lease = self._registry.lease(bundle)
+        return load_model(bundle, workers=self._settings.workers, lease=lease)
 
     def _load_companions(self, served: Model) -> None:
         """Load the canary and the shadow. Without them the server still serves, and logs why."""
@@ -189,11 +174,8 @@ class Loader:
                 model = self._load_companion(served, version)
             except LoaderStopped:
                 return
-            except WorkbenchError as error:
-                log.error("no %s: %s", role, self._public(error.message))
-                continue
-            except Exception:
-                log.exception("no %s: %s could not be loaded", role, version)
+            except Exception as error:
+                log.error("no %s: %s", role, self._explain(error, version))
                 continue
             add = self._engine.add_canary if role == "canary" else self._engine.add_shadow
             add(model, share)
@@ -208,13 +190,12 @@ class Loader:
         run_load_trial(self._settings.registry, bundle, self._stop)
         return self._load(bundle)
 
-    def _report_failed_swap(self, served: Model, target: str, message: str) -> None:
-        self._metrics.swaps.labels("failed").inc()
-        log.error("%s goes on serving, not %s: %s", served.version, target, self._public(message))
-
-    def _public(self, message: str) -> str:
-        """The message in one line, without the registry's place on this machine."""
-        message = "; ".join(line.strip() for line in message.splitlines())
+    def _explain(self, error: Exception, name: str) -> str:
+        """Why `name` cannot be loaded: one line, without the registry's place on this machine."""
+        if not isinstance(error, WorkbenchError):
+            log.error("%s could not be loaded", name, exc_info=error)
+            return f"{name} could not be loaded; the server's log has the details"
+        message = "; ".join(line.strip() for line in error.message.splitlines())
         for path in (self._settings.registry.resolve(), self._settings.registry.absolute()):
             message = message.replace(f"{path}/", "").replace(str(path), path.name)
         return message

@@ -85,11 +85,8 @@ def _split(body: bytes, header: str | None, spec: InputSpec) -> tuple[dict[str, 
             raise _bad(f"{HEADER_LENGTH} must be the number of bytes of JSON that the body begins with")
         length = int(header)
     if length > MAX_JSON_BYTES:
-        raise ApiError(
-            413,
-            "body-too-large",
-            f"the JSON is larger than {MAX_JSON_BYTES / 1e6:g} MB: send the tensor as binary data",
-        )
+        message = f"the JSON is larger than {MAX_JSON_BYTES / 1e6:g} MB: send the tensor as binary data"
+        raise ApiError(413, "body-too-large", message)
     text = body[:length]
     _check_counts(text, spec)
     try:
@@ -107,12 +104,11 @@ def _check_counts(text: bytes, spec: InputSpec) -> None:
     # keys stop every thread for as long as they are parsed.
     first, second, _ = spec.shape
     numbers, lists = MAX_ROWS * math.prod(spec.shape), MAX_ROWS * (1 + first + first * second)
-    too_many = (
+    if (
         text.count(b",") > numbers + EXTRA_TOKENS
         or text.count(b"[") + text.count(b"{") > lists + EXTRA_TOKENS
         or text.count(b'"') > EXTRA_TOKENS
-    )
-    if too_many:
+    ):
         raise _bad(f"the body holds more than the numbers of {MAX_ROWS} photos")
 
 
@@ -128,15 +124,14 @@ def _batch(request: dict[str, Any], binary: bytes, spec: InputSpec) -> "NDArray[
         raise _bad(f"the input is called `{INPUT}`")
     if tensor.get("datatype") != spec.datatype:
         raise _bad(f"`{INPUT}` is {spec.datatype}")
-    fits = (
-        isinstance(shape, list)
-        and all(type(side) is int for side in shape)
-        and tuple(shape[1:]) == spec.shape
-    )
-    if not fits or not 1 <= shape[0] <= MAX_ROWS:
-        raise _bad(
-            f"the shape of `{INPUT}` is [n, {', '.join(map(str, spec.shape))}], n from 1 to {MAX_ROWS}"
-        )
+    if (
+        not isinstance(shape, list)
+        or any(type(side) is not int for side in shape)
+        or tuple(shape[1:]) != spec.shape
+        or not 1 <= shape[0] <= MAX_ROWS
+    ):
+        sides = ", ".join(map(str, spec.shape))
+        raise _bad(f"the shape of `{INPUT}` is [n, {sides}], n from 1 to {MAX_ROWS}")
     kind = np.dtype("<f4" if spec.datatype == "FP32" else "u1")
     size = _parameter(tensor, "binary_data_size")
     if size is not None:
@@ -193,8 +188,7 @@ def _parameter(tensor: dict[str, Any], name: str) -> object:
     parameters = tensor.get("parameters", {})
     if not isinstance(parameters, dict):
         raise _bad("`parameters` must be an object")
-    value: object = parameters.get(name)
-    return value
+    return parameters.get(name)
 
 
 def _bad(message: str) -> ApiError:

@@ -503,10 +503,11 @@ heavy = {"torch", "pandas", "typer", "onnx", "numpy", "onnxruntime", "uvicorn"} 
 assert not heavy, heavy
 assert "app" not in vars(serve.app)
 
+from contextlib import closing
 from pathlib import Path
-from serve.engine.model import open_model
+from serve.engine.model import load_model
 from workbench.registry.store import Registry
-with open_model(Registry(Path(sys.argv[1])).resolve("leaf", "production")):
+with closing(load_model(Registry(Path(sys.argv[1])).resolve("leaf", "production"))):
     heavy = {"torch", "pandas", "typer", "onnx"} & set(sys.modules)
 assert not heavy, heavy
 assert type(serve.app.app).__mro__[1].__name__ == "FastAPI"
