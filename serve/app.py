@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.loop = asyncio.get_running_loop()
-        loader.start()
+        loader.thread.start()
         try:
             with gpu.poll_in_background(engine.metrics):
                 yield

@@ -5,15 +5,15 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 from serve.engine.model import Model
 from serve.engine.predict_job import Canary, Classification, Routing, ServedModel
 from serve.engine.queue import STUCK_S, QueuedJob, RequestQueue
 from serve.engine.shadow import Shadow
 from serve.errors import ApiError
-from serve.metrics import Metrics
+from serve.metrics import Meter, Metrics
 from serve.settings import Settings
 
 log = logging.getLogger("serve.engine")
@@ -22,9 +22,8 @@ Result = TypeVar("Result")
 POLL_S = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class NotReady:
-    """code: loading, no-model, bad-model, draining or stuck. message: the reason, for people."""
+class NotReady(NamedTuple):
+    """Why the server has no answer. code: stable, for programs. message: for people."""
 
     code: str
     message: str
@@ -56,7 +55,7 @@ class ServingEngine:
     # For requests
 
     def check_alive(self) -> None:
-        """Raise ApiError (503) where every thread hangs, and only a new process will help."""
+        """Raise ApiError (503) where every thread hangs: only a new process helps."""
         if self._queue.stuck():
             raise self._unavailable(STUCK)
 
@@ -76,10 +75,7 @@ class ServingEngine:
         return self.model
 
     def check_admission(self) -> None:
-        """Raise ApiError where a new request would get no answer: 503, or 429 when overloaded.
-
-        Called before a body is read, so that a refusal costs next to nothing.
-        """
+        """Raise ApiError (503, or 429 when overloaded) for a new request, before its body is read."""
         if self.closing:
             raise self._unavailable(DRAINING)
         if self._routing is None:
@@ -128,19 +124,19 @@ class ServingEngine:
     # For the loader, from its thread
 
     def install(self, model: Model) -> Model | None:
-        """Answer with `model` from now on; returns the one before, which has given its last answer."""
+        """Answer with `model` from now on. Returns the one before, after its last answer."""
         return self._on_loop(self._install(model))
 
     def add_canary(self, model: Model, weight: float) -> None:
         async def add() -> None:
             assert self._routing is not None
-            self._canary = Canary(model, self.metrics.meter(model.bundle, "canary"), weight)
+            self._canary = Canary(model, Meter(self.metrics, model.bundle, "canary"), weight)
             self._routing = replace(self._routing, canary=self._canary)
 
         self._on_loop(add())
 
     def add_shadow(self, model: Model, share: float) -> None:
-        candidate = ServedModel(model, self.metrics.meter(model.bundle, "shadow"))
+        candidate = ServedModel(model, Meter(self.metrics, model.bundle, "shadow"))
         self._shadow = Shadow(candidate, share, self.metrics, lambda: self._queue.waiting > 0)
 
     def close(self) -> None:
@@ -154,7 +150,7 @@ class ServingEngine:
 
     async def _install(self, model: Model) -> Model | None:
         before = self._routing
-        primary = ServedModel(model, self.metrics.meter(model.bundle, "primary"))
+        primary = ServedModel(model, Meter(self.metrics, model.bundle, "primary"))
         self._queue.configure(model.concurrency, model.photo_s)
         # One assignment: a request gets the old or the new routing, never a mixture.
         self._routing = Routing(primary, self._canary_beside(model, before))
@@ -181,8 +177,7 @@ class ServingEngine:
                 "answers again, beside" if fits else "rests: it knows other classes than",
                 primary.version,
             )
-            record = self.metrics.model_loaded if fits else self.metrics.model_freed
-            record(canary.model.bundle, "canary")
+            self.metrics.set_loaded(canary.model.bundle, "canary", loaded=fits)
         return canary if fits else None
 
     def _on_loop(self, work: Coroutine[Any, Any, Result]) -> Result:

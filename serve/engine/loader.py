@@ -23,14 +23,13 @@ STOP_TIMEOUT_S = 10.0
 
 
 class LoaderStopped(Exception):
-    """The server is shutting down: nothing is loaded any more."""
+    """The server is shutting down."""
 
 
 class Loader:
     """Loads the first model as soon as the registry has one, then a new one whenever the alias moves.
 
-    A version that cannot be served is logged and counted, the one before goes on serving, and nothing is
-    tried again until the alias moves once more.
+    Where a version cannot be served, the one before serves on until the alias moves again.
     """
 
     def __init__(self, engine: ServingEngine) -> None:
@@ -42,10 +41,7 @@ class Loader:
         self._alias_stamp: object = None  # of the alias file when it was last read
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="loader", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+        self.thread = threading.Thread(target=self._follow, name="loader", daemon=True)
 
     def check_now(self) -> None:
         """Check the alias at once. Called in a signal handler: only sets a flag."""
@@ -54,11 +50,11 @@ class Loader:
     def stop(self) -> None:
         """End the thread, or leave it after STOP_TIMEOUT_S: opening a model cannot be interrupted.
 
-        Not to be called on the event loop, which the thread may be waiting for.
+        Not called on the event loop, which the thread may be waiting for.
         """
         self._stop.set()
         self._wake.set()
-        self._thread.join(STOP_TIMEOUT_S)
+        self.thread.join(STOP_TIMEOUT_S)
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -66,12 +62,11 @@ class Loader:
                 self._load_first()
             elif self._settings.pin is None:
                 self._swap_if_moved(self._served)
-            pause = self._settings.retry_s if self._served is None else self._settings.watch_s
-            self._wake.wait(pause)
+            self._wake.wait(self._settings.retry_s if self._served is None else self._settings.watch_s)
             self._wake.clear()
 
     def _load_first(self) -> None:
-        """Load the first model; a reason why it cannot be loaded is logged once."""
+        """Load the first model; why it cannot be loaded is logged once."""
         code = "no-model"
         try:
             bundle = self._target()
@@ -119,7 +114,7 @@ class Loader:
             log.error("%s goes on serving, not %s: %s", served.version, target, self._explain(error, target))
             return
         self._metrics.swaps.labels("ok").inc()
-        self._metrics.model_freed(served.bundle, "primary")
+        self._metrics.set_loaded(served.bundle, "primary", loaded=False)
         self._free(served)
 
     def _free(self, model: Model) -> None:
@@ -144,7 +139,8 @@ class Loader:
         model = self._load(bundle)
         before = self._engine.install(model)
         seconds = time.perf_counter() - started
-        self._metrics.model_loaded(bundle, "primary", seconds)
+        self._metrics.model_load.set(seconds)
+        self._metrics.set_loaded(bundle, "primary")
         log.info(
             "serving %s %s on %s, %d at a time%s (loaded in %.2f s)",
             bundle.manifest.name,
@@ -179,7 +175,7 @@ class Loader:
                 continue
             add = self._engine.add_canary if role == "canary" else self._engine.add_shadow
             add(model, share)
-            self._metrics.model_loaded(model.bundle, role)
+            self._metrics.set_loaded(model.bundle, role)
             does = "answers" if role == "canary" else "sees"
             log.info("%s: %s %s %g %% of the photos", role, version, does, 100 * share)
 

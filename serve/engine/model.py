@@ -24,9 +24,9 @@ class Model:
     """A bundle whose session reproduced its golden logits.
 
     infer: the session's, or a MicroBatcher where the bundle's measurements say that it pays.
-    threads: where photos are processed. concurrency: how many threads there are.
-    photo_s: seconds that one photo took, decoded and classified, when the model was warmed up.
-    users: requests that use it now; counted on the event loop only.
+    concurrency: the number of threads, which process photos.
+    photo_s: time to decode and classify one photo in the warm-up.
+    users: requests that use it now, counted on the event loop.
     """
 
     bundle: Bundle
@@ -53,7 +53,7 @@ class Model:
         return batch_of(pixels[None], manifest.preprocess, raw=manifest.artifact.pixels)
 
     def close(self) -> None:
-        """Finish the work of its threads, then free the session."""
+        """Finish the work of the threads, then free the session."""
         self._open.close()
 
 

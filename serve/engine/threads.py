@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ class Threads:
     """A pool whose results go to an event loop. Its threads start with it, so no request waits for one."""
 
     # The two futures that concurrent.futures makes for each call took a tenth of the time of a small network.
-    # And where results are ready faster than the loop takes them, one wake-up delivers several.
+    # Here one wake-up also delivers several results, where they are ready faster than the loop takes them.
 
     def __init__(self, count: int, name: str) -> None:
         self._todo: SimpleQueue[_Work | None] = SimpleQueue()
@@ -59,8 +60,8 @@ class Threads:
         except BaseException as error:
             work.error = error
         self._done.append(work)
-        # Only the head of the queue schedules delivery; later results ride on it. An empty queue means that
-        # a delivery was running and took this result too.
+        # Only the head of the queue schedules a delivery, which takes later results too. An empty queue means
+        # that a running delivery took this one.
         with suppress(IndexError):
             if self._done[0] is work:
                 work.loop.call_soon_threadsafe(self._deliver)
@@ -77,18 +78,14 @@ class Threads:
                     else:
                         work.future.set_exception(work.error)
             finally:
-                # Last, so that results that arrive during the delivery ride on it.
+                # Last, so that this delivery takes results that arrive meanwhile.
                 self._done.popleft()
 
 
+@dataclass(slots=True, eq=False)
 class _Work:
-    __slots__ = ("error", "future", "loop", "result", "work")
-
-    def __init__(
-        self, work: Callable[[], Any], future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self.work = work
-        self.future = future
-        self.loop = loop
-        self.result: Any = None
-        self.error: BaseException | None = None
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    result: Any = None
+    error: BaseException | None = None

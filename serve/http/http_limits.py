@@ -69,17 +69,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         if not self.transport.is_closing():
-            self._timer = self.loop.call_later(HEAD_S, self._close_late)
+            self._timer = self.loop.call_later(HEAD_S, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _close_late(self) -> None:
-        self._timer = None
-        if not self.transport.is_closing():
-            self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: any client can ask for an upgrade as often as it likes."""

@@ -45,24 +45,17 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        predicts, limit = self._kind(_path_of(scope))
-        exchange = _Exchange(scope, receive, send, limit, self._buffered, self._engine)
-        if predicts:
+        exchange = _Exchange(scope, receive, send, self._engine, self._buffered)
+        if exchange.predicts:
             self._metrics.inflight.inc()
         try:
             await self._run(exchange)
         finally:
             self._buffered.release(exchange.received)
-            if predicts:
+            if exchange.predicts:
                 self._metrics.inflight.dec()
                 self._count(exchange)
         await exchange.linger()
-
-    def _kind(self, path: str) -> tuple[bool, int]:
-        """Whether a path is a prediction endpoint, and how large a body may be there."""
-        if path == PREDICT_BATCH or _INFER.fullmatch(path):
-            return True, self._engine.settings.max_batch_bytes
-        return path == PREDICT, self._engine.settings.max_body_bytes
 
     def _count(self, exchange: "_Exchange") -> None:
         if exchange.status == 200:
@@ -78,7 +71,7 @@ class RequestMiddleware:
         try:
             self._check_key(exchange)
             exchange.check_declared_length()
-            if _path_of(scope) == PREDICT and scope["method"] == "POST":
+            if exchange.path == PREDICT and scope["method"] == "POST":
                 # Past the app's own layers, which cost half of what everything around a small network costs.
                 # The route of the app is only the documentation.
                 response = await self._predict(Request(scope, exchange.receive))
@@ -98,7 +91,7 @@ class RequestMiddleware:
 
     def _check_key(self, exchange: "_Exchange") -> None:
         key = self._engine.settings.api_key
-        if key is None or not _path_of(exchange.scope).startswith(_KEYED):
+        if key is None or not exchange.path.startswith(_KEYED):
             return
         scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
         key_sent = bearer.strip() if scheme.lower() == "bearer" else exchange.headers.get("x-api-key", "")
@@ -106,12 +99,6 @@ class RequestMiddleware:
         if not hmac.compare_digest(key_sent.encode("latin-1", "replace"), key.encode()):
             message = "send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             raise ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
-
-
-def _path_of(scope: Scope) -> str:
-    """The path as the routes match it: without a `--root-path` of uvicorn's, and without a final newline,
-    which their patterns allow."""
-    return get_route_path(scope).removesuffix("\n")
 
 
 class _BufferedBytes:
@@ -141,19 +128,22 @@ class _Exchange:
         scope: Scope,
         receive: Receive,
         send: Send,
-        limit: int,
-        buffered: _BufferedBytes,
         engine: ServingEngine,
+        buffered: _BufferedBytes,
     ) -> None:
         self.scope = scope
         self.headers = Headers(scope=scope)
+        # As the routes match it: without uvicorn's `--root-path`, and without the final newline they allow.
+        self.path = get_route_path(scope).removesuffix("\n")
+        takes_batch = self.path == PREDICT_BATCH or _INFER.fullmatch(self.path) is not None
+        self.predicts = takes_batch or self.path == PREDICT
         self.received = 0
         self.status = 0
         self._receive = receive
         self._send = send
-        self._limit = limit
-        self._buffered = buffered
+        self._limit = engine.settings.max_batch_bytes if takes_batch else engine.settings.max_body_bytes
         self._engine = engine
+        self._buffered = buffered
         self._lingering = False
         self._declared = self.headers.get("content-length", "")
         # Whether more of the body may arrive.

@@ -39,18 +39,20 @@ router = APIRouter(route_class=DirectRoute, tags=["predict"])
 SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"api_key": []}]
 _PHOTO = {"type": "string", "format": "binary"}
 _PHOTOS = {"type": "array", "items": _PHOTO, "minItems": 1, "maxItems": upload.MAX_BATCH}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The API key is missing or wrong"},
-    408: {"description": "The body did not arrive in time"},
-    413: {"description": "The body is too large"},
-    415: {"description": "Neither a form nor a photo of an accepted format"},
-    422: {"description": "A damaged form or photo, too many pixels, or a wrong parameter"},
-    429: {"description": "Overloaded; `Retry-After` says when to come back"},
-    500: {"description": "A defect of the server; its log has the request's id"},
-    503: {"description": "Not ready, or shutting down"},
-    504: {"description": "The request waited too long for its turn"},
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        401: "The API key is missing or wrong",
+        408: "The body did not arrive in time",
+        413: "The body is too large",
+        415: "Neither a form nor a photo of an accepted format",
+        422: "A damaged form or photo, too many pixels, or a wrong parameter",
+        429: "Overloaded; `Retry-After` says when to come back",
+        500: "A defect of the server; its log has the request's id",
+        503: "Not ready, or shutting down",
+        504: "The request waited too long for its turn",
+    }.items()
 }
-ERRORS = {status: {"model": ErrorBody, **described} for status, described in _ERRORS.items()}
 
 
 def _openapi(field: str, schema: dict[str, Any], **other_types: Any) -> dict[str, Any]:
@@ -79,10 +81,8 @@ async def predict(request: Request) -> Response:
     with engine.routing() as routing:
         result = await engine.run(routing, partial(classify, routing, partial(read_photo, body)))
     engine.offer_to_shadow(result, routing)
-    version = result.model.version
-    response = _response(
-        Prediction(timestamp=_now(), model_version=version, **_class_fields(result, parameters)), version
-    )
+    fields = _class_fields(result, parameters)
+    response = _JsonResponse(Prediction(timestamp=_now(), model_version=result.model.version, **fields))
     engine.metrics.stage["total"].observe(time.perf_counter() - started)
     return response
 
@@ -113,7 +113,7 @@ async def predict_batch(request: Request) -> Response:
                 group.create_task(take_turns())
     version = routing.primary.model.version
     in_order = tuple(entries[index] for index in range(len(photos)))
-    return _response(BatchPrediction(predictions=in_order, timestamp=_now(), model_version=version), version)
+    return _JsonResponse(BatchPrediction(predictions=in_order, timestamp=_now(), model_version=version))
 
 
 async def _entry_fields(
@@ -153,20 +153,15 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _response(body: Prediction | BatchPrediction, version: str) -> Response:
-    """The fields that have a value, as JSON."""
-    return _JsonResponse(body.model_dump_json(exclude_none=True).encode(), version.encode())
-
-
 class _JsonResponse(Response):
-    """A 200 whose headers are known, without the work of Starlette's own __init__."""
+    """A 200 with the fields that have a value, without the work of Starlette's own __init__."""
 
-    def __init__(self, body: bytes, version: bytes) -> None:
+    def __init__(self, body: Prediction | BatchPrediction) -> None:
         self.status_code = 200
         self.background = None
-        self.body = body
+        self.body = body.model_dump_json(exclude_none=True).encode()
         self.raw_headers = [
-            (b"content-length", str(len(body)).encode()),
+            (b"content-length", str(len(self.body)).encode()),
             (b"content-type", b"application/json"),
-            (b"x-model-version", version),
+            (b"x-model-version", body.model_version.encode()),
         ]

@@ -20,12 +20,11 @@ from serve.http.schemas import (
     ServerMetadata,
     TensorMetadata,
 )
-from serve.http.tensors import BYTES, HEADER_LENGTH, INPUT, OUTPUT, input_spec, run_request
+from serve.http.tensors import DTYPES, HEADER_LENGTH, INPUT, OUTPUT, input_spec, run_request
 from workbench import __version__
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 direct = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["Open Inference Protocol"])
-_ERRORS = {status: {**described, "model": ProtocolError} for status, described in ERRORS.items()}
 _MODEL_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProtocolError} for status in (401, 404, 503)
 }
@@ -86,7 +85,7 @@ async def model_ready(request: Request) -> ModelReady:
 _TENSOR = {
     "name": {"const": INPUT},
     "shape": {"type": "array", "items": {"type": "integer"}},
-    "datatype": {"enum": sorted(BYTES)},
+    "datatype": {"enum": sorted(DTYPES)},
     "parameters": {"type": "object"},
     "data": {"type": "array"},
 }
@@ -108,44 +107,31 @@ _INFER: dict[str, Any] = {
         "content": {"application/json": {"schema": _BODY}, "application/octet-stream": _BYTES},
     }
 }
+_JSON_BYTES = {"description": "Bytes of JSON before the tensors", "schema": {"type": "integer"}}
 _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
-    **_ERRORS,
+    **{status: {**described, "model": ProtocolError} for status, described in ERRORS.items()},
     **_MODEL_ERRORS,
     200: {
         "description": "The logits, in the JSON or, if requested, as bytes after it",
         "content": {"application/octet-stream": _BYTES},
-        "headers": {
-            "Inference-Header-Content-Length": {
-                "description": "How many bytes of JSON come before the tensors",
-                "schema": {"type": "integer"},
-            }
-        },
+        "headers": {"Inference-Header-Content-Length": _JSON_BYTES},
     },
 }
+_post_infer = partial(direct.post, responses=_INFER_RESPONSES, response_model=InferResponse)
 
 
-@direct.post(
-    "/models/{name}/infer",
-    responses=_INFER_RESPONSES,
-    response_model=InferResponse,
-    openapi_extra=_at_path("name", **_INFER),
-)
-@direct.post(
-    "/models/{name}/versions/{version}/infer",
-    responses=_INFER_RESPONSES,
-    response_model=InferResponse,
-    openapi_extra=_at_path("name", "version", **_INFER),
-)
+@_post_infer("/models/{name}/infer", openapi_extra=_at_path("name", **_INFER))
+@_post_infer("/models/{name}/versions/{version}/infer", openapi_extra=_at_path("name", "version", **_INFER))
 async def infer(request: Request) -> Response:
     """Logits of up to 32 preprocessed photos: `GET /model` says how they were preprocessed for training."""
     engine = engine_of(request)
     engine.check_admission()
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "unsupported-media-type", "send the body uncompressed")
-    header = request.headers.get(HEADER_LENGTH)
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         model = _check_path(routing.primary.model, request)
+        header = request.headers.get(HEADER_LENGTH)
         body, json_bytes = await engine.run(routing, partial(run_request, routing.primary, body, header))
     headers = {"X-Model-Version": model.version}
     if json_bytes is None:
