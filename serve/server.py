@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -75,8 +76,7 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
 
 
 class DrainingServer(uvicorn.Server):
-    """On SIGTERM `/readyz` says no at once, and the port stays open for the drain delay, so that load
-    balancers notice. Ctrl+C skips the delay."""
+    """After SIGTERM `/readyz` answers 503 and the port stays open for the drain delay, for load balancers."""
 
     def __init__(self, config: uvicorn.Config, engine: ServingEngine) -> None:
         super().__init__(config)
@@ -89,14 +89,13 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._engine.draining = True
-        if sig == signal.SIGINT:
+        if sig == signal.SIGINT:  # Ctrl+C
             self._delay_s = 0.0
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        while loop.time() - started < self._delay_s:
+        started = time.monotonic()
+        while time.monotonic() - started < self._delay_s:
             await asyncio.sleep(0.05)
         self.forced_exit.start()
         if self._alone:

@@ -204,34 +204,34 @@ def run_load_trial(registry: Path, bundle: Bundle, stop: threading.Event) -> Non
     """
     name, version = bundle.manifest.name, bundle.version
     timeout_s = TRIAL_TIMEOUT_S[bundle.manifest.runtime.device]
+    deadline = time.monotonic() + timeout_s
     with subprocess.Popen(
         child_command("serve.engine.load_trial", str(registry.absolute()), name, version, bundle.digest),
         env=child_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as trial:
         try:
-            output = _wait_for_output(trial, stop, timeout_s)
-        except subprocess.TimeoutExpired:
-            raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s") from None
+            while (output := _output_of(trial)) is None:
+                if stop.is_set():
+                    raise LoaderStopped
+                if time.monotonic() > deadline:
+                    raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s")
         finally:
             trial.kill()
     if trial.returncode < 0:
         raise WorkbenchError(f"loading {name} {version} ends the process with signal {-trial.returncode}")
     if trial.returncode:
-        raise WorkbenchError(output[-1] if output else f"{name} {version} does not load")
+        lines = output.strip().splitlines()
+        raise WorkbenchError(lines[-1] if lines else f"{name} {version} does not load")
 
 
-def _wait_for_output(trial: "subprocess.Popen[bytes]", stop: threading.Event, timeout_s: float) -> list[str]:
-    """The lines written until its end. Raises subprocess.TimeoutExpired, LoaderStopped once `stop` is set."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            output, _ = trial.communicate(timeout=TRIAL_POLL_S)
-            return output.decode(errors="replace").strip().splitlines()
-        except subprocess.TimeoutExpired:
-            if stop.is_set():
-                raise LoaderStopped from None
-            if time.monotonic() > deadline:
-                raise
+def _output_of(trial: "subprocess.Popen[str]") -> str | None:
+    """All that the process wrote; None where it still runs after TRIAL_POLL_S."""
+    try:
+        return trial.communicate(timeout=TRIAL_POLL_S)[0]
+    except subprocess.TimeoutExpired:
+        return None

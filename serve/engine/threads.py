@@ -30,9 +30,8 @@ class Threads:
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Return or raise what `work` does, in the next free thread. Called on the event loop."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._todo.put(_Work(work, future, loop))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._todo.put(_Work(work, future))
         try:
             return await future
         finally:
@@ -64,7 +63,7 @@ class Threads:
         # that a running delivery took this one.
         with suppress(IndexError):
             if self._done[0] is work:
-                work.loop.call_soon_threadsafe(self._deliver)
+                work.future.get_loop().call_soon_threadsafe(self._deliver)
         del work  # this frame is in the traceback of the error that the work holds: a cycle, see `run`
 
     def _deliver(self) -> None:
@@ -86,6 +85,5 @@ class Threads:
 class _Work:
     work: Callable[[], Any]
     future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
     result: Any = None
     error: BaseException | None = None

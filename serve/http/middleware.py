@@ -34,24 +34,26 @@ class RequestMiddleware:
     def __init__(
         self, app: ASGIApp, engine: ServingEngine, predict: Callable[[Request], Awaitable[Response]]
     ) -> None:
+        self.engine = engine
+        self.buffered_bytes = (
+            0  # of the bodies of all requests; rejected ones count until they have an answer
+        )
         self._app = app
-        self._engine = engine
         self._predict = predict
         self._metrics = engine.metrics
         self._succeeded = engine.metrics.requests.labels("200")
-        self._buffered = _BufferedBytes(engine.settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._engine, self._buffered)
+        exchange = _Exchange(self, scope, receive, send)
         if exchange.predicts:
             self._metrics.inflight.inc()
         try:
             await self._run(exchange)
         finally:
-            self._buffered.release(exchange.received)
+            self.buffered_bytes -= exchange.received
             if exchange.predicts:
                 self._metrics.inflight.dec()
                 self._count(exchange)
@@ -90,7 +92,7 @@ class RequestMiddleware:
         await response(scope, exchange.receive, exchange.send)
 
     def _check_key(self, exchange: "_Exchange") -> None:
-        key = self._engine.settings.api_key
+        key = self.engine.settings.api_key
         if key is None or not exchange.path.startswith(_KEYED):
             return
         scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
@@ -101,36 +103,10 @@ class RequestMiddleware:
             raise ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
 
-class _BufferedBytes:
-    """Counts the bytes of bodies in memory, of all requests together."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-
-    def add(self, count: int) -> None:
-        """Raises ApiError above the limit; rejected bytes count until they are released too."""
-        self._bytes += count
-        if self._bytes > self._limit:
-            message = "the server is receiving more than it can keep"
-            headers = {"Retry-After": "1", "Connection": "close"}
-            raise ApiError(429, "overloaded", message, headers=headers)
-
-    def release(self, count: int) -> None:
-        self._bytes -= count
-
-
 class _Exchange:
     """One request and its answer: `receive` and `send` wrap those of the server."""
 
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        engine: ServingEngine,
-        buffered: _BufferedBytes,
-    ) -> None:
+    def __init__(self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.headers = Headers(scope=scope)
         # As the routes match it: without uvicorn's `--root-path`, and without the final newline they allow.
@@ -141,9 +117,10 @@ class _Exchange:
         self.status = 0
         self._receive = receive
         self._send = send
-        self._limit = engine.settings.max_batch_bytes if takes_batch else engine.settings.max_body_bytes
-        self._engine = engine
-        self._buffered = buffered
+        self._middleware = middleware
+        self._engine = middleware.engine
+        settings = self._engine.settings
+        self._limit = settings.max_batch_bytes if takes_batch else settings.max_body_bytes
         self._lingering = False
         self._declared = self.headers.get("content-length", "")
         # Whether more of the body may arrive.
@@ -161,14 +138,18 @@ class _Exchange:
         return ApiError(413, "body-too-large", message, headers={"Connection": "close"})
 
     async def receive(self) -> Message:
-        message = await self._receive()
-        self._body_open = message.get("more_body", False)
-        if arrived := len(message.get("body", b"")):
+        event = await self._receive()
+        self._body_open = event.get("more_body", False)
+        if arrived := len(event.get("body", b"")):
             self.received += arrived
-            self._buffered.add(arrived)
+            self._middleware.buffered_bytes += arrived
+            if self._middleware.buffered_bytes > self._engine.settings.max_buffered_bytes:
+                message = "the server is receiving more than it can keep"
+                headers = {"Retry-After": "1", "Connection": "close"}
+                raise ApiError(429, "overloaded", message, headers=headers)
             if self.received > self._limit:
                 raise self._too_large()
-        return message
+        return event
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -193,10 +174,7 @@ class _Exchange:
         return headers
 
     async def linger(self) -> None:
-        """Discard what the client still sends, for at most LINGER_S, before the connection is closed.
-
-        Needed where the answer came before the end of the body; `send` has left that answer formally open.
-        """
+        """Discard the rest of the body, for at most LINGER_S, then end the answer, which `send` left open."""
         # Closing while the client writes resets the connection, and the answer is lost.
         if not self._lingering:
             return

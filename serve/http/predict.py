@@ -15,7 +15,6 @@ from serve.engine.predict_job import Classification, Routing, classify
 from serve.errors import ApiError
 from serve.http import query, upload
 from serve.http.middleware import PREDICT, PREDICT_BATCH
-from serve.http.query import PredictQuery
 from serve.http.schemas import BatchEntry, BatchPrediction, ErrorBody, ErrorDetail, Prediction, Ranked
 
 
@@ -75,13 +74,13 @@ async def predict(request: Request) -> Response:
     started = time.perf_counter()
     engine = engine_of(request)
     engine.check_admission()
-    parameters = query.query_of(request)
+    top_k, threshold = query.query_of(request)
     read_photo = upload.photo_reader(request.headers.get("content-type"))
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         result = await engine.run(routing, partial(classify, routing, partial(read_photo, body)))
     engine.offer_to_shadow(result, routing)
-    fields = _class_fields(result, parameters)
+    fields = _class_fields(result, top_k, threshold)
     response = _JsonResponse(Prediction(timestamp=_now(), model_version=result.model.version, **fields))
     engine.metrics.stage["total"].observe(time.perf_counter() - started)
     return response
@@ -92,7 +91,7 @@ async def predict_batch(request: Request) -> Response:
     """The classes of up to 32 photos, each with its own error where it is none; all of one version."""
     engine = engine_of(request)
     engine.check_admission()
-    parameters = query.query_of(request)
+    top_k, threshold = query.query_of(request)
     read_photos = upload.batch_reader(request.headers.get("content-type"))
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as both:
@@ -103,7 +102,7 @@ async def predict_batch(request: Request) -> Response:
 
         async def take_turns() -> None:
             for index, (name, photo) in remaining:
-                fields = await _entry_fields(engine, routing, photo, parameters)
+                fields = await _entry_fields(engine, routing, photo, top_k, threshold)
                 entries[index] = BatchEntry(index=index, file_name=name, **fields)
 
         # A group: where one task fails, none goes on with a model that `routing` no longer keeps open.
@@ -117,24 +116,24 @@ async def predict_batch(request: Request) -> Response:
 
 
 async def _entry_fields(
-    engine: ServingEngine, routing: Routing, photo: bytes, parameters: PredictQuery
+    engine: ServingEngine, routing: Routing, photo: bytes, top_k: int, threshold: float
 ) -> dict[str, Any]:
     try:
         result = await engine.run(routing, partial(classify, routing, lambda: photo), admitted=True)
     except ApiError as error:
         return {"error": ErrorDetail(code=error.code, message=error.message)}
     engine.offer_to_shadow(result, routing)
-    return _class_fields(result, parameters)
+    return _class_fields(result, top_k, threshold)
 
 
-def _class_fields(result: Classification, parameters: PredictQuery) -> dict[str, Any]:
+def _class_fields(result: Classification, top_k: int, threshold: float) -> dict[str, Any]:
     """The fields that `Prediction` and `BatchEntry` share."""
     return {
         "class_id": result.class_id,
         "class_name": result.model.class_names[result.class_id],
         "confidence": result.confidence,
-        "top": _top(result, parameters.top_k) if parameters.top_k else None,
-        "uncertain": True if result.confidence < parameters.threshold else None,
+        "top": _top(result, top_k) if top_k else None,
+        "uncertain": True if result.confidence < threshold else None,
     }
 
 

@@ -1,7 +1,6 @@
 """The query parameters `top_k` and `threshold`."""
 
 import re
-from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -31,22 +30,13 @@ OPENAPI = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class PredictQuery:
-    """top_k: how many classes to list. threshold: a lower confidence is marked uncertain. 0 where absent."""
-
-    top_k: int = 0
-    threshold: float = 0.0
-
-
-def query_of(request: Request) -> PredictQuery:
-    """Raises ApiError (422) naming the parameter that is wrong."""
+def query_of(request: Request) -> tuple[int, float]:
+    """`top_k` and `threshold`, each 0 where absent. Raises ApiError (422) naming the one that is wrong."""
     if not request.scope["query_string"]:
-        return PredictQuery()
+        return 0, 0.0
     query = request.query_params
     top_k = _number(query, "top_k", _WHOLE, "a whole number", 1, MAX_TOP)
-    threshold = _number(query, "threshold", _NUMBER, "a number", 0, 1)
-    return PredictQuery(int(top_k), threshold)
+    return int(top_k), _number(query, "threshold", _NUMBER, "a number", 0, 1)
 
 
 def _number(query: QueryParams, name: str, pattern: str, kind: str, least: int, most: int) -> float:

@@ -260,8 +260,8 @@ def test_one_that_cannot_start_is_tried_again_after_growing_pauses(
         def counted() -> None:
             started.append(now)
             start()
-            assert worker._process is not None
-            worker._process.wait()
+            assert worker.process is not None
+            worker.process.wait()
 
         monkeypatch.setattr(worker, "start", counted)
         for _ in range(1400):
@@ -270,8 +270,8 @@ def test_one_that_cannot_start_is_tried_again_after_growing_pauses(
         pauses = [round(b - a, 1) for a, b in pairwise(started)]
         assert pauses[:7] == pytest.approx([0.5, 1, 2, 4, 8, 16, 30], abs=0.25)
         # One that lived for a while did not die of its start: the next comes at once.
-        assert worker._process is None
-        worker._restart_at = now
+        assert worker.process is None
+        worker.restart_at = now
         worker.replace_if_dead(tmp_path)
         now += serve.workers.STEADY_S + 1
         before = len(started)
@@ -279,7 +279,7 @@ def test_one_that_cannot_start_is_tried_again_after_growing_pauses(
         assert len(started) == before + 1
         worker._clean_up(tmp_path)
         monkeypatch.setattr(worker, "start", start)
-        worker._command, worker._restart_at = ["/nonexistent/python"], 0.0
+        worker.command, worker.restart_at = ["/nonexistent/python"], 0.0
         worker.replace_if_dead(tmp_path)
-        assert worker._process is None
+        assert worker.process is None
     assert "cannot be started: No such file or directory" in caplog.text
