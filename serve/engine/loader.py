@@ -95,7 +95,7 @@ class Loader:
             stamp = self._stamp(name)
             if stamp == self._alias_stamp:
                 return
-            # Kept also where loading fails: a version is not tried again until the alias moves.
+            # Also where loading fails: a version is not tried again until the alias moves.
             self._alias_stamp = stamp
             pointed = self._registry.pointed(name, self._settings.alias)
             if pointed is None:

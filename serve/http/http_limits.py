@@ -16,7 +16,7 @@ class BoundedProtocol(HttpToolsProtocol):
     are not complete HEAD_S after their first byte or after the connection was made. Trailers likewise."""
 
     # The parser collects a URL or a header by copying all of it for each piece that arrives: one client with
-    # an endless URL would fill the memory and hold up everybody.
+    # an endless URL would fill the memory and hold up all others.
 
     _head_bytes = 0  # received in a row that belong to no body
     _in_head = False
