@@ -67,9 +67,15 @@ class Loader:
 
     def _load_first(self) -> None:
         """Load the first model; why it cannot be loaded is logged once."""
+        settings, registry = self._settings, self._registry
         code = "no-model"
         try:
-            bundle = self._target()
+            name = registry.model_name(settings.model)
+            if settings.pin is not None:
+                bundle = registry.bundle(name, settings.pin)
+            else:
+                self._alias_stamp = registry.alias_stamp(name)
+                bundle = registry.resolve(name, settings.alias)
             code = "bad-model"
             self._served = self._install(bundle)
         except Exception as error:
@@ -79,14 +85,6 @@ class Loader:
             self._engine.not_ready = reason
             return
         self._load_companions(self._served)
-
-    def _target(self) -> Bundle:
-        settings, registry = self._settings, self._registry
-        name = registry.model_name(settings.model)
-        if settings.pin is not None:
-            return registry.bundle(name, settings.pin)
-        self._alias_stamp = registry.alias_stamp(name)
-        return registry.resolve(name, settings.alias)
 
     def _swap_if_moved(self, served: Model) -> None:
         """Replace the model where the alias points at another version."""

@@ -23,7 +23,8 @@ class Ranked(_Body):
 class Prediction(_Body):
     """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
 
-    top: the `top_k` most probable classes. uncertain: true where the confidence is below `threshold`.
+    top: the `top_k` most probable classes. uncertain: true where the confidence is below `threshold`, else
+    absent.
     """
 
     class_id: int

@@ -683,13 +683,6 @@ def test_numbers_that_are_none_are_computed_where_bytes_can_say_so(target: Serve
     assert np.isnan(np.frombuffer(said_bytes, "<f4")).all()
 
 
-@pytest.mark.parametrize(
-    "path", ["/v2/models/fern/infer", "/v2/models/leaf/versions/9/infer", "/v2/models/%2e%2e/infer"]
-)
-def test_another_model_is_not_found(target: ServerProcess, path: str) -> None:
-    assert said(target.client.post(path, content=json.dumps(tensor()))) == (404, "not-found")
-
-
 def test_the_largest_body_does_not_keep_others_waiting(target: ServerProcess) -> None:
     body = with_data(" " * 49_000_000 + "0")
     waits = []
