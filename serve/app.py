@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from serve import gpu
 from serve.engine.engine import ServingEngine
 from serve.engine.loader import Loader
-from serve.engine.model import Model
 from serve.http import page, predict, protocol, responses, upload
-from serve.http.app_state import engine_of, metrics_of, settings_of
 from serve.http.middleware import RequestMiddleware
+from serve.http.predict import engine_of
 from serve.http.schemas import Alive, ErrorBody, InputContract, Measurements, ModelCard, Ready
 from serve.metrics import Metrics
 from serve.settings import Settings
@@ -42,29 +42,14 @@ _HEADERS = {
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}}
 
 
-def _headers_of(status: str) -> dict[str, Any]:
-    return _HEADERS | (_RETRY_AFTER if status in ("429", "503") else {})
-
-
 class App(FastAPI):
-    """FastAPI inside `outermost`, with the API key and the common headers in its OpenAPI description."""
-
-    outermost: ASGIApp
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Enter by `outermost`, so that FastAPI's own layers do not run for rejected requests."""
-        scope["app"] = self
-        await self.outermost(scope, receive, send)
-
-    @property
-    def inner(self) -> ASGIApp:
-        return super().__call__
+    """FastAPI inside `RequestMiddleware`; its OpenAPI description has the API key and the common headers."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Leave out Starlette's catch-all handler: it would answer in plain text before `outermost` can."""
+        """Leave out Starlette's catch-all handler: it would answer in plain text."""
         stack = super().build_middleware_stack()
         assert isinstance(stack, ServerErrorMiddleware)
-        return stack.app
+        return RequestMiddleware(stack.app, self.state.engine, predict.predict)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is not None:
@@ -74,22 +59,22 @@ class App(FastAPI):
         for operations in schema["paths"].values():
             for operation in operations.values():
                 for status, response in operation["responses"].items():
-                    response.setdefault("headers", {}).update(_headers_of(status))
+                    headers = _HEADERS | (_RETRY_AFTER if status in ("429", "503") else {})
+                    response.setdefault("headers", {}).update(headers)
         return schema
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Make an app with its own engine and metrics. Nothing is loaded before its lifespan begins."""
-    metrics = Metrics()
-    engine = ServingEngine(settings, metrics)
-    loader = Loader(engine, settings, metrics)
+    engine = ServingEngine(settings, Metrics())
+    loader = Loader(engine)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        engine.attach(asyncio.get_running_loop())
-        loader.start()
+        engine.loop = asyncio.get_running_loop()
+        loader.thread.start()
         try:
-            with gpu.poll_in_background(metrics):
+            with gpu.poll_in_background(engine.metrics):
                 yield
         finally:
             # In threads: both may wait for work on this loop.
@@ -105,12 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.settings, app.state.metrics = settings, metrics
     app.state.engine, app.state.loader = engine, loader
-    app.outermost = RequestMiddleware(
-        app.inner, predict=predict.predict, settings=settings, metrics=metrics, engine=engine
-    )
-    responses.install(app)
+    app.add_exception_handler(HTTPException, responses.http_error)
     # Routes are matched in this order: the path that must be fast comes first.
     for routes in (predict.router, protocol.direct, protocol.router, router, page.router):
         app.include_router(routes)
@@ -147,20 +128,8 @@ async def readyz(request: Request) -> Ready:
 )
 async def model_card(request: Request) -> ModelCard:
     """The model served, its input contract, and what was measured before it was published."""
-    return _card(engine_of(request).loaded_model(), settings_of(request))
-
-
-@router.get(
-    "/metrics",
-    response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-)
-async def metrics_page(request: Request) -> Response:
-    """Prometheus text format."""
-    return Response(metrics_of(request).expose(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _card(model: Model, settings: Settings) -> ModelCard:
+    engine = engine_of(request)
+    model = engine.loaded_model()
     manifest = model.bundle.manifest
     measured = manifest.measured
     # Prefer the held-out accuracy: it is unbiased.
@@ -174,7 +143,7 @@ def _card(model: Model, settings: Settings) -> ModelCard:
         input=InputContract(
             field=upload.FIELD,
             formats=FORMATS,
-            max_body_bytes=settings.max_body_bytes,
+            max_body_bytes=engine.settings.max_body_bytes,
             max_pixels=MAX_PIXELS,
             preprocess=manifest.preprocess,
         ),
@@ -194,3 +163,13 @@ def _card(model: Model, settings: Settings) -> ModelCard:
             synthetic=manifest.provenance.synthetic,
         ),
     )
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics_page(request: Request) -> Response:
+    """Prometheus text format."""
+    return Response(engine_of(request).metrics.expose(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

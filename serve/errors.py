@@ -4,10 +4,7 @@ from collections.abc import Mapping
 
 
 class ApiError(Exception):
-    """A request that gets no prediction.
-
-    status: of HTTP. code: stable, for programs. message: for people.
-    """
+    """A request that gets no prediction. code: stable, for programs. message: for people."""
 
     def __init__(
         self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None

@@ -31,23 +31,20 @@ def drop_new_connections(listener: socket.socket) -> None:
     """Drop new SYN packets (BPF filter) while the listening socket drains. Linux only, else nothing.
 
     Closing a socket resets the connections in its backlog, and under load there always is one. A dropped
-    client tries again a second later, and is refused then as by any closed port.
+    client tries again a second later, and finds the port closed.
     """
     if sys.platform != "linux":
         return
     so_attach_filter = 26  # socket(7); the operations are those of classic BPF
     flags_at, syn, syn_or_ack = 13, 0x02, 0x12
-    operations = b"".join(
-        struct.pack("HBBI", *operation)
-        for operation in (
-            (0x30, 0, 0, flags_at),  # load the byte of the TCP header
-            (0x54, 0, 0, syn_or_ack),  # and it
-            (0x15, 0, 1, syn),  # where it is the first of a connection,
-            (0x06, 0, 0, 0),  # drop the packet,
-            (0x06, 0, 0, 0xFFFF),  # else keep it
-        )
+    operations = (
+        (0x30, 0, 0, flags_at),  # load the byte of the TCP header
+        (0x54, 0, 0, syn_or_ack),  # and it
+        (0x15, 0, 1, syn),  # where it is the first of a connection,
+        (0x06, 0, 0, 0),  # drop the packet,
+        (0x06, 0, 0, 0xFFFF),  # else keep it
     )
-    buffer = ctypes.create_string_buffer(operations)
+    buffer = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in operations))
     with suppress(OSError):
-        program = struct.pack("HP", len(operations) // 8, ctypes.addressof(buffer))
+        program = struct.pack("HP", len(operations), ctypes.addressof(buffer))
         listener.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)

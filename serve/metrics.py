@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,24 +33,8 @@ ModelRole = Literal["primary", "canary", "shadow"]
 
 # From the 1 ms of a small quantised model to a timeout; the client library's default starts at 5 ms.
 BUCKETS = (
-    0.001,
-    0.002,
-    0.003,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.025,
-    0.04,
-    0.06,
-    0.1,
-    0.15,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-)
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5,
+)  # fmt: skip
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 STAGES = ("queue", "decode", "infer", "total")
 CODES = ("200", "401", "408", "413", "415", "422", "429", "500", "503", "504")
@@ -59,14 +44,10 @@ REASONS = (
 
 
 def share_files(folder: Path, slot: int) -> None:
-    """Keep this process's metrics in files that all workers read, so that any of them can expose all.
-
-    slot: the worker's number. Call before any `Metrics` is made.
-    """
+    """Keep the metrics of worker `slot` in files that all workers expose. Called before `Metrics` is made."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     forget_gauges(folder, slot)
-    # By slot: a worker that replaces a dead one counts on in its files. By process id, as is usual, the files
-    # would become ever more.
+    # By slot, not by process id: a worker continues the files of the dead one it replaces.
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
@@ -77,27 +58,23 @@ def forget_gauges(folder: Path, slot: int) -> None:
 
 
 class Metrics:
-    """One app's metrics in a registry of their own, so that a process can hold several apps.
-
-    prometheus_client appends `_total` to a counter's name.
-    """
+    """One app's metrics, apart from those of another. prometheus_client appends `_total` to counters."""
 
     def __init__(self) -> None:
-        # Process-wide and idempotent. `_created` would double the series, and nothing reads it.
+        # For the whole process. `_created` would double the series, and nothing reads it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # see `share_files`
         own = CollectorRegistry()
         self._add_counters(own)
         self._add_histograms(own)
         self._add_gauges(own)
         self._exposed = CollectorRegistry()
-        if self._shared is None:
-            ProcessCollector(registry=self._exposed)
-            PlatformCollector(registry=self._exposed)
-            GCCollector(registry=self._exposed)
+        if folder is None:
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=self._exposed)
             self._exposed.register(_FiniteSamples(own))
         else:
-            files = MultiProcessCollector(None, self._shared)  # type: ignore[no-untyped-call]
+            files = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
             self._exposed.register(_WorkerProcesses())
             self._exposed.register(_FiniteSamples(files))
 
@@ -136,7 +113,7 @@ class Metrics:
             "inference_latency_seconds",
             "Time in the inference engine alone, per photo; where photos share calls, with the wait for one.",
         )
-        self.stages = seconds(
+        stages = seconds(
             "request_stage_seconds",
             "Time of a successful prediction by stage: waiting for a thread, decode and preprocess, "
             "inference, and the whole request.",
@@ -158,7 +135,7 @@ class Metrics:
             buckets=CONFIDENCE_BUCKETS,
             registry=registry,
         )
-        self.stage = {stage: self.stages.labels(stage) for stage in STAGES}
+        self.stage = {stage: stages.labels(stage) for stage in STAGES}
 
     def _add_gauges(self, registry: CollectorRegistry) -> None:
         # multiprocess_mode: how the values of several workers become one.
@@ -185,46 +162,35 @@ class Metrics:
         )
         self.gpu_memory_total = latest("gpu_memory_total", "Bytes of GPU memory there are.", ["gpu"])
 
-    def model_loaded(self, bundle: "Bundle", role: ModelRole, seconds: float | None = None) -> None:
-        """seconds: what loading took, of the primary."""
+    def set_loaded(self, bundle: "Bundle", role: ModelRole, *, loaded: bool = True) -> None:
+        """Show the model among those that are loaded, or no longer."""
         manifest = bundle.manifest
         # Every class starts at 0: a series that appears with its first prediction has no rate.
         for class_id in range(len(manifest.class_names)):
             self.predictions.labels(str(class_id))
-        if seconds is not None:
-            self.model_load.set(seconds)
-        self._info(bundle, role, 1)
-
-    def model_freed(self, bundle: "Bundle", role: ModelRole) -> None:
-        self._info(bundle, role, -math.inf)
-
-    def _info(self, bundle: "Bundle", role: ModelRole, value: float) -> None:
-        manifest = bundle.manifest
-        self.model_info.labels(
-            manifest.name, manifest.version, bundle.digest, manifest.runtime.backend, role
-        ).set(value)
-
-    def meter(self, bundle: "Bundle", role: ModelRole) -> "Meter":
-        return Meter(self, bundle.version, len(bundle.manifest.class_names), role)
+        backend = manifest.runtime.backend
+        info = self.model_info.labels(manifest.name, manifest.version, bundle.digest, backend, role)
+        info.set(1 if loaded else -math.inf)
 
     def expose(self) -> bytes:
-        """In Prometheus' text format, for all workers where there are several."""
+        """Prometheus' text format, for all workers together."""
         return generate_latest(self._exposed)
 
 
 class Meter:
     """Counts the photos of one loaded model. Its series are looked up once, not for each photo."""
 
-    def __init__(self, metrics: Metrics, version: str, classes: int, role: ModelRole) -> None:
+    def __init__(self, metrics: Metrics, bundle: "Bundle", role: ModelRole) -> None:
         self._metrics = metrics
         self._answers = role != "shadow"
-        self._predictions = [metrics.predictions.labels(str(class_id)) for class_id in range(classes)]
-        self._inference = metrics.version_inference.labels(version, role)
-        self._outcomes = partial(metrics.version_requests.labels, version, role)
+        classes = range(len(bundle.manifest.class_names))
+        self._predictions = [metrics.predictions.labels(str(class_id)) for class_id in classes]
+        self._inference = metrics.version_inference.labels(bundle.version, role)
+        self._outcomes = partial(metrics.version_requests.labels, bundle.version, role)
         self._succeeded = self._outcomes("200")
         self._outcomes("500")  # at 0: no rate would see the step to the first one
 
-    def count_photo(self, class_id: int, confidence: float, *, decode_s: float, infer_s: float) -> None:
+    def count_photo(self, class_id: int, confidence: float, decode_s: float, infer_s: float) -> None:
         self._inference.observe(infer_s)
         self._succeeded.inc()
         if not self._answers:
@@ -237,7 +203,7 @@ class Meter:
         self._predictions[class_id].inc()
 
     def count_tensors(self, rows: int, seconds: float) -> None:
-        """Count rows of a tensor request: only their time is known. seconds: of all together."""
+        """Count the rows of a tensor request. seconds: of all together."""
         for _ in range(rows):
             self._metrics.inference_latency.observe(seconds / rows)
             self._inference.observe(seconds / rows)
@@ -248,10 +214,9 @@ class Meter:
 
 
 class _FiniteSamples(Collector):
-    """Leaves out the samples that are not finite: a gauge is set so to remove it."""
+    """Leaves out the samples that are not finite: a gauge is removed by setting it to -inf or NaN."""
 
-    # `remove` does not reach the files that workers share. Of several workers the largest value is exposed,
-    # and any number is larger than minus infinity.
+    # `remove` does not reach the files that workers share. Of several workers the largest value is exposed.
 
     def __init__(self, source: Collector) -> None:
         self._source = source
@@ -266,18 +231,15 @@ class _WorkerProcesses(Collector):
     """The figures of ProcessCollector, summed over all workers."""
 
     def collect(self) -> Iterator[Metric]:
-        cpu_s = resident = opened = 0.0
-        workers = 0
+        cpu_s = resident = opened = workers = 0.0
         for process in psutil.Process(os.getppid()).children():
-            try:
-                with process.oneshot():
-                    times = process.cpu_times()
-                    cpu_s += times.user + times.system
-                    resident += process.memory_info().rss
-                    opened += process.num_fds()
-                    workers += 1
-            except psutil.Error:  # it has ended
-                continue
+            with suppress(psutil.Error), process.oneshot():  # it may have ended
+                times = process.cpu_times()
+                memory, files = process.memory_info().rss, process.num_fds()
+                cpu_s += times.user + times.system
+                resident += memory
+                opened += files
+                workers += 1
         yield CounterMetricFamily("process_cpu_seconds", "CPU time of the live workers.", value=cpu_s)
         yield GaugeMetricFamily(
             "process_resident_memory_bytes", "Resident memory of the live workers.", value=resident

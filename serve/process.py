@@ -1,7 +1,13 @@
-"""This process's freed memory."""
+"""This process's freed memory, and its signals."""
 
 import ctypes
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
+SignalHandler = Callable[[int, FrameType | None], Any]
 MEBIBYTE = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -23,3 +29,14 @@ def trim_malloc() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+@contextmanager
+def signal_handlers(handlers: Mapping[int, SignalHandler]) -> Iterator[None]:
+    """Handle these signals until the end of the block. Called in the main thread."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,8 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from types import FrameType
 from typing import Any
 
@@ -48,7 +47,6 @@ def run(settings: Settings) -> None:
 def run_on(settings: Settings, listener: socket.socket) -> None:
     """Serve the connections of `listener` in this process until SIGTERM or Ctrl+C."""
     app = create_app(settings)
-    engine: ServingEngine = app.state.engine
     loader: Loader = app.state.loader
     config = uvicorn.Config(
         app,
@@ -61,40 +59,45 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
-    server = DrainingServer(config, engine, settings)
+    server = DrainingServer(config, app.state.engine)
     process.tune_malloc()
-    with _exit_signals_to(server), _sighup_to(loader):
+    handlers: dict[int, process.SignalHandler] = {
+        # Ours, not uvicorn's: it raises the signal once more when it is done, which would make the exit code
+        # 143 instead of 0, and a signal that arrives before it is set up must not be lost.
+        signal.SIGTERM: server.handle_exit,
+        signal.SIGINT: server.handle_exit,
+        signal.SIGHUP: lambda *_: loader.check_now(),
+    }
+    with process.signal_handlers(handlers):
+        # Workers are started with SIGHUP blocked: one that came before its handler would have ended them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         server.run(sockets=[listener])
-    server.cancel_forced_exit()
+    server.forced_exit.cancel()
 
 
 class DrainingServer(uvicorn.Server):
-    """On SIGTERM `/readyz` says no at once, and the port stays open for the drain delay, so that load
-    balancers notice. Ctrl+C skips the delay."""
+    """After SIGTERM `/readyz` answers 503 and the port stays open for the drain delay, for load balancers."""
 
-    def __init__(self, config: uvicorn.Config, engine: ServingEngine, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, engine: ServingEngine) -> None:
         super().__init__(config)
+        settings = engine.settings
         self._alone = settings.workers == 1  # no other process accepts from the same port
         self._engine = engine
         self._delay_s = settings.drain_delay_s
-        self._forced_exit = threading.Timer(settings.drain_timeout_s + FORCE_EXIT_S, _force_exit)
-        self._forced_exit.daemon = True
-
-    def cancel_forced_exit(self) -> None:
-        self._forced_exit.cancel()
+        self.forced_exit = threading.Timer(settings.drain_timeout_s + FORCE_EXIT_S, _force_exit)
+        self.forced_exit.daemon = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._engine.draining = True
-        if sig == signal.SIGINT:
+        if sig == signal.SIGINT:  # Ctrl+C
             self._delay_s = 0.0
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        while loop.time() - started < self._delay_s:
+        started = time.monotonic()
+        while time.monotonic() - started < self._delay_s:
             await asyncio.sleep(0.05)
-        self._forced_exit.start()
+        self.forced_exit.start()
         if self._alone:
             for listener in sockets or []:
                 drop_new_connections(listener)
@@ -108,38 +111,6 @@ def _force_exit() -> None:
     """End the process although a call of the model hangs."""
     log.critical("the model does not return: the process ends without it")
     os._exit(1)
-
-
-@contextmanager
-def _sighup_to(loader: Loader) -> Iterator[None]:
-    """Have the loader check the alias on SIGHUP."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGHUP, lambda *_: loader.check_now())
-    # Workers are started with it blocked: one that came before this handler would have ended them.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-@contextmanager
-def _exit_signals_to(server: uvicorn.Server) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT ourselves from the start to the end of the block."""
-    # uvicorn raises the signal once more when it is done, which would make the exit code 143 instead of 0;
-    # and a signal that arrives before uvicorn's own handlers are set must not be lost.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, server.handle_exit) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _NotHttp(logging.Filter):

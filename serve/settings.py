@@ -17,7 +17,7 @@ def variable(field: str) -> str:
     return f"KRISHI_{field.removesuffix('_s').upper()}"
 
 
-def _checked(check: Callable[[str], object]) -> AfterValidator:
+def _validator(check: Callable[[str], object]) -> AfterValidator:
     """`check` as a validator: pydantic wants ValueError to say which field is wrong."""
 
     def validate(text: str) -> str:
@@ -44,11 +44,11 @@ Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0.01, le=86400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0)]
-VersionText = Annotated[str, _checked(parse)]
+VersionText = Annotated[str, _validator(parse)]
 
 
 class Settings(BaseSettings):
-    """Which model to serve, and the limits it is served under. Arguments come before the environment."""
+    """Which model to serve, and within which limits. Arguments come before the environment."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -61,10 +61,10 @@ class Settings(BaseSettings):
     )
 
     registry: Path = Field(Path("registry"), description="Folder of the published models.")
-    model: Annotated[str, _checked(lambda name: check_name(name, "a model"))] | None = Field(
+    model: Annotated[str, _validator(lambda name: check_name(name, "a model"))] | None = Field(
         None, description="Name of the model. Without it: the only one in the registry."
     )
-    alias: Annotated[str, _checked(lambda name: check_name(name, "an alias"))] = Field(
+    alias: Annotated[str, _validator(lambda name: check_name(name, "an alias"))] = Field(
         "production", description="Alias whose version is served, wherever it moves."
     )
     pin: VersionText | None = Field(None, description="Version to serve instead; no alias is followed.")
@@ -114,13 +114,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
 
     @classmethod
-    def from_environment(cls, **given: Any) -> "Settings":
-        """Read the variables; what is `given` by field name comes before them. Reads `api_key_file` too.
+    def from_environment(cls, **values: Any) -> "Settings":
+        """Read the variables; `values` by field name come before them. Reads `api_key_file` too.
 
         Raises WorkbenchError naming the variable that cannot be used.
         """
         try:
-            settings = cls(**given)
+            settings = cls(**values)
             if settings.api_key_file is None:
                 return settings
             if settings.api_key is not None:
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
                     "KRISHI_API_KEY and KRISHI_API_KEY_FILE are both set", hint="set one of them"
                 )
             key = _read_key(settings.api_key_file)
-            return cls(**{**given, "api_key": key, "api_key_file": None})
+            return cls(**values | {"api_key": key, "api_key_file": None})
         except ValidationError as error:
             raise _explain(error) from None
 

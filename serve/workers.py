@@ -8,9 +8,11 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from serve import process
 from serve.listener import drop_new_connections
 from serve.metrics import forget_gauges
 from serve.settings import Settings
@@ -23,27 +25,27 @@ MAX_PAUSE_S = 30.0
 POLL_S = 0.1
 
 
+@dataclass
 class _Worker:
     """One slot among the workers, and the process that fills it."""
 
-    def __init__(self, slot: int, command: list[str], settings: Settings, listener: socket.socket) -> None:
-        self.slot = slot
-        self._command = command
-        self._settings = settings
-        self._listener = listener
-        self._pause_s = 0.0
-        self._restart_at = 0.0
-        self._started = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
+    slot: int
+    command: list[str]
+    settings: Settings
+    listener: socket.socket
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    pause_s: float = 0.0
+    restart_at: float = 0.0
 
     def start(self) -> None:
-        descriptor = self._listener.fileno()
+        descriptor = self.listener.fileno()
         # A SIGHUP ends a process that has no handler yet; blocked, it stays pending until there is one.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             # In a session of its own: Ctrl+C reaches this process only, which passes it on.
             child = subprocess.Popen(
-                [*self._command, str(descriptor), str(self.slot)],
+                [*self.command, str(descriptor), str(self.slot)],
                 env=child_environment(),
                 stdin=subprocess.PIPE,
                 pass_fds=[descriptor],
@@ -51,53 +53,52 @@ class _Worker:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._process, self._started = child, time.monotonic()
+        self.process, self.started = child, time.monotonic()
         assert child.stdin is not None
         # The pipe stays open: when it closes, this process has ended, and the worker ends too.
         with suppress(BrokenPipeError):  # it died already, and is replaced
-            child.stdin.write(pickle.dumps(self._settings))
+            child.stdin.write(pickle.dumps(self.settings))
             child.stdin.flush()
 
     def replace_if_dead(self, folder: Path) -> None:
-        """Start the process again where it died; at once, or after a pause where it keeps dying."""
+        """Start the process where there is none; after a pause where it keeps dying."""
         now = time.monotonic()
-        if self._process is not None and (code := self._process.poll()) is not None:
-            self._schedule_restart(f"ended with {code}", lived_s=now - self._started)
+        if self.process is not None and (code := self.process.poll()) is not None:
+            self._schedule_restart(f"ended with {code}", lived_s=now - self.started)
             self._clean_up(folder)
-        if self._process is None and now >= self._restart_at:
+        if self.process is None and now >= self.restart_at:
             try:
                 self.start()
             except OSError as error:
                 self._schedule_restart(f"cannot be started: {error.strerror}", lived_s=0.0)
 
     def _schedule_restart(self, reason: str, *, lived_s: float) -> None:
-        self._pause_s = 0.0 if lived_s > STEADY_S else min(MAX_PAUSE_S, max(0.5, 2 * self._pause_s))
-        self._restart_at = time.monotonic() + self._pause_s
-        log.error("worker %d %s; a new one starts in %g s", self.slot, reason, self._pause_s)
+        self.pause_s = 0.0 if lived_s > STEADY_S else min(MAX_PAUSE_S, max(0.5, 2 * self.pause_s))
+        self.restart_at = time.monotonic() + self.pause_s
+        log.error("worker %d %s; a new one starts in %g s", self.slot, reason, self.pause_s)
 
     def _clean_up(self, folder: Path) -> None:
-        assert self._process is not None
-        if self._process.stdin is not None:
+        if self.process is not None and self.process.stdin is not None:
             # Bytes may be left that could not be written to a process that died at once.
             with suppress(BrokenPipeError):
-                self._process.stdin.close()
-        self._process = None
+                self.process.stdin.close()
+        self.process = None
         forget_gauges(folder, self.slot)
 
     def send_signal(self, number: int) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+        if self.process is not None:
+            self.process.send_signal(number)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the process to end, and kill it after `timeout_s`."""
-        if self._process is None:
+        if self.process is None:
             return
         try:
-            self._process.wait(max(0.0, timeout_s))
+            self.process.wait(max(0.0, timeout_s))
         except subprocess.TimeoutExpired:
             log.error("worker %d does not end: killed", self.slot)
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
 
 def supervise(settings: Settings, listener: socket.socket) -> None:
@@ -112,13 +113,11 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
         received.append(number)
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, receive) for number in numbers}
-    try:
-        with tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name:
-            _run_workers(settings, listener, Path(name), received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with (
+        process.signal_handlers(dict.fromkeys(numbers, receive)),
+        tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name,
+    ):
+        _run_workers(settings, listener, Path(name), received)
 
 
 def _run_workers(settings: Settings, listener: socket.socket, folder: Path, received: list[int]) -> None:

@@ -15,7 +15,17 @@ import psutil
 from onnx import helper
 
 from tests.builders import onnx_model
-from tests.serving import CLASS_NAMES, CONTRACT, ROOT, draft, encoded, noise, onnx_session, tiny_onnx
+from tests.serving import (
+    CLASS_NAMES,
+    CONTRACT,
+    ROOT,
+    draft,
+    encoded,
+    noise,
+    onnx_session,
+    publish_bytes,
+    tiny_onnx,
+)
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
@@ -79,21 +89,15 @@ class Load:
         summary = json.loads(out)
         began = summary["began"]
         lines = (json.loads(line) for line in self._log.read_text().splitlines())
+        times = ("due_s", "sent_s", "ended_s")
         answers = (
-            Answer(
-                began + one["due_s"],
-                began + one["sent_s"],
-                began + one["ended_s"],
-                one["outcome"],
-                one["version"],
-            )
-            for one in lines
+            Answer(*(began + one[name] for name in times), one["outcome"], one["version"]) for one in lines
         )
         return Loaded(summary, tuple(answers))
 
 
 def say(*measured: str) -> None:
-    """Measured numbers, for who reads along (pytest -s)."""
+    """Print measured numbers (pytest -s shows them)."""
     sys.stdout.write("\n" + "; ".join(measured) + "\n")
 
 
@@ -160,19 +164,13 @@ def publish_model(
     pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     logits = (golden_of or onnx_session(data))(normalize(pixels, CONTRACT))
 
-    def build(folder: Path) -> None:
-        (folder / "model.onnx").write_bytes(data)
-        np.savez(folder / "golden.npz", pixels=pixels, logits=logits)
-        (folder / "MODEL_CARD.md").write_text("# leaf\n")
-
-    wanted = draft(data, version)
-    artifact = wanted.artifact.model_copy(update={"classes": len(names)})
-    return Registry(root).publish(
-        wanted.model_copy(update={"artifact": artifact, "class_names": names}), build
-    )
+    made = draft(data, version)
+    artifact = made.artifact.model_copy(update={"classes": len(names)})
+    made = made.model_copy(update={"artifact": artifact, "class_names": names})
+    return publish_bytes(root, made, data, pixels, logits)
 
 
 def publish_cut(registry: Path, version: str) -> None:
-    """What was published is a whole bundle; the model in it ends in the middle."""
+    """Publish a whole bundle with a model that ends in the middle."""
     data = tiny_onnx()
     publish_model(registry, version, data[: len(data) // 2], golden_of=lambda pixels: pixels[:, 0, 0, :5])

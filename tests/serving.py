@@ -100,16 +100,21 @@ def publish(
     pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     logits = session(normalize(pixels, CONTRACT)) + np.float32(golden_error)
 
+    bundle = publish_bytes(root, draft(data, version, runtime), data, pixels, logits)
+    if alias is not None:
+        Registry(root).point("leaf", alias, version, reason="test", expected=None)
+    return bundle
+
+
+def publish_bytes(root: Path, draft: Draft, data: bytes, pixels: Any, logits: Any) -> Bundle:
+    """Publish `data` as a model whose golden logits for `pixels` are these."""
+
     def build(folder: Path) -> None:
         (folder / "model.onnx").write_bytes(data)
         np.savez(folder / "golden.npz", pixels=pixels, logits=logits)
         (folder / "MODEL_CARD.md").write_text("# leaf\n")
 
-    registry = Registry(root)
-    bundle = registry.publish(draft(data, version, runtime), build)
-    if alias is not None:
-        registry.point("leaf", alias, version, reason="test", expected=None)
-    return bundle
+    return Registry(root).publish(draft, build)
 
 
 def onnx_session(data: bytes) -> Callable[[Any], Any]:
@@ -128,6 +133,12 @@ class Running:
 
     url: str
     client: httpx.Client
+
+    @property
+    def address(self) -> tuple[str, int]:
+        port = self.client.base_url.port
+        assert port is not None
+        return self.client.base_url.host, port
 
     def post(self, content: bytes, *, name: str = "leaf.jpg") -> httpx.Response:
         return self.client.post("/predict", files={"file": (name, content, "image/jpeg")})
@@ -164,6 +175,13 @@ def wait_until_ready(client: httpx.Client) -> None:
     wait_for(lambda: client.get("/readyz").status_code == 200)
 
 
+def not_ready(client: httpx.Client, code: str) -> str:
+    """Wait until /readyz answers with this code; returns its message."""
+    wait_for(lambda: error_code(client.get("/readyz")) == code)
+    message: str = client.get("/readyz").json()["error"]["message"]
+    return message
+
+
 class ServerProcess:
     """`python -m serve` as a container runs it."""
 
@@ -186,7 +204,7 @@ class ServerProcess:
             line = self.process.stderr.readline()
             self.log += line
             if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
-                # Nobody else reads this pipe, and a full one would stop the server.
+                # A full pipe would stop the server.
                 self._drainer = threading.Thread(target=self._drain)
                 self._drainer.start()
                 return int(found[1])

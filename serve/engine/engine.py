@@ -5,15 +5,15 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 from serve.engine.model import Model
 from serve.engine.predict_job import Canary, Classification, Routing, ServedModel
 from serve.engine.queue import STUCK_S, QueuedJob, RequestQueue
 from serve.engine.shadow import Shadow
 from serve.errors import ApiError
-from serve.metrics import Metrics
+from serve.metrics import Meter, Metrics
 from serve.settings import Settings
 
 log = logging.getLogger("serve.engine")
@@ -22,9 +22,8 @@ Result = TypeVar("Result")
 POLL_S = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class NotReady:
-    """code: loading, no-model, bad-model, draining or stuck. message: the reason, for people."""
+class NotReady(NamedTuple):
+    """Why the server has no answer. code: stable, for programs. message: for people."""
 
     code: str
     message: str
@@ -40,55 +39,43 @@ class ServingEngine:
     happens on the event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings = settings
-        self._metrics = metrics
-        self._routing: Routing | None = None
-        self._shadow: Shadow | None = None
-        self._model: Model | None = None
-        self._reason = NotReady("loading", "the model is being loaded")
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._canary: Canary | None = None
-        self._queue = RequestQueue(settings.queue_budget_s, metrics.queue_depth)
+        self.settings = settings
+        self.metrics = metrics
+        # The model served. After a swap it is the new one only when the old one gave its last answer.
+        self.model: Model | None = None
+        self.not_ready = NotReady("loading", "the model is being loaded")  # while there is no model
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.draining = False
         self.closing = False
+        self._routing: Routing | None = None
+        self._canary: Canary | None = None
+        self._shadow: Shadow | None = None
+        self._queue = RequestQueue(settings.queue_budget_s, metrics.queue_depth)
 
     # For requests
 
-    @property
-    def model(self) -> Model | None:
-        """The model served. After a swap it is the new one only when the old one gave its last answer."""
-        return self._model
-
-    def not_ready(self) -> NotReady | None:
-        """Why requests should not be sent here; None where they should."""
-        if self.draining:
-            return DRAINING
-        if self._model is None:
-            return self._reason
-        return STUCK if self._queue.stuck() else None
-
     def check_alive(self) -> None:
-        """Raise ApiError (503) where every thread hangs, and only a new process will help."""
+        """Raise ApiError (503) where every thread hangs: only a new process helps."""
         if self._queue.stuck():
             raise self._unavailable(STUCK)
 
     def loaded_model(self) -> Model:
         """The model served. Raises ApiError (503) where there is none."""
-        if self._model is None:
+        if self.model is None:
             raise self._unavailable(NOT_LOADED)
-        return self._model
+        return self.model
 
     def ready_model(self) -> Model:
         """The model served. Raises ApiError (503) where requests should not be sent here."""
-        if (reason := self.not_ready()) is not None:
-            raise self._unavailable(reason)
-        return self.loaded_model()
+        if self.draining:
+            raise self._unavailable(DRAINING)
+        if self.model is None:
+            raise self._unavailable(self.not_ready)
+        self.check_alive()
+        return self.model
 
     def check_admission(self) -> None:
-        """Raise ApiError where a new request would get no answer: 503, or 429 when overloaded.
-
-        Called before a body is read, so that a refusal costs next to nothing.
-        """
+        """Raise ApiError (503, or 429 when overloaded) for a new request, before its body is read."""
         if self.closing:
             raise self._unavailable(DRAINING)
         if self._routing is None:
@@ -98,8 +85,7 @@ class ServingEngine:
     @contextmanager
     def routing(self) -> Iterator[Routing]:
         """The models to answer with, kept open until the end of the block. Raises ApiError (503)."""
-        routing = self._routing
-        if routing is None:
+        if (routing := self._routing) is None:
             raise self._unavailable(NOT_LOADED)
         primary = routing.primary.model
         primary.users += 1
@@ -116,14 +102,14 @@ class ServingEngine:
         """
         if not admitted:
             self._queue.check_wait()
-        job = QueuedJob(work, time.perf_counter() + self._settings.deadline_s)
+        job = QueuedJob(work, time.perf_counter() + self.settings.deadline_s)
         self._queue.add(job)
         try:
             result = await routing.primary.model.threads.run(job)
         finally:
             self._queue.remove(job)
         if job.started_at is not None:
-            self._metrics.stage["queue"].observe(job.started_at - job.queued_at)
+            self.metrics.stage["queue"].observe(job.started_at - job.queued_at)
         return result
 
     def offer_to_shadow(self, result: Classification, routing: Routing) -> None:
@@ -132,32 +118,26 @@ class ServingEngine:
             self._shadow.offer(result)
 
     def _unavailable(self, reason: NotReady) -> ApiError:
-        retry_s = max(1, round(self._settings.retry_s))
+        retry_s = max(1, round(self.settings.retry_s))
         return ApiError(503, reason.code, reason.message, headers={"Retry-After": str(retry_s)})
 
     # For the loader, from its thread
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def set_not_ready(self, reason: NotReady) -> None:
-        self._reason = reason
-
     def install(self, model: Model) -> Model | None:
-        """Answer with `model` from now on; returns the one before, which has given its last answer."""
+        """Answer with `model` from now on. Returns the one before, after its last answer."""
         return self._on_loop(self._install(model))
 
     def add_canary(self, model: Model, weight: float) -> None:
         async def add() -> None:
             assert self._routing is not None
-            self._canary = Canary(model, self._metrics.meter(model.bundle, "canary"), weight)
+            self._canary = Canary(model, Meter(self.metrics, model.bundle, "canary"), weight)
             self._routing = replace(self._routing, canary=self._canary)
 
         self._on_loop(add())
 
     def add_shadow(self, model: Model, share: float) -> None:
-        candidate = ServedModel(model, self._metrics.meter(model.bundle, "shadow"))
-        self._shadow = Shadow(candidate, share, self._metrics, lambda: self._queue.waiting > 0)
+        candidate = ServedModel(model, Meter(self.metrics, model.bundle, "shadow"))
+        self._shadow = Shadow(candidate, share, self.metrics, lambda: self._queue.waiting > 0)
 
     def close(self) -> None:
         """Free every model. Called when no request is left."""
@@ -170,7 +150,7 @@ class ServingEngine:
 
     async def _install(self, model: Model) -> Model | None:
         before = self._routing
-        primary = ServedModel(model, self._metrics.meter(model.bundle, "primary"))
+        primary = ServedModel(model, Meter(self.metrics, model.bundle, "primary"))
         self._queue.configure(model.concurrency, model.photo_s)
         # One assignment: a request gets the old or the new routing, never a mixture.
         self._routing = Routing(primary, self._canary_beside(model, before))
@@ -181,7 +161,7 @@ class ServingEngine:
                 await asyncio.sleep(POLL_S)
         # A later turn of the loop than the old model's last answer, which is therefore sent by now.
         await asyncio.sleep(0)
-        self._model = model
+        self.model = model
         return before.primary.model if before else None
 
     def _canary_beside(self, primary: Model, before: Routing | None) -> Canary | None:
@@ -197,10 +177,9 @@ class ServingEngine:
                 "answers again, beside" if fits else "rests: it knows other classes than",
                 primary.version,
             )
-            record = self._metrics.model_loaded if fits else self._metrics.model_freed
-            record(canary.model.bundle, "canary")
+            self.metrics.set_loaded(canary.model.bundle, "canary", loaded=fits)
         return canary if fits else None
 
     def _on_loop(self, work: Coroutine[Any, Any, Result]) -> Result:
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        assert self.loop is not None
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from serve.engine.model import open_model
+from serve.engine.model import load_model
 from workbench.errors import WorkbenchError
 from workbench.registry.store import Registry
 
@@ -22,8 +22,8 @@ def main(registry: str, name: str, version: str, digest: str) -> int:
         bundle = Registry(Path(registry)).bundle(name, version)
         if bundle.digest != digest:
             raise WorkbenchError(f"{name} {version} was changed since it was looked up")
-        with open_model(bundle):
-            return 0
+        load_model(bundle).close()
+        return 0
     except WorkbenchError as error:
         sys.stderr.write("; ".join(line.strip() for line in error.message.splitlines()) + "\n")
     except MemoryError:

@@ -4,14 +4,12 @@ import logging
 import subprocess
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 from serve import process
 from serve.engine.engine import NotReady, ServingEngine
 from serve.engine.model import Model, load_model
-from serve.metrics import Metrics, ModelRole
-from serve.settings import Settings
+from serve.metrics import ModelRole
 from workbench.errors import WorkbenchError
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
@@ -25,30 +23,25 @@ STOP_TIMEOUT_S = 10.0
 
 
 class LoaderStopped(Exception):
-    """The server is shutting down: nothing is loaded any more."""
+    """The server is shutting down."""
 
 
 class Loader:
     """Loads the first model as soon as the registry has one, then a new one whenever the alias moves.
 
-    A version that cannot be served is logged and counted, the one before goes on serving, and nothing is
-    tried again until the alias moves once more.
+    Where a version cannot be served, the one before serves on until the alias moves again.
     """
 
-    def __init__(self, engine: ServingEngine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: ServingEngine) -> None:
         self._engine = engine
-        self._settings = settings
-        self._metrics = metrics
-        self._registry = Registry(settings.registry)
+        self._settings = engine.settings
+        self._metrics = engine.metrics
+        self._registry = Registry(engine.settings.registry)
         self._served: Model | None = None
         self._alias_stamp: object = None  # of the alias file when it was last read
-        self._reason: NotReady | None = None
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="loader", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+        self.thread = threading.Thread(target=self._follow, name="loader", daemon=True)
 
     def check_now(self) -> None:
         """Check the alias at once. Called in a signal handler: only sets a flag."""
@@ -57,11 +50,11 @@ class Loader:
     def stop(self) -> None:
         """End the thread, or leave it after STOP_TIMEOUT_S: opening a model cannot be interrupted.
 
-        Not to be called on the event loop, which the thread may be waiting for.
+        Not called on the event loop, which the thread may be waiting for.
         """
         self._stop.set()
         self._wake.set()
-        self._thread.join(STOP_TIMEOUT_S)
+        self.thread.join(STOP_TIMEOUT_S)
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -69,38 +62,29 @@ class Loader:
                 self._load_first()
             elif self._settings.pin is None:
                 self._swap_if_moved(self._served)
-            pause = self._settings.retry_s if self._served is None else self._settings.watch_s
-            self._wake.wait(pause)
+            self._wake.wait(self._settings.retry_s if self._served is None else self._settings.watch_s)
             self._wake.clear()
 
     def _load_first(self) -> None:
-        """Load the first model; a reason why it cannot be loaded is logged once."""
+        """Load the first model; why it cannot be loaded is logged once."""
+        settings, registry = self._settings, self._registry
         code = "no-model"
         try:
-            bundle = self._target()
+            name = registry.model_name(settings.model)
+            if settings.pin is not None:
+                bundle = registry.bundle(name, settings.pin)
+            else:
+                self._alias_stamp = registry.alias_stamp(name)
+                bundle = registry.resolve(name, settings.alias)
             code = "bad-model"
-            model = self._install(bundle)
-        except WorkbenchError as error:
-            reason = NotReady(code, self._public(error.message))
-        except Exception:
-            log.exception("the model could not be loaded")
-            reason = NotReady(code, "the model could not be loaded; the server's log has the details")
-        else:
-            self._served = model
-            self._load_companions(model)
+            self._served = self._install(bundle)
+        except Exception as error:
+            reason = NotReady(code, self._explain(error, "the model"))
+            if reason != self._engine.not_ready:
+                log.error("not ready: %s", reason.message)
+            self._engine.not_ready = reason
             return
-        if reason != self._reason:
-            log.error("not ready: %s", reason.message)
-        self._reason = reason
-        self._engine.set_not_ready(reason)
-
-    def _target(self) -> Bundle:
-        settings, registry = self._settings, self._registry
-        name = registry.model_name(settings.model)
-        if settings.pin is not None:
-            return registry.bundle(name, settings.pin)
-        self._alias_stamp = registry.alias_stamp(name)
-        return registry.resolve(name, settings.alias)
+        self._load_companions(self._served)
 
     def _swap_if_moved(self, served: Model) -> None:
         """Replace the model where the alias points at another version."""
@@ -109,7 +93,7 @@ class Loader:
             stamp = self._stamp(name)
             if stamp == self._alias_stamp:
                 return
-            # Kept also where loading fails: a version is not tried again until the alias moves.
+            # Also where loading fails: a version is not tried again until the alias moves.
             self._alias_stamp = stamp
             pointed = self._registry.pointed(name, self._settings.alias)
             if pointed is None:
@@ -123,15 +107,12 @@ class Loader:
             self._served = self._install(bundle)
         except LoaderStopped:
             return
-        except WorkbenchError as error:
-            self._report_failed_swap(served, target, error.message)
-            return
-        except Exception:
-            log.exception("%s could not be loaded", target)
-            self._report_failed_swap(served, target, "it could not be loaded")
+        except Exception as error:
+            self._metrics.swaps.labels("failed").inc()
+            log.error("%s goes on serving, not %s: %s", served.version, target, self._explain(error, target))
             return
         self._metrics.swaps.labels("ok").inc()
-        self._metrics.model_freed(served.bundle, "primary")
+        self._metrics.set_loaded(served.bundle, "primary", loaded=False)
         self._free(served)
 
     def _free(self, model: Model) -> None:
@@ -156,7 +137,8 @@ class Loader:
         model = self._load(bundle)
         before = self._engine.install(model)
         seconds = time.perf_counter() - started
-        self._metrics.model_loaded(bundle, "primary", seconds)
+        self._metrics.model_load.set(seconds)
+        self._metrics.set_loaded(bundle, "primary")
         log.info(
             "serving %s %s on %s, %d at a time%s (loaded in %.2f s)",
             bundle.manifest.name,
@@ -169,11 +151,8 @@ class Loader:
         return model
 
     def _load(self, bundle: Bundle) -> Model:
-        with ExitStack() as held:
-            held.enter_context(self._registry.lease(bundle))
-            model = load_model(bundle, workers=self._settings.workers)
-            model.keep_until_closed(held.pop_all())
-            return model
+        lease = self._registry.lease(bundle)
+        return load_model(bundle, workers=self._settings.workers, lease=lease)
 
     def _load_companions(self, served: Model) -> None:
         """Load the canary and the shadow. Without them the server still serves, and logs why."""
@@ -189,15 +168,12 @@ class Loader:
                 model = self._load_companion(served, version)
             except LoaderStopped:
                 return
-            except WorkbenchError as error:
-                log.error("no %s: %s", role, self._public(error.message))
-                continue
-            except Exception:
-                log.exception("no %s: %s could not be loaded", role, version)
+            except Exception as error:
+                log.error("no %s: %s", role, self._explain(error, version))
                 continue
             add = self._engine.add_canary if role == "canary" else self._engine.add_shadow
             add(model, share)
-            self._metrics.model_loaded(model.bundle, role)
+            self._metrics.set_loaded(model.bundle, role)
             does = "answers" if role == "canary" else "sees"
             log.info("%s: %s %s %g %% of the photos", role, version, does, 100 * share)
 
@@ -208,13 +184,12 @@ class Loader:
         run_load_trial(self._settings.registry, bundle, self._stop)
         return self._load(bundle)
 
-    def _report_failed_swap(self, served: Model, target: str, message: str) -> None:
-        self._metrics.swaps.labels("failed").inc()
-        log.error("%s goes on serving, not %s: %s", served.version, target, self._public(message))
-
-    def _public(self, message: str) -> str:
-        """The message in one line, without the registry's place on this machine."""
-        message = "; ".join(line.strip() for line in message.splitlines())
+    def _explain(self, error: Exception, name: str) -> str:
+        """Why `name` cannot be loaded: one line, without the registry's place on this machine."""
+        if not isinstance(error, WorkbenchError):
+            log.error("%s could not be loaded", name, exc_info=error)
+            return f"{name} could not be loaded; the server's log has the details"
+        message = "; ".join(line.strip() for line in error.message.splitlines())
         for path in (self._settings.registry.resolve(), self._settings.registry.absolute()):
             message = message.replace(f"{path}/", "").replace(str(path), path.name)
         return message
@@ -227,34 +202,34 @@ def run_load_trial(registry: Path, bundle: Bundle, stop: threading.Event) -> Non
     """
     name, version = bundle.manifest.name, bundle.version
     timeout_s = TRIAL_TIMEOUT_S[bundle.manifest.runtime.device]
+    deadline = time.monotonic() + timeout_s
     with subprocess.Popen(
         child_command("serve.engine.load_trial", str(registry.absolute()), name, version, bundle.digest),
         env=child_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as trial:
         try:
-            output = _wait_for_output(trial, stop, timeout_s)
-        except subprocess.TimeoutExpired:
-            raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s") from None
+            while (output := _output_of(trial)) is None:
+                if stop.is_set():
+                    raise LoaderStopped
+                if time.monotonic() > deadline:
+                    raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s")
         finally:
             trial.kill()
     if trial.returncode < 0:
         raise WorkbenchError(f"loading {name} {version} ends the process with signal {-trial.returncode}")
     if trial.returncode:
-        raise WorkbenchError(output[-1] if output else f"{name} {version} does not load")
+        lines = output.strip().splitlines()
+        raise WorkbenchError(lines[-1] if lines else f"{name} {version} does not load")
 
 
-def _wait_for_output(trial: "subprocess.Popen[bytes]", stop: threading.Event, timeout_s: float) -> list[str]:
-    """The lines written until its end. Raises subprocess.TimeoutExpired, LoaderStopped once `stop` is set."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            output, _ = trial.communicate(timeout=TRIAL_POLL_S)
-            return output.decode(errors="replace").strip().splitlines()
-        except subprocess.TimeoutExpired:
-            if stop.is_set():
-                raise LoaderStopped from None
-            if time.monotonic() > deadline:
-                raise
+def _output_of(trial: "subprocess.Popen[str]") -> str | None:
+    """All that the process wrote; None where it still runs after TRIAL_POLL_S."""
+    try:
+        return trial.communicate(timeout=TRIAL_POLL_S)[0]
+    except subprocess.TimeoutExpired:
+        return None

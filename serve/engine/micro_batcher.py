@@ -1,6 +1,7 @@
 """One engine call for photos of several requests, where the bundle's measurements say that it pays."""
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends import Infer
@@ -10,23 +11,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(slots=True, eq=False)
 class _PendingPhoto:
     """The batch of one that a thread waits for, and its result."""
 
-    __slots__ = ("batch", "done", "error", "logits")
-
-    def __init__(self, batch: "NDArray[Any]") -> None:
-        self.batch = batch
-        self.done = False
-        self.error: BaseException | None = None
-        self.logits: NDArray[np.float32] | None = None
+    batch: "NDArray[Any]"
+    done: bool = False
+    error: BaseException | None = None
+    logits: "NDArray[np.float32] | None" = None
 
 
 class MicroBatcher:
     """`infer` for many threads, each with a batch of one. Photos that arrive during a call share the next.
 
-    A call takes at most `size` photos, the oldest first. A lone photo runs at once. An error of a call is
-    raised in every thread whose photo was part of it.
+    A call takes at most `size` photos, the oldest first. Its error is raised in every thread that shared it.
     """
 
     def __init__(self, infer: Infer, size: int) -> None:

@@ -2,8 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +24,9 @@ class Model:
     """A bundle whose session reproduced its golden logits.
 
     infer: the session's, or a MicroBatcher where the bundle's measurements say that it pays.
-    threads: where photos are processed. concurrency: how many threads there are.
-    photo_s: seconds that one photo took, decoded and classified, when the model was warmed up.
-    users: requests that use it now; counted on the event loop only.
+    concurrency: the number of threads, which process photos.
+    photo_s: time to decode and classify one photo in the warm-up.
+    users: requests that use it now, counted on the event loop.
     """
 
     bundle: Bundle
@@ -53,54 +52,39 @@ class Model:
         pixels = pixels_of(photo, manifest.preprocess)
         return batch_of(pixels[None], manifest.preprocess, raw=manifest.artifact.pixels)
 
-    def keep_until_closed(self, resources: ExitStack) -> None:
-        """Close `resources` after the session."""
-        both = ExitStack()
-        both.callback(resources.close)
-        both.callback(self._open.close)
-        self._open = both
-
     def close(self) -> None:
-        """Finish the work of its threads, then free the session."""
+        """Finish the work of the threads, then free the session."""
         self._open.close()
 
 
-def load_model(bundle: Bundle, *, workers: int = 1) -> Model:
+def load_model(
+    bundle: Bundle, *, workers: int = 1, lease: AbstractContextManager[object] | None = None
+) -> Model:
     """Verify the bundle's files, open it, compare its golden logits and warm it up. The caller closes it.
 
-    workers: server processes that share this machine's processors.
+    workers: server processes that share this machine's processors. lease: held until the model is closed.
     Raises WorkbenchError where any of it fails.
     """
     manifest = bundle.manifest
     name = f"{manifest.name} {manifest.version}"
-    bundle.verify()
-    if manifest.artifact.format in EXECUTABLE_FORMATS:
-        raise WorkbenchError(f"{name} is a torch file: reading one can run code")
-    backend = BACKENDS[manifest.runtime.backend]
-    if (reason := backend.unavailable(manifest.runtime)) is not None:
-        raise WorkbenchError(f"{name} cannot run here: {reason}")
     batch = manifest.batching.size if manifest.batching else 1
-    concurrency = max(1, manifest.runtime.sessions // workers)
+    # Each photo of a shared call is brought by a thread, so it takes as many threads as photos.
+    concurrency = max(1, manifest.runtime.sessions // workers, batch)
     with ExitStack() as resources:
+        resources.enter_context(lease or nullcontext())
+        bundle.verify()
+        if manifest.artifact.format in EXECUTABLE_FORMATS:
+            raise WorkbenchError(f"{name} is a torch file: reading one can run code")
+        backend = BACKENDS[manifest.runtime.backend]
+        if (reason := backend.unavailable(manifest.runtime)) is not None:
+            raise WorkbenchError(f"{name} cannot run here: {reason}")
         session = resources.enter_context(backend.session(bundle.artifact, manifest.runtime))
-        # Each photo of a shared call is brought by a thread, so it takes as many threads as photos.
-        count = max(concurrency, batch)
-        threads = resources.enter_context(closing(Threads(count, "infer")))
+        threads = resources.enter_context(closing(Threads(concurrency, "infer")))
         infer = MicroBatcher(session.infer, batch) if batch > 1 else session.infer
-        model = Model(bundle, session, infer, threads, count)
+        model = Model(bundle, session, infer, threads, concurrency)
         _verify_and_warm_up(model)
         model._open = resources.pop_all()
         return model
-
-
-@contextmanager
-def open_model(bundle: Bundle) -> Iterator[Model]:
-    """`load_model`, closed at the end."""
-    model = load_model(bundle)
-    try:
-        yield model
-    finally:
-        model.close()
 
 
 def _verify_and_warm_up(model: Model) -> None:

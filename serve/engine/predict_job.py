@@ -55,8 +55,7 @@ class Routing:
     canary: Canary | None = None
 
     def route(self, photo: bytes) -> ServedModel:
-        canary = self.canary
-        return canary if canary is not None and canary.takes(photo) else self.primary
+        return self.canary if self.canary is not None and self.canary.takes(photo) else self.primary
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +74,10 @@ class Classification:
 
 
 def classify(routing: Routing, read_photo: Callable[[], bytes]) -> Classification:
-    """Decode, preprocess and classify one photo.
+    """Decode, preprocess and classify one photo. Called in a thread.
 
-    read_photo: returns the encoded bytes. It runs here, so that a form is parsed off the event loop too.
-    Raises what `read_photo` raises, ApiError for bytes that are no photo we accept, and RuntimeError where
-    the logits are not finite.
+    read_photo: returns the encoded bytes; called here, so that forms are parsed off the event loop too.
+    Raises what it raises, ApiError for bytes that are no photo, RuntimeError for logits that are not finite.
     """
     started = time.perf_counter()
     photo = read_photo()
@@ -98,9 +96,7 @@ def classify(routing: Routing, read_photo: Callable[[], bytes]) -> Classificatio
     except Exception:
         served.meter.count_failure(500)
         raise
-    served.meter.count_photo(
-        result.class_id, result.confidence, decode_s=decoded - started, infer_s=result.infer_s
-    )
+    served.meter.count_photo(result.class_id, result.confidence, decoded - started, result.infer_s)
     return result
 
 

@@ -37,10 +37,7 @@ class QueuedJob(Generic[Result]):
 
 
 class RequestQueue:
-    """Bounded by expected wait, not by length. Called on the event loop only.
-
-    budget_s: a request that would wait longer is refused.
-    """
+    """Bounded by the expected wait, `budget_s`, not by length. Called on the event loop only."""
 
     def __init__(self, budget_s: float, depth: Gauge) -> None:
         self._budget_s = budget_s
@@ -50,7 +47,7 @@ class RequestQueue:
         self._photo_s = 0.0
 
     def configure(self, threads: int, photo_s: float) -> None:
-        """threads: how many take jobs. photo_s: what a photo takes; updated with every job."""
+        """threads: how many take jobs. photo_s: time of one photo, updated with every job."""
         self._threads = threads
         self._photo_s = photo_s
 

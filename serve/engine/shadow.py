@@ -3,10 +3,12 @@
 import logging
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from serve.engine.model import Model
 from serve.engine.predict_job import Classification, Routing, ServedModel, classify
@@ -28,8 +30,7 @@ class Shadow:
         self._share = share
         self._metrics = metrics
         self._busy = busy
-        self._waiting = 0
-        self._lock = threading.Lock()
+        self._places = threading.Semaphore(MAX_WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=_lower_priority)
 
     def offer(self, answer: Classification) -> None:
@@ -41,10 +42,7 @@ class Shadow:
         primary = answer.model
         if primary.class_names != self.model.class_names or primary.version == self.model.version:
             return
-        with self._lock:
-            shed = self._waiting >= MAX_WAITING or self._busy()
-            self._waiting += not shed
-        if shed:
+        if self._busy() or not self._places.acquire(blocking=False):
             self._count(primary, "shed")
         else:
             self._thread.submit(self._compare, answer)
@@ -55,23 +53,20 @@ class Shadow:
 
     def _compare(self, answer: Classification) -> None:
         try:
-            if self._busy():
-                self._count(answer.model, "shed")
-                return
-            try:
-                own = classify(self._routing, lambda: answer.photo)
-            except Exception:
-                log.exception("%s failed on a photo that was answered", self.model.version)
-                self._count(answer.model, "failed")
-                return
-            self._count(answer.model, "agree" if own.class_id == answer.class_id else "disagree")
-            for name, seconds in (("primary", answer.infer_s), ("shadow", own.infer_s)):
-                self._metrics.shadow_inference.labels(answer.model.version, self.model.version, name).observe(
-                    seconds
-                )
+            self._count(answer.model, "shed" if self._busy() else self._outcome(answer))
         finally:
-            with self._lock:
-                self._waiting -= 1
+            self._places.release()
+
+    def _outcome(self, answer: Classification) -> str:
+        try:
+            own = classify(self._routing, lambda: answer.photo)
+        except Exception:
+            log.exception("%s failed on a photo that was answered", self.model.version)
+            return "failed"
+        seconds = partial(self._metrics.shadow_inference.labels, answer.model.version, self.model.version)
+        seconds("primary").observe(answer.infer_s)
+        seconds("shadow").observe(own.infer_s)
+        return "agree" if own.class_id == answer.class_id else "disagree"
 
     def _count(self, primary: Model, result: str) -> None:
         self._metrics.shadow_requests.labels(primary.version, self.model.version, result).inc()
@@ -79,6 +74,6 @@ class Shadow:
 
 def _lower_priority() -> None:
     """Give this thread a low priority. Linux only: elsewhere it would be the process's."""
-    with suppress(AttributeError, OSError):
-        if os.uname().sysname == "Linux":
+    if sys.platform == "linux":
+        with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ class Threads:
     """A pool whose results go to an event loop. Its threads start with it, so no request waits for one."""
 
     # The two futures that concurrent.futures makes for each call took a tenth of the time of a small network.
-    # And where results are ready faster than the loop takes them, one wake-up delivers several.
+    # Here one wake-up also delivers several results, where they are ready faster than the loop takes them.
 
     def __init__(self, count: int, name: str) -> None:
         self._todo: SimpleQueue[_Work | None] = SimpleQueue()
@@ -29,9 +30,8 @@ class Threads:
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Return or raise what `work` does, in the next free thread. Called on the event loop."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._todo.put(_Work(work, future, loop))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._todo.put(_Work(work, future))
         try:
             return await future
         finally:
@@ -59,11 +59,11 @@ class Threads:
         except BaseException as error:
             work.error = error
         self._done.append(work)
-        # Only the head of the queue schedules delivery; later results ride on it. An empty queue means that
-        # a delivery was running and took this result too.
+        # Only the head of the queue schedules a delivery, which takes later results too. An empty queue means
+        # that a running delivery took this one.
         with suppress(IndexError):
             if self._done[0] is work:
-                work.loop.call_soon_threadsafe(self._deliver)
+                work.future.get_loop().call_soon_threadsafe(self._deliver)
         del work  # this frame is in the traceback of the error that the work holds: a cycle, see `run`
 
     def _deliver(self) -> None:
@@ -77,18 +77,13 @@ class Threads:
                     else:
                         work.future.set_exception(work.error)
             finally:
-                # Last, so that results that arrive during the delivery ride on it.
+                # Last, so that this delivery takes results that arrive meanwhile.
                 self._done.popleft()
 
 
+@dataclass(slots=True, eq=False)
 class _Work:
-    __slots__ = ("error", "future", "loop", "result", "work")
-
-    def __init__(
-        self, work: Callable[[], Any], future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self.work = work
-        self.future = future
-        self.loop = loop
-        self.result: Any = None
-        self.error: BaseException | None = None
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None

@@ -16,7 +16,7 @@ class BoundedProtocol(HttpToolsProtocol):
     are not complete HEAD_S after their first byte or after the connection was made. Trailers likewise."""
 
     # The parser collects a URL or a header by copying all of it for each piece that arrives: one client with
-    # an endless URL would fill the memory and hold up everybody.
+    # an endless URL would fill the memory and hold up all others.
 
     _head_bytes = 0  # received in a row that belong to no body
     _in_head = False
@@ -69,17 +69,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         if not self.transport.is_closing():
-            self._timer = self.loop.call_later(HEAD_S, self._close_late)
+            self._timer = self.loop.call_later(HEAD_S, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _close_late(self) -> None:
-        self._timer = None
-        if not self.transport.is_closing():
-            self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: any client can ask for an upgrade as often as it likes."""

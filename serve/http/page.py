@@ -14,9 +14,8 @@ router = APIRouter()
 
 DOCS_ASSETS = "/docs/assets"
 
-_FILE = Path(__file__).with_name("static") / "index.html"
 # Read with universal newlines: browsers hash the text after turning CRLF into LF.
-HTML = _FILE.read_text(encoding="utf-8")
+HTML = (Path(__file__).with_name("static") / "index.html").read_text(encoding="utf-8")
 
 
 def content_security_policy(html: str) -> str:
@@ -24,19 +23,10 @@ def content_security_policy(html: str) -> str:
 
     Raises ValueError where the page has no script or no style.
     """
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {_hashes(html, 'script')}",
-            f"style-src {_hashes(html, 'style')}",
-            "img-src blob: data:",
-            "connect-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        )
+    return (
+        f"default-src 'none'; script-src {_hashes(html, 'script')}; style-src {_hashes(html, 'style')}; "
+        "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
 

@@ -10,12 +10,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from serve.engine.engine import ServingEngine
 from serve.engine.predict_job import Classification, Routing, classify
 from serve.errors import ApiError
 from serve.http import query, upload
-from serve.http.app_state import engine_of, metrics_of, settings_of
 from serve.http.middleware import PREDICT, PREDICT_BATCH
-from serve.http.query import PredictQuery
 from serve.http.schemas import BatchEntry, BatchPrediction, ErrorBody, ErrorDetail, Prediction, Ranked
 
 
@@ -29,51 +28,35 @@ class DirectRoute(APIRoute):
         return handler
 
 
+def engine_of(request: Request) -> ServingEngine:
+    engine: ServingEngine = request.app.state.engine
+    return engine
+
+
 router = APIRouter(route_class=DirectRoute, tags=["predict"])
 
 SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"api_key": []}]
 _PHOTO = {"type": "string", "format": "binary"}
-_ONE = {
-    "multipart/form-data": {
-        "schema": {
-            "type": "object",
-            "required": [upload.FIELD],
-            "properties": {upload.FIELD: _PHOTO},
-        }
-    },
-    **{media_type: {"schema": _PHOTO} for media_type in upload.RAW_TYPES},
+_PHOTOS = {"type": "array", "items": _PHOTO, "minItems": 1, "maxItems": upload.MAX_BATCH}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        401: "The API key is missing or wrong",
+        408: "The body did not arrive in time",
+        413: "The body is too large",
+        415: "Neither a form nor a photo of an accepted format",
+        422: "A damaged form or photo, too many pixels, or a wrong parameter",
+        429: "Overloaded; `Retry-After` says when to come back",
+        500: "A defect of the server; its log has the request's id",
+        503: "Not ready, or shutting down",
+        504: "The request waited too long for its turn",
+    }.items()
 }
-_MANY = {
-    "multipart/form-data": {
-        "schema": {
-            "type": "object",
-            "required": [upload.BATCH_FIELD],
-            "properties": {
-                upload.BATCH_FIELD: {
-                    "type": "array",
-                    "items": _PHOTO,
-                    "minItems": 1,
-                    "maxItems": upload.MAX_BATCH,
-                }
-            },
-        }
-    }
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The API key is missing or wrong"},
-    408: {"description": "The body did not arrive in time"},
-    413: {"description": "The body is too large"},
-    415: {"description": "Neither a form nor a photo of an accepted format"},
-    422: {"description": "A damaged form or photo, too many pixels, or a wrong parameter"},
-    429: {"description": "Overloaded; `Retry-After` says when to come back"},
-    500: {"description": "A defect of the server; its log has the request's id"},
-    503: {"description": "Not ready, or shutting down"},
-    504: {"description": "The request waited too long for its turn"},
-}
-ERRORS = {status: {"model": ErrorBody, **described} for status, described in _ERRORS.items()}
 
 
-def _extra(content: dict[str, Any]) -> dict[str, Any]:
+def _openapi(field: str, schema: dict[str, Any], **other_types: Any) -> dict[str, Any]:
+    form = {"type": "object", "required": [field], "properties": {field: schema}}
+    content = {"multipart/form-data": {"schema": form}} | other_types
     return {
         "parameters": query.OPENAPI,
         "requestBody": {"required": True, "content": content},
@@ -81,77 +64,76 @@ def _extra(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@router.post(PREDICT, response_model=Prediction, responses=ERRORS, openapi_extra=_extra(_ONE))
+_ONE = _openapi(upload.FIELD, _PHOTO, **{media_type: {"schema": _PHOTO} for media_type in upload.RAW_TYPES})
+_MANY = _openapi(upload.BATCH_FIELD, _PHOTOS)
+
+
+@router.post(PREDICT, response_model=Prediction, responses=ERRORS, openapi_extra=_ONE)
 async def predict(request: Request) -> Response:
     """The class of one photo (JPEG, PNG or WebP)."""
     started = time.perf_counter()
-    engine, settings = engine_of(request), settings_of(request)
+    engine = engine_of(request)
     engine.check_admission()
-    parameters = query.query_of(request)
+    top_k, threshold = query.query_of(request)
     read_photo = upload.photo_reader(request.headers.get("content-type"))
-    body = await upload.read_body(request, settings.body_timeout_s)
+    body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         result = await engine.run(routing, partial(classify, routing, partial(read_photo, body)))
     engine.offer_to_shadow(result, routing)
-    version = result.model.version
-    response = _response(
-        Prediction(timestamp=_now(), model_version=version, **_class_fields(result, parameters)), version
-    )
-    metrics_of(request).stage["total"].observe(time.perf_counter() - started)
+    fields = _class_fields(result, top_k, threshold)
+    response = _JsonResponse(Prediction(timestamp=_now(), model_version=result.model.version, **fields))
+    engine.metrics.stage["total"].observe(time.perf_counter() - started)
     return response
 
 
-@router.post(PREDICT_BATCH, response_model=BatchPrediction, responses=ERRORS, openapi_extra=_extra(_MANY))
+@router.post(PREDICT_BATCH, response_model=BatchPrediction, responses=ERRORS, openapi_extra=_MANY)
 async def predict_batch(request: Request) -> Response:
     """The classes of up to 32 photos, each with its own error where it is none; all of one version."""
-    engine, settings = engine_of(request), settings_of(request)
+    engine = engine_of(request)
     engine.check_admission()
-    parameters = query.query_of(request)
+    top_k, threshold = query.query_of(request)
     read_photos = upload.batch_reader(request.headers.get("content-type"))
-    body = await upload.read_body(request, settings.body_timeout_s)
-    with engine.routing() as found:
-        routing = Routing(found.primary)  # without the canary: a batch is of one version
+    body = await upload.read_body(request, engine.settings.body_timeout_s)
+    with engine.routing() as both:
+        routing = Routing(both.primary)  # without the canary: a batch is of one version
         photos = await engine.run(routing, partial(read_photos, body))
         entries: dict[int, BatchEntry] = {}
         remaining = iter(enumerate(photos))
 
         async def take_turns() -> None:
             for index, (name, photo) in remaining:
-                entries[index] = await _entry(request, routing, index, name, photo, parameters)
+                fields = await _entry_fields(engine, routing, photo, top_k, threshold)
+                entries[index] = BatchEntry(index=index, file_name=name, **fields)
 
-        # As many at a time as there are threads: the rest of the queue is for other requests.
-        places = min(len(photos), routing.primary.model.concurrency)
         # A group: where one task fails, none goes on with a model that `routing` no longer keeps open.
         async with asyncio.TaskGroup() as group:
-            for _ in range(places):
+            # As many at a time as there are threads: the rest of the queue is for other requests.
+            for _ in range(min(len(photos), routing.primary.model.concurrency)):
                 group.create_task(take_turns())
     version = routing.primary.model.version
     in_order = tuple(entries[index] for index in range(len(photos)))
-    return _response(BatchPrediction(predictions=in_order, timestamp=_now(), model_version=version), version)
+    return _JsonResponse(BatchPrediction(predictions=in_order, timestamp=_now(), model_version=version))
 
 
-async def _entry(
-    request: Request, routing: Routing, index: int, name: str, photo: bytes, parameters: PredictQuery
-) -> BatchEntry:
-    engine = engine_of(request)
+async def _entry_fields(
+    engine: ServingEngine, routing: Routing, photo: bytes, top_k: int, threshold: float
+) -> dict[str, Any]:
     try:
         result = await engine.run(routing, partial(classify, routing, lambda: photo), admitted=True)
     except ApiError as error:
-        return BatchEntry(
-            index=index, file_name=name, error=ErrorDetail(code=error.code, message=error.message)
-        )
+        return {"error": ErrorDetail(code=error.code, message=error.message)}
     engine.offer_to_shadow(result, routing)
-    return BatchEntry(index=index, file_name=name, **_class_fields(result, parameters))
+    return _class_fields(result, top_k, threshold)
 
 
-def _class_fields(result: Classification, parameters: PredictQuery) -> dict[str, Any]:
+def _class_fields(result: Classification, top_k: int, threshold: float) -> dict[str, Any]:
     """The fields that `Prediction` and `BatchEntry` share."""
     return {
         "class_id": result.class_id,
         "class_name": result.model.class_names[result.class_id],
         "confidence": result.confidence,
-        "top": _top(result, parameters.top_k) if parameters.top_k else None,
-        "uncertain": True if result.confidence < parameters.threshold else None,
+        "top": _top(result, top_k) if top_k else None,
+        "uncertain": True if result.confidence < threshold else None,
     }
 
 
@@ -170,20 +152,15 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _response(body: Prediction | BatchPrediction, version: str) -> Response:
-    """The fields that have a value, as JSON."""
-    return _JsonResponse(body.model_dump_json(exclude_none=True).encode(), version.encode())
-
-
 class _JsonResponse(Response):
-    """A 200 whose headers are known, without the work of Starlette's own __init__."""
+    """A 200 with the fields that have a value, without the work of Starlette's own __init__."""
 
-    def __init__(self, body: bytes, version: bytes) -> None:
+    def __init__(self, body: Prediction | BatchPrediction) -> None:
         self.status_code = 200
         self.background = None
-        self.body = body
+        self.body = body.model_dump_json(exclude_none=True).encode()
         self.raw_headers = [
-            (b"content-length", str(len(body)).encode()),
+            (b"content-length", str(len(self.body)).encode()),
             (b"content-type", b"application/json"),
-            (b"x-model-version", version),
+            (b"x-model-version", body.model_version.encode()),
         ]

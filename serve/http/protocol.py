@@ -11,8 +11,7 @@ from fastapi import APIRouter, Request, Response
 from serve.engine.model import Model
 from serve.errors import ApiError
 from serve.http import upload
-from serve.http.app_state import engine_of, settings_of
-from serve.http.predict import ERRORS, SECURITY, DirectRoute
+from serve.http.predict import ERRORS, SECURITY, DirectRoute, engine_of
 from serve.http.schemas import (
     InferResponse,
     ModelMetadata,
@@ -21,16 +20,13 @@ from serve.http.schemas import (
     ServerMetadata,
     TensorMetadata,
 )
-from serve.http.tensors import BYTES, HEADER_LENGTH, INPUT, OUTPUT, input_spec, run_request
+from serve.http.tensors import DTYPES, HEADER_LENGTH, INPUT, OUTPUT, input_spec, run_request
 from workbench import __version__
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 direct = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["Open Inference Protocol"])
-_ERRORS = {status: {**described, "model": ProtocolError} for status, described in ERRORS.items()}
 _MODEL_ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"model": ProtocolError},
-    404: {"model": ProtocolError},
-    503: {"model": ProtocolError},
+    status: {"model": ProtocolError} for status in (401, 404, 503)
 }
 
 
@@ -86,77 +82,56 @@ async def model_ready(request: Request) -> ModelReady:
     return ModelReady(name=_check_path(engine_of(request).loaded_model(), request).bundle.manifest.name)
 
 
+_TENSOR = {
+    "name": {"const": INPUT},
+    "shape": {"type": "array", "items": {"type": "integer"}},
+    "datatype": {"enum": sorted(DTYPES)},
+    "parameters": {"type": "object"},
+    "data": {"type": "array"},
+}
+_TENSORS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 1,
+    "items": {"type": "object", "required": ["name", "shape", "datatype"], "properties": _TENSOR},
+}
+_BODY = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {"id": {"type": "string"}, "inputs": _TENSORS},
+}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
 _INFER: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "inputs": {
-                            "type": "array",
-                            "minItems": 1,
-                            "maxItems": 1,
-                            "items": {
-                                "type": "object",
-                                "required": ["name", "shape", "datatype"],
-                                "properties": {
-                                    "name": {"const": INPUT},
-                                    "shape": {"type": "array", "items": {"type": "integer"}},
-                                    "datatype": {"enum": sorted(BYTES)},
-                                    "parameters": {"type": "object"},
-                                    "data": {"type": "array"},
-                                },
-                            },
-                        },
-                    },
-                }
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-    },
+        "content": {"application/json": {"schema": _BODY}, "application/octet-stream": _BYTES},
+    }
 }
+_JSON_BYTES = {"description": "Bytes of JSON before the tensors", "schema": {"type": "integer"}}
 _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
-    **_ERRORS,
+    **{status: {**described, "model": ProtocolError} for status, described in ERRORS.items()},
     **_MODEL_ERRORS,
     200: {
         "description": "The logits, in the JSON or, if requested, as bytes after it",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        "headers": {
-            "Inference-Header-Content-Length": {
-                "description": "How many bytes of JSON come before the tensors",
-                "schema": {"type": "integer"},
-            }
-        },
+        "content": {"application/octet-stream": _BYTES},
+        "headers": {"Inference-Header-Content-Length": _JSON_BYTES},
     },
 }
+_post_infer = partial(direct.post, responses=_INFER_RESPONSES, response_model=InferResponse)
 
 
-@direct.post(
-    "/models/{name}/infer",
-    responses=_INFER_RESPONSES,
-    response_model=InferResponse,
-    openapi_extra=_at_path("name", **_INFER),
-)
-@direct.post(
-    "/models/{name}/versions/{version}/infer",
-    responses=_INFER_RESPONSES,
-    response_model=InferResponse,
-    openapi_extra=_at_path("name", "version", **_INFER),
-)
+@_post_infer("/models/{name}/infer", openapi_extra=_at_path("name", **_INFER))
+@_post_infer("/models/{name}/versions/{version}/infer", openapi_extra=_at_path("name", "version", **_INFER))
 async def infer(request: Request) -> Response:
     """Logits of up to 32 preprocessed photos: `GET /model` says how they were preprocessed for training."""
-    engine, settings = engine_of(request), settings_of(request)
+    engine = engine_of(request)
     engine.check_admission()
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "unsupported-media-type", "send the body uncompressed")
-    header = request.headers.get(HEADER_LENGTH)
-    body = await upload.read_body(request, settings.body_timeout_s)
+    body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         model = _check_path(routing.primary.model, request)
+        header = request.headers.get(HEADER_LENGTH)
         body, json_bytes = await engine.run(routing, partial(run_request, routing.primary, body, header))
     headers = {"X-Model-Version": model.version}
     if json_bytes is None:

@@ -1,7 +1,6 @@
 """The query parameters `top_k` and `threshold`."""
 
 import re
-from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -9,60 +8,42 @@ from starlette.requests import Request
 from serve.errors import ApiError
 
 MAX_TOP = 100
-_WHOLE = re.compile(r"[0-9]{1,4}")
-_NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
+_WHOLE = r"[0-9]{1,4}"
+_NUMBER = r"-?[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
+
+
+def _openapi(name: str, description: str, schema: dict[str, object]) -> dict[str, object]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
 
 OPENAPI = [
-    {
-        "name": "top_k",
-        "in": "query",
-        "required": False,
-        "description": "Add `top`: this many of the most probable classes.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP},
-    },
-    {
-        "name": "threshold",
-        "in": "query",
-        "required": False,
-        "description": "Add `uncertain: true` where the confidence is below this.",
-        "schema": {"type": "number", "minimum": 0, "maximum": 1},
-    },
+    _openapi(
+        "top_k",
+        "Add `top`: this many of the most probable classes.",
+        {"type": "integer", "minimum": 1, "maximum": MAX_TOP},
+    ),
+    _openapi(
+        "threshold",
+        "Add `uncertain: true` where the confidence is below this.",
+        {"type": "number", "minimum": 0, "maximum": 1},
+    ),
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class PredictQuery:
-    """top_k: how many classes to list. threshold: a lower confidence is marked uncertain. 0 where absent."""
-
-    top_k: int = 0
-    threshold: float = 0.0
-
-
-DEFAULT = PredictQuery()
-
-
-def query_of(request: Request) -> PredictQuery:
-    """Raises ApiError (422) naming the parameter that is wrong."""
+def query_of(request: Request) -> tuple[int, float]:
+    """`top_k` and `threshold`, each 0 where absent. Raises ApiError (422) naming the one that is wrong."""
     if not request.scope["query_string"]:
-        return DEFAULT
+        return 0, 0.0
     query = request.query_params
-    top_k = _number(query, "top_k", _WHOLE, f"a whole number from 1 to {MAX_TOP}")
-    threshold = _number(query, "threshold", _NUMBER, "a number from 0 to 1")
-    if top_k is not None and not 1 <= top_k <= MAX_TOP:
-        raise _bad("top_k", f"a whole number from 1 to {MAX_TOP}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise _bad("threshold", "a number from 0 to 1")
-    return PredictQuery(int(top_k or 0), threshold or 0.0)
+    top_k = _number(query, "top_k", _WHOLE, "a whole number", 1, MAX_TOP)
+    return int(top_k), _number(query, "threshold", _NUMBER, "a number", 0, 1)
 
 
-def _number(query: QueryParams, name: str, form: re.Pattern[str], what: str) -> float | None:
+def _number(query: QueryParams, name: str, pattern: str, kind: str, least: int, most: int) -> float:
     texts = query.getlist(name)
     if not texts:
-        return None
-    if len(texts) > 1 or form.fullmatch(texts[0]) is None:
-        raise _bad(name, what)
+        return 0.0
+    if len(texts) > 1 or not re.fullmatch(pattern, texts[0]) or not least <= float(texts[0]) <= most:
+        message = f"`{name}` must be {kind} from {least} to {most}, given once"
+        raise ApiError(422, "bad-parameter", message)
     return float(texts[0])
-
-
-def _bad(name: str, what: str) -> ApiError:
-    return ApiError(422, "bad-parameter", f"`{name}` must be {what}, given once")

@@ -23,8 +23,8 @@ class Ranked(_Body):
 class Prediction(_Body):
     """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
 
-    top: the most probable classes, present with the parameter `top_k`. uncertain: true where the confidence
-    is below the parameter `threshold`, else absent.
+    top: the `top_k` most probable classes. uncertain: true where the confidence is below `threshold`, else
+    absent.
     """
 
     class_id: int
@@ -137,12 +137,9 @@ class ModelMetadata(_Body):
     outputs: tuple[TensorMetadata, ...]
 
 
-class OutputTensor(_Body):
+class OutputTensor(TensorMetadata):
     """data: flat, row by row; absent where `parameters` says that the numbers follow the JSON as bytes."""
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
     data: tuple[float, ...] | None = None
     parameters: dict[str, int] | None = None
 

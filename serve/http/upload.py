@@ -9,10 +9,10 @@ from fastapi import Request
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
-from starlette.requests import ClientDisconnect
 
 from serve.errors import ApiError
 
+CLIENT_CLOSED = 499  # nginx's status: only the counter sees it
 FIELD, BATCH_FIELD = "file", "files"
 MAX_TEXTS = 7  # fields beside the photos; they are ignored
 MAX_BATCH = 32
@@ -67,16 +67,12 @@ async def read_body(request: Request, timeout_s: float) -> bytes:
             while more:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
+                    raise ApiError(CLIENT_CLOSED, "client-closed", "the client closed the connection")
                 chunks.append(message.get("body", b""))
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise ApiError(
-            408,
-            "body-timeout",
-            f"the body did not arrive within {timeout_s:g} s",
-            headers={"Connection": "close"},
-        ) from None
+        problem = f"the body did not arrive within {timeout_s:g} s"
+        raise ApiError(408, "body-timeout", problem, headers={"Connection": "close"}) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -108,9 +104,8 @@ def _only_part(body: bytes, boundary: bytes) -> bytes | None:
     if not plain or (found := _USUAL.fullmatch(body, start, begin)) is None:
         return None
     _, options = parse_options_header(found[1])
-    return (
-        body[begin + 4 : end] if options.get(b"name") == FIELD.encode() and b"filename" in options else None
-    )
+    is_photo = options.get(b"name") == FIELD.encode() and b"filename" in options
+    return body[begin + 4 : end] if is_photo else None
 
 
 def photos_of(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
@@ -129,7 +124,6 @@ def _parse(body: bytes, boundary: bytes, most_files: int) -> "_Form":
             boundary,
             {
                 "on_part_begin": form.part_begin,
-                "on_header_begin": form.header_begin,
                 "on_header_field": form.header_field,
                 "on_header_value": form.header_value,
                 "on_header_end": form.header_end,
@@ -164,14 +158,9 @@ class _Form:
     def part_begin(self) -> None:
         self._parts += 1
         if self._parts > self._most_files + MAX_TEXTS:
-            raise ApiError(
-                422, "too-many-parts", f"the form has more than {self._most_files + MAX_TEXTS} parts"
-            )
+            message = f"the form has more than {self._most_files + MAX_TEXTS} parts"
+            raise ApiError(422, "too-many-parts", message)
         self._disposition = b""
-
-    def header_begin(self) -> None:
-        self._name.clear()
-        self._value.clear()
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -182,6 +171,8 @@ class _Form:
     def header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
             self._disposition = bytes(self._value)
+        self._name.clear()
+        self._value.clear()
 
     def headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)

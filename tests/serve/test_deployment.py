@@ -56,10 +56,6 @@ def served_paths() -> set[str]:
     return set(create_app(Settings()).openapi()["paths"])
 
 
-def needed_to_stop(drain_delay_s: float) -> float:
-    return drain_delay_s + Settings().drain_timeout_s
-
-
 # All of them
 
 
@@ -213,7 +209,7 @@ def test_the_probes_ask_paths_that_are_served_and_liveness_is_not_readiness() ->
 def test_a_pod_is_given_longer_than_the_server_takes_to_stop() -> None:
     (container,) = pod()["containers"]
     (delay,) = [float(entry["value"]) for entry in container["env"] if entry["name"] == "KRISHI_DRAIN_DELAY"]
-    assert pod()["terminationGracePeriodSeconds"] > needed_to_stop(delay)
+    assert pod()["terminationGracePeriodSeconds"] > delay + Settings().drain_timeout_s
     # The delay stands in for a preStop sleep: it must outlast two failed readiness probes.
     readiness = container["readinessProbe"]
     assert delay > readiness["periodSeconds"] * readiness["failureThreshold"]

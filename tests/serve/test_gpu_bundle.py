@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve.settings import Settings
-from tests.serving import Running, publish, running
+from tests.serving import not_ready, publish, running
 from workbench.backends import TensorrtRuntime
 from workbench.system import nvidia
 
@@ -21,14 +21,5 @@ def test_without_a_gpu_the_server_says_so_and_stays_up(tmp_path: Path) -> None:
     carried = {path.name for path in bundle.folder.iterdir()}
     assert carried == {"model.onnx", "golden.npz", "manifest.json", "MODEL_CARD.md"}  # and no engine
     with running(Settings(registry=tmp_path / "registry")) as server:
-        said = reason_of(server)
-    assert said.startswith("leaf 1.0.0 cannot run here: no NVIDIA driver is here")
-
-
-def reason_of(server: Running) -> str:
-    for _ in range(200):
-        answer = server.client.get("/readyz")
-        body = answer.json()["error"]
-        if body["code"] == "bad-model":
-            return str(body["message"])
-    raise AssertionError(answer.text)
+        message = not_ready(server.client, "bad-model")
+    assert message.startswith("leaf 1.0.0 cannot run here: no NVIDIA driver is here")

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,15 +23,18 @@ from PIL import Image
 from serve.engine.model import Model
 from serve.http.schemas import BatchPrediction, Prediction
 from serve.settings import Settings
+from tests.load import sample
 from tests.serving import (
     CLASS_NAMES,
     CONTRACT,
+    PREDICTION_KEYS,
     ROOT,
     Running,
     ServerProcess,
     encoded,
     error_code,
     noise,
+    not_ready,
     png_claiming,
     publish,
     running,
@@ -45,8 +47,6 @@ from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
 
 pytestmark = pytest.mark.integration
-
-PREDICTION_KEYS = ["class_id", "class_name", "confidence", "timestamp", "model_version"]
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,6 @@ FILE_PART = part('name="file"; filename="a.jpg"', encoded(noise(1)))
 
 END = b"--b--\r\n"
 UPPER_CASE = "MULTIPART/FORM-DATA; BOUNDARY=b"
-MANY_HEADERS = b"--b\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\nx\r\n"
 
 
 @pytest.mark.parametrize(
@@ -213,21 +212,15 @@ MANY_HEADERS = b"--b\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\nx\r\n"
             "application/x-www-form-urlencoded", b"file=x", 415, "unsupported-media-type", id="urlencoded"
         ),
         pytest.param(";;;", b"x", 415, "unsupported-media-type", id="senseless type"),
-        pytest.param("multipart/form-data", FILE_PART, 422, "bad-multipart", id="no boundary"),
-        pytest.param(MULTIPART + "b" * 5000, FILE_PART, 422, "bad-multipart", id="huge boundary"),
         pytest.param(MULTIPART, b"", 422, "bad-multipart", id="empty body"),
         pytest.param(MULTIPART, FILE_PART, 422, "bad-multipart", id="no closing boundary"),
         pytest.param(MULTIPART, b"\x00\xff" * 500, 422, "bad-multipart", id="binary junk"),
         pytest.param(MULTIPART, b"--b\r\n\r\nx\r\n" + END, 422, "missing-file", id="part without headers"),
-        pytest.param(MULTIPART, MANY_HEADERS + END, 422, "bad-multipart", id="100,000 part headers"),
         pytest.param(
             MULTIPART, part('name="image"; filename="a"') + END, 422, "missing-file", id="wrong field"
         ),
         pytest.param(MULTIPART, part('name="file"') + END, 422, "not-a-file", id="text field"),
         pytest.param(MULTIPART, FILE_PART * 2 + END, 422, "too-many-files", id="two files"),
-        pytest.param(
-            MULTIPART, part('name="a"') * 10_000 + FILE_PART + END, 422, "too-many-parts", id="10,000 parts"
-        ),
     ],
 )
 def test_forms_are_taken_apart_strictly(
@@ -258,18 +251,6 @@ def test_a_request_id_is_taken_over_where_it_is_harmless(server: Running) -> Non
 
 
 # Pillow warns of the damaged EXIF tags it skips.
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_damaged_photos_never_make_it_fail(server: Running) -> None:
-    rng = np.random.default_rng(3)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for image_format in ("JPEG", "PNG", "WEBP"):
-        good = encoded(noise(9), image_format, exif=exif)
-        for _ in range(60):
-            bad = bytearray(good)
-            for position in rng.integers(0, len(bad), 3):
-                bad[position] = rng.integers(0, 256)
-            assert server.post(bytes(bad)).status_code in (200, 415, 422)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -377,9 +358,7 @@ def test_readiness_waits_for_the_model(registry: Path, monkeypatch: pytest.Monke
 def test_with_no_model_it_says_why_and_takes_the_first_one_published(tmp_path: Path) -> None:
     root = tmp_path / "models"
     with running(Settings(registry=root, retry_s=0.05)) as server:
-        wait_for(lambda: error_code(server.client.get("/readyz")) == "no-model")
-        message = server.client.get("/readyz").json()["error"]["message"]
-        assert message == "the registry models does not exist"
+        assert not_ready(server.client, "no-model") == "the registry models does not exist"
         for response in (server.post(encoded(noise(1))), server.client.get("/model")):
             assert (response.status_code, error_code(response)) == (503, "not-ready")
             assert "retry-after" in response.headers
@@ -396,8 +375,7 @@ def test_a_bundle_with_a_flipped_byte_is_not_served(tmp_path: Path) -> None:
     path.chmod(0o644)
     path.write_bytes(data)
     with running(Settings(registry=tmp_path)) as server:
-        wait_for(lambda: error_code(server.client.get("/readyz")) == "bad-model")
-        message = server.client.get("/readyz").json()["error"]["message"]
+        message = not_ready(server.client, "bad-model")
         assert "leaf/1.0.0/model.onnx: was changed since it was published" in message
         assert str(tmp_path) not in message
         assert server.post(encoded(noise(1))).status_code == 503
@@ -406,8 +384,7 @@ def test_a_bundle_with_a_flipped_byte_is_not_served(tmp_path: Path) -> None:
 def test_a_model_that_does_not_reproduce_its_golden_logits_is_not_served(tmp_path: Path) -> None:
     publish(tmp_path, golden_error=0.5)
     with running(Settings(registry=tmp_path)) as server:
-        wait_for(lambda: error_code(server.client.get("/readyz")) == "bad-model")
-        message = server.client.get("/readyz").json()["error"]["message"]
+        message = not_ready(server.client, "bad-model")
         assert message.startswith("leaf 1.0.0 does not reproduce its golden logits: ")
 
 
@@ -419,8 +396,7 @@ def test_a_defect_while_loading_is_logged_and_not_shown(
 
     monkeypatch.setattr(Bundle, "verify", broken)
     with running(Settings(registry=registry)) as server:
-        wait_for(lambda: error_code(server.client.get("/readyz")) == "bad-model")
-        assert "secret" not in server.client.get("/readyz").text
+        assert "secret" not in not_ready(server.client, "bad-model")
         assert server.client.get("/healthz").status_code == 200
     assert "ZeroDivisionError: secret" in caplog.text
 
@@ -440,14 +416,6 @@ def test_the_model_card_says_what_is_served(server: Running, registry: Path) -> 
 # Metrics
 
 
-def sample(text: str, name: str) -> float | None:
-    """The value of one sample, named with its labels as they are exposed."""
-    for line in text.splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.split()[-1])
-    return None
-
-
 def test_metrics_count_what_happened(registry: Path) -> None:
     with running(Settings(registry=registry)) as server:
         wait_until_ready(server.client)
@@ -464,12 +432,12 @@ def test_metrics_count_what_happened(registry: Path) -> None:
         assert sample(text, f'requests_total{{code="{code}"}}') == count
     assert sample(text, f'predictions_total{{class_id="{guessed}"}}') == 1
     assert sample(text, "inference_latency_seconds_count") == 1
-    assert sample(text, 'inference_latency_seconds_bucket{le="0.0075"}') is not None
+    assert 'inference_latency_seconds_bucket{le="0.0075"}' in text
     for stage in ("queue", "decode", "infer", "total"):
         assert sample(text, f'request_stage_seconds_count{{stage="{stage}"}}') == 1
     assert sample(text, "inflight_requests") == 0
     assert re.search(r'^model_info\{backend="onnxruntime",.*version="1.0.0"\} 1.0$', text, re.MULTILINE)
-    assert sample(text, "process_resident_memory_bytes")
+    assert sample(text, "process_resident_memory_bytes") > 0
     assert "_created" not in text
 
 
@@ -491,8 +459,7 @@ def test_it_is_ready_in_two_seconds_and_small(registry: Path) -> None:
     assert code == 0, process.log
     # Two seconds on a free machine; the tests run on busy ones.
     assert ready_s < 20
-    assert resident is not None
-    assert resident < 250e6
+    assert 0 < resident < 250e6
 
 
 def test_what_it_imports_stays_light(registry: Path) -> None:
@@ -503,10 +470,11 @@ heavy = {"torch", "pandas", "typer", "onnx", "numpy", "onnxruntime", "uvicorn"} 
 assert not heavy, heavy
 assert "app" not in vars(serve.app)
 
+from contextlib import closing
 from pathlib import Path
-from serve.engine.model import open_model
+from serve.engine.model import load_model
 from workbench.registry.store import Registry
-with open_model(Registry(Path(sys.argv[1])).resolve("leaf", "production")):
+with closing(load_model(Registry(Path(sys.argv[1])).resolve("leaf", "production"))):
     heavy = {"torch", "pandas", "typer", "onnx"} & set(sys.modules)
 assert not heavy, heavy
 assert type(serve.app.app).__mro__[1].__name__ == "FastAPI"
@@ -520,13 +488,6 @@ assert serve.app.app is serve.app.app
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(process: ServerProcess) -> None:
     response = process.client.post("/predict", files={"file": ("a.jpg", b"x" * 11_000_000, "image/jpeg")})
-    assert (response.status_code, error_code(response)) == (413, "body-too-large")
-
-
-def test_a_chunked_body_over_the_limit_is_refused(process: ServerProcess) -> None:
-    chunks = (b"x" * 100_000 for _ in range(110))
-    response = process.client.post("/predict", content=chunks, headers={"Content-Type": MULTIPART})
-    assert "content-length" not in response.request.headers
     assert (response.status_code, error_code(response)) == (413, "body-too-large")
 
 
@@ -555,8 +516,7 @@ def test_an_endless_body_does_not_fill_the_memory(process: ServerProcess) -> Non
         answer = client.recv(4096)
     assert answer.startswith(b"HTTP/1.1 413 ")
     resident = sample(process.client.get("/metrics").text, "process_resident_memory_bytes")
-    assert resident is not None
-    assert resident < 250e6
+    assert 0 < resident < 250e6
 
 
 def test_a_client_that_goes_away_is_no_defect(process: ServerProcess) -> None:
@@ -566,25 +526,12 @@ def test_a_client_that_goes_away_is_no_defect(process: ServerProcess) -> None:
     wait_for(lambda: sample(process.client.get("/metrics").text, 'requests_total{code="499"}') == 1)
 
 
-def test_a_body_that_does_not_arrive_is_given_up(registry: Path) -> None:
-    with running(Settings(registry=registry, body_timeout_s=0.2)) as server:
-        wait_until_ready(server.client)
-        host, port = server.client.base_url.host, server.client.base_url.port
-        assert port is not None
-        with socket.create_connection((host, port), timeout=10) as client:
-            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART}\r\n"
-            client.sendall(head.encode() + b"Content-Length: 1000\r\n\r\nhalf")
-            assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
-
-
 def test_a_head_that_does_not_arrive_is_given_up(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.http.http_limits.HEAD_S", 0.2)
     with running(Settings(registry=registry)) as server:
         wait_until_ready(server.client)
-        host, port = server.client.base_url.host, server.client.base_url.port
-        assert port is not None
         for sent in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"):
-            with socket.create_connection((host, port), timeout=10) as client:
+            with socket.create_connection(server.address, timeout=10) as client:
                 client.sendall(sent)
                 assert client.recv(100) == b""  # closed, without an answer to half a question
 
@@ -592,29 +539,10 @@ def test_a_head_that_does_not_arrive_is_given_up(registry: Path, monkeypatch: py
 # Ending
 
 
-def test_sigterm_loses_no_request(registry: Path) -> None:
-    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0.5")
-    wait_until_ready(process.client)
-    slow = encoded(noise(1, 5000, 4000), "PNG", compress_level=1)
-    files = {"file": ("a.png", slow, "image/png")}
-    with ThreadPoolExecutor(4) as pool, httpx.Client(base_url=process.client.base_url, timeout=20) as client:
-        pending = [pool.submit(client.post, "/predict", files=files) for _ in range(4)]
-        wait_for(lambda: sample(process.client.get("/metrics").text, "inflight_requests") == 4)
-        process.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: process.client.get("/readyz").status_code == 503)
-        refused = process.client.get("/readyz")
-        assert error_code(refused) == "draining"
-        assert refused.headers["connection"] == "close"
-        statuses = [answer.result().status_code for answer in pending]
-    assert process.wait() == 0, process.log
-    assert statuses == [200] * 4
-    assert "Traceback" not in process.log
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_zero_even_when_nothing_could_be_loaded(tmp_path: Path, number: int) -> None:
     process = ServerProcess(tmp_path / "none", KRISHI_DRAIN_DELAY="0")
-    wait_for(lambda: process.client.get("/readyz").json()["error"]["code"] == "no-model")
+    not_ready(process.client, "no-model")
     assert process.end(number) == 0, process.log
 
 

@@ -193,24 +193,20 @@ def compared(text: str, result: str, version: str = PRIMARY) -> float:
     return sample(text, f"shadow_requests_total{{{labels}}}")
 
 
+def sampled(server: Running, version: str) -> float:
+    text = server.metrics()
+    return sum(compared(text, result, version) for result in ("agree", "disagree", "failed", "shed"))
+
+
 def one_by_one(server: Running, photos: list[bytes], version: str = PRIMARY) -> None:
     """Each photo once the shadow is done with the one before: it keeps only a few."""
     for photo in photos:
-        text = server.metrics()
-        seen = sum(compared(text, result, version) for result in ("agree", "disagree", "failed", "shed"))
+        before = sampled(server, version)
         server.post(photo)
-        wait_for(
-            lambda seen=seen: (
-                sum(  # type: ignore[misc]
-                    compared(server.metrics(), result, version)
-                    for result in ("agree", "disagree", "failed", "shed")
-                )
-                == seen + 1
-            )
-        )
+        wait_for(lambda before=before: sampled(server, version) == before + 1)  # type: ignore[misc]
 
 
-def test_the_shadow_says_how_often_it_agrees_and_answers_nobody(registry: Path) -> None:
+def test_the_shadow_counts_how_often_it_agrees_and_gives_no_answer(registry: Path) -> None:
     photos = PHOTOS[:30]
     mine, its = (classes_of(registry, version, photos) for version in (PRIMARY, OTHER))
     agreeing = sum(a == b for a, b in zip(mine, its, strict=True))

@@ -1,4 +1,4 @@
-"""Another version takes over while the server serves: nobody notices, and what cannot serve does not."""
+"""Another version takes over while the server serves: no request is lost, and a bad version is not served."""
 
 import errno
 import select
@@ -112,7 +112,7 @@ def check_versions(answers: list[Answer], acknowledged: list[Moment]) -> None:
     for (begins, version), (ends, following) in pairwise([*acknowledged, (float("inf"), "")]):
         between = [one for one in answers if begins < one.sent <= ends]
         assert {one.version for one in between} <= {version, following}
-        # From its first answer on, nobody who asks gets the one before.
+        # From its first answer on, no request gets the one before.
         first = min((one.ended for one in between if one.version == following), default=ends)
         assert {one.version for one in between if one.sent > first} <= {following}
 
@@ -127,15 +127,14 @@ def test_once_a_swap_is_acknowledged_no_answer_is_of_the_old_version(tmp_path: P
     )
     with running(Settings(registry=tmp_path, watch_s=0.01)) as server:
         wait_until_ready(server.client)
-        host, port = server.client.base_url.host, server.client.base_url.port
-        old = [socket.create_connection((host, port)) for _ in range(6)]
+        old = [socket.create_connection(server.address) for _ in range(6)]
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(lambda one: one.sendall(head.encode() + slow), old))
         wait_for(lambda: sample(server.metrics(), "inflight_requests") == 6)
         point(tmp_path, "1.1.0")
         while served(server.client) == "1.0.0":
             time.sleep(0.001)
-        # A loopback delivers as the server writes: whoever is not readable now was not answered before.
+        # A loopback delivers as the server writes: a socket that is not readable now had no answer before.
         answered, _, _ = select.select(old, [], [], 0)
         wait_for(lambda: swaps(server.client, "ok") == 1)
         versions = []
@@ -258,7 +257,7 @@ def test_what_failed_is_not_tried_again_until_the_alias_moves(manual: Manual) ->
     publish(manual.registry, version="1.4.0", golden_error=1.0)
     time.sleep(0.2)
     failed = swaps(manual.client, "failed")
-    manual.check_in_vain()  # not before it was told to look
+    manual.check_in_vain()  # no check before the signal
     for _ in range(3):
         manual.check()
         time.sleep(0.05)
@@ -279,17 +278,6 @@ def test_what_kills_the_trial_of_a_candidate_does_not_kill_the_server(manual: Ma
     assert served(manual.client) == "1.0.0"
 
 
-def test_after_one_that_failed_another_takes_over_at_once(tmp_path: Path) -> None:
-    with checking_on_signals(tmp_path) as manual:
-        wrong_logits(tmp_path)
-        manual.check_in_vain()
-        publish(tmp_path, version="1.3.0", seed=9)
-        manual.check()
-        wait_for(lambda: served(manual.client) == "1.3.0", 5)
-        wait_for(lambda: swaps(manual.client, "ok") == 1)
-        assert swaps(manual.client, "failed") == 1
-
-
 def test_ending_does_not_wait_for_a_candidate_on_trial(tmp_path: Path) -> None:
     publish(tmp_path)
     with serving(tmp_path, KRISHI_WATCH="0.05") as process:
@@ -307,23 +295,14 @@ def test_ending_does_not_wait_for_a_candidate_on_trial(tmp_path: Path) -> None:
 # Which version
 
 
-def test_a_pinned_version_is_served_whatever_the_alias_says(tmp_path: Path) -> None:
-    publish(tmp_path)
-    publish(tmp_path, version="1.1.0", seed=8)
-    publish(tmp_path, version="1.2.0", seed=9, alias=None)
+def test_a_pinned_version_is_served_without_an_alias_and_whatever_it_says(tmp_path: Path) -> None:
+    publish(tmp_path, alias=None)
     with running(Settings(registry=tmp_path, pin="1.0.0", watch_s=0.01)) as server:
         wait_until_ready(server.client)
-        point(tmp_path, "1.2.0")
+        publish(tmp_path, version="1.1.0", seed=8)
         time.sleep(0.2)
         assert served(server.client) == "1.0.0"
         assert swaps(server.client, "ok") == swaps(server.client, "failed") == 0
-
-
-def test_a_pinned_version_needs_no_alias(tmp_path: Path) -> None:
-    publish(tmp_path, alias=None)
-    with running(Settings(registry=tmp_path, pin="1.0.0")) as server:
-        wait_until_ready(server.client)
-        assert served(server.client) == "1.0.0"
 
 
 def test_without_its_alias_it_goes_on_and_takes_the_next_when_the_alias_is_back(tmp_path: Path) -> None:

@@ -3,40 +3,34 @@
 import asyncio
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from serve.engine.threads import Threads
 
 
-def test_every_result_comes_back_to_who_asked() -> None:
-    threads = Threads(4, "test")
+def test_every_result_comes_back_in_its_place() -> None:
+    with closing(Threads(4, "test")) as threads:
 
-    async def ask() -> list[int]:
-        return await asyncio.gather(*(threads.run(lambda n=n: n * n) for n in range(5000)))  # type: ignore[misc]
+        async def ask() -> list[int]:
+            return await asyncio.gather(*(threads.run(lambda n=n: n * n) for n in range(5000)))  # type: ignore[misc]
 
-    try:
         assert asyncio.run(ask()) == [n * n for n in range(5000)]
-    finally:
-        threads.close()
 
 
-def test_what_work_raises_is_raised_where_it_was_asked_for() -> None:
-    threads = Threads(1, "test")
+def test_an_error_of_the_work_is_raised_to_its_caller() -> None:
+    with closing(Threads(1, "test")) as threads:
 
-    async def ask() -> str:
-        with pytest.raises(ZeroDivisionError):
-            await threads.run(lambda: 1 / 0)
-        return await threads.run(lambda: "and goes on")
+        async def ask() -> str:
+            with pytest.raises(ZeroDivisionError):
+                await threads.run(lambda: 1 / 0)
+            return await threads.run(lambda: "and goes on")
 
-    try:
         assert asyncio.run(ask()) == "and goes on"
-    finally:
-        threads.close()
 
 
 def test_no_more_runs_at_once_than_there_are_threads() -> None:
-    threads = Threads(3, "test")
     lock, running, most = threading.Lock(), 0, 0
 
     def work() -> None:
@@ -48,13 +42,12 @@ def test_no_more_runs_at_once_than_there_are_threads() -> None:
         with lock:
             running -= 1
 
-    async def ask() -> None:
-        await asyncio.gather(*(threads.run(work) for _ in range(30)))
+    with closing(Threads(3, "test")) as threads:
 
-    try:
+        async def ask() -> None:
+            await asyncio.gather(*(threads.run(work) for _ in range(30)))
+
         asyncio.run(ask())
-    finally:
-        threads.close()
     assert most == 3
 
 
@@ -74,19 +67,16 @@ def test_closing_finishes_what_was_handed_over_and_ends_the_threads() -> None:
     assert threading.active_count() == before
 
 
-def test_who_gives_up_waiting_disturbs_nobody() -> None:
-    threads = Threads(1, "test")
-    let_go = threading.Event()
+def test_a_caller_that_stops_waiting_disturbs_no_other() -> None:
+    finish = threading.Event()
+    with closing(Threads(1, "test")) as threads:
 
-    async def ask() -> str:
-        given_up = asyncio.ensure_future(threads.run(let_go.wait))
-        patient = asyncio.ensure_future(threads.run(lambda: "answered"))
-        await asyncio.sleep(0.01)
-        given_up.cancel()
-        let_go.set()
-        return await patient
+        async def ask() -> str:
+            cancelled = asyncio.ensure_future(threads.run(finish.wait))
+            patient = asyncio.ensure_future(threads.run(lambda: "answered"))
+            await asyncio.sleep(0.01)
+            cancelled.cancel()
+            finish.set()
+            return await patient
 
-    try:
         assert asyncio.run(ask()) == "answered"
-    finally:
-        threads.close()

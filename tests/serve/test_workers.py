@@ -80,7 +80,7 @@ def registry(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, Path]]:
-    """A server of two workers, that looks at the alias when it is told to; and its registry."""
+    """A server of two workers that checks the alias on SIGHUP only; and its registry."""
     registry = tmp_path_factory.mktemp("workers") / "registry"
     publish(registry)
     with serving(registry, KRISHI_WATCH="3600") as process:
@@ -150,7 +150,7 @@ def test_one_that_is_killed_takes_its_own_requests_and_is_replaced(
     assert back < 20
 
 
-def test_what_a_dead_worker_had_in_hand_is_forgotten(shared: tuple[ServerProcess, Path]) -> None:
+def test_gauges_of_a_dead_worker_are_forgotten(shared: tuple[ServerProcess, Path]) -> None:
     process, _ = shared
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\n"
     with ExitStack() as connections:
@@ -192,7 +192,7 @@ def test_a_promotion_under_load_reaches_all_of_them(
     assert {answer.version for answer in result.answers} <= {"1.0.0", "1.0.1", "1.0.2"}
 
 
-def test_started_before_there_is_a_model_and_told_to_look_all_the_while_none_ends(tmp_path: Path) -> None:
+def test_no_worker_ends_of_a_sighup_while_it_starts(tmp_path: Path) -> None:
     """A SIGHUP ends a process that is not prepared for it, as a worker is not while it starts."""
     registry = tmp_path / "registry"
     process = ServerProcess(registry, KRISHI_WORKERS="2", KRISHI_DRAIN_DELAY="0")
@@ -260,8 +260,8 @@ def test_one_that_cannot_start_is_tried_again_after_growing_pauses(
         def counted() -> None:
             started.append(now)
             start()
-            assert worker._process is not None
-            worker._process.wait()
+            assert worker.process is not None
+            worker.process.wait()
 
         monkeypatch.setattr(worker, "start", counted)
         for _ in range(1400):
@@ -270,8 +270,8 @@ def test_one_that_cannot_start_is_tried_again_after_growing_pauses(
         pauses = [round(b - a, 1) for a, b in pairwise(started)]
         assert pauses[:7] == pytest.approx([0.5, 1, 2, 4, 8, 16, 30], abs=0.25)
         # One that lived for a while did not die of its start: the next comes at once.
-        assert worker._process is None
-        worker._restart_at = now
+        assert worker.process is None
+        worker.restart_at = now
         worker.replace_if_dead(tmp_path)
         now += serve.workers.STEADY_S + 1
         before = len(started)
@@ -279,7 +279,7 @@ def test_one_that_cannot_start_is_tried_again_after_growing_pauses(
         assert len(started) == before + 1
         worker._clean_up(tmp_path)
         monkeypatch.setattr(worker, "start", start)
-        worker._command, worker._restart_at = ["/nonexistent/python"], 0.0
+        worker.command, worker.restart_at = ["/nonexistent/python"], 0.0
         worker.replace_if_dead(tmp_path)
-        assert worker._process is None
+        assert worker.process is None
     assert "cannot be started: No such file or directory" in caplog.text
