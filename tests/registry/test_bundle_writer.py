@@ -22,7 +22,7 @@ from workbench.measure.records import Accuracy
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import check_golden
-from workbench.registry.bundle_writer import Promotion, promote
+from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
 from workbench.registry.shadow_record import Demand, ShadowResult, write
 from workbench.registry.store import Registry
 from workbench.results.folder import RunFolder
@@ -108,7 +108,7 @@ class Bench:
 
     def promote_run(self, run: RunFolder, **choice: Any) -> Promotion:
         (trial,) = run.trials()
-        return promote(run, trial, name="leaf", cache=self.cache, registry=self.registry, **choice)
+        return promote(PromotionRequest(run, trial, "leaf", **choice), self.registry, self.cache)
 
     @property
     def production(self) -> str:

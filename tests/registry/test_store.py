@@ -502,7 +502,7 @@ def test_a_registry_that_cannot_be_a_folder_is_an_error_with_the_path(tmp_path: 
     for root in (tmp_path / "file", tmp_path / "file" / "registry"):
         registry = Registry(root)
         assert registry.names() == []
-        with pytest.raises(WorkbenchError, match=r"cannot be a registry: .*file.* is not a folder"):
+        with pytest.raises(WorkbenchError, match=r"cannot write .*file.*: Not a directory"):
             publish(registry, "1.0.0")
 
 
