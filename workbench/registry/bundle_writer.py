@@ -19,10 +19,10 @@ from workbench.registry.batch_gain import Batching, batching_of
 from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits, logits_of
 from workbench.registry.manifest import CARD_NAME, GOLDEN_NAME, Draft, Golden, Manifest, Provenance
 from workbench.registry.model_card import model_card
-from workbench.registry.semver import Bump, parse
+from workbench.registry.semver import BUMPS, Bump, parse
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
-from workbench.registry.version_rule import Change, greatest, known_change, next_version, output_change
+from workbench.registry.version_rule import Change, known_change, next_version, output_change
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.child import ChildError, call
@@ -69,13 +69,12 @@ class PromotionRequest:
 class Promotion:
     """The result of a promotion.
 
-    previous: the version that the alias pointed at before. bump: the part of the number that was raised;
-    None where no number was derived. why: one sentence. unchanged: the alias pointed at this model already.
+    previous: the version that the alias pointed at before. why: of the number, one sentence.
+    unchanged: the alias pointed at this model already.
     """
 
     bundle: Bundle
     previous: str | None
-    bump: Bump | None
     why: str
     unchanged: bool
 
@@ -117,8 +116,8 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     name, alias, version = request.name, request.alias, request.version
     pointed = registry.pointed(name, alias)
     previous, generation = (pointed.version, pointed.generation) if pointed else (None, 0)
-    candidate = _candidate(request, cache)
-    same = _published(registry, name, candidate, first=previous)
+    candidate = _find_candidate(request, cache)
+    same = _find_published(registry, name, candidate, first=previous)
     if request.shadow is not None:
         _check_shadow(request.shadow, name, alias, same, served=previous)
     if same and parse(same.version).prerelease and (request.bump or version not in (None, same.version)):
@@ -127,20 +126,19 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
         why = f"this very model is already published as {same.version}"
         if version in (None, same.version):
             after = registry.point(name, alias, same.version, reason=request.reason, expected=generation)
-            return Promotion(same, previous, None, why, unchanged=after.generation == generation)
+            return Promotion(same, previous, why, unchanged=after.generation == generation)
         if request.forced is None:
-            hint = f"promote without a version to point `{alias}` at {same.version}"
-            raise Refused(why, hint=hint)
-    bundle, bump, why = _publish(request, registry, candidate, previous)
+            raise Refused(why, hint=f"promote without a version to point `{alias}` at {same.version}")
+    bundle, why = _publish(request, registry, candidate, previous)
     try:
         registry.point(name, alias, bundle.version, reason=request.reason, expected=generation)
     except Refused as error:
         message = f"{name} {bundle.version} is published, but {error.message}"
         raise Refused(message, hint=error.hint) from error
-    return Promotion(bundle, previous, bump, why, unchanged=False)
+    return Promotion(bundle, previous, why, unchanged=False)
 
 
-def _candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candidate:
+def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candidate:
     run, trial = request.run, request.trial
     if trial.status not in ("ok", "pruned") or trial.artifact_key is None:
         because = f": {trial.reason}" if trial.reason else ""
@@ -164,7 +162,9 @@ def _candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candidate:
     return _Candidate(info, trial, artifact, runtime)
 
 
-def _published(registry: Registry, name: str, candidate: _Candidate, *, first: str | None) -> Bundle | None:
+def _find_published(
+    registry: Registry, name: str, candidate: _Candidate, *, first: str | None
+) -> Bundle | None:
     """The intact version of this very model; `first` where there are several, else the highest."""
     model = (candidate.artifact.digest, candidate.info.class_names, candidate.contract, candidate.runtime)
     versions = sorted(registry.versions(name), key=lambda version: version == first)
@@ -197,7 +197,7 @@ def _check_shadow(shadow: Demand, name: str, alias: str, same: Bundle | None, *,
         shadow.check(name, same.version, same.digest, served=served)
 
 
-def _golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
+def _read_golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
     """The run's golden images with the logits measured for them."""
     import numpy as np
 
@@ -247,9 +247,9 @@ def _tolerance(candidate: _Candidate) -> float:
 
 def _publish(
     request: PromotionRequest, registry: Registry, candidate: _Candidate, previous: str | None
-) -> tuple[Bundle, Bump | None, str]:
-    """Publish the model as a new version: its bundle, the part of the number that was raised, and why."""
-    golden = _golden(request.run, candidate)
+) -> tuple[Bundle, str]:
+    """Publish the model as a new version; return its bundle, and why it has its number."""
+    golden = _read_golden(request.run, candidate)
     versions = registry.versions(request.name)
     # The number must be true for clients of the version that the alias points at, and of the highest.
     compared = dict.fromkeys([*([previous] if previous else []), *versions[-1:]])
@@ -266,8 +266,8 @@ def _publish(
     changes += [
         output_change(old, logits, got) for (old, _, logits), got in zip(undecided, others, strict=True)
     ]
-    change = greatest(changes)
-    number, bump = next_version(
+    change = max(changes, key=lambda change: BUMPS.index(change.bump), default=None)
+    number = next_version(
         parse(versions[-1]) if versions else None,
         change,
         bump=request.bump,
@@ -276,7 +276,7 @@ def _publish(
     )
     draft = _draft(request, candidate, number, golden, batching)
     bundle = registry.publish(draft, lambda folder: _write(folder, draft, candidate, golden))
-    return bundle, bump, change.why if change else "the first version"
+    return bundle, change.why if change else "the first version"
 
 
 def _compare(

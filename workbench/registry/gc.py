@@ -24,7 +24,6 @@ from workbench.system.records import write_record
 
 TRASH_NAME = ".trash"
 GRACE = timedelta(hours=24)
-DEFAULT_KEEP = 3
 _TIME = "%Y%m%dT%H%M%SZ"
 
 NamedVersion = tuple[str, str]  # a model's name and its version
@@ -78,7 +77,7 @@ class Reclaimed:
 
 
 def collect(
-    registry: Registry, *, keep: int = DEFAULT_KEEP, delete: bool = False, now: datetime | None = None
+    registry: Registry, *, keep: int = 3, delete: bool = False, now: datetime | None = None
 ) -> Reclaimed:
     """Find the versions that nothing needs. With `delete`, move them to the trash and empty it of versions
     that were moved a day ago.
@@ -112,7 +111,7 @@ def _plan(registry: Registry, keep: int, now: datetime) -> Reclaimed:
                 kept.append(KeptVersion(name, version, tuple(reasons)))
             else:
                 moved.append(_gone(name, version, registry.root / name / version, now))
-    in_use = _leased(registry)
+    in_use = _leased_versions(registry)
     trash = list(_trash(registry.root / TRASH_NAME))
     deleted = [gone for gone in trash if gone.until <= _iso(now) and (gone.name, gone.version) not in in_use]
     left = [problem.path for name in (".tmp", *names) for problem in leftovers(registry.root / name)]
@@ -142,7 +141,7 @@ def _reasons_to_keep(registry: Registry, keep: int) -> dict[NamedVersion, dict[s
     return why
 
 
-def _leased(registry: Registry) -> set[NamedVersion]:
+def _leased_versions(registry: Registry) -> set[NamedVersion]:
     return {(lease.name, lease.version) for lease in read_leases(registry.root)[0]}
 
 
@@ -163,7 +162,7 @@ def _move(registry: Registry, items: tuple[Gone, ...], now: datetime) -> tuple[G
         os.rename(item.path, target)
         # A server that takes a lease now waits for the lock, then checks that its version is there. A lease
         # of a server that could not wait is found here.
-        if (item.name, item.version) in _leased(registry):
+        if (item.name, item.version) in _leased_versions(registry):
             os.rename(target, item.path)
         else:
             moved.append(item)

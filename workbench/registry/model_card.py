@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: a published model in words, for those who decide whether to trust it."""
+"""MODEL_CARD.md: a published model in words."""
 
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import plural

@@ -47,13 +47,7 @@ def publish(
     the workspace's budget, unless forced. WorkbenchError for an unknown run or variant.
     """
     run = find_run(workspace.results, run_id)
-    # The budget is the workspace's of today, not that of the run.
-    info = run.info().model_copy(update={"budget": workspace.budget})
-    if info.name != workspace.name:
-        raise WorkbenchError(
-            f"run {run.run_id} is of the model `{info.name}`, the workspace is of `{workspace.name}`",
-            hint="run again under the new name, or set `name` in krishi.yaml back",
-        )
+    info = _read_info(run, workspace)
     trial = _choose(run, info, variant)
     missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
     if missed and not force:
@@ -73,6 +67,17 @@ def publish(
     )
     promotion = promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
     return Published(promotion, trial.variant, alias)
+
+
+def _read_info(run: RunFolder, workspace: Workspace) -> RunInfo:
+    """The run's record with the workspace's present budget. Raises WorkbenchError for another model's run."""
+    info = run.info()
+    if info.name != workspace.name:
+        raise WorkbenchError(
+            f"run {run.run_id} is of the model `{info.name}`, the workspace is of `{workspace.name}`",
+            hint="run again under the new name, or set `name` in krishi.yaml back",
+        )
+    return info.model_copy(update={"budget": workspace.budget})
 
 
 def _choose(run: RunFolder, info: RunInfo, variant: str | None) -> TrialResult:

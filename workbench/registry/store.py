@@ -101,7 +101,7 @@ class Registry:
         """`name`, or that of the only model. Raises WorkbenchError where there is none or several."""
         if name is not None:
             return check_name(name, "a model")
-        names = self._known_names()
+        names = self._require_names()
         if len(names) > 1:
             listed = ", ".join(names)
             raise WorkbenchError(f"{self.root} holds several models: {listed}", hint="name one of them")
@@ -141,7 +141,7 @@ class Registry:
         where `name` is None and there are several models, or where the manifest was changed.
         """
         name = self.model_name(name)
-        pointed = self._existing_alias(name, alias)
+        pointed = self._find_alias(name, alias)
         bundle = self.bundle(name, pointed.version)
         if bundle.digest != pointed.manifest_sha256:
             raise WorkbenchError(
@@ -188,7 +188,7 @@ class Registry:
         is not verified. Raises Refused where there is no version to return to.
         """
         self._check_known(name)
-        pointed = self._existing_alias(name, alias)
+        pointed = self._find_alias(name, alias)
         passed: list[str] = []
         for steps_back, before in enumerate(reversed(pointed.trail[:-1]), start=1):
             try:
@@ -254,7 +254,7 @@ class Registry:
             before = aliases.get(alias)
             generation = before.generation if before else 0
             if expected not in (None, generation):
-                raise _moved_meanwhile(alias, before)
+                raise _move_error(alias, before)
             target = (bundle.version, bundle.digest)
             if before and (before.version, before.manifest_sha256) == target and not steps_back:
                 return before
@@ -285,7 +285,7 @@ class Registry:
             raise WorkbenchError(f"{folder} is a symbolic link")
         return folder
 
-    def _known_names(self) -> list[str]:
+    def _require_names(self) -> list[str]:
         """The models. Raises WorkbenchError where there is none."""
         if not (names := self.names()):
             state = "holds no model yet" if self.root.is_dir() else "does not exist"
@@ -295,10 +295,10 @@ class Registry:
 
     def _check_known(self, name: str) -> None:
         if not self.versions(name):
-            known = ", ".join(f"`{other}`" for other in self._known_names())
+            known = ", ".join(f"`{other}`" for other in self._require_names())
             raise WorkbenchError(f"{self.root} has no model `{name}`", hint=f"it has {known}")
 
-    def _existing_alias(self, name: str, alias: str) -> Alias:
+    def _find_alias(self, name: str, alias: str) -> Alias:
         if (pointed := self.pointed(name, alias)) is None:
             self._check_known(name)
             known = ", ".join(f"`{other}`" for other in sorted(self.aliases(name))) or "none yet"
@@ -378,7 +378,7 @@ def _collect_error(problems: list[Problem], path: Path, prefix: str = "") -> Ite
         problems.append(Problem(path, f"{prefix}{error.message}"))
 
 
-def _moved_meanwhile(alias: str, now: Alias | None) -> Refused:
+def _move_error(alias: str, now: Alias | None) -> Refused:
     if now is None:
         return Refused(f"`{alias}` was expected to exist, and does not")
     last = now.history[-1]

@@ -5,7 +5,6 @@ minor   the predictions or the decoding of large photos changed
 patch   the same checkpoint, and the outputs agree within the published tolerance
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.backends.artifact import ArtifactInfo
@@ -15,8 +14,6 @@ from workbench.registry.bundle import Logits, compare_logits
 from workbench.registry.manifest import Manifest
 from workbench.registry.semver import BUMPS, Bump, Version, parse
 from workbench.results.records import RunInfo
-
-FIRST_VERSION = "1.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +59,6 @@ def output_change(old: Manifest, logits: Logits, got: Logits) -> Change:
     return Change("patch", f"it was built from the same checkpoint as {old.version}, and {agrees}")
 
 
-def greatest(changes: Sequence[Change]) -> Change | None:
-    return max(changes, key=lambda change: BUMPS.index(change.bump), default=None)
-
-
 def next_version(
     highest: Version | None,
     change: Change | None,
@@ -73,15 +66,15 @@ def next_version(
     bump: Bump | None,
     version: str | None,
     forced: bool,
-) -> tuple[str, Bump | None]:
-    """The new version's number, and the part that was raised, if any.
+) -> str:
+    """The new version's number.
 
     highest, change: None where nothing is published yet. bump, version: the caller's choice, if any.
     Raises Refused where the choice promises more than is true, unless forced.
     """
     wanted = parse(version) if version is not None else None
     if highest is None or change is None:
-        return str(wanted or FIRST_VERSION), None
+        return str(wanted or "1.0.0")
     least = highest.bump(change.bump)
     hint = "leave the number to the tool, or give a reason: --force REASON"
     if wanted is not None:
@@ -89,8 +82,8 @@ def next_version(
         too_low = wanted.core < least.core or wanted.precedence <= highest.precedence
         if too_low and not forced:
             raise Refused(f"{wanted} is too low, it takes {least} or higher: {change.why}", hint=hint)
-        return str(wanted), None
+        return str(wanted)
     chosen = bump or change.bump
     if BUMPS.index(chosen) < BUMPS.index(change.bump) and not forced:
         raise Refused(f"this is a {change.bump} change, not a {chosen} one: {change.why}", hint=hint)
-    return str(highest.bump(chosen)), chosen
+    return str(highest.bump(chosen))
