@@ -96,11 +96,9 @@ class Scene:
         return self.registry.resolve("leaf", "production").version
 
     def contents(self) -> dict[str, str]:
-        """The manifest's digest of every version, those in the trash included where they are whole."""
-        found = {}
-        for version in self.registry.versions("leaf"):
-            found[version] = self.registry.bundle("leaf", version).digest
-        return found
+        """The manifest's digest of every version."""
+        versions = self.registry.versions("leaf")
+        return {version: self.registry.bundle("leaf", version).digest for version in versions}
 
 
 AFTER = {"promote": "2.0.0", "publish": OLD, "point": "0.3.0", "rollback": "1.1.0", "gc": OLD, "lease": OLD}
@@ -190,11 +188,16 @@ def attempt(work: Callable[[], object]) -> NoReturn:
         os._exit(code)
 
 
-def forked(work: Callable[[], object]) -> int:
-    """The exit code of a fork that does `work`; negative: the signal that ended it."""
+def fork(work: Callable[[], object]) -> int:
+    """The process id of a fork that does `work`."""
     sys.stdout.flush()
     if (child := os.fork()) == 0:
         attempt(work)
+    return child
+
+
+def wait_for(child: int) -> int:
+    """The exit code of a fork; negative: the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -251,7 +254,7 @@ def everywhere(happening: str, operation: str, folder: Path) -> None:
             watch(scene.registry.root, HAPPENINGS[happening](step))
             getattr(scene, operation)()
 
-        code = forked(work)
+        code = wait_for(fork(work))
         # A server works without a lease where it cannot have one.
         harmed = DONE_WITHOUT if operation == "lease" else TOLD
         assert code in (DONE, -signal.SIGKILL if happening == "kill" else harmed), code
@@ -311,7 +314,7 @@ def on_full_disk(operation: str, folder: Path) -> None:
             shutil.copytree(folder / "0", disk / "w", copy_function=shutil.copy)
             contents = scene.contents()
             ballast = fill(disk / "ballast", pages)
-            code = forked(getattr(scene, operation))
+            code = wait_for(fork(getattr(scene, operation)))
             left = leftovers(scene.registry)
             ballast.unlink()
             assert code in (DONE, TOLD), code
@@ -348,7 +351,7 @@ def on_read_only_disk(operation: str, folder: Path) -> None:
         scene = Scene(disk / "w")
         contents = scene.contents()
         call_libc("mount", b"tmpfs", str(disk).encode(), None, REMOUNT | READ_ONLY, None)
-        code = forked(getattr(scene, operation))
+        code = wait_for(fork(getattr(scene, operation)))
         assert code == (DONE if operation == "lease" else TOLD), code
         check(scene, operation, contents)
         assert scene.production == OLD
@@ -368,24 +371,20 @@ def race(folder: Path, *, versions: tuple[str | None, str | None], first: bool) 
     if first:
         shutil.rmtree(scene.registry.root)
     ready, go = os.pipe(), os.pipe()
-    children = []
-    for number, version in enumerate(versions, start=1):
-        sys.stdout.flush()
-        if (child := os.fork()) == 0:
-            published = Registry.publish
+    publish_now = Registry.publish
 
-            def waiting(*arguments: Any, published: Any = published) -> Any:
-                os.write(ready[1], b"r")
-                os.read(go[0], 1)
-                return published(*arguments)
+    def publish_together(*arguments: Any) -> Any:
+        os.write(ready[1], b"r")
+        os.read(go[0], 1)
+        return publish_now(*arguments)
 
-            Registry.publish = waiting  # type: ignore[method-assign,assignment]
-            attempt(partial(scene.promote, number, version=version))
-        children.append(child)
+    Registry.publish = publish_together  # type: ignore[method-assign,assignment]
+    numbered = enumerate(versions, start=1)
+    children = [fork(partial(scene.promote, number, version=version)) for number, version in numbered]
     for _ in children:
         os.read(ready[0], 1)
     os.write(go[1], b"go")
-    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    codes = sorted(map(wait_for, children))
     assert codes == [DONE, REFUSED], codes
     assert scene.registry.verify() == []
     say(f"won {scene.production} of {' '.join(scene.registry.versions('leaf'))}")
@@ -402,14 +401,14 @@ def race_with_gc(folder: Path) -> None:
             collect(registry, keep=0, delete=True)
 
     def moves() -> None:
+        point = partial(registry.point, "leaf", "production", reason="r", expected=None)
         for number in range(rounds):
-            publish(registry, f"3.{number}.0")
+            version = f"3.{number}.0"
+            publish(registry, version)
             for step in (
-                lambda: registry.point("leaf", "production", "0.3.0", reason="r", expected=None),
-                lambda number=number: registry.point(
-                    "leaf", "production", f"3.{number}.0", reason="r", expected=None
-                ),
-                lambda: registry.rollback("leaf", "production"),
+                partial(point, "0.3.0"),
+                partial(point, version),
+                partial(registry.rollback, "leaf", "production"),
             ):
                 try:
                     step()
@@ -430,13 +429,8 @@ def race_with_gc(folder: Path) -> None:
             except WorkbenchError as error:
                 assert "is not what was published" not in error.message, error.message
 
-    children = []
-    for work in (collects, moves, serves):
-        sys.stdout.flush()
-        if (child := os.fork()) == 0:
-            attempt(work)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    children = [fork(work) for work in (collects, moves, serves)]
+    codes = list(map(wait_for, children))
     assert codes == [DONE] * 3, codes
     problems = [problem for problem in registry.verify() if "interrupted write" not in problem.what]
     assert problems == [], problems
@@ -452,24 +446,25 @@ def main(what: str, *rest: str) -> None:
     signal.alarm(60)  # A child that is waited for may have ended otherwise.
     if what != "race-gc":
         workbench.registry.store.LEFTOVER_AGE_S = -1  # Everything an interrupted write leaves is looked at.
-    *operation, folder = rest
+    *operation, last = rest
+    folder = Path(last)
     if what in HAPPENINGS:
-        everywhere(what, operation[0], Path(folder))
-    elif what == "disk":
-        on_full_disk(operation[0], Path(folder))
-    elif what == "mount":
-        on_read_only_disk(operation[0], Path(folder))
-    elif what == "can-mount":
-        say(str(can_mount()))
-    elif what == "race-gc":
-        race_with_gc(Path(folder))
-    elif what == "race":
-        race(Path(folder), versions=(None, None), first=False)
-    elif what == "race-numbers":
-        race(Path(folder), versions=("2.5.0", "2.6.0"), first=False)
+        everywhere(what, operation[0], folder)
+    elif what in ON_DISK:
+        ON_DISK[what](operation[0], folder)
+    elif what in RACES:
+        RACES[what](folder)
     else:
-        race(Path(folder), versions=(None, None), first=True)
+        say(str(can_mount()))
 
+
+ON_DISK = {"disk": on_full_disk, "mount": on_read_only_disk}
+RACES: dict[str, Callable[[Path], None]] = {
+    "race": partial(race, versions=(None, None), first=False),
+    "race-numbers": partial(race, versions=("2.5.0", "2.6.0"), first=False),
+    "race-first": partial(race, versions=(None, None), first=True),
+    "race-gc": race_with_gc,
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

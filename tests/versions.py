@@ -14,6 +14,14 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
 LOGITS = np.array([[3.0, 0.0, -1.0], [-2.0, 0.5, 1.0]], dtype=np.float32)
 
 
+def workspace_folder(root: Path) -> Path:
+    """The files that every workspace has."""
+    (root / "val").mkdir(parents=True)
+    (root / "student.ckpt").touch()
+    (root / "krishi.yaml").write_text("model: {checkpoint: student.ckpt}\ndata: {validation: val}\n")
+    return root
+
+
 def files(model: bytes = b"weights") -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         (folder / "model.bin").write_bytes(model)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.registry.batch_gain import GAIN, Batching, batching_of, decide
+from workbench.registry.batch_gain import GAIN, batching_of, decide
 
 PHOTOS = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
 
@@ -30,12 +30,11 @@ def test_where_a_call_costs_as_much_as_many_photos_batches_pay() -> None:
     assert found.why.startswith(f"calls of {found.size} photos do ")
 
 
-def test_where_each_photo_costs_the_same_they_do_not() -> None:
-    assert batching_of(costing(0.0, 0.002), PHOTOS, fixed=0, sessions=1).size == 1
-
-
-def test_two_sessions_at_a_time_are_what_a_batch_has_to_beat() -> None:
-    assert batching_of(costing(0.001, 0.001), PHOTOS, fixed=0, sessions=4).size == 1
+@pytest.mark.parametrize(("call_s", "photo_s", "sessions"), [(0.0, 0.002, 1), (0.001, 0.001, 4)])
+def test_where_each_photo_costs_the_same_or_sessions_do_as_much_they_do_not(
+    call_s: float, photo_s: float, sessions: int
+) -> None:
+    assert batching_of(costing(call_s, photo_s), PHOTOS, fixed=0, sessions=sessions).size == 1
 
 
 def test_a_network_whose_answers_depend_on_the_neighbours_never_gets_any() -> None:
@@ -62,8 +61,3 @@ def test_a_fixed_batch_is_left_alone() -> None:
 )
 def test_the_smallest_size_that_is_nearly_the_fastest_is_taken(rates: dict[int, float], size: int) -> None:
     assert decide(rates).size == size
-
-
-def test_it_travels_through_json() -> None:
-    made = decide({1: 100.0, 8: 300.0})
-    assert Batching.model_validate_json(made.model_dump_json()) == made

@@ -2,9 +2,6 @@
 
 import hashlib
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import artifact_info, onnx_model, run_info, trial
+from tests.builders import artifact_info, counts, onnx_model, run_info, trial
 from workbench.backends import BACKENDS, NullRuntime, OrtRuntime, Runtime
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
-from workbench.measure.records import Accuracy
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import check_golden
-from workbench.registry.bundle_writer import Promotion, promote
+from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
 from workbench.registry.shadow_record import Demand, ShadowResult, write
 from workbench.registry.store import Registry
 from workbench.results.folder import RunFolder
@@ -31,8 +27,8 @@ from workbench.system.machine import collect
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.5))
+SMALLER = CONTRACT.model_copy(update={"resize": 9})
 CLASSES = ("rust", "scab", "well")
 INDICES = np.array([1, 3, 4], dtype=np.int64)
 VARIANT = "int8-static[method=entropy]"
@@ -108,7 +104,7 @@ class Bench:
 
     def promote_run(self, run: RunFolder, **choice: Any) -> Promotion:
         (trial,) = run.trials()
-        return promote(run, trial, name="leaf", cache=self.cache, registry=self.registry, **choice)
+        return promote(PromotionRequest(run, trial, "leaf", **choice), self.registry, self.cache)
 
     @property
     def production(self) -> str:
@@ -133,16 +129,6 @@ def info_of(run_id: str, model: Model) -> RunInfo:
 
 
 def trial_of(model: Model, key: str) -> TrialResult:
-    counts = Accuracy(
-        images=200,
-        correct=190,
-        correct_top5=None,
-        macro_f1=0.9,
-        class_images=(100, 50, 50),
-        class_correct=(95, 48, 47),
-        losses=4,
-        gains=2,
-    )
     made = trial(
         VARIANT,
         recipe="int8-static",
@@ -150,7 +136,7 @@ def trial_of(model: Model, key: str) -> TrialResult:
         backend=model.runtime.backend,
         rounds=[math.exp(ratio) for ratio in (0.7, 0.69, 0.71, 0.68, 0.7, 0.72)],
         peak_memory_bytes=80_000_000,
-        accuracy=counts,
+        accuracy=counts(losses=4, gains=2, images=200, correct=192),
         artifact_digest=model.info.sha256,
         artifact_key=key,
     )
@@ -167,7 +153,7 @@ FIRST = Model()
 
 def test_the_first_promotion_publishes_1_0_0_with_everything_it_takes_to_serve(bench: Bench) -> None:
     done = bench.promote(FIRST)
-    assert (done.version, done.previous, done.bump, done.unchanged) == ("1.0.0", None, None, False)
+    assert (done.version, done.previous, done.unchanged) == ("1.0.0", None, False)
     assert done.why == "the first version"
     assert bench.registry.verify() == []
 
@@ -197,9 +183,8 @@ def test_the_model_card_can_be_read_and_says_what_was_measured_and_what_was_not(
         "1. `scab`",
     ):
         assert expected in card
-    assert (
-        "drawn" not in (bench.promote(replace(FIRST, data=b"b")).bundle.folder / "MODEL_CARD.md").read_text()
-    )
+    real = bench.promote(replace(FIRST, data=b"b")).bundle.folder
+    assert "drawn" not in (real / "MODEL_CARD.md").read_text()
 
 
 def test_the_same_model_again_publishes_nothing(bench: Bench) -> None:
@@ -231,26 +216,21 @@ def test_the_same_model_is_not_given_a_second_number_but_a_candidate_becomes_a_r
 
 
 @pytest.mark.parametrize(
-    ("model", "bump", "version", "why"),
+    ("model", "version", "why"),
     [
-        (replace(FIRST, data=b"again"), "patch", "1.0.1", "its logits agree with 1.0.0's"),
-        (replace(FIRST, threads=2), "patch", "1.0.1", "its logits agree with 1.0.0's"),
-        (replace(FIRST, checkpoint="checkpoint-b", data=b"b"), "minor", "1.1.0", "another checkpoint"),
-        (replace(FIRST, class_names=("scab", "rust", "well")), "major", "2.0.0", "the class order changed"),
-        (
-            replace(FIRST, contract=CONTRACT.model_copy(update={"resize": 9})),
-            "major",
-            "2.0.0",
-            "resize 10 -> 9",
-        ),
+        (replace(FIRST, data=b"again"), "1.0.1", "its logits agree with 1.0.0's"),
+        (replace(FIRST, threads=2), "1.0.1", "its logits agree with 1.0.0's"),
+        (replace(FIRST, checkpoint="checkpoint-b", data=b"b"), "1.1.0", "another checkpoint"),
+        (replace(FIRST, class_names=("scab", "rust", "well")), "2.0.0", "the class order changed"),
+        (replace(FIRST, contract=SMALLER), "2.0.0", "resize 10 -> 9"),
     ],
 )
 def test_the_number_follows_what_clients_would_notice(
-    bench: Bench, model: Model, bump: str, version: str, why: str
+    bench: Bench, model: Model, version: str, why: str
 ) -> None:
     bench.promote(FIRST)
     done = bench.promote(model)
-    assert (done.bump, done.version, done.previous) == (bump, version, "1.0.0")
+    assert (done.version, done.previous) == (version, "1.0.0")
     assert why in done.why
     assert bench.production == version
     assert bench.registry.verify() == []
@@ -288,7 +268,7 @@ def test_after_a_rollback_the_next_number_is_true_for_the_clients_of_both_versio
     bench.registry.rollback("leaf", "production")
     done = bench.promote(replace(FIRST, data=b"again"))
     # A patch of what is served, and yet 2.0.1 would break whoever relies on 2.0.0.
-    assert (done.bump, done.version, done.previous) == ("major", "3.0.0", "1.0.0")
+    assert (done.version, done.previous) == ("3.0.0", "1.0.0")
 
 
 @pytest.mark.parametrize("alias", ["../x", "Production", ""])
@@ -300,24 +280,18 @@ def test_an_alias_that_could_be_a_path_is_refused_before_anything_is_published(
     assert bench.registry.names() == []
 
 
-def test_another_alias_gets_a_model_without_touching_production(bench: Bench) -> None:
-    bench.promote(FIRST)
-    bench.promote(replace(FIRST, data=b"again"), alias="canary")
-    assert bench.production == "1.0.0"
-    assert bench.registry.resolve("leaf", "canary").version == "1.0.1"
-
-
-def test_a_model_that_does_not_give_its_measured_logits_is_not_published(bench: Bench) -> None:
-    with pytest.raises(Refused, match="does not give the logits that were measured") as caught:
-        bench.promote(replace(FIRST, logits=np.ones((6, 3), dtype=np.float32)))
-    assert caught.value.hint is not None
-    assert bench.registry.names() == []
-
-
-def test_a_model_that_cannot_be_opened_is_not_published(bench: Bench) -> None:
-    broken = replace(FIRST, format="onnx", data=b"not a model", logits=np.ones((6, 3), dtype=np.float32))
-    with pytest.raises(Refused, match="was not published: onnxruntime cannot open"):
-        bench.promote(broken)
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (FIRST, "does not give the logits that were measured"),
+        (Model(format="onnx", data=b"not a model"), "was not published: onnxruntime cannot open"),
+    ],
+)
+def test_a_model_that_cannot_be_opened_or_gives_other_logits_is_not_published(
+    bench: Bench, model: Model, message: str
+) -> None:
+    with pytest.raises(Refused, match=message):
+        bench.promote(replace(model, logits=np.ones((6, 3), dtype=np.float32)))
     assert bench.registry.names() == []
 
 
@@ -394,7 +368,7 @@ def test_a_damaged_current_version_does_not_stop_the_promotion_that_replaces_it(
     second.chmod(0o644)
     second.write_text("{}")
     done = bench.promote(FIRST)
-    assert (done.version, done.bump) == ("2.0.0", "major")
+    assert done.version == "2.0.0"
     assert "it cannot be compared with 1.0.1" in done.why
 
 
@@ -419,33 +393,6 @@ def test_a_promotion_overtaken_by_a_rollback_publishes_but_does_not_move_the_ali
         bench.promote(replace(FIRST, data=b"three"))
     assert bench.production == "1.0.0"
     assert plain.verify() == []
-
-
-def test_of_two_promotions_in_two_processes_one_wins_and_the_other_is_told(bench: Bench) -> None:
-    bench.promote(FIRST)
-    runs = [bench.run(replace(FIRST, data=data, checkpoint=str(data))) for data in (b"left", b"right")]
-    rivals = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(run.path), str(bench.results.parent)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for run in runs
-    ]
-    for rival in rivals:
-        assert rival.stdout is not None
-        assert rival.stdout.readline() == "ready\n"
-    for rival in rivals:
-        assert rival.stdin is not None
-        rival.stdin.write("go\n")
-        rival.stdin.flush()
-    answers = sorted(rival.communicate(timeout=30)[0].strip() for rival in rivals)
-    assert answers[0].startswith("lost: leaf 1.1.0 exists already")
-    assert answers[1] == "won 1.1.0"
-    assert bench.production == "1.1.0"
-    assert bench.registry.verify() == []
 
 
 # A real model, opened by a real runtime.
@@ -481,7 +428,7 @@ def test_a_real_model_is_numbered_by_its_outputs(bench: Bench) -> None:
     assert bench.promote(encoded_again).version == "1.0.1"
     rounded = replace(real, data=averaging(WEIGHTS * 1.05), precision="int8")
     done = bench.promote(rounded)
-    assert (done.bump, done.version) == ("minor", "1.1.0")
+    assert done.version == "1.1.0"
     assert "its predictions differ from 1.0.1's: the logits differ by up to" in done.why
     assert [bench.registry.rollback("leaf", "production").version for _ in range(2)] == ["1.0.1", "1.0.0"]
     assert bench.registry.verify() == []
@@ -495,28 +442,6 @@ def test_a_model_whose_weights_lie_in_a_second_file_is_not_published(bench: Benc
     with pytest.raises(Refused, match="was not published"):
         bench.promote_run(run)
     assert bench.registry.names() == []
-
-
-def promote_when_told(run: RunFolder, folder: Path) -> None:
-    def wait() -> None:
-        say("ready")
-        sys.stdin.readline()
-
-    bench = Bench(folder)
-    bench.registry = Slower(bench.registry.root, wait)
-    try:
-        say(f"won {bench.promote_run(run).version}")
-    except Refused as error:
-        say(f"lost: {error.message}")
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    promote_when_told(RunFolder(Path(sys.argv[1])), Path(sys.argv[2]))
 
 
 def test_a_promotion_that_demands_a_shadow_result_says_at_each_step_what_is_missing(bench: Bench) -> None:

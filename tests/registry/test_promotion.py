@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.builders import CONTRACT, absent_trial, artifact_info, counts, run_info, trial
+from tests.versions import workspace_folder
 from workbench.backends import BACKENDS, NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactCache
 from workbench.errors import Refused, WorkbenchError
@@ -87,11 +88,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "cache"))
-    root = tmp_path / "leaf"
-    (root / "val").mkdir(parents=True)
-    (root / "student.ckpt").touch()
-    (root / "krishi.yaml").write_text("model: {checkpoint: student.ckpt}\ndata: {validation: val}\n")
-    return Bench(find(root, tmp_path))
+    return Bench(find(workspace_folder(tmp_path / "leaf"), tmp_path))
 
 
 def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(bench: Bench) -> None:

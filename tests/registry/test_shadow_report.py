@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.versions import workspace_folder
 from workbench.cli import main
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.shadow_record import Demand, ShadowResult, find, path_of, write
@@ -44,7 +45,11 @@ shadow_inference_seconds_count{model="shadow",shadow_version="1.1.0",version="1.
 shadow_inference_seconds_sum{model="shadow",shadow_version="1.1.0",version="1.0.0"} 0.4
 """
 ALONE = "\n".join(line for line in RUNNING.splitlines() if 'role="shadow"' not in line) + "\n"
-Serve = Callable[..., str]
+
+
+def plain(text: str) -> str:
+    """Without comments, which may not come twice."""
+    return "".join(line for line in text.splitlines(keepends=True) if line[0] != "#")
 
 
 @contextmanager
@@ -70,10 +75,7 @@ def serving(text: str, status: int) -> Iterator[str]:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    (tmp_path / "val").mkdir()
-    (tmp_path / "student.ckpt").touch()
-    (tmp_path / "krishi.yaml").write_text("model: {checkpoint: student.ckpt}\ndata: {validation: val}\n")
-    return tmp_path
+    return workspace_folder(tmp_path)
 
 
 def test_the_report_says_how_often_both_agree_and_how_long_both_took() -> None:
@@ -93,9 +95,7 @@ def test_the_report_says_how_often_both_agree_and_how_long_both_took() -> None:
 
 def test_samples_of_several_processes_are_added_up() -> None:
     doubled = COUNTED + COUNTED.replace("{", '{pid="2",')
-    with serving(
-        RUNNING + "\n".join(line for line in doubled.splitlines() if line[0] != "#") + "\n", 200
-    ) as url:
+    with serving(RUNNING + plain(doubled), 200) as url:
         (pair,) = report_of(url).pairs
     assert (pair.compared, pair.shed) == (400, 14)
     assert pair.ratio == pytest.approx(0.5)
@@ -131,16 +131,14 @@ def test_where_no_shadow_runs_that_is_said_and_nothing_is_kept(
 def test_a_shadow_that_was_asked_nothing_yet_says_so_and_keeps_nothing() -> None:
     with serving(RUNNING, 200) as url:
         report = report_of(url)
-    assert (
-        shadow(report) == "leaf 1.1.0 in the shadow of 1.0.0: no request compared yet (0 failed, 0 left out)"
-    )
+    expected = "leaf 1.1.0 in the shadow of 1.0.0: no request compared yet (0 failed, 0 left out)"
+    assert shadow(report) == expected
     assert report.results() == []
 
 
 def test_after_a_swap_each_pair_is_told_apart() -> None:
     later = COUNTED.replace('version="1.0.0"', 'version="0.9.0"').replace("198.0", "90.0")
-    plain = "\n".join(line for line in (COUNTED + later).splitlines() if line[0] != "#") + "\n"
-    with serving(RUNNING + plain, 200) as url:
+    with serving(RUNNING + plain(COUNTED + later), 200) as url:
         results = report_of(url).results()
     assert [(result.version, result.agree) for result in results] == [("0.9.0", 90), ("1.0.0", 198)]
 

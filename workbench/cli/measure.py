@@ -147,18 +147,10 @@ def export(
     """Export one checkpoint to ONNX and check its answers against torch's."""
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.report import export as words
-    from workbench.run.export_checkpoint import export_checkpoint
+    from workbench.run.export_checkpoint import ExportRequest, export_checkpoint
 
+    request = ExportRequest(checkpoint, output, input_shape, opset_version, exporter, factory)
     with ProgressDisplay(quiet=quiet) as report:
-        exported = export_checkpoint(
-            find_workspace(workspace),
-            checkpoint,
-            output,
-            input_shape,
-            opset=opset_version,
-            exporter=exporter,
-            factory=factory,
-            report=report,
-        )
+        exported = export_checkpoint(find_workspace(workspace), request, report)
     print(words.text(exported))
     return 0

@@ -1,39 +1,32 @@
-"""Whether a server should gather photos of several requests into one call: measured, and decided here."""
+"""Measure and decide whether a server gathers photos of several requests into one call."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from statistics import median
-from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
+from workbench.backends import Infer
 from workbench.errors import plural
+from workbench.photos.contract import Batch
 from workbench.system.records import Record
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from workbench.backends import Infer
-
-
 SIZES = (2, 4, 8, 16)
-# Of the largest logit. A GPU takes other kernels for other batch sizes, which round FP16 otherwise.
+# Of the largest logit. A GPU takes other kernels for other batch sizes, and they round FP16 differently.
 SAME = {"cpu": 1e-3, "cuda": 1e-2}
 TURN_S = 0.02
 TURNS = 5
 HOPE = 1.05
-SAVING_S = 5e-4  # a photo; less is lost again to the threads that a batch is gathered from
-GAIN = 1.2  # below, the wait for others and the larger steps of latency are not worth it
+SAVING_S = 5e-4  # a photo; a batch's threads cost about as much
+GAIN = 1.2  # a smaller gain is not worth the wait for other photos
 LONGEST_CALL_S = 0.25
 
 
 class Batching(Record):
-    """What calls of several photos bring, on the machine of the promotion.
+    """The gain of calls of several photos on the machine of the promotion.
 
-    size: photos a server may gather into a call; 1: it gathers none. photos_per_s: of calls of 1, 2, 4, ...
-    photos, as far as was measured; of single photos as many calls at a time as the runtime's sessions, of
-    larger ones one. why: one sentence.
+    size: photos a server may gather into a call. photos_per_s: by the size of the call; single photos are
+    measured with one call per session at a time, larger sizes with one call. why: one sentence.
     """
 
     size: PositiveInt
@@ -41,13 +34,11 @@ class Batching(Record):
     why: str
 
 
-def batching_of(
-    infer: "Infer", photos: "NDArray[np.generic]", *, fixed: int, sessions: int, device: str = "cpu"
-) -> Batching:
-    """Time calls of one photo against calls of several, in turns.
+def batching_of(infer: Infer, photos: Batch, *, fixed: int, sessions: int, device: str = "cpu") -> Batching:
+    """Time calls of one photo against calls of several.
 
-    photos: (n, ...) as the session takes them. fixed: the batch the artifact was built for, 0 where it is
-    free. sessions: calls a server makes at a time.
+    photos: (n, ...) as the session takes them. fixed: batch size of the artifact, 0 where it is free.
+    sessions: calls a server makes at a time.
     """
     import numpy as np
 
@@ -55,22 +46,27 @@ def batching_of(
         return Batching(size=1, photos_per_s={}, why=f"the artifact takes {plural(fixed, 'photo')} a call")
     single = np.concatenate([infer(photos[i : i + 1]) for i in range(len(photos))])
     together = infer(photos)
-    # Dynamic quantisation takes its scale from the whole batch, whoever's photos are in it.
+    # Dynamic quantisation takes its scale from the whole batch.
     if not np.allclose(single, together, rtol=0, atol=SAME[device] * float(np.abs(single).max())):
         return Batching(size=1, photos_per_s={}, why="answers depend on the other photos of a batch")
-    batches = {size: np.resize(photos, (size, *photos.shape[1:])) for size in (1, *SIZES)}
-    for batch in batches.values():
-        infer(batch)  # A GPU's runtime chooses kernels, or records a graph, when a size first comes up.
-    sizes = [1, *(size for size in SIZES if _seconds(infer, batches[size]) <= LONGEST_CALL_S)]
+    batches = {}
+    for size in (1, *SIZES):
+        batch = np.resize(photos, (size, *photos.shape[1:]))
+        infer(batch)  # A GPU's runtime chooses kernels, or records a graph, at the first call of a size.
+        started = time.perf_counter()
+        infer(batch)
+        if size == 1 or time.perf_counter() - started <= LONGEST_CALL_S:
+            batches[size] = batch
     # Most networks on most processors gain nothing, and the largest batch shows that.
-    rates = _rates(infer, batches, [1, sizes[-1]], sessions)
-    if rates[sizes[-1]] >= HOPE * rates[1]:
-        rates = _rates(infer, batches, sizes, sessions)
+    largest = max(batches)
+    rates = _rates(infer, {size: batches[size] for size in (1, largest)}, sessions)
+    if rates[largest] >= HOPE * rates[1]:
+        rates = _rates(infer, batches, sessions)
     return decide(rates)
 
 
 def decide(photos_per_s: dict[int, float]) -> Batching:
-    """The smallest size that is nearly as fast as the fastest, where that pays."""
+    """Choose the smallest size within 5 % of the fastest, or 1 where the gain is too small."""
     single, best = photos_per_s[1], max(photos_per_s.values())
     saves_s = 1 / single - 1 / best
     if best < GAIN * single or saves_s < SAVING_S:
@@ -82,19 +78,11 @@ def decide(photos_per_s: dict[int, float]) -> Batching:
     return Batching(size=size, photos_per_s=photos_per_s, why=why)
 
 
-def _seconds(infer: "Infer", batch: "NDArray[np.generic]") -> float:
-    started = time.perf_counter()
-    infer(batch)
-    return time.perf_counter() - started
-
-
-def _rates(
-    infer: "Infer", batches: "dict[int, NDArray[np.generic]]", sizes: Sequence[int], sessions: int
-) -> dict[int, float]:
-    """Photos a second of each size, in turns, so that what else the machine does meets all alike."""
+def _rates(infer: Infer, batches: Mapping[int, Batch], sessions: int) -> dict[int, float]:
+    """Photos a second of each size, measured in turns, so that other load slows all sizes alike."""
     from workbench.measure.throughput import photos_per_s
 
-    measured: dict[int, list[float]] = {size: [] for size in sizes}
+    measured: dict[int, list[float]] = {size: [] for size in batches}
     for _ in range(TURNS):
         for size, rates in measured.items():
             threads = sessions if size == 1 else 1

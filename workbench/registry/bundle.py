@@ -1,13 +1,11 @@
-"""A bundle: one published model with everything it takes to serve it, and the proof that it is whole.
-
-model file · manifest.json · golden.npz · MODEL_CARD.md
-"""
+"""A bundle: the folder of one published version, with its model file, manifest.json, golden.npz and
+MODEL_CARD.md."""
 
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from workbench.backends import Infer
 from workbench.backends.artifact import Artifact
@@ -22,9 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Pixels: TypeAlias = "NDArray[np.uint8]"  # (n, crop, crop, 3)
+Logits: TypeAlias = "NDArray[np.float32]"  # (n, classes)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a file or folder of a registry."""
+    """A fault of a file or folder of a registry."""
 
     path: Path
     what: str
@@ -35,9 +37,9 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose manifest was read; its other files are not checked yet.
+    """A bundle whose manifest was read; `verify` checks its other files.
 
-    digest: sha256 of the manifest's bytes, which names everything in the bundle.
+    digest: sha256 of the manifest's bytes, which holds the sha256 of every other file.
     """
 
     folder: Path
@@ -50,36 +52,32 @@ class Bundle:
 
     @property
     def artifact(self) -> Artifact:
-        """The model. Its `read()` checks the bytes it returns."""
+        """The model; its `read()` checks the bytes that it returns."""
         return Artifact(self.folder, self.manifest.artifact)
 
-    def golden(self) -> "tuple[NDArray[np.uint8], NDArray[np.float32]]":
-        """Pixels (n, crop, crop, 3) uint8 and the logits (n, classes) float32 they gave.
+    def golden(self) -> tuple[Pixels, Logits]:
+        """The golden images and the logits that were published for them.
 
-        Raises WorkbenchError where the file is not the one that was published, or not of that form.
+        Raises WorkbenchError where the file was changed, or has other shapes.
         """
         entry = self.manifest.entry(self.manifest.golden.file)
         path = self.folder / entry.path
         data = read_plain(path)
         if sha256_bytes(data) != entry.sha256:
             raise WorkbenchError(f"{path} was changed since it was published: its sha256 differs")
-        arrays = load_arrays(path, data, "pixels", "logits")
-        crop = self.manifest.preprocess.crop
-        n = self.manifest.golden.images
-        expected = [
-            ("pixels", "uint8", (n, crop, crop, 3)),
-            ("logits", "float32", (n, len(self.manifest.class_names))),
-        ]
-        for array, (name, dtype, shape) in zip(arrays, expected, strict=True):
+        pixels, logits = load_arrays(path, data, "pixels", "logits")
+        n, crop = self.manifest.golden.images, self.manifest.preprocess.crop
+        for name, array, dtype, shape in (
+            ("pixels", pixels, "uint8", (n, crop, crop, 3)),
+            ("logits", logits, "float32", (n, len(self.manifest.class_names))),
+        ):
             if (array.dtype.name, array.shape) != (dtype, shape):
-                raise WorkbenchError(
-                    f"{path}: `{name}` is {array.dtype} {array.shape}, should be {dtype} {shape}"
-                )
-        pixels, logits = arrays
+                found = f"{array.dtype} {array.shape}"
+                raise WorkbenchError(f"{path}: `{name}` is {found}, should be {dtype} {shape}")
         return pixels, logits
 
     def problems(self) -> list[Problem]:
-        """Everything that differs from what was published. Hashes every file; follows no link."""
+        """Every difference from what was published. Hashes every file; follows no link."""
         expected: dict[str, tuple[str, int | None]] = {MANIFEST_NAME: (self.digest, None)}
         expected |= {entry.path: (entry.sha256, entry.size_bytes) for entry in self.manifest.files}
         try:
@@ -89,16 +87,15 @@ class Bundle:
         problems = [Problem(self.folder / name, "is missing") for name in sorted(expected.keys() - found)]
         for name in sorted(found):
             path = self.folder / name
-            if name in expected:
-                what = _difference(path, *expected[name])
-            else:
+            if name not in expected:
                 what = "is a symbolic link" if path.is_symlink() else "is not in the manifest"
-            if what is not None:
                 problems.append(Problem(path, what))
+            elif difference := _difference(path, *expected[name]):
+                problems.append(Problem(path, difference))
         return problems
 
     def verify(self) -> None:
-        """Raises WorkbenchError listing every problem."""
+        """Raise WorkbenchError with every problem."""
         if problems := self.problems():
             listed = "\n  ".join(str(problem) for problem in problems)
             raise WorkbenchError(
@@ -117,32 +114,30 @@ def _difference(path: Path, sha256: str, size_bytes: int | None) -> str | None:
                 return "was changed since it was published: its sha256 differs"
     except WorkbenchError as error:
         return error.message.removeprefix(f"{path} ")
-    # Only what others may write: the owner's bit does not survive every copy, as in a git checkout.
+    # The owner's own bit is not checked: it does not survive every copy, such as a git checkout.
     return "can be written by others than its owner" if status.st_mode & 0o022 else None
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read the manifest of a bundle. Raises WorkbenchError where there is none or it cannot be used."""
-    path = folder / MANIFEST_NAME
+    """Read the manifest of a bundle. Raises WorkbenchError where it is missing or not valid."""
     if folder.is_symlink():
         raise WorkbenchError(f"{folder} is a symbolic link")
+    path = folder / MANIFEST_NAME
     data = read_plain(path)
     return Bundle(folder, parse_manifest(data, path), sha256_bytes(data))
 
 
-def logits_of(
-    infer: Infer, contract: Preprocess, pixels: "NDArray[np.uint8]", *, raw: bool
-) -> "NDArray[np.float32]":
-    """Logits (n, classes) of pixels (n, crop, crop, 3) uint8, one image at a time, as a server meets them."""
+def logits_of(infer: Infer, contract: Preprocess, pixels: Pixels, *, raw: bool) -> Logits:
+    """The logits of one image at a time, as in a server."""
     import numpy as np
 
     return np.concatenate([infer(batch_of(pixels[i : i + 1], contract, raw=raw)) for i in range(len(pixels))])
 
 
-def compare_logits(got: "NDArray[np.float32]", expected: "NDArray[np.float32]", atol: float) -> float:
-    """The largest absolute difference of two (n, classes) arrays.
+def compare_logits(got: Logits, expected: Logits, atol: float) -> float:
+    """The largest absolute difference.
 
-    Raises WorkbenchError where it exceeds atol, or where the top-1 class of any row differs.
+    Raises WorkbenchError where it exceeds atol, and where the top-1 class of a row differs.
     """
     import numpy as np
 
@@ -157,13 +152,10 @@ def compare_logits(got: "NDArray[np.float32]", expected: "NDArray[np.float32]", 
     return difference
 
 
-def check_golden(
-    infer: Infer, manifest: Manifest, pixels: "NDArray[np.uint8]", logits: "NDArray[np.float32]"
-) -> float:
-    """The largest absolute difference between a session's logits and a bundle's recorded ones.
+def check_golden(infer: Infer, manifest: Manifest, pixels: Pixels, logits: Logits) -> float:
+    """Compare a session's logits with the recorded ones, as `compare_logits` does, to the bundle's tolerance.
 
-    pixels, logits: from `Bundle.golden()`. One image at a time, through the one preprocessing we have.
-    Raises WorkbenchError where it exceeds the bundle's tolerance or any top-1 class differs.
+    pixels, logits: from `Bundle.golden()`.
     """
     got = logits_of(infer, manifest.preprocess, pixels, raw=manifest.artifact.pixels)
     return compare_logits(got, logits, manifest.golden.atol)

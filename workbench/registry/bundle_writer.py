@@ -1,55 +1,80 @@
-"""From a measured trial to a published version: tried once more, numbered by what changed, pointed at."""
+"""Promotion: try a measured trial once more, number it by what changed, publish it, point an alias at it."""
 
 import contextlib
 import io
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from workbench.backends import Runtime, backend_of
-from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache, ArtifactInfo
+from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.batch_gain import Batching, batching_of
-from workbench.registry.bundle import Bundle, compare_logits, logits_of
+from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits, logits_of
 from workbench.registry.manifest import CARD_NAME, GOLDEN_NAME, Draft, Golden, Manifest, Provenance
 from workbench.registry.model_card import model_card
-from workbench.registry.semver import Bump, parse
+from workbench.registry.semver import BUMPS, Bump, parse
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
-from workbench.registry.version_rule import Change, greatest, known_change, next_version, output_change
+from workbench.registry.version_rule import Change, known_change, next_version, output_change
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.child import ChildError, call
 from workbench.system.files import load_arrays, read_plain
 from workbench.system.records import problems_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
 SMOKE_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 
 
 @dataclass(frozen=True, slots=True)
-class Promotion:
-    """What a promotion did.
+class PromotionRequest:
+    """A trial to publish, and the alias to point at it.
 
-    previous: what the alias pointed at before, None where it did not exist. bump: the part of the number
-    the tool or the caller raised; None where no number was derived (first, explicit or already published).
-    why: one sentence. unchanged: the alias pointed at this very model already.
+    bump, version: the number of the caller's choice, at most one of the two; else it is derived.
+    forced: the reason to take that number although it promises more than is true; the manifest keeps it.
+    shadow: the result that a shadow run of the model must have had; None for none.
+    """
+
+    run: RunFolder
+    trial: TrialResult
+    name: str
+    alias: str = "production"
+    bump: Bump | None = None
+    version: str | None = None
+    forced: str | None = None
+    shadow: Demand | None = None
+
+    def __post_init__(self) -> None:
+        if self.bump is not None and self.version is not None:
+            raise WorkbenchError(
+                "a version and a bump were both given", hint="give one of the two, or neither"
+            )
+        if self.version is not None:
+            parse(self.version)
+
+    @property
+    def reason(self) -> str:
+        """Of the move of the alias."""
+        forced = f", forced: {self.forced}" if self.forced else ""
+        return f"promoted {self.trial.variant} of run {self.run.run_id}{forced}"
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """The result of a promotion.
+
+    previous: the version that the alias pointed at before. why: of the number, one sentence.
+    unchanged: the alias pointed at this model already.
     """
 
     bundle: Bundle
     previous: str | None
-    bump: Bump | None
     why: str
     unchanged: bool
 
@@ -60,9 +85,8 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A trial with everything a bundle needs of it."""
+    """A trial's records and its model."""
 
-    run_id: str
     info: RunInfo
     trial: TrialResult
     artifact: Artifact
@@ -75,98 +99,47 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _GoldenSet:
-    """pixels (n, crop, crop, 3) uint8, logits (n, classes) float32, atol absolute."""
+    """atol: absolute."""
 
-    pixels: "NDArray[np.uint8]"
-    logits: "NDArray[np.float32]"
+    pixels: Pixels
+    logits: Logits
     atol: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Tried:
-    """What a trial start showed."""
-
-    changes: list[Change]
-    batching: Batching
-
-
-@dataclass(frozen=True, slots=True)
-class _Undecided:
-    """A published version that only the new model's outputs on its golden images can be told from."""
-
-    manifest: Manifest
-    pixels: "NDArray[np.uint8]"
-    logits: "NDArray[np.float32]"
-
-
-def promote(
-    run: RunFolder,
-    trial: TrialResult,
-    *,
-    name: str,
-    cache: ArtifactCache,
-    registry: Registry,
-    alias: str = "production",
-    bump: Bump | None = None,
-    version: str | None = None,
-    forced: str | None = None,
-    shadow: Demand | None = None,
-) -> Promotion:
+def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache) -> Promotion:
     """Publish the model of a trial and point an alias at it.
 
-    bump, version: a number of the caller's choice, one of the two at most; else the tool derives it.
-    forced: why to take that number though it promises more than is true; recorded in the manifest.
-    shadow: what a server that ran the model in the shadow of the alias must have found; None for nothing.
     Nothing is published where the model does not reproduce its measured logits in a process of its own.
     Raises Refused for that, for a shadow result that is missing or too low, for a number that is too low or
-    taken, and where another promotion was faster; WorkbenchError where the run or the cache no longer hold
-    what it takes.
+    taken, and where another promotion was faster; WorkbenchError where the run or the cache lack a file.
     """
-    if bump is not None and version is not None:
-        raise WorkbenchError("a version and a bump were both given", hint="give one of the two, or neither")
-    if version is not None:
-        parse(version)
+    name, alias, version = request.name, request.alias, request.version
     pointed = registry.pointed(name, alias)
-    generation, previous = (pointed.generation, pointed.version) if pointed else (0, None)
-    candidate = _candidate(run, trial, cache)
-    reason = f"promoted {trial.variant} of run {run.run_id}" + (f", forced: {forced}" if forced else "")
-
-    same = _published(registry, name, candidate, first=previous)
-    if shadow is not None:
-        _check_shadow(shadow, name, alias, same, served=previous)
-    if same is not None and parse(same.version).prerelease and (bump or version not in (None, same.version)):
-        same = None  # A candidate becomes a release under a number of its own.
-    if same is not None and version in (None, same.version):
-        after = registry.point(name, alias, same.version, reason=reason, expected=generation)
+    previous, generation = (pointed.version, pointed.generation) if pointed else (None, 0)
+    candidate = _find_candidate(request, cache)
+    same = _find_published(registry, name, candidate, first=previous)
+    if request.shadow is not None:
+        _check_shadow(request.shadow, name, alias, same, served=previous)
+    if same and parse(same.version).prerelease and (request.bump or version not in (None, same.version)):
+        same = None  # A prerelease becomes a release under another number.
+    if same:
         why = f"this very model is already published as {same.version}"
-        return Promotion(same, previous, None, why, unchanged=after.generation == generation)
-    if same is not None and forced is None:
-        raise Refused(
-            f"this very model is already published as {same.version}",
-            hint=f"promote without a version to point `{alias}` at {same.version}",
-        )
-
-    golden = _golden(run, candidate)
-    versions = registry.versions(name)
-    # What the alias points at, and the highest, whose number the new one continues: to the clients of both
-    # it has to be true.
-    compared = dict.fromkeys([*([previous] if previous else []), *versions[-1:]])
-    changes, undecided = _compare(registry, name, compared, candidate)
-    tried = _try_out(candidate, golden, undecided, run.path / "logs" / "promote.txt")
-    changes += tried.changes
-    change = greatest(changes)
-    highest = parse(versions[-1]) if versions else None
-    number, raised = next_version(highest, change, bump=bump, version=version, forced=forced is not None)
-    draft = _draft(candidate, name, number, golden, forced, tried.batching)
-    bundle = registry.publish(draft, lambda folder: _write(folder, draft, candidate, golden))
+        if version in (None, same.version):
+            after = registry.point(name, alias, same.version, reason=request.reason, expected=generation)
+            return Promotion(same, previous, why, unchanged=after.generation == generation)
+        if request.forced is None:
+            raise Refused(why, hint=f"promote without a version to point `{alias}` at {same.version}")
+    bundle, why = _publish(request, registry, candidate, previous)
     try:
-        registry.point(name, alias, number, reason=reason, expected=generation)
+        registry.point(name, alias, bundle.version, reason=request.reason, expected=generation)
     except Refused as error:
-        raise Refused(f"{name} {number} is published, but {error.message}", hint=error.hint) from error
-    return Promotion(bundle, previous, raised, change.why if change else "the first version", unchanged=False)
+        message = f"{name} {bundle.version} is published, but {error.message}"
+        raise Refused(message, hint=error.hint) from error
+    return Promotion(bundle, previous, why, unchanged=False)
 
 
-def _candidate(run: RunFolder, trial: TrialResult, cache: ArtifactCache) -> _Candidate:
+def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candidate:
+    run, trial = request.run, request.trial
     if trial.status not in ("ok", "pruned") or trial.artifact_key is None:
         because = f": {trial.reason}" if trial.reason else ""
         raise WorkbenchError(f"`{trial.variant}` of run {run.run_id} ended {trial.status}{because}")
@@ -186,33 +159,29 @@ def _candidate(run: RunFolder, trial: TrialResult, cache: ArtifactCache) -> _Can
             f"`{trial.variant}` is a torch file: reading one can run code, so none is published",
             hint="torch variants are there to be measured; promote one of onnxruntime",
         )
-    return _Candidate(run.run_id, info, trial, artifact, runtime)
+    return _Candidate(info, trial, artifact, runtime)
 
 
-def _published(registry: Registry, name: str, candidate: _Candidate, *, first: str | None) -> Bundle | None:
-    """The version that is this very model and still whole; `first` where several are, else the highest."""
-    wanted = (
-        candidate.artifact.digest,
-        candidate.info.class_names,
-        candidate.contract,
-        candidate.runtime,
-    )
+def _find_published(
+    registry: Registry, name: str, candidate: _Candidate, *, first: str | None
+) -> Bundle | None:
+    """The intact version of this very model; `first` where there are several, else the highest."""
+    model = (candidate.artifact.digest, candidate.info.class_names, candidate.contract, candidate.runtime)
     versions = sorted(registry.versions(name), key=lambda version: version == first)
     for version in reversed(versions):
         try:
             bundle = registry.bundle(name, version)
             manifest = bundle.manifest
-            found = (bundle.artifact.digest, manifest.class_names, manifest.preprocess, manifest.runtime)
-            if found == wanted:
+            if (bundle.artifact.digest, manifest.class_names, manifest.preprocess, manifest.runtime) == model:
                 bundle.verify()
                 return bundle
         except WorkbenchError:
-            continue  # A damaged version is no version to point at; publishing anew mends it.
+            continue  # No alias may point at a damaged version; the model gets a new one.
     return None
 
 
 def _check_shadow(shadow: Demand, name: str, alias: str, same: Bundle | None, *, served: str | None) -> None:
-    """same: the published version that is the model to promote; served: what the alias points at."""
+    """same: the published version of the model to promote; served: the version that the alias points at."""
     if served is None:
         raise Refused(
             f"`{alias}` of {name} does not exist yet, so there is nothing to compare with in its shadow",
@@ -228,14 +197,14 @@ def _check_shadow(shadow: Demand, name: str, alias: str, same: Bundle | None, *,
         shadow.check(name, same.version, same.digest, served=served)
 
 
-def _golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
+def _read_golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
     """The run's golden images with the logits measured for them."""
     import numpy as np
 
     trial, crop = candidate.trial, candidate.contract.crop
     path, predictions = run.golden(candidate.contract), run.predictions(trial.variant)
     if not path.exists():
-        path = run.path / GOLDEN_NAME  # runs before each preprocessing had a file of its own
+        path = run.path / GOLDEN_NAME  # the one file of older runs
     pixels, indices = load_arrays(path, read_plain(path), "pixels", "indices")
     (measured,) = load_arrays(predictions, read_plain(predictions), "logits")
     fits = (
@@ -253,19 +222,19 @@ def _golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
         )
     logits = measured[indices].astype(np.float32)
     atol = _tolerance(candidate) * float(np.abs(logits).max())
-    # Where the two best classes lie closer than both may move, another CPU may swap them in good faith.
+    # Another CPU may swap the two best classes where they are closer than twice the tolerance.
     best = np.sort(logits, axis=1)
     margin = best[:, -1] - best[:, -2] if logits.shape[1] > 1 else np.full(len(logits), np.inf)
-    sure = np.flatnonzero(margin > 2 * atol)
-    kept = sure if len(sure) else np.argsort(margin)[-1:]
-    return _GoldenSet(pixels[kept], logits[kept], atol)
+    clear = np.flatnonzero(margin > 2 * atol)
+    rows = clear if len(clear) else np.argsort(margin)[-1:]
+    return _GoldenSet(pixels[rows], logits[rows], atol)
 
 
 def _tolerance(candidate: _Candidate) -> float:
     """Relative to the largest golden logit.
 
-    INT8 and FP16 kernels round differently from one CPU to another (with and without VNNI, say), and so
-    do GPUs, which add in another order for each size of batch; FP32 on CPUs only adds in another order.
+    INT8 and FP16 kernels round differently on each CPU (with and without VNNI, for example), and GPUs add in
+    another order for each batch size; FP32 on CPUs only adds in another order.
     """
     runtime = candidate.runtime
     exact = (
@@ -276,12 +245,46 @@ def _tolerance(candidate: _Candidate) -> float:
     return 1e-3 if exact else 2e-2
 
 
+def _publish(
+    request: PromotionRequest, registry: Registry, candidate: _Candidate, previous: str | None
+) -> tuple[Bundle, str]:
+    """Publish the model as a new version; return its bundle, and why it has its number."""
+    golden = _read_golden(request.run, candidate)
+    versions = registry.versions(request.name)
+    # The number must be true for clients of the version that the alias points at, and of the highest.
+    compared = dict.fromkeys([*([previous] if previous else []), *versions[-1:]])
+    changes, undecided = _compare(registry, request.name, compared, candidate)
+    images = [golden.pixels, *(pixels for _, pixels, _ in undecided)]
+    (outputs, *others), batching = _smoke(candidate, images, request.run.path / "logs" / "promote.txt")
+    try:
+        compare_logits(outputs, golden.logits, golden.atol)
+    except WorkbenchError as error:
+        raise Refused(
+            f"`{candidate.trial.variant}` does not give the logits that were measured: {error.message}",
+            hint="nothing was published; run it again on this machine",
+        ) from error
+    changes += [
+        output_change(old, logits, got) for (old, _, logits), got in zip(undecided, others, strict=True)
+    ]
+    change = max(changes, key=lambda change: BUMPS.index(change.bump), default=None)
+    number = next_version(
+        parse(versions[-1]) if versions else None,
+        change,
+        bump=request.bump,
+        version=request.version,
+        forced=request.forced is not None,
+    )
+    draft = _draft(request, candidate, number, golden, batching)
+    bundle = registry.publish(draft, lambda folder: _write(folder, draft, candidate, golden))
+    return bundle, change.why if change else "the first version"
+
+
 def _compare(
     registry: Registry, name: str, versions: Iterable[str], candidate: _Candidate
-) -> tuple[list[Change], list[_Undecided]]:
-    """What changed since each version, and the versions for which the outputs have to tell."""
+) -> tuple[list[Change], list[tuple[Manifest, Pixels, Logits]]]:
+    """The changes since the versions. Where a version's outputs decide: its manifest and golden arrays."""
     changes: list[Change] = []
-    undecided: list[_Undecided] = []
+    undecided = []
     for version in versions:
         try:
             old = registry.bundle(name, version)
@@ -292,36 +295,20 @@ def _compare(
             changes.append(change)
             continue
         try:
-            undecided.append(_Undecided(old.manifest, *old.golden()))
+            undecided.append((old.manifest, *old.golden()))
         except WorkbenchError as error:
             why = f"its outputs cannot be compared with {version}'s: {error.message}"
             changes.append(Change("minor", why))
     return changes, undecided
 
 
-def _try_out(candidate: _Candidate, golden: _GoldenSet, undecided: Sequence[_Undecided], log: Path) -> _Tried:
-    """Run the model on its own golden images and on those of the undecided versions. Raises Refused."""
-    (first, *others), batching = _smoke(candidate, [golden.pixels, *(old.pixels for old in undecided)], log)
-    try:
-        compare_logits(first, golden.logits, golden.atol)
-    except WorkbenchError as error:
-        raise Refused(
-            f"`{candidate.trial.variant}` does not give the logits that were measured: {error.message}",
-            hint="nothing was published; run it again on this machine",
-        ) from error
-    pairs = zip(undecided, others, strict=True)
-    return _Tried([output_change(old.manifest, old.logits, got) for old, got in pairs], batching)
-
-
-def _smoke(
-    candidate: _Candidate, images: Sequence["NDArray[np.uint8]"], log: Path
-) -> "tuple[list[NDArray[np.float32]], Batching]":
+def _smoke(candidate: _Candidate, images: Sequence[Pixels], log: Path) -> tuple[list[Logits], Batching]:
     variant = candidate.trial.variant
+    artifact = replace(candidate.artifact, folder=candidate.artifact.folder.resolve())
     try:
         return call(
             smoke,
-            candidate.artifact.folder.resolve(),
-            candidate.artifact.info,
+            artifact,
             candidate.runtime,
             candidate.contract,
             images,
@@ -334,44 +321,42 @@ def _smoke(
 
 
 def smoke(
-    folder: Path,
-    info: ArtifactInfo,
-    runtime: Runtime,
-    contract: Preprocess,
-    images: Sequence["NDArray[np.uint8]"],
-) -> "tuple[list[NDArray[np.float32]], Batching]":
-    """Open an artifact as a server would: the logits of each set of pixels, and whether batches pay. Runs in
-    a child."""
+    artifact: Artifact, runtime: Runtime, contract: Preprocess, images: Sequence[Pixels]
+) -> tuple[list[Logits], Batching]:
+    """Open an artifact as a server does: the logits of each set of pixels, and whether batches pay.
+
+    Runs in a child.
+    """
     backend = backend_of(runtime)
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(
             reason, hint="promote on a machine that can run it, as the one it was measured on"
         )
+    info = artifact.info
     # In an empty folder: a model that reads a second file beside it must fail here, not in production.
     with (
         tempfile.TemporaryDirectory() as empty,
         contextlib.chdir(empty),
-        backend.session(Artifact(folder, info), runtime) as session,
+        backend.session(artifact, runtime) as session,
     ):
         outputs = [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
         photos = batch_of(images[0][:4], contract, raw=info.pixels)
-        fixed, sessions = info.input_shape[0], runtime.sessions
-        device = runtime.device
-        return outputs, batching_of(session.infer, photos, fixed=fixed, sessions=sessions, device=device)
+        return outputs, batching_of(
+            session.infer,
+            photos,
+            fixed=info.input_shape[0],
+            sessions=runtime.sessions,
+            device=runtime.device,
+        )
 
 
 def _draft(
-    candidate: _Candidate,
-    name: str,
-    version: str,
-    golden: _GoldenSet,
-    forced: str | None,
-    batching: Batching,
+    request: PromotionRequest, candidate: _Candidate, version: str, golden: _GoldenSet, batching: Batching
 ) -> Draft:
     info, trial = candidate.info, candidate.trial
     try:
         return Draft(
-            name=name,
+            name=request.name,
             version=version,
             created_at=datetime.now(UTC),
             artifact=candidate.artifact.info,
@@ -382,14 +367,14 @@ def _draft(
             measured=trial,
             machine=info.machine,
             provenance=Provenance(
-                run_id=candidate.run_id,
+                run_id=request.run.run_id,
                 variant=trial.variant,
                 variant_digest=trial.digest,
                 checkpoint_digest=info.checkpoint_digest,
                 validation_digest=info.validation_digest,
                 calibration_digest=info.calibration_digest,
                 libraries=info.libraries,
-                forced=forced,
+                forced=request.forced,
                 synthetic=info.synthetic,
             ),
             batching=batching,

@@ -1,8 +1,8 @@
-"""Leases: how a running server says which version it uses, so that nobody collects it.
+"""Leases keep the version that a running server uses from garbage collection.
 
-<registry>/.leases/<token>.json    {name, version, at, host, pid}, under a shared flock while it counts
+<registry>/.leases/<token>.json    {name, version, at, host, pid}, valid while its process holds a flock
 
-The kernel ends the lock with the process, however that ends: a lease is never stale, it is held or it is not.
+The kernel releases the lock when the process ends, however it ends, so no lease is stale.
 """
 
 import errno
@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -22,8 +21,8 @@ from workbench.system.records import Record, parse_record
 
 LEASES_NAME = ".leases"
 
-# Where a lease cannot be had, a server works all the same: it has read its model by then.
-_CANNOT = frozenset(
+# Errors of a registry that cannot be written. A server works without a lease.
+_NOT_WRITABLE = frozenset(
     {
         errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.ENOSYS,
         errno.EOPNOTSUPP, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOENT,
@@ -32,7 +31,7 @@ _CANNOT = frozenset(
 
 
 class Lease(Record):
-    """Who uses which version. at: since when; host, pid: for people, nothing is decided by them."""
+    """The use of a version by a process. at: its start. host, pid: shown to users only."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -45,51 +44,46 @@ class Lease(Record):
         return f"process {self.pid} of {self.host}"
 
 
-@dataclass(frozen=True, slots=True)
-class Leases:
-    """held: those in use; ended: the files of those whose process is gone."""
-
-    held: tuple[Lease, ...]
-    ended: tuple[Path, ...]
-
-
 @contextmanager
 def hold(root: Path, name: str, version: str) -> Iterator[bool]:
-    """Hold a lease during the block; False where the folder cannot be written."""
-    folder = root / LEASES_NAME
-    mark = token()
-    path = folder / f"{mark}.json"
-    try:
-        handle = _announce(path, folder / f".{mark}", name, version)
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-        handle = None
+    """Hold a lease during the block; yields False where the folder cannot be written."""
+    path = root / LEASES_NAME / f"{token()}.json"
+    handle = None
+    with _suppress_not_writable():
+        handle = _write(path, name, version)
     try:
         yield handle is not None
     finally:
         if handle is not None:
-            try:
+            os.close(handle)
+            with _suppress_not_writable():  # The next collection removes a file without a lock.
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                if error.errno not in _CANNOT:  # The next collection removes what is no longer locked.
-                    raise
-            finally:
-                os.close(handle)
 
 
-def read_leases(root: Path) -> Leases:
-    """Raises WorkbenchError where one is held that cannot be read: what it protects is not known."""
+@contextmanager
+def _suppress_not_writable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+
+
+def read_leases(root: Path) -> tuple[list[Lease], list[Path]]:
+    """The leases in use, and the files of those whose process has ended.
+
+    Raises WorkbenchError where a lease in use cannot be read: its version is not known.
+    """
     held: list[Lease] = []
     ended: list[Path] = []
     folder = root / LEASES_NAME
     if folder.is_symlink() or not folder.is_dir():
-        return Leases((), ())
+        return held, ended
     for path in sorted(folder.glob("[!.]*.json")):
         if path.is_symlink() or not path.is_file():
             continue
         try:
-            lease = _held(path)
+            lease = _read(path)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -98,12 +92,13 @@ def read_leases(root: Path) -> Leases:
             ended.append(path)
         else:
             held.append(lease)
-    return Leases(tuple(held), tuple(ended))
+    return held, ended
 
 
-def _announce(path: Path, temporary: Path, name: str, version: str) -> int:
-    """The open handle of a lease that appears written and locked: nobody sees one that is not yet."""
+def _write(path: Path, name: str, version: str) -> int:
+    """The open handle of a new lease. Its file appears under `path` complete and locked."""
     path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.stem}")
     lease = Lease(
         name=name, version=version, at=datetime.now(UTC), host=socket.gethostname(), pid=os.getpid()
     )
@@ -119,17 +114,15 @@ def _announce(path: Path, temporary: Path, name: str, version: str) -> int:
     return handle
 
 
-def _held(path: Path) -> Lease | None:
-    """The lease in a file, None where nobody holds it any more."""
+def _read(path: Path) -> Lease | None:
+    """The lease in a file; None where its process has ended."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        # NFS grants an exclusive lock only to who may write.
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except PermissionError:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | flags)  # NFS locks exclusively only a file open for writing.
     except OSError as error:
-        if error.errno != errno.EROFS:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | flags)
     with os.fdopen(handle, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a bundle says about itself."""
+"""`manifest.json`: the record of a bundle."""
 
 import re
 from collections import Counter
@@ -6,17 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from workbench.backends import Runtime
-from workbench.backends.artifact import ArtifactInfo
+from workbench.backends.artifact import ArtifactInfo, Companion
 from workbench.errors import WorkbenchError
 from workbench.registry.batch_gain import Batching
 from workbench.registry.semver import is_version
@@ -32,7 +25,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def check_name(text: str, what: str) -> str:
-    """`text` itself, where it can be the name of a model or an alias. Raises WorkbenchError."""
+    """Return `text`. Raises WorkbenchError where it cannot be the name of a model or an alias."""
     if NAME_PATTERN.fullmatch(text) is None:
         raise WorkbenchError(
             f"`{text[:64]}` is not a name for {what}",
@@ -42,29 +35,24 @@ def check_name(text: str, what: str) -> str:
 
 
 def _plain(path: str) -> str:
-    # Read on another system, `a\b` and `C:x` are paths too.
+    # On another system `a\b` and `C:x` are paths too.
     if path in ("", ".", "..", MANIFEST_NAME) or not path.isprintable() or set(path) & set("/\\:"):
         raise ValueError(f"`{path}` is not a plain file name")
     return path
 
 
 class FileEntry(Record):
-    """A file of a bundle. path: its name; bundles have no folders inside."""
+    """A file of a bundle. path: its name, as bundles have no folders inside."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_plain)]
     size_bytes: NonNegativeInt
     sha256: Sha256
 
-    @field_validator("path")
-    @classmethod
-    def _is_plain(cls, path: str) -> str:
-        return _plain(path)
-
 
 class Golden(Record):
-    """`file`: an .npz with `pixels` (n, crop, crop, 3) uint8 and `logits` (n, classes) float32.
+    """Images whose logits a server must give within `atol` (absolute), with the same top-1 classes.
 
-    A server must give these logits within `atol` (absolute) and the same top-1 classes.
+    file: an .npz with `pixels` (n, crop, crop, 3) uint8 and `logits` (n, classes) float32.
     """
 
     file: str
@@ -73,9 +61,9 @@ class Golden(Record):
 
 
 class Provenance(Record):
-    """Where a model came from. forced: why it was published against the tool's advice, else None.
+    """The origin of a model. forced: the reason to publish it against the tool's advice, if any.
 
-    synthetic: it was measured on the bundled sample's drawn photos, not on real ones.
+    synthetic: it was measured on the drawn photos of the bundled sample.
     """
 
     run_id: str
@@ -90,7 +78,7 @@ class Provenance(Record):
 
 
 class Draft(Record):
-    """A manifest before its files are counted."""
+    """A manifest without its list of files."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -114,15 +102,14 @@ class Draft(Record):
             raise ValueError(f"`{self.version}` is not a version number")
         for file in (self.artifact.file, *[other.file for other in self.artifact.companions]):
             _plain(file)
-        if len(self.class_names) != self.artifact.classes:
-            raise ValueError(
-                f"{len(self.class_names)} class names for a model of {self.artifact.classes} classes"
-            )
+        names, classes = len(self.class_names), self.artifact.classes
+        if names != classes:
+            raise ValueError(f"{names} class names for a model of {classes} classes")
         return self
 
 
 class Manifest(Draft):
-    """`manifest.json` of a bundle. `files` lists every other file of the folder, sorted by path."""
+    """`manifest.json` of a bundle. files: every other file of the folder, sorted by path."""
 
     files: tuple[FileEntry, ...]
 
@@ -134,12 +121,11 @@ class Manifest(Draft):
         # On some file systems two names that differ only in case are one file.
         if doubled := [path for path, n in Counter(path.casefold() for path in paths).items() if n > 1]:
             raise ValueError(f"files has `{doubled[0]}` twice")
-        recorded = [(self.artifact.file, self.artifact.sha256, self.artifact.size_bytes)]
-        recorded += [(other.file, other.sha256, other.size_bytes) for other in self.artifact.companions]
-        for file, sha256, size_bytes in recorded:
-            entry = self.entry(file)
-            if (entry.sha256, entry.size_bytes) != (sha256, size_bytes):
-                raise ValueError(f"files and artifact disagree about `{file}`")
+        built: tuple[ArtifactInfo | Companion, ...] = (self.artifact, *self.artifact.companions)
+        for recorded in built:
+            entry = self.entry(recorded.file)
+            if (entry.sha256, entry.size_bytes) != (recorded.sha256, recorded.size_bytes):
+                raise ValueError(f"files and artifact disagree about `{recorded.file}`")
         self.entry(self.golden.file)
         return self
 
@@ -152,5 +138,5 @@ class Manifest(Draft):
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """path: for messages. Raises WorkbenchError naming every field that is wrong."""
+    """path: for messages. Raises WorkbenchError with every field that is wrong."""
     return parse_record(data, path, Manifest, what="manifest")

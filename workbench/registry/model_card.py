@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: a published model in words, for whoever has to decide whether to trust it."""
+"""MODEL_CARD.md: a published model in words."""
 
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import plural
@@ -9,20 +9,16 @@ from workbench.system.files import sha256_bytes
 
 
 def model_card(draft: Draft, *, noise_floor: float | None) -> str:
-    """noise_floor: what a second copy of the baseline differed by in that run, as a fraction, if known."""
-    sections = [
-        _title(draft),
-        _section("What it takes", _contract(draft)),
-        _section("Measured", _measured(draft, noise_floor)),
-        _section("Limits", _limits(draft)),
-        _section("Where it came from", _provenance(draft)),
-        _section("Classes", [f"{i}. `{name}`" for i, name in enumerate(draft.class_names)]),
-    ]
-    return "\n".join(sections)
-
-
-def _section(title: str, lines: list[str]) -> str:
-    return f"## {title}\n\n" + "\n".join(lines) + "\n"
+    """noise_floor: the difference of a second copy of the baseline in that run, a fraction of 1, if known."""
+    sections = {
+        "What it takes": _contract(draft),
+        "Measured": _measured(draft, noise_floor),
+        "Limits": _limits(draft),
+        "Where it came from": _provenance(draft),
+        "Classes": [f"{i}. `{name}`" for i, name in enumerate(draft.class_names)],
+    }
+    parts = [f"## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items()]
+    return "\n".join([_title(draft), *parts])
 
 
 def _title(draft: Draft) -> str:
@@ -56,51 +52,49 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
     ):
         if accuracy is None:
             continue
-        bounds = wilson(accuracy.correct, accuracy.images)
+        top1 = _interval(wilson(accuracy.correct, accuracy.images), ".1%")
         paired = PairedDrop(accuracy.losses, accuracy.gains, accuracy.images)
         rows += [
-            (f"top-1, {accuracy.images} photos {part}", f"{accuracy.top1:.1%}", _percent(bounds)),
-            ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _percent(paired.interval(), "+.2%")),
-            ("macro F1", f"{accuracy.macro_f1:.3f}", ""),
+            (f"top-1, {accuracy.images} photos {part}", f"{accuracy.top1:.1%}", top1),
+            ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _interval(paired.interval(), "+.2%")),
+            ("macro F1", f"{accuracy.macro_f1:.3f}", "–"),
         ]
     if (latency := trial.latency) is not None:
-        ratio = Ratio(latency.round_log_ratios) if latency.round_log_ratios else None
-        name = f"latency p50, batch {latency.batch_size}"
-        rows.append((name, f"{latency.p50_ns / 1e6:.3g} ms", ""))
-        if ratio is not None:
-            bounds_or_none = ratio.interval
-            interval = f"{bounds_or_none[0]:.2f} to {bounds_or_none[1]:.2f}" if bounds_or_none else ""
-            rows.append(("speed-up against the baseline", f"{ratio.speedup:.2f} x", interval))
+        rows.append((f"latency p50, batch {latency.batch_size}", f"{latency.p50_ns / 1e6:.3g} ms", "–"))
+        if latency.round_log_ratios:
+            ratio = Ratio(latency.round_log_ratios)
+            speedup = f"{ratio.speedup:.2f} x"
+            rows.append(("speed-up against the baseline", speedup, _interval(ratio.interval, ".2f")))
     if trial.peak_memory_bytes is not None:
-        rows.append(("peak memory", f"{trial.peak_memory_bytes / 1e6:.0f} MB", ""))
+        rows.append(("peak memory", f"{trial.peak_memory_bytes / 1e6:.0f} MB", "–"))
     table = ["| | value | 95 % interval |", "| --- | ---: | ---: |"]
-    table += [f"| {name} | {value} | {interval or '–'} |" for name, value, interval in rows]
-    return [*(table if rows else ["Nothing was measured."]), "", *_conditions(draft, noise_floor)]
+    table += [f"| {name} | {value} | {interval} |" for name, value, interval in rows]
+    return [*(table if rows else ["Nothing was measured."]), "", _conditions(draft, noise_floor)]
 
 
-def _conditions(draft: Draft, noise_floor: float | None) -> list[str]:
+def _conditions(draft: Draft, noise_floor: float | None) -> str:
     trial, machine = draft.measured, draft.machine
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
     threads = f", {plural(trial.threads, 'thread')}" if trial.threads is not None else ""
     noise = f" Two copies of the same model differed by {noise_floor:.1%} there." if noise_floor else ""
-    return [
+    return (
         f"On {machine.cpu} ({machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "
-        f"{machine.system}, with {trial.backend} on {trial.device}{threads}.{noise}",
-    ]
+        f"{machine.system}, with {trial.backend} on {trial.device}{threads}.{noise}"
+    )
 
 
 def _limits(draft: Draft) -> list[str]:
-    lines = [
+    lines = []
+    if draft.provenance.synthetic:
+        lines.append(
+            "- **Trained and measured on the bundled sample, whose leaves are drawn by a program: the "
+            "accuracy says nothing about real photos. Not for use in a field.**"
+        )
+    lines += [
         f"- It answers with one of its {len(draft.class_names)} classes whatever the photo shows.",
         "- The accuracy is that of the validation photos; other cameras, seasons and fields differ.",
         "- Times and memory are those of the machine above; measure again on yours.",
     ]
-    if draft.provenance.synthetic:
-        lines.insert(
-            0,
-            "- **Trained and measured on the bundled sample, whose leaves are drawn by a program: the "
-            "accuracy says nothing about real photos. Not for use in a field.**",
-        )
     if (saturation := draft.measured.saturation) is not None:
         remedy = ": build it with `reduce_range` for those" if saturation.layers_at_risk else ""
         lines.append(f"- Its {saturation_words(saturation)}{remedy}.")
@@ -123,13 +117,12 @@ def _limits(draft: Draft) -> list[str]:
 
 
 def saturation_words(saturation: Saturation) -> str:
-    """Where the INT8 sums are exact, as a phrase; what was only seen on photos is said to be."""
+    """Where the INT8 sums are exact, as a phrase; what was checked on photos only is marked."""
     exact = f"INT8 sums are exact on {' and '.join(EXACT_ANYWAY)}"
     if layers := len(saturation.layers_at_risk):
         moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
         changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
-        where = f"{layers} layer{'' if layers == 1 else 's'}"
-        return f"{exact}; on {AT_RISK} they saturate in {where}: {moved}, {changed}"
+        return f"{exact}; on {AT_RISK} they saturate in {plural(layers, 'layer')}: {moved}, {changed}"
     return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
 
 
@@ -158,5 +151,5 @@ def _shape(artifact: ArtifactInfo) -> str:
     return f"{shown} {'uint8 (N, H, W, C)' if artifact.pixels else 'float32 (N, C, H, W)'}"
 
 
-def _percent(bounds: Interval, form: str = ".1%") -> str:
-    return f"{bounds[0]:{form}} to {bounds[1]:{form}}"
+def _interval(bounds: Interval | None, form: str) -> str:
+    return f"{bounds[0]:{form}} to {bounds[1]:{form}}" if bounds else "–"

@@ -10,8 +10,7 @@ Bump = Literal["patch", "minor", "major"]
 BUMPS: tuple[Bump, ...] = ("patch", "minor", "major")
 """From the least change to the greatest."""
 
-# A version is also a folder's name, and some file systems stop at 255 bytes.
-MAX_LENGTH = 64
+MAX_LENGTH = 64  # a version is also a folder's name, which has 255 bytes at most
 
 _NUMBER = r"(?:0|[1-9][0-9]*)"
 _PRERELEASE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -26,7 +25,7 @@ Precedence = tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A parsed version. Sort by `precedence`: build metadata takes no part in it, but does in equality."""
+    """A parsed version. Sort by `precedence`, which leaves out build metadata; equality includes it."""
 
     major: int
     minor: int
@@ -45,14 +44,14 @@ class Version:
 
     @property
     def precedence(self) -> Precedence:
-        """Rule 11: a release is above its prereleases; numbers are below words, and compare as numbers."""
+        """Rule 11: a release is above its prereleases; numbers are below words and compare as numbers."""
         identifiers = tuple(
             (False, int(part), "") if part.isdigit() else (True, 0, part) for part in self.prerelease
         )
         return *self.core, not self.prerelease, identifiers
 
     def bump(self, part: Bump) -> "Version":
-        """The next release that differs in `part`; of a prerelease, the one it announced where that does."""
+        """The next release that differs in `part`: that of a prerelease is the release it announced."""
         if self.prerelease:
             announced = {"patch": True, "minor": self.patch == 0, "major": self.minor == self.patch == 0}
             if announced[part]:
@@ -66,23 +65,21 @@ class Version:
                 return Version(self.major + 1, 0, 0)
 
 
+def _match(text: str) -> re.Match[str] | None:
+    return _PATTERN.fullmatch(text) if len(text) <= MAX_LENGTH else None
+
+
 def is_version(text: str) -> bool:
-    return len(text) <= MAX_LENGTH and _PATTERN.fullmatch(text) is not None
+    return _match(text) is not None
 
 
 def parse(text: str) -> Version:
-    """Raises WorkbenchError where `text` is no SemVer number (`1.2`, `v1.2.0` and `01.2.0` are none)."""
-    matched = _PATTERN.fullmatch(text) if len(text) <= MAX_LENGTH else None
-    if matched is None:
+    """Raises WorkbenchError where `text` is no SemVer number, as `1.2`, `v1.2.0` and `01.2.0`."""
+    if (matched := _match(text)) is None:
         raise WorkbenchError(
             f"`{text[:MAX_LENGTH]}` is not a version number",
             hint="use MAJOR.MINOR.PATCH, such as 1.4.0, or 2.0.0-rc.1 for a candidate (semver.org)",
         )
-    major, minor, patch, prerelease, build = matched.groups()
-    return Version(
-        int(major),
-        int(minor),
-        int(patch),
-        tuple(prerelease.split(".")) if prerelease else (),
-        tuple(build.split(".")) if build else (),
-    )
+    major, minor, patch, *labels = matched.groups()
+    prerelease, build = (tuple(label.split(".")) if label else () for label in labels)
+    return Version(int(major), int(minor), int(patch), prerelease, build)

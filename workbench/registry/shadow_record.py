@@ -1,4 +1,4 @@
-"""What a shadow run said about a candidate: written by `shadow-report`, demanded by `promote`.
+"""The result of a shadow run: `shadow-report` writes it, `promote --require-shadow` reads it.
 
 <results>/shadow/<name>-<shadow version>-vs-<version>.json
 """
@@ -21,11 +21,10 @@ FOLDER = "shadow"
 
 
 class ShadowResult(Record):
-    """How often two versions chose the same class for the same requests.
+    """The agreement of two versions on the same requests.
 
-    version: the one that answered; shadow_version, shadow_digest: the candidate beside it, and the sha256 of
-    its manifest; requests: those the candidate was shown, also where it raised; agree: those of the same
-    top-1 class.
+    version: the one that answered. shadow_version, shadow_digest: the candidate, and its manifest's sha256.
+    requests: those that the candidate was given, also where it raised. agree: those of the same top-1 class.
     """
 
     schema_version: Literal[1] = 1
@@ -46,13 +45,12 @@ class ShadowResult(Record):
     @property
     def agreement(self) -> tuple[float, float, float]:
         """The fraction that agrees, and the ends of its 95 % Wilson interval."""
-        low, high = wilson(self.agree, self.requests)
-        return self.agree / self.requests, low, high
+        return self.agree / self.requests, *wilson(self.agree, self.requests)
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A candidate must have been shadowed first. at_least: of the interval's lower end, a fraction of 1."""
+    """The shadow result that a promotion needs. at_least: of the interval's lower end, a fraction of 1."""
 
     results: Path
     at_least: float
@@ -76,23 +74,21 @@ class Demand:
 
 
 def path_of(results: Path, name: str, version: str, served: str) -> Path:
-    """version: the candidate; served: what it was compared with."""
-    parse(version), parse(served)
+    """version: the candidate. served: the version it was compared with."""
+    parse(version)
+    parse(served)
     return results / FOLDER / f"{check_name(name, 'a model')}-{version}-vs-{served}.json"
 
 
 def write(results: Path, result: ShadowResult) -> Path:
-    """Keep a result in the place of an older one of the same two versions; returns the file."""
+    """Write a result over an older one of the same two versions; return the file."""
     path = path_of(results, result.name, result.shadow_version, result.version)
     write_record(path, result)
     return path
 
 
 def find(results: Path, name: str, version: str, served: str) -> ShadowResult | None:
-    """The result that compares the candidate `version` with `served`; None where there is none.
-
-    Raises WorkbenchError where its file cannot be used.
-    """
+    """The result of the candidate `version` beside `served`, if any. Raises WorkbenchError."""
     path = path_of(results, name, version, served)
     if not os.path.lexists(path):
         return None

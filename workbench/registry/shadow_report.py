@@ -1,8 +1,9 @@
-"""How a version did in the shadow of another, read from a running server's `/metrics`."""
+"""Read from a running server's `/metrics` how a version performs in the shadow of another."""
 
 import http.client
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,17 +20,16 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 LARGEST = 32_000_000  # bytes; a server's metrics are a few KB
-
-PairKey = tuple[str, ...]
+_Totals = defaultdict[tuple[str, str, str, str], float]  # by name, version, shadow version, result or model
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One version in the shadow of another, since the server started.
 
-    version: the one that answered; digest: of the shadow's manifest, None where it is not loaded any more.
-    agree, disagree: requests both predicted; failed: the shadow raised; shed: skipped, the server was busy.
-    served_s, shadow_s: mean inference time of both on the same requests in seconds, None where not measured.
+    version: the one that answered. name, digest: the shadow's model and manifest, None where it is unloaded.
+    agree, disagree: requests that both predicted; failed: the shadow raised; shed: the server was busy.
+    served_s, shadow_s: mean inference time of both on the same requests in seconds.
     """
 
     name: str | None
@@ -50,9 +50,8 @@ class Pair:
     @property
     def agreement(self) -> tuple[float, float, float] | None:
         """The fraction that agrees and the ends of its 95 % Wilson interval; None without a request."""
-        if not self.compared:
-            return None
-        return self.agree / self.compared, *wilson(self.agree, self.compared)
+        n = self.compared
+        return (self.agree / n, *wilson(self.agree, n)) if n else None
 
     @property
     def ratio(self) -> float | None:
@@ -62,7 +61,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """What a server says of its shadow. url: where it was asked; running: whether a shadow is loaded."""
+    """The pairs of a server. url: its address. running: whether a shadow is loaded."""
 
     url: str
     at: datetime
@@ -70,14 +69,14 @@ class ShadowReport:
     pairs: tuple[Pair, ...]
 
     def results(self) -> list[ShadowResult]:
-        """What `promote --require-shadow` is shown: of the shadow that is loaded, once it was compared."""
+        """The results of the loaded shadow, for `promote --require-shadow`."""
         return [
             ShadowResult(
                 name=pair.name,
                 version=pair.version,
                 shadow_version=pair.shadow_version,
                 shadow_digest=pair.digest,
-                # Where it raised it agreed with nothing: it would have answered nobody.
+                # A request on which the shadow raised counts as one without agreement.
                 requests=pair.compared + pair.failed,
                 agree=pair.agree,
                 at=self.at,
@@ -88,11 +87,11 @@ class ShadowReport:
 
 
 def report_of(url: str) -> ShadowReport:
-    """Ask the server at `url`, such as http://127.0.0.1:8000.
+    """Read the metrics of the server at `url`, such as http://127.0.0.1:8000.
 
-    Raises WorkbenchError where nothing answers, or something other than a krishi-bench server does.
+    Raises WorkbenchError where no krishi-bench server answers.
     """
-    samples = _parsed(url, _fetched(url))
+    samples = _parse(url, _fetch(url))
     infos = [sample.labels for sample in samples if sample.name == "model_info" and sample.value > 0]
     if not any(sample.name.startswith("inference_latency_seconds") for sample in samples):
         raise WorkbenchError(
@@ -100,37 +99,29 @@ def report_of(url: str) -> ShadowReport:
         )
     loaded = {labels["version"]: labels for labels in infos if labels.get("role") == "shadow"}
     primary = [labels["version"] for labels in infos if labels.get("role") == "primary"]
-    counts = _summed(samples, "shadow_requests_total", ("version", "shadow_version", "result"))
-    sums = _summed(samples, "shadow_inference_seconds_sum", ("version", "shadow_version", "model"))
-    times = _summed(samples, "shadow_inference_seconds_count", ("version", "shadow_version", "model"))
-    known = {(served, shadow) for served, shadow, _ in counts} | {(p, s) for p in primary for s in loaded}
+    totals = _totals(samples)
+    known = {(served, shadow) for name, served, shadow, _ in totals if name == "shadow_requests_total"}
+    known |= {(served, shadow) for served in primary for shadow in loaded}
     pairs = [
-        _pair(served, shadow, loaded.get(shadow), counts, sums, times)
+        _pair(served, shadow, loaded.get(shadow, {}), totals)
         for served, shadow in sorted(known, key=lambda pair: (pair[1] not in loaded, pair))
     ]
     return ShadowReport(url, datetime.now(UTC), bool(loaded), tuple(pairs))
 
 
-def _pair(
-    served: str,
-    shadow: str,
-    info: Mapping[str, str] | None,
-    counts: Mapping[PairKey, float],
-    sums: Mapping[PairKey, float],
-    times: Mapping[PairKey, float],
-) -> Pair:
+def _pair(served: str, shadow: str, info: Mapping[str, str], totals: _Totals) -> Pair:
     def count(result: str) -> int:
-        return round(counts.get((served, shadow, result), 0.0))
+        return round(totals["shadow_requests_total", served, shadow, result])
 
     def mean(model: str) -> float | None:
-        n = times.get((served, shadow, model), 0.0)
-        return sums.get((served, shadow, model), 0.0) / n if n else None
+        n = totals["shadow_inference_seconds_count", served, shadow, model]
+        return totals["shadow_inference_seconds_sum", served, shadow, model] / n if n else None
 
     return Pair(
-        name=info.get("name") if info else None,
+        name=info.get("name"),
         version=served,
         shadow_version=shadow,
-        digest=info.get("digest") if info else None,
+        digest=info.get("digest"),
         agree=count("agree"),
         disagree=count("disagree"),
         failed=count("failed"),
@@ -140,17 +131,19 @@ def _pair(
     )
 
 
-def _summed(samples: Iterable["Sample"], name: str, labels: PairKey) -> dict[PairKey, float]:
-    """By the values of the labels; several processes' samples are added up."""
-    found: dict[PairKey, float] = {}
+def _totals(samples: Iterable["Sample"]) -> _Totals:
+    """The sums of the shadow's metrics over the processes of a server."""
+    totals: _Totals = defaultdict(float)
     for sample in samples:
-        if sample.name == name:
-            key = tuple(sample.labels.get(label, "") for label in labels)
-            found[key] = found.get(key, 0.0) + sample.value
-    return found
+        if sample.name.startswith("shadow_"):
+            labels = sample.labels
+            kind = labels.get("result") or labels.get("model", "")
+            key = (sample.name, labels.get("version", ""), labels.get("shadow_version", ""), kind)
+            totals[key] += sample.value
+    return totals
 
 
-def _fetched(url: str) -> str:
+def _fetch(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise WorkbenchError(f"`{url}` is not a server's address", hint="try --url http://127.0.0.1:8000")
     target = url.rstrip("/") + "/metrics"
@@ -159,9 +152,8 @@ def _fetched(url: str) -> str:
             data: bytes = answer.read(LARGEST)
     except urllib.error.HTTPError as error:
         with error:
-            raise WorkbenchError(
-                f"{target} answers {error.code}", hint="is it a krishi-bench server?"
-            ) from None
+            hint = "is it a krishi-bench server?"
+            raise WorkbenchError(f"{target} answers {error.code}", hint=hint) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise WorkbenchError(
@@ -171,7 +163,7 @@ def _fetched(url: str) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def _parsed(url: str, text: str) -> list["Sample"]:
+def _parse(url: str, text: str) -> list["Sample"]:
     try:
         from prometheus_client.parser import text_string_to_metric_families
     except ModuleNotFoundError as error:

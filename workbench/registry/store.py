@@ -1,10 +1,10 @@
-"""Published models: immutable versions, aliases that point at them, and proof that nothing was changed since.
+"""The registry of published models.
 
-<registry>/<name>/<version>/       a bundle, never changed once it is there
-<registry>/<name>/aliases.json     what each alias points at, replaced as a whole
-<registry>/<name>/collected.json   the versions that were taken away, whose numbers stay given
-<registry>/.lock, <registry>/.tmp/ held by writers; folders being written
-<registry>/.leases/                what running servers use
+<registry>/<name>/<version>/       a bundle, never changed after its publication
+<registry>/<name>/aliases.json     the version each alias points at, replaced as a whole
+<registry>/<name>/collected.json   the versions that were collected, whose numbers stay taken
+<registry>/.lock, <registry>/.tmp/ the lock of writers, and the folders they write
+<registry>/.leases/                the versions that running servers use
 <registry>/.trash/                 collected versions, deleted a day later
 """
 
@@ -21,18 +21,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workbench.errors import Refused, WorkbenchError
-from workbench.registry.bundle import Bundle, Problem, check_golden, compare_logits, load_bundle
+from workbench.registry.bundle import Bundle, Problem, load_bundle
 from workbench.registry.leases import hold
 from workbench.registry.manifest import (
-    CARD_NAME,
-    GOLDEN_NAME,
     MANIFEST_NAME,
     NAME_PATTERN,
     Draft,
     FileEntry,
-    Golden,
     Manifest,
-    Provenance,
     check_name,
     parse_manifest,
 )
@@ -40,36 +36,14 @@ from workbench.registry.records import (
     ALIASES_NAME,
     COLLECTED_NAME,
     Alias,
+    AliasFile,
     AliasMove,
+    RetiredFile,
     RetiredVersion,
-    read_aliases,
-    read_retired,
-    write_aliases,
 )
 from workbench.registry.semver import is_version, parse
 from workbench.system.files import fsync_path, new_folder, sha256_file, translated_os_errors
-from workbench.system.records import problems_of, to_json
-
-__all__ = [
-    "ALIASES_NAME",
-    "CARD_NAME",
-    "GOLDEN_NAME",
-    "MANIFEST_NAME",
-    "Alias",
-    "AliasMove",
-    "Bundle",
-    "Draft",
-    "FileEntry",
-    "Golden",
-    "Manifest",
-    "Problem",
-    "Provenance",
-    "Registry",
-    "check_golden",
-    "check_name",
-    "compare_logits",
-    "parse",
-]
+from workbench.system.records import problems_of, read_record, to_json, write_record
 
 LEFTOVER_AGE_S = 24 * 3600
 PATIENCE_S = 5.0
@@ -78,32 +52,34 @@ TEMPORARY = tuple(f".{record}." for record in RECORDS)
 
 
 class Registry:
-    """A folder of published models. Readers need no lock: whatever they see is whole."""
+    """A folder of published models. Readers need no lock: all that they find is complete."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def names(self) -> list[str]:
         """The models that have a version."""
-        folders = [path for path in _folders(self.root) if NAME_PATTERN.fullmatch(path.name)]
-        return [path.name for path in folders if self._versions(path)]
+        names = [path.name for path in _folders(self.root)]
+        return [name for name in names if NAME_PATTERN.fullmatch(name) and self.versions(name)]
 
     def versions(self, name: str) -> list[str]:
-        """In ascending SemVer precedence; empty where there is no such model."""
-        return self._versions(self._folder(name))
+        """The versions of a model in ascending SemVer precedence."""
+        found = [path.name for path in _folders(self._folder(name)) if is_version(path.name)]
+        return sorted(found, key=lambda version: (parse(version).precedence, version))
 
     def aliases(self, name: str) -> dict[str, Alias]:
-        """Raises WorkbenchError where `aliases.json` cannot be used; empty where there is none."""
-        return read_aliases(self._folder(name))
+        """The aliases of a model. Raises WorkbenchError where `aliases.json` is not valid."""
+        path = self._folder(name) / ALIASES_NAME
+        return read_record(path, AliasFile, what="list of aliases").aliases if os.path.lexists(path) else {}
 
     def pointed(self, name: str, alias: str) -> Alias | None:
-        """What an alias says, without looking at the version; None where there is no such alias."""
+        """The record of an alias, if it exists. Its version is not checked."""
         return self.aliases(name).get(check_name(alias, "an alias"))
 
     def alias_stamp(self, name: str) -> tuple[int, int, int] | None:
-        """Something that changes whenever an alias of the model moves, for the price of one `lstat`.
+        """The time of the last change in ns, inode and size of `aliases.json`, if it exists.
 
-        The time of the last change in ns, inode and size of `aliases.json`; None where there is none.
+        It changes whenever an alias of the model moves, and costs one `lstat`.
         """
         path = self._folder(name) / ALIASES_NAME
         try:
@@ -115,28 +91,37 @@ class Registry:
         return status.st_mtime_ns, status.st_ino, status.st_size
 
     def retired(self, name: str) -> dict[str, RetiredVersion]:
-        """The versions garbage collection took away. Raises WorkbenchError where the list cannot be used."""
-        return read_retired(self._folder(name))
+        """The versions that were collected. Raises WorkbenchError where `collected.json` is not valid."""
+        path = self._folder(name) / COLLECTED_NAME
+        if not os.path.lexists(path):
+            return {}
+        return read_record(path, RetiredFile, what="list of versions").versions
 
     def model_name(self, name: str | None) -> str:
         """`name`, or that of the only model. Raises WorkbenchError where there is none or several."""
-        return self._only_name() if name is None else check_name(name, "a model")
+        if name is not None:
+            return check_name(name, "a model")
+        names = self._require_names()
+        if len(names) > 1:
+            listed = ", ".join(names)
+            raise WorkbenchError(f"{self.root} holds several models: {listed}", hint="name one of them")
+        return names[0]
 
     @contextmanager
     def lease(self, bundle: Bundle) -> Iterator[bool]:
-        """Say that this process uses a version, so that it is not collected; it ends with the process.
+        """Keep a version from garbage collection during the block, or until this process ends.
 
-        Take it before the model is read. Yields False where the registry cannot be written, as from a
-        read-only mount: then nobody is told. Raises WorkbenchError where the version is no longer there.
+        Take it before the model is read. Yields False where the registry cannot be written, such as on a
+        read-only mount. Raises WorkbenchError where the version was collected or changed.
         """
         with hold(self.root, bundle.manifest.name, bundle.version) as held:
-            # A collection may have looked at the leases before this one was there.
+            # A collection may have read the leases before this one was written.
             self._wait_for_writer()
-            self._check_there(bundle)
+            self._check_unchanged(bundle)
             yield held
 
     def bundle(self, name: str, version: str) -> Bundle:
-        """A version, its manifest read but its files not verified. Raises WorkbenchError."""
+        """A version, with its files not verified. Raises WorkbenchError where it is missing or not valid."""
         parse(version)
         folder = self._folder(name) / version
         if not folder.is_symlink() and not folder.is_dir():
@@ -150,20 +135,13 @@ class Registry:
         return bundle
 
     def resolve(self, name: str | None, alias: str) -> Bundle:
-        """What an alias points at; its files are not verified.
+        """The version that an alias points at, with its files not verified.
 
-        name: None for the only model there is. Raises WorkbenchError where there is no such registry, model
-        or alias, where no name was given and there are several, or where the manifest is not the one the
-        alias was pointed at.
+        name: None for the only model. Raises WorkbenchError where there is no such registry, model or alias,
+        where `name` is None and there are several models, or where the manifest was changed.
         """
         name = self.model_name(name)
-        if (pointed := self.pointed(name, alias)) is None:
-            aliases = self.aliases(name)
-            self._check_known(name)
-            raise WorkbenchError(
-                f"`{name}` in {self.root} has no alias `{alias}`",
-                hint=f"it has {', '.join(f'`{known}`' for known in sorted(aliases)) or 'none yet'}",
-            )
+        pointed = self._find_alias(name, alias)
         bundle = self.bundle(name, pointed.version)
         if bundle.digest != pointed.manifest_sha256:
             raise WorkbenchError(
@@ -173,22 +151,21 @@ class Registry:
         return bundle
 
     def publish(self, draft: Draft, build: Callable[[Path], None]) -> Bundle:
-        """Make a new version of the files that `build` writes into the folder it is given.
+        """Publish the files that `build` writes into its folder as a new version, without an alias.
 
-        The version appears whole or not at all, its files read-only, and nothing points at it yet.
-        Raises Refused where a version of this precedence exists, WorkbenchError where the draft does not
-        describe what was built or the registry cannot be written.
+        The version appears complete or not at all, with read-only files. Raises Refused where a version of
+        this precedence exists, WorkbenchError where the draft does not describe the files or the registry
+        cannot be written.
         """
         self._check_free(draft)
-        self._prepare()
         final = self._folder(draft.name) / draft.version
-        # The lock is let go after the rename, which happens when new_folder ends.
-        with ExitStack() as held:
+        # The lock is released after the rename, which happens when new_folder ends.
+        with ExitStack() as stack:
             try:
                 with new_folder(final, scratch=self.root / ".tmp") as folder:
                     build(folder)
                     _seal(draft, folder)
-                    held.enter_context(self.locked())
+                    stack.enter_context(self.locked())
                     self._check_free(draft)
             except FileExistsError as error:
                 raise Refused(f"{draft.name} {draft.version} exists already in {self.root}") from error
@@ -197,27 +174,28 @@ class Registry:
         return self.bundle(draft.name, draft.version)
 
     def point(self, name: str, alias: str, version: str, *, reason: str, expected: int | None) -> Alias:
-        """Point an alias at a version, once the version's files are verified.
+        """Verify a version and point an alias at it.
 
-        expected: the generation the alias was seen at (0: it did not exist), None to move it regardless.
-        Pointing at what it points at already changes nothing. Raises Refused where it moved meanwhile.
+        expected: the alias's generation when it was read (0: it did not exist); None to move it regardless.
+        Nothing changes where it points at the version already. Raises Refused where it moved meanwhile.
         """
         return self._move(name, alias, self.bundle(name, version), reason, expected, steps_back=0)
 
     def rollback(self, name: str, alias: str) -> Bundle:
-        """Return an alias to where it pointed before; called again, to where it pointed before that.
+        """Point an alias at its previous version; a second rollback goes back to the one before that.
 
-        A version that is damaged or collected by now is passed over, and the recorded reason says so; the
-        version it leaves is not looked at. Raises Refused where nothing is left to return to.
+        A damaged or collected version is passed over, and the recorded reason names it. The present version
+        is not verified. Raises Refused where there is no version to return to.
         """
-        check_name(alias, "an alias")
         self._check_known(name)
-        if (pointed := self.pointed(name, alias)) is None:
-            raise WorkbenchError(f"`{name}` in {self.root} has no alias `{alias}`")
+        pointed = self._find_alias(name, alias)
         passed: list[str] = []
         for steps_back, before in enumerate(reversed(pointed.trail[:-1]), start=1):
             try:
-                bundle = self._intact(name, before)
+                bundle = self.bundle(name, before.version)
+                if bundle.digest != before.manifest_sha256:
+                    raise WorkbenchError("its manifest was changed")
+                bundle.verify()
             except WorkbenchError as error:
                 passed.append(f"{before.version} ({error.message.splitlines()[-1].strip()})")
                 continue
@@ -233,7 +211,7 @@ class Registry:
         raise Refused(f"`{alias}` pointed at nothing before {pointed.version}")
 
     def verify(self) -> list[Problem]:
-        """Everything in the registry that is not as it was published. Hashes every file."""
+        """Every difference from what was published. Hashes every file."""
         if not self.root.is_dir():
             raise WorkbenchError(f"there is no registry at {self.root}")
         problems = leftovers(self.root / ".tmp")
@@ -254,28 +232,15 @@ class Registry:
             if not (_is_folder(path) and is_version(path.name)):
                 problems.append(Problem(path, "does not belong to a registry"))
                 continue
-            try:
+            with _collect_error(problems, path):
                 problems += self.bundle(folder.name, path.name).problems()
-            except WorkbenchError as error:
-                problems.append(Problem(path, error.message))
-        return problems + self._verify_aliases(folder)
-
-    def _verify_aliases(self, folder: Path) -> list[Problem]:
-        path = folder / ALIASES_NAME
-        problems = []
-        try:
+        with _collect_error(problems, folder / COLLECTED_NAME):
             self.retired(folder.name)
-        except WorkbenchError as error:
-            problems.append(Problem(folder / COLLECTED_NAME, error.message))
-        try:
-            aliases = self.aliases(folder.name)
-        except WorkbenchError as error:
-            return [*problems, Problem(path, error.message)]
-        for alias in aliases:
-            try:
-                self.resolve(folder.name, alias)
-            except WorkbenchError as error:
-                problems.append(Problem(path, f"`{alias}`: {error.message}"))
+        path = folder / ALIASES_NAME
+        with _collect_error(problems, path):
+            for alias in self.aliases(folder.name):
+                with _collect_error(problems, path, f"`{alias}`: "):
+                    self.resolve(folder.name, alias)
         return problems
 
     def _move(
@@ -283,14 +248,13 @@ class Registry:
     ) -> Alias:
         check_name(alias, "an alias")
         bundle.verify()
-        self._prepare()
         with self.locked():
-            self._check_there(bundle)
+            self._check_unchanged(bundle)
             aliases = self.aliases(name)
             before = aliases.get(alias)
             generation = before.generation if before else 0
             if expected not in (None, generation):
-                raise _lost(alias, before)
+                raise _move_error(alias, before)
             target = (bundle.version, bundle.digest)
             if before and (before.version, before.manifest_sha256) == target and not steps_back:
                 return before
@@ -307,18 +271,11 @@ class Registry:
                 generation=generation + 1,
                 history=(*(before.history if before else ()), move),
             )
-            write_aliases(self._folder(name), {**aliases, alias: after})
+            write_record(self._folder(name) / ALIASES_NAME, AliasFile(aliases={**aliases, alias: after}))
         return after
 
-    def _intact(self, name: str, before: AliasMove) -> Bundle:
-        bundle = self.bundle(name, before.version)
-        if bundle.digest != before.manifest_sha256:
-            raise WorkbenchError("its manifest was changed")
-        bundle.verify()
-        return bundle
-
-    def _check_there(self, bundle: Bundle) -> None:
-        """Raises WorkbenchError where a version that was looked at a moment ago is another one or gone."""
+    def _check_unchanged(self, bundle: Bundle) -> None:
+        """Raise WorkbenchError where a version was changed or removed after it was read."""
         if self.bundle(bundle.manifest.name, bundle.version).digest != bundle.digest:
             raise WorkbenchError(f"{bundle.folder} was changed meanwhile")
 
@@ -328,36 +285,28 @@ class Registry:
             raise WorkbenchError(f"{folder} is a symbolic link")
         return folder
 
-    @staticmethod
-    def _versions(folder: Path) -> list[str]:
-        found = [path.name for path in _folders(folder) if is_version(path.name)]
-        return sorted(found, key=lambda version: (parse(version).precedence, version))
-
-    def _only_name(self) -> str:
-        names = self.names()
-        if len(names) > 1:
-            raise WorkbenchError(
-                f"{self.root} holds several models: {', '.join(names)}", hint="name one of them"
-            )
-        if not names:
-            raise self._empty()
-        return names[0]
+    def _require_names(self) -> list[str]:
+        """The models. Raises WorkbenchError where there is none."""
+        if not (names := self.names()):
+            state = "holds no model yet" if self.root.is_dir() else "does not exist"
+            hint = "publish one with `krishi-bench promote`"
+            raise WorkbenchError(f"the registry {self.root} {state}", hint=hint)
+        return names
 
     def _check_known(self, name: str) -> None:
         if not self.versions(name):
-            if not (names := self.names()):
-                raise self._empty()
-            known = ", ".join(f"`{other}`" for other in names)
+            known = ", ".join(f"`{other}`" for other in self._require_names())
             raise WorkbenchError(f"{self.root} has no model `{name}`", hint=f"it has {known}")
 
-    def _empty(self) -> WorkbenchError:
-        there = "holds no model yet" if self.root.is_dir() else "does not exist"
-        return WorkbenchError(
-            f"the registry {self.root} {there}", hint="publish one with `krishi-bench promote`"
-        )
+    def _find_alias(self, name: str, alias: str) -> Alias:
+        if (pointed := self.pointed(name, alias)) is None:
+            self._check_known(name)
+            known = ", ".join(f"`{other}`" for other in sorted(self.aliases(name))) or "none yet"
+            raise WorkbenchError(f"`{name}` in {self.root} has no alias `{alias}`", hint=f"it has {known}")
+        return pointed
 
     def _check_free(self, draft: Draft) -> None:
-        """Build metadata does not make another version (SemVer, rule 10)."""
+        """Raise Refused for a number in use. Build metadata makes no other version (SemVer, rule 10)."""
         precedence = parse(draft.version).precedence
         for version in self.versions(draft.name):
             if parse(version).precedence == precedence:
@@ -372,27 +321,18 @@ class Registry:
                     hint="a number is never given twice; choose a higher one",
                 )
 
-    def _prepare(self) -> None:
-        try:
-            with translated_os_errors(self.root):
-                (self.root / ".tmp").mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise WorkbenchError(
-                f"{self.root} cannot be a registry: {error.filename} is not a folder"
-            ) from error
-
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held by one writer at a time, and let go by the kernel should it die."""
+        """Hold the lock of writers. The kernel releases it when the process dies."""
         path = self.root / ".lock"
-        with ExitStack() as held:
+        with ExitStack() as stack:
             with translated_os_errors(path):
-                file = held.enter_context(path.open("ab"))
+                file = stack.enter_context(path.open("ab"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _wait_for_writer(self) -> None:
-        """Return once no writer is at work, or after a while: one that hangs must not stop a server."""
+        """Wait for a writer, but not for long: one that hangs must not stop a server."""
         deadline = time.monotonic() + PATIENCE_S
         try:
             with (self.root / ".lock").open("rb") as file:
@@ -403,33 +343,42 @@ class Registry:
                     except BlockingIOError:
                         time.sleep(0.01)
         except OSError:
-            return  # No lock that can be had, no writer on this machine.
+            return  # Without a lock file there is no writer on this machine.
 
 
 def _seal(draft: Draft, folder: Path) -> None:
-    """Write the manifest of what is in `folder` and make every file read-only."""
-    for path in folder.iterdir():
+    """Write the manifest of the files in `folder` and make all of them read-only."""
+    paths = sorted(folder.iterdir())
+    for path in paths:
         if path.is_symlink() or not path.is_file():
             raise WorkbenchError(f"a bundle holds plain files only, and {path.name} is none")
     try:
-        entries = [
+        files = tuple(
             FileEntry(path=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-            for path in sorted(folder.iterdir(), key=lambda path: path.name)
-        ]
-        manifest = Manifest.model_validate({**dict(draft), "files": tuple(entries)})
+            for path in paths
+        )
+        manifest = Manifest.model_validate({**dict(draft), "files": files})
     except ValidationError as error:
         problems = "\n  ".join(problems_of(error))
         raise WorkbenchError(f"{draft.name} {draft.version} cannot be published\n  {problems}") from error
-    path = folder / MANIFEST_NAME
+    target = folder / MANIFEST_NAME
     data = to_json(manifest)
-    # Not every value survives JSON (NaN comes back as nothing): what cannot be read again must not appear.
-    parse_manifest(data, path)
-    path.write_bytes(data)
-    for path in folder.iterdir():
+    parse_manifest(data, target)  # Not every value survives JSON: NaN becomes null.
+    target.write_bytes(data)
+    for path in (target, *paths):
         path.chmod(0o444)
 
 
-def _lost(alias: str, now: Alias | None) -> Refused:
+@contextmanager
+def _collect_error(problems: list[Problem], path: Path, prefix: str = "") -> Iterator[None]:
+    """Append a WorkbenchError of the block to the problems."""
+    try:
+        yield
+    except WorkbenchError as error:
+        problems.append(Problem(path, f"{prefix}{error.message}"))
+
+
+def _move_error(alias: str, now: Alias | None) -> Refused:
     if now is None:
         return Refused(f"`{alias}` was expected to exist, and does not")
     last = now.history[-1]
@@ -454,9 +403,9 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def leftovers(folder: Path) -> list[Problem]:
-    """What an interrupted writer left a day ago or more; younger ones may still be at work.
+    """Temporary files of interrupted writers, a day old or more; younger ones may be in use.
 
-    folder: a model's, or `.tmp`. No link is followed, neither here nor below.
+    folder: a model's, or `.tmp`. No link is followed.
     """
     now = time.time()
     prefix = ("",) if folder.name == ".tmp" else TEMPORARY
@@ -468,7 +417,7 @@ def leftovers(folder: Path) -> list[Problem]:
 
 
 def children(folder: Path) -> list[Path]:
-    """What a folder holds; nothing where it is not there, or is a link."""
+    """The entries of a folder; none where it is missing, or a link."""
     try:
         return sorted(folder.iterdir()) if stat.S_ISDIR(os.lstat(folder).st_mode) else []
     except FileNotFoundError:

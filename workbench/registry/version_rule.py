@@ -1,40 +1,31 @@
-"""Which number a new version has to carry: decided by what its clients would notice, not by hand.
+"""Derive the number of a new version from what its clients would notice.
 
 major   the class list or the input contract changed: clients must change too
-minor   the predictions changed, or large photos are decoded otherwise
+minor   the predictions or the decoding of large photos changed
 patch   the same checkpoint, and the outputs agree within the published tolerance
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
-from workbench.registry.bundle import compare_logits
+from workbench.registry.bundle import Logits, compare_logits
 from workbench.registry.manifest import Manifest
 from workbench.registry.semver import BUMPS, Bump, Version, parse
 from workbench.results.records import RunInfo
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-FIRST_VERSION = "1.0.0"
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a client of a published version would notice, as the least bump that admits it."""
+    """A difference from a published version, and the least bump that announces it."""
 
     bump: Bump
     why: str
 
 
 def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: ArtifactInfo) -> Change | None:
-    """What can be told without running the model; None where its outputs decide between minor and patch."""
+    """The change that the records show; None where the outputs decide between minor and patch."""
     if old.class_names != info.class_names:
         what = "order" if sorted(old.class_names) == sorted(info.class_names) else "names"
         return Change("major", f"the class {what} changed since {old.version}")
@@ -44,32 +35,28 @@ def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: A
         if field != "decode" and getattr(old.preprocess, field) != getattr(contract, field)
     ]:
         return Change("major", f"the preprocessing changed since {old.version}: {', '.join(moved)}")
-    # The batch size is between the server and the model: no client sees it.
+    # No client sees the batch size.
     if old.artifact.input_shape[1:] != artifact.input_shape[1:]:
         return Change("major", f"the input shape changed since {old.version}")
     if old.artifact.pixels != artifact.pixels:
         return Change("major", f"the network takes another type of input than {old.version}")
     if old.preprocess.decode != contract.decode:
-        # Clients send the same photos; what is read from large ones differs a little.
-        turned = f"decode {old.preprocess.decode} -> {contract.decode}"
-        return Change("minor", f"the preprocessing changed since {old.version}: {turned}")
+        # Clients send the same photos; the pixels of large ones differ a little.
+        decode = f"decode {old.preprocess.decode} -> {contract.decode}"
+        return Change("minor", f"the preprocessing changed since {old.version}: {decode}")
     if old.provenance.checkpoint_digest != info.checkpoint_digest:
         return Change("minor", f"it was built from another checkpoint than {old.version}")
     return None
 
 
-def output_change(old: Manifest, logits: "NDArray[np.float32]", got: "NDArray[np.float32]") -> Change:
-    """logits: recorded for the golden images of `old`; got: the new model's for the same images."""
+def output_change(old: Manifest, logits: Logits, got: Logits) -> Change:
+    """logits: recorded for the golden images of `old`. got: the new model's for the same images."""
     try:
         difference = compare_logits(got, logits, old.golden.atol)
     except WorkbenchError as error:
         return Change("minor", f"its predictions differ from {old.version}'s: {error.message}")
     agrees = f"its logits agree with {old.version}'s within {difference:.2g}"
     return Change("patch", f"it was built from the same checkpoint as {old.version}, and {agrees}")
-
-
-def greatest(changes: Sequence[Change]) -> Change | None:
-    return max(changes, key=lambda change: BUMPS.index(change.bump), default=None)
 
 
 def next_version(
@@ -79,24 +66,24 @@ def next_version(
     bump: Bump | None,
     version: str | None,
     forced: bool,
-) -> tuple[str, Bump | None]:
-    """The new version's number, and the part that was raised where one was.
+) -> str:
+    """The new version's number.
 
     highest, change: None where nothing is published yet. bump, version: the caller's choice, if any.
-    Raises Refused where that promises more than is true, unless forced.
+    Raises Refused where the choice promises more than is true, unless forced.
     """
     wanted = parse(version) if version is not None else None
     if highest is None or change is None:
-        return str(wanted or FIRST_VERSION), None
+        return str(wanted or "1.0.0")
     least = highest.bump(change.bump)
     hint = "leave the number to the tool, or give a reason: --force REASON"
     if wanted is not None:
-        # Compared by core, so that a candidate such as 2.0.0-rc.1 may announce a major change.
+        # Cores are compared, so that a prerelease such as 2.0.0-rc.1 may announce a major change.
         too_low = wanted.core < least.core or wanted.precedence <= highest.precedence
         if too_low and not forced:
             raise Refused(f"{wanted} is too low, it takes {least} or higher: {change.why}", hint=hint)
-        return str(wanted), None
+        return str(wanted)
     chosen = bump or change.bump
     if BUMPS.index(chosen) < BUMPS.index(change.bump) and not forced:
         raise Refused(f"this is a {change.bump} change, not a {chosen} one: {change.why}", hint=hint)
-    return str(highest.bump(chosen)), chosen
+    return str(highest.bump(chosen))

@@ -1,4 +1,4 @@
-"""`krishi-bench export`: one checkpoint to one ONNX file, by the same function recipes use."""
+"""`krishi-bench export`: one checkpoint to one ONNX file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,35 @@ PROBES = 4  # inputs that torch's and ONNX's logits are compared on
 
 
 @dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """exporter: None takes dynamo where it writes the opset, else torchscript. factory: None takes the
+    workspace's."""
+
+    checkpoint: Path
+    output: Path
+    input_shape: Shape
+    opset: int
+    exporter: Exporter | None = None
+    factory: str | None = None
+
+    def settings(self) -> Export:
+        """Raises WorkbenchError for an opset that the exporter does not write."""
+        chosen = self.exporter
+        if chosen is None:
+            scripted = self.checkpoint.is_file() and kind_of(self.checkpoint) == "torchscript"
+            chosen = "torchscript" if scripted or self.opset < OPSETS["dynamo"][0] else "dynamo"
+        try:
+            export = Export(exporter=chosen, opset=self.opset)
+        except ValidationError as error:
+            problems = "; ".join(problems_of(error))
+            raise WorkbenchError(f"--opset-version {self.opset}: {problems}") from error
+        check_opset(export)
+        return export
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
-    """What `export` did. photos: compared on photos of the workspace, not on random inputs."""
+    """The result of `export`. photos: compared on photos of the workspace, not on random inputs."""
 
     output: Path
     export: Export
@@ -41,55 +68,33 @@ class Exported:
     photos: bool
 
 
-def export_checkpoint(
-    workspace: Workspace,
-    checkpoint: Path,
-    output: Path,
-    input_shape: Shape,
-    *,
-    opset: int,
-    exporter: Exporter | None,
-    factory: str | None,
-    report: Report,
-) -> Exported:
-    """Export in a process of its own; `output` appears whole or not at all.
-
-    exporter: None takes dynamo where it writes the opset, else torchscript. factory: None takes the
-    workspace's. Raises WorkbenchError.
-    """
-    _check_output(output, checkpoint, workspace)
-    scripted = checkpoint.is_file() and kind_of(checkpoint) == "torchscript"
-    newest: Exporter = "torchscript" if scripted else "dynamo"
-    chosen: Exporter = exporter or (newest if opset >= OPSETS["dynamo"][0] else "torchscript")
-    try:
-        export = Export(exporter=chosen, opset=opset)
-    except ValidationError as error:
-        raise WorkbenchError(f"--opset-version {opset}: {'; '.join(problems_of(error))}") from error
-    check_opset(export)
-    report(Progress("exporting", 0, 1, f"exporter {chosen}, opset {opset}"))
-    source = _source(workspace, checkpoint, factory)
-    probes = _photos(workspace, source, input_shape)
-    with new_file(output) as temporary:
+def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Report) -> Exported:
+    """Export in a process of its own; the output appears complete or not at all. Raises WorkbenchError."""
+    _check_output(request.output, request.checkpoint, workspace)
+    export = request.settings()
+    report(Progress("exporting", 0, 1, f"exporter {export.exporter}, opset {export.opset}"))
+    source = _source(workspace, request.checkpoint, request.factory)
+    probes = _photos(workspace, source, request.input_shape)
+    with new_file(request.output) as temporary:
         made = call(
             export_here,
             source,
             export,
             temporary,
-            input_shape,
+            request.input_shape,
             probes,
             log=cache_folder() / "logs" / "export.txt",
             timeout_s=TIMEOUT_S,
             label="the export",
         )
-    return Exported(output, export, made, output.stat().st_size, photos=probes is not None)
+    return Exported(request.output, export, made, request.output.stat().st_size, photos=probes is not None)
 
 
 def _check_output(output: Path, checkpoint: Path, workspace: Workspace) -> None:
-    """An export must not destroy what it is made from."""
+    """Raise WorkbenchError where the export would replace a file that it is made from."""
     if output.is_dir() or not output.name:
-        raise WorkbenchError(
-            f"--output: {output} is a folder", hint="name the file to write, such as model.onnx"
-        )
+        hint = "name the file to write, such as model.onnx"
+        raise WorkbenchError(f"--output: {output} is a folder", hint=hint)
     sources = (checkpoint, workspace.model.checkpoint, workspace.model.class_names, workspace.file)
     if output.resolve() in {source.resolve() for source in sources if source is not None}:
         raise WorkbenchError(
@@ -113,7 +118,7 @@ def export_here(
 
 
 def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> ModelSource:
-    """The checkpoint with the factory given, else the workspace's; the sample's fits only its own."""
+    """The checkpoint with the given factory, else the workspace's; the sample's fits the sample only."""
     model = workspace.model
     if factory is not None:
         return ModelSource(checkpoint=checkpoint, factory=factory)
@@ -130,7 +135,7 @@ def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> Mode
 
 
 def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "NDArray[np.float32] | None":
-    """(n, 3, H, W) of a few photos, where the workspace is this model's and prepares them at this size."""
+    """A few photos (n, 3, H, W); None where the workspace is not the model's, or has another photo size."""
     import numpy as np
 
     if source != workspace.model or not workspace.validation.exists():
@@ -140,5 +145,5 @@ def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "N
     if info.class_names is None or input_shape[1:] != (3, contract.crop, contract.crop):
         return None
     paths = scan(workspace.validation, info.class_names, field="data.validation").paths
-    chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]
-    return normalize(np.stack([read_pixels(path, contract) for path in chosen]), contract)
+    spread = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]
+    return normalize(np.stack([read_pixels(path, contract) for path in spread]), contract)
