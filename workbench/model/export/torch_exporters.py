@@ -34,12 +34,8 @@ def write_onnx(
     """
     import torch
 
-    shared: dict[str, Any] = {
-        "opset_version": export.opset,
-        "input_names": ["images"],
-        "output_names": ["logits"],
-        "external_data": False,
-    }
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    shared: dict[str, Any] = {"opset_version": export.opset, "external_data": False, **names}
     arguments = (torch.from_numpy(images),)
     if export.exporter == "dynamo" and isinstance(model, torch.jit.ScriptModule):
         raise WorkbenchError(
@@ -65,16 +61,16 @@ def write_onnx(
 
 
 def _strip_traces(path: Path) -> None:
-    """Drop dynamo's debugging notes on each node: stack traces with the paths of this computer, about 4 % of
-    a small network's file. The names of the modules stay."""
+    """Drop dynamo's stack traces with the paths of this computer, 4 % of a small file; the modules' names
+    stay."""
     import onnx
 
     model = load(path)
     graph = model.graph
     for item in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
-        kept = [prop for prop in item.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
+        scopes = [prop for prop in item.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
         del item.metadata_props[:]
-        item.metadata_props.extend(kept)
+        item.metadata_props.extend(scopes)
     onnx.save(model, path)
 
 
@@ -101,14 +97,14 @@ def write_package(
     *,
     precision: str,
     threads: int,
-    device: str = "cpu",
+    device: str,
 ) -> None:
     """Compile the network ahead of time with inductor, weights frozen, for batches of the shape of `images`.
 
     precision: `f32`, `tf32` on a GPU, or `bf16` and `f16`: convolutions and matrix products under autocast,
-    logits in float32. threads: of the code that is written, which knows no other number; a GPU's has none.
-    device: the model is moved to `cuda`, and stays there. All of it is noted in the package. Takes 10 to 60
-    seconds. Raises Unsuited where a compiler is missing, WorkbenchError where it fails.
+    logits in float32. threads: fixed in the code; a GPU's has none. device: the model stays on it. All of it
+    is noted in the package. Takes 10 to 60 seconds. Raises Unsuited where a compiler is missing,
+    WorkbenchError where it fails.
     """
     import torch
     from torch._inductor.utils import fresh_cache
@@ -216,7 +212,7 @@ def _plain_attention() -> Iterator[None]:
 def chatter_on_stderr() -> Iterator[None]:
     """Send the output of the exporters to stderr, also from C++, and drop torch's deprecation warnings."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     try:
         os.dup2(2, 1)
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -227,5 +223,5 @@ def chatter_on_stderr() -> Iterator[None]:
             warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)

@@ -9,7 +9,7 @@ from workbench.backends.common import open_cpu, translated_ort_errors
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
-from workbench.model.graph.roles import WEIGHTED, Wiring, roles_of, wiring_of
+from workbench.model.graph.roles import POOLS, WEIGHTED, Wiring, roles_of, wiring_of
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
     total = sum(macs.values())
     products = sum(count for name, count in macs.items() if by_type.get(name) not in CONVOLUTIONS)
     hard, soft = _swishes(model, wiring, roles)
+    depthwise = _nodes_with("depthwise", roles)
     _, *size = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
     return NetworkFacts(
         operators=dict(operators.most_common()),
@@ -86,35 +87,28 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
         parameters=sum(prod(w.dims) for w in wiring.constants.values() if w.data_type in floats),
         input_shape=(size[0], size[1], size[2]),
         convolutions=operators["Conv"],
-        depthwise=sum("depthwise" in roles.get(node.name, ()) for node in nodes),
-        depthwise_share=_share(macs, {name for name, mine in roles.items() if "depthwise" in mine}),
+        depthwise=len(depthwise),
+        depthwise_share=sum(macs.get(name, 0) for name in depthwise) / total if total else 0.0,
         matmul_share=products / total if total else 0.0,
-        squeeze_excite=sum(_is_pool_of_a_gate(node, roles) for node in nodes),
+        squeeze_excite=sum(by_type[name] in POOLS for name in _nodes_with("squeeze_excite", roles)),
         hard_swish=hard,
         swish=soft,
         attention=_attentions(model, wiring),
         dead_channels=sum(_dead_channels(node, wiring) for node in nodes),
         any_size=takes_any_size(model),
-        first=next((name for name, mine in roles.items() if "first" in mine), None),
-        last=next((name for name, mine in roles.items() if "last" in mine), None),
+        first=next(iter(_nodes_with("first", roles)), None),
+        last=next(iter(_nodes_with("last", roles)), None),
     )
 
 
-def _share(macs: Mapping[str, int], names: set[str]) -> float:
-    total = sum(macs.values())
-    return sum(count for name, count in macs.items() if name in names) / total if total else 0.0
-
-
-def _is_pool_of_a_gate(node: "onnx.NodeProto", roles: Mapping[str, frozenset[str]]) -> bool:
-    return "squeeze_excite" in roles.get(node.name, ()) and (
-        "Pool" in node.op_type or node.op_type == "ReduceMean"
-    )
+def _nodes_with(role: str, roles: Mapping[str, frozenset[str]]) -> list[str]:
+    return [name for name, own in roles.items() if role in own]
 
 
 def _swishes(
     model: "onnx.ModelProto", wiring: Wiring, roles: Mapping[str, frozenset[str]]
 ) -> tuple[int, int]:
-    """How many activations are x * hard_sigmoid(x), and how many x * sigmoid(x)."""
+    """Count the activations x * hard_sigmoid(x), and x * sigmoid(x)."""
     hard = soft = 0
     for node in model.graph.node:
         if "hardswish" not in roles.get(node.name, ()):

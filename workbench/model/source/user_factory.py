@@ -66,7 +66,7 @@ def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
     """Put the factory's folder on sys.path, for its imports, and raise its errors as WorkbenchError."""
     place = spec.rpartition(":")[0]
     root = Path(place).parent if place.endswith(".py") else import_from
-    folder = [] if root is None else [str(root)]
+    folder = [str(root)] if root else []
     sys.path[:0] = folder
     try:
         yield
@@ -124,7 +124,7 @@ def _digests(spec: str, import_from: Path | None, wanted: Callable[[Path], bool]
 
 
 def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
-    """The folder of a factory's code and its files; for the user's code those one folder below too, for an
+    """The folder of a factory's code and its files: of the user's code those one folder below too, of an
     installed module outside of a package its own file alone."""
     module = Path(place) if place.endswith(".py") else _module_file(place, import_from)
     if module is None:
@@ -137,8 +137,7 @@ def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
 
 def _module_file(name: str, import_from: Path | None) -> Path | None:
     """The source file of `package.module`: `find_spec` would import the package on the way."""
-    first = [] if import_from is None else [str(import_from)]
-    search: Sequence[str] | None = [*first, str(Path.cwd()), *sys.path]
+    search: Sequence[str] | None = [*([str(import_from)] if import_from else []), str(Path.cwd()), *sys.path]
     spec = None
     for part in name.split("."):
         if search is None:
