@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from workbench.workspace.sample.leaves import Split
 
 CHECKPOINT = Path(__file__).with_name("student.ckpt")
+STUDENT = CHECKPOINT.with_name("student.py")
 CALIB_PER_CLASS = 20
 VAL_PER_CLASS = 100
 
