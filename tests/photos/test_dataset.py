@@ -154,8 +154,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "inside",
-    ["", "scab/", "scab/notes.txt", "scab/.hidden.jpg", "scab/.thumbs/1.jpg", ".git/1.jpg", "1.jpg"],
+    "inside", ["", "scab/", "scab/notes.txt", "scab/.hidden.jpg", "scab/.thumbs/1.jpg", ".git/1.jpg", "1.jpg"]
 )
 def test_a_folder_without_photos_of_classes_is_refused(tmp_path: Path, inside: str) -> None:
     root = tmp_path / "val"

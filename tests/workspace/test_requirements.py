@@ -42,10 +42,7 @@ def test_what_is_here_is_met(needs: Sequence[str]) -> None:
 @pytest.mark.parametrize(
     ("need", "expected"),
     [
-        (
-            "nncf>=2.15",
-            "it needs nncf>=2.15: nncf is not installed: pip install 'krishi-bench[openvino]'",
-        ),
+        ("nncf>=2.15", "it needs nncf>=2.15: nncf is not installed: pip install 'krishi-bench[openvino]'"),
         ("timm", "it needs timm: timm is not installed: pip install 'timm'"),
         ("openvino>=2026", "it needs openvino>=2026: openvino 2025.3.0 is installed"),
         ("onnxruntime>=1.23", "it needs onnxruntime>=1.23: onnxruntime 1.23.0rc1 is installed"),

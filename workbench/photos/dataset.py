@@ -173,12 +173,7 @@ def _manifest(source: Path, index: Mapping[str, int], field: str) -> list[tuple[
 
 
 def load(
-    dataset: Dataset,
-    contract: Preprocess,
-    cache: Path,
-    *,
-    field: str,
-    progress: Callable[[int, int], None],
+    dataset: Dataset, contract: Preprocess, cache: Path, *, field: str, progress: Callable[[int, int], None]
 ) -> Images:
     """Decode and crop every photo once, into a memory-mapped file named by content under `cache`.
 

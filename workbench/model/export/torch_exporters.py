@@ -54,8 +54,7 @@ def write_onnx(
                 torch.onnx.export(model, arguments, str(target), dynamo=False, dynamic_axes=axes, **shared)
     except NETWORK_ERRORS as error:
         raise WorkbenchError(
-            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}",
-            hint=hint,
+            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}", hint=hint
         ) from error
     _strip_traces(target)
 
