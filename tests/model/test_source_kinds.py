@@ -624,14 +624,14 @@ def test_what_the_checkpoint_says_wins_over_timm(timm: Install, weights: Make) -
 
 
 @pytest.mark.parametrize(
-    ("said", "resize", "crop"),
+    ("own", "resize", "crop"),
     [({}, 256, 224), ({"crop": 160}, 182, 160), ({"resize": 180}, 180, 180), ({"resize": 300}, 300, 224)],
 )
 def test_sizes_that_only_the_checkpoint_says_keep_timms_proportion(
-    said: dict[str, int], resize: int, crop: int
+    own: dict[str, int], resize: int, crop: int
 ) -> None:
     default = StatedPreprocess(resize=256, crop=224)
-    filled = timm_network.completed(StatedPreprocess(**said), default)
+    filled = timm_network.completed(StatedPreprocess(**own), default)
     assert (filled.resize, filled.crop) == (resize, crop)
 
 

@@ -40,7 +40,7 @@ _TURNS = {
 
 
 class _Source(io.BytesIO):
-    """The bytes of a photo as a file for Pillow's readers, with a limit on the number of reads."""
+    """A photo as a file for Pillow's readers, with a limit on the number of reads."""
 
     reads = 0
     exif_segments = 0
@@ -71,8 +71,8 @@ def decode(data: bytes) -> Image.Image:
 
 
 def decode_for(data: bytes, contract: Preprocess) -> Photo:
-    """Decode photo bytes for `crop_pixels`: at a fraction of the size where the contract permits it (see
-    `Preprocess.decode`). Raises ImageError."""
+    """Decode photo bytes for `crop_pixels`, at a fraction of the size where `Preprocess.decode` permits it.
+    Raises ImageError."""
     # A network trained with `nearest` saw single pixels, not means of several.
     scaled = contract.decode == "scaled" and contract.interpolation != "nearest"
     return _decode(data, 2 * contract.resize if scaled else None)
@@ -243,7 +243,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         import numpy as np
 
         wide = np.asarray(image)
-        if wide.dtype != np.uint16:  # copied only where it must be: a photo may have 50 megapixels
+        if wide.dtype != np.uint16:  # a copy of up to 50 megapixels
             wide = wide.clip(0, 65535)
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:

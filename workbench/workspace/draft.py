@@ -54,10 +54,8 @@ class Found:
 
 
 def write_draft(folder: Path) -> tuple[Path, list[str]]:
-    """Write krishi.yaml; returns its path and a line for each part that was found or is missing.
-
-    Raises WorkbenchError where the file exists.
-    """
+    """Write krishi.yaml. Returns its path and a line for each part, found or missing. Raises WorkbenchError
+    where the file exists."""
     path = folder / FILE_NAME
     if path.exists():
         raise WorkbenchError(f"{path} is there already", hint="edit it, or move it away first")

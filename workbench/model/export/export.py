@@ -41,10 +41,7 @@ PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the gra
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """The difference between the exported file and torch on the samples.
-
-    max_abs: largest difference of a logit. max_rel: that, over torch's largest absolute logit.
-    """
+    """max_abs: the largest difference of a logit from torch's. max_rel: that over torch's largest logit."""
 
     max_abs: float
     max_rel: float
@@ -90,11 +87,10 @@ def export_torch(
 ) -> Format:
     """Write the network for the torch backend and compare its logits with torch's.
 
-    A TorchScript module stays one; any other becomes a torch.export program, the batch size free.
-    compile: write a package that is compiled ahead of time, for `device`, exactly `batch` photos a call,
-    `threads` threads and `precision`; the other formats leave these to the session. A model compiled for a
-    GPU is on it afterwards. Returns the format written.
-    samples, errors: as in `export_onnx`; Unsuited where the network cannot be compiled here.
+    A TorchScript module stays one; any other becomes a torch.export program with a free batch size. compile:
+    write a package that is compiled ahead of time for `device`, where the model stays, `batch` photos a call,
+    `threads` and `precision`; the other formats leave these to the session. samples, errors: as in
+    `export_onnx`; Unsuited where the network cannot be compiled here.
     """
     import torch
 

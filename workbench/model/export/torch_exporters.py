@@ -112,14 +112,12 @@ def write_package(
 
     _find_compilers(device)
     facts = {**noted(precision, device, threads), "batch": str(len(images))}
+    settings = inductor_settings(device, threads, facts)
     try:
-        with torch.no_grad(), fresh_cache():
+        with torch.no_grad(), fresh_cache(), target.open("wb") as file:  # a path would have to end in .pt2
             arguments = (torch.from_numpy(images).to(device),)
             program = torch.export.export(_in_precision(model.to(device), precision, device), arguments)
-            with target.open("wb") as file:  # a path would have to end in .pt2
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=file, inductor_configs=inductor_settings(device, threads, facts)
-                )
+            torch._inductor.aoti_compile_and_package(program, package_path=file, inductor_configs=settings)
     except NETWORK_ERRORS as error:
         raise WorkbenchError(
             f"torch could not compile the network: {_root_cause(error)}",
@@ -129,12 +127,9 @@ def write_package(
 
 def inductor_settings(device: str, threads: int, facts: dict[str, str]) -> dict[str, Any]:
     """The settings for inductor. facts: kept in the package."""
-    return {
-        "freezing": True,
-        "compile_threads": 1,  # no pool of processes for one or two files
-        **({"cpp.threads": threads} if device == "cpu" else {}),
-        "aot_inductor.metadata": facts,
-    }
+    own = {"cpp.threads": threads} if device == "cpu" else {}
+    # One compile thread: no pool of processes for one or two files.
+    return {"freezing": True, "compile_threads": 1, "aot_inductor.metadata": facts, **own}
 
 
 def _find_compilers(device: str) -> None:

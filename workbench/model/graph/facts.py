@@ -1,5 +1,6 @@
 """The structure of a network, as far as it decides which optimisations help."""
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
@@ -25,12 +26,10 @@ class NetworkFacts(Record):
     """A float classifier, read from its ONNX graph.
 
     operators: nodes by type. macs: multiply-accumulates for one photo; None where the shapes are hidden.
-    parameters: stored floats. input_shape: (C, H, W), 0 where free. convolutions: all of them, depthwise too.
+    parameters: stored floats. input_shape: (C, H, W), 0 where free. convolutions: depthwise ones included.
     depthwise_share, matmul_share: of the MACs. squeeze_excite: blocks. hard_swish, swish: activations
-    x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels of
-    convolutions and products whose weights are all but zero.
-    any_size: it takes photos of other sizes: no part of the graph depends on the number of pixels.
-    first, last: the nodes with weights at both ends.
+    x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels
+    whose weights are all but zero. first, last: the nodes with weights at both ends.
     """
 
     operators: dict[str, int]
@@ -63,10 +62,7 @@ class NetworkFacts(Record):
 
 
 def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
-    """Read a float network with one input and one output, before it is quantised.
-
-    It is run once, on one smaller photo.
-    """
+    """Read a float network with one input and one output, before it is quantised, and run it once."""
     import onnx
 
     wiring, roles, macs = wiring_of(model), roles_of(model), macs_of(model)
@@ -158,38 +154,29 @@ def _dead_channels(node: "onnx.NodeProto", wiring: Wiring) -> int:
 
 
 def takes_any_size(model: "onnx.ModelProto") -> bool:
-    """Whether the network answers a smaller photo too, with the same number of classes.
+    """Whether the network takes a smaller photo too, with the same number of classes.
 
     Tried in onnxruntime rather than read off the shapes, which exporters leave open in places: a flattened
     feature map, a stored position embedding or a window of fixed size does not fit then.
     """
-    import onnx
+    import numpy as np
 
     batch, channels, height, width = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
     if not height or not width:
         return True
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = copy.deepcopy(model)
     del changed.graph.value_info[:]
     changed.graph.output[0].type.tensor_type.ClearField("shape")
     shape = (batch or 1, channels, _other_side(height), _other_side(width))
     for dim, side in zip(image_input(changed).type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = side
-    answer = _answer_shape(changed, shape)
-    # A reshape that infers the batch size runs too, and gives several rows for one photo.
-    return answer is not None and answer[0] == shape[0]
-
-
-def _answer_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of the answer to a black photo; None where onnxruntime cannot run the graph on it."""
-    import numpy as np
-
     try:
         with translated_ort_errors("run it"):
-            (logits,) = open_cpu(model).run(None, {image_input(model).name: np.zeros(shape, np.float32)})
+            (logits,) = open_cpu(changed).run(None, {image_input(model).name: np.zeros(shape, np.float32)})
     except WorkbenchError:
-        return None
-    return tuple(logits.shape)
+        return False
+    # A reshape that infers the batch size runs too, and gives several rows for one photo.
+    return bool(logits.shape[0] == shape[0])
 
 
 def _other_side(side: int) -> int:

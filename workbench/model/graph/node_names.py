@@ -35,14 +35,14 @@ def named(source: Path) -> "onnx.ModelProto":
     """The model with a name of its own for every node, by its output where it has none: unique and the same
     in every build."""
     model = load(source)
-    used, seen = {node.name for node in model.graph.node}, set[str]()
+    used, earlier = {node.name for node in model.graph.node}, set[str]()
     for node in model.graph.node:
-        if not node.name or node.name in seen:
+        if not node.name or node.name in earlier:
             node.name = f"{node.op_type}_{node.output[0]}"
             while node.name in used:
                 node.name += "_"
             used.add(node.name)
-        seen.add(node.name)
+        earlier.add(node.name)
     return model
 
 

@@ -192,7 +192,6 @@ def precision_of(model: "onnx.ModelProto") -> Precision:
 
 
 def image_input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
-    """The input photos go into."""
     return inputs_of(model.graph)[0]
 
 

@@ -80,9 +80,8 @@ def _kind_of_zip(path: Path) -> Kind:
 
 
 def missing(path: Path) -> WorkbenchError:
-    return WorkbenchError(
-        f"model.checkpoint: {path} does not exist", hint="correct `model.checkpoint` in krishi.yaml"
-    )
+    hint = "correct `model.checkpoint` in krishi.yaml"
+    return WorkbenchError(f"model.checkpoint: {path} does not exist", hint=hint)
 
 
 def _damaged(path: Path, why: str) -> WorkbenchError:

@@ -22,7 +22,7 @@ from workbench.model.source.checkpoint_file import (
     missing,
 )
 from workbench.model.source.info import SourceInfo, checked_info, folded, interpolation, read_class_names
-from workbench.model.source.user_factory import build, code_digests, data_digests, parts
+from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.files import digest_of, sha256_file
 from workbench.system.records import Record
@@ -150,8 +150,8 @@ def _build_network(source: ModelSource, num_classes: int | None) -> "torch.nn.Mo
 def source_digest(source: ModelSource) -> str:
     """sha256 of all files and settings that decide the result of `load_model`; torch is not loaded.
 
-    It covers the factory's `.py` file and those in its folder and one folder below, which it may import, and
-    the weights there where the factory loads its own; not files that it fetches from elsewhere.
+    It covers the code in the factory's folder and one folder below, which it may import, and the weights
+    there where the factory loads its own; not files that it fetches from elsewhere.
     """
     path, names = source.checkpoint, source.class_names
     if path is not None and not path.exists():
@@ -167,8 +167,8 @@ def source_digest(source: ModelSource) -> str:
             names and sha256_file(names),
             source.factory,
             source.factory_args,
-            [] if factory is None else code_digests(factory, source.import_from),
-            [] if factory is None or path is not None else data_digests(factory, source.import_from),
+            digests(factory, source.import_from, CODE) if factory else [],
+            digests(factory, source.import_from, DATA) if factory and path is None else [],
         ]
     )
 

@@ -5,7 +5,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
+CODE = frozenset({".py"})
 # The files that a factory without a checkpoint reads its weights from.
 DATA = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".h5"})
 
@@ -104,22 +105,13 @@ def _import_file(path: Path) -> Any:
     return module
 
 
-def code_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
-    """(path, sha256) of the source files that a factory consists of, found without importing them."""
-    return _digests(spec, import_from, lambda file: file.suffix == ".py")
-
-
-def data_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
-    """(path, sha256) of the weight files in the folder of a factory's code and one folder below."""
-    return _digests(spec, import_from, lambda file: file.suffix.lower() in DATA)
-
-
-def _digests(spec: str, import_from: Path | None, wanted: Callable[[Path], bool]) -> list[tuple[str, str]]:
+def digests(spec: str, import_from: Path | None, suffixes: Collection[str]) -> list[tuple[str, str]]:
+    """(path, sha256) of a factory's files with these suffixes, found without importing them."""
     folder, files = _files_of(spec.rpartition(":")[0], import_from)
     return sorted(
         (file.relative_to(folder).as_posix(), sha256_file(file))
         for file in files
-        if wanted(file) and file.is_file()
+        if file.suffix.lower() in suffixes and file.is_file()
     )
 
 
