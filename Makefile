@@ -14,7 +14,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install  ## run, compare, promote, serve and predict, on the bundled sample
-	$(BIN)/python -m workbench.workspace.sample.demo
+	$(BIN)/python benchmarks/demo.py
 
 # Two tests at a time; more would disturb those that load a server.
 test: install  ## every test

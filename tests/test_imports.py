@@ -16,8 +16,8 @@ HEAVY = {
     "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "pynvml", "pandas", "pyarrow",
     "fastapi", "scipy", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
 }  # fmt: skip
-# The network itself and the script that trained it: nothing imports them before torch is wanted.
-TORCH_CODE = {"workbench/workspace/sample/student.py", "workbench/workspace/sample/train.py"}
+# The network itself: nothing imports it before torch is wanted.
+TORCH_CODE = {"workbench/workspace/sample/student.py"}
 # From the ground up: a package imports from those before it, lazily or not, for the type checker too.
 CHAIN = [
     "errors", "system", "photos", "backends", "measure", "model", "steps", "results", "workspace", "run",

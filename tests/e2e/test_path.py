@@ -73,7 +73,7 @@ def ran(bench: Bench, initialised: str) -> str:
 @pytest.fixture(scope="module")
 def promoted(bench: Bench, ran: str) -> dict[str, Any]:
     """INT8, though 40 photos cannot show that it keeps to the budget: forced, and recorded as such."""
-    answer: dict[str, Any] = bench.json("promote", "--variant", "int8-static", "--force")
+    answer: dict[str, Any] = bench.json("promote", "--variant", "int8-static", "--force", "a test")
     return answer
 
 
@@ -293,7 +293,7 @@ def retrained(bench: Bench, server: Server) -> dict[str, Any]:
     """Another checkpoint under the same name, measured and promoted. The server had started before."""
     write_student(bench.root, seed=1)
     bench.run("run", "recipes", *BRIEF)
-    answer: dict[str, Any] = bench.json("promote", "--variant", "int8-static", "--force")
+    answer: dict[str, Any] = bench.json("promote", "--variant", "int8-static", "--force", "a test")
     return answer
 
 

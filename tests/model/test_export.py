@@ -1,6 +1,5 @@
-"""torch to ONNX with the real exporters: what was asked for is what is in the file, or there is no file."""
+"""torch to ONNX with the real exporters: the file is as requested, or there is none."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from workbench.workspace.sample.student import create_model  # noqa: E402
 
 SHAPE = (1, 3, 32, 32)
 CLASSES = 12
+Samples = NDArray[np.float32]
 
 # Making TorchScript files is deprecated; people have them all the same.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
@@ -49,12 +49,12 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def samples() -> NDArray[np.float32]:
+def samples() -> Samples:
     return np.random.default_rng(0).standard_normal((5, 3, 32, 32), np.float32)
 
 
 @pytest.fixture(scope="module")
-def dynamo(model: Any, samples: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dynamo(model: Any, samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One export with the newer exporter, which takes seconds."""
     path: Path = tmp_path_factory.mktemp("dynamo") / "model.onnx"
     report = export_onnx(model, Export(), path, SHAPE, samples)
@@ -84,7 +84,7 @@ def test_the_file_does_not_say_where_it_was_made(dynamo: Path) -> None:
 
 @pytest.mark.parametrize("opset", [11, 13, 17, 20])
 def test_the_older_exporter_honours_the_opset(
-    model: Any, samples: NDArray[np.float32], tmp_path: Path, opset: int
+    model: Any, samples: Samples, tmp_path: Path, opset: int
 ) -> None:
     report = export_onnx(model, older(opset), tmp_path / "m.onnx", SHAPE, samples)
     assert report.opset == opset
@@ -92,7 +92,7 @@ def test_the_older_exporter_honours_the_opset(
 
 
 def test_an_opset_the_exporter_cannot_write_is_refused_at_once(
-    model: Any, samples: NDArray[np.float32], tmp_path: Path
+    model: Any, samples: Samples, tmp_path: Path
 ) -> None:
     target = tmp_path / "m.onnx"
     error = error_of(lambda: export_onnx(model, Export(opset=13), target, SHAPE, samples))
@@ -102,7 +102,7 @@ def test_an_opset_the_exporter_cannot_write_is_refused_at_once(
 
 
 def test_an_opset_that_came_out_otherwise_is_an_error_and_leaves_no_file(
-    model: Any, samples: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workbench.model.export.settings.OPSETS", {"dynamo": (7, 25), "torchscript": (7, 23)})
     target = tmp_path / "m.onnx"
@@ -112,7 +112,7 @@ def test_an_opset_that_came_out_otherwise_is_an_error_and_leaves_no_file(
     assert not target.exists()
 
 
-def test_a_fixed_batch_is_fixed(model: Any, samples: NDArray[np.float32], tmp_path: Path) -> None:
+def test_a_fixed_batch_is_fixed(model: Any, samples: Samples, tmp_path: Path) -> None:
     target = tmp_path / "m.onnx"
     export_onnx(model, older(dynamic_batch=False), target, (2, 3, 32, 32), samples)
     facts = describe(target)
@@ -133,7 +133,7 @@ class Branching(torch.nn.Module):  # type: ignore[misc]
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_file_that_computes_something_else_is_an_error_and_leaves_no_file(
-    samples: NDArray[np.float32], tmp_path: Path
+    samples: Samples, tmp_path: Path
 ) -> None:
     images = np.abs(samples) * np.array([1, 1, -2, -2, -2], np.float32)[:, None, None, None]
     target = tmp_path / "m.onnx"
@@ -147,8 +147,8 @@ class Unsupported(torch.nn.Module):  # type: ignore[misc]
         return torch.special.bessel_j0(x.mean((2, 3)))
 
 
-def test_an_operator_that_onnx_lacks_is_told_in_one_line_and_not_on_stdout(
-    samples: NDArray[np.float32], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_the_error_about_an_operator_that_onnx_lacks_is_one_line_and_not_on_stdout(
+    samples: Samples, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     error = error_of(lambda: export_onnx(Unsupported(), older(), tmp_path / "m.onnx", SHAPE, samples))
     assert error.message.startswith("exporter `torchscript` failed at opset 13: UnsupportedOperatorError: ")
@@ -171,13 +171,13 @@ class Two(torch.nn.Module):  # type: ignore[misc]
     ],
 )
 def test_a_network_that_is_no_classifier_is_refused(
-    samples: NDArray[np.float32], tmp_path: Path, network: Any, message: str
+    samples: Samples, tmp_path: Path, network: Any, message: str
 ) -> None:
     with pytest.raises(WorkbenchError, match=message):
         export_onnx(network, older(), tmp_path / "m.onnx", SHAPE, samples)
 
 
-def test_weights_that_are_not_numbers_are_noticed(samples: NDArray[np.float32]) -> None:
+def test_weights_that_are_not_numbers_are_noticed(samples: Samples) -> None:
     broken = student()
     with torch.no_grad():
         broken.classifier[1].bias[0] = float("nan")
@@ -186,7 +186,7 @@ def test_weights_that_are_not_numbers_are_noticed(samples: NDArray[np.float32]) 
 
 @pytest.mark.parametrize("scripted", [False, True])
 def test_a_network_is_written_for_the_torch_backend(
-    model: Any, samples: NDArray[np.float32], tmp_path: Path, scripted: bool
+    model: Any, samples: Samples, tmp_path: Path, scripted: bool
 ) -> None:
     from workbench.backends import BACKENDS, TorchRuntime
 
@@ -201,7 +201,7 @@ def test_a_network_is_written_for_the_torch_backend(
 
 
 def test_a_torchscript_module_goes_through_the_older_exporter(
-    model: Any, samples: NDArray[np.float32], tmp_path: Path
+    model: Any, samples: Samples, tmp_path: Path
 ) -> None:
     scripted = torch.jit.trace(model, torch.from_numpy(samples))
     assert export_onnx(scripted, older(), tmp_path / "m.onnx", SHAPE, samples).opset == 13
@@ -236,7 +236,7 @@ class Attentive(torch.nn.Module):  # type: ignore[misc]
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_attention_goes_through_the_older_exporter(samples: NDArray[np.float32], tmp_path: Path) -> None:
+def test_attention_goes_through_the_older_exporter(samples: Samples, tmp_path: Path) -> None:
     network = Attentive().eval()
     assert export_onnx(network, older(17), tmp_path / "m.onnx", SHAPE, samples).classes == 8
 
@@ -249,16 +249,10 @@ def test_an_onnx_file_of_another_opset_than_asked_for_is_refused(dynamo: Path, t
 
 def saved(path: Path, dims: list[Any], *, kind: int | None = None, outputs: int = 1) -> Path:
     """A small ONNX file that averages its input over height and width."""
-    helper, kind = onnx.helper, kind or onnx.TensorProto.FLOAT
-    nodes = [
-        helper.make_node("ReduceMean", ["x"], [f"y{i}"], axes=[2, 3], keepdims=0) for i in range(outputs)
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", kind, dims)],
-        [helper.make_tensor_value_info(f"y{i}", kind, None) for i in range(outputs)],
-    )
+    helper, kind, names = onnx.helper, kind or onnx.TensorProto.FLOAT, [f"y{i}" for i in range(outputs)]
+    nodes = [helper.make_node("ReduceMean", ["x"], [name], axes=[2, 3], keepdims=0) for name in names]
+    logits = [helper.make_tensor_value_info(name, kind, None) for name in names]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", kind, dims)], logits)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, path)
     return path
@@ -293,6 +287,6 @@ def test_weights_in_a_second_file_are_refused(dynamo: Path, tmp_path: Path) -> N
     assert "in other files (external data)" in error.message
 
 
-def test_what_is_no_onnx_file_is_said_to_be_none(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_text(json.dumps({"not": "a model"}))
+def test_another_file_is_refused_as_no_onnx(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text('{"not": "a model"}')
     assert "is not an ONNX file" in error_of(lambda: describe(tmp_path / "m.onnx")).message

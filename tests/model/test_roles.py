@@ -1,17 +1,15 @@
-"""Roles: the same parts are found whichever exporter wrote the graph, and nothing else is taken for them."""
+"""Roles: the same parts are found in the graphs of both exporters, and no others."""
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the networks are exported from torch")
 onnx = pytest.importorskip("onnx", reason="roles are read from ONNX graphs")
 pytest.importorskip("onnxruntime", reason="the graphs are prepared as for quantising")
 
-from workbench.model.export.export import export_onnx  # noqa: E402
-from workbench.model.export.settings import Export  # noqa: E402
+from tests.builders import exported  # noqa: E402
 from workbench.model.graph.node_names import prepare  # noqa: E402
 from workbench.model.graph.roles import Role, roles_of  # noqa: E402
 
@@ -48,11 +46,9 @@ class Spelled(nn.Module):  # type: ignore[name-defined,misc]
         return x * (torch.clamp(x + 3, 0, 6) / 6)
 
 
-def exported(network: Any, path: Path, exporter: str) -> Any:
-    """The graph as `static_int8` sees it."""
-    settings = Export.model_validate({"exporter": exporter, "opset": 18 if exporter == "dynamo" else 13})
-    samples = np.zeros((2, 3, 16, 16), np.float32)
-    export_onnx(network.eval(), settings, path, (1, 3, 16, 16), samples)
+def prepared(network: Any, path: Path, exporter: str = "torchscript") -> Any:
+    """The graph as `static_int8` gets it."""
+    exported(network, path, 16, exporter=exporter, opset=18 if exporter == "dynamo" else 13)
     return prepare(path, path.with_name("prepared.onnx"))
 
 
@@ -65,7 +61,7 @@ def with_role(model: Any, role: Role) -> list[str]:
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_the_parts_of_a_mobile_network_are_found_in_both_exports(tmp_path: Path, exporter: str) -> None:
     network = Gated(nn.Hardsigmoid(), nn.ReLU(), nn.Hardswish())
-    model = exported(network, tmp_path / "m.onnx", exporter)
+    model = prepared(network, tmp_path / "m.onnx", exporter)
     pool = "ReduceMean" if exporter == "dynamo" else "GlobalAveragePool"
     assert with_role(model, "first") == ["Conv"]
     assert with_role(model, "last") == ["Gemm"]
@@ -77,7 +73,7 @@ def test_the_parts_of_a_mobile_network_are_found_in_both_exports(tmp_path: Path,
 
 
 def test_swish_inside_the_branch_and_outside_is_found(tmp_path: Path) -> None:
-    model = exported(Gated(nn.Sigmoid(), nn.SiLU(), nn.SiLU()), tmp_path / "m.onnx", "torchscript")
+    model = prepared(Gated(nn.Sigmoid(), nn.SiLU(), nn.SiLU()), tmp_path / "m.onnx")
     assert with_role(model, "hardswish") == ["Sigmoid", "Mul"] * 3
     branch = ["GlobalAveragePool", "Conv", "Sigmoid", "Mul", "Conv", "Sigmoid", "Mul"]
     assert with_role(model, "squeeze_excite") == branch
@@ -86,7 +82,7 @@ def test_swish_inside_the_branch_and_outside_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", [True, False])
 def test_hard_swish_spelled_out_is_found_whole(tmp_path: Path, after: bool) -> None:
     network = Gated(nn.Sigmoid(), nn.ReLU(), Spelled(after=after))
-    model = exported(network, tmp_path / "m.onnx", "torchscript")
+    model = prepared(network, tmp_path / "m.onnx")
     spelled = ["Add", "Clip", "Mul", "Div"] if after else ["Add", "Clip", "Div", "Mul"]
     assert with_role(model, "hardswish") == spelled * 2
     assert "Add" not in with_role(model, "squeeze_excite")
@@ -97,7 +93,7 @@ def test_a_plain_network_has_neither_gates_nor_depthwise(tmp_path: Path, exporte
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
-    model = exported(network, tmp_path / "m.onnx", exporter)
+    model = prepared(network, tmp_path / "m.onnx", exporter)
     for role in ("depthwise", "squeeze_excite", "hardswish"):
         assert with_role(model, role) == []
     roles = roles_of(model)
@@ -106,5 +102,5 @@ def test_a_plain_network_has_neither_gates_nor_depthwise(tmp_path: Path, exporte
 
 def test_a_network_of_one_layer_is_first_and_last(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 5))
-    model = exported(network, tmp_path / "m.onnx", "torchscript")
+    model = prepared(network, tmp_path / "m.onnx")
     assert list(roles_of(model).values()) == [frozenset({"first", "last"})]

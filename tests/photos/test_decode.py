@@ -1,4 +1,4 @@
-"""Photos decoded at a fraction of their size, and what a photo may cost whoever decodes it."""
+"""Photos decoded at a fraction of their size, and the limits of time and memory."""
 
 import io
 import struct
@@ -52,7 +52,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def quiet(done: int, total: int) -> None:
-    """Progress that nobody follows."""
+    """Ignore progress."""
 
 
 def refused(data: bytes) -> ImageError:
@@ -214,7 +214,7 @@ def test_where_exif_does_not_say_xmp_does() -> None:
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda tail: b"II*\0\x08\0\0\0" + tail))
 def test_damaged_exif_is_no_reason_to_refuse_a_photo(exif: bytes) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # and nobody is told of it
+        warnings.simplefilter("error")
         assert set(decode(png_with(chunk(b"eXIf", exif))).size) == {20, 10}
 
 
@@ -321,7 +321,7 @@ def test_of_a_jpeg_with_several_pictures_the_first_counts(encoded: Encode) -> No
 
 
 def test_bombs_and_good_photos_in_many_threads_do_not_disturb_each_other(encoded: Encode) -> None:
-    """With warnings as errors and without, whoever comes first: no thread touches what all share."""
+    """No thread changes the warning filters, which all share."""
     header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     good = encoded(noisy(200, 160), "JPEG")

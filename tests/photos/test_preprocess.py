@@ -1,5 +1,6 @@
-"""From bytes to what a network reads: every kind of photo, and everything that is not one."""
+"""From bytes to the input of a network: every kind of photo, and everything that is not one."""
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from workbench.photos.contract import ImageError, Preprocess
 from workbench.photos.decode import decode
-from workbench.photos.preprocess import crop_pixels, normalize, preprocess, read_pixels
+from workbench.photos.preprocess import crop_pixels, normalize, preprocess
 
 Encode = Callable[..., bytes]
 
@@ -25,7 +26,7 @@ SMALL = Preprocess(resize=16, crop=12, mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth picture with some noise: what photos are like, for a resampler."""
+    """A smooth picture with some noise, as photos are for a resampler."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     waves = [128 + 100 * np.sin(x / (3 + c) + seed) * np.cos(y / (4 + c)) for c in range(3)]
@@ -35,14 +36,8 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def quarters() -> Image.Image:
     """Four colours, so that every way to turn it shows."""
-    pixels = np.zeros((8, 12, 3), dtype=np.uint8)
-    pixels[:4, :6], pixels[:4, 6:], pixels[4:, :6], pixels[4:, 6:] = (
-        (250, 0, 0),
-        (0, 250, 0),
-        (0, 0, 250),
-        (250,) * 3,
-    )
-    return Image.fromarray(pixels)
+    colours = np.array([[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (250, 250, 250)]], np.uint8)
+    return Image.fromarray(colours.repeat(4, axis=0).repeat(6, axis=1))
 
 
 def refused(data: bytes) -> ImageError:
@@ -64,7 +59,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 @contextmanager
 def at_most_more_memory(size_bytes: int) -> Iterator[None]:
-    """MemoryError for whoever asks for more than that."""
+    """Raise MemoryError for allocations beyond that."""
     resource = pytest.importorskip("resource")
     statm = Path("/proc/self/statm")
     if not statm.exists():
@@ -87,8 +82,6 @@ def test_a_lossless_photo_comes_back_pixel_for_pixel(encoded: Encode, form: str)
 
 
 def test_a_jpeg_is_what_pillow_decodes(encoded: Encode) -> None:
-    import io
-
     data = encoded(picture(30, 20), "JPEG")
     assert np.array_equal(np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data))))
 
@@ -172,25 +165,21 @@ def test_other_formats_are_unsupported_whatever_pillow_can_read(encoded: Encode,
 @pytest.mark.parametrize(
     "data", [b"hello", b"<html></html>", b"\x00" * 1000, b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_photo_is_unsupported(data: bytes) -> None:
+def test_other_bytes_are_unsupported(data: bytes) -> None:
     error = refused(data)
     assert (error.kind, str(error)) == ("unsupported", "not a JPEG, PNG or WebP image")
 
 
-def test_nothing_at_all_is_empty() -> None:
+def test_no_bytes_are_empty() -> None:
     assert refused(b"").kind == "empty"
 
 
-@pytest.mark.parametrize("kept", [0.2, 0.5, 0.95])
-def test_a_truncated_jpeg_is_broken(encoded: Encode, kept: float) -> None:
-    data = encoded(picture(200, 200), "JPEG")
-    assert refused(data[: int(kept * len(data))]).kind == "broken"
-
-
-@pytest.mark.parametrize("form", ["PNG", "WEBP"])
-def test_half_a_photo_is_broken(encoded: Encode, form: str) -> None:
-    data = encoded(picture(100, 100), form)
-    assert refused(data[: len(data) // 2]).kind == "broken"
+@pytest.mark.parametrize(
+    ("form", "part"), [("JPEG", 0.2), ("JPEG", 0.5), ("JPEG", 0.95), ("PNG", 0.5), ("WEBP", 0.5)]
+)
+def test_a_truncated_photo_is_broken(encoded: Encode, form: str, part: float) -> None:
+    data = encoded(picture(200, 200), form)
+    assert refused(data[: int(part * len(data))]).kind == "broken"
 
 
 @pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (60_000, 1_000), (10_000, 10_000)])
@@ -200,15 +189,7 @@ def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(wid
         assert refused(data).kind == "too-large"
 
 
-def test_the_limit_is_the_callers_to_lower(encoded: Encode) -> None:
-    data = encoded(picture(20, 10), "PNG")
-    assert decode(data, max_pixels=200).size == (20, 10)
-    with pytest.raises(ImageError, match="20 x 10 pixels") as caught:
-        decode(data, max_pixels=199)
-    assert caught.value.kind == "too-large"
-
-
-@pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged metadata; nobody reads it
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged metadata, which is not read
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damage_of_any_kind_gives_a_photo_or_an_image_error(encoded: Encode, data: st.DataObject) -> None:
@@ -294,14 +275,6 @@ def test_the_pixels_are_exactly_those_of_the_documented_steps(size: tuple[int, i
     mean, std = np.array(STUDENT.mean), np.array(STUDENT.std)
     expected = np.rint((documented(image).transpose(1, 2, 0) * std + mean) * 255)
     assert np.array_equal(crop_pixels(image, STUDENT), expected)
-
-
-def test_a_file_gives_what_its_bytes_give(tmp_path: Path, encoded: Encode) -> None:
-    data = encoded(picture(30, 40), "PNG")
-    (tmp_path / "leaf.png").write_bytes(data)
-    assert np.array_equal(
-        normalize(read_pixels(tmp_path / "leaf.png", SMALL)[None], SMALL), preprocess(data, SMALL)
-    )
 
 
 @pytest.mark.parametrize(

@@ -28,20 +28,11 @@ def read(text: str) -> WorkspaceFile:
 
 
 def test_everything_a_project_usually_has_is_found(tmp_path: Path) -> None:
-    filled(
-        tmp_path,
-        "checkpoints/student.ckpt",
-        "src/student.py",
-        "labels.json",
-        "data/val/rust/1.jpg",
-        "data/train/rust/2.jpg",
-    )
+    photos = ("data/val/rust/1.jpg", "data/train/rust/2.jpg")
+    filled(tmp_path, "checkpoints/student.ckpt", "src/student.py", "labels.json", *photos)
+    factory = "src/student.py:create_model"
     assert look(tmp_path) == Found(
-        checkpoint="checkpoints/student.ckpt",
-        factory="src/student.py:create_model",
-        class_names="labels.json",
-        validation="data/val",
-        calibration="data/train",
+        "checkpoints/student.ckpt", factory, "labels.json", "data/val", "data/train"
     )
 
 
@@ -61,7 +52,7 @@ def test_the_checkpoint_nearest_to_the_top_is_taken(tmp_path: Path) -> None:
 
 
 def classifier(folder: Path, network: str = "ViTForImageClassification", **more: object) -> None:
-    """What `save_pretrained` leaves: a description and weights."""
+    """Write the files of `save_pretrained`: a description and weights."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": [network], "id2label": {"0": "rust", "1": "scab"}, **more}
     (folder / "config.json").write_text(json.dumps(config))
@@ -130,12 +121,9 @@ def test_a_factory_is_read_and_never_run(tmp_path: Path) -> None:
     assert look(tmp_path).factory == "net.py:build_model"
 
 
-def test_hidden_folders_and_caches_are_not_looked_into(tmp_path: Path) -> None:
-    assert look(filled(tmp_path, ".venv/model.pt", "__pycache__/model.pt", ".git/net.py")) == NOTHING
-
-
-def test_what_lies_deep_down_is_not_found(tmp_path: Path) -> None:
-    assert look(filled(tmp_path, "a/b/c/d/model.pt")) == NOTHING
+def test_hidden_folders_caches_and_deep_ones_are_not_searched(tmp_path: Path) -> None:
+    hidden = (".venv/model.pt", "__pycache__/model.pt", ".git/net.py")
+    assert look(filled(tmp_path, *hidden, "a/b/c/d/model.pt")) == NOTHING
 
 
 def test_the_written_file_is_a_workspace_that_loads(tmp_path: Path) -> None:
@@ -157,7 +145,7 @@ def test_the_written_file_is_a_workspace_that_loads(tmp_path: Path) -> None:
     ]
 
 
-def test_what_was_not_found_is_said_and_left_to_fill_in(tmp_path: Path) -> None:
+def test_missing_parts_are_listed_and_left_to_fill_in(tmp_path: Path) -> None:
     path, findings = write_draft(tmp_path)
     assert all(finding.endswith(": not found, fill it in") for finding in findings)
     content = read(path.read_text())

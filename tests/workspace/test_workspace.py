@@ -1,4 +1,4 @@
-"""krishi.yaml: what it means, where it is looked for, and what is said when something is not there."""
+"""krishi.yaml: its meaning, where it is searched, and the errors about missing parts."""
 
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,9 @@ def refused(path: Path) -> tuple[str, str | None]:
 def test_paths_are_relative_to_the_file_wherever_one_stands(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written(
-        folder,
-        {
-            "model": {
-                "checkpoint": "student.ckpt",
-                "factory": "student.py:create_model",
-                "class_names": "labels.json",
-            },
-            "data": {"validation": "data/val", "calibration": "data/calib"},
-            "registry": "published",
-            "results": "../elsewhere",
-        },
-    )
+    model = {"factory": "student.py:create_model", "class_names": "labels.json", **MINIMAL["model"]}
+    data = {"validation": "data/val", "calibration": "data/calib"}
+    written(folder, {"model": model, "data": data, "registry": "published", "results": "../elsewhere"})
     monkeypatch.chdir(folder.parent)
     found = workspace.load(Path("Leaf Project/krishi.yaml"))
     assert found.model.checkpoint == folder / "student.ckpt"
@@ -72,9 +62,8 @@ def test_an_absolute_path_is_taken_as_it_is(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_factory_in_a_package_is_left_alone(folder: Path) -> None:
-    path = written(
-        folder, {**MINIMAL, "model": {"checkpoint": "student.ckpt", "factory": "timm.models:create"}}
-    )
+    model = {"checkpoint": "student.ckpt", "factory": "timm.models:create"}
+    path = written(folder, {**MINIMAL, "model": model})
     assert workspace.load(path).model.factory == "timm.models:create"
 
 
@@ -87,14 +76,9 @@ def test_what_is_left_out_has_defaults(folder: Path) -> None:
     assert not found.synthetic
 
 
-def test_a_preprocess_may_state_only_what_the_checkpoint_does_not(folder: Path) -> None:
-    path = written(folder, {**MINIMAL, "preprocess": {"crop": 224}})
-    assert workspace.load(path).preprocess == WorkspacePreprocess(crop=224)
-
-
-def test_a_workspace_says_how_its_photos_are_decoded(folder: Path) -> None:
-    path = written(folder, {**MINIMAL, "preprocess": {"decode": "full"}})
-    assert workspace.load(path).preprocess == WorkspacePreprocess(decode="full")
+def test_a_preprocess_may_give_some_keys_only(folder: Path) -> None:
+    path = written(folder, {**MINIMAL, "preprocess": {"crop": 224, "decode": "full"}})
+    assert workspace.load(path).preprocess == WorkspacePreprocess(crop=224, decode="full")
 
 
 def test_the_name_is_the_folders_unless_stated(folder: Path) -> None:
@@ -102,7 +86,7 @@ def test_the_name_is_the_folders_unless_stated(folder: Path) -> None:
     assert workspace.load(written(folder, {**MINIMAL, "name": "student-v2"})).name == "student-v2"
 
 
-def test_a_missing_checkpoint_is_told_with_its_line(folder: Path) -> None:
+def test_the_error_about_a_missing_checkpoint_names_the_line(folder: Path) -> None:
     path = written(folder, "# mine\nmodel:\n  checkpoint: gone.ckpt\ndata:\n  validation: data/val\n")
     assert refused(path) == (
         f"{path}:3: model.checkpoint: {folder}/gone.ckpt does not exist",
@@ -129,40 +113,40 @@ def test_everything_that_is_named_must_be_there(folder: Path, section: str, key:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("modle: {}\n", ":1: modle: unknown key", "did you mean `model`?"),
+        ("modle: {}", "modle: unknown key", "did you mean `model`?"),
         (
-            "budget: {max_acuracy_drop: 0.1}\n",
-            ":1: budget.max_acuracy_drop: unknown key",
+            "budget: {max_acuracy_drop: 0.1}",
+            "budget.max_acuracy_drop: unknown key",
             "did you mean `max_accuracy_drop`?",
         ),
         (
-            "budget: {objective: speed}\n",
-            ":1: budget.objective: `speed` is not one of latency, size, memory",
+            "budget: {objective: speed}",
+            "budget.objective: `speed` is not one of latency, size, memory",
             None,
         ),
         (
-            "budget: {max_accuracy_drop: -0.1}\n",
-            ":1: budget.max_accuracy_drop: input should be greater than or equal to 0 (got -0.1)",
+            "budget: {max_accuracy_drop: -0.1}",
+            "budget.max_accuracy_drop: input should be greater than or equal to 0 (got -0.1)",
             None,
         ),
         (
-            "budget: {max_size_mb: .nan}\n",
-            ":1: budget.max_size_mb: input should be greater than 0 (got nan)",
+            "budget: {max_size_mb: .nan}",
+            "budget.max_size_mb: input should be greater than 0 (got nan)",
             None,
         ),
-        ("preprocess: {crop: 0}\n", ":1: preprocess.crop: input should be greater than 0 (got 0)", None),
+        ("preprocess: {crop: 0}", "preprocess.crop: input should be greater than 0 (got 0)", None),
         (
-            "preprocess: {interpolation: bilinaer}\n",
-            ":1: preprocess.interpolation: `bilinaer` is not one of nearest, bilinear, bicubic, lanczos",
+            "preprocess: {interpolation: bilinaer}",
+            "preprocess.interpolation: `bilinaer` is not one of nearest, bilinear, bicubic, lanczos",
             "did you mean `bilinear`?",
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_line_and_what_was_meant(
+def test_an_error_names_the_line_and_a_correction(
     folder: Path, text: str, message: str, hint: str | None
 ) -> None:
-    path = written(folder, text + "model: {checkpoint: student.ckpt}\ndata: {validation: data/val}\n")
-    assert refused(path) == (f"{path} is not a valid workspace\n  {path}{message}", hint)
+    path = written(folder, f"{text}\nmodel: {{checkpoint: student.ckpt}}\ndata: {{validation: data/val}}\n")
+    assert refused(path) == (f"{path} is not a valid workspace\n  {path}:1: {message}", hint)
 
 
 def test_the_keys_that_must_be_there_are_named(folder: Path) -> None:

@@ -1,39 +1,32 @@
-"""YAML that people write, and what they are told when it is wrong."""
+"""YAML files and the errors about them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.errors import WorkbenchError, closest
+from workbench.system.records import Record
 from workbench.workspace import yamlfile
 
 
-class Circle(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Circle(Record):
     use: Literal["circle"]
     radius: int = 1
 
 
-class Square(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Square(Record):
     use: Literal["square"]
     side: int = 1
     color: Literal["red", "green"] = "red"
 
 
-class Paper(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Paper(Record):
     width: int = 10
 
 
-class Drawing(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Drawing(Record):
     title: str
     paper: Paper = Paper()
     shapes: tuple[Annotated[Circle | Square, Field(discriminator="use")], ...] = ()
@@ -55,10 +48,8 @@ def refused(folder: Path, text: str | bytes) -> tuple[str, str | None]:
 
 def test_every_key_and_item_knows_its_line(tmp_path: Path) -> None:
     document = read(tmp_path, "title: leaf\n\nshapes:\n  - use: circle\n    radius: 3\n  - use: square\n")
-    lines = [
-        document.lines[place] for place in (("title",), ("shapes", 0), ("shapes", 0, "radius"), ("shapes", 1))
-    ]
-    assert lines == [1, 4, 5, 6]
+    places = (("title",), ("shapes", 0), ("shapes", 0, "radius"), ("shapes", 1))
+    assert [document.lines[place] for place in places] == [1, 4, 5, 6]
 
 
 def test_a_place_that_is_not_there_is_shown_at_the_nearest_key_above(tmp_path: Path) -> None:
@@ -104,14 +95,14 @@ def test_a_place_that_is_not_there_is_shown_at_the_nearest_key_above(tmp_path: P
         ("title: a\npaper:\n", ":2: paper: this must be a mapping of keys (got None)", None),
     ],
 )
-def test_a_mistake_is_told_with_its_line_its_key_and_what_was_probably_meant(
+def test_an_error_names_the_line_the_key_and_a_correction(
     tmp_path: Path, text: str, message: str, hint: str | None
 ) -> None:
     expected = f"drawing.yaml is not a valid drawing\n  drawing.yaml{message}"
     assert refused(tmp_path, text) == (expected, hint)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_listed_at_once(tmp_path: Path) -> None:
     message, hint = refused(tmp_path, "title: a\npaper: {with: 1}\nshapes:\n  - use: circle\n    radus: 3\n")
     assert message == (
         "drawing.yaml is not a valid drawing\n"
@@ -121,7 +112,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert hint is None
 
 
-def test_a_broken_rule_of_a_tagged_model_is_told_at_its_key_and_not_at_the_tag(tmp_path: Path) -> None:
+def test_an_error_of_a_tagged_model_is_reported_at_its_key_and_not_at_the_tag(tmp_path: Path) -> None:
     from workbench.workspace.recipe import Recipe
 
     document = read(tmp_path, "name: a\nsteps:\n  - {use: static_int8, activation: int8, weight: uint8}\n")
@@ -134,68 +125,50 @@ def test_a_broken_rule_of_a_tagged_model_is_told_at_its_key_and_not_at_the_tag(t
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        (
-            "title: a\npaper:\n\twidth: 3\n",
-            "drawing.yaml:3: a tab is used for indentation",
-            "indent with spaces",
-        ),
-        (
-            "shapes:\n  - use: a\n\t  b: x\n",
-            "drawing.yaml:3: a tab is used for indentation",
-            "indent with spaces",
-        ),
-        ("", "drawing.yaml is empty", "`krishi-bench schema` describes a drawing"),
-        ("# nothing yet\n", "drawing.yaml is empty", "`krishi-bench schema` describes a drawing"),
-        ("- a\n- b\n", "drawing.yaml:1: a drawing is a mapping of keys, this is a list", None),
-        ("hello\n", "drawing.yaml:1: a drawing is a mapping of keys, this is a str", None),
+        ("title: a\npaper:\n\twidth: 3\n", ":3: a tab is used for indentation", "indent with spaces"),
+        ("shapes:\n  - use: a\n\t  b: x\n", ":3: a tab is used for indentation", "indent with spaces"),
+        ("", " is empty", "`krishi-bench schema` describes a drawing"),
+        ("# nothing yet\n", " is empty", "`krishi-bench schema` describes a drawing"),
+        ("- a\n- b\n", ":1: a drawing is a mapping of keys, this is a list", None),
+        ("hello\n", ":1: a drawing is a mapping of keys, this is a str", None),
         (
             "title: a\npaper:\n  width: 1\n  width: 2\n",
-            "drawing.yaml:4: paper.width: the key is given twice (first in line 3)",
+            ":4: paper.width: the key is given twice (first in line 3)",
             None,
         ),
         (
             "title: [a\nb: c\n",
-            "drawing.yaml:2: did not find expected ',' or ']'",
+            ":2: did not find expected ',' or ']'",
             "the line above may be where it starts",
         ),
-        (
-            "a: 1\n---\nb: 2\n",
-            "drawing.yaml:2: but found another document",
-            "the line above may be where it starts",
-        ),
-        (bytes(range(256)), "drawing.yaml is not a text file", "a drawing is YAML in UTF-8"),
+        ("a: 1\n---\nb: 2\n", ":2: but found another document", "the line above may be where it starts"),
+        (b"title: a\x00b\n", ":1: not valid YAML", "the line above may be where it starts"),
+        (bytes(range(256)), " is not a text file", "a drawing is YAML in UTF-8"),
         (
             "title: a\npaper: &here\n  width: *here\n",
-            "drawing.yaml contains itself, or is nested too deeply to be a drawing",
+            " contains itself, or is nested too deeply to be a drawing",
             None,
         ),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_with_its_line(
+def test_an_error_of_a_file_that_cannot_be_read_names_the_line(
     tmp_path: Path, text: str | bytes, message: str, hint: str | None
 ) -> None:
-    assert refused(tmp_path, text) == (message, hint)
+    assert refused(tmp_path, text) == (f"drawing.yaml{message}", hint)
 
 
-def test_a_nul_byte_is_not_valid_yaml(tmp_path: Path) -> None:
-    assert refused(tmp_path, b"title: a\x00b\n")[0] == "drawing.yaml:1: not valid YAML"
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WorkbenchError, match=r"nowhere\.yaml does not exist"):
-        yamlfile.read(tmp_path / "nowhere.yaml", kind="drawing")
-
-
-def test_a_folder_cannot_be_read_as_a_file(tmp_path: Path) -> None:
-    with pytest.raises(WorkbenchError, match="cannot be read: Is a directory"):
-        yamlfile.read(tmp_path, kind="drawing")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere.yaml", r"nowhere\.yaml does not exist"), ("", "cannot be read: Is a directory")],
+)
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(WorkbenchError, match=message):
+        yamlfile.read(tmp_path / name, kind="drawing")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:
-    assert read(tmp_path, "\ufefftitle: a\r\npaper: {width: 3}\r\n").data == {
-        "title": "a",
-        "paper": {"width": 3},
-    }
+    document = read(tmp_path, "\ufefftitle: a\r\npaper: {width: 3}\r\n")
+    assert document.data == {"title": "a", "paper": {"width": 3}}
 
 
 def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
@@ -210,7 +183,7 @@ def test_yaml_cannot_make_python_objects(tmp_path: Path) -> None:
     assert message.startswith("drawing.yaml:1: could not determine a constructor")
 
 
-def test_a_computed_problem_is_told_at_the_key_it_was_computed_from(tmp_path: Path) -> None:
+def test_an_error_of_computed_data_is_reported_at_its_origin(tmp_path: Path) -> None:
     document = read(tmp_path, "title: a\n\nmatrix:\n  x: 1\n")
     with pytest.raises(WorkbenchError) as caught:
         yamlfile.validated(Drawing, {"title": 3}, document, kind="drawing", at=("matrix", "x"))

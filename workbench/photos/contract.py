@@ -73,9 +73,8 @@ class ImageError(ValueError):
 class Photo:
     """An upright photo, perhaps decoded at a fraction of its size.
 
-    image: 8-bit RGB. size: (width, height) of the whole photo in pixels.
-    box: (left, top, right, bottom) of the photo in pixels of `image`. Where a side is no multiple of the
-    fraction, the photo ends within a pixel of `image`.
+    image: 8-bit RGB. size: (width, height) of the whole photo in pixels. box: (left, top, right, bottom) of
+    it in pixels of `image`; where a side is no multiple of the fraction, it ends within one.
     """
 
     image: "Image.Image"

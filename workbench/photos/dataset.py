@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,9 +38,8 @@ class Dataset:
 class Images:
     """The cropped pixels of a dataset in a memory-mapped file, and the contract that made them.
 
-    path: a .npy file of (n, crop, crop, 3) uint8. Normalisation, one multiply-add per value, happens
-    on read: float32 on disk would take four times the space.
-    raw: for a network that takes the pixels and normalises them itself.
+    path: a .npy file of (n, crop, crop, 3) uint8, normalised on read: float32 would take four times the
+    space. raw: for a network that takes the pixels and normalises them itself.
     """
 
     path: Path
@@ -59,29 +58,22 @@ class Images:
         mapped: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
         return mapped
 
-    def rows(self, chosen: Iterable[int]) -> Iterator[Batch]:
-        """The photos of these rows, each a batch of one in the network's form (see `preprocess.batch_of`)."""
-        pixels = self.pixels()
-        for row in chosen:
-            yield batch_of(pixels[row : row + 1], self.contract, raw=self.raw)
+    def rows(self, chosen: Iterable[int], size: int = 1) -> Iterator[Batch]:
+        """Batches of at most `size` of these rows, in the network's form (see `preprocess.batch_of`)."""
+        pixels, indices = self.pixels(), list(chosen)
+        for start in range(0, len(indices), size):
+            yield batch_of(pixels[indices[start : start + size]], self.contract, raw=self.raw)
 
-    def batches(self, size: int, *, limit: int | None = None) -> Iterator[Batch]:
-        """Batches of at most `size`, of the first `limit` photos."""
-        pixels = self.pixels()[:limit]
-        for start in range(0, len(pixels), size):
-            yield batch_of(pixels[start : start + size], self.contract, raw=self.raw)
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Batches of at most `size`, of all photos."""
+        return self.rows(range(len(self)), size)
 
     def spread(self, count: int, size: int) -> Iterator[Batch]:
         """Batches of at most `size`, of `count` photos taken at even distances.
 
         Photos are ordered by class: the first `count` of them would be a few classes only.
         """
-        import numpy as np
-
-        pixels = self.pixels()
-        chosen = np.arange(count) * len(self) // count
-        for start in range(0, count, size):
-            yield batch_of(pixels[chosen[start : start + size]], self.contract, raw=self.raw)
+        return self.rows((row * len(self) // count for row in range(count)), size)
 
 
 def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool = True) -> Dataset:
@@ -89,16 +81,15 @@ def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool
 
     field: the key in krishi.yaml, for messages. labelled: False where classes do not matter, as for
     calibration: the photos may lie at any depth, and all labels are 0.
-    Photos are ordered by class, then by path, so that the order does not depend on the file system. Raises
-    WorkbenchError where there are no photos, where a class is unknown, or where a photo is of a format that
-    is not read.
+    Photos are ordered by class, then by path, whatever the file system. Raises WorkbenchError where there
+    are no photos, where a class is unknown, or where a photo is of a format that is not read.
     """
+    index = {name: label for label, name in enumerate(class_names)}
     if source.is_dir() and not labelled:
         pairs = [(path, 0) for path in _photos_below(source, field)]
-    elif source.is_dir():
-        pairs = _class_folders(source, class_names, field)
-    elif source.is_file():
-        pairs = _manifest(source, class_names, field)
+    elif source.exists():
+        find = _class_folders if source.is_dir() else _manifest
+        pairs = sorted(find(source, index, field), key=lambda pair: (pair[1], str(pair[0])))
     else:
         raise WorkbenchError(
             f"{field}: {source} does not exist",
@@ -116,32 +107,25 @@ def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool
 
 def copies(dataset: Dataset) -> str | None:
     """A warning about repeated photos, which statistics count as independent; None where there are none."""
-    seen: dict[str, int] = {}
-    again = [
-        str(dataset.paths[row])
-        for row, content in enumerate(dataset.contents)
-        if seen.setdefault(content, row) != row
-    ]
-    if not again:
+    first = {content: row for row, content in reversed(list(enumerate(dataset.contents)))}
+    rows = enumerate(dataset.contents)
+    repeated = [str(dataset.paths[row]) for row, content in rows if first[content] != row]
+    if not repeated:
         return None
     return (
-        f"{len(again)} of {len(dataset)} validation photos are copies of others ({some(again)}): "
+        f"{len(repeated)} of {len(dataset)} validation photos are copies of others ({some(repeated)}): "
         "accuracy and its intervals look surer than they are"
     )
 
 
-def _class_folders(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
+def _class_folders(source: Path, index: Mapping[str, int], field: str) -> list[tuple[Path, int]]:
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
-    index = {name: label for label, name in enumerate(class_names)}
     if unknown := [folder.name for folder in folders if folder.name not in index]:
         raise WorkbenchError(
             f"{field}: {source} has {some(unknown)}, which the model does not know",
-            hint=f"name each folder like one of the {len(class_names)} classes: {some(class_names)}",
+            hint=f"name each folder like one of the {len(index)} classes: {some(list(index))}",
         )
-    return sorted(
-        ((path, index[folder.name]) for folder in folders for path in _photos_below(folder, field)),
-        key=lambda pair: (pair[1], str(pair[0])),
-    )
+    return [(path, index[folder.name]) for folder in folders for path in _photos_below(folder, field)]
 
 
 def _photos_below(folder: Path, field: str) -> list[Path]:
@@ -159,10 +143,9 @@ def _photos_below(folder: Path, field: str) -> list[Path]:
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
-def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tuple[Path, int]]:
+def _manifest(source: Path, index: Mapping[str, int], field: str) -> list[tuple[Path, int]]:
     import csv
 
-    index = {name: label for label, name in enumerate(class_names)}
     pairs = []
     try:
         text = source.read_text(encoding="utf-8-sig")
@@ -170,33 +153,27 @@ def _manifest(source: Path, class_names: Sequence[str], field: str) -> list[tupl
         raise WorkbenchError(
             f"{field}: {source} is not a text file", hint="give a CSV in UTF-8, or a folder of class folders"
         ) from None
-    with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
-            raise WorkbenchError(f"{field}: {source} needs a first line with the columns path,label")
-        for row in reader:
-            where = f"{field}: {source}:{reader.line_num}"
-            if not row["path"]:
-                raise WorkbenchError(f"{where}: this row names no photo")
-            path = source.parent / row["path"]
-            if not path.is_file():
-                raise WorkbenchError(f"{where}: {path} does not exist", hint="paths are relative to the CSV")
-            if row["label"] not in index:
-                raise WorkbenchError(
-                    f"{where}: `{row['label'] or ''}` is no class of the model",
-                    hint=f"labels are class names ({some(class_names)})",
-                )
-            pairs.append((path, index[row["label"]]))
-    return sorted(pairs, key=lambda pair: (pair[1], str(pair[0])))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if not {"path", "label"} <= set(reader.fieldnames or ()):
+        raise WorkbenchError(f"{field}: {source} needs a first line with the columns path,label")
+    for row in reader:
+        where = f"{field}: {source}:{reader.line_num}"
+        if not row["path"]:
+            raise WorkbenchError(f"{where}: this row names no photo")
+        path = source.parent / row["path"]
+        if not path.is_file():
+            raise WorkbenchError(f"{where}: {path} does not exist", hint="paths are relative to the CSV")
+        if row["label"] not in index:
+            raise WorkbenchError(
+                f"{where}: `{row['label'] or ''}` is no class of the model",
+                hint=f"labels are class names ({some(list(index))})",
+            )
+        pairs.append((path, index[row["label"]]))
+    return pairs
 
 
 def load(
-    dataset: Dataset,
-    contract: Preprocess,
-    cache: Path,
-    *,
-    field: str,
-    progress: Callable[[int, int], None],
+    dataset: Dataset, contract: Preprocess, cache: Path, *, field: str, progress: Callable[[int, int], None]
 ) -> Images:
     """Decode and crop every photo once, into a memory-mapped file named by content under `cache`.
 
@@ -215,18 +192,13 @@ def load(
     with new_file(path) as temporary:
         shape = (len(dataset), contract.crop, contract.crop, 3)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        _reserve(temporary)
+        if hasattr(os, "posix_fallocate"):
+            # Allocate the sparse file: otherwise a full disk is a SIGBUS when the mapped pixels are written.
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         _decode_all(dataset, contract, pixels, field, progress)
         pixels.flush()
     return images
-
-
-def _reserve(path: Path) -> None:
-    """Allocate the disk space of a sparse file. Otherwise a full disk is a SIGBUS when the mapped pixels are
-    written, and not an error."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _decode_all(

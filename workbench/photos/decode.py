@@ -40,7 +40,7 @@ _TURNS = {
 
 
 class _Source(io.BytesIO):
-    """The bytes of a photo as a file for Pillow's readers, with a limit on the number of reads."""
+    """A photo as a file for Pillow's readers, with a limit on the number of reads."""
 
     reads = 0
     exif_segments = 0
@@ -60,11 +60,28 @@ class _Jpeg(JpegImageFile):
         return Image.Exif()
 
 
-def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
-    """Decode as `decode` does. least: pixels that the shorter side of a JPEG keeps where it is decoded at
-    1/2, 1/4 or 1/8 of its size; None: decoded at its own size. Raises ImageError.
+def decode(data: bytes) -> Image.Image:
+    """Decode photo bytes into an upright 8-bit RGB image in full size, for any contract.
+
+    JPEG, PNG or WebP; the first frame of an animation; EXIF orientation applied; alpha dropped, as
+    torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The limits (MAX_PIXELS, MAX_SIDE,
+    the number of scans of a JPEG) are checked before anything is decoded. Raises ImageError.
     """
-    image = _open(data, max_pixels)
+    return _decode(data, None).image
+
+
+def decode_for(data: bytes, contract: Preprocess) -> Photo:
+    """Decode photo bytes for `crop_pixels`, at a fraction of the size where `Preprocess.decode` permits it.
+    Raises ImageError."""
+    # A network trained with `nearest` saw single pixels, not means of several.
+    scaled = contract.decode == "scaled" and contract.interpolation != "nearest"
+    return _decode(data, 2 * contract.resize if scaled else None)
+
+
+def _decode(data: bytes, least: int | None) -> Photo:
+    """least: pixels that the shorter side of a JPEG keeps where it is decoded at 1/2, 1/4 or 1/8 of its
+    size; None: decoded at its own size."""
+    image = _open(data)
     width, height = image.size
     extent: tuple[float, float] = (width, height)
     try:
@@ -83,12 +100,12 @@ def decoded(data: bytes, *, max_pixels: int, least: int | None) -> Photo:
         raise ImageError("broken", f"the image is damaged: {error}") from error
 
 
-def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header and check the limits; no pixel is decoded."""
     if not data:
         raise ImageError("empty", "the image is empty (0 bytes)")
     try:
-        image = _reader(data, max_pixels)
+        image = _reader(data)
     except ImageError:
         raise
     except (SyntaxError, IndexError, TypeError, struct.error):
@@ -97,18 +114,18 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise ImageError("too-large", "the image has more pixels than Pillow may decode") from None
     except (OSError, ValueError, EOFError, OverflowError) as error:
         raise ImageError("broken", f"the image cannot be read: {error}") from error
-    _check_size(*image.size, max_pixels)
+    _check_size(*image.size)
     return image
 
 
-def _reader(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def _reader(data: bytes) -> ImageFile.ImageFile:
     if data.startswith(b"\xff\xd8\xff"):
         return _Jpeg(_Source(data))
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile(_Source(data))
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         # Before the reader runs: it allocates the canvas at once.
-        _check_size(*_webp_size(data), max_pixels)
+        _check_size(*_webp_size(data))
         return WebPImageFile(_Source(data))
     raise SyntaxError("no signature we know")
 
@@ -129,9 +146,9 @@ def _webp_size(data: bytes) -> tuple[int, int]:
             raise SyntaxError("no kind of WebP we know")
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        limit = f"{max_pixels / 1e6:g} megapixels"
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        limit = f"{MAX_PIXELS / 1e6:g} megapixels"
     elif max(width, height) > MAX_SIDE:
         limit = f"{MAX_SIDE} pixels a side"
     else:
@@ -182,22 +199,19 @@ def _turn_upright(image: ImageFile.ImageFile, size: tuple[int, int], extent: tup
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation, 1 to 8, from EXIF, else from XMP; 1 for other values and damaged tags.
-
-    Pillow's reader would take in all tags, which may be many and large, and warn of damaged ones.
-    """
+    """The orientation, 1 to 8, from EXIF, else from XMP; 1 for damaged tags."""
+    # Pillow's reader would take in all tags, which may be many and large, and warn of damaged ones.
     exif = image.info.get("exif")
     if exif is None and (text := image.info.get("Raw profile type exif")):
         try:
             exif = bytes.fromhex("".join(text.split("\n")[3:]))  # as ImageMagick puts it into a PNG
         except ValueError:
             exif = None
-    found = _exif_orientation(exif) if exif else None
-    if found is None:
-        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-        match = _XMP.search(xmp.encode(errors="replace") if isinstance(xmp, str) else xmp)
-        found = int(match[1]) if match else 1
-    return found
+    if exif and (found := _exif_orientation(exif)) is not None:
+        return found
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    match = _XMP.search(xmp.encode(errors="replace") if isinstance(xmp, str) else xmp)
+    return int(match[1]) if match else 1
 
 
 def _exif_orientation(exif: bytes) -> int | None:
@@ -229,27 +243,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         import numpy as np
 
         wide = np.asarray(image)
-        if wide.dtype != np.uint16:  # copied only where it must be: a photo may have 50 megapixels
+        if wide.dtype != np.uint16:  # a copy of up to 50 megapixels
             wide = wide.clip(0, 65535)
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image.Image":
-    """Decode photo bytes into an upright 8-bit RGB image in full size, for any contract.
-
-    JPEG, PNG or WebP; the first frame of an animation; EXIF orientation applied; alpha dropped, as
-    torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The limits (`max_pixels`, MAX_SIDE,
-    the number of scans of a JPEG) are checked before anything is decoded. Raises ImageError.
-    """
-    return decoded(data, max_pixels=max_pixels, least=None).image
-
-
-def decode_for(data: bytes, contract: Preprocess) -> Photo:
-    """Decode photo bytes for `crop_pixels`: at a fraction of the size where the contract permits it (see
-    `Preprocess.decode`). Raises ImageError."""
-    # A network trained with `nearest` saw single pixels, not means of several.
-    scaled = contract.decode == "scaled" and contract.interpolation != "nearest"
-    return decoded(data, max_pixels=MAX_PIXELS, least=2 * contract.resize if scaled else None)

@@ -1,8 +1,5 @@
-"""Preprocess the bytes of a photo into the input of a network. The evaluation and the server both call this
-code, so the measured preprocessing is the served one.
-
-numpy and Pillow are imported inside the functions, so that reading a recipe does not load them.
-"""
+"""Preprocess a photo into the input of a network. The evaluation and the server share this code, so that the
+measured preprocessing is the served one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +25,7 @@ def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[
         photo = Photo(photo, photo.size, (0, 0, *photo.size))
     image, (width, height) = photo.image, photo.size
     scale = contract.resize / min(width, height)
-    size = (
-        (contract.resize, max(contract.resize, round(height * scale)))
-        if width <= height
-        else (max(contract.resize, round(width * scale)), contract.resize)
-    )
+    size = (max(contract.resize, round(width * scale)), max(contract.resize, round(height * scale)))
     if size[0] * size[1] > max(MAX_PIXELS, contract.resize**2):
         raise ImageError(
             "too-large",

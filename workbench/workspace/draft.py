@@ -18,6 +18,28 @@ CALIBRATION = ("calib", "calibration", "train")
 LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "classes.txt")
 FACTORIES = ("create_model", "build_model", "make_model", "get_model")
 DEPTH = 3  # levels of folders that are searched
+KINDS = "Lightning, state dict, TorchScript, .pt2, .onnx; or a folder of transformers"
+TRUST = "  # trust_code: true                          # reading a .pt2 may run code stored in it\n"
+DRAFT = """\
+# What krishi-bench measures and serves. Paths are relative to this file.
+model:
+{checkpoint}
+{factory}
+  # factory_args: {{num_classes: 38}}
+{trust_code}{class_names}
+data:                                         # class folders of photos, or a CSV of path,label
+{validation}
+{calibration}
+# As the network was trained; what the checkpoint says itself may be left out.
+# preprocess: {{resize: 256, crop: 224, interpolation: bilinear,
+#              mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}
+budget:
+  max_accuracy_drop: 0.01                     # fraction of top-1, against FP32, proved at 95 %
+  objective: latency                          # or size, or memory
+  # max_size_mb: 10
+  # max_latency_ms: 20
+  # max_memory_mb: 100
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +54,8 @@ class Found:
 
 
 def write_draft(folder: Path) -> tuple[Path, list[str]]:
-    """Write krishi.yaml; returns its path and a line for each part that was found or is missing.
-
-    Raises WorkbenchError where the file exists.
-    """
+    """Write krishi.yaml. Returns its path and a line for each part, found or missing. Raises WorkbenchError
+    where the file exists."""
     path = folder / FILE_NAME
     if path.exists():
         raise WorkbenchError(f"{path} is there already", hint="edit it, or move it away first")
@@ -67,8 +87,7 @@ def _summary(folder: Path, checkpoint: str) -> str:
 
 
 def look(folder: Path) -> Found:
-    """Recognise a checkpoint, a factory, class names and photo folders by their names; a folder of
-    transformers by its config.json."""
+    """Recognise the parts by their names, a folder of transformers by its config.json."""
     files = sorted(_below(folder, DEPTH), key=lambda path: (len(path.parts), str(path)))
     classifiers = [path.parent for path in files if path.name == CONFIG and is_classifier(path.parent)]
 
@@ -76,15 +95,13 @@ def look(folder: Path) -> Found:
         return paths[0].relative_to(folder).as_posix() if paths else None
 
     def holds_a_model(path: Path) -> bool:
-        """Files in a folder of transformers are parts of that model, not models."""
         if path.is_dir():
             return path in classifiers
+        # Files in a folder of transformers are parts of that model.
         return path.suffix in CHECKPOINTS and path.parent not in classifiers
 
     def photos(names: tuple[str, ...]) -> str | None:
-        folders = [
-            path for path in files if path.is_dir() and path.name.lower() in names and _has_photos(path)
-        ]
+        folders = [path for path in files if path.name.lower() in names and _has_photos(path)]
         return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
 
     factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
@@ -125,52 +142,22 @@ def _factories(path: Path) -> list[str]:
 
 def draft(found: Found) -> str:
     """The text of krishi.yaml; a missing part is a line to uncomment."""
-
-    def line(key: str, value: str | None, example: str, comment: str) -> str:
-        text = f"{key}: {_quote(value)}" if value else f"# {key}: {example}"
-        return f"  {text:<43} # {comment}"
-
-    return "\n".join(
-        [
-            "# What krishi-bench measures and serves. Paths are relative to this file.",
-            "model:",
-            line(
-                "checkpoint",
-                found.checkpoint or "student.ckpt",
-                "",
-                "Lightning, state dict, TorchScript, .pt2, .onnx; or a folder of transformers",
-            ),
-            line(
-                "factory",
-                found.factory,
-                "student.py:create_model",
-                "builds the network, for state dicts; or timm:name",
-            ),
-            "  # factory_args: {num_classes: 38}",
-            *_trust_line(found.checkpoint),
-            line("class_names", found.class_names, "labels.json", "else taken from the checkpoint"),
-            "data:                                         # class folders of photos, or a CSV of path,label",
-            line("validation", found.validation or "data/val", "", "accuracy is measured on these"),
-            line("calibration", found.calibration, "data/calib", "other photos, for static INT8"),
-            "# As the network was trained; what the checkpoint says itself may be left out.",
-            "# preprocess: {resize: 256, crop: 224, interpolation: bilinear,",
-            "#              mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}",
-            "budget:",
-            "  max_accuracy_drop: 0.01                     # fraction of top-1, against FP32, proved at 95 %",
-            "  objective: latency                          # or size, or memory",
-            "  # max_size_mb: 10",
-            "  # max_latency_ms: 20",
-            "  # max_memory_mb: 100",
-            "",
-        ]
+    # Only the user may decide that a file may run code.
+    asks_trust = found.checkpoint is not None and found.checkpoint.endswith(".pt2")
+    about_factory = "builds the network, for state dicts; or timm:name"
+    return DRAFT.format(
+        checkpoint=_line("checkpoint", found.checkpoint or "student.ckpt", KINDS),
+        factory=_line("factory", found.factory, about_factory, "student.py:create_model"),
+        trust_code=TRUST if asks_trust else "",
+        class_names=_line("class_names", found.class_names, "else taken from the checkpoint", "labels.json"),
+        validation=_line("validation", found.validation or "data/val", "accuracy is measured on these"),
+        calibration=_line("calibration", found.calibration, "other photos, for static INT8", "data/calib"),
     )
 
 
-def _trust_line(checkpoint: str | None) -> list[str]:
-    """A line to uncomment: only the user may decide that a file may run code."""
-    if checkpoint is None or not checkpoint.endswith(".pt2"):
-        return []
-    return ["  # trust_code: true                          # reading a .pt2 may run code stored in it"]
+def _line(key: str, value: str | None, comment: str, example: str = "") -> str:
+    text = f"{key}: {_quote(value)}" if value else f"# {key}: {example}"
+    return f"  {text:<43} # {comment}"
 
 
 def _quote(value: str) -> str:

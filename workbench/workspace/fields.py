@@ -1,4 +1,4 @@
-"""What the models of a file say of themselves: their docstrings and the descriptions of their fields."""
+"""Read the docstrings of the models of a file and the descriptions of their fields."""
 
 import inspect
 import types

@@ -25,26 +25,23 @@ def labels_of(key: str, value: Any) -> list[str]:
 
 def assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Document) -> None:
     """Put `value` at a matrix key. Raises WorkbenchError where the recipe has no such place."""
-    place: tuple[str, ...] = ("matrix", key)
+    where = f"{document.where(('matrix', key))}: matrix: `{key}`"
     if key.partition(".")[0] in FIXED:
         raise WorkbenchError(
-            f"{document.where(place)}: matrix: `{key}` is the same for all variants",
+            f"{where} is the same for all variants",
             hint="`export`, `steps`, `runtime` and `preprocess` can vary",
         )
     target: Any = data
     *parents, last = key.split(".")
     for part in parents:
-        if isinstance(target, list):
-            target = _step(target, part, key, document.where(place))
-        else:
-            target = target.setdefault(part, {})
+        target = _step(target, part, where) if isinstance(target, list) else target.setdefault(part, {})
         if not isinstance(target, dict | list):
-            raise WorkbenchError(f"{document.where(place)}: matrix: `{key}` leads through a plain value")
+            raise WorkbenchError(f"{where} leads through a plain value")
     if isinstance(target, list):
-        target = {last: _step(target, last, key, document.where(place))}
+        target = {last: _step(target, last, where)}
         if not isinstance(value, dict):
             raise WorkbenchError(
-                f"{document.where(place)}: matrix: `{key}`: {value!r} is no mapping to merge into the step",
+                f"{where}: {value!r} is no mapping to merge into the step",
                 hint="to vary which steps there are, give lists of steps under `steps`",
             )
     if isinstance(value, dict) and isinstance(target.get(last), dict):
@@ -53,23 +50,20 @@ def assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Docume
         target[last] = value
 
 
-def _step(steps: list[Any], part: str, key: str, where: str) -> dict[str, Any]:
+def _step(steps: list[Any], part: str, where: str) -> dict[str, Any]:
     if not all(isinstance(step, dict) for step in steps):
-        raise WorkbenchError(
-            f"{where}: matrix: `{key}`: a step is a mapping such as {{use: simplify}} (got {steps!r})"
-        )
-    if part.isdecimal() and int(part) < len(steps):
-        positioned: dict[str, Any] = steps[int(part)]
-        return positioned
+        raise WorkbenchError(f"{where}: a step is a mapping such as {{use: simplify}} (got {steps!r})")
     named: list[dict[str, Any]] = [step for step in steps if step.get("use") == part]
+    if part.isdecimal() and int(part) < len(steps):
+        named = [steps[int(part)]]
     if len(named) == 1:
         return named[0]
     if named:
         raise WorkbenchError(
-            f"{where}: matrix: `{key}`: there are {len(named)} steps `{part}`",
+            f"{where}: there are {len(named)} steps `{part}`",
             hint="name the one you mean by its position, counted from 0",
         )
     raise WorkbenchError(
-        f"{where}: matrix: `{key}`: the recipe has no step `{part}`",
+        f"{where}: the recipe has no step `{part}`",
         hint=did_you_mean(part, (str(step.get("use")) for step in steps)),
     )

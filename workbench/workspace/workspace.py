@@ -15,7 +15,7 @@ from workbench.results.records import Budget
 from workbench.system.folders import cache_folder
 from workbench.system.records import Record, dotted
 from workbench.workspace import yamlfile
-from workbench.workspace.sample import sample_folder
+from workbench.workspace.sample import CHECKPOINT, STUDENT, sample_folder
 
 FILE_NAME = "krishi.yaml"
 KIND = "workspace"
@@ -83,8 +83,8 @@ class Workspace:
 
 
 def find(given: Path | None, start: Path) -> Workspace:
-    """The workspace named on the command line, else the nearest `krishi.yaml` from `start` upwards, else
-    the bundled sample, whose results and registry then live under `start`.
+    """The given workspace, else the nearest `krishi.yaml` from `start` upwards, else the bundled sample, with
+    its results and registry under `start`.
 
     given: a folder holding `krishi.yaml`, or such a file. Raises WorkbenchError.
     """
@@ -111,17 +111,15 @@ def load(path: Path) -> Workspace:
             )
         return absolute
 
-    model = content.model.model_copy(
+    given, calibration = content.model, content.data.calibration
+    model = given.model_copy(
         update={
-            "checkpoint": content.model.checkpoint
-            and existing(("model", "checkpoint"), content.model.checkpoint),
-            "import_from": root / (content.model.import_from or ""),
-            "factory": _absolute_factory(content.model.factory, existing),
-            "class_names": content.model.class_names
-            and existing(("model", "class_names"), content.model.class_names),
+            "checkpoint": given.checkpoint and existing(("model", "checkpoint"), given.checkpoint),
+            "import_from": root / (given.import_from or ""),
+            "factory": _absolute_factory(given.factory, existing),
+            "class_names": given.class_names and existing(("model", "class_names"), given.class_names),
         }
     )
-    calibration = content.data.calibration
     _check_apart(document, root, content)
     return Workspace(
         name=content.name or _slug(root.name),
@@ -144,9 +142,8 @@ def _check_apart(document: yamlfile.Document, root: Path, content: WorkspaceFile
     if content.data.calibration is not None:
         data["data.calibration"] = root / content.data.calibration
     for key, folder in written.items():
-        others = {**data, **{name: path for name, path in written.items() if name != key}}
-        for name, other in others.items():
-            if folder.resolve().is_relative_to(other.resolve()):
+        for name, other in {**data, **written}.items():
+            if name != key and folder.resolve().is_relative_to(other.resolve()):
                 raise WorkbenchError(
                     f"{document.where((key,))}: {key}: {folder} lies in `{name}`",
                     hint="choose a folder of its own",
@@ -154,19 +151,13 @@ def _check_apart(document: yamlfile.Document, root: Path, content: WorkspaceFile
 
 
 def sample(start: Path) -> Workspace:
-    """The bundled workspace: a small student trained on generated leaf photographs.
-
-    `workbench.workspace.sample.ensure_sample` draws the photos.
-    """
-    here = Path(__file__).parent / "sample"
+    """The bundled workspace. `workbench.workspace.sample.ensure_sample` draws its photos."""
     data = sample_folder(cache_folder()) / "data"
     return Workspace(
         name=SAMPLE_NAME,
         root=start,
         file=None,
-        model=ModelSource(
-            checkpoint=here / "student.ckpt", factory=f"{here / 'student.py'}:create_model", factory_args={}
-        ),
+        model=ModelSource(checkpoint=CHECKPOINT, factory=f"{STUDENT}:create_model"),
         calibration=data / "calib",
         validation=data / "val",
         preprocess=WorkspacePreprocess(),
@@ -178,13 +169,10 @@ def sample(start: Path) -> Workspace:
 
 
 def _absolute_factory(factory: str | None, existing: Callable[[tuple[str, ...], Path], Path]) -> str | None:
-    if factory is None or not factory.partition(":")[0].endswith(".py"):
-        return factory
-    file, _, callable_name = factory.partition(":")
-    return f"{existing(('model', 'factory'), Path(file))}:{callable_name}"
+    file, _, function = (factory or "").partition(":")
+    return f"{existing(('model', 'factory'), Path(file))}:{function}" if file.endswith(".py") else factory
 
 
 def _slug(name: str) -> str:
     """A folder's name as a model's: ASCII letters, digits, `.`, `_` and `-`."""
-    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")
-    return slug[:60] or "model"
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:60] or "model"

@@ -2,7 +2,6 @@
 field, and suggests a correction."""
 
 import re
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from workbench.errors import FieldProblem, Place, WorkbenchError, did_you_mean
 from workbench.system.records import Parsed, dotted
-from workbench.workspace.fields import models_in
+from workbench.workspace.fields import models_in, tags_of
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file. `data` is plain YAML data; `lines` gives the line (from 1) of every key and item.
+    """A parsed file: plain YAML data, and the line (from 1) of every key and item.
 
     files: of the places that another file gave (see `merged`); all others are in `path`.
     """
@@ -84,18 +83,16 @@ def merged(child: Document, parent: Document) -> Document:
 def _merge(
     child: dict[str, Any], parent: dict[str, Any], place: Place, replaced: set[Place]
 ) -> dict[str, Any]:
-    """`child` over `parent`; the places where the parent's value is gone are added to `replaced`."""
+    """`child` over `parent`; adds the places of the parent's values that are dropped to `replaced`."""
     result = dict(parent)
     for key, value in child.items():
-        mine = (*place, key)
         if isinstance(value, dict) and isinstance(parent.get(key), dict):
-            result[key] = _merge(value, parent[key], mine, replaced)
+            result[key] = _merge(value, parent[key], (*place, key), replaced)
             continue
-        replaced.add(mine)
+        replaced.add((*place, key))
+        result[key] = value
         if value is None and key in parent:
             del result[key]
-        else:
-            result[key] = value
     return result
 
 
@@ -205,21 +202,7 @@ def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[
     for part in location:
         if isinstance(part, int):
             continue
-        inner = [
-            m
-            for owner in members
-            if part in owner.model_fields
-            for m in models_in(owner.model_fields[part].annotation)
-        ]
-        tagged = [m for m in members if part in _tags(m)]
-        members = inner or tagged or members
+        fields = [m.model_fields[part] for m in members if part in m.model_fields]
+        inner = [model for field in fields for model in models_in(field.annotation)]
+        members = inner or [m for m in members if part in tags_of(m)] or members
     return [name for member in members for name in member.model_fields]
-
-
-def _tags(model: type[BaseModel]) -> set[str]:
-    return {
-        value
-        for field in model.model_fields.values()
-        if typing.get_origin(field.annotation) is typing.Literal
-        for value in typing.get_args(field.annotation)
-    }

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int, int]
 Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 TOLERANCE = 1e-3  # of max(1, the largest logit)
-# bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; and a deep network rounds many times. Enough
-# to tell a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
+# bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; a deep network rounds many times. The
+# tolerance tells a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
 COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
 STORED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # of a compiled package's frozen weights
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
@@ -42,10 +42,7 @@ PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the gra
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """The difference between the exported file and torch on the samples.
-
-    max_abs: largest difference of a logit. max_rel: that, over torch's largest absolute logit.
-    """
+    """max_abs: the largest difference of a logit from torch's. max_rel: that over torch's largest logit."""
 
     max_abs: float
     max_rel: float
@@ -86,45 +83,58 @@ def export_torch(
 ) -> Format:
     """Write the network for the torch backend and compare its logits with torch's.
 
-    A TorchScript module stays one; any other becomes a torch.export program, the batch size free.
-    runtime.compile: a package compiled ahead of time instead, for its device and exactly `batch` photos a
-    call, `intra_threads` threads and `precision`; the other formats leave all that to the session. A model
-    compiled for a GPU is on it afterwards. Returns the format written.
+    A TorchScript module stays one; any other becomes a torch.export program with a free batch size.
+    runtime.compile: write a package that is compiled ahead of time for its device, where the model stays,
+    `batch` photos a call, `intra_threads` and `precision`; the other formats leave these to the session.
     samples, errors: as in `export_onnx`; Unsuited where the network cannot be compiled here.
     """
     import torch
 
     assert samples.shape[1:] == input_shape[1:]
     expected = torch_logits(model, samples)
-    compile, asked = runtime.compile, runtime.computes
-    if compile and isinstance(model, torch.jit.ScriptModule):
-        raise Unsuited(
-            "runtime.compile: a TorchScript module cannot be compiled ahead of time",
-            hint="give the checkpoint with `model.factory`",
-        )
-    switched = tensor_float(asked == "tf32") if compile and runtime.device == "cuda" else nullcontext()
-    with _removed_on_error(target), chatter_on_stderr(), switched:
-        if compile:
-            written: Format = "torch-aoti"
-            images, threads = filled(samples[: runtime.batch], runtime.batch), runtime.intra_threads
-            write_package(model, target, images, precision=asked, threads=threads, device=runtime.device)
-        elif isinstance(model, torch.jit.ScriptModule):
-            written = "torchscript"
+    if runtime.compile:
+        _compile(model, target, samples, expected, runtime)
+        return "torch-aoti"
+    with _removed_on_error(target), chatter_on_stderr():
+        if isinstance(model, torch.jit.ScriptModule):
+            written: Format = "torchscript"
             model.save(str(target))
         else:
             written = "torch-export"
             write_program(model, target, filled(samples[:2], 2))
         reopened = _open_torch(target, written)
-        tolerance = COARSE.get(asked, TOLERANCE) if compile else TOLERANCE
+        _compare(expected, samples, lambda given: torch_logits(reopened, given))
+    return written
+
+
+def _compile(
+    model: "torch.nn.Module",
+    target: Path,
+    samples: "NDArray[np.float32]",
+    expected: "NDArray[np.float32]",
+    runtime: TorchRuntime,
+) -> None:
+    import torch
+
+    if isinstance(model, torch.jit.ScriptModule):
+        raise Unsuited(
+            "runtime.compile: a TorchScript module cannot be compiled ahead of time",
+            hint="give the checkpoint with `model.factory`",
+        )
+    precision, threads, device = runtime.computes, runtime.intra_threads, runtime.device
+    images = filled(samples[: runtime.batch], runtime.batch)
+    rounding = tensor_float(precision == "tf32") if device == "cuda" else nullcontext()
+    with _removed_on_error(target), chatter_on_stderr(), rounding:
+        write_package(model, target, images, precision=precision, threads=threads, device=device)
+        package, tolerance = _open_torch(target, "torch-aoti"), COARSE.get(precision, TOLERANCE)
         try:
-            _compare(expected, samples, lambda given: torch_logits(reopened, given), tolerance)
+            _compare(expected, samples, lambda given: torch_logits(package, given), tolerance)
         except WorkbenchError as error:
-            if not compile or asked != "f16":
+            if precision != "f16":
                 raise
             raise WorkbenchError(
                 f"runtime.precision: in f16, {error.message}", hint="f16 ends at 65504: try `bf16`"
             ) from error
-    return written
 
 
 def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> ArtifactInfo:
@@ -155,13 +165,13 @@ def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
     import onnx
 
     facts = describe(source)
-    asked = set() if export is None else export.model_fields_set
-    if export is not None and "opset" in asked and export.opset != facts.opset:
+    asked = {} if export is None else export.model_dump(exclude_unset=True)
+    if asked.get("opset", facts.opset) != facts.opset:
         raise WorkbenchError(
-            f"export.opset: the recipe asks for opset {export.opset}, {source.name} has {facts.opset}",
+            f"export.opset: the recipe asks for opset {asked['opset']}, {source.name} has {facts.opset}",
             hint="an ONNX file is taken as it is: leave `export` out, or give the torch checkpoint",
         )
-    if export is not None and "dynamic_batch" in asked and export.dynamic_batch != facts.dynamic_batch:
+    if asked.get("dynamic_batch", facts.dynamic_batch) != facts.dynamic_batch:
         has = "free" if facts.dynamic_batch else f"fixed at {facts.input_shape[0]}"
         raise WorkbenchError(f"export.dynamic_batch: the batch size of {source.name} is {has}")
     target.write_bytes(source.read_bytes())
@@ -206,9 +216,9 @@ def torch_logits(
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A compiled package for any number of photos of the host, which takes `batch` at a time.
+    """A compiled package for any number of photos of the host, `batch` at a time.
 
-    bound_to: the GPU and what else it was made for, as noted in it; None for a package for the CPU.
+    bound_to: the machine that a package for a GPU was made for; None for one for the CPU.
     """
 
     forward: "Callable[[torch.Tensor], torch.Tensor]"
@@ -220,10 +230,10 @@ class Package:
     def __call__(self, images: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        given = images.numpy()
-        parts = [given[start : start + self.batch] for start in range(0, len(given), self.batch)]
-        full = [torch.from_numpy(filled(part, self.batch)).to(self.device) for part in parts]
-        return torch.cat([self.forward(part).cpu() for part in full])[: len(given)]
+        starts = range(0, len(images), self.batch)
+        parts = [filled(images[start : start + self.batch].numpy(), self.batch) for start in starts]
+        logits = [self.forward(torch.from_numpy(part).to(self.device)).cpu() for part in parts]
+        return torch.cat(logits)[: len(images)]
 
 
 def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
@@ -245,7 +255,7 @@ def _open_torch(path: Path, written: Format) -> "torch.nn.Module | Package":
 
 
 def _check_file(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
-    """Read the file back. Raises WorkbenchError where it is invalid or has another opset or input."""
+    """Raise WorkbenchError where the file is invalid or has another opset or input."""
     import onnx
 
     load(path)
@@ -272,10 +282,7 @@ def _check_file(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
 
 
 def _compare(
-    expected: "NDArray[np.float32]",
-    samples: "NDArray[np.float32]",
-    run: Logits,
-    tolerance: float = TOLERANCE,
+    expected: "NDArray[np.float32]", samples: "NDArray[np.float32]", run: Logits, tolerance: float = TOLERANCE
 ) -> tuple[float, float]:
     """Largest absolute difference, and that over the largest expected logit: one photo alone, then all."""
     import numpy as np

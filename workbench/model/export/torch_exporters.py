@@ -34,12 +34,8 @@ def write_onnx(
     """
     import torch
 
-    shared: dict[str, Any] = {
-        "opset_version": export.opset,
-        "input_names": ["images"],
-        "output_names": ["logits"],
-        "external_data": False,
-    }
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    shared: dict[str, Any] = {"opset_version": export.opset, "external_data": False, **names}
     arguments = (torch.from_numpy(images),)
     if export.exporter == "dynamo" and isinstance(model, torch.jit.ScriptModule):
         raise WorkbenchError(
@@ -58,23 +54,22 @@ def write_onnx(
                 torch.onnx.export(model, arguments, str(target), dynamo=False, dynamic_axes=axes, **shared)
     except NETWORK_ERRORS as error:
         raise WorkbenchError(
-            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}",
-            hint=hint,
+            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}", hint=hint
         ) from error
     _strip_traces(target)
 
 
 def _strip_traces(path: Path) -> None:
-    """Drop dynamo's debugging notes on each node: stack traces with the paths of this computer, about 4 % of
-    a small network's file. The names of the modules stay."""
+    """Drop dynamo's stack traces with the paths of this computer, 4 % of a small file; the modules' names
+    stay."""
     import onnx
 
     model = load(path)
     graph = model.graph
     for item in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
-        kept = [prop for prop in item.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
+        scopes = [prop for prop in item.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
         del item.metadata_props[:]
-        item.metadata_props.extend(kept)
+        item.metadata_props.extend(scopes)
     onnx.save(model, path)
 
 
@@ -101,14 +96,14 @@ def write_package(
     *,
     precision: str,
     threads: int,
-    device: str = "cpu",
+    device: str,
 ) -> None:
     """Compile the network ahead of time with inductor, weights frozen, for batches of the shape of `images`.
 
     precision: `f32`, `tf32` on a GPU, or `bf16` and `f16`: convolutions and matrix products under autocast,
-    logits in float32. threads: of the code that is written, which knows no other number; a GPU's has none.
-    device: the model is moved to `cuda`, and stays there. All of it is noted in the package. Takes 10 to 60
-    seconds. Raises Unsuited where a compiler is missing, WorkbenchError where it fails.
+    logits in float32. threads: fixed in the code; a GPU's has none. device: the model stays on it. All of it
+    is noted in the package. Takes 10 to 60 seconds. Raises Unsuited where a compiler is missing,
+    WorkbenchError where it fails.
     """
     import torch
     from torch._inductor.utils import fresh_cache
@@ -117,14 +112,12 @@ def write_package(
 
     _find_compilers(device)
     facts = {**noted(precision, device, threads), "batch": str(len(images))}
+    settings = inductor_settings(device, threads, facts)
     try:
-        with torch.no_grad(), fresh_cache():
+        with torch.no_grad(), fresh_cache(), target.open("wb") as file:  # a path would have to end in .pt2
             arguments = (torch.from_numpy(images).to(device),)
             program = torch.export.export(_in_precision(model.to(device), precision, device), arguments)
-            with target.open("wb") as file:  # a path would have to end in .pt2
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=file, inductor_configs=inductor_settings(device, threads, facts)
-                )
+            torch._inductor.aoti_compile_and_package(program, package_path=file, inductor_configs=settings)
     except NETWORK_ERRORS as error:
         raise WorkbenchError(
             f"torch could not compile the network: {_root_cause(error)}",
@@ -134,12 +127,9 @@ def write_package(
 
 def inductor_settings(device: str, threads: int, facts: dict[str, str]) -> dict[str, Any]:
     """The settings for inductor. facts: kept in the package."""
-    return {
-        "freezing": True,
-        "compile_threads": 1,  # no pool of processes for one or two files
-        **({"cpp.threads": threads} if device == "cpu" else {}),
-        "aot_inductor.metadata": facts,
-    }
+    own = {"cpp.threads": threads} if device == "cpu" else {}
+    # One compile thread: no pool of processes for one or two files.
+    return {"freezing": True, "compile_threads": 1, "aot_inductor.metadata": facts, **own}
 
 
 def _find_compilers(device: str) -> None:
@@ -216,7 +206,7 @@ def _plain_attention() -> Iterator[None]:
 def chatter_on_stderr() -> Iterator[None]:
     """Send the output of the exporters to stderr, also from C++, and drop torch's deprecation warnings."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     try:
         os.dup2(2, 1)
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -227,5 +217,5 @@ def chatter_on_stderr() -> Iterator[None]:
             warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)

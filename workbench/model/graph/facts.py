@@ -1,5 +1,6 @@
 """The structure of a network, as far as it decides which optimisations help."""
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
@@ -9,7 +10,7 @@ from workbench.backends.common import open_cpu, translated_ort_errors
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
-from workbench.model.graph.roles import WEIGHTED, Wiring, roles_of, wiring_of
+from workbench.model.graph.roles import POOLS, WEIGHTED, Wiring, roles_of, wiring_of
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ class NetworkFacts(Record):
     """A float classifier, read from its ONNX graph.
 
     operators: nodes by type. macs: multiply-accumulates for one photo; None where the shapes are hidden.
-    parameters: stored floats. input_shape: (C, H, W), 0 where free. convolutions: all of them, depthwise too.
+    parameters: stored floats. input_shape: (C, H, W), 0 where free. convolutions: depthwise ones included.
     depthwise_share, matmul_share: of the MACs. squeeze_excite: blocks. hard_swish, swish: activations
-    x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels of
-    convolutions and products whose weights are all but zero.
-    any_size: it takes photos of other sizes: no part of the graph depends on the number of pixels.
-    first, last: the nodes with weights at both ends.
+    x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels
+    whose weights are all but zero. first, last: the nodes with weights at both ends.
     """
 
     operators: dict[str, int]
@@ -63,10 +62,7 @@ class NetworkFacts(Record):
 
 
 def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
-    """Read a float network with one input and one output, before it is quantised.
-
-    It is run once, on one smaller photo.
-    """
+    """Read a float network with one input and one output, before it is quantised, and run it once."""
     import onnx
 
     wiring, roles, macs = wiring_of(model), roles_of(model), macs_of(model)
@@ -77,6 +73,7 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
     total = sum(macs.values())
     products = sum(count for name, count in macs.items() if by_type.get(name) not in CONVOLUTIONS)
     hard, soft = _swishes(model, wiring, roles)
+    depthwise = _nodes_with("depthwise", roles)
     _, *size = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
     return NetworkFacts(
         operators=dict(operators.most_common()),
@@ -86,35 +83,28 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
         parameters=sum(prod(w.dims) for w in wiring.constants.values() if w.data_type in floats),
         input_shape=(size[0], size[1], size[2]),
         convolutions=operators["Conv"],
-        depthwise=sum("depthwise" in roles.get(node.name, ()) for node in nodes),
-        depthwise_share=_share(macs, {name for name, mine in roles.items() if "depthwise" in mine}),
+        depthwise=len(depthwise),
+        depthwise_share=sum(macs.get(name, 0) for name in depthwise) / total if total else 0.0,
         matmul_share=products / total if total else 0.0,
-        squeeze_excite=sum(_is_pool_of_a_gate(node, roles) for node in nodes),
+        squeeze_excite=sum(by_type[name] in POOLS for name in _nodes_with("squeeze_excite", roles)),
         hard_swish=hard,
         swish=soft,
         attention=_attentions(model, wiring),
         dead_channels=sum(_dead_channels(node, wiring) for node in nodes),
         any_size=takes_any_size(model),
-        first=next((name for name, mine in roles.items() if "first" in mine), None),
-        last=next((name for name, mine in roles.items() if "last" in mine), None),
+        first=next(iter(_nodes_with("first", roles)), None),
+        last=next(iter(_nodes_with("last", roles)), None),
     )
 
 
-def _share(macs: Mapping[str, int], names: set[str]) -> float:
-    total = sum(macs.values())
-    return sum(count for name, count in macs.items() if name in names) / total if total else 0.0
-
-
-def _is_pool_of_a_gate(node: "onnx.NodeProto", roles: Mapping[str, frozenset[str]]) -> bool:
-    return "squeeze_excite" in roles.get(node.name, ()) and (
-        "Pool" in node.op_type or node.op_type == "ReduceMean"
-    )
+def _nodes_with(role: str, roles: Mapping[str, frozenset[str]]) -> list[str]:
+    return [name for name, own in roles.items() if role in own]
 
 
 def _swishes(
     model: "onnx.ModelProto", wiring: Wiring, roles: Mapping[str, frozenset[str]]
 ) -> tuple[int, int]:
-    """How many activations are x * hard_sigmoid(x), and how many x * sigmoid(x)."""
+    """Count the activations x * hard_sigmoid(x), and x * sigmoid(x)."""
     hard = soft = 0
     for node in model.graph.node:
         if "hardswish" not in roles.get(node.name, ()):
@@ -164,38 +154,29 @@ def _dead_channels(node: "onnx.NodeProto", wiring: Wiring) -> int:
 
 
 def takes_any_size(model: "onnx.ModelProto") -> bool:
-    """Whether the network answers a smaller photo too, with the same number of classes.
+    """Whether the network takes a smaller photo too, with the same number of classes.
 
     Tried in onnxruntime rather than read off the shapes, which exporters leave open in places: a flattened
     feature map, a stored position embedding or a window of fixed size does not fit then.
     """
-    import onnx
+    import numpy as np
 
     batch, channels, height, width = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
     if not height or not width:
         return True
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = copy.deepcopy(model)
     del changed.graph.value_info[:]
     changed.graph.output[0].type.tensor_type.ClearField("shape")
     shape = (batch or 1, channels, _other_side(height), _other_side(width))
     for dim, side in zip(image_input(changed).type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = side
-    answer = _answer_shape(changed, shape)
-    # A reshape that infers the batch size runs too, and gives several rows for one photo.
-    return answer is not None and answer[0] == shape[0]
-
-
-def _answer_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of the answer to a black photo; None where onnxruntime cannot run the graph on it."""
-    import numpy as np
-
     try:
         with translated_ort_errors("run it"):
-            (logits,) = open_cpu(model).run(None, {image_input(model).name: np.zeros(shape, np.float32)})
+            (logits,) = open_cpu(changed).run(None, {image_input(model).name: np.zeros(shape, np.float32)})
     except WorkbenchError:
-        return None
-    return tuple(logits.shape)
+        return False
+    # A reshape that infers the batch size runs too, and gives several rows for one photo.
+    return bool(logits.shape[0] == shape[0])
 
 
 def _other_side(side: int) -> int:

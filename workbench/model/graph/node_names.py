@@ -1,60 +1,49 @@
 """Name the nodes of a graph, and select them by name or by type, as in `exclude_nodes` of a recipe."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.backends.common import translated_ort_errors
 from workbench.errors import WorkbenchError, did_you_mean, some
+from workbench.model.graph.onnx_file import load
 
 if TYPE_CHECKING:
     import onnx
 
 
 def prepare(source: Path, target: Path) -> "onnx.ModelProto":
-    """onnxruntime's pre-processing: fold batch norms, fuse, infer shapes; every node gets a name.
+    """Run onnxruntime's pre-processing, which its quantiser expects: fold batch norms, fuse, infer shapes.
 
-    Its quantiser expects the result. Names are kept, except where nodes are fused or taken apart: HardSwish
-    becomes HardSigmoid and Mul. Symbolic shape inference is left out: it is for transformers with several
-    free sizes, and ONNX's own finds every type in image classifiers with a free batch. Raises WorkbenchError
-    where onnxruntime cannot do it.
+    Every node has a name afterwards. Names are kept, except where nodes are fused or taken apart: HardSwish
+    becomes HardSigmoid and Mul. Raises WorkbenchError where onnxruntime cannot do it.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from workbench.model.graph.onnx_file import load
-
     with translated_ort_errors("prepare the model for INT8"):
+        # Symbolic shape inference is for transformers with several free sizes; ONNX's own finds every type in
+        # image classifiers with a free batch.
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
-    model = load(target)
-    used = {node.name for node in model.graph.node}
-    for node in model.graph.node:
-        if not node.name:  # by its output, which is unique and the same in every build
-            node.name = _unused(f"{node.op_type}_{node.output[0]}", used)
-            used.add(node.name)
+    model = named(target)
     onnx.save(model, target)
     return model
 
 
 def named(source: Path) -> "onnx.ModelProto":
-    """The model with a name of its own for every node, by its output where it has none: NNCF
-    wants that."""
-    from workbench.model.graph.onnx_file import load
-
+    """The model with a name of its own for every node, by its output where it has none: unique and the same
+    in every build."""
     model = load(source)
-    seen: set[str] = set()
+    used, earlier = {node.name for node in model.graph.node}, set[str]()
     for node in model.graph.node:
-        if not node.name or node.name in seen:
+        if not node.name or node.name in earlier:
             node.name = f"{node.op_type}_{node.output[0]}"
-        seen.add(node.name)
+            while node.name in used:
+                node.name += "_"
+            used.add(node.name)
+        earlier.add(node.name)
     return model
-
-
-def _unused(name: str, used: Collection[str]) -> str:
-    while name in used:
-        name += "_"
-    return name
 
 
 def matching(patterns: Iterable[str], model: "onnx.ModelProto", *, field: str) -> list[str]:
@@ -74,11 +63,8 @@ def matching(patterns: Iterable[str], model: "onnx.ModelProto", *, field: str) -
 
 
 def known_op_types(op_types: Iterable[str], model: "onnx.ModelProto", *, field: str) -> set[str]:
-    """The op types as a set.
-
-    One that the graph happens not to have is fine, so that a recipe fits many networks; one that ONNX does
-    not have either is a slip, and raises WorkbenchError.
-    """
+    """The op types as a set. Raises WorkbenchError for one that neither the graph nor ONNX has; one that only
+    the graph lacks is fine, so that a recipe fits many networks."""
     import onnx
 
     chosen = set(op_types)

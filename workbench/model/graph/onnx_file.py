@@ -1,5 +1,6 @@
 """Facts read back from an ONNX file: of the built graph, not of the request."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,11 +76,11 @@ def describe(path: Path) -> OnnxFacts:
     shape = _input_shape(path, inputs[0].shape, pixels=pixels)
     names = inputs[0].name, outputs[0].name
     facts = OnnxFacts(opset_of(model), precision_of(model), *names, shape, classes=0, pixels=pixels)
-    declared = outputs[0].shape
-    classes = (
-        declared[1] if len(declared) == 2 and isinstance(declared[1], int) else _count_classes(session, facts)
-    )
-    return replace(facts, classes=classes)
+    match outputs[0].shape:
+        case [_, int(classes)]:
+            return replace(facts, classes=classes)
+        case _:
+            return replace(facts, classes=_count_classes(session, facts))
 
 
 def _names(values: list[Any]) -> str:
@@ -128,13 +129,9 @@ def logits_of(path: Path, facts: OnnxFacts, samples: Batch) -> "NDArray[np.float
     """
     import numpy as np
 
-    session = open_cpu(path)
-    size = facts.input_shape[0] or len(samples)
-    rows = [
-        _run(session, facts, filled(samples[start : start + size], size))
-        for start in range(0, len(samples), size)
-    ]
-    return np.concatenate(rows)[: len(samples)]
+    session, size = open_cpu(path), facts.input_shape[0] or len(samples)
+    parts = [filled(samples[start : start + size], size) for start in range(0, len(samples), size)]
+    return np.concatenate([_run(session, facts, part) for part in parts])[: len(samples)]
 
 
 def _run(session: "onnxruntime.InferenceSession", facts: OnnxFacts, batch: Batch) -> "NDArray[np.float32]":
@@ -147,12 +144,8 @@ def _count_classes(session: "onnxruntime.InferenceSession", facts: OnnxFacts) ->
     """Count the logits of a black image, for a file that does not declare them."""
     import numpy as np
 
-    channels, height, width = facts.image_shape()
-    size = facts.input_shape[0] or 1
-    black: Batch = np.zeros((size, channels, height, width), np.float32)
-    if facts.pixels:
-        black = np.zeros((size, height, width, channels), np.uint8)
-    logits = _run(session, facts, black)
+    black = np.zeros_like(noise(facts)[:1])
+    logits = _run(session, facts, filled(black, facts.input_shape[0] or 1))
     if logits.ndim != 2:
         raise WorkbenchError(
             f"the output `{facts.output_name}` has the shape {logits.shape}: a classifier gives (N, classes)"
@@ -162,10 +155,11 @@ def _count_classes(session: "onnxruntime.InferenceSession", facts: OnnxFacts) ->
 
 def _input_shape(path: Path, declared: list[Any], *, pixels: bool) -> tuple[int, int, int, int]:
     sizes = [size if isinstance(size, int) and size > 0 else 0 for size in declared]
-    if pixels and len(sizes) == 4 and sizes[3] == 3:
+    channels_last = len(sizes) == 4 and sizes[3] == 3
+    if pixels and channels_last:
         return (sizes[0], 3, sizes[1], sizes[2])
     if len(sizes) != 4 or sizes[1] not in (0, 3):
-        nhwc = " (channels come last: NHWC)" if len(sizes) == 4 and sizes[3] == 3 else ""
+        nhwc = " (channels come last: NHWC)" if channels_last else ""
         raise WorkbenchError(
             f"{path} takes an input of shape {declared}{nhwc}",
             hint="photos go in as (N, 3, height, width) float32: export the network with that input",
@@ -183,21 +177,19 @@ def precision_of(model: "onnx.ModelProto") -> Precision:
     import onnx
 
     types = onnx.TensorProto
-    sizes: dict[int, int] = {}
+    sizes: Counter[int] = Counter()
     for tensor in weights(model):
-        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + tensor.ByteSize()
-    quantizes = any(
-        node.op_type in QUANTIZING or node.op_type.startswith("QLinear") for node in model.graph.node
-    )
+        sizes[tensor.data_type] += tensor.ByteSize()
+    operators = {node.op_type for node in model.graph.node}
+    quantizes = operators & QUANTIZING or any(name.startswith("QLinear") for name in operators)
     if quantizes and (types.INT8 in sizes or types.UINT8 in sizes):
         return "int8"
-    if sizes.get(types.FLOAT16, 0) > sizes.get(types.FLOAT, 0):
+    if sizes[types.FLOAT16] > sizes[types.FLOAT]:
         return "fp16"
-    return "unknown" if sizes.get(types.BFLOAT16, 0) > sizes.get(types.FLOAT, 0) else "fp32"
+    return "unknown" if sizes[types.BFLOAT16] > sizes[types.FLOAT] else "fp32"
 
 
 def image_input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
-    """The input photos go into."""
     return inputs_of(model.graph)[0]
 
 

@@ -1,6 +1,6 @@
 """The roles of nodes in a network, read from the graph: names differ between exporters, shapes do not."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,31 +15,16 @@ GATES = frozenset({"Sigmoid", "HardSigmoid", "Clip"})
 POOLS = frozenset({"GlobalAveragePool", "ReduceMean", "AveragePool"})
 WITH_A_CONSTANT = frozenset({"Add", "Mul", "Div"})
 WHOLE = frozenset({"HardSwish", "Swish"})  # the function as one operator
+ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "PRelu", "Gelu", "Tanh"})
+LAYOUTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 # The operators between the pool and the gate of a squeeze-and-excitation branch.
-IN_BRANCH = (
-    WEIGHTED
-    | GATES
-    | WITH_A_CONSTANT
-    | WHOLE
-    | {
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Gelu",
-        "Tanh",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-    }
-)
+IN_BRANCH = WEIGHTED | GATES | WITH_A_CONSTANT | WHOLE | ACTIVATIONS | LAYOUTS
 LONGEST_BRANCH = 24  # nodes; a decomposed hard-swish in the middle takes five
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """The producer and the readers of each tensor; `constants` are the stored ones."""
+    """The producer and the readers of each tensor, and the stored tensors."""
 
     maker: "dict[str, onnx.NodeProto]"
     readers: "dict[str, list[onnx.NodeProto]]"
@@ -101,29 +86,25 @@ def is_depthwise(node: "onnx.NodeProto", wiring: Wiring) -> bool:
 
 
 def group_of(node: "onnx.NodeProto") -> int:
-    """The `group` of a convolution."""
+    """The number of groups of a convolution."""
     return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
 
 
-def _gated(node: "onnx.NodeProto", wiring: Wiring) -> Iterator[tuple[str, str]]:
+def _gated(node: "onnx.NodeProto", wiring: Wiring) -> list[tuple[str, str]]:
     """Both readings of a product of two computed tensors: (tensor, gate)."""
     computed = wiring.computed(node)
-    if len(computed) == 2:
-        yield computed[0], computed[1]
-        yield computed[1], computed[0]
+    return list(zip(computed, reversed(computed), strict=True)) if len(computed) == 2 else []
 
 
 def _swish(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
     """The nodes of x * gate(x), where the gate is made of x and constants alone."""
-    for value, gate in _gated(product, wiring):
+    for value, name in _gated(product, wiring):
         chain: list[onnx.NodeProto] = []
-        name = gate
         while name != value and len(chain) < 5:
             node = wiring.maker.get(name)
             if node is None or node.op_type not in GATES | WITH_A_CONSTANT:
                 break
-            computed = wiring.computed(node)
-            if len(computed) != 1:
+            if len(computed := wiring.computed(node)) != 1:
                 break
             chain.append(node)
             name = computed[0]
@@ -145,7 +126,7 @@ def _division(
 
 
 def _squeeze_excite(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
-    """The nodes from a pool over x to the product of x with a gate; none where the product is another."""
+    """The nodes from a pool over x to the product of x with a gate; none for any other product."""
     for value, gate in _gated(product, wiring):
         branch = _branch(value, gate, wiring)
         kinds = {node.op_type for node in branch}

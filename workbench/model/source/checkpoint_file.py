@@ -1,5 +1,6 @@
 """Read a checkpoint file: its kind, tensors and plain values. Code in it is never run."""
 
+import pickle
 import re
 import warnings
 import zipfile
@@ -36,7 +37,12 @@ def kind_of(path: Path | None) -> Kind:
     if path is None:
         return "factory"
     if path.is_dir():
-        return _kind_of_folder(path)
+        if not (path / "config.json").is_file():
+            raise WorkbenchError(
+                f"model.checkpoint: {path} is a folder without config.json",
+                hint="give a checkpoint file, or a folder that transformers' `save_pretrained` wrote",
+            )
+        return "transformers"
     if not path.is_file():
         raise missing(path)
     if path.suffix.lower() == ".onnx":
@@ -57,15 +63,6 @@ def kind_of(path: Path | None) -> Kind:
     return _kind_of_zip(path)
 
 
-def _kind_of_folder(path: Path) -> Kind:
-    if not (path / "config.json").is_file():
-        raise WorkbenchError(
-            f"model.checkpoint: {path} is a folder without config.json",
-            hint="give a checkpoint file, or a folder that transformers' `save_pretrained` wrote",
-        )
-    return "transformers"
-
-
 def _kind_of_zip(path: Path) -> Kind:
     names = _zip_names(path)
     if any(name.endswith("/constants.pkl") for name in names):
@@ -83,9 +80,8 @@ def _kind_of_zip(path: Path) -> Kind:
 
 
 def missing(path: Path) -> WorkbenchError:
-    return WorkbenchError(
-        f"model.checkpoint: {path} does not exist", hint="correct `model.checkpoint` in krishi.yaml"
-    )
+    hint = "correct `model.checkpoint` in krishi.yaml"
+    return WorkbenchError(f"model.checkpoint: {path} does not exist", hint=hint)
 
 
 def _damaged(path: Path, why: str) -> WorkbenchError:
@@ -114,18 +110,15 @@ def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
         # Deprecated, and still the only reader of these files.
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
         try:
-            loaded: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call,no-any-return]
         except (RuntimeError, ValueError) as error:
             raise WorkbenchError(
                 f"model.checkpoint: torch cannot read {path}: {first_line(error)}"
             ) from error
-    return loaded
 
 
 def load_weights(path: Path) -> Weights:
     """Read the tensors and plain values of a checkpoint, never code (`weights_only=True`)."""
-    import pickle
-
     import torch
 
     if path.suffix.lower() == SAFETENSORS:
@@ -156,10 +149,9 @@ def _load_safetensors(path: Path) -> Mapping[str, "torch.Tensor"]:
             hint="pip install safetensors",
         ) from error
     try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
+        return load_file(path)  # type: ignore[no-any-return]
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, first_line(error)) from error
-    return tensors
 
 
 def _weights_of(loaded: object, path: Path) -> Weights:
@@ -192,9 +184,9 @@ def _is_state_dict(value: object) -> TypeGuard[Mapping[str, "torch.Tensor"]]:
 def fill(
     model: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"], path: Path, *, factory: str
 ) -> None:
-    """Load the weights under the first reading of their names that fits exactly.
+    """Load the weights, with the prefixes of their names removed where that fits the network.
 
-    Raises WorkbenchError listing what is missing, unexpected or of another shape: none of it is ignored.
+    Raises WorkbenchError listing the missing and unexpected ones and those of another shape.
     """
     own = model.state_dict()
     readings = [dict(tensors)]

@@ -27,9 +27,8 @@ NAMES: dict[Kind, str] = {
 class SourceInfo(Record):
     """Facts that a source states; None for those that it does not.
 
-    num_classes: logits per image. network: the name of its architecture.
-    stated_in: the file or library that states the preprocessing; None: the checkpoint itself.
-    notes: differences between the source's own preprocessing and ours; one sentence each.
+    network: the name of its architecture. stated_in: the file or library that states the preprocessing; None:
+    the checkpoint itself. notes: differences between the source's own preprocessing and ours, as sentences.
     """
 
     kind: Kind
@@ -46,13 +45,11 @@ class SourceInfo(Record):
         what = "Lightning checkpoint" if self.layout == "lightning" else NAMES[self.kind]
         count = self.num_classes or (self.class_names and len(self.class_names))
         named = "named" if self.class_names else "without names"
-        facts = [f"{count} classes, {named}" if count else "says nothing of its classes"]
-        if words := self.preprocess.words():
-            facts.append(f"{words}, from {self.stated_in}" if self.stated_in else words)
-        else:
-            facts.append("says nothing of its preprocessing")
+        classes = f"{count} classes, {named}" if count else "says nothing of its classes"
+        stated = self.preprocess.words() or "says nothing of its preprocessing"
+        origin = f", from {self.stated_in}" if self.stated_in and self.preprocess.words() else ""
         network = f" ({self.network})" if self.network else ""
-        return f"{what}{network}: {'; '.join(facts)}"
+        return f"{what}{network}: {classes}; {stated}{origin}"
 
 
 def checked_info(known: Mapping[str, object], where: object) -> SourceInfo:
@@ -66,7 +63,7 @@ def checked_info(known: Mapping[str, object], where: object) -> SourceInfo:
 
 def folded(
     scale: object, mean: object, std: object, where: str, *, offset: float = 0.0
-) -> tuple[Triple | None, Triple | None]:
+) -> tuple[list[float] | None, list[float] | None]:
     """mean and std in units of [0, 1], for pixels multiplied by `scale` and lowered by `offset` first.
 
     (255 s u - offset - mean)/std with u in [0, 1] is (u - (mean + offset)/(255 s)) / (std/(255 s)).
@@ -74,20 +71,14 @@ def folded(
     """
     try:
         factor = 255 * TypeAdapter(float).validate_python(scale)
-        mean, std = (TypeAdapter(Triple | None).validate_python(value) for value in (mean, std))
+        means, stds = (TypeAdapter(Triple | None).validate_python(value) for value in (mean, std))
     except ValidationError as error:
         raise WorkbenchError(f"{where}: mean and std must be three numbers, scale a number") from error
-    if factor <= 0 or (std is not None and min(std) <= 0):
+    if factor <= 0 or (stds is not None and min(stds) <= 0):
         raise WorkbenchError(f"{where}: scale and std must be above 0")
     if abs(factor - 1) < 1e-6:
         factor = 1.0
-    return _moved(mean, offset, factor), _moved(std, 0.0, factor)
-
-
-def _moved(triple: Triple | None, offset: float, factor: float) -> Triple | None:
-    if triple is None:
-        return None
-    return ((triple[0] + offset) / factor, (triple[1] + offset) / factor, (triple[2] + offset) / factor)
+    return means and [(x + offset) / factor for x in means], stds and [x / factor for x in stds]
 
 
 def interpolation(value: object, where: str) -> str | None:

@@ -1,8 +1,8 @@
 """Load a model from its source as a `torch.nn.Module`: a checkpoint with the user's code, a program, or a
 folder of `transformers`. An ONNX file is a source without one.
 
-Everything but `source_digest` loads torch, and `load_model` runs the user's code: call them in a child
-process (`workbench.system.child`).
+`inspect` and `load_model` load torch, and `load_model` runs the user's code: call them in a child process
+(`workbench.system.child`).
 """
 
 from collections.abc import Mapping
@@ -22,23 +22,13 @@ from workbench.model.source.checkpoint_file import (
     missing,
 )
 from workbench.model.source.info import SourceInfo, checked_info, folded, interpolation, read_class_names
-from workbench.model.source.user_factory import build, code_digests, data_digests, parts
+from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.files import digest_of, sha256_file
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import torch
-
-
-__all__ = [
-    "ModelSource",
-    "SourceInfo",
-    "StatedPreprocess",
-    "inspect",
-    "load_model",
-    "source_digest",
-]
 
 
 class ModelSource(Record):
@@ -82,7 +72,7 @@ class ModelSource(Record):
 
     def name(self) -> str:
         """For messages: the checkpoint's file name, else the factory."""
-        return self.checkpoint.name if self.checkpoint is not None else f"{self.factory}"
+        return self.checkpoint.name if self.checkpoint else f"{self.factory}"
 
 
 def inspect(source: ModelSource) -> SourceInfo:
@@ -125,8 +115,7 @@ def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module
     """The network with its weights, on the CPU, in float32, in eval mode.
 
     class_count: passed to a factory with a `num_classes` parameter when `factory_args` is empty and the
-    checkpoint states no number. Half-precision weights are converted to float32, with their values unchanged.
-    Raises WorkbenchError, also for any error of the factory.
+    checkpoint states no number. Raises WorkbenchError, also for any error of the factory.
     """
     path = source.checkpoint
     if path is None:
@@ -161,32 +150,27 @@ def _build_network(source: ModelSource, num_classes: int | None) -> "torch.nn.Mo
 def source_digest(source: ModelSource) -> str:
     """sha256 of all files and settings that decide the result of `load_model`; torch is not loaded.
 
-    It covers the factory's `.py` file and those in its folder and one folder below, which it may import, and
-    the weights there where the factory loads its own; not files that it fetches from elsewhere.
+    It covers the code in the factory's folder and one folder below, which it may import, and the weights
+    there where the factory loads its own; not files that it fetches from elsewhere.
     """
     path, names = source.checkpoint, source.class_names
     if path is not None and not path.exists():
         raise missing(path)
     if names is not None and not names.is_file():
         raise WorkbenchError(f"model.class_names: {names} does not exist")
+    if path is not None and path.is_dir():
+        kind_of(path)  # raises for a folder that is not of transformers
     factory = None if timm_network.name_of(source.factory) else source.factory
     return digest_of(
         [
-            None if path is None else _content(path),
-            None if names is None else sha256_file(names),
+            path and (transformers_folder.digests(path) if path.is_dir() else sha256_file(path)),
+            names and sha256_file(names),
             source.factory,
             source.factory_args,
-            [] if factory is None else code_digests(factory, source.import_from),
-            [] if factory is None or path is not None else data_digests(factory, source.import_from),
+            digests(factory, source.import_from, CODE) if factory else [],
+            digests(factory, source.import_from, DATA) if factory and path is None else [],
         ]
     )
-
-
-def _content(path: Path) -> str | list[tuple[str, str]]:
-    if path.is_file():
-        return sha256_file(path)
-    kind_of(path)  # raises for a folder that is not of transformers
-    return transformers_folder.digests(path)
 
 
 def _require_trust(source: ModelSource, path: Path) -> Path:
@@ -200,7 +184,7 @@ def _require_trust(source: ModelSource, path: Path) -> Path:
 
 
 def _factory_info(source: ModelSource) -> SourceInfo:
-    """The facts of a factory without a checkpoint: none before it runs. Raises WorkbenchError without one."""
+    """The facts of a factory without a checkpoint: none before it runs."""
     factory = _factory(source)
     if timm_network.name_of(factory) is not None:
         raise WorkbenchError(
@@ -215,13 +199,8 @@ def _add_timm(info: SourceInfo, name: str | None) -> SourceInfo:
     if name is None:
         return info
     stated = timm_network.completed(info.preprocess, timm_network.preprocess(name))
-    return info.model_copy(
-        update={
-            "network": name,
-            "preprocess": stated,
-            "stated_in": info.stated_in if stated == info.preprocess else timm_network.STATED_IN,
-        }
-    )
+    origin = info.stated_in if stated == info.preprocess else timm_network.STATED_IN
+    return info.model_copy(update={"network": name, "preprocess": stated, "stated_in": origin})
 
 
 def _factory(source: ModelSource) -> str:
@@ -268,14 +247,9 @@ def _checkpoint_info(path: Path, weights: Weights) -> SourceInfo:
         "mean": mean,
         "std": std,
     }
-    known = {
-        "kind": "state-dict",
-        "layout": weights.layout,
-        "class_names": weights.extras.get("class_names"),
-        "num_classes": _num_classes(weights.extras),
-        "preprocess": stated,
-    }
-    return checked_info(known, path)
+    names, count = weights.extras.get("class_names"), _num_classes(weights.extras)
+    known = {"layout": weights.layout, "class_names": names, "num_classes": count, "preprocess": stated}
+    return checked_info({"kind": "state-dict", **known}, path)
 
 
 def _mapping(extras: Mapping[str, object], key: str) -> Mapping[str, object]:

@@ -21,8 +21,7 @@ STATED_IN = "timm's configuration of it"
 
 
 def name_of(factory: str | None) -> str | None:
-    """The name after `timm:`; None for any other factory. Raises WorkbenchError for a name that timm would
-    fetch."""
+    """The name after `timm:`; None for any other factory. Raises WorkbenchError for one that timm fetches."""
     if factory is None or not factory.startswith(PREFIX):
         return None
     name = factory.removeprefix(PREFIX)
@@ -67,13 +66,8 @@ def preprocess(name: str) -> StatedPreprocess:
             f"model.factory: `{PREFIX}{name}` takes {channels} x {height} x {width} (channels x height x "
             "width): photos are given as 3-channel squares"
         )
-    stated = {
-        "resize": math.floor(height / config.crop_pct),
-        "crop": height,
-        "interpolation": config.interpolation,
-        "mean": config.mean,
-        "std": config.std,
-    }
+    sides = {"resize": math.floor(height / config.crop_pct), "crop": height}
+    stated = {**sides, "interpolation": config.interpolation, "mean": config.mean, "std": config.std}
     return checked_info({"kind": "state-dict", "preprocess": stated}, f"timm's `{name}`").preprocess
 
 

@@ -20,11 +20,8 @@ EXPORT_HINT = (
     "(torch.zeros(2, 3, 224, 224),), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 )
 # Operators that differ in training, and the argument that switches them.
-TRAINING_ARGUMENT = {
-    "aten.batch_norm.default": 5,
-    "aten.dropout.default": 2,
-    "aten.native_dropout.default": 2,
-}
+DROPOUTS = {"aten.dropout.default": 2, "aten.native_dropout.default": 2}
+TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, **DROPOUTS}
 
 
 def describe(path: Path) -> SourceInfo:
@@ -92,8 +89,7 @@ def _check(program: "ExportedProgram", path: Path) -> tuple[Any, Any]:
     import torch
 
     nodes = {node.name: node for node in program.graph.nodes}
-    inputs = program.graph_signature.user_inputs
-    outputs = program.graph_signature.user_outputs
+    inputs, outputs = program.graph_signature.user_inputs, program.graph_signature.user_outputs
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
             f"model.checkpoint: {path} has {len(inputs)} inputs and {len(outputs)} outputs: a classifier has "
@@ -110,14 +106,8 @@ def _check(program: "ExportedProgram", path: Path) -> tuple[Any, Any]:
             f"model.checkpoint: {path} gives {_shown(logits)}: a classifier gives (N, classes)"
         )
     _check_shape(program, images, path)
-    training = [
-        node
-        for node in program.graph.nodes
-        if (place := TRAINING_ARGUMENT.get(str(node.target))) is not None
-        and len(node.args) > place
-        and node.args[place] is True
-    ]
-    if training:
+    places = [(node.args, TRAINING_ARGUMENT.get(str(node.target))) for node in program.graph.nodes]
+    if any(place is not None and args[place : place + 1] == (True,) for args, place in places):
         raise WorkbenchError(
             f"model.checkpoint: {path} was exported in training mode: its answers depend on chance or on the "
             "other photos of a batch",

@@ -2,6 +2,7 @@
 of its image processor. Both JSON files are read without the library; only `load` imports it."""
 
 import json
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError, first_line, some
+from workbench.model.export.torch_exporters import NETWORK_ERRORS
 from workbench.model.source.info import SourceInfo, checked_info
 from workbench.model.source.transformers_processor import PROCESSOR, square
 from workbench.model.source.transformers_processor import read as read_processor
@@ -33,13 +35,14 @@ def describe(folder: Path) -> SourceInfo:
         raise WorkbenchError(
             f"model.checkpoint: {folder} has no weights", hint=f"expected one of {' or '.join(WEIGHTS)}"
         )
-    stated: dict[str, object] = {"crop": square(config.get("image_size"), f"{folder / CONFIG}: image_size")}
-    stated_in = CONFIG if stated["crop"] else None
+    stated: dict[str, object]
     notes: list[str] = []
-    if (folder / PROCESSOR).is_file():
-        stats = _read(folder / PROCESSOR)
-        stated, notes = read_processor(stats, f"{folder / PROCESSOR}")
-        stated_in = PROCESSOR
+    if (path := folder / PROCESSOR).is_file():
+        stated, notes = read_processor(_read(path), f"{path}")
+        stated_in: str | None = PROCESSOR
+    else:
+        stated = {"crop": square(config.get("image_size"), f"{folder / CONFIG}: image_size")}
+        stated_in = CONFIG if stated["crop"] else None
     names = _labels(config, folder)
     known = {
         "kind": "transformers",
@@ -74,40 +77,18 @@ def load(folder: Path) -> "torch.nn.Module":
     No code of the folder runs, and no file is fetched. Raises WorkbenchError where transformers is not
     installed or cannot read the folder, or where weights of the network are missing.
     """
-    import pickle
-
     import torch
 
     describe(folder)  # the library would fill a network of another kind with random weights
     try:
-        import safetensors
         import transformers
 
         loader = transformers.AutoModelForImageClassification
     except (ImportError, RuntimeError) as error:
         raise unusable("transformers", error) from error
-    try:
-        with _silence_library():
-            network, report = loader.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except pickle.UnpicklingError as error:
-        raise WorkbenchError(
-            f"model.checkpoint: {folder} holds pickled code among its weights: refused",
-            hint="save the network with `save_pretrained`, which writes model.safetensors",
-        ) from error
-    except (
-        ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, AssertionError,
-        safetensors.SafetensorError,
-    ) as error:  # fmt: skip
-        raise WorkbenchError(
-            f"model.checkpoint: transformers cannot read {folder}: {first_line(error)}",
-            hint="load it in a Python shell with `AutoModelForImageClassification.from_pretrained`",
-        ) from error
+    options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    with _translated_errors(folder), _silence_library():
+        network, report = loader.from_pretrained(folder, dtype=torch.float32, **options)
     if missing := sorted(report["missing_keys"]):
         raise WorkbenchError(
             f"model.checkpoint: {folder} lacks {len(missing)} of the network's weights: {some(missing)}",
@@ -115,6 +96,25 @@ def load(folder: Path) -> "torch.nn.Module":
         )
     flipped = (folder / PROCESSOR).is_file() and bool(_read(folder / PROCESSOR).get("do_flip_channel_order"))
     return _wrap_logits(network.float(), flipped=flipped).eval()
+
+
+@contextmanager
+def _translated_errors(folder: Path) -> Iterator[None]:
+    """Raise the errors of the library, and of safetensors below it, as WorkbenchError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise WorkbenchError(
+            f"model.checkpoint: {folder} holds pickled code among its weights: refused",
+            hint="save the network with `save_pretrained`, which writes model.safetensors",
+        ) from error
+    except (ImportError, OSError, *NETWORK_ERRORS, SafetensorError) as error:
+        raise WorkbenchError(
+            f"model.checkpoint: transformers cannot read {folder}: {first_line(error)}",
+            hint="load it in a Python shell with `AutoModelForImageClassification.from_pretrained`",
+        ) from error
 
 
 def _wrap_logits(network: "torch.nn.Module", *, flipped: bool) -> "torch.nn.Module":
@@ -168,9 +168,10 @@ def _weights(folder: Path) -> list[Path]:
 
 def _network(config: Mapping[str, Any]) -> str | None:
     """The class of the network, where it is an image classifier."""
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    return name if isinstance(name, str) and "ForImageClassification" in name else None
+    match config.get("architectures"):
+        case [str(name), *_] if "ForImageClassification" in name:
+            return name
+    return None
 
 
 def _check(folder: Path, config: Mapping[str, Any]) -> None:
@@ -214,9 +215,9 @@ def _labels(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
         count = config.get("num_labels", 2)
         return tuple(f"LABEL_{index}" for index in range(count if isinstance(count, int) else 0))
     if isinstance(labels, dict) and set(labels) == {str(index) for index in range(len(labels))}:
-        names = [labels[str(index)] for index in range(len(labels))]
+        names = tuple(labels[str(index)] for index in range(len(labels)))
         if all(isinstance(name, str) for name in names):
-            return tuple(names)
+            return names
     raise WorkbenchError(
         f"model.checkpoint: {folder / CONFIG}: id2label must map 0, 1, ... to the names of the classes"
     )

@@ -22,20 +22,14 @@ UNCUT = f"{PROCESSOR} keeps the whole photo; here its centre square is cut out"
 
 def read(stats: Mapping[str, Any], where: str) -> tuple[dict[str, object], list[str]]:
     """The settings as fields of a StatedPreprocess, and a sentence on each that ours cannot follow exactly.
-    where: the file, for messages. Raises WorkbenchError."""
+    Raises WorkbenchError."""
     resize, crop, notes = _sides(stats, where)
     mean, std = _mean_std(stats, where)
     resample = stats.get("resample")
     if isinstance(resample, int):
         resample = FILTERS[resample] if 0 <= resample < len(FILTERS) else f"Pillow's filter {resample}"
-    stated: dict[str, object] = {
-        "resize": resize,
-        "crop": crop,
-        "interpolation": interpolation(resample, where),
-        "mean": mean,
-        "std": std,
-    }
-    return stated, notes
+    sides = {"resize": resize, "crop": crop}
+    return {**sides, "interpolation": interpolation(resample, where), "mean": mean, "std": std}, notes
 
 
 def _mean_std(stats: Mapping[str, Any], where: str) -> tuple[object, object]:

@@ -5,7 +5,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
+CODE = frozenset({".py"})
 # The files that a factory without a checkpoint reads its weights from.
 DATA = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".h5"})
 
@@ -66,7 +67,7 @@ def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
     """Put the factory's folder on sys.path, for its imports, and raise its errors as WorkbenchError."""
     place = spec.rpartition(":")[0]
     root = Path(place).parent if place.endswith(".py") else import_from
-    folder = [] if root is None else [str(root)]
+    folder = [str(root)] if root else []
     sys.path[:0] = folder
     try:
         yield
@@ -104,27 +105,18 @@ def _import_file(path: Path) -> Any:
     return module
 
 
-def code_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
-    """(path, sha256) of the source files that a factory consists of, found without importing them."""
-    return _digests(spec, import_from, lambda file: file.suffix == ".py")
-
-
-def data_digests(spec: str, import_from: Path | None = None) -> list[tuple[str, str]]:
-    """(path, sha256) of the weight files in the folder of a factory's code and one folder below."""
-    return _digests(spec, import_from, lambda file: file.suffix.lower() in DATA)
-
-
-def _digests(spec: str, import_from: Path | None, wanted: Callable[[Path], bool]) -> list[tuple[str, str]]:
+def digests(spec: str, import_from: Path | None, suffixes: Collection[str]) -> list[tuple[str, str]]:
+    """(path, sha256) of a factory's files with these suffixes, found without importing them."""
     folder, files = _files_of(spec.rpartition(":")[0], import_from)
     return sorted(
         (file.relative_to(folder).as_posix(), sha256_file(file))
         for file in files
-        if wanted(file) and file.is_file()
+        if file.suffix.lower() in suffixes and file.is_file()
     )
 
 
 def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
-    """The folder of a factory's code and its files; for the user's code those one folder below too, for an
+    """The folder of a factory's code and its files: of the user's code those one folder below too, of an
     installed module outside of a package its own file alone."""
     module = Path(place) if place.endswith(".py") else _module_file(place, import_from)
     if module is None:
@@ -137,8 +129,7 @@ def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
 
 def _module_file(name: str, import_from: Path | None) -> Path | None:
     """The source file of `package.module`: `find_spec` would import the package on the way."""
-    first = [] if import_from is None else [str(import_from)]
-    search: Sequence[str] | None = [*first, str(Path.cwd()), *sys.path]
+    search: Sequence[str] | None = [*([str(import_from)] if import_from else []), str(Path.cwd()), *sys.path]
     spec = None
     for part in name.split("."):
         if search is None:

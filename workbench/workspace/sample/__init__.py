@@ -7,39 +7,40 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.system.files import new_folder
 from workbench.system.folders import cache_folder
 
+if TYPE_CHECKING:
+    from workbench.workspace.sample.leaves import Split
+
 CHECKPOINT = Path(__file__).with_name("student.ckpt")
+STUDENT = CHECKPOINT.with_name("student.py")
 CALIB_PER_CLASS = 20
 VAL_PER_CLASS = 100
 
 DrawProgress = Callable[[int, int], None]  # (photos drawn, photos in all)
 
 
-def silent(done: int, total: int) -> None:
-    """Ignore progress."""
-
-
 def ensure_sample(
     cache: Path | None = None,
-    progress: DrawProgress = silent,
+    progress: DrawProgress = lambda *_: None,
     *,
     calib_per_class: int = CALIB_PER_CLASS,
     val_per_class: int = VAL_PER_CLASS,
 ) -> Path:
     """The folder with `data/calib/<class>/*.jpg` and `data/val/<class>/*.jpg`, drawn if it is not there.
 
-    cache: where the folder lives; `cache_folder()` by default. Its name carries a digest of the
-    generator and the counts, so a changed generator draws new photos. It appears whole or not at all, also
-    when two processes draw it at once. Raises WorkbenchError where the cache cannot be written.
+    cache: `cache_folder()` by default. The folder's name carries a digest of the generator and the counts,
+    so a changed generator draws new photos. It appears whole or not at all, also when two processes draw it
+    at once. Raises WorkbenchError where the cache cannot be written.
     """
     folder = sample_folder(cache or cache_folder(), calib_per_class, val_per_class)
     if not folder.is_dir():
         # The folder exists by then if another process was faster: its photos are the same as ours.
         with suppress(FileExistsError), new_folder(folder) as scratch:
-            _draw(scratch / "data", calib_per_class, val_per_class, progress)
+            _draw(scratch / "data", {"calib": calib_per_class, "val": val_per_class}, progress)
     return folder
 
 
@@ -52,9 +53,14 @@ def sample_folder(
     return cache / f"sample-{hashlib.sha256(generator + counts).hexdigest()[:12]}"
 
 
-def _draw(root: Path, calib_per_class: int, val_per_class: int, progress: DrawProgress) -> None:
-    from workbench.workspace.sample.leaves import CLASS_NAMES, write_split
+def _draw(root: Path, counts: dict["Split", int], progress: DrawProgress) -> None:
+    from workbench.workspace.sample.leaves import CLASS_NAMES, photo, photo_seed
 
-    calib, total = len(CLASS_NAMES) * calib_per_class, len(CLASS_NAMES) * (calib_per_class + val_per_class)
-    write_split(root, "calib", calib_per_class, lambda done, _: progress(done, total))
-    write_split(root, "val", val_per_class, lambda done, _: progress(calib + done, total))
+    photos = [
+        (split, name, i) for split, count in counts.items() for name in CLASS_NAMES for i in range(count)
+    ]
+    for done, (split, name, index) in enumerate(photos, start=1):
+        path = root / split / name / f"{index:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(name, photo_seed(split, index)))
+        progress(done, len(photos))

@@ -1,8 +1,8 @@
 """Synthetic photographs of leaves: twelve classes named like a plant-disease data set.
 
-Every photo is drawn from (class name, seed) alone with numpy and Pillow: a leaf on a bench, on soil or
-in front of other leaves, lit from one side, with the lesions of its disease, taken by a middling camera.
-Severity runs from barely visible to heavy, so some photos are hard for people too.
+Each shows a leaf on a bench, on soil or in front of other leaves, lit from one side, with the lesions of its
+disease, taken by a middling camera. Severity runs from barely visible to heavy, so some photos are hard for
+people too.
 
 A field is a (height, width) float32 array over the photo, a canvas a (height, width, 3) float32 array
 of RGB in 0..1 (it may leave that range before it is developed). Leaf coordinates: half a leaf is 1 long.
@@ -13,7 +13,6 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 Field = NDArray[np.float32]
-Canvas = NDArray[np.float32]
+Canvas = Field
 Rgb = tuple[float, float, float]
 Ramp = tuple[tuple[float, Rgb, float], ...]  # (distance in lesion radii, colour, opacity), by distance
 
@@ -33,12 +32,9 @@ Split = Literal["train", "calib", "val"]
 FIRST_SEED: Final[dict[Split, int]] = {"train": 0, "calib": 1_000_000, "val": 2_000_000}
 
 
-# ------------------------------------------------------------------------------------------ plants
-
-
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """What the healthy leaf of a plant looks like."""
+    """The healthy leaf of a plant."""
 
     aspect: float  # half-width / half-length
     lobes: int
@@ -130,7 +126,7 @@ def _outline(rng: np.random.Generator, plant: Plant) -> Field:
 
 
 def _veins(rng: np.random.Generator, plant: Plant, u: Field, v: Field, unit_px: float) -> Field:
-    """How much of each pixel is vein, 0..1."""
+    """The part of each pixel that is vein, 0..1."""
     thin = 1.1 / unit_px
     midrib = np.clip(1.6 - np.abs(v) / (thin * (1.7 - 0.7 * u)), 0, 1)
     if plant.veins == "parallel":
@@ -160,9 +156,6 @@ def paint_leaf(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, green: Rgb)
     canvas += np.clip(yellowing, 0, 1)[..., None] * np.asarray([0.10, 0.05, -0.02], np.float32)
 
 
-# ----------------------------------------------------------------------------------------- lesions
-
-
 def spots(
     rng: np.random.Generator,
     leaf: Leaf,
@@ -183,10 +176,8 @@ def spots(
     rows, columns = np.divmod(rng.choice(allowed, count), leaf.depth.shape[1])
     # Squared, small radii are the common ones; no spot is below the camera's resolution.
     sizes = radius[0] + (radius[1] - radius[0]) * rng.uniform(0, 1, count) ** 2
-    for row, column, size in zip(
-        rows.tolist(), columns.tolist(), (sizes * leaf.unit_px).tolist(), strict=True
-    ):
-        _stamp(nearest, row, column, max(size, 1.0), rng.uniform(0.75, 1.33))
+    for row, column, size in zip(rows, columns, sizes * leaf.unit_px, strict=True):
+        _stamp(nearest, int(row), int(column), max(float(size), 1.0), rng.uniform(0.75, 1.33))
     # Bumps as wide as half a large spot, or a blotch would have the outline of a sponge.
     bumps = min(max(SIDE_PX / (radius[1] * leaf.unit_px), 8), 40)
     nearest += ragged * noise(rng, leaf.depth.shape, 1.5 * bumps)
@@ -223,12 +214,11 @@ def between(rng: np.random.Generator, severity: float, low: float, high: float) 
     return max(1, int(rng.poisson(low + (high - low) * severity)))
 
 
-# ---------------------------------------------------------------------------------------- diseases
-# Each paints its symptoms on a healthy blade; severity is 0 (all but invisible) to 1.
+# Each disease paints its symptoms on a healthy blade; severity is 0 (all but invisible) to 1.
 
 
 def healthy(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: float) -> None:
-    """A healthy leaf: only the marks that weather leaves on every leaf."""
+    """Paint nothing: a healthy leaf has only the marks of the weather."""
 
 
 def cedar_rust(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: float) -> None:
@@ -241,15 +231,9 @@ def cedar_rust(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: f
 
 def scab(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: float) -> None:
     """Olive to sooty, velvety blotches with feathered edges, often along the veins."""
-    along_veins = (leaf.veins > 0.3) & (leaf.depth > 0.05)
-    distance = spots(
-        rng,
-        leaf,
-        between(rng, severity, 2, 16),
-        (0.04, 0.08 + 0.09 * severity),
-        ragged=0.38,
-        where=along_veins,
-    )
+    veins = (leaf.veins > 0.3) & (leaf.depth > 0.05)
+    count = between(rng, severity, 2, 16)
+    distance = spots(rng, leaf, count, (0.04, 0.08 + 0.09 * severity), ragged=0.38, where=veins)
     olive, soot = (0.24, 0.23, 0.08), (0.13, 0.12, 0.06)
     ramp: Ramp = ((0.0, soot, 0.85), (0.6, olive, 0.8), (1.0, olive, 0.5), (1.6, olive, 0.0))
     paint(canvas, distance, ramp, 0.4 + 0.6 * severity)
@@ -306,9 +290,8 @@ def early_blight(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity:
 def bacterial_spot(rng: np.random.Generator, canvas: Canvas, leaf: Leaf, severity: float) -> None:
     """Many tiny, almost black, greasy spots, each with a narrow yellow halo; crowded in patches."""
     crowded = (leaf.depth > 0.03) & (noise(rng, leaf.depth.shape, 4) > -0.3)
-    distance = spots(
-        rng, leaf, between(rng, severity, 8, 80), (0.013, 0.024 + 0.016 * severity), ragged=0.1, where=crowded
-    )
+    count = between(rng, severity, 8, 80)
+    distance = spots(rng, leaf, count, (0.013, 0.024 + 0.016 * severity), ragged=0.1, where=crowded)
     dark, yellow = (0.13, 0.09, 0.05), (0.66, 0.62, 0.18)
     ramp: Ramp = ((0.0, dark, 0.95), (0.85, dark, 0.9), (1.25, yellow, 0.6), (2.4, yellow, 0.0))
     paint(canvas, distance, ramp, 0.5 + 0.5 * severity)
@@ -349,12 +332,9 @@ DISEASES: Final[dict[str, tuple[str, Disease]]] = {
 CLASS_NAMES: Final[tuple[str, ...]] = tuple(sorted(DISEASES))
 
 
-# ------------------------------------------------------------------------------ weather and surroundings
-
-
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the leaf lies on: a mix of two colours, mottled at two sizes."""
+    """The background: a mix of two colours, mottled at two sizes."""
 
     dark: Rgb
     light: Rgb
@@ -373,7 +353,7 @@ GROUNDS: Final = (
 
 
 def paint_ground(rng: np.random.Generator, leaf: Leaf) -> Canvas:
-    """What is behind the leaf, with the leaf's soft shadow on it."""
+    """The ground behind the leaf, with the leaf's soft shadow on it."""
     shape = leaf.depth.shape
     ground = GROUNDS[rng.integers(len(GROUNDS))]
     mix = 0.5 + 0.22 * noise(rng, shape, ground.coarse) + 0.12 * noise(rng, shape, ground.fine)
@@ -387,7 +367,7 @@ def paint_ground(rng: np.random.Generator, leaf: Leaf) -> Canvas:
 
 
 def weather(rng: np.random.Generator, canvas: Canvas, leaf: Leaf) -> None:
-    """Soil crumbs, scars, dust and glare: what any leaf has, sick or not."""
+    """Paint soil crumbs, scars, dust and glare, as any leaf has them, sick or not."""
     shape = leaf.depth.shape
     if rng.uniform() < 0.5:
         crumb = (0.30, 0.22, 0.14)
@@ -395,9 +375,8 @@ def weather(rng: np.random.Generator, canvas: Canvas, leaf: Leaf) -> None:
         paint(canvas, crumbs, ((0.0, crumb, 0.9), (0.9, crumb, 0.7), (1.3, crumb, 0.0)), rng.uniform(0.4, 1))
     if rng.uniform() < 0.3:
         scar = (0.46, 0.38, 0.22)
-        edge = spots(
-            rng, leaf, int(rng.integers(1, 4)), (0.04, 0.13), ragged=0.3, where=np.abs(leaf.depth) < 0.05
-        )
+        count, margin = int(rng.integers(1, 4)), np.abs(leaf.depth) < 0.05
+        edge = spots(rng, leaf, count, (0.04, 0.13), ragged=0.3, where=margin)
         paint(canvas, edge, ((0.0, scar, 0.8), (0.8, scar, 0.6), (1.1, scar, 0.0)), rng.uniform(0.3, 1))
     if rng.uniform() < 0.4:
         glare = noise(rng, shape, 5) + 0.2 * noise(rng, shape, 24) - rng.uniform(0.8, 1.8)
@@ -410,9 +389,6 @@ def bite(rng: np.random.Generator, leaf: Leaf) -> Field:
         return leaf.mask
     holes = spots(rng, leaf, int(rng.integers(1, 5)), (0.03, 0.10), ragged=0.25)
     return leaf.mask * np.clip((holes - 1) * 6, 0, 1)
-
-
-# ------------------------------------------------------------------------------------------ camera
 
 
 def light(rng: np.random.Generator, canvas: Canvas) -> Canvas:
@@ -431,7 +407,7 @@ def light(rng: np.random.Generator, canvas: Canvas) -> Canvas:
 
 
 def develop(rng: np.random.Generator, canvas: Canvas) -> bytes:
-    """Lens blur, sensor noise and JPEG: the canvas as a phone would hand it over."""
+    """The canvas as a phone's JPEG, with lens blur and sensor noise."""
     picture = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
     blur_px = abs(rng.normal(0, 0.9)) if rng.uniform() < 0.85 else rng.uniform(1.5, 2.8)
     if blur_px > 0.3:
@@ -441,9 +417,6 @@ def develop(rng: np.random.Generator, canvas: Canvas) -> bytes:
     file = io.BytesIO()
     Image.fromarray(noisy).save(file, "JPEG", quality=int(rng.integers(45, 93)))
     return file.getvalue()
-
-
-# ------------------------------------------------------------------------------------------ photos
 
 
 def photo(class_name: str, seed: int) -> bytes:
@@ -470,16 +443,3 @@ def photo_seed(split: Split, index: int) -> int:
     if not 0 <= index < 1_000_000:
         raise ValueError(f"a split has at most 1,000,000 photos of a class, so there is no photo {index}")
     return FIRST_SEED[split] + index
-
-
-def write_split(
-    root: Path, split: Literal["calib", "val"], per_class: int, progress: Callable[[int, int], None]
-) -> None:
-    """Write `<root>/<split>/<class>/<nnn>.jpg`; progress gets (photos written, photos in the split)."""
-    total = len(CLASS_NAMES) * per_class
-    for class_id, name in enumerate(CLASS_NAMES):
-        folder = root / split / name
-        folder.mkdir(parents=True)
-        for index in range(per_class):
-            (folder / f"{index:03}.jpg").write_bytes(photo(name, photo_seed(split, index)))
-            progress(class_id * per_class + index + 1, total)

@@ -1,8 +1,7 @@
 """The student: a MobileNetV3-like classifier small enough to ship (under 2 MB in fp32). Needs only torch.
 
 Inverted residuals with depthwise convolutions, squeeze-and-excitation and hard-swish, after
-"Searching for MobileNetV3" (Howard et al., 2019). These are the parts that int8 recipes stumble over,
-which is why the sample has them.
+"Searching for MobileNetV3" (Howard et al., 2019): the parts that int8 recipes stumble over.
 """
 
 from typing import NamedTuple
@@ -42,7 +41,7 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
 
 
 class Gate(nn.Module):
-    """Squeeze-and-excitation: scales each channel by what the whole picture says about it."""
+    """Squeeze-and-excitation: scale each channel by a function of the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,9 +87,7 @@ class Student(nn.Module):
 
     def __init__(self, num_classes: int, width: float) -> None:
         super().__init__()
-        rows = [
-            row._replace(expanded=scaled(row.expanded, width), out=scaled(row.out, width)) for row in BLOCKS
-        ]
+        rows = [b._replace(expanded=scaled(b.expanded, width), out=scaled(b.out, width)) for b in BLOCKS]
         stem, head = scaled(STEM, width), scaled(HEAD, width)
         inputs = [stem, *(row.out for row in rows)]
         self.features = nn.Sequential(
@@ -110,7 +107,7 @@ class Student(nn.Module):
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded to a multiple of 8 (what vector units like) and at least 8."""
+    """`channels` times `width`, rounded to a multiple of 8 (vector units like that) and at least 8."""
     return max(8, int(channels * width + 4) // 8 * 8)
 
 

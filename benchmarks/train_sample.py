@@ -1,4 +1,4 @@
-"""Train the bundled student: `python -m workbench.workspace.sample.train`.
+"""Train the bundled student: `python benchmarks/train_sample.py`.
 
 One thread and fixed seeds, so that the same libraries give the same weights. Prints a line per epoch and
 writes a checkpoint in PyTorch Lightning's layout that `torch.load(weights_only=True)` accepts.
@@ -137,9 +137,7 @@ def lightning_checkpoint(model: nn.Module, epochs: int, steps: int, seed: int) -
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m workbench.workspace.sample.train", description="Train the sample student."
-    )
+    parser = argparse.ArgumentParser(description="Train the sample student.")
     parser.add_argument(
         "--output", type=Path, default=CHECKPOINT, help="where the checkpoint goes (%(default)s)"
     )

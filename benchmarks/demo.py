@@ -9,16 +9,20 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
+
+import httpx
+
+from workbench.system.folders import cache_folder
+from workbench.workspace.sample import sample_folder
 
 READY_TIMEOUT_S = 30.0
 # The shipped recipes that show most and build in seconds.
 RECIPES = ("fp32", "fp16", "int8-dynamic", "int8-static", "openvino")
 LOOK_S = 60
 PORT = int(os.environ.get("PORT", "8765"))
+URL = f"http://127.0.0.1:{PORT}"
 
 
 def main() -> None:
@@ -34,8 +38,10 @@ def main() -> None:
     try:
         wait_until_ready(server)
         photo = sample_photo()
-        print(f"\n$ curl -F file=@{photo.name} http://127.0.0.1:{PORT}/predict", flush=True)
-        print(json.dumps(predict(photo), indent=2))
+        print(f"\n$ curl -F file=@{photo.name} {URL}/predict", flush=True)
+        form = {"file": (photo.name, photo.read_bytes(), "image/jpeg")}
+        answer = httpx.post(f"{URL}/predict", files=form, timeout=30).raise_for_status()
+        print(json.dumps(answer.json(), indent=2))
         print(f"(the photo is of class {photo.parent.name})")
         show_page()
     finally:
@@ -55,20 +61,17 @@ def stop_on_failure(done: subprocess.CompletedProcess[bytes]) -> None:
 def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=5):
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{URL}/readyz").is_success:
                 return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
+        time.sleep(0.1)
     sys.exit(f"the server was not ready within {READY_TIMEOUT_S:g} s; is port {PORT} taken? Set PORT=...")
 
 
 def show_page() -> None:
     """Keep the server up for a while on an interactive terminal, so that the page can be opened."""
-    url = f"http://127.0.0.1:{PORT}/"
-    with urllib.request.urlopen(url, timeout=5) as response:
-        size = len(response.read())
-    print(f"\nthe page for people: {url} ({size / 1e3:.0f} KB; `serve --host 0.0.0.0` lets phones see it)")
+    size = len(httpx.get(URL).raise_for_status().content)
+    print(f"\nthe page for people: {URL} ({size / 1e3:.0f} KB; `serve --host 0.0.0.0` lets phones see it)")
     if not sys.stdout.isatty():
         return
     print(f"it is up for {LOOK_S} s now; drop {sample_photo()} on it (Ctrl+C ends it at once)", flush=True)
@@ -77,30 +80,7 @@ def show_page() -> None:
 
 
 def sample_photo() -> Path:
-    from workbench.system.folders import cache_folder
-    from workbench.workspace.sample import sample_folder
-
     return next((sample_folder(cache_folder()) / "data" / "val" / "Tomato_Early_Blight").glob("*.jpg"))
-
-
-def predict(photo: Path) -> object:
-    body, content_type = multipart(photo.read_bytes(), photo.name)
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/predict", data=body, headers={"Content-Type": content_type}
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
-
-
-def multipart(photo: bytes, name: str) -> tuple[bytes, str]:
-    """A form with the photo in the field `file`, and its content type. The standard library writes none."""
-    boundary = "krishi-bench-demo"
-    head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
-        "Content-Type: image/jpeg\r\n\r\n"
-    )
-    body = head.encode() + photo + f"\r\n--{boundary}--\r\n".encode()
-    return body, f"multipart/form-data; boundary={boundary}"
 
 
 if __name__ == "__main__":
