@@ -200,7 +200,7 @@ def test_the_first_version_is_1_0_0_and_says_that_it_was_forced(
         "MODEL_CARD.md", "golden.npz", "manifest.json", "model.onnx",
     }  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    assert "photos cannot show" in manifest["provenance"]["forced"]
+    assert "too few photos (40)" in manifest["provenance"]["forced"]
     assert manifest["class_names"] == list(CLASS_NAMES)
     assert manifest["measured"]["variant"] == "int8-static"
 
