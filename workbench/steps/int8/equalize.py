@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from workbench.model.graph.roles import Wiring, group_of, wiring_of
+from workbench.steps.graph import output_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +42,10 @@ def equalize(model: "onnx.ModelProto") -> int:
     for _ in range(SWEEPS):
         change = 0.0
         for first, second in pairs:
-            scales = _scales(weights[first.input[1]], _by_input(second, weights[second.input[1]]))
-            weights[first.input[1]] /= _first_axis(scales, weights[first.input[1]].ndim)
+            own = weights[first.input[1]]
             by_input = _by_input(second, weights[second.input[1]])  # a view: writes to the weights
+            scales = _scales(own, by_input)
+            own /= scales.reshape(-1, *[1] * (own.ndim - 1))
             by_input *= scales.reshape(by_input.shape[0], 1, by_input.shape[2], 1)
             if bias := _bias(first):
                 biases[bias] /= scales
@@ -127,7 +129,7 @@ def mend_channels(
         if node.input[1] not in wiring.constants or node.input[0] not in ranges:
             continue
         weights = _array(wiring.constants[node.input[1]])
-        axis = 0 if node.op_type == "Conv" or _transposed(node) else 1
+        axis = output_axis(node)
         by_channel = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
         largest = np.abs(by_channel).max(axis=1)
         dead = largest <= DEAD * largest.max()
@@ -151,14 +153,6 @@ def _merged(
     """Weights that two layers share take the wider range."""
     limits = needed if known is None else [max(a["rmax"], b) for a, b in zip(known, needed, strict=True)]
     return [{"axis": axis, "rmin": -float(limit), "rmax": float(limit)} for limit in limits]
-
-
-def _transposed(gemm: "onnx.NodeProto") -> bool:
-    return any(a.name == "transB" and a.i for a in gemm.attribute)
-
-
-def _first_axis(scales: "NDArray[np.float32]", rank: int) -> "NDArray[np.float32]":
-    return scales.reshape(-1, *([1] * (rank - 1)))
 
 
 def _array(tensor: "onnx.TensorProto") -> "NDArray[np.float32]":

@@ -75,11 +75,6 @@ def activations(model: "onnx.ModelProto", chosen: Collection[str]) -> list[str]:
         for value in (*graph.value_info, *graph.input, *graph.output)
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     } - {weight.name for weight in graph.initializer}
-    names = set(chosen)
-    touched = {
-        name: None  # a dict keeps the order of the graph
-        for node in graph.node
-        if node.name in names
-        for name in (*node.input, *node.output)
-    }
+    nodes = [node for node in graph.node if node.name in chosen]
+    touched = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output))
     return [name for name in touched if name in floats]

@@ -24,7 +24,7 @@ def quantized(
     chosen: Collection[str],
     widened: "Overrides",
 ) -> Path:
-    """The file that onnxruntime's quantiser makes in `folder`, with the ranges that lie there as `RANGES`."""
+    """The file that onnxruntime's quantiser makes in `folder`, with the ranges of the file `RANGES` there."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -62,17 +62,12 @@ def _with_float_logits(model: "onnx.ModelProto") -> "onnx.ModelProto":
             continue
         if len(wiring.readers[product.output[0]]) == len(wiring.readers[marked.output[0]]) == 1:
             product.output[0] = output.name
-            unused = {*pair.input[1:], *marked.input[1:]}
             graph.node.remove(pair)
             graph.node.remove(marked)
-            _drop_unused(model, unused)
+            unread = {*pair.input[1:], *marked.input[1:]}.difference(*(node.input for node in graph.node))
+            for weight in [weight for weight in graph.initializer if weight.name in unread]:
+                graph.initializer.remove(weight)
     return model
-
-
-def _drop_unused(model: "onnx.ModelProto", names: set[str]) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    for weight in [w for w in model.graph.initializer if w.name in names - used]:
-        model.graph.initializer.remove(weight)
 
 
 def save_ranges(ranges: Mapping[str, Range], path: Path) -> None:

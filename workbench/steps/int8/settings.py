@@ -1,6 +1,5 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -168,12 +167,6 @@ class StaticInt8(BaseStep):
         if self.rest == "fp32":
             return None
         return OpsetNeed(HALF_QDQ_OPSET, "`rest: fp16`", "the first whose pairs take FP16")
-
-    def note_of(self, result: Path) -> str | None:
-        from workbench.steps.fp16.notes import notes_of
-
-        notes = notes_of(result)
-        return notes.text() if notes else None
 
     def capped(self, photos: int) -> Self:
         if self.calibration.images <= photos:

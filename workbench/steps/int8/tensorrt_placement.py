@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench.model.graph.roles import WEIGHTED, Role, Wiring, group_of, roles_of, wiring_of
+from workbench.steps.graph import output_axis
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +43,7 @@ class Placement:
 def place(model: "onnx.ModelProto", chosen: Collection[str]) -> Placement:
     """Where pairs go in a prepared float graph (see `node_names.prepare`).
 
-    chosen: names of the nodes that may be quantised: convolutions and products with stored weights are, an
+    chosen: names of the nodes that may be quantised. Convolutions and products with stored weights are, an
     Add, a Mul or an average pool where that saves a conversion. Matrix products of two activations stay in
     float, so that attention remains one kernel.
     """
@@ -93,13 +94,11 @@ def axis_of(node: "onnx.NodeProto", wiring: Wiring) -> int | None:
     weights = wiring.constants.get(node.input[1]) if node.op_type in WEIGHTED else None
     if weights is None or weights.data_type != onnx.TensorProto.FLOAT or node.input[0] in wiring.constants:
         return None
-    if node.op_type == "Conv":
-        return 0
     if node.op_type == "ConvTranspose":
         return 1 if group_of(node) == 1 else None
-    if len(weights.dims) != 2:
+    if node.op_type != "Conv" and len(weights.dims) != 2:
         return None
-    return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+    return output_axis(node)
 
 
 def _skip(
@@ -110,9 +109,8 @@ def _skip(
     depths: Mapping[str, int],
     model: "onnx.ModelProto",
 ) -> int | None:
-    """The number of the input that takes a pair, where the other comes straight from a quantised convolution.
-
-    Where both do, as in a block that halves the resolution, the longer branch is fused.
+    """The number of the input that takes a pair, where the other comes straight from a quantised convolution:
+    where both do, as in a block that halves the resolution, the shorter branch.
     """
     if len(wiring.computed(add)) != 2 or add.input[0] == add.input[1] or not _same_shape(add, model):
         return None
@@ -137,9 +135,7 @@ def _same_shape(add: "onnx.NodeProto", model: "onnx.ModelProto") -> bool:
     if len(shapes) < 2:
         return True
     first, second = shapes  # 0 where the size is free or unknown
-    return len(first) == len(second) and all(
-        a == b or 0 in (a, b) for a, b in zip(first, second, strict=True)
-    )
+    return len(first) == len(second) and all(a == b or not a * b for a, b in zip(first, second, strict=True))
 
 
 def _depths(model: "onnx.ModelProto") -> dict[str, int]:

@@ -8,7 +8,7 @@ from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.openvino import ir
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching, named
-from workbench.steps.int8.calibration import batch_size
+from workbench.steps.graph import batch_size
 from workbench.steps.nncf.call import PhotoBatches, quantized
 from workbench.steps.nncf.settings import NncfInt8
 
