@@ -13,7 +13,7 @@ from workbench.steps.batch import DynamicBatch, FixedBatch, resize
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
 from workbench.steps.fp16.convert import fp16
 from workbench.steps.fp16.settings import Fp16
-from workbench.steps.int8.dynamic import dynamic_int8
+from workbench.steps.int8.ort_quantizer import dynamic_int8
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.int8.static import static_int8
 from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx

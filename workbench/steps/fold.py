@@ -34,8 +34,8 @@ class FoldPreprocess(BaseStep):
 def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     """Put the normalisation of `contract` in front of the graph, and its scale into the first convolution.
 
-    Where the first node is no convolution with constant float weights (a quantised graph, say), the scale is
-    a multiplication in front. Raises WorkbenchError where the graph takes pixels already.
+    Without a first convolution with constant float weights, as in a quantised graph, the scale is a
+    multiplication in front. Raises WorkbenchError where the graph takes pixels already.
     """
     import numpy as np
     import onnx
@@ -43,7 +43,7 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     from workbench.model.graph.onnx_file import image_input, load
 
     model = load(source)
-    images = image_input(model)
+    images, graph = image_input(model), model.graph
     if images.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         raise WorkbenchError("fold_preprocess: the graph takes pixels already")
     scale = 1 / (255 * np.asarray(contract.std))
@@ -58,18 +58,17 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
         constants["fold_scale"] = scale
     nodes, last = [], PIXELS
     for op, others, output, attributes in chain:
-        node = onnx.helper.make_node(op, [last, *others], [output], f"fold_{op.lower()}", **attributes)
-        nodes.append(node)
+        name = f"fold_{op.lower()}"
+        nodes.append(onnx.helper.make_node(op, [last, *others], [output], name, **attributes))
         last = output
-    for node in model.graph.node:
+    for node in graph.node:
         node.input[:] = [last if given == images.name else given for given in node.input]
-    model.graph.initializer.extend(
+    graph.initializer.extend(
         onnx.numpy_helper.from_array(value.reshape(1, 3, 1, 1).astype(np.float32), name)
         for name, value in constants.items()
     )
-    nodes += model.graph.node
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
     images.CopyFrom(_pixel_input(images))
     onnx.save(model, target)
 

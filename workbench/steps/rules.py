@@ -75,12 +75,10 @@ def check_order(step: BaseStep, before: Precision) -> None:
     """Raise WorkbenchError where `step` makes no sense on a model of this precision."""
     if step.keeps_logits or before == "fp32":
         return
-    reasons = {
-        "int8": "its input is quantised already, and quantising twice loses accuracy for nothing",
-        "fp16": "its input is fp16 already; ranges and scales are found in fp32",
-        "bf16": "its input is bf16 already; ranges and scales are found in fp32",
-        "unknown": "its input is not fp32",
-    }
-    raise WorkbenchError(
-        f"step `{step.use}`: {reasons[before]}", hint="keep one of the steps that change the precision"
-    )
+    reason = f"{before} already; ranges and scales are found in fp32"
+    if before == "int8":
+        reason = "quantised already, and quantising twice loses accuracy for nothing"
+    if before == "unknown":
+        reason = "not fp32"
+    hint = "keep one of the steps that change the precision"
+    raise WorkbenchError(f"step `{step.use}`: its input is {reason}", hint=hint)

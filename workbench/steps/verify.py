@@ -8,7 +8,7 @@ from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of
 from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.steps.base import BaseStep
-from workbench.steps.fp16.casts import FLOAT16, casts_to, half_share, types_of
+from workbench.steps.fp16.casts import FLOAT16, cast_type, half_share, types_of
 from workbench.steps.fp16.notes import notes_of
 from workbench.steps.fp16.ranges import LARGEST, measured
 
@@ -128,7 +128,7 @@ def _fits_fp16(source: Path, result: Path, batch: "NDArray[np.float32]") -> None
     until the file meets a GPU.
     """
     converted = load(result)
-    half = {node.input[0] for node in converted.graph.node if FLOAT16 in casts_to(node)}
+    half = {node.input[0] for node in converted.graph.node if cast_type(node) == FLOAT16}
     half |= {name for name, kind in types_of(converted).items() if kind == FLOAT16}
     if not half:
         return

@@ -200,10 +200,8 @@ def change_of_rounding(
 
 
 def _touching(node: "onnx.NodeProto", unfit: Mapping[str, str]) -> str | None:
-    for name in (*node.output, *node.input):
-        if name in unfit:
-            return f"`{name}` {unfit[name]}"
-    return None
+    names = (name for name in (*node.output, *node.input) if name in unfit)
+    return next((f"`{name}` {unfit[name]}" for name in names), None)
 
 
 def _adding_up(node: "onnx.NodeProto", peaks: Peaks) -> str | None:

@@ -55,8 +55,8 @@ def correct_biases(
     batches = images.spread(min(count, PHOTOS, len(images)), batch_size(model))
     shifts = zip(*(run(batch) for batch in batches), strict=True)
     for layer, found in zip(layers, shifts, strict=True):
-        mean = np.mean(found, axis=0, dtype=np.float64)
-        _subtract(model, layer.node.name, mean.astype(np.float32))
+        mean = np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
+        _subtract(model, layer.node.name, mean)
     return len(layers)
 
 

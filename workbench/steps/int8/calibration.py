@@ -18,13 +18,7 @@ from workbench.backends.common import filled
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
 from workbench.steps.graph import batch_size, runner
-from workbench.steps.int8.range_search import (
-    Range,
-    around_zero,
-    entropy_threshold,
-    percentile_limit,
-    percentile_tails,
-)
+from workbench.steps.int8.range_search import Range, entropy_threshold, percentile_limit, percentile_tails
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -83,13 +77,9 @@ class Summary:
     def __add__(self, other: "Summary") -> "Summary":
         """Of both sets of values."""
         count = self.count + other.count
-        return Summary(
-            count=count,
-            largest=max(self.largest, other.largest),
-            low=min(self.low, other.low),
-            high=max(self.high, other.high),
-            mean=self.mean + (other.mean - self.mean) * other.count / count,
-        )
+        mean = self.mean + (other.mean - self.mean) * other.count / count
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Summary(count, max(self.largest, other.largest), low, high, mean)
 
 
 def find_ranges(
@@ -176,22 +166,20 @@ def ranges_of(
 
 
 def _cut(counts: "NDArray[np.int64]", span: Range, calibration: Calibration, *, symmetric: bool) -> Range:
-    if calibration.method == "entropy":
-        return around_zero(entropy_threshold(counts, span[1]))
-    if symmetric:
-        return around_zero(percentile_limit(counts, span[1], calibration.percentile))
-    return percentile_tails(counts, span, calibration.percentile)
+    if calibration.method == "percentile" and not symmetric:
+        return percentile_tails(counts, span, calibration.percentile)
+    if calibration.method == "percentile":
+        limit = percentile_limit(counts, span[1], calibration.percentile)
+    else:
+        limit = entropy_threshold(counts, span[1])
+    return -limit, limit
 
 
 def _wide_enough(ends: Range) -> Range:
-    """A range of zeros becomes one of 1: a scale next to nothing overflows the biases that it multiplies.
-
-    One that starts at zero stays so: a ReLU is left out of the graph where its range starts there.
-    """
-    low, high = ends
-    if max(abs(low), abs(high)) > NARROWEST:
+    """A range of zeros becomes one of 1: a scale next to nothing overflows the biases that it multiplies."""
+    if max(abs(end) for end in ends) > NARROWEST:
         return ends
-    return (0.0 if low >= 0 else -1.0, 1.0)
+    return (0.0 if ends[0] >= 0 else -1.0, 1.0)  # a ReLU is left out of the graph where its range starts at 0
 
 
 def _groups(names: Iterable[str], summaries: Mapping[str, Summary]) -> Iterator[list[str]]:

@@ -150,7 +150,7 @@ def mend_channels(
 def _merged(
     known: "list[dict[str, float | int]] | None", needed: "NDArray[np.float64]", axis: int
 ) -> "list[dict[str, float | int]]":
-    """Weights that two layers share take the wider range."""
+    """The channels' ranges; weights that two layers share take the wider one."""
     limits = needed if known is None else [max(a["rmax"], b) for a, b in zip(known, needed, strict=True)]
     return [{"axis": axis, "rmin": -float(limit), "rmax": float(limit)} for limit in limits]
 

@@ -186,7 +186,7 @@ def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switc
 
 
 def _dequantizer(node: "onnx.NodeProto", position: int, wiring: Wiring) -> "onnx.NodeProto | None":
-    """The DequantizeLinear with stored scales that gives an input of a node; of weights, from stored levels."""
+    """The DequantizeLinear that gives an input of a node, with stored scales and, of weights, values."""
     maker = wiring.maker.get(node.input[position])
     if maker is None or maker.op_type != "DequantizeLinear":
         return None

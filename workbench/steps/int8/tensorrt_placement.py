@@ -5,12 +5,10 @@ A pair is a QuantizeLinear and the DequantizeLinear that undoes it. From NVIDIA'
 weights and not their outputs; one scale per tensor of activations, one per output channel of weights, and no
 zero points; in a residual addition, the branch that does not come straight from a convolution, so that Conv,
 Add and ReLU become one INT8 kernel. Biases stay in float: TensorRT's DequantizeLinear takes no INT32. It
-moves pairs over max pooling and splits them over concatenation by itself, so nothing is put around those.
-TensorRT 10 and 11 both take weights as an INT8 tensor behind a DequantizeLinear, a quarter of the size of
-floats behind a pair.
-
-The product with the gate of a squeeze-and-excitation block is quantised too, as NVIDIA's quantisers do it:
-what it reads is the largest tensor of the block, and would go through memory in float otherwise.
+moves pairs over max pooling and splits them over concatenation by itself. TensorRT 10 and 11 both take
+weights as an INT8 tensor behind a DequantizeLinear, a quarter of the size of floats behind a pair. The
+product with the gate of a squeeze-and-excitation block is quantised too, as NVIDIA's quantisers do it: its
+input is the largest tensor of the block, and would go through memory in float otherwise.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-# That compute in INT8 as well as in float, where pairs on both sides are there already.
+# They compute in INT8 as well as in float, where pairs on both sides are there already.
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 
 
