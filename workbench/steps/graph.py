@@ -31,6 +31,11 @@ def integer(node: "onnx.NodeProto", attribute: str, default: int = 0) -> int:
     return next((int(a.i) for a in node.attribute if a.name == attribute), default)
 
 
+def bias_of(node: "onnx.NodeProto") -> str:
+    """The name of the bias of a convolution or product; empty without one."""
+    return node.input[2] if len(node.input) > 2 else ""
+
+
 def output_axis(node: "onnx.NodeProto") -> int:
     """The axis of the output channels in the weights of a convolution or a product of two dimensions."""
     return 0 if node.op_type == "Conv" or integer(node, "transB") else 1

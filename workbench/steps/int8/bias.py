@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from workbench.model.graph.onnx_file import opset_of
 from workbench.model.graph.roles import Wiring, wiring_of
-from workbench.steps.graph import batch_size, float_weights, output_axis, runner, unused
+from workbench.steps.graph import batch_size, bias_of, float_weights, output_axis, runner, unused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,9 +81,9 @@ def _can_shift(node: "onnx.NodeProto", wiring: Wiring) -> bool:
     """Whether the bias is a stored vector, or can be added; a Gemm's is not scaled."""
     if any(a.name == "beta" and a.f != 1.0 for a in node.attribute):
         return False
-    if len(node.input) < 3 or not node.input[2]:
+    if not bias_of(node):
         return node.input[1] in wiring.constants
-    bias = wiring.constants.get(node.input[2])
+    bias = wiring.constants.get(bias_of(node))
     return bias is not None and list(bias.dims) == [wiring.constants[node.input[1]].dims[output_axis(node)]]
 
 
@@ -128,8 +128,7 @@ def _subtract(model: "onnx.ModelProto", name: str, shift: "NDArray[np.float32]")
     import onnx
 
     node = next(node for node in model.graph.node if node.name == name)
-    stored = wiring_of(model).constants
-    old = node.input[2] if len(node.input) > 2 else ""
+    stored, old = wiring_of(model).constants, bias_of(node)
     values = onnx.numpy_helper.to_array(stored[old]) - shift if old else -shift
     corrected = unused(f"{old or name}/corrected", set(stored))
     model.graph.initializer.append(onnx.numpy_helper.from_array(values, corrected))

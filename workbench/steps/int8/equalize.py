@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from workbench.model.graph.roles import Wiring, group_of, wiring_of
-from workbench.steps.graph import output_axis
+from workbench.steps.graph import bias_of, output_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,9 @@ def equalize(model: "onnx.ModelProto") -> int:
     pairs = [pair for node in model.graph.node if (pair := _pair(node, model, wiring))]
     touched = {node.input[1] for pair in pairs for node in pair}
     weights = {name: _array(wiring.constants[name]) for name in touched}
-    biases = {first.input[2]: _array(wiring.constants[first.input[2]]) for first, _ in pairs if _bias(first)}
+    biases = {
+        first.input[2]: _array(wiring.constants[first.input[2]]) for first, _ in pairs if bias_of(first)
+    }
     for _ in range(SWEEPS):
         change = 0.0
         for first, second in pairs:
@@ -47,7 +49,7 @@ def equalize(model: "onnx.ModelProto") -> int:
             scales = _scales(own, by_input)
             own /= scales.reshape(-1, *[1] * (own.ndim - 1))
             by_input *= scales.reshape(by_input.shape[0], 1, by_input.shape[2], 1)
-            if bias := _bias(first):
+            if bias := bias_of(first):
                 biases[bias] /= scales
             change = max(change, float(np.abs(scales - 1).max()))
         if change < SETTLED:
@@ -84,10 +86,6 @@ def _own_weights(node: "onnx.NodeProto", wiring: Wiring) -> bool:
         return False
     stored = [name for name in node.input[1:] if name]
     return all(name in wiring.constants and len(wiring.readers[name]) == 1 for name in stored)
-
-
-def _bias(node: "onnx.NodeProto") -> str:
-    return node.input[2] if len(node.input) > 2 else ""
 
 
 def _by_input(node: "onnx.NodeProto", weights: "NDArray[np.float32]") -> "NDArray[np.float32]":
@@ -137,7 +135,7 @@ def mend_channels(
             weights[(slice(None),) * axis + (dead,)] = 0
             _store(wiring.constants[node.input[1]], weights)
         needed = np.where(dead, FINEST * largest.max(), largest)
-        if (bias := _bias(node)) in wiring.constants:
+        if (bias := bias_of(node)) in wiring.constants:
             low, high = ranges[node.input[0]]
             step = (max(high, 0.0) - min(low, 0.0)) / 255
             values = np.abs(_array(wiring.constants[bias]).astype(np.float64)).reshape(-1)

@@ -40,7 +40,7 @@ def _merged(names: Collection[str], model: "onnx.ModelProto") -> set[str]:
 def calibration_plan(
     step: "StaticInt8", model: "onnx.ModelProto", chosen: Collection[str]
 ) -> dict[str, Calibration]:
-    """How the range of each tensor is found that a chosen node reads or writes, weights aside."""
+    """The calibration of each tensor that a chosen node reads or writes, weights aside."""
     plan = dict.fromkeys(activations(model, chosen), step.calibration)
     readers = wiring_of(model).readers
     for node in model.graph.node:

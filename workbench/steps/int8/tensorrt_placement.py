@@ -78,7 +78,7 @@ def _before_pairs(
 
 
 def _gates(product: "onnx.NodeProto", roles: Collection[Role], wiring: Wiring) -> bool:
-    """Whether a Mul applies the gate of a squeeze-and-excitation block; there are others in its branch."""
+    """Whether a Mul applies the gate of a squeeze-and-excitation block; its branch has others."""
     return "squeeze_excite" in roles and "hardswish" not in roles and len(wiring.computed(product)) == 2
 
 
@@ -125,11 +125,9 @@ def _skip(
 
 def _same_shape(add: "onnx.NodeProto", model: "onnx.ModelProto") -> bool:
     """Whether both inputs have one shape, as far as the graph says: a broadcast addition is not fused."""
-    shapes = [
-        [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*model.graph.value_info, *model.graph.input)
-        if value.name in add.input and value.type.tensor_type.HasField("shape")
-    ]
+    values = (*model.graph.value_info, *model.graph.input)
+    types = [value.type.tensor_type for value in values if value.name in add.input]
+    shapes = [[dim.dim_value for dim in kind.shape.dim] for kind in types if kind.HasField("shape")]
     if len(shapes) < 2:
         return True
     first, second = shapes  # 0 where the size is free or unknown

@@ -105,7 +105,7 @@ def _settings(step: "NncfInt8", photos: int, ignored: list[str]) -> dict[str, An
 
 
 def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
-    """per_channel: a range for each channel of the activations; None leaves it to NNCF."""
+    """per_channel: whether each channel of the activations has a range; None leaves it to NNCF."""
     import nncf
     from nncf.quantization.advanced_parameters import QuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
