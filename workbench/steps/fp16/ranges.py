@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST = 65504.0
 SMALLEST = 2.0**-14  # below, numbers have fewer digits the smaller they are
-# For photos not seen. Activations have tails that fall off exponentially or faster: of a hundred thousand
+# For other photos. Activations have tails that fall off exponentially or faster: of a hundred thousand
 # values each, the largest of a million photos is then under twice the largest of eight. Squares of them: 4.
 MARGIN = 4.0
 LIMIT = LARGEST / MARGIN
