@@ -1,6 +1,8 @@
 """What every step promises by its class, held against what it does to a real network."""
 
 import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -98,10 +100,15 @@ class WatchedPhotos:
         return getattr(self.photos, name)
 
 
-def skip_where_absent(error: Exception) -> None:
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("workbench"):
-        raise error
-    pytest.skip(str(error))
+@contextmanager
+def skip_where_absent() -> Iterator[None]:
+    """Skip the test where the package of a step is not installed."""
+    try:
+        yield
+    except (Unsuited, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("workbench"):
+            raise
+        pytest.skip(str(error))
 
 
 @every_step
@@ -134,10 +141,8 @@ def test_every_step_does_to_a_network_what_it_says(
     use: str, source: Path, images: Images, samples: NDArray[np.float32], tmp_path: Path
 ) -> None:
     target, made = tmp_path / "result.onnx", step(use)
-    try:
+    with skip_where_absent():
         apply(made, source, target, Photos(CONTRACT, images, images, samples))
-    except (Unsuited, ModuleNotFoundError) as error:
-        skip_where_absent(error)
     before, after = describe(source), describe(target)
     model = onnx.load(target)
     assert precision_of(model) == ("fp32" if made.FAMILY == "tidying" else made.FAMILY)
@@ -169,13 +174,9 @@ def test_every_step_reads_and_imports_what_it_says_and_no_more(
         return load(name, globals, *more, **named)
 
     watched: Any = WatchedPhotos(Photos(CONTRACT, images, images, samples))
-    monkeypatch.setattr(builtins, "__import__", watching)
-    try:
+    with monkeypatch.context() as patched, skip_where_absent():
+        patched.setattr(builtins, "__import__", watching)
         transform(step(use), source, tmp_path / "result.onnx", watched)
-    except (Unsuited, ModuleNotFoundError) as error:
-        monkeypatch.undo()
-        skip_where_absent(error)
-    monkeypatch.undo()
     read = {"validation" if name == "choosing" else name for name in watched.read}
     assert read - {"samples"} <= STEPS[use].READS
     owners = packages_distributions()
@@ -191,10 +192,8 @@ def test_a_step_that_takes_pixels_does(
     apply(FoldPreprocess(use="fold_preprocess"), source, folded, Photos(CONTRACT, samples=samples))
     raw = Images(images.path, images.labels, CONTRACT, "digest", raw=True)
     pixels = to_pixels(samples, CONTRACT)
-    try:
+    with skip_where_absent():
         apply(step(use), folded, tmp_path / "result.onnx", Photos(CONTRACT, raw, raw, pixels))
-    except (Unsuited, ModuleNotFoundError) as error:
-        skip_where_absent(error)
     assert describe(tmp_path / "result.onnx").pixels
 
 
@@ -202,9 +201,7 @@ def test_a_step_that_takes_pixels_does(
 def test_a_step_writes_its_native_format(
     use: str, source: Path, images: Images, samples: NDArray[np.float32], tmp_path: Path
 ) -> None:
-    try:
+    with skip_where_absent():
         info = apply_native(step(use), source, tmp_path, Photos(CONTRACT, images, images, samples))
-    except (Unsuited, ModuleNotFoundError) as error:
-        skip_where_absent(error)
     assert info.format in STEPS[use].NATIVE
     assert info.classes == CLASSES

@@ -18,8 +18,9 @@ onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="the converter is onnxruntime's")
 
 from tests.builders import onnx_model  # noqa: E402
+from tests.steps import graphs  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.model.graph.onnx_file import describe  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
 from workbench.steps.fp16.casts import FLOAT, FLOAT16, count_casts, half_share, types_of, without_cast_pairs  # noqa: E402
@@ -98,10 +99,8 @@ def convert(source: Path, target: Path, samples: NDArray[np.float32] = PHOTOS, *
     return target
 
 
-def drift(source: Path, result: Path, samples: NDArray[np.float32] = PHOTOS) -> float:
-    """Largest change of a logit, over the largest logit."""
-    before, after = (logits_of(path, describe(path), samples) for path in (source, result))
-    return float(np.abs(after - before).max() / np.abs(before).max())
+def drift(source: Path, result: Path) -> float:
+    return graphs.drift(source, result, PHOTOS)
 
 
 def kept(path: Path) -> set[str]:

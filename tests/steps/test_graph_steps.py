@@ -1,9 +1,8 @@
 """Steps that rewrite the graph and keep the answers: batch size, optimisation, folded preprocessing."""
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,11 +14,12 @@ onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="results are run in onnxruntime")
 
 from tests.builders import error_of  # noqa: E402
+from tests.steps.graphs import logits, operators  # noqa: E402
 from workbench.backends import BACKENDS, OrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
-from workbench.model.graph.onnx_file import artifact_info, describe, logits_of  # noqa: E402
+from workbench.model.graph.onnx_file import artifact_info, describe  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.preprocess import normalize  # noqa: E402
 from workbench.steps import Photos, Step, apply  # noqa: E402
@@ -32,6 +32,7 @@ CLASSES, SIDE = 7, 16
 CONTRACT = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.4, 0.6), std=(0.25, 0.2, 0.3))
 PHOTOS = Photos(CONTRACT)
 STEP: TypeAdapter[Step] = TypeAdapter(Step)
+LEVELS: tuple[Literal["basic", "extended", "all"], ...] = ("basic", "extended", "all")
 
 
 def step(use: str, **fields: Any) -> Step:
@@ -99,14 +100,6 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def operators(path: Path) -> Counter[str]:
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def logits(path: Path, images: NDArray[Any]) -> NDArray[np.float32]:
-    return logits_of(path, describe(path), images)
-
-
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_fixed_batch_is_in_every_shape_and_the_answers_stay(tmp_path: Path, free: Path, size: int) -> None:
     target = tmp_path / "m.onnx"
@@ -125,24 +118,20 @@ def test_a_batch_fixed_at_one_size_can_be_fixed_at_another(tmp_path: Path, singl
     np.testing.assert_allclose(logits(tmp_path / "m.onnx", images), logits(single, images), atol=1e-4)
 
 
-def test_a_batch_is_freed_although_a_reshape_states_it(tmp_path: Path, single: Path) -> None:
-    target = tmp_path / "m.onnx"
-    apply(step("dynamic_batch"), single, target, PHOTOS)
+@pytest.mark.parametrize("allowzero", [False, True], ids=["torchscript", "dynamo"])
+def test_a_batch_is_freed_although_a_reshape_states_it(tmp_path: Path, single: Path, allowzero: bool) -> None:
+    source, target = tmp_path / "source.onnx", tmp_path / "m.onnx"
+    model = onnx.load(single)
+    (reshape,) = [node for node in model.graph.node if node.op_type == "Reshape"]
+    del reshape.attribute[:]
+    if allowzero:
+        reshape.attribute.append(onnx.helper.make_attribute("allowzero", 1))
+    onnx.save(model, source)
+    apply(step("dynamic_batch"), source, target, PHOTOS)
     assert describe(target).dynamic_batch
     images = normalize(photos(5), CONTRACT)
     np.testing.assert_allclose(logits(target, images), logits(single, images), atol=1e-4)
     np.testing.assert_allclose(logits(target, images[:1]), logits(single, images[:1]), atol=1e-4)
-
-
-def test_a_reshape_as_the_newer_exporter_writes_it_is_freed_too(tmp_path: Path, single: Path) -> None:
-    model = onnx.load(single)
-    (reshape,) = [node for node in model.graph.node if node.op_type == "Reshape"]
-    del reshape.attribute[:]
-    reshape.attribute.append(onnx.helper.make_attribute("allowzero", 1))
-    onnx.save(model, tmp_path / "source.onnx")
-    apply(step("dynamic_batch"), tmp_path / "source.onnx", tmp_path / "m.onnx", PHOTOS)
-    images = normalize(photos(3), CONTRACT)
-    np.testing.assert_allclose(logits(tmp_path / "m.onnx", images), logits(single, images), atol=1e-4)
 
 
 def test_fixing_and_freeing_leads_back(tmp_path: Path, free: Path) -> None:
@@ -186,7 +175,7 @@ def test_a_graph_that_stores_something_for_each_photo_is_refused(tmp_path: Path,
     assert not (tmp_path / "m.onnx").exists()
 
 
-@pytest.mark.parametrize("level", ["basic", "extended", "all"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_the_offline_graph_computes_the_same_and_is_the_one_asked_for(
     tmp_path: Path, free: Path, level: str
 ) -> None:
@@ -202,9 +191,8 @@ def test_the_offline_graph_computes_the_same_and_is_the_one_asked_for(
 
 
 def test_only_the_graph_with_blocked_weights_is_bound_to_the_processor() -> None:
-    assert Optimize(use="optimize", level="all").bound_to() == collect().processor
-    assert Optimize(use="optimize", level="extended").bound_to() is None
-    assert Optimize(use="optimize", level="basic").bound_to() is None
+    bound = {level: Optimize(use="optimize", level=level).bound_to() for level in LEVELS}
+    assert bound == {"basic": None, "extended": None, "all": collect().processor}
 
 
 def test_an_offline_graph_opens_without_further_rewriting(tmp_path: Path, free: Path) -> None:

@@ -15,8 +15,10 @@ onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
 
 from tests.builders import coloured_photos, error_of, exported, train  # noqa: E402
+from tests.steps.graphs import logits  # noqa: E402
+from tests.steps.graphs import rms_drift as drift  # noqa: E402
 from workbench.model.graph.node_names import prepare  # noqa: E402
-from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
+from workbench.model.graph.onnx_file import describe  # noqa: E402
 from workbench.model.graph.roles import Wiring, wiring_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
@@ -126,16 +128,6 @@ def made(tmp_path: Path, source: Path, photos: Images) -> Callable[..., Path]:
         return path
 
     return make
-
-
-def logits(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    return logits_of(path, describe(path), samples)
-
-
-def drift(source: Path, result: Path, samples: NDArray[np.float32]) -> float:
-    """Root mean square change of the logits, over their spread."""
-    before, after = logits(source, samples), logits(result, samples)
-    return float(np.sqrt(np.square(after - before).mean()) / before.std())
 
 
 def agreement(source: Path, result: Path, samples: NDArray[np.float32]) -> float:

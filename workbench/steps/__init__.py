@@ -9,11 +9,11 @@ from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import load, precision_of
 from workbench.steps.base import BaseStep, Photos
-from workbench.steps.batch import DynamicBatch, FixedBatch, dynamic_batch, fixed_batch
+from workbench.steps.batch import DynamicBatch, FixedBatch, resize
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
 from workbench.steps.fp16.convert import fp16
 from workbench.steps.fp16.settings import Fp16
-from workbench.steps.int8.dynamic import dynamic_int8
+from workbench.steps.int8.ort_quantizer import dynamic_int8
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.int8.static import static_int8
 from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx
@@ -42,17 +42,7 @@ STEPS: dict[str, type[BaseStep]] = {
     get_args(step.model_fields["use"].annotation)[0]: step for step in get_args(get_args(Step)[0])
 }
 
-__all__ = [
-    "STEPS",
-    "BaseStep",
-    "Photos",
-    "Step",
-    "apply",
-    "apply_native",
-    "check_order",
-    "check_sequence",
-    "transform",
-]
+__all__ = ["STEPS", "Photos", "Step", "apply", "apply_native", "check_sequence", "transform"]
 
 
 def apply(step: Step, source: Path, target: Path, photos: Photos) -> None:
@@ -66,7 +56,7 @@ def apply(step: Step, source: Path, target: Path, photos: Photos) -> None:
 
 
 def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
-    """What `apply` does before it checks the result."""
+    """Transform as `apply` does, without a check."""
     match step:
         case Simplify():
             simplify(step, source, target)
@@ -83,10 +73,8 @@ def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
             fold_preprocess(source, target, photos.contract)
         case Optimize():
             optimize(step, source, target)
-        case FixedBatch():
-            fixed_batch(step, source, target)
-        case DynamicBatch():
-            dynamic_batch(source, target)
+        case FixedBatch() | DynamicBatch():
+            resize(step, source, target)
         case _:
             assert_never(step)
 
@@ -94,12 +82,8 @@ def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
 def apply_native(step: Step, source: Path, folder: Path, photos: Photos) -> ArtifactInfo:
     """Write the result of a step in its NATIVE format into `folder`. Raises as `apply` does."""
     check_order(step, precision_of(load(source)))
-    match step:
-        case NncfInt8():
-            calibration = _calibration_of(step, photos)
-            return nncf_ir(step, source, folder, calibration, photos.validation, photos.choosing)
-        case _:
-            raise AssertionError(f"{step.use} writes ONNX alone")
+    assert isinstance(step, NncfInt8), f"{step.use} writes ONNX alone"
+    return nncf_ir(step, source, folder, _calibration_of(step, photos), photos.validation, photos.choosing)
 
 
 def _calibration_of(step: BaseStep, photos: Photos) -> "Images":

@@ -18,7 +18,7 @@ Family = Literal["int8", "fp16", "tidying"]
 
 @dataclass(frozen=True, slots=True)
 class OpsetNeed:
-    """The lowest opset for a step or a setting. what: as a recipe spells it; why: half a sentence."""
+    """The lowest opset for `what`, which is spelt as in a recipe. why: half a sentence."""
 
     opset: int
     what: str
@@ -29,9 +29,8 @@ class OpsetNeed:
 class Photos:
     """The photos that steps and their checks may read.
 
-    calibration, validation: for the steps that read them; choosing: rows of the validation photos that a step
-    may choose by, None for all. samples: a few photos as the source takes them (see `batch_of`); noise by
-    default.
+    choosing: rows of the validation photos that a step may choose by, None for all. samples: a few photos as
+    the source takes them; noise by default.
     """
 
     contract: Preprocess
@@ -44,13 +43,11 @@ class Photos:
 class BaseStep(Record):
     """A step as a recipe states it. Its class states the facts that other packages need.
 
-    Without a default, so that each step states it:
     PACKAGES: the distributions whose versions decide its result; part of the key in the cache.
     FAMILY: `int8` and `fp16` change the precision and need a network in FP32; `tidying` keeps precision and
     logits.
-
     READS: what decides its result beside the graph and the settings; part of the key too.
-    HALVES: activations may become FP16, whose range is checked then. RESIZES: it changes the batch size.
+    HALVES: activations may become FP16, whose range is checked and noted. RESIZES: it changes the batch size.
     GIVES_PIXELS, TAKES_PIXELS: its result takes uint8 pixels; it works on graphs that do.
     LAST: nothing may follow. REPEATS: a second one in a recipe may find something to do.
     PORTABLE: the setting with which what it writes is for every runtime (see `operators`).
@@ -85,8 +82,10 @@ class BaseStep(Record):
 
     def note_of(self, result: Path) -> str | None:
         """The note about its work in the file it wrote, one sentence."""
-        del result
-        return None
+        from workbench.steps.fp16.notes import notes_of
+
+        notes = notes_of(result) if self.HALVES else None
+        return notes.text() if notes else None
 
     def bound_to(self) -> str | None:
         """The processor its result is made for, None where it runs everywhere."""

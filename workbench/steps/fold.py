@@ -1,7 +1,7 @@
 """Preprocessing inside the graph: it takes uint8 pixels, and the server skips the float conversion."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
@@ -34,8 +34,8 @@ class FoldPreprocess(BaseStep):
 def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     """Put the normalisation of `contract` in front of the graph, and its scale into the first convolution.
 
-    Where the first node is no convolution with constant float weights (a quantised graph, say), the scale is
-    a multiplication in front. Raises WorkbenchError where the graph takes pixels already.
+    Without a first convolution with constant float weights, as in a quantised graph, the scale is a
+    multiplication in front. Raises WorkbenchError where the graph takes pixels already.
     """
     import numpy as np
     import onnx
@@ -43,33 +43,32 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     from workbench.model.graph.onnx_file import image_input, load
 
     model = load(source)
-    images = image_input(model)
+    images, graph = image_input(model), model.graph
     if images.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         raise WorkbenchError("fold_preprocess: the graph takes pixels already")
-    mean = (255 * np.asarray(contract.mean)).reshape(1, 3, 1, 1)
-    scale = 1 / (255 * np.asarray(contract.std)).reshape(1, 3, 1, 1)
-    folded = _scale_first_convolution(model, images.name, scale.reshape(3))
-    nodes = [
-        onnx.helper.make_node("Cast", [PIXELS], ["pixels_float"], "fold_cast", to=onnx.TensorProto.FLOAT),
-        onnx.helper.make_node(
-            "Transpose", ["pixels_float"], ["pixels_nchw"], "fold_transpose", perm=[0, 3, 1, 2]
-        ),
-        onnx.helper.make_node("Sub", ["pixels_nchw", "fold_mean"], ["pixels_centred"], "fold_sub"),
+    scale = 1 / (255 * np.asarray(contract.std))
+    constants = {"fold_mean": 255 * np.asarray(contract.mean)}
+    chain: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("Cast", [], "pixels_float", {"to": onnx.TensorProto.FLOAT}),
+        ("Transpose", [], "pixels_nchw", {"perm": [0, 3, 1, 2]}),
+        ("Sub", ["fold_mean"], "pixels_centred", {}),
     ]
-    constants = {"fold_mean": mean}
-    last = "pixels_centred"
-    if not folded:
-        nodes.append(onnx.helper.make_node("Mul", [last, "fold_scale"], ["pixels_scaled"], "fold_mul"))
+    if not _scale_first_convolution(model, images.name, scale):
+        chain.append(("Mul", ["fold_scale"], "pixels_scaled", {}))
         constants["fold_scale"] = scale
-        last = "pixels_scaled"
-    for node in model.graph.node:
-        node.input[:] = [last if name == images.name else name for name in node.input]
-    model.graph.initializer.extend(
-        onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()
+    nodes, last = [], PIXELS
+    for op, others, output, attributes in chain:
+        name = f"fold_{op.lower()}"
+        nodes.append(onnx.helper.make_node(op, [last, *others], [output], name, **attributes))
+        last = output
+    for node in graph.node:
+        node.input[:] = [last if given == images.name else given for given in node.input]
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(value.reshape(1, 3, 1, 1).astype(np.float32), name)
+        for name, value in constants.items()
     )
-    original = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend([*nodes, *original])
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
     images.CopyFrom(_pixel_input(images))
     onnx.save(model, target)
 
@@ -86,15 +85,12 @@ def _pixel_input(images: "onnx.ValueInfoProto") -> "onnx.ValueInfoProto":
 
 
 def _scale_first_convolution(model: "onnx.ModelProto", name: str, scale: "NDArray[np.float64]") -> bool:
-    """Multiply the weights of the convolution that alone reads `name`, per input channel.
-
-    False, and nothing changed, where no such convolution has weights that can be changed.
-    """
+    """Multiply the weights of the convolution that alone reads `name`; False where they cannot be changed."""
     import numpy as np
     import onnx
 
     readers = [node for node in model.graph.node if name in node.input]
-    if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[0] != name:
+    if [node.op_type for node in readers] != ["Conv"] or readers[0].input[0] != name:
         return False
     (conv,) = readers
     weight = next((w for w in model.graph.initializer if w.name == conv.input[1]), None)

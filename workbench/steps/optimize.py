@@ -11,8 +11,6 @@ from workbench.errors import WorkbenchError
 from workbench.steps.base import BaseStep
 from workbench.system.machine import collect
 
-LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
-
 
 class Optimize(BaseStep):
     """onnxruntime's graph optimisations for the CPU, done once and kept in the file. They save time when a
@@ -41,10 +39,10 @@ class Optimize(BaseStep):
 
 
 def optimize(step: Optimize, source: Path, target: Path) -> None:
-    """Open `source` with the CPU provider at this level and have onnxruntime write what it made of it.
+    """Write the graph as onnxruntime optimises it for its CPU provider.
 
     Raises WorkbenchError where onnxruntime refuses the file, and for fp16: the CPU has few kernels for it, so
-    that the file would be full of casts to fp32, on whatever device it ran later.
+    that the file would be full of casts to fp32 on every device.
     """
     from workbench.model.graph.onnx_file import load, precision_of
 
@@ -53,6 +51,6 @@ def optimize(step: Optimize, source: Path, target: Path) -> None:
             "onnxruntime optimises for the CPU here, and would put casts to fp32 around the fp16 nodes",
             hint="leave `optimize` out: fp16 graphs are optimised for their device when they are opened",
         )
-    options = cpu_options(LEVELS[step.level])
+    options = cpu_options(f"ORT_ENABLE_{step.level.upper()}")
     options.optimized_model_filepath = str(target)
     open_cpu(source, options, doing="optimise")

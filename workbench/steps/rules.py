@@ -10,9 +10,9 @@ from workbench.steps.base import BaseStep
 
 
 def check_fit(steps: Sequence[BaseStep], runtime: RuntimeSettings, opset: int | None) -> None:
-    """opset: that the recipe exports, None where it leaves that open.
+    """Raise FieldProblem at the first step that the backend does not take, or that needs a newer opset.
 
-    Raises FieldProblem at the first step whose result the backend does not take, or that needs a newer opset.
+    opset: that the recipe exports, None where it leaves that open.
     """
     backend = backend_of(runtime)
     name = backend.NAME
@@ -49,15 +49,15 @@ def check_sequence(steps: Sequence[BaseStep]) -> None:
     """Raise WorkbenchError where a recipe's steps make no sense in this order, whatever the model."""
     for position, step in enumerate(steps):
         before = steps[:position]
-        if not step.REPEATS and any(step.use == earlier.use for earlier in before):
+        if not step.REPEATS and step.use in [earlier.use for earlier in before]:
             raise WorkbenchError(
                 f"step `{step.use}` is there twice: the second would have nothing to do",
                 hint="leave one of them out",
             )
         if step.RESIZES and (resized := [earlier.use for earlier in before if earlier.RESIZES]):
             raise WorkbenchError(f"step `{step.use}` undoes `{resized[0]}`", hint="keep one of the two")
-        changed = [earlier.use for earlier in before if earlier.FAMILY != "tidying"]
-        if step.FAMILY != "tidying" and changed:
+        changed = [earlier.use for earlier in before if not earlier.keeps_logits]
+        if changed and not step.keeps_logits:
             raise WorkbenchError(
                 f"step `{step.use}` comes after `{changed[0]}`, which leaves no float network to work on",
                 hint="keep one of the steps that change the precision",
@@ -73,14 +73,12 @@ def check_sequence(steps: Sequence[BaseStep]) -> None:
 
 def check_order(step: BaseStep, before: Precision) -> None:
     """Raise WorkbenchError where `step` makes no sense on a model of this precision."""
-    if step.FAMILY == "tidying" or before == "fp32":
+    if step.keeps_logits or before == "fp32":
         return
-    reasons = {
-        "int8": "its input is quantised already, and quantising twice loses accuracy for nothing",
-        "fp16": "its input is fp16 already; ranges and scales are found in fp32",
-        "bf16": "its input is bf16 already; ranges and scales are found in fp32",
-        "unknown": "its input is not fp32",
-    }
-    raise WorkbenchError(
-        f"step `{step.use}`: {reasons[before]}", hint="keep one of the steps that change the precision"
-    )
+    reason = f"{before} already; ranges and scales are found in fp32"
+    if before == "int8":
+        reason = "quantised already, and quantising twice loses accuracy for nothing"
+    if before == "unknown":
+        reason = "not fp32"
+    hint = "keep one of the steps that change the precision"
+    raise WorkbenchError(f"step `{step.use}`: its input is {reason}", hint=hint)

@@ -22,7 +22,7 @@ class Simplify(BaseStep):
 
 
 def simplify(step: Simplify, source: Path, target: Path) -> None:
-    """Write the simplified model; whether it still computes the same is for `check` to say."""
+    """Write the simplified model, which `check` compares with the source."""
     import onnx
 
     from workbench.model.graph.onnx_file import load

@@ -1,14 +1,16 @@
-"""What every step's result must pass, and which order of steps makes sense."""
+"""The checks of every step's result."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError, first_line
-from workbench.model.graph.onnx_file import OnnxFacts, describe, logits_of, noise
+from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of, noise
 from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.steps.base import BaseStep
-from workbench.steps.fp16.verify import fits_fp16, mostly_half
+from workbench.steps.fp16.casts import FLOAT16, cast_type, half_share, types_of
+from workbench.steps.fp16.notes import notes_of
+from workbench.steps.fp16.ranges import LARGEST, measured
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 SAME = 1e-4  # of the largest logit: what folding constants may change
 SAME_INT8 = 0.05  # likewise where values on the edge between two levels may round the other way
+LEAST_HALF = 0.5  # of the MACs of an fp16 file
 
 
 def check(
@@ -26,7 +29,7 @@ def check(
     samples: "Batch | None" = None,
     contract: Preprocess | None = None,
 ) -> None:
-    """Open a step's result in onnxruntime on the CPU and hold it against what went in.
+    """Open a step's result in onnxruntime on the CPU and compare it with the source.
 
     samples: photos as the source takes them; noise by default. contract: of a step that folds it.
     Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes
@@ -53,9 +56,9 @@ def check(
             tolerance = SAME_INT8 if before.precision == "int8" else SAME
             _same_logits(logits_of(source, before, batch), logits, tolerance)
         if step.HALVES:
-            fits_fp16(source, result, batch)
+            _fits_fp16(source, result, batch)
         if step.FAMILY == "fp16":
-            mostly_half(result)
+            _mostly_half(result)
     except WorkbenchError as error:
         result.unlink(missing_ok=True)
         raise WorkbenchError(f"step `{step.use}`: {error.message}", hint=error.hint) from error
@@ -116,3 +119,40 @@ def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]", to
             f"a logit changed by {difference:.3g} (largest logit {largest:.3g}); it should stay the same",
             hint="leave the step out, or for `simplify` try the other `tool`",
         )
+
+
+def _fits_fp16(source: Path, result: Path, batch: "NDArray[np.float32]") -> None:
+    """Compare the FP32 activations with what FP16 holds.
+
+    The result does not show it: on the CPU, onnxruntime runs it in FP32 between casts, and nothing overflows
+    until the file meets a GPU.
+    """
+    converted = load(result)
+    half = {node.input[0] for node in converted.graph.node if cast_type(node) == FLOAT16}
+    half |= {name for name, kind in types_of(converted).items() if kind == FLOAT16}
+    if not half:
+        return
+    for name, peak in measured(load(source), [batch]).tensors.items():
+        if name in half and LARGEST < peak < float("inf"):
+            raise WorkbenchError(
+                f"the activation `{name}` reaches {peak:.3g}; fp16 ends at {LARGEST:g}",
+                hint="leave the node that computes it in fp32, with `exclude_nodes` or `exclude_op_types`; "
+                "`keep_sensitive: true` of `fp16` finds such nodes",
+            )
+
+
+def _mostly_half(result: Path) -> None:
+    """Refuse a file that is computed in FP32 between casts."""
+    share = half_share(load(result))
+    if share is None or share >= LEAST_HALF:
+        return
+    notes = notes_of(result)
+    sensitive = list(notes.kept.items()) if notes else []
+    because, hint = "", "exclude fewer nodes, or leave the step out"
+    if sensitive:
+        name, reason = sensitive[0]
+        because = f" (FP16 would harm {len(sensitive)} nodes: `{name}`, as {reason})"
+        hint = "leave the step out, or use bf16, which has the range of fp32"
+    raise WorkbenchError(
+        f"{share:.0%} of the multiplications are in fp16, the others were left in fp32{because}", hint=hint
+    )

@@ -201,11 +201,11 @@ def weights(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
             yield from (attribute.t for attribute in node.attribute if attribute.name == "value")
 
 
-def noise(facts: OnnxFacts) -> Batch:
-    """Two images of noise, always the same: standard normal, similar to normalised photos."""
+def noise(facts: OnnxFacts, count: int = 2) -> Batch:
+    """Images of noise, always the same: standard normal, similar to normalised photos."""
     import numpy as np
 
     rng, (channels, height, width) = np.random.default_rng(0), facts.image_shape()
     if facts.pixels:
-        return rng.integers(0, 256, (2, height, width, channels), np.uint8)
-    return rng.standard_normal((2, channels, height, width), np.float32)
+        return rng.integers(0, 256, (count, height, width, channels), np.uint8)
+    return rng.standard_normal((count, channels, height, width), np.float32)

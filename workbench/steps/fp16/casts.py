@@ -1,10 +1,11 @@
 """Casts of a graph, its element types, and how much of it is FP16."""
 
-from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
 from math import prod
 from typing import TYPE_CHECKING
 
 from workbench.backends.mac_count import in_order, macs_of, multiplying
+from workbench.steps.graph import integer
 
 if TYPE_CHECKING:
     import onnx
@@ -20,12 +21,8 @@ def without_cast_pairs(model: "onnx.ModelProto") -> "onnx.ModelProto":
     would overflow: FP32 to FP16 and back becomes nothing. FP16 to FP32 and back is exact. Graphs with If or
     Loop are only put in order, as their bodies read tensors that no node of the graph seems to read.
     """
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    ordered = in_order(model.graph)
-    if not any(bodies(node) for node in ordered):
+    copy, ordered = deepcopy(model), in_order(model.graph)
+    if not any(has_body(node) for node in ordered):
         ordered = _without_pairs(ordered, model)
     del copy.graph.node[:]
     copy.graph.node.extend(ordered)
@@ -35,75 +32,66 @@ def without_cast_pairs(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
 def _without_pairs(ordered: "list[onnx.NodeProto]", model: "onnx.ModelProto") -> "list[onnx.NodeProto]":
     types = types_of(model)
-    last = [value.name for value in model.graph.output]
-    instead: dict[str, str] = {}  # a tensor that goes away, and the one to read
-    casts: dict[str, str] = {}  # what a cast that stays gives, and what it reads
-    known: dict[tuple[str, int], str] = {}
+    outputs = [value.name for value in model.graph.output]
+    instead: dict[str, str] = {}  # the tensor to read, by the one that is removed
+    sources: dict[str, str] = {}  # the input of each cast that stays, by its output
+    casts: dict[tuple[str, int], str] = {}  # the output, by input and type
     left: list[onnx.NodeProto] = []
     for node in ordered:
         for position, name in enumerate(node.input):
             node.input[position] = instead.get(name, name)
-        if node.op_type != "Cast" or not {FLOAT, FLOAT16} >= {_to(node), types.get(node.input[0], 0)}:
+        kind = cast_type(node)
+        if not kind or not {FLOAT, FLOAT16} >= {kind, types.get(node.input[0], 0)}:
             left.append(node)
             continue
-        source, given = node.input[0], node.output[0]
-        while source in casts:
-            source = casts[source]
+        source, output = node.input[0], node.output[0]
+        while source in sources:
+            source = sources[source]
         node.input[0] = source
-        if types.get(source) == _to(node):
-            instead[given] = source
-        elif (source, _to(node)) in known:
-            instead[given] = known[source, _to(node)]
+        if types.get(source) == kind:
+            instead[output] = source
+        elif (source, kind) in casts:
+            instead[output] = casts[source, kind]
         else:
-            known[source, _to(node)] = given
-            casts[given] = source
+            casts[source, kind] = output
+            sources[output] = source
             left.append(node)
-    return _with_outputs(_used(left, last, instead), last, instead)
+    needed = {*outputs, *(instead[name] for name in outputs if name in instead)}
+    return _with_outputs(_without_unread(left, needed), outputs, instead)
 
 
-def _used(
-    nodes: "list[onnx.NodeProto]", last: Collection[str], instead: Mapping[str, str]
-) -> "list[onnx.NodeProto]":
-    """Without casts that nobody reads any more."""
-    needed = {*last, *(instead[name] for name in last if name in instead)}
+def _without_unread(nodes: "list[onnx.NodeProto]", needed: set[str]) -> "list[onnx.NodeProto]":
+    """Without casts whose output no node and no output of the graph needs."""
     left: list[onnx.NodeProto] = []
     for node in reversed(nodes):
-        if node.op_type == "Cast" and needed.isdisjoint(node.output):
-            continue
-        needed.update(node.input)
-        left.append(node)
+        if node.op_type != "Cast" or not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            left.append(node)
     return left[::-1]
 
 
 def _with_outputs(
-    nodes: "list[onnx.NodeProto]", last: Collection[str], instead: Mapping[str, str]
+    nodes: "list[onnx.NodeProto]", outputs: list[str], instead: dict[str, str]
 ) -> "list[onnx.NodeProto]":
-    """The graph's outputs under their names, where the cast that gave one is gone."""
+    """The graph's outputs under their names, where the cast that gave one was removed."""
     import onnx
 
-    made = {name for node in nodes for name in node.output}
-    for name in last:
+    computed = {name for node in nodes for name in node.output}
+    for name in outputs:
         source = instead.get(name)
-        if source is None:
-            continue
-        if source in made and source not in last:
+        if source in computed and source not in outputs:
             for node in nodes:
-                for names in (node.input, node.output):
-                    for position, given in enumerate(names):
-                        names[position] = name if given == source else given
-            made.add(name)
-        else:
+                node.input[:] = [name if given == source else given for given in node.input]
+                node.output[:] = [name if given == source else given for given in node.output]
+            computed.add(name)
+        elif source is not None:
             nodes.append(onnx.helper.make_node("Identity", [source], [name], name=f"{name}_as_it_is"))
     return nodes
 
 
-def casts_to(node: "onnx.NodeProto") -> tuple[int, ...]:
-    """The element type that a cast gives; empty of another node."""
-    return (_to(node),) if node.op_type == "Cast" else ()
-
-
-def _to(node: "onnx.NodeProto") -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
+def cast_type(node: "onnx.NodeProto") -> int:
+    """The element type that a cast gives; 0 of another node."""
+    return integer(node, "to") if node.op_type == "Cast" else 0
 
 
 def types_of(model: "onnx.ModelProto") -> dict[str, int]:
@@ -123,8 +111,8 @@ def types_of(model: "onnx.ModelProto") -> dict[str, int]:
 def half_share(model: "onnx.ModelProto") -> float | None:
     """The fraction of multiply-accumulates whose operands are FP16, from 0 to 1 (see `mac_count`).
 
-    Where no shape of a product can be told, each weight counts once; None without any. Runtimes may still
-    compute in something else: that is for the audit of a run to say.
+    Where no shape of a product is known, each weight counts once; None without any. Runtimes may still
+    compute in another type, which the audit of a run shows.
     """
     types, counts = types_of(model), macs_of(model)
     products = multiplying(model)
@@ -139,23 +127,10 @@ def half_share(model: "onnx.ModelProto") -> float | None:
 def count_casts(model: "onnx.ModelProto") -> int:
     """Casts of the graph between FP16 and FP32; two of them are the photos' and the logits'."""
     types = types_of(model)
-    return sum(
-        {_to(node), types.get(node.input[0])} == {FLOAT, FLOAT16}
-        for node in model.graph.node
-        if node.op_type == "Cast"
-    )
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    return sum({cast_type(node), types.get(node.input[0])} == {FLOAT, FLOAT16} for node in casts)
 
 
-def control_flow(model: "onnx.ModelProto") -> list[str]:
-    """Operators of the graph with a body, such as If and Loop."""
-    return sorted({node.op_type for node in model.graph.node if bodies(node)})
-
-
-def bodies(node: "onnx.NodeProto") -> "list[onnx.GraphProto]":
-    return [graph for attribute in node.attribute for graph in _graphs(attribute)]
-
-
-def _graphs(attribute: "onnx.AttributeProto") -> "Iterator[onnx.GraphProto]":
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
+def has_body(node: "onnx.NodeProto") -> bool:
+    """Whether it is control flow, such as If and Loop."""
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)

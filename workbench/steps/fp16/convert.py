@@ -4,14 +4,15 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching
 from workbench.photos.contract import Batch
-from workbench.steps.fp16.casts import control_flow, count_casts, half_share, without_cast_pairs
-from workbench.steps.fp16.graph import always_kept, between, by_onnxruntime, prepared, separated, without_half
+from workbench.steps.fp16.casts import count_casts, half_share, has_body, without_cast_pairs
+from workbench.steps.fp16.graph import always_kept, between, by_onnxruntime, prepared, separated
 from workbench.steps.fp16.notes import NOTES, Fp16Notes
 from workbench.steps.fp16.ranges import sensitive
 from workbench.steps.fp16.settings import Fp16
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PHOTOS = 64  # looked at for ranges
+PHOTOS = 64  # that ranges are measured on
 
 
 def fp16(
@@ -34,7 +35,7 @@ def fp16(
     images: "Images | None" = None,
     samples: "Batch | None" = None,
 ) -> None:
-    """Convert the graph; what was done is logged and noted in the file (see `notes_of`).
+    """Convert the graph; the nodes that stay are logged and noted in the file (see `notes_of`).
 
     images: photos for `keep_sensitive`; else samples, a batch as the network takes it; else noise.
     Raises WorkbenchError where an exclusion fits nothing, where nothing was left to convert, or where the
@@ -48,12 +49,15 @@ def fp16(
     op_types = known_op_types(step.exclude_op_types, original, field="fp16.exclude_op_types")
     matching(step.exclude_nodes, original, field="fp16.exclude_nodes")
     model = prepared(original)
-    # Constants have become weights of the nodes that read them: a pattern may fit them alone.
-    excluded = set(matching(_fitting(step.exclude_nodes, model), model, field="fp16.exclude_nodes"))
-    excluded |= {node.name for node in model.graph.node if node.op_type in op_types}
+    excluded = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in op_types or any(fnmatchcase(node.name, name) for name in step.exclude_nodes)
+    }
+    excluded.update(step.exclude_nodes)  # a name may have the characters of a pattern
     batches = list(_batches(source, images, samples))
     found = sensitive(model, batches) if step.keep_sensitive else {}
-    kept = excluded | set(found) | set(always_kept(model)) | set(without_half(model))
+    kept = excluded | set(found) | always_kept(model)
     while more := between(model, kept):
         kept.update(more)
     separated(model, kept)
@@ -64,13 +68,6 @@ def fp16(
     notes = Fp16Notes(found, half_share(tidy), count_casts(tidy))
     _write(tidy, notes, target, batches[0])
     log.info("%s", notes.text())
-
-
-def _fitting(patterns: tuple[str, ...], model: "onnx.ModelProto") -> list[str]:
-    from fnmatch import fnmatchcase
-
-    names = [node.name for node in model.graph.node]
-    return [p for p in patterns if any(name == p or fnmatchcase(name, p) for name in names)]
 
 
 def _batches(source: Path, images: "Images | None", samples: "Batch | None") -> Iterator[Batch]:
@@ -102,10 +99,9 @@ def _write(model: "onnx.ModelProto", notes: Fp16Notes, target: Path, batch: "Bat
         logits_of(target, describe(target), batch)
     except WorkbenchError as error:
         target.unlink()
-        bodies = control_flow(model)
+        control_flow = sorted({node.op_type for node in model.graph.node if has_body(node)})
+        reason = f"it has `{control_flow[0]}`, which the converter gets wrong: " if control_flow else ""
         raise WorkbenchError(
             f"fp16: onnxruntime's converter writes a graph that does not run: {error.message}",
-            hint=f"it has `{bodies[0]}`, which the converter gets wrong: put `simplify` before `fp16`"
-            if bodies
-            else "put `simplify` before `fp16`",
+            hint=f"{reason}put `simplify` before `fp16`",
         ) from error

@@ -1,11 +1,14 @@
-"""Before a conversion to FP16: a graph that converters get right, and what stays in FP32 anyway."""
+"""The conversion to FP16: a graph that the converter gets right, and what stays in FP32 anyway."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from workbench.backends.mac_count import MULTIPLYING, inputs_of
 from workbench.errors import WorkbenchError, summary
-from workbench.steps.fp16.casts import FLOAT, bodies, types_of
+from workbench.model.graph.roles import wiring_of
+from workbench.steps.fp16.casts import FLOAT, has_body, types_of
+from workbench.steps.graph import unused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +22,7 @@ OLD_RESIZE = 10  # the opset whose Resize has its scales where newer ones have t
 
 
 def prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """A copy that means the same, in the form both converters get right.
+    """A copy that means the same, in the form that the converter gets right.
 
     Functions are inlined; every node has a name of its own, so that it can be kept; weights are no inputs
     (files of the first years list them there, and would get a cast each); float constants are initializers:
@@ -27,8 +30,7 @@ def prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """
     import onnx
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     if copy.functions:
         copy = onnx.inliner.inline_local_functions(copy)
     graph = copy.graph
@@ -37,45 +39,30 @@ def prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
         del graph.input[:]
         graph.input.extend(inputs)
         copy.ir_version = max(copy.ir_version, 4)
-    _name_nodes(graph)
+    names: set[str] = set()
     nodes = []
     for node in graph.node:
+        node.name = unused(node.name or f"{node.op_type}_{next(iter(node.output), '')}", names)
         value = _float_constant(node)
         if value is None:
             nodes.append(node)
         else:
             graph.initializer.append(onnx.numpy_helper.from_array(value, node.output[0]))
-    if len(nodes) < len(graph.node):
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(kept)
+    del graph.node[:]
+    graph.node.extend(nodes)
     return copy
-
-
-def _name_nodes(graph: "onnx.GraphProto") -> None:
-    used: set[str] = set()
-    for node in graph.node:
-        name = node.name or f"{node.op_type}_{next(iter(node.output), '')}"
-        while name in used:
-            name += "_"
-        node.name = name
-        used.add(name)
 
 
 def _float_constant(node: "onnx.NodeProto") -> "NDArray[np.float32] | None":
     import numpy as np
     import onnx
 
-    if node.op_type != "Constant":
-        return None
-    for attribute in node.attribute:
+    for attribute in node.attribute if node.op_type == "Constant" else ():
         if attribute.name == "value" and attribute.t.data_type == FLOAT:
             value: NDArray[np.float32] = onnx.numpy_helper.to_array(attribute.t)
             return value
-        if attribute.name == "value_float":
-            return np.array(attribute.f, np.float32)
-        if attribute.name == "value_floats":
-            return np.array(attribute.floats, np.float32)
+        if attribute.name in ("value_float", "value_floats"):
+            return np.array(onnx.helper.get_attribute_value(attribute), np.float32)
     return None
 
 
@@ -87,24 +74,24 @@ def separated(model: "onnx.ModelProto", kept: Collection[str]) -> None:
     """
     graph = model.graph
     stored = {weight.name: weight for weight in graph.initializer if weight.data_type == FLOAT}
-    users: dict[str, dict[bool, list[tuple[onnx.NodeProto, int]]]] = {}
+    names = set(stored)
+    whole: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    half: set[str] = set()
     for node in graph.node:
         for position, name in enumerate(node.input):
-            if name in stored:
-                whole = node.name in kept or position in sizes_of(node, model)
-                users.setdefault(name, {}).setdefault(whole, []).append((node, position))
-    names = set(stored)
-    for name, uses in users.items():
-        if len(uses) < 2:
-            continue
-        copy = f"{name}_fp32"
-        while copy in names:
-            copy += "_"
-        names.add(copy)
-        graph.initializer.append(stored[name])
-        graph.initializer[-1].name = copy
-        for node, position in uses[True]:
-            node.input[position] = copy
+            if name not in stored:
+                continue
+            uses = whole.setdefault(name, [])
+            if node.name in kept or position in sizes_of(node, model):
+                uses.append((node, position))
+            else:
+                half.add(name)
+    for name, uses in whole.items():
+        if uses and name in half:
+            graph.initializer.append(stored[name])
+            graph.initializer[-1].name = unused(f"{name}_fp32", names)
+            for node, position in uses:
+                node.input[position] = graph.initializer[-1].name
 
 
 def sizes_of(node: "onnx.NodeProto", model: "onnx.ModelProto") -> tuple[int, ...]:
@@ -116,12 +103,16 @@ def sizes_of(node: "onnx.NodeProto", model: "onnx.ModelProto") -> tuple[int, ...
     return SIZES.get(node.op_type, ())
 
 
-def without_half(model: "onnx.ModelProto") -> list[str]:
-    """Names of the nodes that ONNX defines for FP32 and not for FP16 at the model's opset, such as Celu."""
+def always_kept(model: "onnx.ModelProto") -> set[str]:
+    """Names of the nodes that onnxruntime's converter leaves in FP32 by itself, and of those that ONNX
+    defines for FP32 and not for FP16 at the model's opset, such as Celu."""
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
+
     from workbench.model.graph.onnx_file import opset_of
 
     version = opset_of(model)
-    return [node.name for node in model.graph.node if _lacks_half(node, version)]
+    nodes = model.graph.node
+    return {n.name for n in nodes if n.op_type in DEFAULT_OP_BLOCK_LIST or _lacks_half(n, version)}
 
 
 def _lacks_half(node: "onnx.NodeProto", version: int) -> bool:
@@ -140,10 +131,10 @@ def _lacks_half(node: "onnx.NodeProto", version: int) -> bool:
 def by_onnxruntime(
     model: "onnx.ModelProto", kept: Collection[str], op_types: Collection[str]
 ) -> "onnx.ModelProto":
-    """Converted with onnxruntime's converter, photos and logits in FP32.
+    """Convert with onnxruntime's converter, photos and logits in FP32.
 
-    kept, op_types: nodes, and operators within the bodies of If and Loop, that stay in FP32 besides
-    `always_kept`. Raises WorkbenchError where the converter gives up.
+    kept, op_types: nodes, and operators within the bodies of If and Loop, that stay in FP32.
+    Raises WorkbenchError where the converter gives up.
     """
     from onnx.shape_inference import InferenceError
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
@@ -161,32 +152,22 @@ def by_onnxruntime(
     return converted
 
 
-def always_kept(model: "onnx.ModelProto") -> list[str]:
-    """Names of the nodes that onnxruntime's converter leaves in FP32 of itself."""
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
-
-    blocked = frozenset(DEFAULT_OP_BLOCK_LIST)
-    return [node.name for node in model.graph.node if node.op_type in blocked]
-
-
 def between(model: "onnx.ModelProto", kept: Collection[str]) -> list[str]:
     """Nodes that multiply nothing and stand between kept ones only: converted, they cost two casts each."""
-    types = types_of(model)
-    made_by = {name: node.name for node in model.graph.node for name in node.output}
-    readers: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.name)
-    last = {value.name for value in model.graph.output}
+    types, wiring = types_of(model), wiring_of(model)
+    outputs = {value.name for value in model.graph.output}
     found: list[str] = []
     for node in model.graph.node:
-        if node.name in kept or node.op_type in MULTIPLYING or bodies(node):
+        if node.name in kept or node.op_type in MULTIPLYING or has_body(node):
             continue
-        before = [made_by[name] for name in node.input if types.get(name) == FLOAT and name in made_by]
-        given = [name for name in node.output if types.get(name) == FLOAT]
-        after = [reader for name in given for reader in readers.get(name, [])]
-        if not before or not after or last & set(given):
+        before = [wiring.maker[name] for name in _floats(node.input, types) if name in wiring.maker]
+        after = [reader for name in _floats(node.output, types) for reader in wiring.readers.get(name, [])]
+        if not before or not after or not outputs.isdisjoint(_floats(node.output, types)):
             continue
-        if all(name in kept for name in (*before, *after)):
+        if all(neighbour.name in kept for neighbour in (*before, *after)):
             found.append(node.name)
     return found
+
+
+def _floats(names: Iterable[str], types: Mapping[str, int]) -> list[str]:
+    return [name for name in names if types.get(name) == FLOAT]

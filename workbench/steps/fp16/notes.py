@@ -1,4 +1,4 @@
-"""What the `fp16` step notes in the file it writes."""
+"""The note of the `fp16` step in the file it writes."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ NOTES = "krishi_bench.fp16"  # the key of the file's metadata
 
 @dataclass(frozen=True, slots=True)
 class Fp16Notes:
-    """What a conversion did, as it is noted in the file.
+    """The note of a conversion.
 
     kept: nodes that stayed in FP32 because FP16 would harm them, and why. half_share: fraction of the MACs in
     FP16; None where shapes hide it. casts: between FP16 and FP32, those at both ends included.
@@ -32,7 +32,7 @@ class Fp16Notes:
 
 
 def notes_of(path: Path) -> Fp16Notes | None:
-    """What `fp16` noted in a file; None where it did not make it. Raises WorkbenchError as `load` does."""
+    """The note of `fp16` in a file, None without one. Raises WorkbenchError as `load` does."""
     from workbench.model.graph.onnx_file import load
 
     for entry in load(path).metadata_props:

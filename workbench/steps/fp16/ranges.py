@@ -1,22 +1,22 @@
 """Which nodes FP16 would harm: found by running the FP32 network over photos and looking at its weights.
 
-FP16 ends at 65504, and below 6.1e-5 it loses digits until nothing is left at 6e-8. What is looked at, beside
-what each node takes and puts out, are the sums inside of nodes: convolutions and matrix products add up in
-FP32 on NVIDIA GPUs, reductions and pooling add up in FP16 where TensorRT is told that the graph is typed
-(it warns of layer norms made of `ReduceMean` and `Pow`), and the fused layer norms of onnxruntime's CUDA
-provider add up squares in FP16. A softmax adds up numbers up to 1 and does no harm below 65504 of them.
+FP16 ends at 65504, and below 6.1e-5 it loses digits until nothing is left at 6e-8. Beside the inputs and
+outputs of nodes, the sums inside of them count: convolutions and matrix products add up in FP32 on NVIDIA
+GPUs, reductions and pooling in FP16 where TensorRT takes the graph as typed (it warns of layer norms made of
+`ReduceMean` and `Pow`), and the fused layer norms of onnxruntime's CUDA provider add up squares in FP16.
+A softmax adds up numbers up to 1 and does no harm below 65504 of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends.common import cpu_options, filled, open_cpu
 from workbench.model.graph.onnx_file import image_input
 from workbench.steps.fp16.casts import FLOAT, types_of
 from workbench.steps.fp16.graph import sizes_of
-from workbench.steps.int8.calibration import batch_size
+from workbench.steps.graph import batch_size, integer, runner
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST = 65504.0
 SMALLEST = 2.0**-14  # below, numbers have fewer digits the smaller they are
-# For photos not seen. Activations have tails that fall off exponentially or faster: of a hundred thousand
+# For other photos. Activations have tails that fall off exponentially or faster: of a hundred thousand
 # values each, the largest of a million photos is then under twice the largest of eight. Squares of them: 4.
 MARGIN = 4.0
 LIMIT = LARGEST / MARGIN
@@ -61,15 +61,15 @@ class Peaks:
 
 
 def sensitive(model: "onnx.ModelProto", batches: "Sequence[NDArray[Any]]") -> dict[str, str]:
-    """The nodes of a prepared FP32 network (see `fp16_graph.prepared`) that have to stay in FP32, each with
-    the reason, in graph order.
+    """The nodes of a prepared FP32 network that have to stay in FP32, with the reasons, in graph order.
 
     batches: photos as the network takes them, in batches of any size. Activations that are all too small for
     FP16 count where rounding them changes the logits: in a network with biases they may not. Nodes inside of
-    If and Loop are not looked at.
+    If and Loop are left out.
     """
     peaks = measured(model, batches)
-    unfit = {name: f"reaches {peak:.3g}" for name, peak in peaks.tensors.items() if _too_large(peak)}
+    # Infinities, as masks have them, are in FP16 too.
+    unfit = {name: f"reaches {peak:.3g}" for name, peak in peaks.tensors.items() if LIMIT < peak < inf}
     tiny = {name: peak for name, peak in peaks.tensors.items() if 0 < peak < SMALLEST}
     if tiny and change_of_rounding(model, list(tiny), batches[:TRIED]) > ROUNDING:
         unfit |= {name: f"is never above {peak:.3g}" for name, peak in tiny.items()}
@@ -91,31 +91,27 @@ def sensitive(model: "onnx.ModelProto", batches: "Sequence[NDArray[Any]]") -> di
 def measured(model: "onnx.ModelProto", batches: "Iterable[NDArray[Any]]") -> Peaks:
     """Run the network in FP32. The maxima are nodes of the graph: no activation leaves the runtime."""
     import numpy as np
-    import onnx
 
-    augmented = onnx.ModelProto()
-    augmented.CopyFrom(model)
-    types = types_of(model)
-    floats = [name for node in model.graph.node for name in node.output if types.get(name) == FLOAT]
-    image = image_input(model).name
-    if types.get(image) == FLOAT:
-        floats.insert(0, image)
+    augmented = deepcopy(model)
+    graph, types, image = augmented.graph, types_of(model), image_input(model).name
+    floats = [
+        name
+        for name in (image, *(name for node in model.graph.node for name in node.output))
+        if types.get(name) == FLOAT
+    ]
     counting = [
         node
         for node in model.graph.node
         if node.op_type in MEANS | SUMS and node.input and types.get(node.input[0]) == FLOAT
     ]
-    wanted: list[str] = []
-    for number, name in enumerate(floats):
-        _emit_peak(augmented.graph, name, f"peak/{number}", wanted)
-    for number, node in enumerate(counting):
-        _emit_sum(augmented.graph, node, f"sum/{number}", wanted)
-    session, size = open_cpu(augmented, cpu_options(threads=0)), batch_size(model)
+    wanted = [_emit_peak(graph, name, f"peak/{number}") for number, name in enumerate(floats)]
+    wanted += [_emit_sum(graph, node, f"sum/{number}") for number, node in enumerate(counting)]
+    run, size = runner(augmented, wanted), batch_size(model)
     highest = np.zeros(len(wanted))
     for batch in batches:
         for start in range(0, len(batch), size):
-            given = filled(batch[start : start + size], size)
-            highest = np.maximum(highest, [float(value) for value in session.run(wanted, {image: given})])
+            peaks = run(batch[start : start + size])
+            highest = np.maximum(highest, [float(value) for value in peaks])
     sums = zip(counting, highest[len(floats) :], strict=True)
     return Peaks(
         {name: float(peak) for name, peak in zip(floats, highest, strict=False)},
@@ -123,42 +119,44 @@ def measured(model: "onnx.ModelProto", batches: "Iterable[NDArray[Any]]") -> Pea
     )
 
 
-def _emit_peak(graph: "onnx.GraphProto", name: str, at: str, wanted: list[str]) -> None:
+def _emit(graph: "onnx.GraphProto", op: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
     import onnx
 
-    made = onnx.helper.make_node
-    graph.node.append(made("Abs", [name], [f"{at}/abs"]))
-    graph.node.append(made("ReduceMax", [f"{at}/abs"], [f"{at}/max"], keepdims=0))
-    graph.output.append(onnx.helper.make_tensor_value_info(f"{at}/max", FLOAT, []))
-    wanted.append(f"{at}/max")
+    graph.node.append(onnx.helper.make_node(op, inputs, [output], **attributes))
+    return output
 
 
-def _emit_sum(graph: "onnx.GraphProto", node: "onnx.NodeProto", at: str, wanted: list[str]) -> None:
+def _emit_output(graph: "onnx.GraphProto", name: str) -> str:
+    import onnx
+
+    graph.output.append(onnx.helper.make_tensor_value_info(name, FLOAT, []))
+    return name
+
+
+def _emit_peak(graph: "onnx.GraphProto", name: str, at: str) -> str:
+    _emit(graph, "Abs", [name], f"{at}/abs")
+    return _emit_output(graph, _emit(graph, "ReduceMax", [f"{at}/abs"], f"{at}/max", keepdims=0))
+
+
+def _emit_sum(graph: "onnx.GraphProto", node: "onnx.NodeProto", at: str) -> str:
     """The node once more, on absolute values: no partial sum is larger, in whichever order.
 
-    A mean is multiplied by what it is a mean of: the values taken for each one put out, or, where windows
-    overlap, the size of the window (see `_window`).
+    A mean is multiplied by the number of values that each one is a mean of, or, where windows overlap, by the
+    size of the window (see `_window`).
     """
-    import onnx
-
-    made = onnx.helper.make_node
-    again = onnx.NodeProto.FromString(node.SerializeToString())
-    again.name, again.input[0], again.output[0] = "", f"{at}/abs", f"{at}/out"
-    del again.output[1:]
-    graph.node.extend([made("Abs", [node.input[0]], [f"{at}/abs"]), again])
-    graph.node.append(made("ReduceMax", [f"{at}/out"], [f"{at}/max"], keepdims=0))
+    absolute = deepcopy(node)
+    absolute.name, absolute.input[0], absolute.output[0] = "", f"{at}/abs", f"{at}/out"
+    del absolute.output[1:]
+    _emit(graph, "Abs", [node.input[0]], f"{at}/abs")
+    graph.node.append(absolute)
+    peak = _emit(graph, "ReduceMax", [f"{at}/out"], f"{at}/max", keepdims=0)
     if node.op_type in MEANS and node.op_type != "AveragePool":
         for part in ("abs", "out"):
-            graph.node.append(made("Size", [f"{at}/{part}"], [f"{at}/{part}/count"]))
-            graph.node.append(
-                made("Cast", [f"{at}/{part}/count"], [f"{at}/{part}/size"], to=onnx.TensorProto.FLOAT)
-            )
-        graph.node.append(made("Div", [f"{at}/abs/size", f"{at}/out/size"], [f"{at}/values"]))
-        graph.node.append(made("Mul", [f"{at}/max", f"{at}/values"], [f"{at}/sum"]))
-        wanted.append(f"{at}/sum")
-    else:
-        wanted.append(f"{at}/max")
-    graph.output.append(onnx.helper.make_tensor_value_info(wanted[-1], FLOAT, []))
+            _emit(graph, "Size", [f"{at}/{part}"], f"{at}/{part}/count")
+            _emit(graph, "Cast", [f"{at}/{part}/count"], f"{at}/{part}/size", to=FLOAT)
+        _emit(graph, "Div", [f"{at}/abs/size", f"{at}/out/size"], f"{at}/values")
+        peak = _emit(graph, "Mul", [peak, f"{at}/values"], f"{at}/sum")
+    return _emit_output(graph, peak)
 
 
 def _window(node: "onnx.NodeProto") -> int:
@@ -167,42 +165,34 @@ def _window(node: "onnx.NodeProto") -> int:
     return prod(next((a.ints for a in node.attribute if a.name == "kernel_shape"), [1]))
 
 
-def _too_large(peak: float) -> bool:
-    """Infinities, as masks have them, are in FP16 too."""
-    return isfinite(peak) and peak > LIMIT
-
-
 def change_of_rounding(
     model: "onnx.ModelProto", tensors: Sequence[str], batches: "Iterable[NDArray[Any]]"
 ) -> float:
-    """How far logits move where these tensors, all below SMALLEST, are rounded to what FP16 has there.
+    """How far logits move where these tensors, all below SMALLEST, are rounded to FP16.
 
-    Of the span of a photo's logits, the largest over the photos. In FP32, adding 0.75 and taking it away
-    again leaves multiples of 2**-24: the numbers that FP16 has below SMALLEST.
+    A fraction of the span of a photo's logits, the largest over the photos. In FP32, adding 0.75 and
+    subtracting it leaves multiples of 2**-24: the numbers that FP16 has below SMALLEST.
     """
     import numpy as np
     import onnx
 
-    rounded = onnx.ModelProto()
-    rounded.CopyFrom(model)
-    graph, chosen = rounded.graph, frozenset(tensors) - {value.name for value in model.graph.output}
+    rounded = deepcopy(model)
+    graph, chosen = rounded.graph, set(tensors) - {value.name for value in model.graph.output}
     graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.75, np.float32), "rounded/by"))
     nodes = []
-    for node in model.graph.node:
-        again = onnx.NodeProto.FromString(node.SerializeToString())
-        nodes.append(again)
-        for position, name in enumerate(again.output):
+    for node in graph.node:
+        nodes.append(node)
+        for position, name in enumerate(node.output):
             if name in chosen:
-                again.output[position] = f"rounded/{name}"
+                node.output[position] = f"rounded/{name}"
                 nodes.append(onnx.helper.make_node("Add", [f"rounded/{name}", "rounded/by"], [f"up/{name}"]))
                 nodes.append(onnx.helper.make_node("Sub", [f"up/{name}", "rounded/by"], [name]))
     del graph.node[:]
     graph.node.extend(nodes)
-    sessions = [open_cpu(graph, cpu_options(threads=0)) for graph in (model, rounded)]
-    image, size, furthest = image_input(model).name, batch_size(model), 0.0
+    runs = [runner(model), runner(rounded)]
+    size, furthest = batch_size(model), 0.0
     for batch in batches:
-        given = {image: filled(batch[:size], size)}
-        before, after = (session.run(None, given)[0] for session in sessions)
+        before, after = (run(batch[:size])[0] for run in runs)
         span = before.max(axis=-1) - before.min(axis=-1)
         moved = np.abs(after - before).max(axis=-1)
         furthest = max(furthest, float((moved / np.maximum(span, np.finfo(np.float32).tiny)).max()))
@@ -210,10 +200,8 @@ def change_of_rounding(
 
 
 def _touching(node: "onnx.NodeProto", unfit: Mapping[str, str]) -> str | None:
-    for name in (*node.output, *node.input):
-        if name in unfit:
-            return f"`{name}` {unfit[name]}"
-    return None
+    names = (name for name in (*node.output, *node.input) if name in unfit)
+    return next((f"`{name}` {unfit[name]}" for name in names), None)
 
 
 def _adding_up(node: "onnx.NodeProto", peaks: Peaks) -> str | None:
@@ -225,8 +213,8 @@ def _adding_up(node: "onnx.NodeProto", peaks: Peaks) -> str | None:
     if node.op_type in NORMS:  # a bound as it is, and far from the mean that it bounds
         total = taken**2 / MARGIN
     if node.op_type == "LRN":
-        total = taken**2 * next((a.i for a in node.attribute if a.name == "size"), 1)
-    if not isfinite(total) or total <= LIMIT:
+        total = taken**2 * integer(node, "size", 1)
+    if not LIMIT < total < inf:
         return None
     return f"it adds up to {total * (MARGIN if node.op_type in NORMS else 1):.3g}"
 
@@ -267,6 +255,7 @@ def _sizes(model: "onnx.ModelProto") -> frozenset[str]:
     types = types_of(model)
     sizes: set[str] = set()
     from_shapes: list[onnx.NodeProto] = []
+    needed: set[str] = set()
     for node in model.graph.node:
         values = node.input[:1] if node.op_type in SHAPED else node.input
         if node.op_type in ("Shape", "Size"):
@@ -274,8 +263,6 @@ def _sizes(model: "onnx.ModelProto") -> frozenset[str]:
         elif not sizes.isdisjoint(values):
             sizes.update(node.output)
             from_shapes.append(node)
-    needed: set[str] = set()
-    for node in model.graph.node:
         needed.update(node.input[i] for i in sizes_of(node, model) if i < len(node.input))
         if node.op_type == "Cast" and types.get(node.output[0]) in INTEGERS:
             needed.add(node.input[0])

@@ -1,6 +1,5 @@
 """The `fp16` step as a recipe states it."""
 
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -29,9 +28,3 @@ class Fp16(BaseStep):
         "FP32 network over up to 64 photos of `data.calibration`, or a few validation photos where there are "
         "none. `false` converts all nodes, and an activation that does not fit is an error.",
     )
-
-    def note_of(self, result: Path) -> str | None:
-        from workbench.steps.fp16.notes import notes_of
-
-        notes = notes_of(result)
-        return notes.text() if notes else None

@@ -1,13 +1,13 @@
 """Bias correction: what quantising shifts on average, taken back by the biases."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.backends.common import cpu_options, filled, open_cpu
-from workbench.model.graph.onnx_file import image_input, opset_of
+from workbench.model.graph.onnx_file import opset_of
 from workbench.model.graph.roles import Wiring, wiring_of
-from workbench.steps.int8.calibration import batch_size
+from workbench.steps.graph import batch_size, bias_of, float_weights, output_axis, runner, unused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +23,9 @@ AXES_AS_INPUT_OPSET = 18  # of ReduceMean
 
 @dataclass(frozen=True, slots=True)
 class BiasedLayer:
-    """A convolution or Gemm of the float graph, and what quantising made of its input and weights.
+    """A convolution or Gemm of the float graph, with the scale and zero point of the activation it reads.
 
-    scale, zero_point: of the activation it reads. weights: as INT8 represents them, in float32.
+    weights: as INT8 represents them, in float32.
     """
 
     node: "onnx.NodeProto"
@@ -51,18 +51,12 @@ def correct_biases(
     layers = list(_layers(model, quantized))
     if not layers:
         return 0
-    augmented, wanted = _with_twins(model, layers)
-    session = open_cpu(augmented, cpu_options(threads=0))
-    image, size = image_input(model).name, batch_size(model)
-    shifts: list[NDArray[np.float64]] | None = None
-    taken = min(count, PHOTOS, len(images))
-    batches = 0
-    for batch in images.spread(taken, size):
-        found = [shift.astype(np.float64) for shift in session.run(wanted, {image: filled(batch, size)})]
-        shifts = found if shifts is None else [a + b for a, b in zip(shifts, found, strict=True)]
-        batches += 1
-    for layer, shift in zip(layers, shifts or [], strict=True):
-        _subtract(model, layer.node.name, (shift / batches).astype(np.float32))
+    run = runner(*_with_twins(model, layers))
+    batches = images.spread(min(count, PHOTOS, len(images)), batch_size(model))
+    shifts = zip(*(run(batch) for batch in batches), strict=True)
+    for layer, found in zip(layers, shifts, strict=True):
+        mean = np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
+        _subtract(model, layer.node.name, mean)
     return len(layers)
 
 
@@ -80,37 +74,17 @@ def _layers(model: "onnx.ModelProto", quantized: "onnx.ModelProto") -> Iterator[
         if weights.input[0] not in made.constants or read.input[0] not in made.maker:
             continue
         scale, zero_point = (made.constants[name] for name in read.input[1:3])
-        yield BiasedLayer(node, scale, zero_point, _dequantized(weights, made))
+        yield BiasedLayer(node, scale, zero_point, float_weights(weights, made.constants))
 
 
 def _can_shift(node: "onnx.NodeProto", wiring: Wiring) -> bool:
     """Whether the bias is a stored vector, or can be added; a Gemm's is not scaled."""
     if any(a.name == "beta" and a.f != 1.0 for a in node.attribute):
         return False
-    if len(node.input) < 3 or not node.input[2]:
+    if not bias_of(node):
         return node.input[1] in wiring.constants
-    bias = wiring.constants.get(node.input[2])
-    return bias is not None and len(bias.dims) == 1 and bias.dims[0] == _channels(node, wiring)
-
-
-def _channels(node: "onnx.NodeProto", wiring: Wiring) -> int:
-    dims = wiring.constants[node.input[1]].dims
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
-    return int(dims[0] if node.op_type == "Conv" or transposed else dims[1])
-
-
-def _dequantized(node: "onnx.NodeProto", wiring: Wiring) -> "NDArray[np.float32]":
-    """What a DequantizeLinear of stored weights gives."""
-    import numpy as np
-    import onnx
-
-    weights, scale, zero_point = (onnx.numpy_helper.to_array(wiring.constants[name]) for name in node.input)
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    if scale.ndim:  # per channel
-        shape = [-1 if i == axis % weights.ndim else 1 for i in range(weights.ndim)]
-        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-    values: NDArray[np.float32] = (weights.astype(np.int32) - zero_point.astype(np.int32)) * scale
-    return values.astype(np.float32)
+    bias = wiring.constants.get(bias_of(node))
+    return bias is not None and list(bias.dims) == [wiring.constants[node.input[1]].dims[output_axis(node)]]
 
 
 def _with_twins(model: "onnx.ModelProto", layers: list[BiasedLayer]) -> "tuple[onnx.ModelProto, list[str]]":
@@ -118,19 +92,16 @@ def _with_twins(model: "onnx.ModelProto", layers: list[BiasedLayer]) -> "tuple[o
     import numpy as np
     import onnx
 
-    augmented = onnx.ModelProto()
-    augmented.CopyFrom(model)
+    augmented = deepcopy(model)
     graph, made = augmented.graph, onnx.helper.make_node
     wanted = []
     for number, layer in enumerate(layers):
         q, dq, w, out, off, mean, axes = (f"twin/{number}/{part}" for part in range(7))
         scale, zero = f"{q}/scale", f"{q}/zero_point"
-        twin = onnx.NodeProto()
-        twin.CopyFrom(layer.node)
+        twin = deepcopy(layer.node)
         twin.name, twin.input[0], twin.input[1], twin.output[0] = out, dq, w, out
         over = [0, *range(2, layer.weights.ndim)] if twin.op_type == "Conv" else [0]
-        stored = {scale: layer.scale, zero: layer.zero_point}
-        for name, tensor in stored.items():
+        for name, tensor in ((scale, layer.scale), (zero, layer.zero_point)):
             graph.initializer.add().CopyFrom(tensor)
             graph.initializer[-1].name = name
         graph.initializer.append(onnx.numpy_helper.from_array(layer.weights, w))
@@ -157,12 +128,9 @@ def _subtract(model: "onnx.ModelProto", name: str, shift: "NDArray[np.float32]")
     import onnx
 
     node = next(node for node in model.graph.node if node.name == name)
-    stored = wiring_of(model).constants
-    old = node.input[2] if len(node.input) > 2 else ""
+    stored, old = wiring_of(model).constants, bias_of(node)
     values = onnx.numpy_helper.to_array(stored[old]) - shift if old else -shift
-    corrected = f"{old or name}/corrected"
-    while corrected in stored:
-        corrected += "_"
+    corrected = unused(f"{old or name}/corrected", set(stored))
     model.graph.initializer.append(onnx.numpy_helper.from_array(values, corrected))
     del node.input[2:]
     node.input.append(corrected)

@@ -2,26 +2,23 @@
 
 onnxruntime's own calibrators keep every activation of every photo until the end, and grow their histograms
 as they go, so that the ranges depend on the order. Here a first pass sums every tensor up inside the network,
-so that no activation leaves the runtime, and a second one counts into histograms of a fixed range, one photo
-at a time. Nothing grows with the number of photos.
+and a second one counts into histograms of a fixed range. Nothing grows with the number of photos.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from workbench.backends.common import cpu_options, filled, open_cpu
+from workbench.backends.common import filled
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
-from workbench.steps.int8.range_search import (
-    Range,
-    around_zero,
-    entropy_threshold,
-    percentile_limit,
-    percentile_tails,
-)
+from workbench.steps.graph import batch_size, runner
+from workbench.steps.int8.range_search import Range, entropy_threshold, percentile_limit, percentile_tails
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -45,10 +42,7 @@ NARROWEST = 1e-10  # a range within this is one of zeros: its scale would be nex
 
 
 class Calibration(Record):
-    """How the ranges of activations are found: two passes over the photos, in bounded memory.
-
-    onnxruntime's default of 128 bins makes its `entropy` equal to `minmax`, hence our own.
-    """
+    """How the ranges of activations are found: two passes over the photos, in bounded memory."""
 
     REMOVED: ClassVar = {"deviations": None, "bins": (BINS,)}
     REMOVED_VALUES: ClassVar = {"method": ("distribution",)}
@@ -83,13 +77,9 @@ class Summary:
     def __add__(self, other: "Summary") -> "Summary":
         """Of both sets of values."""
         count = self.count + other.count
-        return Summary(
-            count=count,
-            largest=max(self.largest, other.largest),
-            low=min(self.low, other.low),
-            high=max(self.high, other.high),
-            mean=self.mean + (other.mean - self.mean) * other.count / count,
-        )
+        mean = self.mean + (other.mean - self.mean) * other.count / count
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Summary(count, max(self.largest, other.largest), low, high, mean)
 
 
 def find_ranges(
@@ -110,12 +100,13 @@ def find_ranges(
             f"calibration.images: {count} photos asked for, data.calibration has {len(images)}",
             hint=f"lower `calibration.images` to {len(images)} or less, or add photos",
         )
-    image, size = image_input(model).name, batch_size(model)
-    summarise = summarised(model, list(plan))
+    size = batch_size(model)
+    summarise = _summariser(model, list(plan))
+    image = image_input(model).name
     summaries = pooled((summarise(batch) for batch in images.spread(count, size)), image)
 
     def passes(names: Sequence[str]) -> "Iterator[Activations]":
-        run = instrumented(model, names)
+        run = _instrumented(model, names)
         return (run(batch) for batch in images.spread(count, size))
 
     return ranges_of(summaries, plan, passes, symmetric=symmetric)
@@ -124,16 +115,27 @@ def find_ranges(
 def pooled(batches: Iterator[Mapping[str, Summary]], image: str = "") -> dict[str, Summary]:
     """The summary of each tensor over all batches. Raises WorkbenchError where one is not finite.
 
-    image: the name of the input, which is blamed on the photos and not on the network.
+    image: the name of the input, whose values come from the photos and not from the network.
     """
     found: dict[str, Summary] = {}
     for batch in batches:
         for name, summary in batch.items():
-            if name == image:
-                _check_photo(summary)
-            _check_finite(name, summary.low, summary.high, summary.mean)
+            if not all(isfinite(value) for value in (summary.low, summary.high, summary.mean)):
+                raise _not_finite(name, name == image)
             found[name] = found[name] + summary if name in found else summary
     return found
+
+
+def _not_finite(name: str, photo: bool) -> WorkbenchError:
+    if photo:
+        return WorkbenchError(
+            "a calibration photo is not finite (NaN or infinity) after preprocessing",
+            hint="look at `preprocess.mean` and `preprocess.std`, and at the photos of data.calibration",
+        )
+    return WorkbenchError(
+        f"the activation `{name}` is not finite (NaN or infinity) on a photo",
+        hint="leave the node that computes it in float (`exclude_nodes`), or mend the network",
+    )
 
 
 def ranges_of(
@@ -143,46 +145,44 @@ def ranges_of(
     *,
     symmetric: bool,
 ) -> dict[str, Range]:
-    """The range of each tensor, never beyond the values seen, unless all of them are zero.
+    """The range of each tensor, never beyond its values, unless all of them are zero.
 
-    passes(names) goes once through those tensors' activations of all photos; it is asked for groups of
+    passes(names) goes once through those tensors' activations of all photos; it is called for groups of
     tensors that take at most AT_ONCE_BYTES a batch.
     """
     found = {name: (summary.low, summary.high) for name, summary in summaries.items()}
-    counted: dict[str, Range] = {}
+    spans: dict[str, Range] = {}
     for name, calibration in plan.items():
         low, high = found[name]
-        if calibration.method in ("entropy", "percentile") and low < high:
+        if calibration.method != "minmax" and low < high:
             two_sided = calibration.method == "percentile" and not symmetric
-            counted[name] = (low, high) if two_sided else (0.0, max(-low, high))
-    for group in _groups(counted, summaries):
-        counts = _histograms(passes(group), {name: counted[name] for name in group})
+            spans[name] = (low, high) if two_sided else (0.0, max(-low, high))
+    for group in _groups(spans, summaries):
+        counts = _histograms(passes(group), spans)
         for name in group:
-            cut = _cut(counts[name], counted[name], plan[name], symmetric=symmetric)
-            found[name] = (max(found[name][0], cut[0]), min(found[name][1], cut[1]))
+            low, high = _cut(counts[name], spans[name], plan[name], symmetric=symmetric)
+            found[name] = (max(found[name][0], low), min(found[name][1], high))
     return {name: _wide_enough(ends) for name, ends in found.items()}
 
 
 def _cut(counts: "NDArray[np.int64]", span: Range, calibration: Calibration, *, symmetric: bool) -> Range:
-    if calibration.method == "entropy":
-        return around_zero(entropy_threshold(counts, span[1]))
-    if symmetric:
-        return around_zero(percentile_limit(counts, span[1], calibration.percentile))
-    return percentile_tails(counts, span, calibration.percentile)
+    if calibration.method == "percentile" and not symmetric:
+        return percentile_tails(counts, span, calibration.percentile)
+    if calibration.method == "percentile":
+        limit = percentile_limit(counts, span[1], calibration.percentile)
+    else:
+        limit = entropy_threshold(counts, span[1])
+    return -limit, limit
 
 
 def _wide_enough(ends: Range) -> Range:
-    """A range of zeros becomes one of 1: a scale next to nothing overflows the biases that it multiplies.
-
-    One that starts at zero stays so: a ReLU is left out of the graph where its range starts there.
-    """
-    low, high = ends
-    if max(abs(low), abs(high)) > NARROWEST:
+    """A range of zeros becomes one of 1: a scale next to nothing overflows the biases that it multiplies."""
+    if max(abs(end) for end in ends) > NARROWEST:
         return ends
-    return (0.0 if low >= 0 else -1.0, 1.0)
+    return (0.0 if ends[0] >= 0 else -1.0, 1.0)  # a ReLU is left out of the graph where its range starts at 0
 
 
-def _groups(names: Mapping[str, Range], summaries: Mapping[str, Summary]) -> Iterator[list[str]]:
+def _groups(names: Iterable[str], summaries: Mapping[str, Summary]) -> Iterator[list[str]]:
     """The tensors, in order, in groups that take AT_ONCE_BYTES a batch or hold one tensor."""
     group: list[str] = []
     taken = 0
@@ -197,29 +197,13 @@ def _groups(names: Mapping[str, Range], summaries: Mapping[str, Summary]) -> Ite
         yield group
 
 
-def _check_finite(name: str, *values: float) -> None:
-    if not all(abs(value) < float("inf") for value in values):  # also where one is NaN
-        raise WorkbenchError(
-            f"the activation `{name}` is not finite (NaN or infinity) on a photo",
-            hint="leave the node that computes it in float (`exclude_nodes`), or mend the network",
-        )
-
-
-def _check_photo(summary: Summary) -> None:
-    if not all(abs(value) < float("inf") for value in (summary.low, summary.high, summary.mean)):
-        raise WorkbenchError(
-            "a calibration photo is not finite (NaN or infinity) after preprocessing",
-            hint="look at `preprocess.mean` and `preprocess.std`, and at the photos of data.calibration",
-        )
-
-
 def _histograms(
     activations: "Iterator[Activations]", spans: Mapping[str, Range]
 ) -> "dict[str, NDArray[np.int64]]":
     """Counts of each tensor over its span, of |x| where the span starts at zero."""
     import numpy as np
 
-    counts = {name: np.zeros(BINS, np.int64) for name in spans}
+    counts: defaultdict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(BINS, np.int64))
     for batch in activations:
         for name, values in batch.items():
             flat = values.reshape(-1)
@@ -238,7 +222,7 @@ def _counted(values: "NDArray[np.float32]", span: Range) -> "NDArray[np.int64]":
     return np.bincount(index, minlength=BINS)
 
 
-def summarised(
+def _summariser(
     model: "onnx.ModelProto", tensors: Sequence[str]
 ) -> "Callable[[NDArray[np.float32]], dict[str, Summary]]":
     """A run of the network that sums up the named tensors of a batch, the input among them.
@@ -247,51 +231,35 @@ def summarised(
     """
     import onnx
 
-    augmented = onnx.ModelProto()
-    augmented.CopyFrom(model)
-    graph, made = augmented.graph, onnx.helper.make_node
-    wanted: list[str] = []
+    augmented = deepcopy(model)
+    graph, wanted = augmented.graph, list[str]()
+    float32, int64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    sums = {"ReduceMin": float32, "ReduceMax": float32, "ReduceMean": float32, "Size": int64}
     for number, name in enumerate(tensors):
-        low, high, mean, count = (f"summary/{number}/{part}" for part in range(4))
-        graph.node.extend(
-            [
-                made("ReduceMin", [name], [low], keepdims=0),
-                made("ReduceMax", [name], [high], keepdims=0),
-                made("ReduceMean", [name], [mean], keepdims=0),
-                made("Size", [name], [count]),
-            ]
-        )
-        types = [onnx.TensorProto.FLOAT] * 3 + [onnx.TensorProto.INT64]
-        for output, kind in zip((low, high, mean, count), types, strict=True):
+        for op, kind in sums.items():
+            output, attributes = f"summary/{number}/{op}", {} if op == "Size" else {"keepdims": 0}
+            graph.node.append(onnx.helper.make_node(op, [name], [output], **attributes))
             graph.output.append(onnx.helper.make_tensor_value_info(output, kind, []))
             wanted.append(output)
-    session = open_cpu(augmented, cpu_options(threads=0))
-    image, size = image_input(model).name, batch_size(model)
+    run = runner(augmented, wanted)
 
-    def run(batch: "NDArray[np.float32]") -> dict[str, Summary]:
-        values = [float(value) for value in session.run(wanted, {image: filled(batch, size)})]
+    def summarise(batch: "NDArray[np.float32]") -> dict[str, Summary]:
+        values = iter([float(value) for value in run(batch)])
         found = {}
-        for number, name in enumerate(tensors):
-            low, high, mean, count = values[4 * number : 4 * number + 4]
+        for name, low, high, mean, count in zip(tensors, values, values, values, values, strict=True):
             found[name] = Summary(int(count), int(count), low, high, mean)
         return found
 
-    return run
+    return summarise
 
 
-def batch_size(model: "onnx.ModelProto") -> int:
-    """One photo at a time, which bounds the memory; more only where the graph has a fixed batch."""
-    return int(image_input(model).type.tensor_type.shape.dim[0].dim_value) or 1
-
-
-def instrumented(
+def _instrumented(
     model: "onnx.ModelProto", tensors: Sequence[str]
 ) -> "Callable[[NDArray[np.float32]], Activations]":
     """A run of the network that returns the named tensors of a batch, the input among them."""
     import onnx
 
-    augmented = onnx.ModelProto()
-    augmented.CopyFrom(model)
+    augmented = deepcopy(model)
     image, outputs = image_input(model).name, {output.name for output in augmented.graph.output}
     wanted = [name for name in tensors if name != image]
     augmented.graph.output.extend(
@@ -299,11 +267,10 @@ def instrumented(
         for name in wanted
         if name not in outputs
     )
-    session, size = open_cpu(augmented, cpu_options(threads=0)), batch_size(model)
+    run, size = runner(augmented, wanted), batch_size(model)
 
-    def run(batch: "NDArray[np.float32]") -> "Activations":
-        batch = filled(batch, size)
-        found = dict(zip(wanted, session.run(wanted, {image: batch}), strict=True))
-        return {**found, image: batch} if image in tensors else found
+    def activations(batch: "NDArray[np.float32]") -> "Activations":
+        found = dict(zip(wanted, run(batch), strict=True))
+        return {**found, image: filled(batch, size)} if image in tensors else found
 
-    return run
+    return activations

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from workbench.model.graph.roles import Wiring, group_of, wiring_of
+from workbench.steps.graph import bias_of, output_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,15 +38,18 @@ def equalize(model: "onnx.ModelProto") -> int:
     pairs = [pair for node in model.graph.node if (pair := _pair(node, model, wiring))]
     touched = {node.input[1] for pair in pairs for node in pair}
     weights = {name: _array(wiring.constants[name]) for name in touched}
-    biases = {first.input[2]: _array(wiring.constants[first.input[2]]) for first, _ in pairs if _bias(first)}
+    biases = {
+        first.input[2]: _array(wiring.constants[first.input[2]]) for first, _ in pairs if bias_of(first)
+    }
     for _ in range(SWEEPS):
         change = 0.0
         for first, second in pairs:
-            scales = _scales(weights[first.input[1]], _by_input(second, weights[second.input[1]]))
-            weights[first.input[1]] /= _first_axis(scales, weights[first.input[1]].ndim)
+            own = weights[first.input[1]]
             by_input = _by_input(second, weights[second.input[1]])  # a view: writes to the weights
+            scales = _scales(own, by_input)
+            own /= scales.reshape(-1, *[1] * (own.ndim - 1))
             by_input *= scales.reshape(by_input.shape[0], 1, by_input.shape[2], 1)
-            if bias := _bias(first):
+            if bias := bias_of(first):
                 biases[bias] /= scales
             change = max(change, float(np.abs(scales - 1).max()))
         if change < SETTLED:
@@ -82,10 +86,6 @@ def _own_weights(node: "onnx.NodeProto", wiring: Wiring) -> bool:
         return False
     stored = [name for name in node.input[1:] if name]
     return all(name in wiring.constants and len(wiring.readers[name]) == 1 for name in stored)
-
-
-def _bias(node: "onnx.NodeProto") -> str:
-    return node.input[2] if len(node.input) > 2 else ""
 
 
 def _by_input(node: "onnx.NodeProto", weights: "NDArray[np.float32]") -> "NDArray[np.float32]":
@@ -127,7 +127,7 @@ def mend_channels(
         if node.input[1] not in wiring.constants or node.input[0] not in ranges:
             continue
         weights = _array(wiring.constants[node.input[1]])
-        axis = 0 if node.op_type == "Conv" or _transposed(node) else 1
+        axis = output_axis(node)
         by_channel = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
         largest = np.abs(by_channel).max(axis=1)
         dead = largest <= DEAD * largest.max()
@@ -135,7 +135,7 @@ def mend_channels(
             weights[(slice(None),) * axis + (dead,)] = 0
             _store(wiring.constants[node.input[1]], weights)
         needed = np.where(dead, FINEST * largest.max(), largest)
-        if (bias := _bias(node)) in wiring.constants:
+        if (bias := bias_of(node)) in wiring.constants:
             low, high = ranges[node.input[0]]
             step = (max(high, 0.0) - min(low, 0.0)) / 255
             values = np.abs(_array(wiring.constants[bias]).astype(np.float64)).reshape(-1)
@@ -148,17 +148,9 @@ def mend_channels(
 def _merged(
     known: "list[dict[str, float | int]] | None", needed: "NDArray[np.float64]", axis: int
 ) -> "list[dict[str, float | int]]":
-    """Weights that two layers share take the wider range."""
+    """The channels' ranges; weights that two layers share take the wider one."""
     limits = needed if known is None else [max(a["rmax"], b) for a, b in zip(known, needed, strict=True)]
     return [{"axis": axis, "rmin": -float(limit), "rmax": float(limit)} for limit in limits]
-
-
-def _transposed(gemm: "onnx.NodeProto") -> bool:
-    return any(a.name == "transB" and a.i for a in gemm.attribute)
-
-
-def _first_axis(scales: "NDArray[np.float32]", rank: int) -> "NDArray[np.float32]":
-    return scales.reshape(-1, *([1] * (rank - 1)))
 
 
 def _array(tensor: "onnx.TensorProto") -> "NDArray[np.float32]":

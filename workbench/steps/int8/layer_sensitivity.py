@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.common import cpu_options, filled, open_cpu, profiled_nodes
 from workbench.backends.softmax import log_softmax
 from workbench.model.graph.onnx_file import image_input, load
+from workbench.model.graph.roles import Wiring, wiring_of
 from workbench.photos.contract import Batch
+from workbench.steps.graph import float_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,16 +59,9 @@ def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> li
     errors = errors_of(source, load(quantized), photos, seconds)
     aliases = _outputs_after(source)
     found = []
-    for node in source.graph.node:
-        if node.name in errors:
-            in_float = [
-                float_times[alias] for alias in (node.name, *aliases[node.name]) if alias in float_times
-            ]
-            found.append(
-                LayerSensitivity(
-                    node.name, errors[node.name], in_float[0] if in_float else None, int8_times.get(node.name)
-                )
-            )
+    for name, error in errors.items():
+        floats = (float_times[alias] for alias in (name, *aliases[name]) if alias in float_times)
+        found.append(LayerSensitivity(name, error, next(floats, None), int8_times.get(name)))
     return found
 
 
@@ -95,18 +91,14 @@ def node_times(path: Path, photo: Batch) -> dict[str, float]:
 
 def _outputs_after(model: "onnx.ModelProto") -> dict[str, list[str]]:
     """By node: its output, and those of the activations that onnxruntime may have fused into it."""
-    readers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = wiring_of(model).readers
     found = {}
     for node in model.graph.node:
         names = [node.output[0]]
         for _ in range(3):  # hard-swish is two nodes once it was written out
-            last = [
-                reader for name in names for reader in readers.get(name, []) if reader.op_type in ACTIVATIONS
-            ]
-            names += [reader.output[0] for reader in last if reader.output[0] not in names]
+            after = [reader for name in names for reader in readers.get(name, [])]
+            outputs = [reader.output[0] for reader in after if reader.op_type in ACTIVATIONS]
+            names += [output for output in outputs if output not in names]
         found[node.name] = names
     return found
 
@@ -162,11 +154,9 @@ class _Switched:
 def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switched:
     import onnx
 
-    stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    made_by = {name: node for node in quantized.graph.node for name in node.output}
-    twins = {node.name: node for node in quantized.graph.node}
-    model = onnx.ModelProto()
-    model.CopyFrom(source)
+    wiring = wiring_of(quantized)
+    twins = {node.name: node for node in quantized.graph.node if node.op_type in LAYERS}
+    model = deepcopy(source)
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -175,14 +165,13 @@ def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switc
     listed = {value.name for value in graph.input}
     for node in graph.node:
         twin = twins.get(node.name)
-        scale = _input_scale(twin, made_by, stored) if twin is not None and node.op_type in LAYERS else None
-        weight = node.input[1] if len(node.input) > 1 else ""
-        rounded = {} if twin is None or scale is None else _dequantized(twin, made_by, stored, weight)
-        # One in float still reads rounded values where its neighbours are in INT8: its weights tell.
-        if scale is not None and rounded and weight in constants:
-            switch = f"quantise {node.name}"
+        # A layer in float still reads rounded values where its neighbours are in INT8: its weights decide.
+        stored = _dequantizer(twin, 1, wiring) if twin and twin.input[1] else None
+        scale = _input_scale(twin, wiring) if twin else None
+        if scale and stored and node.input[1] in constants:
+            weight, switch = node.input[1], f"quantise {node.name}"
             switches[node.name] = switch
-            weights[node.name] = rounded
+            weights[node.name] = {weight: float_weights(stored, wiring.constants)}
             nodes += _fake_quantized(node, switch, scale)
             graph.initializer.extend(scale)
             graph.input.append(onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, []))
@@ -191,30 +180,31 @@ def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switc
                 tensor = constants[weight]
                 graph.input.append(onnx.helper.make_tensor_value_info(weight, tensor.data_type, tensor.dims))
         nodes.append(node)
-    copies = [onnx.NodeProto() for _ in nodes]
-    for copy, original in zip(copies, nodes, strict=True):
-        copy.CopyFrom(original)
     del graph.node[:]
-    graph.node.extend(copies)
+    graph.node.extend(nodes)
     return _Switched(model, switches, weights)
 
 
-def _input_scale(
-    twin: "onnx.NodeProto", made_by: "Mapping[str, onnx.NodeProto]", stored: "Mapping[str, onnx.TensorProto]"
-) -> "Sequence[onnx.TensorProto] | None":
+def _dequantizer(node: "onnx.NodeProto", position: int, wiring: Wiring) -> "onnx.NodeProto | None":
+    """The DequantizeLinear that gives an input of a node, with stored scales and, of weights, values."""
+    maker = wiring.maker.get(node.input[position])
+    if maker is None or maker.op_type != "DequantizeLinear":
+        return None
+    stored = maker.input if position else maker.input[1:]
+    return maker if all(name in wiring.constants for name in stored) else None
+
+
+def _input_scale(twin: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.TensorProto] | None":
     """Scale and zero point of what a quantised layer reads, renamed for it; None where it reads floats."""
     import numpy as np
     import onnx
 
-    reader = made_by.get(twin.input[0])
-    if reader is None or reader.op_type != "DequantizeLinear" or len(reader.input) < 3:
-        return None
-    if not all(name in stored for name in reader.input[1:3]):
+    reader = _dequantizer(twin, 0, wiring)
+    if reader is None or len(reader.input) < 3:
         return None
     found = []
-    for what, name in zip(("scale", "zero"), reader.input[1:3], strict=True):
-        tensor = onnx.TensorProto()
-        tensor.CopyFrom(stored[name])
+    for what, name in zip(("scale", "zero"), reader.input[1:], strict=True):
+        tensor = deepcopy(wiring.constants[name])
         if tensor.data_type == onnx.TensorProto.FLOAT16:  # what stays float there is fp16; here it is fp32
             scale = onnx.numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(scale))
@@ -223,42 +213,18 @@ def _input_scale(
     return found
 
 
-def _dequantized(
-    twin: "onnx.NodeProto",
-    made_by: "Mapping[str, onnx.NodeProto]",
-    stored: "Mapping[str, onnx.TensorProto]",
-    weight: str,
-) -> "dict[str, NDArray[Any]]":
-    """A layer's weights after quantisation, in float32; empty where the quantised graph has them in float."""
-    import numpy as np
-    from onnx.numpy_helper import to_array
-
-    reader = made_by.get(twin.input[1])
-    if reader is None or reader.op_type != "DequantizeLinear" or reader.input[0] not in stored:
-        return {}
-    values, scale = to_array(stored[reader.input[0]]).astype(np.float32), to_array(stored[reader.input[1]])
-    zero = to_array(stored[reader.input[2]]).astype(np.float32) if len(reader.input) > 2 else np.float32(0)
-    axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 1)
-    if scale.ndim and scale.size > 1:
-        shape = [1] * values.ndim
-        shape[axis] = scale.size
-        scale, zero = scale.reshape(shape), np.broadcast_to(zero, scale.shape).reshape(shape)
-    return {weight: ((values - zero) * scale).astype(np.float32)}
-
-
 def _fake_quantized(
     node: "onnx.NodeProto", switch: str, scale: "Sequence[onnx.TensorProto]"
 ) -> "list[onnx.NodeProto]":
-    """Nodes that round what `node` reads to its levels where `switch` is true; `node` then reads theirs."""
+    """Nodes that round the input of `node` to its levels where `switch` is true; `node` then reads theirs."""
     import onnx
 
     original, names = node.input[0], [tensor.name for tensor in scale]
     rounded, chosen = f"{switch} rounded", f"{switch} chosen"
     make = onnx.helper.make_node
-    nodes = [
+    node.input[0] = chosen
+    return [
         make("QuantizeLinear", [original, *names], [f"{switch} levels"]),
         make("DequantizeLinear", [f"{switch} levels", *names], [rounded]),
         make("Where", [switch, rounded, original], [chosen]),
     ]
-    node.input[0] = chosen
-    return nodes

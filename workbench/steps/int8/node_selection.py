@@ -40,7 +40,7 @@ def _merged(names: Collection[str], model: "onnx.ModelProto") -> set[str]:
 def calibration_plan(
     step: "StaticInt8", model: "onnx.ModelProto", chosen: Collection[str]
 ) -> dict[str, Calibration]:
-    """How the range of each tensor is found that a chosen node reads or writes, weights aside."""
+    """The calibration of each tensor that a chosen node reads or writes, weights aside."""
     plan = dict.fromkeys(activations(model, chosen), step.calibration)
     readers = wiring_of(model).readers
     for node in model.graph.node:
@@ -75,11 +75,6 @@ def activations(model: "onnx.ModelProto", chosen: Collection[str]) -> list[str]:
         for value in (*graph.value_info, *graph.input, *graph.output)
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     } - {weight.name for weight in graph.initializer}
-    names = set(chosen)
-    touched = {
-        name: None  # a dict keeps the order of the graph
-        for node in graph.node
-        if node.name in names
-        for name in (*node.input, *node.output)
-    }
+    nodes = [node for node in graph.node if node.name in chosen]
+    touched = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output))
     return [name for name in touched if name in floats]

@@ -1,9 +1,13 @@
-"""Calling onnxruntime's quantisers: the dynamic one, and the static one with ranges found before."""
+"""Calls of onnxruntime's quantisers: the static one with ranges found before, and the dynamic one."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from workbench.errors import WorkbenchError
+from workbench.model.graph.node_names import prepare
+from workbench.model.graph.onnx_file import load, precision_of
 from workbench.model.graph.roles import wiring_of
 from workbench.steps.int8.range_search import Range
 
@@ -11,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
 
     from workbench.steps.int8.equalize import Overrides
-    from workbench.steps.int8.settings import StaticInt8
+    from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 
 
 RANGES = "ranges.json"
@@ -24,7 +28,7 @@ def quantized(
     chosen: Collection[str],
     widened: "Overrides",
 ) -> Path:
-    """The file that onnxruntime's quantiser makes in `folder`, with the ranges that lie there as `RANGES`."""
+    """The file that onnxruntime's quantiser makes in `folder`, with the ranges of the file `RANGES` there."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -62,17 +66,12 @@ def _with_float_logits(model: "onnx.ModelProto") -> "onnx.ModelProto":
             continue
         if len(wiring.readers[product.output[0]]) == len(wiring.readers[marked.output[0]]) == 1:
             product.output[0] = output.name
-            unused = {*pair.input[1:], *marked.input[1:]}
             graph.node.remove(pair)
             graph.node.remove(marked)
-            _drop_unused(model, unused)
+            unread = {*pair.input[1:], *marked.input[1:]}.difference(*(node.input for node in graph.node))
+            for weight in [weight for weight in graph.initializer if weight.name in unread]:
+                graph.initializer.remove(weight)
     return model
-
-
-def _drop_unused(model: "onnx.ModelProto", names: set[str]) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    for weight in [w for w in model.graph.initializer if w.name in names - used]:
-        model.graph.initializer.remove(weight)
 
 
 def save_ranges(ranges: Mapping[str, Range], path: Path) -> None:
@@ -87,3 +86,40 @@ def save_ranges(ranges: Mapping[str, Range], path: Path) -> None:
     }
     # To the quantiser a range is a range: MinMax is what it expects by default.
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), path)
+
+
+def dynamic_int8(step: "DynamicInt8", source: Path, target: Path) -> None:
+    """Quantise the weights. Raises WorkbenchError where the graph has no node of `op_types`."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
+
+    supported = {*IntegerOpsRegistry, "Gemm"}
+    if unknown := sorted(set(step.op_types) - supported):
+        raise WorkbenchError(
+            f"dynamic_int8.op_types: `{unknown[0]}` cannot be quantised dynamically",
+            hint=f"onnxruntime quantises {', '.join(sorted(supported))}",
+        )
+    products = {"MatMul", "Gemm"}
+    op_types = {*step.op_types, *(products if products & set(step.op_types) else ())}
+    with TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        if not any(node.op_type in op_types for node in prepare(source, prepared).graph.node):
+            raise _nothing_to_do(step)
+        quantize_dynamic(
+            prepared,
+            target,
+            op_types_to_quantize=sorted(op_types),
+            per_channel=step.per_channel,
+            weight_type=QuantType.QInt8 if step.weight == "qint8" else QuantType.QUInt8,
+        )
+    if precision_of(load(target)) != "int8":
+        target.unlink()
+        raise _nothing_to_do(step)
+
+
+def _nothing_to_do(step: "DynamicInt8") -> WorkbenchError:
+    return WorkbenchError(
+        f"dynamic_int8.op_types: the graph has no {' or '.join(step.op_types)} with constant weights: "
+        "nothing to quantise",
+        hint="convolutional networks gain from `static_int8` instead; `op_types: [Conv]` works, and is slow",
+    )

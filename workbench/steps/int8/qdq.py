@@ -1,9 +1,11 @@
 """Writing quantised tensors into a float graph in the form that TensorRT reads: symmetric INT8."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from workbench.model.graph.roles import wiring_of
+from workbench.steps.graph import unused
 from workbench.steps.int8.equalize import DEAD, FINEST
 from workbench.steps.int8.tensorrt_placement import Placement, axis_of
 
@@ -25,16 +27,12 @@ def quantized(
 
     ranges: of every tensor of `placement.pairs`; the larger end counts. half: only scales that FP16 has.
     """
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     writer = _Writer(result, half=half)
     read = {place: tensor for tensor, places in placement.pairs.items() for place in places}
     nodes = [n for v in model.graph.input if v.name in placement.pairs for n in writer.pair(v.name, ranges)]
-    weighted = set(placement.weighted)
     for node in result.graph.node:
-        if node.name in weighted:
+        if node.name in placement.weighted:
             nodes += writer.weights(node)
         for number in range(len(node.input)):
             if (tensor := read.get((node.name, number))) is not None:
@@ -43,9 +41,8 @@ def quantized(
         for name in node.output:
             if name in placement.pairs:
                 nodes += writer.pair(name, ranges)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del result.graph.node[:]
-    result.graph.node.extend(copies)
+    result.graph.node.extend(nodes)
     _drop_unused(result)
     return result
 
@@ -62,7 +59,7 @@ class _Writer:
     def read(self, tensor: str) -> str:
         """The name under which a tensor's quantised values are read."""
         if tensor not in self.names:
-            self.names[tensor] = self._unused(f"{tensor}_dequantized")
+            self.names[tensor] = unused(f"{tensor}_dequantized", self.taken)
         return self.names[tensor]
 
     def pair(self, tensor: str, ranges: "Mapping[str, Range]") -> "Iterator[onnx.NodeProto]":
@@ -70,16 +67,16 @@ class _Writer:
         import onnx
 
         limit = np.asarray(max(abs(end) for end in ranges[tensor]))
-        levels = self._unused(f"{tensor}_quantized")
+        levels = unused(f"{tensor}_quantized", self.taken)
         stored = self._stored(tensor, _scale(limit, half=self.half))
-        yield onnx.helper.make_node("QuantizeLinear", [tensor, *stored], [levels], f"{tensor}_QuantizeLinear")
-        output = self.read(tensor)
-        yield onnx.helper.make_node(
-            "DequantizeLinear", [levels, *stored], [output], f"{tensor}_DequantizeLinear"
-        )
+        for op, source, output in (
+            ("QuantizeLinear", tensor, levels),
+            ("DequantizeLinear", levels, self.read(tensor)),
+        ):
+            yield onnx.helper.make_node(op, [source, *stored], [output], f"{tensor}_{op}")
 
     def weights(self, node: "onnx.NodeProto") -> "Iterator[onnx.NodeProto]":
-        """Let `node` read its weights in INT8; what makes them is returned where nothing does yet."""
+        """Let `node` read its weights in INT8, from a node that is returned where there is none yet."""
         import numpy as np
         import onnx
 
@@ -88,14 +85,13 @@ class _Writer:
         name = node.input[1]
         output = self.done.get((name, axis))
         if output is None:
-            output = self.done[name, axis] = self._unused(f"{name}_dequantized")
+            output = self.done[name, axis] = unused(f"{name}_dequantized", self.taken)
             values = onnx.numpy_helper.to_array(self.wiring.constants[name])
             scale = _scale(_limits(values, axis), half=self.half)
             shape = [-1 if i == axis else 1 for i in range(values.ndim)]
             levels = np.clip(np.rint(values / scale.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
             stored = [self._store(f"{name}_quantized", levels), *self._stored(name, scale)]
-            made = onnx.helper.make_node("DequantizeLinear", stored, [output], f"{output}_node", axis=axis)
-            yield made
+            yield onnx.helper.make_node("DequantizeLinear", stored, [output], f"{output}_node", axis=axis)
         node.input[1] = output
 
     def _stored(self, name: str, scale: "NDArray[np.float32]") -> list[str]:
@@ -107,14 +103,8 @@ class _Writer:
     def _store(self, name: str, values: "NDArray[np.float32] | NDArray[np.int8]") -> str:
         import onnx
 
-        name = self._unused(name)
+        name = unused(name, self.taken)
         self.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-        return name
-
-    def _unused(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
         return name
 
 
@@ -137,12 +127,11 @@ def _scale(limits: "NDArray[np.float64]", *, half: bool) -> "NDArray[np.float32]
     if half:
         near = scale.astype(np.float16)
         scale = np.where(near < scale, np.nextafter(near, np.float16(np.inf)), near).astype(np.float32)
-    found: NDArray[np.float32] = np.asarray(scale, np.float32)
-    return found
+    return np.asarray(scale, np.float32)
 
 
 def _drop_unused(model: "onnx.ModelProto") -> None:
-    """Without the float weights that nothing reads any more."""
+    """Remove the float weights that no node reads."""
     graph = model.graph
     used = _read(graph) | {output.name for output in graph.output}
     for weight in [weight for weight in graph.initializer if weight.name not in used]:
@@ -154,6 +143,6 @@ def _drop_unused(model: "onnx.ModelProto") -> None:
 
 
 def _read(graph: "onnx.GraphProto") -> set[str]:
-    """All that the nodes read, those in branches and loops among them."""
+    """The names of what the nodes read, those in branches and loops among them."""
     inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
     return {name for node in graph.node for name in node.input}.union(*map(_read, inner))

@@ -14,11 +14,6 @@ LEVELS = 128  # of |x| in 8 bits with a sign: what `entropy` quantises to
 MOST_CLIPPED = 0.01  # of the values, by `entropy`
 
 
-def around_zero(limit: float) -> Range:
-    """The symmetric range of a limit of |x|."""
-    return -limit, limit
-
-
 def percentile_limit(counts: "NDArray[np.int64]", largest: float, percentile: float) -> float:
     """The bin edge that `percentile` of |x| do not exceed. counts: histogram of |x| over (0, largest)."""
     import numpy as np
@@ -48,7 +43,7 @@ def entropy_threshold(counts: "NDArray[np.int64]", largest: float) -> float:
 
     counts: histogram of |x| over (0, largest). For every threshold T on a bin edge, P is the distribution
     with all above T moved to the last bin, and Q the bins below T merged into 128 levels and spread over the
-    non-empty bins again; the T with the least KL(P || Q) wins. From S. Migacz, "8-bit inference with
+    non-empty bins again; the result is the T with the least KL(P || Q). From S. Migacz, "8-bit inference with
     TensorRT", GTC 2017. As in NVIDIA's pytorch-quantization, the bin at zero takes its neighbour's count:
     zero is represented exactly, and ReLU's spike there would drown the rest. Thresholds that would clip more
     than MOST_CLIPPED are not considered: of a tensor that stays away from zero, such as the gate of a

@@ -1,6 +1,5 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -133,11 +132,11 @@ class StaticInt8(BaseStep):
 
     @model_validator(mode="after")
     def _placement_fits(self) -> "StaticInt8":
+        if self.activation == "int8" and self.weight == "uint8" and self.placement == "onnxruntime":
+            raise ValueError("activation int8 needs weight int8: onnxruntime has no other kernels for it")
+        if self.rest == "fp16" and self.placement == "onnxruntime":
+            raise ValueError("rest fp16 needs placement tensorrt: CPUs compute the rest in float32 anyway")
         if self.placement == "onnxruntime":
-            if self.rest == "fp16":
-                raise ValueError(
-                    "rest fp16 needs placement tensorrt: CPUs compute the rest in float32 anyway"
-                )
             return self
         for field, fits, why in (
             ("activation", self.activation == "int8", "its INT8 has a sign"),
@@ -150,12 +149,6 @@ class StaticInt8(BaseStep):
                 raise ValueError(f"{field} {given} is nothing for TensorRT: {why}; leave `{field}` out")
         return self
 
-    @model_validator(mode="after")
-    def _types_fit(self) -> "StaticInt8":
-        if self.activation == "int8" and self.weight == "uint8":
-            raise ValueError("activation int8 needs weight int8: onnxruntime has no other kernels for it")
-        return self
-
     @property
     def symmetric_activations(self) -> bool:
         """Whether activations have their zero in the middle of the levels."""
@@ -165,15 +158,8 @@ class StaticInt8(BaseStep):
         return "unsigned" if self.activation == "uint8" else "onnx"
 
     def opset_need(self) -> OpsetNeed | None:
-        if self.rest == "fp32":
-            return None
-        return OpsetNeed(HALF_QDQ_OPSET, "`rest: fp16`", "the first whose pairs take FP16")
-
-    def note_of(self, result: Path) -> str | None:
-        from workbench.steps.fp16.notes import notes_of
-
-        notes = notes_of(result)
-        return notes.text() if notes else None
+        need = OpsetNeed(HALF_QDQ_OPSET, "`rest: fp16`", "the first whose pairs take FP16")
+        return need if self.rest == "fp16" else None
 
     def capped(self, photos: int) -> Self:
         if self.calibration.images <= photos:

@@ -5,12 +5,10 @@ A pair is a QuantizeLinear and the DequantizeLinear that undoes it. From NVIDIA'
 weights and not their outputs; one scale per tensor of activations, one per output channel of weights, and no
 zero points; in a residual addition, the branch that does not come straight from a convolution, so that Conv,
 Add and ReLU become one INT8 kernel. Biases stay in float: TensorRT's DequantizeLinear takes no INT32. It
-moves pairs over max pooling and splits them over concatenation by itself, so nothing is put around those.
-TensorRT 10 and 11 both take weights as an INT8 tensor behind a DequantizeLinear, a quarter of the size of
-floats behind a pair.
-
-The product with the gate of a squeeze-and-excitation block is quantised too, as NVIDIA's quantisers do it:
-what it reads is the largest tensor of the block, and would go through memory in float otherwise.
+moves pairs over max pooling and splits them over concatenation by itself. TensorRT 10 and 11 both take
+weights as an INT8 tensor behind a DequantizeLinear, a quarter of the size of floats behind a pair. The
+product with the gate of a squeeze-and-excitation block is quantised too, as NVIDIA's quantisers do it: its
+input is the largest tensor of the block, and would go through memory in float otherwise.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench.model.graph.roles import WEIGHTED, Role, Wiring, group_of, roles_of, wiring_of
+from workbench.steps.graph import output_axis
 
 if TYPE_CHECKING:
     import onnx
 
 
-# That compute in INT8 as well as in float, where pairs on both sides are there already.
+# They compute in INT8 as well as in float, where pairs on both sides are there already.
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 
 
@@ -42,7 +41,7 @@ class Placement:
 def place(model: "onnx.ModelProto", chosen: Collection[str]) -> Placement:
     """Where pairs go in a prepared float graph (see `node_names.prepare`).
 
-    chosen: names of the nodes that may be quantised: convolutions and products with stored weights are, an
+    chosen: names of the nodes that may be quantised. Convolutions and products with stored weights are, an
     Add, a Mul or an average pool where that saves a conversion. Matrix products of two activations stay in
     float, so that attention remains one kernel.
     """
@@ -79,7 +78,7 @@ def _before_pairs(
 
 
 def _gates(product: "onnx.NodeProto", roles: Collection[Role], wiring: Wiring) -> bool:
-    """Whether a Mul applies the gate of a squeeze-and-excitation block; there are others in its branch."""
+    """Whether a Mul applies the gate of a squeeze-and-excitation block; its branch has others."""
     return "squeeze_excite" in roles and "hardswish" not in roles and len(wiring.computed(product)) == 2
 
 
@@ -93,13 +92,11 @@ def axis_of(node: "onnx.NodeProto", wiring: Wiring) -> int | None:
     weights = wiring.constants.get(node.input[1]) if node.op_type in WEIGHTED else None
     if weights is None or weights.data_type != onnx.TensorProto.FLOAT or node.input[0] in wiring.constants:
         return None
-    if node.op_type == "Conv":
-        return 0
     if node.op_type == "ConvTranspose":
         return 1 if group_of(node) == 1 else None
-    if len(weights.dims) != 2:
+    if node.op_type != "Conv" and len(weights.dims) != 2:
         return None
-    return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+    return output_axis(node)
 
 
 def _skip(
@@ -110,9 +107,8 @@ def _skip(
     depths: Mapping[str, int],
     model: "onnx.ModelProto",
 ) -> int | None:
-    """The number of the input that takes a pair, where the other comes straight from a quantised convolution.
-
-    Where both do, as in a block that halves the resolution, the longer branch is fused.
+    """The number of the input that takes a pair, where the other comes straight from a quantised convolution:
+    where both do, as in a block that halves the resolution, the shorter branch.
     """
     if len(wiring.computed(add)) != 2 or add.input[0] == add.input[1] or not _same_shape(add, model):
         return None
@@ -129,17 +125,13 @@ def _skip(
 
 def _same_shape(add: "onnx.NodeProto", model: "onnx.ModelProto") -> bool:
     """Whether both inputs have one shape, as far as the graph says: a broadcast addition is not fused."""
-    shapes = [
-        [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*model.graph.value_info, *model.graph.input)
-        if value.name in add.input and value.type.tensor_type.HasField("shape")
-    ]
+    values = (*model.graph.value_info, *model.graph.input)
+    types = [value.type.tensor_type for value in values if value.name in add.input]
+    shapes = [[dim.dim_value for dim in kind.shape.dim] for kind in types if kind.HasField("shape")]
     if len(shapes) < 2:
         return True
     first, second = shapes  # 0 where the size is free or unknown
-    return len(first) == len(second) and all(
-        a == b or 0 in (a, b) for a, b in zip(first, second, strict=True)
-    )
+    return len(first) == len(second) and all(a == b or not a * b for a, b in zip(first, second, strict=True))
 
 
 def _depths(model: "onnx.ModelProto") -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Calling NNCF: photos as it takes them, top-1 as it judges by, its log where logs belong."""
+"""Calls of NNCF: photos in its form, the validation function that it needs, its log in ours."""
 
 import io
 import logging
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.common import cpu_options, open_cpu
@@ -28,7 +29,7 @@ RANKED = 300  # photos by which accuracy control finds the layers that distort m
 
 @dataclass(frozen=True, slots=True)
 class PhotoBatches:
-    """Batches for NNCF, which goes through them as often as it likes.
+    """Batches for NNCF, which goes through them several times.
 
     labelled: these rows alone, one photo at a time and with its label.
     """
@@ -53,18 +54,16 @@ def quantized(
     model: Any,
     ignored: list[str],
     photos: PhotoBatches,
-    validation: "Images | None",
-    choosing: Sequence[int] | None,
+    selection: PhotoBatches | None,
     as_input: Callable[[Any], Any],
 ) -> Any:
     """NNCF's result for an onnx.ModelProto or an openvino.Model. as_input: a batch as that model takes it.
 
-    choosing: rows of `validation` that accuracy control may look at; None: all.
+    selection: for accuracy control, see `selection_of`.
     """
     without_telemetry()
     control = step.accuracy_control
-    chosen = _choosing(control, validation, choosing, photos.size) if control else None
-    with _quietly():
+    with _nncf():
         import nncf
         import onnx
 
@@ -72,29 +71,26 @@ def quantized(
         settings = _settings(step, len(photos), ignored)
         # Of the two runtimes, openvino alone takes activations with a range for each channel.
         advanced = _advanced(step, per_channel=False if isinstance(model, onnx.ModelProto) else None)
-        if control is None or chosen is None:
-            with _translated():
-                return nncf.quantize(model, calibration, **settings, advanced_parameters=advanced)
-        deadline = time.monotonic() + 60 * control.minutes if control.minutes else None
+        if control is None or selection is None:
+            return nncf.quantize(model, calibration, **settings, advanced_parameters=advanced)
         # By default the number of workers depends on the clock, and with it the order of layers.
         restorer = nncf.AdvancedAccuracyRestorerParameters(
-            num_ranking_workers=1, ranking_subset_size=min(len(chosen), RANKED)
+            num_ranking_workers=1, ranking_subset_size=min(len(selection), RANKED)
         )
-        with _translated():
-            return nncf.quantize_with_accuracy_control(
-                model,
-                calibration,
-                nncf.Dataset(chosen, lambda item: as_input(item[0])),
-                _validator(deadline),
-                max_drop=control.max_drop,
-                **settings,
-                advanced_quantization_parameters=advanced,
-                advanced_accuracy_restorer_parameters=restorer,
-            )
+        return nncf.quantize_with_accuracy_control(
+            model,
+            calibration,
+            nncf.Dataset(selection, lambda item: as_input(item[0])),
+            _validator(control.minutes),
+            max_drop=control.max_drop,
+            **settings,
+            advanced_quantization_parameters=advanced,
+            advanced_accuracy_restorer_parameters=restorer,
+        )
 
 
 def _settings(step: "NncfInt8", photos: int, ignored: list[str]) -> dict[str, Any]:
-    """What both of NNCF's functions take. photos: how many it calibrates on."""
+    """The arguments that both of NNCF's functions take. photos: how many it calibrates on."""
     import nncf
 
     return {
@@ -103,13 +99,13 @@ def _settings(step: "NncfInt8", photos: int, ignored: list[str]) -> dict[str, An
         "subset_size": photos,
         "fast_bias_correction": step.fast_bias_correction,
         "model_type": nncf.ModelType.TRANSFORMER if step.model_type else None,
-        # Not validated by NNCF: what its preprocessing removed needs no ignoring, and we looked already.
+        # Not validated by NNCF: what its preprocessing removed needs no ignoring, and the names are checked.
         "ignored_scope": nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
     }
 
 
 def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
-    """per_channel: a range for each channel of the activations; None leaves it to NNCF."""
+    """per_channel: whether each channel of the activations has a range; None leaves it to NNCF."""
     import nncf
     from nncf.quantization.advanced_parameters import QuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -125,10 +121,18 @@ def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
     return parameters
 
 
-def _choosing(
-    control: "AccuracyControl", validation: "Images | None", choosing: Sequence[int] | None, size: int
-) -> PhotoBatches:
-    """The photos that accuracy control looks at; those that certify must not be among them."""
+def selection_of(
+    control: "AccuracyControl | None",
+    validation: "Images | None",
+    choosing: Sequence[int] | None,
+    size: int,
+) -> PhotoBatches | None:
+    """The photos for accuracy control, which must not be among those that certify; None without it.
+
+    choosing: rows of `validation` that it may use; None: all. size: photos that the model takes at a time.
+    """
+    if control is None:
+        return None
     if validation is None:
         raise WorkbenchError(
             "nncf_int8.accuracy_control needs labelled photos to choose by",
@@ -149,22 +153,19 @@ def _choosing(
     return PhotoBatches(validation, count, 1, labelled=rows)
 
 
-Scores = list[float] | list[list[Any]]
-Validate = Callable[[Any, Iterable[Any]], tuple[float, Scores]]
-
-
-def _validator(deadline: float | None) -> Validate:
+def _validator(minutes: float | None) -> Callable[[Any, Iterable[Any]], tuple[float, list[Any]]]:
     """Top-1, and what NNCF ranks layers by: the logits of each photo, or, of ONNX models, whose logits it
     cannot compare, the log-probability of the right class."""
+    deadline = time.monotonic() + 60 * minutes if minutes else inf
 
-    def validate(model: Any, items: Iterable[Any]) -> tuple[float, Scores]:
+    def validate(model: Any, items: Iterable[Any]) -> tuple[float, list[Any]]:
         import onnx
 
         run = _runner(model)
         pairs = [(run(batch), label) for batch, label in items]
         right = sum(int(logits.argmax()) == label for logits, label in pairs)
-        if deadline is not None and time.monotonic() > deadline:
-            # The one way to make NNCF stop and still hand over what it has: tell it that all is well.
+        if time.monotonic() > deadline:
+            # The one way to make NNCF stop and still return its result: report that all is well.
             log.info("nncf_int8.accuracy_control: the minutes are over; the last network is taken")
             right = len(pairs)
         top1 = right / max(1, len(pairs))
@@ -188,35 +189,27 @@ def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """NNCF draws progress bars and logs on stdout, which is for data: its messages go to our log instead."""
+def _nncf() -> Iterator[None]:
+    """NNCF draws progress bars and logs on stdout, which is for data: its messages go to our log instead.
+
+    Raises WorkbenchError where it refuses the network.
+    """
     with redirect_stdout(io.StringIO()):
+        import nncf
         from nncf.common.logging import nncf_logger
 
+        refused = (
+            *(nncf.ValidationError, nncf.InternalError, nncf.ParameterNotSupportedError),
+            *(nncf.UnsupportedModelError, RuntimeError, ValueError),
+        )
         before = nncf_logger.handlers, nncf_logger.propagate
         nncf_logger.handlers, nncf_logger.propagate = [], True
         try:
             yield
+        except refused as error:
+            raise WorkbenchError(
+                f"nncf_int8: NNCF cannot quantise this network: {first_line(error)}",
+                hint="`static_int8` is another way to INT8",
+            ) from error
         finally:
             nncf_logger.handlers, nncf_logger.propagate = before
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    import nncf
-
-    foreign = (
-        nncf.ValidationError,
-        nncf.InternalError,
-        nncf.ParameterNotSupportedError,
-        nncf.UnsupportedModelError,
-        RuntimeError,
-        ValueError,
-    )
-    try:
-        yield
-    except foreign as error:
-        raise WorkbenchError(
-            f"nncf_int8: NNCF cannot quantise this network: {first_line(error)}",
-            hint="`static_int8` is another way to INT8",
-        ) from error

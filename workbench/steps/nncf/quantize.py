@@ -8,8 +8,8 @@ from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.openvino import ir
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching, named
-from workbench.steps.int8.calibration import batch_size
-from workbench.steps.nncf.call import PhotoBatches, quantized
+from workbench.steps.graph import batch_size
+from workbench.steps.nncf.call import PhotoBatches, quantized, selection_of
 from workbench.steps.nncf.settings import NncfInt8
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def nncf_onnx(
     name = image_input(model).name
     ignored = [node.name for node in _ignored(step, model)]
     photos = _photos(step, model, images)
-    result = quantized(step, model, ignored, photos, validation, choosing, lambda batch: {name: batch})
+    selection = selection_of(step.accuracy_control, validation, choosing, photos.size)
+    result = quantized(step, model, ignored, photos, selection, lambda batch: {name: batch})
     stored = {weight.name for weight in result.graph.initializer}
     if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in result.graph.node):
         raise _nothing_left(step)
@@ -68,15 +69,9 @@ def nncf_ir(
     model = named(source)
     photos = _photos(step, model, images)
     network = ir.read(source.read_bytes(), source.name)
-    result = quantized(
-        step,
-        network,
-        ir.names_of(network, model, _ignored(step, model)),
-        photos,
-        validation,
-        choosing,
-        lambda batch: batch,
-    )
+    ignored = ir.names_of(network, model, _ignored(step, model))
+    selection = selection_of(step.accuracy_control, validation, choosing, photos.size)
+    result = quantized(step, network, ignored, photos, selection, lambda batch: batch)
     if ir.precision_of(result) != "int8":
         raise _nothing_left(step)
     _check_finite(result, next(iter(photos)))
@@ -105,10 +100,9 @@ def _to_unsigned(model: "onnx.ModelProto") -> None:
             raised = (onnx.numpy_helper.to_array(stored[zero]).astype(np.int16) + 128).astype(np.uint8)
             stored[node.input[2]] = onnx.numpy_helper.from_array(raised, node.input[2])
     used = {name for node in graph.node for name in node.input}
-    kept = [weight for name, weight in stored.items() if name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
-    # The types noted for tensors between nodes would be wrong now, and nobody needs them.
+    graph.initializer.extend(weight for name, weight in stored.items() if name in used)
+    # The types noted for tensors between nodes would be wrong now.
     graph.ClearField("value_info")
 
 
