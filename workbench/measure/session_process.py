@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, assert_never
 
-from workbench.backends import BACKENDS, Infer, Runtime, Session
+from workbench.backends import Infer, Runtime, Session, backend_of
 from workbench.backends.artifact import Artifact
 from workbench.backends.softmax import softmax
 from workbench.errors import WorkbenchError
@@ -61,7 +61,7 @@ def hold(
     images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started
     this process; the clock is the machine's.
     """
-    backend = BACKENDS[runtime.backend]
+    backend = backend_of(runtime)
     # Imports the runtime, so that load_s below is the model's alone.
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(reason)
@@ -103,7 +103,7 @@ class _Answers:
             case ReadMemory():
                 return read_memory()
             case ReadAudit():
-                backend = BACKENDS[self._runtime.backend]
+                backend = backend_of(self._runtime)
                 return backend.audit(self._artifact, self._runtime, self._photos[0])
             case Saturate():
                 threads, seconds = self._runtime.sessions, request.seconds
