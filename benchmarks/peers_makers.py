@@ -11,8 +11,9 @@ from typing import Literal
 
 from peers_arena import FP32, OURS, Arena, Entry, say
 
-from workbench.backends import BACKENDS, RUNTIME
+from workbench.backends import RUNTIME
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, Companion
+from workbench.backends.table import BACKENDS
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import artifact_info
 from workbench.photos import dataset

@@ -48,7 +48,8 @@ import psutil
 from openloop import photos_in
 from PIL import Image
 
-from workbench.backends import BACKENDS, Session
+from workbench.backends import Session
+from workbench.backends.table import BACKENDS
 from workbench.measure.stats import median_interval
 from workbench.photos.contract import Preprocess
 from workbench.photos.decode import decode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve.engine.micro_batcher import MicroBatcher
 from serve.engine.threads import Threads
-from workbench.backends import BACKENDS, Infer, Session
+from workbench.backends import Infer, Session, backend_of
 from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import FORMATS
@@ -75,7 +75,7 @@ def load_model(
         bundle.verify()
         if manifest.artifact.format in EXECUTABLE_FORMATS:
             raise WorkbenchError(f"{name} is a torch file: reading one can run code")
-        backend = BACKENDS[manifest.runtime.backend]
+        backend = backend_of(manifest.runtime)
         if (reason := backend.unavailable(manifest.runtime)) is not None:
             raise WorkbenchError(f"{name} cannot run here: {reason}")
         session = resources.enter_context(backend.session(bundle.artifact, manifest.runtime))

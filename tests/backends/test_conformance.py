@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", reason="the network is an ONNX file")
 pytest.importorskip("onnxruntime", reason="its logits are what others are held against")
 
-from workbench.backends import BACKENDS, RUNTIME, SETTINGS, Backend, TorchRuntime, takes_onnx  # noqa: E402
+from workbench.backends import RUNTIME, SETTINGS, Backend, TorchRuntime, takes_onnx  # noqa: E402
 from workbench.backends.artifact import Artifact, Format  # noqa: E402
 from workbench.backends.audit import Audit  # noqa: E402
 from workbench.backends.base import OPERATORS, Hint  # noqa: E402
+from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info, describe, logits_of  # noqa: E402
 
 SIDE, CLASSES = 16, 5

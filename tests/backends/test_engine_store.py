@@ -31,9 +31,10 @@ def kept(*parts: str) -> Path:
 
 
 def test_an_engine_comes_back_as_it_was_kept(cache: Path) -> None:
-    found = engine_store.fitting(kept(), HERE)
-    assert found is not None
-    assert (found.data, found.record.build_s, found.record.bound_to) == (DATA, 12.5, HERE)
+    place = kept()
+    assert engine_store.fitting(place, HERE) == DATA
+    record = json.loads((place / engine_store.RECORD).read_text())
+    assert (record["build_s"], record["bound_to"]) == (12.5, HERE)
 
 
 def test_nothing_is_found_where_nothing_was_kept_or_for_another_machine(cache: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.backends.common import TF32, refuse_override
-from workbench.backends.ort.options import cuda_options, sizes
+from workbench.backends.ort.gpu import cuda_options, graph_sizes
 from workbench.errors import WorkbenchError
 
 
@@ -46,10 +46,10 @@ def test_a_cuda_graph_is_captured_where_it_is_asked_for(wanted: bool) -> None:
 
 def test_a_graph_is_captured_for_few_sizes_and_the_measured_one_is_among_them() -> None:
     graphs = gpu(cuda_graph=True, batch=48)
-    assert sizes(artifact(), graphs) == (1, 2, 4, 8, 16, 32, 48, 64)
-    assert sizes(artifact(), gpu(cuda_graph=True, batch=100))[-2:] == (64, 100)
-    assert sizes(artifact(4), graphs) == (4,)
-    assert sizes(artifact(), gpu()) == ()
+    assert graph_sizes(artifact(), graphs) == (1, 2, 4, 8, 16, 32, 48, 64)
+    assert graph_sizes(artifact(), gpu(cuda_graph=True, batch=100))[-2:] == (64, 100)
+    assert graph_sizes(artifact(4), graphs) == (4,)
+    assert graph_sizes(artifact(), gpu()) == ()
 
 
 def test_a_variable_that_forces_tf32_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="the networks are ONNX files")
 
+from tests.builders import onnx_model
 from workbench.backends.artifact import Artifact
 from workbench.backends.tensorrt.audit import audit_engine
 from workbench.model.graph.onnx_file import artifact_info
@@ -21,36 +22,27 @@ TOTAL = sum(MACS.values())
 def network(folder: Path) -> Artifact:
     """A small classifier: convolution, pooling, matrix product."""
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
 
-    rng = np.random.default_rng(0)
+    node, rng = onnx.helper.make_node, np.random.default_rng(0)
     weights = {
-        "kernel": rng.standard_normal((CHANNELS, 3, 3, 3)).astype(np.float32),
-        "matrix": rng.standard_normal((CHANNELS, CLASSES)).astype(np.float32),
+        "kernel": rng.standard_normal((CHANNELS, 3, 3, 3)),
+        "matrix": rng.standard_normal((CHANNELS, CLASSES)),
     }
     nodes = [
-        helper.make_node("Conv", ["photo", "kernel"], ["a"], name="conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["a"], ["b"], name="relu"),
-        helper.make_node("GlobalAveragePool", ["b"], ["c"], name="pool"),
-        helper.make_node("Flatten", ["c"], ["d"], name="flat"),
-        helper.make_node("Gemm", ["d", "matrix"], ["logits"], name="fc"),
+        node("Conv", ["photo", "kernel"], ["a"], name="conv", pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["b"], name="relu"),
+        node("GlobalAveragePool", ["b"], ["c"], name="pool"),
+        node("Flatten", ["c"], ["d"], name="flat"),
+        node("Gemm", ["d", "matrix"], ["logits"], name="fc"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("photo", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
-        [numpy_helper.from_array(value, key) for key, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    folder.mkdir(parents=True, exist_ok=True)
+    model = onnx_model(nodes, weights, ("photo", ["N", 3, SIDE, SIDE]), ("logits", ["N", CLASSES]))
     onnx.save(model, folder / "model.onnx")
     return Artifact(folder, artifact_info(folder / "model.onnx"))
 
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
-    return network(tmp_path / "model")
+    return network(tmp_path)
 
 
 def layer(name: str, kind: str, given: str, made: str, *nodes: str, **more: Any) -> dict[str, Any]:

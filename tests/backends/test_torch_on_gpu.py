@@ -1,5 +1,4 @@
-"""torch on a GPU as far as it is decided without one: refusals, TF32, keys, packages, and the bookkeeping of
-calls with a stand-in for the GPU."""
+"""torch on a GPU as far as it is decided without one: refusals, TF32, keys and compilers."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -10,10 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch's own switches are turned")
 
+from tests.builders import error_of  # noqa: E402
 from workbench.backends import RUNTIME, Runtime, TorchRuntime  # noqa: E402
 from workbench.backends.torch import backend  # noqa: E402
 from workbench.backends.torch import cuda as torch_cuda  # noqa: E402
-from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
+from workbench.errors import Unsuited  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.run import build  # noqa: E402
 from workbench.system import nvidia, nvidia_check  # noqa: E402
@@ -28,12 +28,6 @@ IMAGES = np.random.default_rng(0).standard_normal((4, *SHAPE), np.float32)
 
 def on_cuda(**fields: Any) -> Runtime:
     return TorchRuntime(device="cuda", **fields)
-
-
-def error_of(call: Callable[[], object]) -> WorkbenchError:
-    with pytest.raises(WorkbenchError) as caught:
-        call()
-    return caught.value
 
 
 def cuda_build(monkeypatch: pytest.MonkeyPatch, gpu: Gpu = H200) -> None:

@@ -15,8 +15,9 @@ pytest.importorskip("onnxruntime", reason="its answers on the CPU are the refere
 
 from onnx import helper  # noqa: E402
 
-from workbench.backends import BACKENDS, OrtRuntime, Runtime, Session, TensorrtRuntime  # noqa: E402
+from workbench.backends import OrtRuntime, Runtime, Session, TensorrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
+from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.preprocess import normalize, preprocess  # noqa: E402

@@ -12,8 +12,9 @@ from workbench.system.nvidia import missing_gpu
 
 torch = pytest.importorskip("torch", reason="the network is a torch module")
 
-from workbench.backends import BACKENDS, Runtime, TorchRuntime  # noqa: E402
+from workbench.backends import Runtime, TorchRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
+from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.errors import Unsuited  # noqa: E402
 from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
 

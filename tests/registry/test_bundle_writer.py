@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.builders import artifact_info, counts, onnx_model, run_info, trial
-from workbench.backends import BACKENDS, NullRuntime, OrtRuntime, Runtime
+from workbench.backends import NullRuntime, OrtRuntime, Runtime
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
+from workbench.backends.table import BACKENDS
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize

@@ -9,8 +9,9 @@ import pytest
 
 from tests.builders import CONTRACT, absent_trial, artifact_info, counts, run_info, trial
 from tests.versions import workspace_folder
-from workbench.backends import BACKENDS, NullRuntime
+from workbench.backends import NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactCache
+from workbench.backends.table import BACKENDS
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
 from workbench.photos.preprocess import normalize

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.versions import LOGITS, PIXELS, draft, files, publish
-from workbench.backends import BACKENDS
+from workbench.backends.table import BACKENDS
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.bundle import Bundle, check_golden
 from workbench.registry.manifest import Golden

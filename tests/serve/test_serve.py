@@ -41,7 +41,7 @@ from tests.serving import (
     wait_for,
     wait_until_ready,
 )
-from workbench.backends import BACKENDS
+from workbench.backends.table import BACKENDS
 from workbench.photos.preprocess import preprocess
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry

@@ -13,7 +13,7 @@ from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.steps.int8 import calibration as calibrating
-from workbench.steps.int8.calibration import Calibration, Summary, pooled, ranges_of
+from workbench.steps.int8.calibration import Summary, pooled, ranges_of
 from workbench.steps.int8.range_search import (
     LEVELS,
     Range,
@@ -21,6 +21,7 @@ from workbench.steps.int8.range_search import (
     percentile_limit,
     percentile_tails,
 )
+from workbench.steps.int8.settings import Calibration
 
 Arrays = list[NDArray[np.float32]]
 

@@ -113,7 +113,7 @@ def skip_where_absent() -> Iterator[None]:
 
 @every_step
 def test_every_step_says_all_that_has_no_default(use: str) -> None:
-    kinds = get_type_hints(BaseStep, include_extras=True)
+    kinds = get_type_hints(BaseStep, localns={"Format": Format}, include_extras=True)
     wanted = [name for name, kind in kinds.items() if get_origin(kind) is ClassVar and name.isupper()]
     assert "PACKAGES" in wanted
     assert [name for name in wanted if not hasattr(STEPS[use], name)] == []

@@ -15,8 +15,9 @@ pytest.importorskip("onnxruntime", reason="results are run in onnxruntime")
 
 from tests.builders import error_of  # noqa: E402
 from tests.steps.graphs import logits, operators  # noqa: E402
-from workbench.backends import BACKENDS, OrtRuntime  # noqa: E402
+from workbench.backends import OrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
+from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info, describe  # noqa: E402

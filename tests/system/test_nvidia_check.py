@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from workbench.backends import BACKENDS, OrtRuntime, Runtime, TensorrtRuntime, TorchRuntime
+from workbench.backends import OrtRuntime, Runtime, TensorrtRuntime, TorchRuntime
+from workbench.backends.table import BACKENDS
 from workbench.system.nvidia import NO_DRIVER, NO_GPU, Gpu
 from workbench.system.nvidia_check import (
     LINKS,

@@ -12,8 +12,7 @@ from workbench.errors import WorkbenchError
 from workbench.registry.manifest import parse_manifest
 from workbench.results.folder import RunFolder
 from workbench.results.verdict import compare
-from workbench.steps.int8.calibration import Calibration
-from workbench.steps.int8.settings import StaticInt8
+from workbench.steps.int8.settings import Calibration, StaticInt8
 
 # Never rewrite these files: they were written by the last version that had the removed fields.
 SAVED = Path(__file__).parents[1] / "data" / "records-v1"

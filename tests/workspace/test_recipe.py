@@ -19,8 +19,7 @@ from workbench.steps import STEPS
 from workbench.steps.batch import DynamicBatch, FixedBatch
 from workbench.steps.fold import FoldPreprocess
 from workbench.steps.fp16.settings import Fp16
-from workbench.steps.int8.calibration import Calibration
-from workbench.steps.int8.settings import DynamicInt8, StaticInt8
+from workbench.steps.int8.settings import Calibration, DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.steps.optimize import Optimize
 from workbench.steps.rules import check_sequence

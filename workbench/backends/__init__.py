@@ -1,12 +1,10 @@
-"""The runtimes, in one literal table. Importing it loads none of them."""
+"""The settings of the runtimes, and which backend is whose. Importing it loads no backend."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from workbench.backends import null
-from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.backends.base import (
     Backend,
     Engine,
@@ -17,23 +15,12 @@ from workbench.backends.base import (
     backend_name,
 )
 from workbench.backends.null import NullRuntime
-from workbench.backends.openvino import backend as openvino
 from workbench.backends.openvino.settings import OpenvinoRuntime
-from workbench.backends.ort import backend as ort
 from workbench.backends.ort.settings import OrtRuntime
-from workbench.backends.tensorrt import backend as tensorrt
 from workbench.backends.tensorrt.settings import TensorrtRuntime
-from workbench.backends.torch import backend as torch
 from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import FieldProblem
 
-BACKENDS: dict[str, Backend[Any]] = {
-    "onnxruntime": ort,
-    "openvino": openvino,
-    "tensorrt": tensorrt,
-    "torch": torch,
-    "null": null,
-}
 _Settings = OrtRuntime | OpenvinoRuntime | TensorrtRuntime | TorchRuntime | NullRuntime
 SETTINGS: dict[str, type[RuntimeSettings]] = {backend_name(each): each for each in get_args(_Settings)}
 DEFAULT = "onnxruntime"
@@ -71,6 +58,8 @@ def removed_setting(runtime: Mapping[str, Any]) -> str | None:
 
 
 def backend_of(runtime: RuntimeSettings) -> Backend[Any]:
+    from workbench.backends.table import BACKENDS
+
     return BACKENDS[runtime.backend]
 
 
@@ -81,11 +70,12 @@ def takes_onnx(runtime: RuntimeSettings) -> bool:
 
 def publishable(runtime: RuntimeSettings) -> bool:
     """Whether a registry takes what it opens: nothing that runs code of its own."""
+    from workbench.backends.artifact import EXECUTABLE_FORMATS
+
     return not backend_of(runtime).FORMATS & EXECUTABLE_FORMATS
 
 
 __all__ = [
-    "BACKENDS",
     "DEFAULT",
     "RUNTIME",
     "SETTINGS",

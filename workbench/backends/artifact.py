@@ -30,16 +30,13 @@ class Companion(Record):
 
 
 class ArtifactInfo(Record):
-    """What `artifact.json` holds. Everything here was read back from the model file, not assumed.
+    """The content of `artifact.json`, read back from the model file.
 
-    file: the model's file name inside the folder. sha256, size_bytes: of that file.
-    companions: what belongs to it, in the order the runtime takes them.
-    opset: of the default ONNX domain; None where the format has none.
-    precision: the narrowest type its weights are stored in.
-    input_shape: (N, C, H, W), 0 where the size is free, whatever the layout. classes: logits per image.
-    pixels: it takes (N, H, W, 3) uint8 pixels and normalises them itself.
-    bound_to: the processor it was made for and runs on alone; None for a file that runs everywhere.
-    note: what the last step to say something said of its work, one sentence.
+    sha256, size_bytes: of `file`. companions: in the order the runtime takes them. opset: of the default ONNX
+    domain. precision: the narrowest type its weights are stored in. input_shape: (N, C, H, W), 0 where the
+    size is free, whatever the layout. classes: logits per image. pixels: it takes (N, H, W, 3) uint8 pixels
+    and normalises them itself. bound_to: the one processor it runs on; None for all.
+    note: one sentence of the last step that has one.
     """
 
     schema_version: Literal[1] = 1
@@ -64,7 +61,7 @@ class ArtifactInfo(Record):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """An artifact on disk. Its digest is that of the bytes of the model file and its companions."""
+    """An artifact on disk. digest: of the bytes of the model file and its companions."""
 
     folder: Path
     info: ArtifactInfo
@@ -80,10 +77,10 @@ class Artifact:
         return digest_of([self.info.sha256, *[other.sha256 for other in self.info.companions]])
 
     def read(self) -> bytes:
-        """The model file's bytes, read once and checked against the recorded digest.
+        """The model file's bytes, checked against the recorded digest.
 
-        Runtimes open these bytes and never the path again, so that what was verified is what runs.
-        Symbolic links are not followed. Raises WorkbenchError where the file is gone or not the one recorded.
+        Runtimes open these bytes and not the path, so that what was verified is what runs. Raises
+        WorkbenchError for a missing or changed file, and for a symbolic link.
         """
         return _verified(self.path, self.info.sha256)
 
@@ -128,10 +125,7 @@ class ArtifactCache:
         return artifact
 
     def store(self, key: str, build: Callable[[Path], Artifact]) -> Artifact:
-        """Let `build` fill a temporary folder and keep it under `key`.
-
-        Where another process was faster, its artifact is kept and returned.
-        """
+        """Keep the folder that `build` fills under `key`, or return the artifact of a faster process."""
         folder = self._folder(key)
         if folder.exists() and self.find(key) is None:
             shutil.rmtree(folder)  # Damaged: a folder that is there is never replaced.

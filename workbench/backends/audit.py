@@ -1,7 +1,7 @@
 """The audit: in which precision the multiplications of an artifact really run, and what stands between them.
 
-A runtime may take a file and compute it in another precision than the one it is stored in. What is said here
-was counted in the graph that the runtime executes, node by node, weighted by multiply-accumulates (MACs).
+A runtime may compute a file in another precision than the one it is stored in. The audit counts the nodes of
+the graph that the runtime executes, weighted by multiply-accumulates (MACs).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ from workbench.errors import plural
 from workbench.system.records import Record
 
 Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
-Asked = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
 
 DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 
@@ -22,12 +21,10 @@ DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 class Audit(Record):
     """What really runs. None, and "unknown": the runtime does not tell.
 
-    macs: per photo. int8_share, half_share (fp16 and bf16), fp32_share: fractions of the MACs. Where
-    they come to less than 1, the rest runs in kernels that do not tell.
-    providers: nodes per execution provider. casts: nodes that change the number format between others.
-    unfused_qdq: nodes that quantise or dequantise between two multiplications and run on their own.
-    computes: the precision of at least nine tenths of the MACs, else mixed.
-    verdict: one sentence.
+    macs: per photo. int8_share, half_share (fp16 and bf16), fp32_share: fractions of the MACs; the rest is
+    unknown. providers: nodes per execution provider. casts: nodes that change the number format.
+    unfused_qdq: nodes that only quantise or dequantise between two multiplications.
+    computes: the precision of at least nine tenths of the MACs, else mixed. verdict: one sentence.
     """
 
     REMOVED: ClassVar = {"as_asked": None}
@@ -54,18 +51,18 @@ class Product:
 def audit_of(
     products: Sequence[Product],
     *,
-    asked: Asked,
+    asked: Computed,
     providers: Mapping[str, int],
     casts: int | None,
     unfused_qdq: int | None,
     macs: int | None = None,
     stored: bool = True,
 ) -> Audit:
-    """The audit that these counts amount to.
+    """The audit of these counts.
 
-    products: every node that multiplies in the executed graph. asked: the precision to expect, which is the
-    one the file is stored in (`stored`), or else the runtime's setting. macs: of the network as it is
-    stored; what the products lack of it runs where nobody can look.
+    products: every node that multiplies in the executed graph. asked: the precision to expect: the file's
+    (`stored`), or else the runtime's setting. macs: of the network as it is stored; what the products lack of
+    it counts as unknown.
     """
     shares = shares_of(products, macs)
     return Audit(
@@ -82,10 +79,10 @@ def audit_of(
 
 
 def shares_of(products: Sequence[Product], macs: int | None = None) -> dict[Computed, float]:
-    """Fractions of the MACs by precision, sum 1; empty where they cannot be told.
+    """Fractions of the MACs by precision, sum 1; empty where a product hides its shapes.
 
-    macs: of the whole network, where known; what is missing from it counts as unknown. Runtimes pad
-    channels to what their kernels take, so that the products may come to more than that.
+    macs: of the whole network, where known; what the products lack of it counts as unknown. Runtimes pad
+    channels, so that the products may come to more.
     """
     counted = _total(products)
     if not counted:
@@ -101,14 +98,13 @@ def shares_of(products: Sequence[Product], macs: int | None = None) -> dict[Comp
 
 def _verdict(
     shares: Mapping[Computed, float],
-    asked: Asked,
+    asked: Computed,
     providers: Mapping[str, int],
     casts: int | None,
     unfused_qdq: int | None,
     *,
     stored: bool,
 ) -> str:
-    """The audit in one plain sentence."""
     parts = [_precision_part(shares, asked, casts, stored=stored)]
     if unfused_qdq:
         parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
@@ -119,7 +115,7 @@ def _verdict(
 
 
 def _precision_part(
-    shares: Mapping[Computed, float], asked: Asked, casts: int | None, *, stored: bool
+    shares: Mapping[Computed, float], asked: Computed, casts: int | None, *, stored: bool
 ) -> str:
     if not shares or max(shares, key=lambda name: shares[name]) == "unknown":
         return "the runtime does not tell in which precision it multiplies"
@@ -137,7 +133,7 @@ def _precision_part(
 
 
 def percent(share: float) -> str:
-    """`97 %`; what is not everything is never `100 %`, and what is not nothing never `0 %`."""
+    """`97 %`; `100 %` and `0 %` only where the share is exactly that."""
     rounded = round(100 * share)
     if rounded == 100 and share < 1:
         return "over 99 %"

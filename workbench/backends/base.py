@@ -1,4 +1,4 @@
-"""What a runtime must offer to be measured and served."""
+"""The protocol of a backend, its sessions and its settings."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVa
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from workbench.backends.artifact import Artifact, ArtifactInfo, Format
-from workbench.backends.audit import Audit
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
 from workbench.system.records import Record
@@ -17,6 +15,9 @@ from workbench.system.records import Record
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from workbench.backends.artifact import Artifact, ArtifactInfo, Format
+    from workbench.backends.audit import Audit
 
 Device = Literal["cpu", "cuda"]
 Hint = Literal["f32", "tf32", "bf16", "f16"]
@@ -35,9 +36,9 @@ FP16_NAMES = ("fp16", "float16", "half")
 
 
 class RuntimeSettings(Record):
-    """Where and how an artifact runs, as far as all backends have it in common. Measured so, served so.
+    """The settings that all backends share; an artifact is measured and served with them.
 
-    DEVICES: where the backend runs. PRECISIONS: what it computes in there, where the graph leaves it open.
+    PRECISIONS: what the backend computes in on a device, where the graph leaves it open.
     FP16_IN_GRAPH: FP16 is in the graph, by a step of the recipe.
     """
 
@@ -87,8 +88,8 @@ class RuntimeSettings(Record):
 
     @property
     def sessions(self) -> int:
-        """Calls that run at once on this machine, so that no processor is promised twice. On a GPU more than
-        a few gain nothing, and each takes memory of it."""
+        """Calls that run at once on this machine, on processors of their own."""
+        # On a GPU more than a few gain nothing, and each takes memory of it.
         here = max(1, usable_cores() // self.intra_threads)
         return here if self.device == "cpu" else min(here, GPU_SESSIONS)
 
@@ -103,7 +104,7 @@ class RuntimeSettings(Record):
         return None
 
     def decides(self) -> tuple[str, ...]:
-        """What of the settings and of this machine decides the bytes of the exported file."""
+        """The settings, and facts of this machine, that decide the bytes of the exported file."""
         return ()
 
     @field_validator("device")
@@ -144,7 +145,7 @@ def backend_name(settings: type[RuntimeSettings]) -> str:
 
 
 class CudaSettings(RuntimeSettings):
-    """Of the backends that run on NVIDIA GPUs too."""
+    """The settings of backends that run on NVIDIA GPUs."""
 
     DEVICES: ClassVar[tuple[Device, ...]] = ("cpu", "cuda")
 
@@ -168,9 +169,9 @@ in and out."""
 
 @dataclass(frozen=True, slots=True)
 class OnDevice:
-    """Calls of a GPU without the copies: the input is there before, the logits stay there.
+    """Timing on a GPU without copies: the input is there before, the logits stay there.
 
-    time: (batch, calls) -> nanoseconds of each. how: by what they were taken, in a few words.
+    time: (batch, calls) -> nanoseconds of each. how: the clock, in a few words.
     """
 
     time: Callable[[Batch, int], tuple[int, ...]]
@@ -178,9 +179,9 @@ class OnDevice:
 
 
 class Engine(Record):
-    """What a GPU runtime made of the artifact for the machine it is on, and for that machine alone.
+    """The engine that a GPU runtime built of the artifact, for one machine alone.
 
-    bound_to: GPU, driver and library versions. build_s: None where it was built before and kept.
+    bound_to: GPU, driver and library versions. build_s: None where it was built before.
     """
 
     size_bytes: int
@@ -190,10 +191,7 @@ class Engine(Record):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An opened artifact, with what was read back from the runtime rather than asked of it.
-
-    on_device, engine: of GPU runtimes that have them.
-    """
+    """An opened artifact. device, provider and threads are read back from the runtime."""
 
     infer: Infer
     device: str
@@ -210,25 +208,25 @@ class Backend(Protocol[SettingsT]):
     """A module with these names is a backend (see `backends/openvino/backend.py`, docs/extending.md).
 
     NAME: as `runtime.backend` has it. PACKAGES: the distributions whose versions decide what it computes.
-    FORMATS: of the files it opens. OPERATORS: what it takes of what steps write; none where it does not begin
-    from an ONNX file.
+    FORMATS: of the files it opens. OPERATORS: of those that steps write; empty where it does not begin from
+    an ONNX file.
     """
 
     NAME: str
     PACKAGES: tuple[str, ...]
-    FORMATS: frozenset[Format]
+    FORMATS: "frozenset[Format]"
     OPERATORS: frozenset[Operators]
 
     @property
-    def convert(self) -> Callable[[Artifact, Path], ArtifactInfo] | None:
-        """Writes what it opens into a folder, from an ONNX artifact; None where it opens that itself."""
+    def convert(self) -> "Callable[[Artifact, Path], ArtifactInfo] | None":
+        """Writes the file it opens into a folder, from an ONNX artifact; None where it opens that itself."""
         ...
 
     @property
-    def prepare(self) -> Callable[[Artifact, SettingsT], None] | None:
-        """Makes and keeps what `session` needs beside the artifact, in minutes; None where that is nothing.
+    def prepare(self) -> "Callable[[Artifact, SettingsT], None] | None":
+        """Builds and keeps what `session` needs beside the artifact, in minutes; None where that is nothing.
 
-        Where it was not called, or on another machine, `session` takes those minutes.
+        `session` does it where it was not called before on this machine.
         """
         ...
 
@@ -236,13 +234,13 @@ class Backend(Protocol[SettingsT]):
         """None where `runtime` can run here; else why not, and what to install."""
         ...
 
-    def audit(self, artifact: Artifact, runtime: SettingsT, sample: "NDArray[Any]") -> Audit:
-        """What really runs where and in which precision; found by opening the artifact once more.
+    def audit(self, artifact: "Artifact", runtime: SettingsT, sample: "NDArray[Any]") -> "Audit":
+        """Open the artifact once more and read where and in which precision it runs.
 
         sample: one batch as the session takes it. Raises WorkbenchError as `session` does.
         """
         ...
 
-    def session(self, artifact: Artifact, runtime: SettingsT) -> AbstractContextManager[Session]:
+    def session(self, artifact: "Artifact", runtime: SettingsT) -> AbstractContextManager[Session]:
         """Open the artifact. Raises WorkbenchError where the runtime did not do as asked."""
         ...

@@ -1,4 +1,4 @@
-"""What sessions of every runtime share: on which processor they open, how many photos they take."""
+"""Checks, batch sizes and onnxruntime sessions that several backends, steps and measurements share."""
 
 import json
 import os
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 PROBE_SIDE = 224  # pixels, for files that leave height and width free
-TF32 = "NVIDIA_TF32_OVERRIDE"  # for all of NVIDIA's libraries, whatever they are told in the program
+TF32 = "NVIDIA_TF32_OVERRIDE"  # overrides the program's settings in all of NVIDIA's libraries
 
 
 def onnxruntime_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for a file it cannot open or run, and `more`: its Python side raises others."""
+    """The errors of onnxruntime for a file it cannot open or run, and `more` of its Python side."""
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
     return (
@@ -53,12 +53,12 @@ def translated_ort_errors(doing: str, *more: type[Exception]) -> Iterator[None]:
 
 
 def cpu_options(level: str = "ORT_DISABLE_ALL", *, threads: int = 1) -> "onnxruntime.SessionOptions":
-    """Options for a session of our own, which is no variant's. threads: 0 takes every processor."""
+    """Options for a session that belongs to no variant. threads: 0 takes every processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what fails is raised, and said by whoever asked
+    options.log_severity_level = 4  # failures are raised
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     return options
 
@@ -72,10 +72,9 @@ def open_cpu(
 ) -> "onnxruntime.InferenceSession":
     """A session on the CPU that runs the graph as it is written, with one thread, unless `options` differ.
 
-    Without graph optimisations: a look is too short for them to pay, tensors between fused nodes disappear,
-    and they have crashed on graphs meant for a GPU (onnxruntime 1.32, fp16 transformers).
-    doing: for messages. without: the optimisations left out. Raises WorkbenchError where onnxruntime refuses
-    the graph.
+    By default without graph optimisations: a few calls are too short for them to pay, tensors between fused
+    nodes disappear, and they have crashed on graphs meant for a GPU (onnxruntime 1.32, fp16 transformers).
+    doing: for messages. without: optimisations to leave out. Raises WorkbenchError.
     """
     import onnxruntime
 
@@ -90,7 +89,7 @@ def open_cpu(
 
 
 def profiled_nodes(session: "onnxruntime.InferenceSession") -> list[dict[str, Any]]:
-    """What the profile of a session, which ends here, says of each node that ran, by the node's own name."""
+    """End the profile of a session; its entry for each node that ran, by the node's own name."""
     ran = "_kernel_time"
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(ran)]
@@ -100,7 +99,7 @@ def profiled_nodes(session: "onnxruntime.InferenceSession") -> list[dict[str, An
 def refuse_foreign(artifact: Artifact) -> None:
     """Raise WorkbenchError where the artifact is bound to another processor than this machine's.
 
-    Its code, or the layout of its weights, may use instructions that are not here: the process would die.
+    It may use instructions that are missing here: the process would die.
     """
     here, made_for = collect().processor, artifact.info.bound_to
     if made_for is not None and made_for != here:
@@ -120,10 +119,10 @@ def refuse_override(tf32: bool) -> None:
 
 
 def filled(batch: "NDArray[Any]", size: int) -> "NDArray[Any]":
-    """The batch, filled up to `size` photos with its own where the size is fixed (0: free).
+    """The batch, filled up to `size` photos (0: free) by repeating its own.
 
-    Repeating the photos keeps the range of the values, on which dynamic INT8 depends. Raises WorkbenchError
-    where there are more photos than that.
+    Repeated photos keep the range of the values, on which dynamic INT8 depends. Raises WorkbenchError where
+    there are more photos.
     """
     import numpy as np
 

@@ -10,55 +10,41 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-# Where the data and the weights stand among the inputs of the operators that multiply.
+# Positions of the data and the weights among the inputs of the operators that multiply.
 _PLAIN, _QUANTISED = (0, 1), (0, 3)
 CONVOLUTIONS: Mapping[str, tuple[int, int]] = {
-    "Conv": _PLAIN,
-    "FusedConv": _PLAIN,
-    "NhwcFusedConv": _PLAIN,
-    "NhwcConv": _PLAIN,
-    "ConvInteger": _PLAIN,
+    **dict.fromkeys(("Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "ConvInteger"), _PLAIN),
     "QLinearConv": _QUANTISED,
 }
 GEMMS: Mapping[str, tuple[int, int]] = {"Gemm": _PLAIN, "FusedGemm": _PLAIN, "QGemm": _QUANTISED}
-MATMULS: Mapping[str, tuple[int, int]] = {
-    "MatMul": _PLAIN,
-    "FusedMatMul": _PLAIN,
-    "FusedMatMulActivation": _PLAIN,
-    "MatMulInteger": _PLAIN,
-    "MatMulIntegerToFloat": _PLAIN,
-    "DynamicQuantizeMatMul": _PLAIN,
+MATMULS = ("MatMul", "FusedMatMul", "FusedMatMulActivation", "MatMulInteger", "MatMulIntegerToFloat")
+MULTIPLYING: Mapping[str, tuple[int, int]] = {
+    **CONVOLUTIONS,
+    **GEMMS,
+    **dict.fromkeys((*MATMULS, "DynamicQuantizeMatMul", "ConvTranspose"), _PLAIN),
     "QLinearMatMul": _QUANTISED,
 }
-MULTIPLYING: Mapping[str, tuple[int, int]] = {**CONVOLUTIONS, **GEMMS, **MATMULS, "ConvTranspose": _PLAIN}
 
 LARGEST_CONSTANT = 4096  # bytes; the sizes that a Reshape takes from a constant are far below
 
 # onnxruntime's own operators whose shapes follow from one of ONNX: ONNX's name, and which inputs it takes.
-_QUANTISED_PAIR = (0, 3)
+_SAME_SHAPE = ("Identity", (0,))
 _STAND_INS: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "FusedConv": ("Conv", (0, 1)),
-    "FusedGemm": ("Gemm", (0, 1)),
-    "FusedMatMul": ("MatMul", (0, 1)),
-    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
-    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
-    "QGemm": ("Gemm", _QUANTISED_PAIR),
-    "QLinearConv": ("Conv", _QUANTISED_PAIR),
-    "QLinearAdd": ("Add", _QUANTISED_PAIR),
-    "QLinearMul": ("Mul", _QUANTISED_PAIR),
+    "FusedConv": ("Conv", _PLAIN),
+    "FusedGemm": ("Gemm", _PLAIN),
+    "FusedMatMul": ("MatMul", _PLAIN),
+    "MatMulIntegerToFloat": ("MatMul", _PLAIN),
+    "DynamicQuantizeMatMul": ("MatMul", _PLAIN),
+    "QGemm": ("Gemm", _QUANTISED),
+    "QLinearConv": ("Conv", _QUANTISED),
+    "QLinearAdd": ("Add", _QUANTISED),
+    "QLinearMul": ("Mul", _QUANTISED),
     "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
     "QLinearAveragePool": ("AveragePool", (0,)),
-    "QuantizeLinear": ("Identity", (0,)),
-    "DequantizeLinear": ("Identity", (0,)),
-    "QLinearSigmoid": ("Identity", (0,)),
-    "QLinearLeakyRelu": ("Identity", (0,)),
-    "QLinearSoftmax": ("Identity", (0,)),
     "QLinearReduceMean": ("ReduceMean", (0,)),
-    "Gelu": ("Identity", (0,)),
-    "FastGelu": ("Identity", (0,)),
-    "BiasGelu": ("Identity", (0,)),
-    "QuickGelu": ("Identity", (0,)),
-    "SkipLayerNormalization": ("Identity", (0,)),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _SAME_SHAPE),
+    **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax"), _SAME_SHAPE),
+    **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization"), _SAME_SHAPE),
 }
 _KEPT_ATTRIBUTES = frozenset(
     {"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "ceil_mode", "count_include_pad"}
@@ -88,8 +74,8 @@ def macs_of(model: "onnx.ModelProto") -> dict[str, int]:
 def macs_of_call(op_type: str, inputs: Sequence[Shape | None], output: Shape | None) -> int | None:
     """Multiply-accumulates of one node, for the whole batch; None where a shape it takes is missing.
 
-    It does not matter whether the channels of a convolution's data come second or last: its weights are
-    (out, in / groups, *kernel) either way, and each output value takes one product for each of a row.
+    The channels of a convolution's data may come second or last: its weights are (out, in / groups, *kernel)
+    either way.
     """
     if op_type not in MULTIPLYING or output is None:
         return None
@@ -115,13 +101,12 @@ def multiplying(model: "onnx.ModelProto") -> "list[tuple[str, onnx.NodeProto]]":
 
 
 def _batch(model: "onnx.ModelProto") -> int:
-    """Photos per call: 1 where the size is free."""
     shapes = [value.type.tensor_type.shape.dim for value in inputs_of(model.graph)]
     return next((max(1, int(dims[0].dim_value)) for dims in shapes if len(dims) > 1), 1)
 
 
 def inputs_of(graph: "onnx.GraphProto") -> "list[onnx.ValueInfoProto]":
-    """What a call brings. Files of the first years list their weights as inputs too."""
+    """The inputs of a call, without the weights, which old files list as inputs too."""
     stored = {weight.name for weight in graph.initializer}
     return [value for value in graph.input if value.name not in stored]
 
@@ -147,8 +132,8 @@ def _shapes(model: "onnx.ModelProto") -> dict[str, Shape]:
 def _skeleton(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """The graph to infer shapes in: a batch of 1, and ONNX's operators in the place of onnxruntime's.
 
-    The shapes that the file states are left out, because they hold the free batch; so are the values of
-    large weights, which no shape depends on.
+    Without the shapes that the file states, which hold the free batch, and the values of large weights, which
+    no shape depends on.
     """
     import onnx
 

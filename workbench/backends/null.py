@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.backends.artifact import Artifact, Format
-from workbench.backends.audit import Audit
 from workbench.backends.base import ANY_OPERATORS, Operators, RuntimeSettings, Session
 from workbench.photos.contract import Batch
 
@@ -14,9 +12,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from workbench.backends.artifact import Artifact, Format
+    from workbench.backends.audit import Audit
+
 NAME = "null"
 PACKAGES: tuple[str, ...] = ()
-FORMATS: frozenset[Format] = frozenset({"null", "onnx"})  # none of them is read
+FORMATS: "frozenset[Format]" = frozenset({"null", "onnx"})  # none of them is read
 OPERATORS: frozenset[Operators] = ANY_OPERATORS
 convert = prepare = None
 
@@ -28,24 +29,23 @@ class NullRuntime(RuntimeSettings):
 
 
 def unavailable(runtime: NullRuntime) -> str | None:
-    """Nothing is missing for what computes nothing. Takes what every backend's takes."""
     del runtime
     return None
 
 
-def audit(artifact: Artifact, runtime: NullRuntime, sample: "NDArray[Any]") -> Audit:
-    """There is nothing to look at. Takes what every audit takes."""
+def audit(artifact: "Artifact", runtime: NullRuntime, sample: "NDArray[Any]") -> "Audit":
+    from workbench.backends.audit import Audit
+
     del artifact, runtime, sample
     return Audit(macs=0, verdict="it multiplies nothing")
 
 
 @contextmanager
-def session(artifact: Artifact, runtime: NullRuntime) -> Iterator[Session]:
+def session(artifact: "Artifact", runtime: NullRuntime) -> Iterator[Session]:
     """Logits that are the channel means, spread over the classes: cheap, and a function of the input."""
     import numpy as np
 
     weights = np.linspace(-1.0, 1.0, 3 * artifact.info.classes, dtype=np.float32).reshape(3, -1)
-
     across = (1, 2) if artifact.info.pixels else (2, 3)
 
     def infer(batch: Batch) -> "NDArray[np.float32]":

@@ -21,6 +21,7 @@ from workbench import __version__
 from workbench.errors import Refused, WorkbenchError
 from workbench.system.packages import missing_extra
 
+OWN_PROCESS = "own process"  # of the command line: `main` was not called by other code
 DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Where each command is defined, in the order of the help.
 MODULES = {
@@ -64,6 +65,8 @@ class ListedCommand(TyperCommand):
         alone = typer.Typer(add_completion=False)
         alone.command(self.name)(self._function)
         context = get_command(alone).make_context(*args, **settings)
+        if context.find_root().obj is OWN_PROCESS:
+            gc.freeze()  # what is loaded by now stays: collections need not look at it
         gc.enable()
         return context
 
@@ -100,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not {"-h", "--help"}.isdisjoint(words):
         load_help_without_markdown()
     try:
-        code: int = get_command(app).main(words, prog_name="krishi-bench", standalone_mode=False)
+        process = OWN_PROCESS if arguments is None else None
+        code: int = get_command(app).main(words, prog_name="krishi-bench", standalone_mode=False, obj=process)
         return code
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)

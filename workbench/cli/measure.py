@@ -67,12 +67,12 @@ def run(
     _debug: Debug = False,
 ) -> int:
     """Build, measure and compare the variants of recipes."""
-    from workbench.cli.progress_display import ProgressDisplay
     from workbench.workspace import recipe
 
     variants = recipe.load(recipes or [recipe.shipped()])
     found = find_workspace(workspace)
 
+    from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
     from workbench.report import html
     from workbench.run import pipeline

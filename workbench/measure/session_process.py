@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends import BACKENDS, Engine, Runtime, Session
+from workbench.backends import Engine, Runtime, Session, backend_of
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.backends.softmax import softmax
@@ -73,7 +73,7 @@ def hold(
     images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started
     this process; the clock is the machine's.
     """
-    backend = BACKENDS[runtime.backend]
+    backend = backend_of(runtime)
     # Imports the runtime, so that load_s below is the model's alone.
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(reason)
@@ -138,7 +138,7 @@ class OpenSession:
 
     def audit(self) -> Audit:
         """Open the artifact once more and look at what runs."""
-        return BACKENDS[self._runtime.backend].audit(self._artifact, self._runtime, self._photos[0])
+        return backend_of(self._runtime).audit(self._artifact, self._runtime, self._photos[0])
 
     def saturate(self, seconds: float) -> float:
         """Photos a second, called from as many threads as the runtime's profile says."""

@@ -5,8 +5,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.backends import BACKENDS, RUNTIME, SETTINGS, NullRuntime
+from workbench.backends import RUNTIME, SETTINGS, NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactInfo
+from workbench.backends.table import BACKENDS
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Lineup, Plan, log_ratios, measure
 from workbench.measure.records import Conditions

@@ -5,25 +5,19 @@ from typing import TYPE_CHECKING, Annotated, assert_never, get_args
 
 from pydantic import Field
 
-from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import WorkbenchError
-from workbench.model.graph.onnx_file import load, precision_of
 from workbench.steps.base import BaseStep, Photos
 from workbench.steps.batch import DynamicBatch, FixedBatch, resize
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
-from workbench.steps.fp16.convert import fp16
 from workbench.steps.fp16.settings import Fp16
-from workbench.steps.int8.ort_quantizer import dynamic_int8
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
-from workbench.steps.int8.static import static_int8
-from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.steps.optimize import Optimize, optimize
 from workbench.steps.rules import check_order, check_sequence
 from workbench.steps.simplify import Simplify, simplify
-from workbench.steps.verify import check
 
 if TYPE_CHECKING:
+    from workbench.backends.artifact import ArtifactInfo
     from workbench.photos.dataset import Images
 
 Step = Annotated[
@@ -50,7 +44,9 @@ def apply(step: Step, source: Path, target: Path, photos: Photos) -> None:
 
     Raises WorkbenchError, and leaves no `target`, where the step does not fit the model.
     """
-    check_order(step, precision_of(load(source)))
+    from workbench.steps.verify import check
+
+    _check_order_in(step, source)
     transform(step, source, target, photos)
     check(step, source, target, photos.samples, photos.contract)
 
@@ -61,13 +57,21 @@ def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
         case Simplify():
             simplify(step, source, target)
         case DynamicInt8():
+            from workbench.steps.int8.ort_quantizer import dynamic_int8
+
             dynamic_int8(step, source, target)
         case StaticInt8():
+            from workbench.steps.int8.static import static_int8
+
             static_int8(step, source, target, _calibration_of(step, photos))
         case NncfInt8():
+            from workbench.steps.nncf.quantize import nncf_onnx
+
             calibration = _calibration_of(step, photos)
             nncf_onnx(step, source, target, calibration, photos.validation, photos.choosing)
         case Fp16():
+            from workbench.steps.fp16.convert import fp16
+
             fp16(step, source, target, photos.calibration, photos.samples)
         case FoldPreprocess():
             fold_preprocess(source, target, photos.contract)
@@ -79,11 +83,19 @@ def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
             assert_never(step)
 
 
-def apply_native(step: Step, source: Path, folder: Path, photos: Photos) -> ArtifactInfo:
+def apply_native(step: Step, source: Path, folder: Path, photos: Photos) -> "ArtifactInfo":
     """Write the result of a step in its NATIVE format into `folder`. Raises as `apply` does."""
-    check_order(step, precision_of(load(source)))
+    _check_order_in(step, source)
     assert isinstance(step, NncfInt8), f"{step.use} writes ONNX alone"
+    from workbench.steps.nncf.quantize import nncf_ir
+
     return nncf_ir(step, source, folder, _calibration_of(step, photos), photos.validation, photos.choosing)
+
+
+def _check_order_in(step: Step, source: Path) -> None:
+    from workbench.model.graph.onnx_file import load, precision_of
+
+    check_order(step, precision_of(load(source)))
 
 
 def _calibration_of(step: BaseStep, photos: Photos) -> "Images":

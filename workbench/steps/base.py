@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from workbench.backends.artifact import Format
 from workbench.backends.base import Operators
 from workbench.photos.contract import Batch, Preprocess
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
+    from workbench.backends.artifact import Format
     from workbench.photos.dataset import Images
 
 Reads = Literal["calibration", "validation", "contract", "processor"]
@@ -64,7 +64,7 @@ class BaseStep(Record):
     LAST: ClassVar[bool] = False
     REPEATS: ClassVar[bool] = False
     PORTABLE: ClassVar[str | None] = None
-    NATIVE: ClassVar[frozenset[Format]] = frozenset()
+    NATIVE: ClassVar["frozenset[Format]"] = frozenset()
 
     use: str
 

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from workbench.backends.base import Operators
-from workbench.backends.common import cpu_options, open_cpu
 from workbench.errors import WorkbenchError
 from workbench.steps.base import BaseStep
 from workbench.system.machine import collect
@@ -44,6 +43,7 @@ def optimize(step: Optimize, source: Path, target: Path) -> None:
     Raises WorkbenchError where onnxruntime refuses the file, and for fp16: the CPU has few kernels for it, so
     that the file would be full of casts to fp32 on every device.
     """
+    from workbench.backends.common import cpu_options, open_cpu
     from workbench.model.graph.onnx_file import load, precision_of
 
     if precision_of(load(source)) == "fp16":

@@ -1,12 +1,15 @@
 """Which steps make no sense together, for a backend or for an opset."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from workbench.backends import RuntimeSettings, backend_of, takes_onnx
-from workbench.backends.artifact import Precision
 from workbench.backends.base import OPERATORS
 from workbench.errors import FieldProblem, WorkbenchError
 from workbench.steps.base import BaseStep
+
+if TYPE_CHECKING:
+    from workbench.backends.artifact import Precision
 
 
 def check_fit(steps: Sequence[BaseStep], runtime: RuntimeSettings, opset: int | None) -> None:
@@ -71,7 +74,7 @@ def check_sequence(steps: Sequence[BaseStep]) -> None:
                 )
 
 
-def check_order(step: BaseStep, before: Precision) -> None:
+def check_order(step: BaseStep, before: "Precision") -> None:
     """Raise WorkbenchError where `step` makes no sense on a model of this precision."""
     if step.keeps_logits or before == "fp32":
         return

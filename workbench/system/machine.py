@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from workbench.system.files import digest_of
-from workbench.system.nvml import opened_gpus
 from workbench.system.records import Record
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -76,6 +75,8 @@ class Machine(Record):
 
 @lru_cache(maxsize=1)
 def collect() -> Machine:
+    from workbench.system.nvml import opened_gpus
+
     cpu, features = read_cpuinfo()
     with opened_gpus() as readers:
         gpus = tuple(gpu.name() for gpu in readers)

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from workbench.backends import OrtRuntime, Runtime
 from workbench.errors import FieldProblem, WorkbenchError, did_you_mean
-from workbench.measure.records import BASELINE
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
 from workbench.steps import Step
@@ -159,6 +158,8 @@ def load(paths: Sequence[Path]) -> list[Variant]:
 
 def _check_file_names(variants: Sequence[Variant]) -> None:
     """Raise WorkbenchError where two names give one file name: logs and predictions are filed under them."""
+    from workbench.measure.records import BASELINE
+
     filed = {file_name(BASELINE): BASELINE}
     for variant in variants:
         if (other := filed.setdefault(file_name(variant.name), variant.name)) != variant.name:
@@ -190,6 +191,8 @@ def parse(path: Path) -> tuple[Recipe, list[Variant]]:
     """A recipe file merged with those it extends, and its variants. Raises WorkbenchError."""
     document = _document(path)
     recipe = yamlfile.validated(Recipe, document.data, document, kind=KIND)
+    from workbench.measure.records import BASELINE
+
     if recipe.name == BASELINE:
         raise WorkbenchError(
             f"{document.where(('name',))}: name: `{BASELINE}` is what every run measures against",

@@ -1,7 +1,7 @@
 """The CUDA runtime through `cuda-bindings`, NVIDIA's own binding: streams, memory, events, graphs.
 
-Each call of it returns its error first. Here an error is a WorkbenchError that says what was being done.
-Everything is handed out by a context manager that gives it back.
+Errors, which each call returns first, become WorkbenchErrors that say what was being done. Context managers
+free what they hand out.
 """
 
 import ctypes
@@ -29,10 +29,10 @@ NOT_RECORDED = "leave `runtime.cuda_graph` out: this network makes calls that ca
 
 @contextmanager
 def stream() -> Iterator[Any]:
-    """A queue of work of its own, that waits for no other. TensorRT takes `int(stream)`."""
+    """A stream that waits for no other. TensorRT takes `int(stream)`."""
     cuda = _cuda()
-    made = _checked(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), "creating a stream")
-    with _held(made, cuda.cudaStreamDestroy):
+    made = _check(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), "creating a stream")
+    with _freed(made, cuda.cudaStreamDestroy):
         yield made
 
 
@@ -40,23 +40,20 @@ def stream() -> Iterator[Any]:
 def device_memory(size: int) -> Iterator[int]:
     """The address of `size` bytes on the GPU, aligned to 256."""
     cuda = _cuda()
-    address = _checked(cuda.cudaMalloc(size), f"reserving {size} bytes on the GPU")
-    with _held(address, cuda.cudaFree):
+    address = _check(cuda.cudaMalloc(size), f"reserving {size} bytes on the GPU")
+    with _freed(address, cuda.cudaFree):
         yield int(address)
 
 
 @contextmanager
 def pinned(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "Iterator[NDArray[Any]]":
-    """An array in host memory that stays where it is, so that the GPU copies it by itself.
-
-    It is gone when the block ends: nothing may refer to it any more.
-    """
+    """An array in pinned host memory, which the GPU copies by itself. It is freed when the block ends."""
     import numpy as np
 
     cuda = _cuda()
     size = max(1, int(np.prod(shape)) * dtype.itemsize)
-    address = _checked(cuda.cudaMallocHost(size), f"pinning {size} bytes of host memory")
-    with _held(address, cuda.cudaFreeHost):
+    address = _check(cuda.cudaMallocHost(size), f"pinning {size} bytes of host memory")
+    with _freed(address, cuda.cudaFreeHost):
         memory = (ctypes.c_byte * size).from_address(int(address))
         yield np.frombuffer(memoryview(memory), dtype, count=int(np.prod(shape))).reshape(shape)
 
@@ -65,57 +62,59 @@ def to_device(address: int, source: "NDArray[Any]", stream: Any) -> None:
     """Queue the copy of a contiguous array in pinned memory to the GPU."""
     cuda = _cuda()
     way = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-    _checked(cuda.cudaMemcpyAsync(address, source.ctypes.data, source.nbytes, way, stream), "copying photos")
+    _check(cuda.cudaMemcpyAsync(address, source.ctypes.data, source.nbytes, way, stream), "copying photos")
 
 
 def to_host(target: "NDArray[Any]", address: int, stream: Any) -> None:
     """Queue the copy from the GPU to a contiguous array in pinned memory."""
     cuda = _cuda()
     way = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-    _checked(cuda.cudaMemcpyAsync(target.ctypes.data, address, target.nbytes, way, stream), "copying logits")
+    _check(cuda.cudaMemcpyAsync(target.ctypes.data, address, target.nbytes, way, stream), "copying logits")
 
 
 def wait(stream: Any) -> None:
-    """Until all that is queued is done. Errors of what was queued earlier appear here."""
-    _checked(_cuda().cudaStreamSynchronize(stream), "waiting for the GPU")
+    """Wait until all that is queued is done. Errors of queued work appear here."""
+    _check(_cuda().cudaStreamSynchronize(stream), "waiting for the GPU")
 
 
 @contextmanager
 def recorded(stream: Any, queue: Callable[[], None]) -> Iterator[Any]:
-    """What `queue` puts into the stream, as a graph to `replay`; it is not run by this.
+    """Record what `queue` puts into the stream, without running it, as a graph to `replay`.
 
-    Other threads may go on using CUDA meanwhile. Raises WorkbenchError where it cannot be recorded.
+    Other threads may use CUDA meanwhile. Raises WorkbenchError where it cannot be recorded.
     """
     cuda = _cuda()
     mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    _checked(cuda.cudaStreamBeginCapture(stream, mode), "recording a CUDA graph", NOT_RECORDED)
+    _check(cuda.cudaStreamBeginCapture(stream, mode), "recording a CUDA graph", NOT_RECORDED)
     try:
         queue()
     except WorkbenchError as error:
-        _discard(cuda, cuda.cudaStreamEndCapture(stream))
+        code, graph = cuda.cudaStreamEndCapture(stream)
+        if code == cuda.cudaError_t.cudaSuccess and graph is not None:
+            cuda.cudaGraphDestroy(graph)
         raise WorkbenchError(f"recording a CUDA graph: {error.message}", hint=NOT_RECORDED) from error
-    graph = _checked(cuda.cudaStreamEndCapture(stream), "recording a CUDA graph", NOT_RECORDED)
-    with _held(graph, cuda.cudaGraphDestroy):
-        ready = _checked(cuda.cudaGraphInstantiate(graph, 0), "preparing a CUDA graph", NOT_RECORDED)
-    with _held(ready, cuda.cudaGraphExecDestroy):
+    graph = _check(cuda.cudaStreamEndCapture(stream), "recording a CUDA graph", NOT_RECORDED)
+    with _freed(graph, cuda.cudaGraphDestroy):
+        ready = _check(cuda.cudaGraphInstantiate(graph, 0), "preparing a CUDA graph", NOT_RECORDED)
+    with _freed(ready, cuda.cudaGraphExecDestroy):
         yield ready
 
 
 def replay(graph: Any, stream: Any) -> None:
-    _checked(_cuda().cudaGraphLaunch(graph, stream), "starting a CUDA graph")
+    _check(_cuda().cudaGraphLaunch(graph, stream), "starting a CUDA graph")
 
 
 def timed_calls(stream: Any, queue: Callable[[], None], calls: int) -> tuple[int, ...]:
-    """Nanoseconds that each of `calls` calls of `queue` took on the GPU, queued one behind the other."""
+    """Nanoseconds of each of `calls` calls of `queue` on the GPU, queued one behind the other."""
     cuda = _cuda()
     with _events(calls + 1) as events:
-        _checked(cuda.cudaEventRecord(events[0], stream), "taking the time")
+        _check(cuda.cudaEventRecord(events[0], stream), "taking the time")
         for event in events[1:]:
             queue()
-            _checked(cuda.cudaEventRecord(event, stream), "taking the time")
+            _check(cuda.cudaEventRecord(event, stream), "taking the time")
         wait(stream)
         milliseconds = [
-            _checked(cuda.cudaEventElapsedTime(start, end), "taking the time")
+            _check(cuda.cudaEventElapsedTime(start, end), "taking the time")
             for start, end in pairwise(events)
         ]
     return tuple(round(1e6 * value) for value in milliseconds)
@@ -127,7 +126,7 @@ def _events(count: int) -> Iterator[list[Any]]:
     events: list[Any] = []
     try:
         for _ in range(count):
-            events.append(_checked(cuda.cudaEventCreate(), "creating an event"))  # noqa: PERF401
+            events.append(_check(cuda.cudaEventCreate(), "creating an event"))  # noqa: PERF401
         yield events
     finally:
         for event in events:
@@ -135,20 +134,13 @@ def _events(count: int) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _held(handle: Any, give_back: Callable[[Any], tuple[Any, ...]]) -> Iterator[Any]:
+def _freed(handle: Any, give_back: Callable[[Any], tuple[Any, ...]]) -> Iterator[Any]:
     try:
         yield handle
     except BaseException:
-        give_back(handle)  # The error that is on its way says more than one from here.
+        give_back(handle)  # The first error says more than one from here.
         raise
-    _checked(give_back(handle), "cleaning up")
-
-
-def _discard(cuda: Any, ended: tuple[Any, ...]) -> None:
-    """A recording that failed: there may be a graph, and there may be none."""
-    code, graph = ended
-    if code == cuda.cudaError_t.cudaSuccess and graph is not None:
-        cuda.cudaGraphDestroy(graph)
+    _check(give_back(handle), "cleaning up")
 
 
 def _cuda() -> Any:
@@ -157,7 +149,7 @@ def _cuda() -> Any:
     return runtime
 
 
-def _checked(returned: tuple[Any, ...], doing: str, hint: str | None = None) -> Any:
+def _check(returned: tuple[Any, ...], doing: str, hint: str | None = None) -> Any:
     """The value behind the error. Raises WorkbenchError where there is an error."""
     code, *values = returned
     cuda = _cuda()

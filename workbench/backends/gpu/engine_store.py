@@ -1,10 +1,9 @@
-"""Engines: what a GPU runtime compiles of a network for the machine it is on, kept for the next start.
+"""Engines that GPU runtimes compile of networks for this machine, kept for the next start.
 
-An engine is code that the GPU's runtime executes. It never travels: it is built where it runs, from bytes
-that were verified, and one that this user did not build here is never opened. They are kept below the
-cache, each in a folder that this user alone can enter; the folder's and the file's owner and rights are what
-makes an engine ours. Its sha256 finds damage, and `bound_to` what fits this machine no longer. Whatever does
-not fit is built again.
+An engine is code. It is built where it runs, from verified bytes, and one that this user did not build here
+is never opened: each lies below the cache in a folder that this user alone can enter, and owner and rights of
+folder and file are checked. The sha256 finds damage, and `bound_to` engines that no longer fit this machine;
+they are built again.
 """
 
 import logging
@@ -14,7 +13,6 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -31,12 +29,12 @@ log = logging.getLogger(__name__)
 ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
 TIMING_FOLDER = "timing"
 FORGET_S = 90 * 86400.0
-PRIVATE = 0o077  # rights that nobody but the owner may have
+PRIVATE = 0o077  # rights of others than the owner
 DRIVER_VERSION = Path("/sys/module/nvidia/version")
 
 
 class Unwritable(WorkbenchError):
-    """There is no place to keep engines. They still run, and are built at each start."""
+    """Engines cannot be kept; they are built at each start."""
 
 
 class EngineRecord(Record):
@@ -47,14 +45,6 @@ class EngineRecord(Record):
     size_bytes: int
     bound_to: str
     build_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEngine:
-    """An engine that fits. data: its bytes, read once and verified: what is opened is these."""
-
-    data: bytes
-    record: EngineRecord
 
 
 def bound_to(library: str) -> str:
@@ -77,10 +67,10 @@ def _driver(cuda: str) -> str:
 
 
 def folder(parts: Sequence[str]) -> Path:
-    """The private folder for what is made of `parts`, which say all that decides it; made where missing.
+    """The private folder for the engine that `parts` decide; made where missing.
 
     Raises Unwritable where it cannot be made, and WorkbenchError where it, or the folder of all engines, is
-    a link or open to others: what lies there may be anybody's.
+    a link, another user's, or open to others.
     """
     place = _private(_root() / digest_of(list(parts)))
     with suppress(OSError):  # a cache that was filled ahead and is read-only
@@ -89,7 +79,7 @@ def folder(parts: Sequence[str]) -> Path:
 
 
 def timing_folder(binding: str) -> Path:
-    """The private folder for what a builder measured on this machine. Raises as `folder` does."""
+    """The private folder for a builder's timings on this machine. Raises as `folder` does."""
     return _private(_private(_root() / TIMING_FOLDER) / digest_of(binding))
 
 
@@ -134,37 +124,34 @@ def _private(path: Path) -> Path:
     return path
 
 
-def fitting(place: Path, binding: str) -> StoredEngine | None:
-    """The engine kept in a folder of `folder`'s, where it is ours, undamaged and made for `binding`."""
+def fitting(place: Path, binding: str) -> bytes | None:
+    """The engine kept in a folder of `folder`'s, where it is ours, undamaged and made for `binding`.
+
+    The bytes are read once and verified: these are opened, and not the file again.
+    """
     record, data = read_private(place / RECORD), read_private(place / ENGINE)
     if record is None or data is None:
         return None
     try:
-        said = EngineRecord.model_validate_json(record)
+        kept = EngineRecord.model_validate_json(record)
     except ValidationError:
         return None
-    if said.bound_to != binding or said.sha256 != sha256_bytes(data):
-        return None
-    return StoredEngine(data, said)
+    return data if kept.bound_to == binding and kept.sha256 == sha256_bytes(data) else None
 
 
-def keep(place: Path, data: bytes, *, binding: str, build_s: float) -> EngineRecord:
-    """Keep an engine in a folder of `folder`'s, in the place of one that is there.
-
-    Raises WorkbenchError where the disk is full.
-    """
+def keep(place: Path, data: bytes, *, binding: str, build_s: float) -> None:
+    """Keep an engine in a folder of `folder`'s, instead of an earlier one. Raises WorkbenchError."""
     record = EngineRecord(sha256=sha256_bytes(data), size_bytes=len(data), bound_to=binding, build_s=build_s)
-    # The record first goes: a crash between the two leaves an engine that nothing vouches for.
+    # The old record goes first: after a crash between the two writes, the engine counts as damaged.
     with translated_os_errors(place):
         (place / RECORD).unlink(missing_ok=True)
     write_private(place / ENGINE, data)
     write_private(place / RECORD, to_json(record))
     _forget_old(place.parent)
-    return record
 
 
 def _forget_old(root: Path) -> None:
-    """Delete what was not opened for long: each update of the driver leaves a set of engines behind."""
+    # Each update of the driver leaves a set of engines behind.
     now = time.time()
     for place in root.iterdir():
         with suppress(FileNotFoundError):  # another process was faster
@@ -174,8 +161,7 @@ def _forget_old(root: Path) -> None:
 
 @contextmanager
 def alone(place: Path) -> Iterator[None]:
-    """One process at a time looks for and builds the engine of a folder; the others find it built."""
-
+    """Let one process at a time find or build the engine of a folder; the others find it built."""
     if not os.access(place, os.W_OK):  # Filled ahead and read-only, as in a container: nothing to wait for.
         yield
         return
@@ -188,7 +174,7 @@ def alone(place: Path) -> Iterator[None]:
 
 
 def read_private(path: Path) -> bytes | None:
-    """The bytes of a file that is ours and nobody else's to change; None where it is not, or is missing."""
+    """The bytes of a file that only this user can read and change; None for others and missing ones."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -200,5 +186,5 @@ def read_private(path: Path) -> bytes | None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that this user alone can read, whole or not at all. Raises as `write_atomic` does."""
+    """Write a file that this user alone can read. Raises as `write_atomic` does."""
     write_atomic(path, data, rights=0o600)

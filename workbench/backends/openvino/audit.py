@@ -1,9 +1,9 @@
-"""The audit of OpenVINO: what its compiled model runs, read from the graph it executes."""
+"""The audit of OpenVINO, read from the graph that its compiled model executes."""
 
 from math import prod
 from typing import TYPE_CHECKING
 
-from workbench.backends.audit import Asked, Audit, Computed, Product, audit_of
+from workbench.backends.audit import Audit, Computed, Product, audit_of
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PRECISIONS: dict[str, Computed] = {
     "u8": "int8", "i8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32",
 }  # fmt: skip
-WORDS: dict[str, Asked] = {
+WORDS: dict[str, Computed] = {
     "f32": "fp32", "f16": "fp16", "bf16": "bf16", "fp32": "fp32", "fp16": "fp16", "int8": "int8",
 }  # fmt: skip
 NOT_RUN = frozenset({"Const", "Input", "Output"})
@@ -21,15 +21,11 @@ CONVOLUTIONS = frozenset({"Convolution", "Deconvolution"})
 QUANTISES = frozenset({"FakeQuantize", "Quantize"})
 
 
-def audit_compiled(
-    compiled: "ov.CompiledModel", asked: str | None, *, macs: int | None = None, stored: bool = False
-) -> Audit:
-    """Read the runtime model that a compiled one executes. Nothing is run.
+def audit_compiled(compiled: "ov.CompiledModel", asked: str | None, *, stored: bool = False) -> Audit:
+    """Read the graph that a compiled model executes, without running it.
 
-    asked: the precision to expect: the hint (f32, bf16, f16), or that of a quantised file (int8); None
-    where neither says. stored: it is the file's, not the hint's. macs: of the network per photo, where
-    known: products that OpenVINO hides in compiled subgraphs (attention) are then counted as unknown.
-    A free batch counts as 1.
+    asked: the precision to expect: the hint (f32, bf16, f16), or that of a quantised file (int8).
+    stored: it is the file's. A free batch counts as 1.
     """
     nodes = [
         node for node in compiled.get_runtime_model().get_ops() if _info(node, "layerType") not in NOT_RUN
@@ -46,13 +42,11 @@ def audit_compiled(
         providers={", ".join(compiled.get_property("EXECUTION_DEVICES")): len(nodes)},
         casts=sum(map(_casts, nodes)),
         unfused_qdq=sum(_info(node, "layerType") in QUANTISES for node in nodes),
-        macs=macs,
         stored=stored,
     )
 
 
 def _info(node: "ov.Node", key: str) -> str:
-    """A string that the runtime noted on a node, or an empty one."""
     notes = node.get_rt_info()
     return str(notes[key].astype(str)) if key in notes else ""
 
@@ -88,9 +82,7 @@ def _macs(node: "ov.Node", batch: int) -> int | None:
 
 def _casts(node: "ov.Node") -> bool:
     kind = _info(node, "layerType")
-    if kind == "Convert":
-        return True
-    changes = (
-        bool(node.inputs()) and node.inputs()[0].get_element_type() != node.outputs()[0].get_element_type()
-    )
-    return kind == "Reorder" and changes
+    if kind != "Reorder":
+        return kind == "Convert"
+    given, made = node.inputs(), node.outputs()
+    return bool(given) and given[0].get_element_type() != made[0].get_element_type()

@@ -1,16 +1,14 @@
 """OpenVINO on the CPU: IR files, converted from ONNX when the artifact is built.
 
-What it is told, and why:
+Settings, and why:
 
-- Precision: f32 unless the recipe asks for another. Left alone, OpenVINO takes bf16 wherever the processor
-  has it, so that an "FP32" row would not be one.
-- Streams: as many as calls run at once (`sessions`). One stream answers one call after the other,
-  whatever the number of threads that call.
+- Precision: f32 unless the recipe asks for another. OpenVINO's default is bf16 where the processor has it.
+- Streams: as many as calls run at once (`sessions`). One stream answers one call after the other.
 - No pinning: several servers, or a measurement that pins the process itself, share the processors.
 - Batch: networks with a free batch size are compiled for one photo and for `runtime.batch`. With a free size,
-  OpenVINO decides shapes and memory anew in every call.
-- No cache of compiled networks unless `KRISHI_OPENVINO_CACHE` says so: a blob from the cache is code that
-  nobody verified, and a start that is fast because of an earlier one is not what a fresh machine sees.
+  OpenVINO plans shapes and memory in every call.
+- No cache of compiled networks unless `KRISHI_OPENVINO_CACHE` is set: a cached blob is unverified code, and
+  hides how long a start takes on a fresh machine.
 """
 
 import os
@@ -72,8 +70,8 @@ def unavailable(runtime: OpenvinoRuntime) -> str | None:
 def session(artifact: Artifact, runtime: OpenvinoRuntime) -> Iterator[Session]:
     """Open an IR from its verified bytes. The session may be called from several threads at once.
 
-    Raises WorkbenchError where the file cannot be opened, or where openvino did not take the precision or
-    the number of threads that were asked for.
+    Raises WorkbenchError where the file cannot be opened, or openvino took another precision or number of
+    threads.
     """
     network = _Network(artifact, runtime)
     compiled = network.compiled(network.size_for(runtime.batch))
@@ -87,7 +85,6 @@ def session(artifact: Artifact, runtime: OpenvinoRuntime) -> Iterator[Session]:
 
 
 def audit(artifact: Artifact, runtime: OpenvinoRuntime, sample: "NDArray[Any]") -> Audit:
-    """What really runs where and in which precision (see `audit`)."""
     from workbench.backends.openvino.audit import audit_compiled
 
     network = _Network(artifact, runtime)
@@ -111,11 +108,11 @@ class _Network:
         self._own = threading.local()
 
     def size_for(self, batch: int) -> int:
-        """The size that a batch is computed with; 0: the network as it is stored."""
+        """The batch size to compile for; 0: as the network is stored."""
         return batch if batch in self._sizes else 0
 
     def compiled(self, size: int) -> Any:
-        """The openvino.CompiledModel for batches of `size`, compiled when first wanted."""
+        """The openvino.CompiledModel for batches of `size`, compiled at the first call."""
         with self._compiling:
             if size not in self._compiled:
                 self._compiled[size] = _compile(self._artifact, self._runtime, size)
@@ -129,16 +126,14 @@ class _Network:
             found = request.infer([batch], share_inputs=True, share_outputs=True)
         except (RuntimeError, TypeError, ValueError) as error:
             raise WorkbenchError(
-                f"openvino cannot run a batch of shape {batch.shape}: {_told(error)}"
+                f"openvino cannot run a batch of shape {batch.shape}: {_reason(error)}"
             ) from error
         logits: NDArray[np.float32] = found[0].copy()
         return logits
 
     def _request(self, size: int) -> Any:
         """This thread's own: a request takes one call at a time."""
-        requests: dict[int, Any] | None = getattr(self._own, "requests", None)
-        if requests is None:
-            requests = self._own.requests = {}
+        requests: dict[int, Any] = self._own.__dict__.setdefault("requests", {})
         if size not in requests:
             requests[size] = self.compiled(size).create_infer_request()
         return requests[size]
@@ -151,7 +146,7 @@ def _compile(artifact: Artifact, runtime: OpenvinoRuntime, size: int) -> Any:
     settings = _settings(runtime)
     graph = artifact.read()
     if not graph.lstrip().startswith(b"<"):
-        # Bytes of other formats are opened too, and those of ONNX may name weights in files nobody verified.
+        # openvino opens other formats too, and ONNX may name weights in unverified files.
         raise WorkbenchError(f"{artifact.path.name} is not an OpenVINO network: it is no XML")
     try:
         core = openvino.Core()
@@ -162,7 +157,7 @@ def _compile(artifact: Artifact, runtime: OpenvinoRuntime, size: int) -> Any:
             model.reshape([size, *image])
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        raise WorkbenchError(f"openvino cannot open {artifact.path.name}: {_told(error)}") from error
+        raise WorkbenchError(f"openvino cannot open {artifact.path.name}: {_reason(error)}") from error
     _check_taken(compiled, settings)
     return compiled
 
@@ -193,7 +188,7 @@ def _private_cache() -> Path | None:
 
 
 def _check_taken(compiled: Any, settings: dict[str, Any]) -> None:
-    """openvino corrects what it cannot do, and says so only when asked."""
+    # openvino replaces settings that it cannot follow, without an error.
     asked, got = settings["INFERENCE_PRECISION_HINT"], _computed_in(compiled)
     if asked != got:
         raise WorkbenchError(
@@ -221,7 +216,7 @@ def _capabilities() -> frozenset[str]:
     return frozenset(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _told(error: Exception) -> str:
-    """The last line of openvino's message: those before it are places in its source."""
+def _reason(error: Exception) -> str:
+    """The last line of openvino's message, after places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

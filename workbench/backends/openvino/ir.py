@@ -24,11 +24,10 @@ PRODUCTS = frozenset(
 
 
 def read(data: bytes, name: str) -> Any:
-    """The openvino.Model of an ONNX file, its constants folded: NNCF sees no weights where they are computed.
+    """The openvino.Model of an ONNX file, with folded constants: NNCF does not find computed weights.
 
-    data: the whole file; the same bytes give the same IR. name: for messages.
-    Without what exporters leave in it for debugging: paths of source files, for one, would end up in the IR.
-    Raises WorkbenchError where openvino cannot read it.
+    data: the whole file; the same bytes give the same IR. name: for messages. Metadata and doc strings are
+    dropped: exporters leave paths of source files there. Raises WorkbenchError.
     """
     without_telemetry()
     import onnx
@@ -57,13 +56,12 @@ def read(data: bytes, name: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The line that names the trouble, such as an operator without a conversion; else the first one."""
+    """The line that names the problem, such as an operator without a conversion; else the first."""
     found = [line[3:].strip() for line in str(error).splitlines() if line.startswith("-- ")]
     return found[0] if found else first_line(error)
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write the two files."""
     import openvino
 
     _number(model)
@@ -71,10 +69,9 @@ def save(model: Any, folder: Path) -> None:
 
 
 def _number(model: Any) -> None:
-    """Give nodes that have no name of their own one that depends on the graph alone.
+    """Name nodes without an ONNX name by their position: openvino counts them (`Reshape_6053`) per process.
 
-    openvino counts such nodes through the life of the process: `Reshape_6053`. What has a name in the ONNX
-    file gives it to its tensor too.
+    A node that has a name in the ONNX file gives it to its tensor too.
     """
     for position, node in enumerate(model.get_ordered_ops()):
         named = any(end.names for end in node.outputs())
@@ -86,7 +83,7 @@ def names_of(model: Any, source: "onnx.ModelProto", nodes: "Iterable[onnx.NodePr
     """Names of the openvino nodes that these nodes of the ONNX graph `source` became.
 
     One may become several (a convolution and the addition of its bias): all between its inputs, which keep
-    the names of their tensors, and its output. A node that was folded away has none.
+    the names of their tensors, and its output. A folded node has none.
     """
     tensors = {name for node in source.graph.node for name in node.output}
     made = {
@@ -112,8 +109,8 @@ def names_of(model: Any, source: "onnx.ModelProto", nodes: "Iterable[onnx.NodePr
 def ir_info(folder: Path) -> ArtifactInfo:
     """`artifact.json` of the IR in `folder`, read back from the files.
 
-    Raises WorkbenchError where they cannot be read, or are not a classifier: one input of (N, 3, H, W)
-    float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
+    Raises WorkbenchError where they are not a classifier: one input of (N, 3, H, W) float32 or (N, H, W, 3)
+    uint8, one output of (N, classes) float32.
     """
     without_telemetry()
     import openvino
@@ -138,7 +135,7 @@ def ir_info(folder: Path) -> ArtifactInfo:
 
 
 def _check_ends(path: Path, model: Any) -> bool:
-    """Whether it takes pixels. Raises WorkbenchError for what is no classifier."""
+    """Whether it takes pixels. Raises WorkbenchError for other inputs and outputs than a classifier's."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise WorkbenchError(
             f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: "

@@ -1,7 +1,7 @@
 """The audit of onnxruntime: what its session runs, read from its own profile of one call."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,13 +27,13 @@ QUANTISES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLin
 # Casts between these are bookkeeping of shapes and masks, not a change of the precision computed in.
 BOOKKEEPING = frozenset({"int64", "bool"})
 BLOCKED = "_nchwc"  # how onnxruntime ends the name of a convolution in its blocked layout
-# Others compile parts of the graph into kernels of their own, and say neither what is in them nor how.
+# Other providers compile parts of the graph into kernels that hide their nodes and types.
 OWN_NODES = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One node of the executed graph, as the profile names it: the types and shapes that it saw."""
+    """A node of the executed graph, from the profile. inputs, outputs: types and shapes."""
 
     name: str
     op_type: str
@@ -52,53 +52,42 @@ def audit_onnx(
 ) -> Audit:
     """Open the artifact as the real session does, run `sample` through it once, and read what ran.
 
-    options: fresh ones with the real session's settings; they are changed here. Weights are not packed
-    ahead, because the profile loses the shape of packed ones; that changes neither the nodes nor their
-    types. providers: with the options of each. sample: one batch as the
-    session takes it. wanted: the provider that must have got some of the nodes, which are then counted as
-    they were assigned, before it fused them. Raises WorkbenchError where onnxruntime cannot open or run the
-    file, or `wanted` got nothing.
+    options: fresh ones with the real session's settings; they are changed. providers: with the options of
+    each. sample: one batch as the session takes it. wanted: the provider that must get some of the nodes,
+    which are then counted as they were assigned, before it fused them (onnxruntime 1.24 or newer). Raises
+    WorkbenchError where onnxruntime cannot open or run the file, or `wanted` got nothing.
     """
     import onnx
 
     with TemporaryDirectory() as folder:
-        own = set(providers) <= OWN_NODES
-        rewritten = Path(folder) / "rewritten.onnx" if own else None
-        calls, nodes = _calls(artifact, options, providers, sample, Path(folder), rewritten, wanted)
-        unfused = None if rewritten is None else unfused_qdq(onnx.load(rewritten).graph)
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        rewritten = Path(folder) / "rewritten.onnx"
+        if own := set(providers) <= OWN_NODES:
+            options.optimized_model_filepath = str(rewritten)
+        session = _run_once(artifact, options, providers, sample, wanted)
+        calls = [_call(event["name"], event["args"]) for event in profiled_nodes(session)]
+        unfused = unfused_qdq(onnx.load(rewritten).graph) if own else None
+    nodes = Counter(call.provider for call in calls) if wanted is None else assigned(session)
+    if wanted is not None:
+        refuse_idle(nodes, wanted)
     source = onnx.load_from_string(artifact.read())
     counted = macs_of(source)
     whole = len(counted) == len(multiplying(source))
     return audit_of(
         products_of(calls, batch=len(sample), blocked=macs_by_tensor(source, counted)),
         asked=artifact.info.precision,
-        providers=nodes if wanted is not None else Counter(call.provider for call in calls),
+        providers=nodes,
         casts=sum(map(_casts, calls)),
         unfused_qdq=unfused,
         macs=sum(counted.values()) if whole else None,
     )
 
 
-def providers_in_profile(
-    artifact: Artifact,
-    options: "onnxruntime.SessionOptions",
-    chain: Sequence[tuple[str, dict[str, str]]],
-    sample: "NDArray[Any]",
-) -> dict[str, int]:
-    """Nodes that ran per provider, for versions of onnxruntime that do not tell how a graph was split.
-
-    options: changed, as `audit_onnx` does. Raises WorkbenchError.
-    """
-    with TemporaryDirectory() as folder:
-        calls, _ = _calls(artifact, options, dict(chain), sample, Path(folder), None, None)
-    return dict(Counter(call.provider for call in calls))
-
-
 def products_of(calls: Iterable[Call], *, batch: int, blocked: Mapping[str, int]) -> list[Product]:
     """The calls that multiply, with their precision and their multiply-accumulates for one photo.
 
-    blocked: what convolutions count in the stored graph (see `macs_by_tensor`): the blocked layout pads
-    channels to full vectors, and shapes would count the padding, but its nodes are called after a tensor.
+    blocked: the MACs by tensor in the stored graph (see `macs_by_tensor`), for convolutions in the blocked
+    layout: it pads channels, which their shapes would count, but names its nodes after a tensor.
     """
     products = []
     for call in calls:
@@ -114,10 +103,7 @@ def products_of(calls: Iterable[Call], *, batch: int, blocked: Mapping[str, int]
 
 
 def macs_by_tensor(graph: "onnx.ModelProto", counted: Mapping[str, int]) -> dict[str, int]:
-    """For each tensor that one product alone makes, and what follows it: the MACs of that product.
-
-    counted: what `macs_of` says of the graph.
-    """
+    """The MACs of the one product that each tensor comes from. counted: those of `macs_of`."""
     stored = {weight.name for weight in graph.graph.initializer}
     maker: dict[str, str] = {}
     names = {node.output[0]: name for name, node in multiplying(graph)}
@@ -131,7 +117,7 @@ def macs_by_tensor(graph: "onnx.ModelProto", counted: Mapping[str, int]) -> dict
 
 
 def _precision(call: Call) -> Computed:
-    """Of a product: that of its bytes where one side has them, for then the other is quantised inside."""
+    # With bytes on one side, the other is quantised inside.
     data, weight = MULTIPLYING[call.op_type]
     kinds = [call.inputs[i][0] for i in (data, weight) if i < len(call.inputs)]
     if BYTES & set(kinds):
@@ -145,10 +131,9 @@ def _casts(call: Call) -> bool:
 
 
 def unfused_qdq(graph: "onnx.GraphProto") -> int:
-    """Nodes that (de)quantise on their own between two multiplications, or at a weight.
+    """Nodes that (de)quantise on their own between two multiplications, or at a weight, in an executed graph.
 
-    Those before the first and after the last are the price of any INT8 network. The graph is the one that
-    onnxruntime executes: what it could fuse is gone from it.
+    Those before the first multiplication and after the last are in any INT8 network.
     """
     stored = {weight.name for weight in graph.initializer}
     products = [node for node in graph.node if node.op_type in MULTIPLYING]
@@ -168,25 +153,21 @@ def unfused_qdq(graph: "onnx.GraphProto") -> int:
     )
 
 
-def _calls(
+def _run_once(
     artifact: Artifact,
     options: "onnxruntime.SessionOptions",
     providers: Mapping[str, dict[str, str]],
     sample: "NDArray[Any]",
-    folder: Path,
-    rewritten: Path | None,
     wanted: str | None,
-) -> tuple[list[Call], dict[str, int]]:
-    """The nodes that ran, and those of each provider: as assigned where that is told, else as they ran."""
+) -> "onnxruntime.InferenceSession":
+    """A session with its profile running, after one call."""
     import onnxruntime
 
     options.enable_profiling = True
-    options.profile_file_prefix = str(folder / "profile")
+    # The profile loses the shapes of weights that are packed ahead; nodes and types stay the same.
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry(RECORD, "1")
     options.log_severity_level = 3
-    if rewritten is not None:
-        options.optimized_model_filepath = str(rewritten)
     try:
         session = onnxruntime.InferenceSession(
             artifact.read(), options, providers=list(providers.items()), enable_fallback=False
@@ -197,11 +178,7 @@ def _calls(
     except onnxruntime_errors(RuntimeError, ValueError) as error:
         reason = (missing_link(ORT) if wanted else None) or str(error).strip()
         raise WorkbenchError(f"audit: onnxruntime cannot run {artifact.path.name}: {reason}") from error
-    calls = [_call(event["name"], event["args"]) for event in profiled_nodes(session)]
-    nodes = assigned(session) or dict(Counter(call.provider for call in calls))
-    if wanted is not None:
-        refuse_idle(nodes, wanted)
-    return calls, nodes
+    return session
 
 
 def _call(name: str, args: dict[str, Any]) -> Call:

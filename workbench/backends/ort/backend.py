@@ -43,11 +43,7 @@ INSTALL = {
     "OpenVINOExecutionProvider": "install onnxruntime-openvino in an environment without onnxruntime, "
     "or use `backend: openvino`, which needs neither",
 }
-GRAPH_LEVELS = {
-    "disable": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "all": "ORT_ENABLE_ALL",
-}
+GRAPH_LEVELS = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 
 
 def _provider(runtime: OrtRuntime) -> str:
@@ -68,7 +64,7 @@ def unavailable(runtime: OrtRuntime) -> str | None:
 
 
 def options_of(runtime: OrtRuntime) -> "onnxruntime.SessionOptions":
-    """Fresh session options that say everything `runtime` says, but for the provider."""
+    """Fresh session options with all of `runtime` but the provider."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -78,7 +74,7 @@ def options_of(runtime: OrtRuntime) -> "onnxruntime.SessionOptions":
     options.graph_optimization_level = getattr(
         onnxruntime.GraphOptimizationLevel, GRAPH_LEVELS[runtime.graph_level]
     )
-    # Threads that spin between calls take processors from whoever else is served on this machine.
+    # Threads that spin between calls take processors from other models on this machine.
     spins = runtime.profile == "latency" if runtime.spinning is None else runtime.spinning
     for key in ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning"):
         options.add_session_config_entry(key, "1" if spins else "0")
@@ -86,9 +82,9 @@ def options_of(runtime: OrtRuntime) -> "onnxruntime.SessionOptions":
 
 
 def provider_options(runtime: OrtRuntime) -> dict[str, str]:
-    """What the OpenVINO provider is told: it has threads of its own, and knows nothing of onnxruntime's.
+    """Options of the OpenVINO provider, which does not use onnxruntime's threads.
 
-    f32 said outright: left to itself it computes in bf16 where the processor can.
+    FP32 is set because its default is bf16 where the processor has it.
     """
     if runtime.provider != "openvino":
         return {}
@@ -101,31 +97,29 @@ def provider_options(runtime: OrtRuntime) -> dict[str, str]:
 
 
 def audit(artifact: Artifact, runtime: OrtRuntime, sample: "NDArray[Any]") -> Audit:
-    """What a session with these options runs, node by node."""
     refuse_foreign(artifact)
     batch = filled(sample, artifact.info.input_shape[0])
     if runtime.device == "cuda":
         from workbench.backends.ort import gpu
 
         return gpu.audit(artifact, runtime, options_of(runtime), batch)
-    given = provider_options(runtime)
-    return audit_onnx(artifact, options_of(runtime), {_provider(runtime): given}, batch)
+    providers = {_provider(runtime): provider_options(runtime)}
+    return audit_onnx(artifact, options_of(runtime), providers, batch)
 
 
 @contextmanager
 def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
-    """Open an ONNX file from its verified bytes.
+    """Open an ONNX file from its verified bytes. A fixed batch is filled up.
 
-    A fixed batch is filled up. Raises WorkbenchError where the file cannot be opened, where it is bound to
-    another processor, or where onnxruntime silently did otherwise than asked: took another provider than the
-    first, or gave it nothing to do.
+    Raises WorkbenchError where the file cannot be opened, is bound to another processor, or where onnxruntime
+    silently took another provider, or gave it nothing to do.
     """
     refuse_foreign(artifact)
     wanted = _provider(runtime)
     if runtime.device == "cuda":
         from workbench.backends.ort import gpu  # not where the CPU alone is asked for: it takes time
 
-        opened = gpu.opened(artifact, runtime, options_of(runtime))
+        opened = gpu.open_session(artifact, runtime, options_of(runtime))
     else:
         opened = _open(artifact, runtime)
         refuse_other(opened.get_providers()[0], wanted, lambda: None)
@@ -137,7 +131,7 @@ def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
         )
     threads = opened.get_session_options().intra_op_num_threads
     if runtime.device == "cuda":
-        bound = gpu.called(opened, artifact, runtime)
+        bound = gpu.bound(opened, artifact, runtime)
         on_device = OnDevice(bound.time, gpu.HOW)
         yield Session(bound.infer, runtime.device, wanted, threads, on_device=on_device)
         return

@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Of one batch shape, at addresses that stay. options: say which CUDA graph is theirs."""
+    """Buffers of one batch shape, at fixed addresses. options: name the CUDA graph that uses them."""
 
     photos: "onnxruntime.OrtValue"
     logits: "onnxruntime.OrtValue"
@@ -40,10 +40,9 @@ class Bound:
     with, ascending; a batch is filled up to the next. Empty: any. device: as onnxruntime names it.
     graphs: whether CUDA graphs are captured.
 
-    Every thread has buffers of its own. A captured graph reads and writes the addresses it was captured
-    with, and onnxruntime captures for one caller at a time: with graphs, threads share buffers and take
-    turns. It also keeps, for each thread that ever called, graphs and libraries' handles of that thread's
-    own until the session closes: so once a second thread calls, one thread calls for all.
+    Every thread has buffers of its own. With graphs, which are bound to the addresses they were captured
+    with, threads share buffers and take turns. onnxruntime also keeps graphs and handles for each thread that
+    ever called, until the session closes: once a second thread calls, one thread calls for all.
     """
 
     def __init__(
@@ -54,14 +53,12 @@ class Bound:
         *,
         device: str = "cuda",
         graphs: bool = False,
-        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._session = session
         self._classes = classes
         self._sizes = sizes
         self._device = device
         self._graphs = graphs
-        self._clock = clock
         self._turn = threading.Lock()
         self._first: threading.Thread | None = None
         self._for_all: ThreadPoolExecutor | None = None
@@ -72,29 +69,28 @@ class Bound:
         """Logits of a batch: copied to the device, computed, copied back. Raises WorkbenchError."""
 
         def call() -> "NDArray[np.float32]":
-            buffers = self._loaded(batch)
+            buffers = self._load(batch)
             self._run(buffers)
             logits: NDArray[np.float32] = buffers.logits.numpy()[: len(batch)].copy()
             return logits
 
-        with _translated(batch):
-            return self._placed(call)
+        with _translate_errors(batch):
+            return self._on_one_thread(call)
 
     def time(self, batch: "NDArray[Any]", calls: int) -> tuple[int, ...]:
-        """Nanoseconds of each of so many calls, with the photos on the device before and the logits left
-        there. One call before them is not counted: it captures the graph, and chooses kernels.
-        """
+        """Nanoseconds of each call, without the copies. One call before is not counted: it captures the graph
+        and chooses kernels."""
 
         def call() -> tuple[int, ...]:
-            buffers = self._loaded(batch)
+            buffers = self._load(batch)
             self._run(buffers)
-            return tuple(self._timed(buffers) for _ in range(calls))
+            return tuple(self._time_call(buffers) for _ in range(calls))
 
-        with _translated(batch):
-            return self._placed(call)
+        with _translate_errors(batch):
+            return self._on_one_thread(call)
 
-    def _placed(self, call: "Callable[[], Answer]") -> "Answer":
-        """Run a call on the thread that it belongs on: this one, where no graphs are captured."""
+    def _on_one_thread(self, call: "Callable[[], Answer]") -> "Answer":
+        """Run a call on the one thread of the CUDA graphs; on this thread where none are captured."""
         if not self._graphs:
             return call()
         with self._turn:
@@ -105,16 +101,16 @@ class Bound:
                 self._for_all = ThreadPoolExecutor(1, "cuda-graphs")
             return self._for_all.submit(call).result()
 
-    def _timed(self, buffers: Buffers) -> int:
-        before = self._clock()
+    def _time_call(self, buffers: Buffers) -> int:
+        before = time.perf_counter_ns()
         self._run(buffers)
-        return self._clock() - before
+        return time.perf_counter_ns() - before
 
     def _run(self, buffers: Buffers) -> None:
         self._session.run_with_iobinding(buffers.binding, buffers.options)
         buffers.binding.synchronize_outputs()
 
-    def _loaded(self, batch: "NDArray[Any]") -> Buffers:
+    def _load(self, batch: "NDArray[Any]") -> Buffers:
         """The buffers for this batch, with the photos in them."""
         photos = filled(batch, self._size(len(batch)))
         buffers = self._buffers(photos.shape, photos.dtype)
@@ -127,19 +123,17 @@ class Bound:
         return next((size for size in self._sizes if size >= count), self._sizes[-1])
 
     def _buffers(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Buffers:
-        kept = self._shared if self._graphs else self._of_this_thread()
+        buffers = self._shared if self._graphs else self._of_this_thread()
         key = (shape, dtype.str)
-        if key not in kept:
-            if not self._graphs and len(kept) >= KEPT:
-                del kept[next(iter(kept))]
-            kept[key] = self._new(shape, dtype)
-        return kept[key]
+        if key not in buffers:
+            if not self._graphs and len(buffers) >= KEPT:
+                del buffers[next(iter(buffers))]
+            buffers[key] = self._new(shape, dtype)
+        return buffers[key]
 
     def _of_this_thread(self) -> dict[Any, Buffers]:
-        kept: dict[Any, Buffers] | None = getattr(self._own, "kept", None)
-        if kept is None:
-            kept = self._own.kept = {}
-        return kept
+        buffers: dict[Any, Buffers] = self._own.__dict__.setdefault("buffers", {})
+        return buffers
 
     def _new(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Buffers:
         import numpy as np
@@ -158,6 +152,6 @@ class Bound:
         return Buffers(photos, logits, binding, options)
 
 
-def _translated(batch: "NDArray[Any]") -> AbstractContextManager[None]:
+def _translate_errors(batch: "NDArray[Any]") -> AbstractContextManager[None]:
     # RuntimeError and ValueError: of its Python side, where a buffer cannot be had or filled.
     return translated_ort_errors(f"run a batch of shape {batch.shape}", RuntimeError, ValueError)

@@ -1,30 +1,32 @@
-"""Which provider of onnxruntime really got the graph: it falls back to the CPU without an error."""
+"""The provider of onnxruntime that really got the graph: it falls back to the CPU without an error."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
 
-# Without it a session does not keep who got what.
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+# The option with which a session keeps which provider got which node.
 RECORD = "session.record_ep_graph_assignment_info"
 
 
-def assigned(session: Any) -> dict[str, int] | None:
-    """Nodes of the graph per provider, as the session was split; None before onnxruntime 1.24.
+def assigned(session: "onnxruntime.InferenceSession") -> dict[str, int]:
+    """Nodes of the graph per provider, as the session was split, before a provider fuses what it took.
 
-    Counted before a provider fuses what it took. The session must have been opened with RECORD.
+    The session must have been opened with RECORD, by onnxruntime 1.24 or newer.
     """
-    read = getattr(session, "get_provider_graph_assignment_info", None)
-    if read is None:
-        return None
-    return dict(Counter(part.ep_name for part in read() for _ in part.get_nodes()))
+    parts = session.get_provider_graph_assignment_info()
+    return dict(Counter(part.ep_name for part in parts for _ in part.get_nodes()))
 
 
 def refuse_other(taken: str, wanted: str, missing: Callable[[], str | None]) -> None:
     """Raise WorkbenchError where the session as a whole fell back: its first provider is another.
 
-    missing: says which library that provider lacks, and what to install.
+    missing: names the library that the provider lacks, and what to install.
     """
     if taken != wanted:
         reason = missing()

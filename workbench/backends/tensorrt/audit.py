@@ -1,8 +1,7 @@
-"""The audit of TensorRT: which layers an engine has and what they compute in, as its inspector tells.
+"""The audit of TensorRT: the layers of an engine and what they compute in, from its inspector.
 
-The inspector's JSON names, for each layer, the types of the tensors that go in and out, those of the weights,
-and the ONNX nodes that were fused into it. Nodes are weighed by their multiply-accumulates in the file. What
-the inspector does not tell counts as unknown.
+The inspector's JSON names, for each layer, the types of its tensors and weights, and the ONNX nodes that were
+fused into it. Nodes are weighed by their multiply-accumulates in the file. Missing types count as unknown.
 """
 
 import json
@@ -32,7 +31,7 @@ MOVES = frozenset({"Reformat", "NoOp", "Constant", "Shape", "Shuffle", "Slice", 
 
 @dataclass(frozen=True, slots=True)
 class EngineLayer:
-    """A layer of the engine. given, made: its tensors by name, and what they are stored in."""
+    """A layer of the engine. given, made: its input and output tensors, each a name and a type."""
 
     kind: str
     nodes: frozenset[str]
@@ -54,8 +53,8 @@ class EngineLayer:
         return kinds.pop() if len(kinds) == 1 else "unknown"
 
 
-def audit_engine(told: str, artifact: Artifact, *, profile: int) -> Audit:
-    """The audit of what an engine's inspector tells, against the file that the engine was built from.
+def audit_engine(report: str, artifact: Artifact, *, profile: int) -> Audit:
+    """The audit of an engine. report: its inspector's. artifact: the file that it was built from.
 
     profile: the optimisation profile whose layers count; the others hold the same network again.
     """
@@ -64,7 +63,7 @@ def audit_engine(told: str, artifact: Artifact, *, profile: int) -> Audit:
     source = onnx.load_from_string(artifact.read())
     counted = macs_of(source)
     products = multiplying(source)
-    layers = layers_of(told, profile)
+    layers = layers_of(report, profile)
     return audit_of(
         products_of(layers, source, counted),
         asked=artifact.info.precision,
@@ -75,10 +74,10 @@ def audit_engine(told: str, artifact: Artifact, *, profile: int) -> Audit:
     )
 
 
-def layers_of(told: str, profile: int) -> list[EngineLayer]:
-    """Empty where the inspector's text is no JSON (some versions do not escape) or holds names alone."""
+def layers_of(report: str, profile: int) -> list[EngineLayer]:
+    """Empty where the report is no JSON (some versions do not escape) or holds names alone."""
     try:
-        listed = json.loads(told).get("Layers", [])
+        listed = json.loads(report).get("Layers", [])
     except (json.JSONDecodeError, AttributeError):
         return []
     found = [each for each in listed if isinstance(each, dict)]
@@ -90,16 +89,15 @@ def layers_of(told: str, profile: int) -> list[EngineLayer]:
     ]
 
 
-def _layer(told: Mapping[str, Any]) -> EngineLayer:
-    weights = told.get("Weights")
-    stated = isinstance(weights, dict) and "Type" in weights
+def _layer(entry: Mapping[str, Any]) -> EngineLayer:
+    weights = entry.get("Weights")
     return EngineLayer(
-        kind=str(told.get("LayerType", "")),
-        nodes=frozenset(NODE.findall(str(told.get("Metadata", "")))),
-        given=_tensors(told.get("Inputs")),
-        made=_tensors(told.get("Outputs")),
-        weights=_kind(str(weights["Type"])) if stated and weights else None,
-        quantises=told.get("Origin") == "QDQ",
+        kind=str(entry.get("LayerType", "")),
+        nodes=frozenset(NODE.findall(str(entry.get("Metadata", "")))),
+        given=_tensors(entry.get("Inputs")),
+        made=_tensors(entry.get("Outputs")),
+        weights=_kind(str(weights["Type"])) if isinstance(weights, dict) and "Type" in weights else None,
+        quantises=entry.get("Origin") == "QDQ",
     )
 
 
@@ -118,7 +116,7 @@ def _kind(words: str) -> Computed:
 
 
 def _names(source: "onnx.ModelProto") -> dict[str, str]:
-    """What TensorRT calls the nodes that multiply -> what `macs_of` calls them."""
+    """TensorRT's names of the nodes that multiply -> those of `macs_of`."""
     return {node.name or f"node_of_{node.output[0]}": name for name, node in multiplying(source)}
 
 

@@ -17,8 +17,7 @@ from workbench.backends.base import Engine, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
 from workbench.backends.gpu import cuda, engine_store
 from workbench.backends.tensorrt.build import GPU_HINT, EnginePlan, build, plan_of
-from workbench.backends.tensorrt.lane import Lane, ports_of
-from workbench.backends.tensorrt.lane_pool import Lanes, split
+from workbench.backends.tensorrt.lane import Lane, Lanes, ports_of, split
 from workbench.backends.tensorrt.log import log_of, made
 from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
@@ -51,11 +50,11 @@ def unavailable(runtime: TensorrtRuntime) -> str | None:
 def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
     """Open an ONNX file through its engine, built where none fits. May be called from several threads.
 
-    A fixed batch is filled up; where it is free, more photos than the engine takes go in several calls.
-    Raises WorkbenchError where TensorRT cannot take the network, or CUDA fails.
+    A fixed batch is filled up; with a free one, more photos than the engine takes go in several calls.
+    Raises WorkbenchError.
     """
     plan = plan_of(artifact.info, runtime)
-    native, built = _opened(artifact, plan)
+    native, built = _open_engine(artifact, plan)
     ports = ports_of(native, pixels=artifact.info.pixels, classes=artifact.info.classes)
     if native.num_optimization_profiles != len(plan.sizes):
         raise WorkbenchError(f"the engine has {native.num_optimization_profiles} optimisation profiles")
@@ -67,7 +66,7 @@ def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
             return lane.run(batch)
 
     def time_calls(batch: Batch, calls: int) -> tuple[int, ...]:
-        whole = _whole(batch, plan)
+        whole = _fill(batch, plan)
         ports.check(whole)
         with lanes.one() as lane:
             return lane.time(whole, calls)
@@ -82,13 +81,13 @@ def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
             engine=built,
         )
     except BaseException:
-        with suppress(WorkbenchError):  # The error that is on its way says more than those it brings about.
+        with suppress(WorkbenchError):  # The first error says more than those that follow from it.
             lanes.close()
         raise
     lanes.close()
 
 
-def _whole(batch: Batch, plan: EnginePlan) -> Batch:
+def _fill(batch: Batch, plan: EnginePlan) -> Batch:
     if plan.free and len(batch) > plan.most:
         raise WorkbenchError(
             f"the engine takes {plan.most} photos at a time, not {len(batch)}",
@@ -98,52 +97,52 @@ def _whole(batch: Batch, plan: EnginePlan) -> Batch:
 
 
 def audit(artifact: Artifact, runtime: TensorrtRuntime, sample: "NDArray[Any]") -> Audit:
-    """What the engine's layers compute in, as TensorRT's inspector tells. Nothing is run."""
+    """What the engine's layers compute in, from TensorRT's inspector. Nothing is run."""
     import tensorrt as trt
 
     from workbench.backends.tensorrt.audit import audit_engine
 
     plan = plan_of(artifact.info, runtime)
-    native, _ = _opened(artifact, plan)
+    native, _ = _open_engine(artifact, plan)
     inspector = made(trt, "looking into the engine", native.create_engine_inspector)
-    told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    report = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     count = min(len(sample), plan.most) if plan.free else plan.most
-    return audit_engine(str(told), artifact, profile=plan.profile(count))
+    return audit_engine(report, artifact, profile=plan.profile(count))
 
 
 def prepare(artifact: Artifact, runtime: TensorrtRuntime) -> None:
     """Build the engine where none is kept that fits, so that `session` opens at once."""
-    _found_or_built(artifact, plan_of(artifact.info, runtime))
+    _find_or_build(artifact, plan_of(artifact.info, runtime))
 
 
-def _opened(artifact: Artifact, plan: EnginePlan) -> tuple[Any, Engine]:
-    """The engine, and how it was come by. One that was kept and cannot be opened is built anew, once."""
+def _open_engine(artifact: Artifact, plan: EnginePlan) -> tuple[Any, Engine]:
+    """The engine, opened. One that was kept and cannot be opened is built again, once."""
     refuse_foreign(artifact)
-    data, found = _found_or_built(artifact, plan)
+    data, found = _find_or_build(artifact, plan)
     try:
-        return _deserialized(data), found
+        return _deserialize(data), found
     except WorkbenchError as error:
         if any(words in error.message.lower() for words in FULL):
             # Nothing is wrong with the engine, and building one takes more memory than opening it.
             raise WorkbenchError(error.message, hint=cuda.HINTS["cudaErrorMemoryAllocation"]) from error
         if found.build_s is not None:
             raise
-    data, found = _found_or_built(artifact, plan, anew=True)
-    return _deserialized(data), found
+    data, found = _find_or_build(artifact, plan, rebuild=True)
+    return _deserialize(data), found
 
 
-def _deserialized(data: bytes) -> Any:
+def _deserialize(data: bytes) -> Any:
     import tensorrt as trt
 
     opener = made(trt, "starting its runtime", lambda: trt.Runtime(log_of(trt)), hint=GPU_HINT)
     return made(trt, "opening an engine", lambda: opener.deserialize_cuda_engine(data), hint=GPU_HINT)
 
 
-def _found_or_built(artifact: Artifact, plan: EnginePlan, *, anew: bool = False) -> tuple[bytes, Engine]:
-    """The bytes of an engine that was kept, or of a new one. The ONNX file is verified either way."""
+def _find_or_build(artifact: Artifact, plan: EnginePlan, *, rebuild: bool = False) -> tuple[bytes, Engine]:
+    """The bytes of the engine that is kept, or of a new one. The ONNX file is verified either way."""
     import tensorrt as trt
 
-    refuse_override(plan.tf32)  # before it is kept under what it would not be
+    refuse_override(plan.tf32)  # else the engine would be kept under another precision's name
     onnx = artifact.read()
     binding = engine_store.bound_to(f"TensorRT {trt.__version__}")
     try:
@@ -151,12 +150,12 @@ def _found_or_built(artifact: Artifact, plan: EnginePlan, *, anew: bool = False)
         timing = engine_store.timing_folder(binding) / engine_store.TIMING
     except engine_store.Unwritable as error:
         log.warning("%s: it is built at every start", error.message)
-        return _built(onnx, artifact, plan, binding, timings=b"")[:2]
+        return _build_engine(onnx, artifact, plan, binding, timings=b"")[:2]
     with engine_store.alone(place):
-        kept = None if anew else engine_store.fitting(place, binding)
-        if kept is not None:
-            return kept.data, Engine(size_bytes=len(kept.data), bound_to=binding)
-        data, engine, timings = _built(
+        data = None if rebuild else engine_store.fitting(place, binding)
+        if data is not None:
+            return data, Engine(size_bytes=len(data), bound_to=binding)
+        data, engine, timings = _build_engine(
             onnx, artifact, plan, binding, timings=engine_store.read_private(timing) or b""
         )
         try:
@@ -167,7 +166,7 @@ def _found_or_built(artifact: Artifact, plan: EnginePlan, *, anew: bool = False)
     return data, engine
 
 
-def _built(
+def _build_engine(
     onnx: bytes, artifact: Artifact, plan: EnginePlan, binding: str, *, timings: bytes
 ) -> tuple[bytes, Engine, bytes]:
     start = time.perf_counter()

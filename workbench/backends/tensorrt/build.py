@@ -1,11 +1,11 @@
 """ONNX bytes to a TensorRT engine, with TensorRT 10 and 11 alike.
 
 - Strongly typed: every tensor has the type that the graph gives it, in 11 always and in 10 by a flag. FP16
-  and INT8 are therefore in the graph (the `fp16` step, explicit QDQ); the builder is asked for neither, and
-  the switches and calibrators of earlier versions, which 11 has no more, are not touched.
+  and INT8 are in the graph (the `fp16` step, explicit QDQ), without the builder's switches and calibrators,
+  which 11 removed.
 - TF32 off unless asked for: the builder would round what fp32 convolutions multiply.
-- Never refittable: whoever may exchange weights may change answers.
-- Detailed verbosity: the audit reads the precisions of the engine's layers from it. It costs no time.
+- Never refittable: exchanged weights change answers.
+- Detailed verbosity: the audit reads the layers' precisions from it. It costs no time.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from workbench.backends.tensorrt.log import log_of, made
 from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 
-VERSION = 1  # of what is built from the same plan; a change here builds every engine anew
+VERSION = 1  # of what is built from the same plan; a change builds every engine again
 MOST = 64  # photos a call, where nothing else is said and the graph leaves it free
 
 GPU_HINT = "the GPU may be too old for this TensorRT, or the driver for its CUDA: `krishi-bench doctor`"
@@ -39,7 +39,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """All that decides an engine beside the network and the machine. free: the batch is not in the graph."""
+    """The settings that decide an engine. free: the batch is not in the graph."""
 
     free: bool
     sizes: tuple[Sizes, ...]
@@ -55,7 +55,7 @@ class EnginePlan:
         return next(index for index, sizes in enumerate(self.sizes) if sizes.least <= batch <= sizes.most)
 
     def parts(self) -> tuple[str, ...]:
-        """What it says, for the name an engine is kept under."""
+        """The parts of the name under which an engine is kept."""
         return (f"build {VERSION}", repr(self))
 
 
@@ -68,12 +68,10 @@ def plan_of(info: ArtifactInfo, runtime: TensorrtRuntime) -> EnginePlan:
 
 
 def _sizes(fixed: int, runtime: TensorrtRuntime) -> tuple[Sizes, ...]:
-    """One photo, and more than one.
+    """One profile for one photo, which servers ask for most, and one for more.
 
-    A server asked photo by photo lives in the first profile, and kernels that are chosen for exactly one
-    shape are faster than those of a range. The range's kernels are chosen for the recipe's batch where that
-    is more than one, else for the largest: calls that are full take the longest. The range starts at two,
-    because no call of one gets there.
+    Kernels chosen for one shape are faster than those for a range. The range's are chosen for the recipe's
+    batch where that is more than one, else for the largest: full calls take the longest.
     """
     if fixed:
         return (Sizes(fixed, fixed, fixed),)
@@ -83,17 +81,18 @@ def _sizes(fixed: int, runtime: TensorrtRuntime) -> tuple[Sizes, ...]:
 
 
 def build(onnx: bytes, name: str, plan: EnginePlan, timings: bytes) -> tuple[bytes, bytes]:
-    """The serialized engine, and what the builder measured for it.
+    """The serialized engine, and the builder's timings.
 
-    onnx: a whole model without external data. name: the file's, for messages. timings: what an earlier build
-    here measured; empty for none. Raises WorkbenchError where TensorRT does not take the network, naming the
-    nodes, or finds no kernels.
+    onnx: a whole model without external data. name: the file's, for messages. timings: of an earlier build
+    here; empty for none. Raises WorkbenchError, naming the nodes that TensorRT does not take.
     """
     import tensorrt as trt
 
     builder = made(trt, "starting its builder", lambda: trt.Builder(log_of(trt)), hint=GPU_HINT)
-    network = made(trt, "creating a network", lambda: builder.create_network(_typed(trt)))
-    with _parsed(trt, network, onnx, name):
+    # By name: the flag's number differs between 10 and 11, where it is deprecated and does nothing.
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = made(trt, "creating a network", lambda: builder.create_network(typed))
+    with _parsed_network(trt, network, onnx, name):
         config = made(trt, "configuring its builder", builder.create_builder_config)
         _configure(trt, config, plan)
         if plan.free:
@@ -109,20 +108,15 @@ def build(onnx: bytes, name: str, plan: EnginePlan, timings: bytes) -> tuple[byt
         return engine, bytes(cache.serialize() or b"")
 
 
-def _typed(trt: Any) -> int:
-    # By name: the flag's number differs between 10 and 11, where it is deprecated and does nothing.
-    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-
-
 @contextmanager
-def _parsed(trt: Any, network: Any, onnx: bytes, name: str) -> Iterator[None]:
-    """The network, filled from ONNX. The parser has to live until the engine is built: weights are its."""
+def _parsed_network(trt: Any, network: Any, onnx: bytes, name: str) -> Iterator[None]:
+    """Fill the network from ONNX. The parser owns the weights: it lives until the engine is built."""
     log_of(trt).errors.clear()
     parser = trt.OnnxParser(network, log_of(trt))
     if not parser.parse(onnx):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        told = "; ".join(_told(error) for error in errors) or "it is no ONNX file that TensorRT can read"
-        raise WorkbenchError(f"TensorRT cannot take {name}: {told}", hint=OPERATOR_HINT)
+        reasons = "; ".join(map(_reason, errors)) or "it is no ONNX file that TensorRT can read"
+        raise WorkbenchError(f"TensorRT cannot take {name}: {reasons}", hint=OPERATOR_HINT)
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise WorkbenchError(
             f"{name} has {network.num_inputs} inputs and {network.num_outputs} outputs: "
@@ -138,8 +132,7 @@ def _parsed(trt: Any, network: Any, onnx: bytes, name: str) -> Iterator[None]:
     del parser
 
 
-def _told(error: Any) -> str:
-    """A node's name, its operator and the reason; errors of the whole file have neither."""
+def _reason(error: Any) -> str:
     node, operator, reason = error.node_name(), error.node_operator(), " ".join(error.desc().split())
     where = f"node `{node}` ({operator}): " if node and operator else f"{operator}: " if operator else ""
     return f"{where}{reason}"
@@ -164,7 +157,7 @@ def _add_profiles(builder: Any, config: Any, given: Any, sizes: tuple[Sizes, ...
 
 
 def _timing_cache(config: Any, timings: bytes) -> Any:
-    """Set what was measured before, or a fresh one where that is damaged or another version's."""
+    # The earlier timings may be damaged or another version's.
     for data in (timings, b""):
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):

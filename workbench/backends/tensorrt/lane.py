@@ -4,9 +4,10 @@ A lane is what one call needs for itself: a stream, pinned and GPU memory for th
 execution contexts, which share the GPU memory they compute in, because a lane makes one call at a time.
 """
 
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LANES = 4  # calls at once: two keep a GPU busy with copies and kernels, and each lane costs memory
 GRAPHS = 16  # of a lane: batch sizes recorded; the one used least recently goes
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What goes in and out of an engine. image: of one photo, in the layout of the input."""
+    """The input and output of an engine. image: shape of one photo, in the layout of the input."""
 
     given: str
     logits: str
@@ -50,7 +52,7 @@ class Ports:
 
 
 def ports_of(engine: Any, *, pixels: bool, classes: int) -> Ports:
-    """Read an engine's input and output. Raises WorkbenchError where they are not the artifact's."""
+    """Read the ports of an engine. Raises WorkbenchError where they are not the artifact's."""
     import tensorrt as trt
 
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -105,14 +107,14 @@ class Lane:
         return self._logits[:count].copy()
 
     def time(self, batch: Batch, calls: int) -> tuple[int, ...]:
-        """Nanoseconds of each of `calls` calls on the GPU, the photos being there and the logits staying."""
+        """Nanoseconds of each call on the GPU, without the copies."""
         queue = self._ready(batch)
         queue()
         cuda.wait(self._stream)
         return cuda.timed_calls(self._stream, queue, calls)
 
     def _ready(self, batch: Batch) -> Callable[[], None]:
-        """Queue the copy of a batch; what returns is the call that computes it."""
+        """Queue the copy of a batch; returns the function that queues its computation."""
         count = len(batch)
         self._given[:count] = batch
         cuda.to_device(self._given_at, self._given[:count], self._stream)
@@ -132,7 +134,7 @@ class Lane:
         context = made(
             trt, "creating an execution context", lambda: self._engine.create_execution_context(strategy)
         )
-        # Said even of the first profile: only the first context of an engine has it by itself.
+        # For the first profile too: only the first context of an engine has it by default.
         made(
             trt,
             f"choosing its optimisation profile {profile}",
@@ -172,13 +174,10 @@ class Lane:
         return lambda: cuda.replay(graph, self._stream)
 
     def _record(self, count: int) -> "_Recorded":
-        """A context of its own: changing the shape of one that was recorded would change what is replayed.
-
-        The first call goes unrecorded: with a new shape TensorRT prepares itself, which cannot be recorded.
-        """
+        # A context for this recording alone: another shape in it would change what is replayed.
         context = self._new_context(self._plan.profile(count))
         queue = self._call(context, count)
-        queue()
+        queue()  # With a new shape TensorRT prepares itself, which cannot be recorded.
         cuda.wait(self._stream)
         with ExitStack() as stack:
             graph = stack.enter_context(cuda.recorded(self._stream, queue))
@@ -194,3 +193,71 @@ class _Recorded:
     graph: Any
     context: Any
     stack: ExitStack = field(repr=False)
+
+
+class Lanes:
+    """Lanes for any number of threads: LANES of them work at once, the others wait. Made as needed."""
+
+    def __init__(self, make: Callable[[], Lane]) -> None:
+        self._make = make
+        self._changed = threading.Condition()
+        self._idle: list[Lane] = []
+        self._made = 0
+        self._closed = False
+
+    @contextmanager
+    def one(self) -> Iterator[Lane]:
+        """A lane for this thread alone. Raises WorkbenchError after `close`."""
+        lane = self._take_idle() or self._new()
+        try:
+            yield lane
+        finally:
+            with self._changed:
+                self._idle.append(lane)
+                self._changed.notify()
+
+    def _take_idle(self) -> Lane | None:
+        """An idle lane; None where this thread is to make one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._idle or self._made < LANES)
+            if self._closed:
+                raise WorkbenchError("this session is closed")
+            if self._idle:
+                return self._idle.pop()
+            self._made += 1
+            return None
+
+    def _new(self) -> Lane:
+        try:
+            return self._make()
+        except BaseException:
+            with self._changed:
+                self._made -= 1
+                self._changed.notify()
+            raise
+
+    def close(self) -> None:
+        """Wait for the calls in flight, then free every lane."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self._idle) == self._made)
+            lanes, self._idle, self._made = self._idle, [], 0
+            del self._make  # It holds the engine, which is freed even where the session lives on.
+        with ExitStack() as stack:
+            for lane in lanes:
+                stack.callback(lane.close)
+
+
+def split(
+    run: "Callable[[Batch], NDArray[np.float32]]", most: int
+) -> "Callable[[Batch], NDArray[np.float32]]":
+    """`run`, which takes `most` photos, for any number: in several calls where there are more."""
+    import numpy as np
+
+    def infer(batch: Batch) -> "NDArray[np.float32]":
+        if len(batch) <= most:
+            return run(batch)
+        return np.concatenate([run(batch[start : start + most]) for start in range(0, len(batch), most)])
+
+    return infer

@@ -13,11 +13,9 @@ LAST = 3  # messages in an exception
 
 @lru_cache(maxsize=4)
 def log_of(trt: Any) -> Any:
-    """The logger of a process: TensorRT wants one, that lives as long as all that is made with it.
+    """The one logger of this process, with TensorRT's plug-ins registered; TensorRT needs it to the end.
 
-    TensorRT's own plug-ins are registered with it.
-
-    trt: the module `tensorrt`. `errors`: what it has complained of since `clear`.
+    trt: the module `tensorrt`. `errors`: the last messages since `clear`.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc]
@@ -33,16 +31,13 @@ def log_of(trt: Any) -> Any:
             logging.getLogger("workbench.tensorrt").warning("%s", msg.strip())
 
     log = Log()
-    # Some operators are plug-ins, to the parser as to an engine: they have to be known before either.
+    # Some operators are plug-ins, which parser and engines have to find.
     trt.init_libnvinfer_plugins(log, "")
     return log
 
 
 def made(trt: Any, doing: str, make: Callable[[], Any], *, hint: str | None = None) -> Any:
-    """What `make` returns. Raises WorkbenchError with TensorRT's own complaints where that is nothing.
-
-    TensorRT returns None or False, or its binding raises, and the reason is in its log alone.
-    """
+    """The result of `make`. Raises WorkbenchError with TensorRT's log for None, False or an exception."""
     log = log_of(trt)
     log.errors.clear()
     try:
@@ -55,5 +50,4 @@ def made(trt: Any, doing: str, make: Callable[[], Any], *, hint: str | None = No
 
 
 def reasons(trt: Any) -> str:
-    """The last complaints, in one line; empty where there was none."""
     return "; ".join(" ".join(message.split()) for message in tuple(log_of(trt).errors))

@@ -52,10 +52,10 @@ def unavailable(runtime: TorchRuntime) -> str | None:
 
 @contextmanager
 def session(artifact: Artifact, runtime: TorchRuntime) -> Iterator[Session]:
-    """Open a torch artifact from its verified bytes, in inference mode.
+    """Open a torch artifact from its verified bytes, in inference mode. Nothing is compiled.
 
-    A compiled one is never compiled here. Raises WorkbenchError where the file cannot be opened, or was
-    compiled for another machine, precision or number of threads.
+    Raises WorkbenchError where the file cannot be opened, or was compiled for another machine, precision or
+    number of threads.
     """
     import torch
 
@@ -83,11 +83,11 @@ def session(artifact: Artifact, runtime: TorchRuntime) -> Iterator[Session]:
 
 
 def audit(artifact: Artifact, runtime: TorchRuntime, sample: "NDArray[Any]") -> Audit:
-    """Eager: every operator that multiplies, as torch dispatches it. Compiled: what the package says."""
+    """Eager: every operator that multiplies, as torch dispatches it. Compiled: the package's precision."""
     if artifact.info.format == "torch-aoti":
         _refuse_foreign(artifact, runtime)
         return _audit_of_package(artifact, runtime)
-    products, casts = _watched(_eager(artifact, runtime), sample)
+    products, casts = _count_products(_eager(artifact, runtime), sample)
     return audit_of(
         products,
         asked=ASKED[runtime.precision or "f32"],
@@ -110,7 +110,7 @@ def _audit_of_package(artifact: Artifact, runtime: TorchRuntime) -> Audit:
     )
 
 
-def _watched(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Product], int]:
+def _count_products(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Product], int]:
     """The operators that multiply in one call, and the number of changes of the float format."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -120,7 +120,7 @@ def _watched(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Product],
     casts: list[str] = []
 
     class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Sees each operator below autocast, with the tensors it really works on."""
+        """Gets each operator below autocast, with the tensors it really works on."""
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -163,7 +163,12 @@ def _eager(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
             if artifact.info.format == "torchscript":
                 module = torch.jit.load(data, map_location=runtime.device).eval()  # type: ignore[no-untyped-call]
             else:
-                module = _on_device(torch.export.load(data), runtime.device).module()
+                program = torch.export.load(data)
+                if runtime.device != "cpu":  # weights, constants, and the tensors that its forward makes
+                    from torch.export.passes import move_to_device_pass
+
+                    program = move_to_device_pass(program, runtime.device)
+                module = program.module()
         except (RuntimeError, ValueError) as error:
             raise WorkbenchError(f"torch cannot open {artifact.path.name}: {error}") from error
     half = getattr(torch, HALF[runtime.precision]) if runtime.precision in HALF else None
@@ -176,15 +181,6 @@ def _eager(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
         return logits
 
     return forward
-
-
-def _on_device(program: "torch.export.ExportedProgram", device: str) -> "torch.export.ExportedProgram":
-    """The program with its weights there, its constants, and the tensors that its forward makes."""
-    if device == "cpu":
-        return program
-    from torch.export.passes import move_to_device_pass
-
-    return move_to_device_pass(program, device)
 
 
 def _refuse_foreign(artifact: Artifact, runtime: TorchRuntime) -> None:
@@ -219,7 +215,7 @@ def _compiled(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
 
 
 def noted(precision: str | None, device: str, threads: int) -> dict[str, str]:
-    """What decides whether a package is the one to open: noted in it when it is compiled."""
+    """The facts noted in a package when it is compiled, by which it is checked when it is opened."""
     if device == "cuda":
         return {"device": "cuda", "precision": precision or "f32", "bound_to": cuda.bound_to()}
     return {"precision": precision or "f32", "threads": str(threads)}
@@ -228,10 +224,10 @@ def noted(precision: str | None, device: str, threads: int) -> dict[str, str]:
 def open_package(
     data: bytes, calls_at_once: int, name: str, *, recorded: bool = False
 ) -> "tuple[Forward, Mapping[str, str]]":
-    """A package that inductor compiled, and what was noted in it (see `torch_exporters.write_package`).
+    """A package that inductor compiled, and the facts noted in it (see `torch_exporters.write_package`).
 
     calls_at_once: more than these wait for each other. recorded: for a CUDA graph, which the package's own
-    watch over its calls would disturb; the caller sees to it that they do not overlap. Raises WorkbenchError.
+    locks would disturb: the caller must not let calls overlap. Raises WorkbenchError.
     """
     from torch._inductor.package.package import load_package
 

@@ -1,4 +1,4 @@
-"""PyTorch on an NVIDIA GPU: what stands in the way, TF32, weights in half, what a package is bound to."""
+"""PyTorch on an NVIDIA GPU: requirements, TF32, weights in half precision, the machine of a package."""
 
 import threading
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ NEEDS_CAPABILITY = {"bf16": (8, 0), "tf32": (8, 0)}
 TRITON_CAPABILITY = (7, 0)
 
 _switch = threading.Lock()
-_open: list[bool] = []  # of the sessions that are open in this process: may they use TF32?
+_open: list[bool] = []  # for each open session of this process: it may use TF32
 
 
 def unavailable(runtime: TorchRuntime) -> str | None:
@@ -44,7 +44,7 @@ def unavailable(runtime: TorchRuntime) -> str | None:
 
 
 def bound_to() -> str:
-    """What a network compiled here is made for. The processor too: its host code is compiled for that."""
+    """The machine that a network compiled here runs on; its host code needs the processor too."""
     import torch
 
     found = nvidia.gpu()
@@ -63,12 +63,10 @@ def refuse_foreign(artifact: Artifact) -> None:
 
 @contextmanager
 def tensor_float(allowed: bool) -> Iterator[None]:
-    """TF32 on or off, as long as this is open. cuDNN's convolutions have it on by default.
+    """Switch TF32 on or off while this is open. cuDNN's convolutions have it on by default.
 
-    torch has one switch for the whole process: raises WorkbenchError where another session wants it
-    otherwise. Matrix products are switched by the one function that keeps torch's older and newer settings
-    in step: inductor reads the older one, and refuses a mixture of both. Raises too where the environment
-    decides otherwise.
+    Raises WorkbenchError where another session of this process, or the environment, has it otherwise: torch
+    has one switch for the process.
     """
     import torch
 
@@ -81,6 +79,7 @@ def tensor_float(allowed: bool) -> Iterator[None]:
                 hint="open `tf32` models in a process of their own",
             )
         precision = "tf32" if allowed else "ieee"
+        # This function keeps torch's older setting in step, which inductor reads; it refuses a mixture.
         torch.set_float32_matmul_precision("high" if allowed else "highest")
         torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
         torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
@@ -93,12 +92,11 @@ def tensor_float(allowed: bool) -> Iterator[None]:
 
 
 def round_weights(module: "torch.nn.Module", half: "torch.dtype") -> None:
-    """Hold in `half` what autocast would round to it in every call: weights of two dimensions and more, and
-    with them position embeddings, which autocast would leave.
+    """Store weights of two dimensions and more in `half`, to which autocast would round them in every call.
 
-    The rest (biases, statistics, scales) stays in float32, as under autocast alone: norms need that. Their
-    layout stays as it was exported: with `channels_last`, which cuDNN prefers for half precision, the views
-    that a forward was exported with may not exist. Inductor chooses layouts itself.
+    Biases, statistics and scales stay in float32, as under autocast: norms need that. The layout stays as it
+    was exported: with `channels_last`, which cuDNN prefers for half precision, views of the exported forward
+    may not exist.
     """
     import torch
 

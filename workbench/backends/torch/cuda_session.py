@@ -30,23 +30,29 @@ WARM_UP_CALLS = 3  # before recording: libraries set themselves up in them, whic
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A call that was recorded. given: where it reads its input; replay: runs it; logits: where they are."""
+    """A recorded call. given, logits: the memory it reads and writes."""
 
     given: "torch.Tensor"
-    replay: Callable[[], None]
+    graph: "torch.cuda.CUDAGraph"
     logits: "torch.Tensor"
 
     def run(self) -> "torch.Tensor":
-        self.replay()
+        self.graph.replay()
         return self.logits
 
 
-class Recorder:
-    """Records a call once for each shape of input, and repeats it. For one thread at a time: a repeated call
-    reads and writes the memory it was recorded with."""
+class CudaGraphs:
+    """CUDA graphs of `forward`, one for each shape of input, recorded and run on `stream`.
 
-    def __init__(self, record: "Callable[[torch.Tensor], Recording]") -> None:
-        self._record = record
+    For one thread at a time: they share one pool of memory, so that none may run beside another, and logits
+    are fetched before the next runs.
+    """
+
+    def __init__(self, forward: "Forward", stream: "torch.cuda.Stream") -> None:
+        import torch
+
+        self._forward, self._stream = forward, stream
+        self._pool = torch.cuda.graph_pool_handle()
         self._recordings: dict[tuple[int, ...], Recording] = {}
 
     def load(self, host: "torch.Tensor") -> "Run":
@@ -57,66 +63,53 @@ class Recorder:
         recording.given.copy_(host, non_blocking=True)
         return recording.run
 
+    def _record(self, host: "torch.Tensor") -> Recording:
+        import torch
 
-def cuda_graphs(forward: "Forward", stream: "torch.cuda.Stream") -> Recorder:
-    """CUDA graphs of `forward`, recorded and run on `stream`.
-
-    They share one pool of memory: none runs beside another, and logits are fetched before the next runs.
-    """
-    import torch
-
-    pool = torch.cuda.graph_pool_handle()
-
-    def record(host: "torch.Tensor") -> Recording:
         given = host.to(DEVICE)
         try:
             for _ in range(WARM_UP_CALLS):
-                forward(given)
+                self._forward(given)
             graph = torch.cuda.CUDAGraph()
             # thread_local: other threads of a server may allocate memory meanwhile.
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                logits = forward(given)
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                logits = self._forward(given)
         except RuntimeError as error:
             raise WorkbenchError(
                 f"runtime.cuda_graph: the network cannot be recorded: {first_line(error)}",
                 hint="leave `cuda_graph` out; a forward that looks at the values of tensors is a usual cause",
             ) from error
-        return Recording(given, graph.replay, logits)
-
-    return Recorder(record)
+        return Recording(given, graph, logits)
 
 
 class Caller:
     """Calls a network on the GPU with arrays of the host, for one thread at a time.
 
     The arrays go through pinned memory, so that no copy waits; the one wait is at the end of the call.
-    empty: makes memory of a shape, float32, pinned by default.
     """
 
-    def __init__(
-        self, load: "Load", stream: Any, empty: "Callable[[tuple[int, ...]], torch.Tensor] | None" = None
-    ) -> None:
-        self._load = load
-        self._stream = stream
-        self._empty = empty or _pinned
-        self._kept: dict[str, torch.Tensor] = {}
+    def __init__(self, load: "Load", stream: Any) -> None:
+        self._load, self._stream = load, stream
+        self._memory: dict[str, torch.Tensor] = {}
 
     def __call__(self, batch: Batch) -> "NDArray[np.float32]":
         """(N, C, H, W) -> (N, classes)."""
         import torch
 
         with torch.inference_mode(), torch.cuda.stream(self._stream):
-            given = self._room("given", batch.shape)
+            given = self._pinned("given", batch.shape)
             given.copy_(torch.from_numpy(batch))
             logits = self._load(given)()
-            answer = self._room("answer", tuple(logits.shape))
+            answer = self._pinned("answer", tuple(logits.shape))
             answer.copy_(logits, non_blocking=True)
             self._stream.synchronize()
             copied: NDArray[np.float32] = answer.numpy().copy()
         return copied
 
     def device(self, batch: Batch) -> str:
-        """Where the logits of this batch come to be, as they say themselves: `cuda`."""
+        """The device that the logits of this batch are on, read back from them: `cuda`."""
         import torch
 
         with torch.inference_mode(), torch.cuda.stream(self._stream):
@@ -139,27 +132,22 @@ class Caller:
             self._stream.synchronize()
         return tuple(round(before.elapsed_time(after) * 1e6) for before, after in marks)
 
-    def _room(self, name: str, shape: tuple[int, ...]) -> "torch.Tensor":
-        """Memory kept from call to call, that of the largest batch so far."""
-        kept = self._kept.get(name)
-        if kept is None or kept.shape[1:] != shape[1:] or len(kept) < shape[0]:
-            kept = self._kept[name] = self._empty(shape)
-        return kept[: shape[0]]
+    def _pinned(self, name: str, shape: tuple[int, ...]) -> "torch.Tensor":
+        """Pinned float32 memory, reused from call to call: that of the largest batch so far."""
+        import torch
 
-
-def _pinned(shape: tuple[int, ...]) -> "torch.Tensor":
-    import torch
-
-    return torch.empty(shape, dtype=torch.float32, pin_memory=True)
+        memory = self._memory.get(name)
+        if memory is None or memory.shape[1:] != shape[1:] or len(memory) < shape[0]:
+            memory = self._memory[name] = torch.empty(shape, dtype=torch.float32, pin_memory=True)
+        return memory[: shape[0]]
 
 
 def open_session(forward: "Forward", artifact: Artifact, runtime: TorchRuntime, how: str) -> Session:
     """A session of `forward`, which takes and gives tensors on the GPU. how: `eager` or `inductor`.
 
-    Calls it once, to read back where it computes. Threads call it beside each other, each on a stream of its
-    own; a CUDA graph is one for all, and they take turns. Raises WorkbenchError.
+    Calls it once, to read back where it computes. Each thread calls it on a stream of its own; with CUDA
+    graphs all threads share one and take turns. Raises WorkbenchError.
     """
-    import numpy as np
     import torch
 
     def in_float(given: "torch.Tensor") -> "torch.Tensor":
@@ -184,25 +172,30 @@ def open_session(forward: "Forward", artifact: Artifact, runtime: TorchRuntime, 
         with turn:
             return caller().times(filled(batch, size), calls)
 
+    device = _device_of(caller, artifact, size or runtime.batch)
+    return Session(infer, device, how, torch.get_num_threads(), on_device=OnDevice(time, "CUDA events"))
+
+
+def _device_of(caller: Callable[[], Caller], artifact: Artifact, batch: int) -> str:
+    import numpy as np
+    import torch
+
     # The weights came to the GPU on another stream, and streams do not wait for each other.
     torch.cuda.synchronize()
-    images = np.zeros((size or runtime.batch, *artifact.info.input_shape[1:]), np.float32)
+    images = np.zeros((batch, *artifact.info.input_shape[1:]), np.float32)
     try:
-        device = caller().device(images)
+        return caller().device(images)
     except RuntimeError as error:
         raise WorkbenchError(
             f"torch cannot run {artifact.path.name} on the GPU: {first_line(error)}"
         ) from error
-    return Session(
-        infer, device, how, threads=torch.get_num_threads(), on_device=OnDevice(time, "CUDA events")
-    )
 
 
 def _one_for_all(forward: "Forward") -> Callable[[], Caller]:
     import torch
 
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    caller = Caller(cuda_graphs(forward, stream).load, stream)
+    caller = Caller(CudaGraphs(forward, stream).load, stream)
     return lambda: caller
 
 

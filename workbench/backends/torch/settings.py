@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from workbench.backends.base import CudaSettings
-from workbench.system import nvidia
 from workbench.system.machine import collect
 
 
@@ -24,5 +23,7 @@ class TorchRuntime(CudaSettings):
     def decides(self) -> tuple[str, ...]:
         if not self.compile:
             return ()
+        from workbench.system import nvidia
+
         made_for = [self.device, self.computes, f"batch {self.batch}", collect().processor]
         return (*made_for, f"{self.intra_threads} threads" if self.device == "cpu" else str(nvidia.gpu()))

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from workbench.backends.common import filled
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
 from workbench.steps.graph import batch_size, runner
 from workbench.steps.int8.range_search import Range, entropy_threshold, percentile_limit, percentile_tails
-from workbench.system.records import Record
+from workbench.steps.int8.settings import BINS, Calibration
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,37 +29,9 @@ if TYPE_CHECKING:
     Activations = Mapping[str, NDArray[np.float32]]
 
 
-Method = Literal["minmax", "entropy", "percentile"]
-Percentile = Annotated[float, Field(gt=50, le=100)]
-
-# Of a histogram. With onnxruntime's default of 128, `entropy` equals `minmax`.
-BINS = 2048
 AT_ONCE_BYTES = 256 << 20  # of activations that leave the network in one run
 CHUNK = 1 << 16  # values counted at a time, which stay in the cache
 NARROWEST = 1e-10  # a range within this is one of zeros: its scale would be next to nothing
-
-
-class Calibration(Record):
-    """How the ranges of activations are found: two passes over the photos, in bounded memory."""
-
-    REMOVED: ClassVar = {"deviations": None, "bins": (BINS,)}
-    REMOVED_VALUES: ClassVar = {"method": ("distribution",)}
-
-    method: Method = Field(
-        "minmax",
-        description="The range of a tensor: `minmax`, all values that occurred; `entropy`, the part that "
-        "keeps most of the distribution (KL divergence over histograms of 2048 bins, Migacz 2017); "
-        "`percentile`, all but the outermost values.",
-    )
-    images: Annotated[int, Field(gt=0, strict=True)] = Field(
-        200,
-        description="Calibration photos used, taken evenly from the classes; too few photos are an error.",
-    )
-    percentile: Percentile = Field(
-        99.99,
-        description="Share of the values that is kept, in percent; for method `percentile`. With `uint8` "
-        "activations the rest is cut half at each end, with symmetric ones by magnitude.",
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching
 from workbench.model.graph.roles import roles_of, wiring_of
-from workbench.steps.int8.calibration import Calibration
+from workbench.steps.int8.settings import Calibration
 
 if TYPE_CHECKING:
     import onnx

@@ -7,11 +7,43 @@ from pydantic import Field, model_validator
 from workbench.backends.base import Operators
 from workbench.model.graph.roles import Role
 from workbench.steps.base import BaseStep, OpsetNeed
-from workbench.steps.int8.calibration import Calibration
+from workbench.system.records import Record
 
 QDQ_OPSET = 10  # the first with QuantizeLinear
 PER_CHANNEL_QDQ_OPSET = 13  # (De)QuantizeLinear has its `axis` since then
 HALF_QDQ_OPSET = 19  # they take FP16 since then
+
+Method = Literal["minmax", "entropy", "percentile"]
+Percentile = Annotated[float, Field(gt=50, le=100)]
+
+# Of a histogram. With onnxruntime's default of 128, `entropy` equals `minmax`.
+BINS = 2048
+
+
+class Calibration(Record):
+    """How the ranges of activations are found: two passes over the photos, in bounded memory.
+
+    onnxruntime's default of 128 bins makes its `entropy` equal to `minmax`, hence our own.
+    """
+
+    REMOVED: ClassVar = {"deviations": None, "bins": (BINS,)}
+    REMOVED_VALUES: ClassVar = {"method": ("distribution",)}
+
+    method: Method = Field(
+        "minmax",
+        description="The range of a tensor: `minmax`, all values that occurred; `entropy`, the part that "
+        "keeps most of the distribution (KL divergence over histograms of 2048 bins, Migacz 2017); "
+        "`percentile`, all but the outermost values.",
+    )
+    images: Annotated[int, Field(gt=0, strict=True)] = Field(
+        200,
+        description="Calibration photos used, taken evenly from the classes; too few photos are an error.",
+    )
+    percentile: Percentile = Field(
+        99.99,
+        description="Share of the values that is kept, in percent; for method `percentile`. With `uint8` "
+        "activations the rest is cut half at each end, with symmetric ones by magnitude.",
+    )
 
 
 class DynamicInt8(BaseStep):
