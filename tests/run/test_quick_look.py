@@ -148,9 +148,8 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 
 
 def copy_of_the_baseline(context: Context, name: str = "copy") -> Variant:
-    assert context.baseline_variant is not None
-    context.runtimes[name] = context.baseline_variant.runtime
-    return replace(context.baseline_variant, name=name, recipe=name)
+    context.runtimes[name] = context.baseline.runtime
+    return replace(context.baseline, name=name, recipe=name)
 
 
 def test_a_copy_of_the_baseline_is_as_fast_and_loses_nothing(context: Context) -> None:

@@ -13,7 +13,6 @@ import pytest
 from tests.builders import run_info, trial
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TorchRuntime
 from workbench.errors import WorkbenchError
-from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Preprocess
@@ -65,12 +64,12 @@ def knowing(*tried: Tried, budget: Budget | None = None, seconds: float = 1000.0
         parts=Parts(tuple(range(PHOTOS)), tuple(range(PHOTOS))),
         prepared=SimpleNamespace(workspace=SimpleNamespace(budget=budget or Budget())),
         job=SimpleNamespace(contract=CONTRACT),
-        baseline_variant=variant("baseline"),
-        built={BASELINE: SimpleNamespace(artifact=SimpleNamespace(info=SimpleNamespace(total_bytes=10**6)))},
+        baseline=variant("baseline"),
         contracts={},
         report=lambda _: None,
     )
-    search = Search(cast(Context, context), cast(Looker, None), time.monotonic() + seconds)
+    until = time.monotonic() + seconds
+    search = Search(cast(Context, context), cast(Looker, None), until, trial("baseline", size_mb=1))
     search.tried = {f"{number}": one for number, one in enumerate(tried)}
     return search
 

@@ -50,6 +50,6 @@ def all_evidence() -> dict[Key, Evidence]:
 
 
 def evidence(of: str, field: str, value: str | bool | None, *, gpu: bool) -> Evidence | None:
-    """The evidence for this value, or with None for any value but the default; on a GPU that of GPUs first."""
+    """The evidence for this value, or with None for any but the default; on a GPU, its own first."""
     key = Key(of, field, value)
     return (all_evidence().get(replace(key, gpu=True)) if gpu else None) or all_evidence().get(key)

@@ -173,8 +173,7 @@ class Looker:
     def _compared(self, logits: "NDArray[np.float32]", rows: Sequence[int]) -> tuple[int, int]:
         import numpy as np
 
-        assert self.context.baseline is not None
-        reference = self.context.baseline[rows]
+        reference = self.context.logits[BASELINE][rows]
         labels = np.asarray(self.context.job.photos.labels)[rows]
         before, after = reference.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
         return int((before & ~after).sum()), int((after & ~before).sum())

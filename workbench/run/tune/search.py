@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from workbench.backends import OrtRuntime
 from workbench.errors import WorkbenchError
-from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
 from workbench.results.reasons import Failed, OutOfTime, Skipped
+from workbench.results.records import TrialResult
 from workbench.run.build import LAYER_SECONDS, layers_of
-from workbench.run.check_variant import Built, Context, build_variant, cause_of, not_here
-from workbench.run.prepare import overridden
+from workbench.run.check_variant import Built, Context, cause_of
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, QuickLook
@@ -50,6 +49,7 @@ class Search:
     context: Context
     looker: Looker
     until: float
+    baseline: TrialResult
     absent: frozenset[Role] = frozenset()
     tried: dict[str, Tried] = field(default_factory=dict)
 
@@ -69,15 +69,13 @@ class Search:
         return tried.look.cost(self.context.prepared.workspace.budget) / self._unit()
 
     def _unit(self) -> float:
-        context = self.context
-        match context.prepared.workspace.budget.objective:
+        match self.context.prepared.workspace.budget.objective:
             case "latency":
                 return 1.0  # looks compare times with the baseline's anyway
             case "size":
-                return float(context.built[BASELINE].artifact.info.total_bytes)
+                return float(self.baseline.size_bytes or 0)
             case "memory":
-                assert context.empty_worker is not None
-                return float((context.baseline_memory_bytes or 0) + context.empty_worker.peak_bytes)
+                return float((self.baseline.peak_memory_bytes or 0) + self.context.empty_worker.peak_bytes)
 
     def within(self, tried: Tried) -> bool:
         return tried.look is not None and tried.look.within(
@@ -136,12 +134,11 @@ class Search:
         seen = best[0].look if best else None
         so_far = f"; best so far {best[0].variant.name}, {seen.speedup:.2f} times" if seen else ""
         what = f"{move.variant.name} ({move.why}){so_far}"
-        self.context.stage = Progress("searching", len(self.tried), 0, what, left)
-        self.context.report(self.context.stage)
+        self.context.report(Progress("searching", len(self.tried), 0, what, left))
 
     def _looked(self, move: Move) -> Tried:
         variant = move.variant
-        if (reason := not_here(self.context, variant)) is not None:
+        if (reason := self.context.not_here(variant)) is not None:
             return Tried(variant, move.why, cause=Skipped(variant=variant.name, message=reason))
         self.context.runtimes[variant.name] = variant.runtime
         try:
@@ -156,22 +153,14 @@ class Search:
         for move in moves:
             variant = move.variant
             if variant.digest not in self.tried:
-                missing = not_here(self.context, variant)
+                missing = self.context.not_here(variant)
                 skipped = Skipped(variant=variant.name, message=missing) if missing else None
                 cause = skipped or OutOfTime(variant=variant.name)
                 self.tried[variant.digest] = Tried(variant, move.why, cause=cause)
 
     def build(self, variant: Variant) -> Built:
         """Raises WorkbenchError, also where it takes longer than the search has time."""
-        context = self.context
-        own = context.job.contract
-        if (contract := overridden(own, variant.preprocess)) != own:
-            context.contracts[variant.name] = contract
-        if variant.name not in context.built:
-            timeout_s = min(context.build_timeout_s, max(20.0, self.left_s))
-            built = build_variant(context, variant, context.folder.log(variant.name), timeout_s)
-            context.built[variant.name] = built
-        return context.built[variant.name]
+        return self.context.build(variant, min(self.context.build_timeout_s, max(20.0, self.left_s)))
 
 
 def explore(found: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> None:
@@ -179,7 +168,8 @@ def explore(found: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> No
 
     doubted: tried last, because the advisor may be wrong.
     """
-    viable = scan_sizes(found, _plain(found))
+    # Smaller inputs are tried with the baseline, under another name.
+    viable = scan_sizes(found, replace(found.context.baseline, name="plain", recipe="plain"))
     seeds_until = time.monotonic() + SEEDS_SHARE * found.left_s
     for move in seeds:
         found.take(move, seeds_until)
@@ -195,13 +185,6 @@ def explore(found: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> No
             if best.digest not in mixed:
                 mixed.add(best.digest)
                 mix(found, best)
-
-
-def _plain(found: Search) -> Variant:
-    """The baseline under another name: what smaller inputs are tried with first."""
-    plain = found.context.baseline_variant
-    assert plain is not None
-    return replace(plain, name="plain", recipe="plain")
 
 
 def scan_sizes(found: Search, plain: Variant) -> list[int]:

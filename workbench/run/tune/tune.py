@@ -13,6 +13,7 @@ from pathlib import Path
 from workbench.backends import OrtRuntime, Runtime, publishable
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
+from workbench.measure.records import BASELINE
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.roles import Role
 from workbench.results.folder import RunFolder
@@ -27,7 +28,7 @@ from workbench.results.verdict import (
 )
 from workbench.run import pipeline
 from workbench.run.advice.advise import Advice, advised
-from workbench.run.check_variant import Context, ended
+from workbench.run.check_variant import Context, ended, new_trial
 from workbench.run.prepare import prepare
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
@@ -65,53 +66,59 @@ def tune(
     """
     check_ours(recipe)
     started = time.monotonic()
-    budget_s = options.plan.budget_s
     folder = RunFolder.create(workspace.results)
     try:
         prepared = prepare(workspace, report, calibrate=True)
         context, baseline = pipeline.begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
-    photos = len(prepared.calibration or ())
-    variants = [moves.capped(variant, photos) for variant in variants] if photos else variants
-    advice = pipeline.advice_for(context, variants)
-    with Looker(context) as looker:
-        until = started + (1 - RACE_SHARE) * budget_s
-        found = Search(context, looker, until, absent_roles(advice.network))
-        seeds, doubted = _seeds(advice, variants)
-        explore(found, seeds, doubted)
-    if found.left_s <= 0 and not any(tried.look for tried in found.tried.values()):
-        raise WorkbenchError(
-            f"the budget of {budget_s:.0f} s ended before anything could be tried: preparing and measuring "
-            f"the baseline took {time.monotonic() - started:.0f} s",
-            hint=f"give more time: --budget {max(60, round(4 * (time.monotonic() - started)))}s",
-        )
-    found.tell_untried([*seeds, *doubted])
+    found = _searched(context, baseline, variants, started, options.plan.budget_s)
     finalists = chosen(found)
     checked = []
-    for number, tried in enumerate(finalists):
-        context.stage = Progress("checking the finalists", number, len(finalists), tried.variant.name)
-        report(context.stage)
-        result = pipeline.checked(context, tried.variant)
+    for number, candidate in enumerate(finalists):
+        stage = Progress("checking the finalists", number, len(finalists), candidate.variant.name)
+        result = pipeline.checked(context, candidate.variant, stage)
         checked += [result] if result.status == "ok" else []
-    info = pipeline.info_of(context, options)
+    info = context.info.model_copy(update={"runtimes": context.runtimes})
     certified = certified_in_turn(found, checked, info)
-    names = {tried.variant.name for tried in finalists}
-    for tried in found.tried.values():
-        if tried.variant.name not in names:
-            folder.append(_not_taken(tried, context))
-    left = started + budget_s - time.monotonic()
+    for candidate in found.tried.values():
+        if candidate not in finalists:
+            folder.append(_not_taken(candidate, context))
+    left = started + options.plan.budget_s - time.monotonic()
     plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
     summary = summarize(found, finalists, certified.sequence, time.monotonic() - started)
     info = info.model_copy(update={"search": summary})
     for _ in pipeline.timed(context, info, [baseline, *certified.passed], plan):
         pass
     comparison = compare(folder.info(), folder.trials())
-    winner = next((t.variant for t in finalists if t.variant.name == comparison.winner), None)
+    winner = next((c.variant for c in finalists if c.variant.name == comparison.winner), None)
     if winner is None:
         return Tuned(comparison, None)
     write_recipe(winner, recipe, comparison)
     return Tuned(comparison, recipe)
+
+
+def _searched(
+    context: Context, baseline: TrialResult, variants: Sequence[Variant], started: float, budget_s: float
+) -> Search:
+    """The search once its time is up. started: time.monotonic(). Raises WorkbenchError without any look."""
+    photos = len(context.prepared.calibration or ())
+    variants = [moves.capped(variant, photos) for variant in variants] if photos else variants
+    advice = pipeline.advice_for(context.prepared, context.built[BASELINE].artifact, variants)
+    seeds, doubted = _seeds(advice, variants)
+    with Looker(context) as looker:
+        until = started + (1 - RACE_SHARE) * budget_s
+        found = Search(context, looker, until, baseline, absent_roles(advice.network))
+        explore(found, seeds, doubted)
+    if found.left_s <= 0 and not any(candidate.look for candidate in found.tried.values()):
+        spent = time.monotonic() - started
+        raise WorkbenchError(
+            f"the budget of {budget_s:.0f} s ended before anything could be tried: preparing and measuring "
+            f"the baseline took {spent:.0f} s",
+            hint=f"give more time: --budget {max(60, round(4 * spent))}s",
+        )
+    found.tell_untried([*seeds, *doubted])
+    return found
 
 
 def absent_roles(network: NetworkFacts) -> frozenset[Role]:
@@ -222,16 +229,7 @@ def _not_taken(tried: Tried, context: Context) -> TrialResult:
             images=look.images,
         )
     assert cause is not None
-    result = TrialResult(
-        variant=variant.name,
-        recipe=variant.recipe,
-        digest=variant.digest,
-        status="ok",
-        backend=variant.runtime.backend,
-        device=variant.runtime.device,
-        steps=len(variant.steps),
-        preprocess=context.contracts.get(variant.name),
-    )
+    result = new_trial(variant).model_copy(update={"preprocess": context.contracts.get(variant.name)})
     return ended(result, cause)
 
 
