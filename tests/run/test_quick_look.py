@@ -20,7 +20,7 @@ from workbench.results.records import Budget
 from workbench.run import pipeline
 from workbench.run.check_variant import Context
 from workbench.run.prepare import prepare
-from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.run.tune.quick_look import Looker, QuickLook, promise
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import load
 
@@ -97,7 +97,7 @@ def test_what_other_photos_would_probably_refuse_is_not_kept() -> None:
 
 def test_the_luck_of_the_best_of_many_is_not_believed() -> None:
     lucky, plain = seen(losses=6, gains=14, images=500), seen(losses=0, gains=0, images=500)
-    assert plain.promise(POINT, 500) > lucky.promise(POINT, 500)
+    assert promise(plain.drop, POINT, 500) > promise(lucky.drop, POINT, 500)
 
 
 @given(counts, st.integers(20, 5000), st.floats(0, 0.3))
@@ -106,10 +106,10 @@ def test_a_promise_is_a_probability_and_more_losses_promise_less(
 ) -> None:
     losses, gains, images = seen_counts
     limit = Budget(max_accuracy_drop=budget)
-    kept = seen(losses, gains, images).promise(limit, photos)
+    kept = promise(seen(losses, gains, images).drop, limit, photos)
     assert 0 <= kept <= 1
     if gains:  # a photo that was gained is now lost: as many differ, more are wrong
-        assert seen(losses + 1, gains - 1, images).promise(limit, photos) <= kept
+        assert promise(seen(losses + 1, gains - 1, images).drop, limit, photos) <= kept
 
 
 def test_a_certain_loser_is_hopeless_and_an_unlucky_one_is_not() -> None:

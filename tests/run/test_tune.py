@@ -115,8 +115,8 @@ def in_turn(results: list[TrialResult]) -> tuple[list[str], dict[str, Any], Cert
         pruned[result.variant] = result.cause
 
     found.context.folder = cast(Any, SimpleNamespace(append=append))
-    done = certified_in_turn(found, results, run_info())
-    return [result.variant for result in done.passed], pruned, done.sequence
+    passed, sequence = certified_in_turn(found, results, run_info())
+    return [result.variant for result in passed], pruned, sequence
 
 
 def test_finalists_are_certified_surest_first_until_one_fails() -> None:

@@ -1,6 +1,6 @@
 """A run, from a workspace and variants to results: the one place that knows the order of things."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -62,38 +62,20 @@ def run_workspace(
     report: Report,
     show_advice: ShowAdvice = lambda _: None,
 ) -> Comparison:
-    """A whole run in a new folder of the workspace's results.
+    """Build, check and time the variants in a new folder of the workspace's results.
 
-    Raises WorkbenchError where the workspace cannot be used; nothing is left behind then.
+    show_advice: is given the advice on the variants before any of them is built.
+    A variant that fails or cannot run here ends with its reason, and the run goes on. Raises WorkbenchError
+    where the workspace cannot be used, and leaves nothing behind then; and where the baseline cannot be built
+    or measured.
     """
     folder = RunFolder.create(workspace.results)
     try:
         calibrate = any("calibration" in step.READS for variant in variants for step in variant.steps)
         prepared = prepare(workspace, report, calibrate=calibrate)
-        for result in run(prepared, variants, folder, options, report, show_advice):
-            if result.status != "ok":
-                what = f"{result.variant}: {result.reason}" if result.reason else result.variant
-                report(Progress(result.status, 0, 0, what))
+        context, baseline = begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
-    return compare(folder.info(), folder.trials())
-
-
-def run(
-    prepared: Prepared,
-    variants: Sequence[Variant],
-    folder: RunFolder,
-    options: Options,
-    report: Report,
-    show_advice: ShowAdvice = lambda _: None,
-) -> Iterator[TrialResult]:
-    """Build, check and time the variants; every result is on disk before it is handed over.
-
-    show_advice: is given the advice on the variants before any of them is built.
-    A variant that fails or cannot run here ends with its reason, and the run goes on. Only a baseline
-    that cannot be built or measured ends the run, with WorkbenchError.
-    """
-    context, baseline = begin(prepared, folder, options, report)
     advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants)
     show_advice(advice)
     if options.advised:
@@ -108,11 +90,19 @@ def run(
         if result.status == "ok":
             passed.append(result)
         else:
-            yield result
-    yield from timed(context, info, passed, options.plan)
-    info = folder.info()
-    score = hindsight(advice, compare(info, folder.trials()))
-    folder.save_info(info.model_copy(update={"advice": score}))
+            _report_end(result, report)
+    for result in timed(context, info, passed, options.plan):
+        _report_end(result, report)
+    info, trials = folder.info(), folder.trials()
+    info = info.model_copy(update={"advice": hindsight(advice, compare(info, trials))})
+    folder.save_info(info)
+    return compare(info, trials)
+
+
+def _report_end(result: TrialResult, report: Report) -> None:
+    if result.status != "ok":
+        what = f"{result.variant}: {result.reason}" if result.reason else result.variant
+        report(Progress(result.status, 0, 0, what))
 
 
 def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Advice:
@@ -183,15 +173,13 @@ def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     return result
 
 
-def timed(
-    context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: Plan
-) -> Iterator[TrialResult]:
-    """Time what passed, and hand over each result once it is on disk."""
-    done = time_all(context, info, passed, plan)
-    context.folder.save_info(done.info)
-    for result in done.trials:
+def timed(context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: Plan) -> list[TrialResult]:
+    """Time what passed; the results are on disk."""
+    trials, info = time_all(context, info, passed, plan)
+    context.folder.save_info(info)
+    for result in trials:
         context.folder.append(result)
-        yield result
+    return trials
 
 
 def _info(

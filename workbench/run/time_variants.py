@@ -8,7 +8,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 from workbench.errors import WorkbenchError
@@ -38,18 +38,13 @@ GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
 PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """trials: with their latency, or why they have none. info: with what the timing learnt of the machine."""
-
-    trials: list[TrialResult]
-    info: RunInfo
-
-
-def time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+def time_all(
+    context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan
+) -> tuple[list[TrialResult], RunInfo]:
     """Time the variants against the baseline and measure the finalists again.
 
-    Raises WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
+    Returns the trials with their latency, or why they have none, and what was learnt of the machine. Raises
+    WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
     """
     with exclusive(
         context.job.cache / "timing.lock",
@@ -58,7 +53,9 @@ def time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], pla
         return _time_all(context, info, trials, plan)
 
 
-def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+def _time_all(
+    context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan
+) -> tuple[list[TrialResult], RunInfo]:
     sessions: dict[str, Measured] = {}
     names = [trial.variant for trial in trials]
     contenders = [t.variant for t in trials if _may_win(t, info)]
@@ -85,7 +82,7 @@ def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], pl
     except ChildError as error:
         # All that was timed counts without these figures.
         context.report(Progress("failed", 0, 0, f"throughput and whole path: {error.message}"))
-    return Timed(_with_gpu_use(context, finalists, timed), _about(info, sessions))
+    return _with_gpu_use(context, finalists, timed), _about(info, sessions)
 
 
 def _on_gpu(context: Context, variant: str) -> bool:

@@ -10,12 +10,12 @@ from workbench.errors import WorkbenchError
 from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
 from workbench.results.reasons import Failed, OutOfTime, Skipped
-from workbench.results.records import TrialResult
+from workbench.results.records import Budget, TrialResult
 from workbench.run.build import LAYER_SECONDS, layers_of
 from workbench.run.check_variant import Built, Context, cause_of
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.run.tune.quick_look import Looker, QuickLook, promise
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
 from workbench.system.child import ChildError, call
@@ -54,6 +54,10 @@ class Search:
     tried: dict[str, Tried] = field(default_factory=dict)
 
     @property
+    def budget(self) -> Budget:
+        return self.context.prepared.workspace.budget
+
+    @property
     def left_s(self) -> float:
         return self.until - time.monotonic()
 
@@ -66,10 +70,10 @@ class Search:
     def cost(self, tried: Tried) -> float:
         """What the objective minimises, as a multiple of the baseline's."""
         assert tried.look is not None
-        return tried.look.cost(self.context.prepared.workspace.budget) / self._unit()
+        return tried.look.cost(self.budget) / self._unit()
 
     def _unit(self) -> float:
-        match self.context.prepared.workspace.budget.objective:
+        match self.budget.objective:
             case "latency":
                 return 1.0  # looks compare times with the baseline's anyway
             case "size":
@@ -78,25 +82,23 @@ class Search:
                 return float((self.baseline.peak_memory_bytes or 0) + self.context.empty_worker.peak_bytes)
 
     def within(self, tried: Tried) -> bool:
-        return tried.look is not None and tried.look.within(
-            self.context.prepared.workspace.budget, self.photos
-        )
+        return tried.look is not None and tried.look.within(self.budget, self.photos)
 
     def fits(self, tried: Tried) -> bool:
         """Does it seem to keep the budget on all the photos that choose?"""
-        budget, chosen = self.context.prepared.workspace.budget, len(self.context.parts.selection)
+        chosen = len(self.context.parts.selection)
         if tried.look is None:
             return False
         times = chosen / tried.look.images
         drop = PairedDrop(round(tried.look.losses * times), round(tried.look.gains * times), chosen)
-        return max(drop.drop, drop.upper_bound()) <= budget.max_accuracy_drop
+        return max(drop.drop, drop.upper_bound()) <= self.budget.max_accuracy_drop
 
     def promise(self, tried: Tried) -> float:
         assert tried.look is not None
-        return tried.look.promise(self.context.prepared.workspace.budget, self.photos)
+        return promise(tried.look.drop, self.budget, self.photos)
 
     def hopeless(self, tried: Tried) -> bool:
-        return tried.look is None or tried.look.hopeless(self.context.prepared.workspace.budget)
+        return tried.look is None or tried.look.hopeless(self.budget)
 
     def best(self, among: Iterable[Tried] | None = None) -> list[Tried]:
         """Those that seem to meet the accuracy budget, cheapest first."""
@@ -229,12 +231,10 @@ def _families(found: Search) -> list[Variant]:
 
 def _best_quantized(found: Search) -> list[Variant]:
     """Static INT8 variants worth refining: the fastest, and the fastest that seems accurate."""
-    pool = [
-        t for t in found.tried.values() if t.look is not None and moves.static_step(t.variant) is not None
-    ]
+    pool = [tried for tried in found.tried.values() if tried.look and moves.static_step(tried.variant)]
     pool.sort(key=found.cost)
-    accurate = [tried.variant for tried in pool if found.within(tried)][:1]
-    return list({variant.digest: variant for variant in [*[t.variant for t in pool[:1]], *accurate]}.values())
+    best = [*pool[:1], *[tried for tried in pool if found.within(tried)][:1]]
+    return list({tried.variant.digest: tried.variant for tried in best}.values())
 
 
 def mix(found: Search, variant: Variant) -> None:
@@ -259,15 +259,8 @@ def layers(found: Search, variant: Variant) -> list[LayerSensitivity]:
     if not tells or found.left_s <= 0:
         return []
     before = replace(variant, name=f"{variant.name} before INT8", steps=variant.steps[:position])
-    context.report(
-        Progress(
-            "searching",
-            len(found.tried),
-            0,
-            f"what each layer of {variant.name} costs and buys",
-            found.left_s,
-        )
-    )
+    what = f"what each layer of {variant.name} costs and buys"
+    context.report(Progress("searching", len(found.tried), 0, what, found.left_s))
     try:
         source, quantized = found.build(before), found.build(variant)
         return call(
@@ -292,7 +285,6 @@ def chosen(found: Search) -> list[Tried]:
     with the most to win (the probability of being certified times the log of the speed) are kept, and two
     that a look cannot tell from the fastest of them.
     """
-    budget = found.context.prepared.workspace.budget
     pool = [tried for tried in found.tried.values() if found.fits(tried) and found.cost(tried) < 1]
     pool.sort(key=lambda tried: (-found.promise(tried), found.cost(tried)))
     front: list[Tried] = []
@@ -310,7 +302,7 @@ def chosen(found: Search) -> list[Tried]:
         if tried.look is not None
         and tried.look.images < len(found.context.parts.selection)
         and not found.fits(tried)
-        and not tried.look.hopeless(budget)
+        and not found.hopeless(tried)
         and found.cost(tried) < (fastest or 1.0)
     ]
     doubtful.sort(key=lambda tried: tried.look.drop.drop if tried.look else 0.0)

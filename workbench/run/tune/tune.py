@@ -80,16 +80,15 @@ def tune(
         result = pipeline.checked(context, candidate.variant, stage)
         checked += [result] if result.status == "ok" else []
     info = context.info.model_copy(update={"runtimes": context.runtimes})
-    certified = certified_in_turn(found, checked, info)
+    passed, sequence = certified_in_turn(found, checked, info)
     for candidate in found.tried.values():
         if candidate not in finalists:
             folder.append(_not_taken(candidate, context))
     left = started + options.plan.budget_s - time.monotonic()
     plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
-    summary = summarize(found, finalists, certified.sequence, time.monotonic() - started)
+    summary = summarize(found, finalists, sequence, time.monotonic() - started)
     info = info.model_copy(update={"search": summary})
-    for _ in pipeline.timed(context, info, [baseline, *certified.passed], plan):
-        pass
+    pipeline.timed(context, info, [baseline, *passed], plan)
     comparison = compare(folder.info(), folder.trials())
     winner = next((c.variant for c in finalists if c.variant.name == comparison.winner), None)
     if winner is None:
@@ -163,21 +162,16 @@ def _comparable(variants: Iterable[Variant]) -> list[Variant]:
     return [variant for variant in variants if fair(variant.runtime)]
 
 
-@dataclass(frozen=True, slots=True)
-class Finalists:
-    """What a fixed sequence of certifications left. sequence: how it went; None where there was none."""
-
-    passed: list[TrialResult]
-    sequence: CertificationSequence | None
-
-
-def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunInfo) -> Finalists:
+def certified_in_turn(
+    found: Search, checked: Sequence[TrialResult], info: RunInfo
+) -> tuple[list[TrialResult], CertificationSequence | None]:
     """Certify the finalists one after the other, surest first, until one fails; faster ones come later.
 
     A fixed sequence of tests: the order is known before the photos that certify are looked at, and nothing is
     tested after the first failure, so that each statement holds at 95 % and all of them together do too
     (Maurer, Hothorn and Lehmacher, "Multiple comparisons in drug clinical trials", 1995). What failed, and
     what came after it, is recorded as `pruned`. Where the surest fails it stays, to be refused by name.
+    Returns what is left to be timed, and how the sequence went, where there was one.
     """
     fitting = []
     for result in checked:
@@ -198,13 +192,13 @@ def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunIn
                 else NotCertifiedInTurn(variant=other.variant, after=result.variant)
             )
             found.context.folder.append(ended(other, cause))
-        return Finalists(passed or fitting[:1], _sequence(passed, fitting, result))
-    return Finalists(passed, _sequence(passed, fitting, None))
+        return passed or fitting[:1], _sequence(passed, fitting, result)
+    return passed, _sequence(passed, fitting, None)
 
 
 def _promise(result: TrialResult, found: Search) -> float:
     drop = paired_drop(result)
-    return promise(drop, found.context.prepared.workspace.budget, found.photos) if drop else 0.0
+    return promise(drop, found.budget, found.photos) if drop else 0.0
 
 
 def _sequence(
