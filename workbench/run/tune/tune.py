@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.backends import OrtRuntime, Runtime, publishable
+from workbench.backends import OrtRuntime, publishable
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE
@@ -34,7 +34,7 @@ from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, promise
 from workbench.run.tune.recipe_file import check_ours, write_recipe
-from workbench.run.tune.search import Search, Tried, chosen, explore, resized
+from workbench.run.tune.search import Candidate, Search, chosen, explore, resized
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import Workspace
@@ -72,21 +72,21 @@ def tune(
         context, baseline = pipeline.begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
-    found = _searched(context, baseline, variants, started, options.plan.budget_s)
-    finalists = chosen(found)
+    search = _searched(context, baseline, variants, started, options.plan.budget_s)
+    finalists = chosen(search)
     checked = []
     for number, candidate in enumerate(finalists):
         stage = Progress("checking the finalists", number, len(finalists), candidate.variant.name)
         result = pipeline.checked(context, candidate.variant, stage)
         checked += [result] if result.status == "ok" else []
     info = context.info.model_copy(update={"runtimes": context.runtimes})
-    passed, sequence = certified_in_turn(found, checked, info)
-    for candidate in found.tried.values():
+    passed, sequence = certified_in_turn(search, checked, info)
+    for candidate in search.candidates.values():
         if candidate not in finalists:
             folder.append(_not_taken(candidate, context))
     left = started + options.plan.budget_s - time.monotonic()
     plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
-    summary = summarize(found, finalists, sequence, time.monotonic() - started)
+    summary = summarize(search, finalists, sequence, time.monotonic() - started)
     info = info.model_copy(update={"search": summary})
     pipeline.timed(context, info, [baseline, *passed], plan)
     comparison = compare(folder.info(), folder.trials())
@@ -107,17 +107,17 @@ def _searched(
     seeds, doubted = _seeds(advice, variants)
     with Looker(context) as looker:
         until = started + (1 - RACE_SHARE) * budget_s
-        found = Search(context, looker, until, baseline, absent_roles(advice.network))
-        explore(found, seeds, doubted)
-    if found.left_s <= 0 and not any(candidate.look for candidate in found.tried.values()):
+        search = Search(context, looker, until, baseline, absent_roles(advice.network))
+        explore(search, seeds, doubted)
+    if search.left_s <= 0 and not any(candidate.look for candidate in search.candidates.values()):
         spent = time.monotonic() - started
         raise WorkbenchError(
             f"the budget of {budget_s:.0f} s ended before anything could be tried: preparing and measuring "
             f"the baseline took {spent:.0f} s",
             hint=f"give more time: --budget {max(60, round(4 * spent))}s",
         )
-    found.tell_untried([*seeds, *doubted])
-    return found
+    search.record_untried([*seeds, *doubted])
+    return search
 
 
 def absent_roles(network: NetworkFacts) -> frozenset[Role]:
@@ -134,10 +134,8 @@ def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], lis
     """What the advisor suggests, and what it advises against; most promising first. Smaller inputs alone are
     left out: a scan finds them."""
     expected = {item.variant: item.high or 0.0 for item in advice.items}
-    fair = sorted(
-        (variant for variant in _comparable(variants) if not _smaller_alone(variant)),
-        key=lambda variant: (-expected[variant.name], len(variant.steps)),  # what is quick to build first
-    )
+    fair = [variant for variant in _comparable(variants) if not _smaller_alone(variant)]
+    fair.sort(key=lambda variant: (-expected[variant.name], len(variant.steps)))  # quick builds first
     worth = {variant.name for variant in advised(advice, variants)}
     return (
         [Move(variant, "suggested by the advisor") for variant in fair if variant.name in worth],
@@ -155,15 +153,17 @@ def _comparable(variants: Iterable[Variant]) -> list[Variant]:
     More threads make one photo faster and the server slower; how many is the operator's choice.
     """
 
-    def fair(runtime: Runtime) -> bool:
-        alone = runtime.batch == 1 and runtime.intra_threads == 1
-        return alone and runtime.device == "cpu" and publishable(runtime)
-
-    return [variant for variant in variants if fair(variant.runtime)]
+    return [
+        variant
+        for variant in variants
+        if variant.runtime.batch == variant.runtime.intra_threads == 1
+        and variant.runtime.device == "cpu"
+        and publishable(variant.runtime)
+    ]
 
 
 def certified_in_turn(
-    found: Search, checked: Sequence[TrialResult], info: RunInfo
+    search: Search, checked: Sequence[TrialResult], info: RunInfo
 ) -> tuple[list[TrialResult], CertificationSequence | None]:
     """Certify the finalists one after the other, surest first, until one fails; faster ones come later.
 
@@ -176,29 +176,27 @@ def certified_in_turn(
     fitting = []
     for result in checked:
         if missed := untimed_shortfalls(result, info):
-            found.context.folder.append(ended(result, OverBudget(variant=result.variant, shortfalls=missed)))
+            search.context.folder.append(ended(result, OverBudget(variant=result.variant, shortfalls=missed)))
         else:
             fitting.append(result)
-    fitting.sort(key=lambda result: -_promise(result, found))
+    fitting.sort(key=lambda result: -_promise(result, search))
     passed: list[TrialResult] = []
     for number, result in enumerate(fitting):
         if not (missed := certification_shortfalls(result, info)):
             passed.append(result)
             continue
         for other in fitting[max(number, 1) :]:
-            cause = (
-                NotCertifiedInTurn(variant=other.variant, shortfalls=missed)
-                if other is result
-                else NotCertifiedInTurn(variant=other.variant, after=result.variant)
-            )
-            found.context.folder.append(ended(other, cause))
+            cause = NotCertifiedInTurn(variant=other.variant, after=result.variant)
+            if other is result:
+                cause = NotCertifiedInTurn(variant=other.variant, shortfalls=missed)
+            search.context.folder.append(ended(other, cause))
         return passed or fitting[:1], _sequence(passed, fitting, result)
     return passed, _sequence(passed, fitting, None)
 
 
-def _promise(result: TrialResult, found: Search) -> float:
+def _promise(result: TrialResult, search: Search) -> float:
     drop = paired_drop(result)
-    return promise(drop, found.budget, found.photos) if drop else 0.0
+    return promise(drop, search.budget, search.photos) if drop else 0.0
 
 
 def _sequence(
@@ -210,14 +208,14 @@ def _sequence(
     return CertificationSequence(order=order, passed=len(passed), failed=failed and failed.variant)
 
 
-def _not_taken(tried: Tried, context: Context) -> TrialResult:
+def _not_taken(candidate: Candidate, context: Context) -> TrialResult:
     """The record of a candidate that a look was enough for."""
-    variant, look = tried.variant, tried.look
-    cause: Cause | None = tried.cause
+    variant, look = candidate.variant, candidate.look
+    cause: Cause | None = candidate.cause
     if look is not None:
         cause = NotFinalist(
             variant=variant.name,
-            why=tried.why,
+            why=candidate.why,
             speedup=look.speedup,
             drop=look.drop.drop,
             images=look.images,
@@ -228,26 +226,26 @@ def _not_taken(tried: Tried, context: Context) -> TrialResult:
 
 
 def summarize(
-    found: Search, finalists: Sequence[Tried], sequence: CertificationSequence | None, seconds: float
+    search: Search, finalists: Sequence[Candidate], sequence: CertificationSequence | None, seconds: float
 ) -> SearchSummary:
     """What was tried, and what each kind of attempt came to."""
-    looked = [tried for tried in found.tried.values() if tried.look is not None]
+    looked = [candidate for candidate in search.candidates.values() if candidate.look is not None]
     return SearchSummary(
         seconds=seconds,
         looked=len(looked),
-        untried=len(found.tried) - len(looked),
+        untried=len(search.candidates) - len(looked),
         finalists=len(finalists),
         attempts=tuple(
-            _attempts(found, why, [tried for tried in looked if tried.why == why])
-            for why in dict.fromkeys(tried.why for tried in looked)
+            _attempts(search, why, [c for c in looked if c.why == why])
+            for why in dict.fromkeys(c.why for c in looked)
         ),
         sequence=sequence,
     )
 
 
-def _attempts(found: Search, why: str, group: Sequence[Tried]) -> Attempts:
-    within = found.best(group)
-    best = within[0] if within else min(group, key=found.cost)
+def _attempts(search: Search, why: str, group: Sequence[Candidate]) -> Attempts:
+    within = search.best(group)
+    best = within[0] if within else min(group, key=search.cost)
     assert best.look is not None
     return Attempts(
         why=why,
@@ -256,5 +254,5 @@ def _attempts(found: Search, why: str, group: Sequence[Tried]) -> Attempts:
         speedup=best.look.speedup,
         drop=best.look.drop.drop,
         images=best.look.images,
-        outlook="within" if within else "beyond" if found.hopeless(best) else "uncertain",
+        outlook="within" if within else "beyond" if search.hopeless(best) else "uncertain",
     )
