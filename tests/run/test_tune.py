@@ -173,6 +173,11 @@ def test_the_objective_decides_who_is_best() -> None:
     small = replace(small, look=small.look.model_copy(update={"size_bytes": 1}))
     assert names(knowing(fast, small).best()) == ["fast", "small"]
     assert names(knowing(fast, small, budget=Budget(objective="size")).best()) == ["small", "fast"]
+    lean = replace(fast, look=small.look.model_copy(update={"memory_bytes": 10**7}))
+    by_memory = knowing(lean, budget=Budget(objective="memory"))
+    by_memory.baseline = trial("baseline", peak_memory_bytes=3 * 10**7)
+    by_memory.context.empty_worker = cast(Any, SimpleNamespace(peak_bytes=10**7))
+    assert by_memory.cost(lean) == pytest.approx(0.25)
 
 
 def test_only_what_uses_as_much_of_the_machine_as_the_baseline_is_compared() -> None:

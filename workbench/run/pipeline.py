@@ -65,9 +65,8 @@ def run_workspace(
     """Build, check and time the variants in a new folder of the workspace's results.
 
     show_advice: is given the advice on the variants before any of them is built.
-    A variant that fails or cannot run here ends with its reason, and the run goes on. Raises WorkbenchError
-    where the workspace cannot be used, and leaves nothing behind then; and where the baseline cannot be built
-    or measured.
+    Raises WorkbenchError where the workspace cannot be used, and leaves nothing behind then, and where the
+    baseline cannot be measured. Any other variant that fails ends with its reason, and the run goes on.
     """
     folder = RunFolder.create(workspace.results)
     try:
@@ -87,10 +86,9 @@ def run_workspace(
     for number, variant in enumerate(variants):
         stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
         result = checked(context, variant, stage)
+        _report_end(result, report)
         if result.status == "ok":
             passed.append(result)
-        else:
-            _report_end(result, report)
     for result in timed(context, info, passed, options.plan):
         _report_end(result, report)
     info, trials = folder.info(), folder.trials()

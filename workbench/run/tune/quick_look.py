@@ -63,16 +63,6 @@ class QuickLook(Record):
     def drop(self) -> PairedDrop:
         return PairedDrop(self.losses, self.gains, self.images)
 
-    def cost(self, budget: Budget) -> float:
-        """What the objective minimises, as a multiple of some unit that all looks share."""
-        match budget.objective:
-            case "latency":
-                return math.exp(self.log_ratio)
-            case "size":
-                return float(self.size_bytes)
-            case "memory":
-                return float(self.memory_bytes)
-
     def within(self, budget: Budget, photos: int) -> bool:
         """Does it lose no more than the budget here, and is it likely to be certified on `photos` others?"""
         return self.drop.drop <= budget.max_accuracy_drop and promise(self.drop, budget, photos) >= LIKELY

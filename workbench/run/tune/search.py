@@ -69,17 +69,16 @@ class Search:
 
     def cost(self, candidate: Candidate) -> float:
         """What the objective minimises, as a multiple of the baseline's."""
-        assert candidate.look is not None
-        return candidate.look.cost(self.budget) / self._unit()
-
-    def _unit(self) -> float:
+        look = candidate.look
+        assert look is not None
         match self.budget.objective:
             case "latency":
-                return 1.0  # looks compare times with the baseline's anyway
+                return 1 / look.speedup
             case "size":
-                return float(self.baseline.size_bytes or 0)
+                return look.size_bytes / (self.baseline.size_bytes or 1)
             case "memory":
-                return float((self.baseline.peak_memory_bytes or 0) + self.context.empty_worker.peak_bytes)
+                empty = self.context.empty_worker.peak_bytes
+                return look.memory_bytes / (empty + (self.baseline.peak_memory_bytes or 0))
 
     def within(self, candidate: Candidate) -> bool:
         return candidate.look is not None and candidate.look.within(self.budget, self.photos)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from workbench.backends import OrtRuntime, publishable
 from workbench.errors import WorkbenchError
-from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.roles import Role
@@ -52,11 +51,7 @@ class Tuned:
 
 
 def tune(
-    workspace: Workspace,
-    variants: Sequence[Variant],
-    recipe: Path,
-    options: pipeline.Options,
-    report: Report,
+    workspace: Workspace, variants: Sequence[Variant], recipe: Path, options: pipeline.Options, report: Report
 ) -> Tuned:
     """Search for the best variant within `options.plan.budget_s`, beginning with those of `variants` that the
     advisor suggests; write the winner to `recipe`.
@@ -85,16 +80,16 @@ def tune(
         if candidate not in finalists:
             folder.append(_not_taken(candidate, context))
     left = started + options.plan.budget_s - time.monotonic()
-    plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
+    plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
     summary = summarize(search, finalists, sequence, time.monotonic() - started)
     info = info.model_copy(update={"search": summary})
     pipeline.timed(context, info, [baseline, *passed], plan)
     comparison = compare(folder.info(), folder.trials())
-    winner = next((c.variant for c in finalists if c.variant.name == comparison.winner), None)
-    if winner is None:
-        return Tuned(comparison, None)
-    write_recipe(winner, recipe, comparison)
-    return Tuned(comparison, recipe)
+    for candidate in finalists:
+        if candidate.variant.name == comparison.winner:
+            write_recipe(candidate.variant, recipe, comparison)
+            return Tuned(comparison, recipe)
+    return Tuned(comparison, None)
 
 
 def _searched(
