@@ -90,6 +90,11 @@ class Context:
         contract = self.contracts.get(variant, self.job.contract)
         return self.prepared.job_for(contract, self.report)
 
+    def worker(self, variant: str) -> Worker:
+        """A process with the built variant in it, not yet ready."""
+        artifact, runtime = self.built[variant].artifact, self.runtimes[variant]
+        return Worker(artifact, runtime, self.job_of(variant).photos, log=self.folder.log(variant))
+
     def not_here(self, variant: Variant) -> str | None:
         return not_here(variant, self.prepared.source_kind, self.built[BASELINE].artifact)
 

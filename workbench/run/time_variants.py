@@ -1,7 +1,7 @@
-"""Timing the variants that passed: a race that drops who cannot win, then the finalists once more.
+"""Timing the variants that passed: a race that drops those that cannot win, then the finalists once more.
 
-Whoever was chosen for being fastest was partly lucky, so the winner, the runner-up and the baseline are
-measured again in fresh rounds, and those are the numbers published.
+The fastest of many was partly lucky, so the winner, the runner-up and the baseline are measured again in
+fresh rounds, and those are the numbers published.
 """
 
 import io
@@ -178,17 +178,11 @@ def _with_extras(
     context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
 ) -> list[TrialResult]:
     """The finalists with their throughput on all processors and the cost of the whole path of a photo."""
-    artifacts = {name: (context.built[name].artifact, context.runtimes[name]) for name in finalists}
     photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
     ips: dict[str, list[float]] = {name: [] for name in finalists}
     walks: dict[str, tuple[WholePath, ...]] = {}
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(
-                Worker(*artifacts[name], context.job_of(name).photos, log=context.folder.log(name))
-            )
-            for name in finalists
-        }
+        workers = {name: stack.enter_context(context.worker(name)) for name in finalists}
         for worker in workers.values():
             worker.ready()
             worker.warm_up()
@@ -198,14 +192,8 @@ def _with_extras(
                 ips[name].append(worker.saturate(SATURATE_S))
         for name, worker in workers.items():
             walks[name] = tuple(worker.walk_path(*photo) for photo in photos)
-    return [
-        trial.model_copy(
-            update={"saturated_ips": median(ips[trial.variant]), "whole_path": walks[trial.variant]}
-        )
-        if trial.variant in walks
-        else trial
-        for trial in trials
-    ]
+    figures = {name: {"saturated_ips": median(ips[name]), "whole_path": walks[name]} for name in walks}
+    return [trial.model_copy(update=figures.get(trial.variant, {})) for trial in trials]
 
 
 def _with_gpu_use(
@@ -215,7 +203,7 @@ def _with_gpu_use(
     timed = [trial for trial in trials if _on_gpu(context, trial.variant) and trial.latency is not None]
     timed.sort(key=lambda t: (t.variant not in finalists, t.latency.p50_ns if t.latency else 0))
     began = time.monotonic()
-    uses: dict[str, GpuUse] = {}
+    figures: dict[str, dict[str, GpuUse]] = {}
     for number, trial in enumerate(timed):
         if trial.variant not in finalists and time.monotonic() - began > GPU_USE_S:
             left = ", ".join(t.variant for t in timed[number:])
@@ -223,27 +211,23 @@ def _with_gpu_use(
             break
         context.report(Progress("measuring on the GPU", number, len(timed), trial.variant))
         try:
-            uses[trial.variant] = _gpu_use(context, trial)
+            figures[trial.variant] = {"gpu": _gpu_use(context, trial)}
         except ChildError as error:
             # All that was timed counts without these figures.
             _gpu_failed(context, trial.variant, error.message)
-    return [
-        trial.model_copy(update={"gpu": uses[trial.variant]}) if trial.variant in uses else trial
-        for trial in trials
-    ]
+    return [trial.model_copy(update=figures.get(trial.variant, {})) for trial in trials]
 
 
 def _gpu_use(context: Context, trial: TrialResult) -> GpuUse:
     """In a process of its own, with nothing else computing. Raises ChildError where it does not open."""
     name = trial.variant
-    artifact, runtime = context.built[name].artifact, context.runtimes[name]
-    with Worker(artifact, runtime, context.job_of(name).photos, log=context.folder.log(name)) as worker:
+    with context.worker(name) as worker:
         worker.ready()
         worker.warm_up()
         return use_of(
             worker,
             trial.gpu or GpuUse(),
-            sizes_of(artifact, runtime),
+            sizes_of(context.built[name].artifact, context.runtimes[name]),
             GpuWatch(),
             lambda problem: _gpu_failed(context, name, problem),
         )

@@ -1,6 +1,6 @@
 """A quick look at a variant: is it fast, and does it still answer as the baseline does? Seconds, not minutes.
 
-A look decides only who is looked at further. What is published is measured by a run like any other.
+A look decides only where the search goes on. What is published is measured by a run like any other.
 """
 
 import math
