@@ -95,7 +95,7 @@ def _conditions(context: Context, names: Sequence[str]) -> Conditions:
 
 
 def _may_win(trial: TrialResult, info: RunInfo) -> bool:
-    """Whether speed still matters for this trial; under another objective speed drops nobody."""
+    """Whether speed still matters for this trial; under another objective it drops none."""
     return (
         info.budget.objective == "latency"
         and info.runtimes[trial.variant].batch == 1
