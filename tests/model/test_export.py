@@ -188,7 +188,8 @@ def test_weights_that_are_not_numbers_are_noticed(samples: Samples) -> None:
 def test_a_network_is_written_for_the_torch_backend(
     model: Any, samples: Samples, tmp_path: Path, scripted: bool
 ) -> None:
-    from workbench.backends import BACKENDS, TorchRuntime
+    from workbench.backends import TorchRuntime
+    from workbench.backends.table import BACKENDS
 
     network = torch.jit.trace(model, torch.from_numpy(samples)) if scripted else model
     wanted: Format = "torchscript" if scripted else "torch-export"

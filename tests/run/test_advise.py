@@ -1,6 +1,7 @@
 """The advisor's rules: networks and processors in, what is worth trying out."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from workbench.report.advice import text as text_of
 from workbench.results.records import AdviceScore
 from workbench.results.verdict import compare
 from workbench.run.advice.advise import Advice, Item, advise, advised, hindsight
+from workbench.run.advice.speed_rules import Situation, opinions
 from workbench.system.machine import Machine
 from workbench.workspace import recipe
 from workbench.workspace.recipe import Variant
@@ -261,3 +263,64 @@ def test_what_was_left_out_is_counted_where_nothing_was_timed(advice: Advice) ->
 def test_hindsight_of_a_run_without_times_says_nothing(advice: Advice) -> None:
     trials = [absent_trial(each.variant, "failed", "broken") for each in advice.items]
     assert hindsight(advice, compare(run_info(), trials)) == AdviceScore(right=0, timed=0)
+
+
+# GPUs
+
+ON_CUDA = "runtime: {device: cuda}\n"
+LARGE = network(macs=20_000_000_000)
+
+
+@pytest.fixture
+def factor(variants: Callable[[str], list[Variant]]) -> Callable[..., float]:
+    """The middle of the range that the rules give the one variant of a recipe."""
+
+    def middle(text: str, facts: NetworkFacts | None = None) -> float:
+        (only,) = variants(text)
+        found = list(opinions(only, Situation(facts or network(), "x86_64", 4, frozenset(AVX2))))
+        assert all(opinion.source and 0 < opinion.low <= opinion.high for opinion in found)
+        return math.prod((opinion.low * opinion.high) ** 0.5 for opinion in found)
+
+    return middle
+
+
+def test_a_cuda_graph_is_expected_to_pay_for_small_networks_only(factor: Callable[..., float]) -> None:
+    graph = "runtime: {device: cuda, cuda_graph: true}"
+    assert factor(graph) > factor(ON_CUDA)
+    assert factor(graph, LARGE) == factor(ON_CUDA, LARGE)
+
+
+def test_half_precision_gains_more_where_the_gpu_has_work(factor: Callable[..., float]) -> None:
+    fp16 = f"steps: [{{use: fp16}}]\n{ON_CUDA}"
+    assert 1 < factor(fp16) / factor(ON_CUDA) < factor(fp16, LARGE) / factor(ON_CUDA, LARGE)
+
+
+def test_tensorrt_is_expected_before_onnxruntime_and_that_before_eager_torch(
+    factor: Callable[..., float],
+) -> None:
+    backends = ("torch", "onnxruntime", "tensorrt")
+    torch, ort, engine = (factor(f"runtime: {{backend: {name}, device: cuda}}") for name in backends)
+    assert torch < ort < engine
+
+
+def test_int8_made_for_tensorrt_is_expected_before_int8_made_for_cpus(factor: Callable[..., float]) -> None:
+    runtime = "runtime: {backend: tensorrt, device: cuda}"
+    for_it = f"steps: [{{use: static_int8, placement: tensorrt}}]\n{runtime}"
+    assert factor(for_it, LARGE) > factor(f"{SIGNED}{runtime}", LARGE)
+
+
+def test_a_smaller_photo_is_expected_to_gain_less_on_a_gpu_and_cites_no_cpu(
+    variants: Callable[[str], list[Variant]],
+) -> None:
+    runtime = "runtime: {device: cuda, precision: tf32}"
+    (only,) = variants(f"preprocess: {{scale: 0.5}}\nsteps: [{{use: fp16}}]\n{runtime}\n")
+    found = list(opinions(only, Situation(network(), "x86_64", 4, frozenset(AVX2))))
+    assert not any("x86" in opinion.source for opinion in found)
+    (smaller,) = (opinion for opinion in found if "25 % of the pixels" in opinion.text)
+    assert (smaller.low, smaller.high) == (1.0, 4.0)
+
+
+def test_dynamic_int8_is_not_worth_trying_on_a_gpu(item: Callable[..., Item]) -> None:
+    judged = item(f"steps: [{{use: dynamic_int8}}]\n{ON_CUDA}", network())
+    assert not judged.worth
+    assert judged.reasons[0].text == "dynamic INT8 is made of operators that run on the CPU"

@@ -36,6 +36,7 @@ from workbench.run.build import Job, _check_size  # noqa: E402
 from workbench.run.prepare import prepare  # noqa: E402
 from workbench.steps.int8.settings import StaticInt8  # noqa: E402
 from workbench.steps.int8.static import static_int8  # noqa: E402
+from workbench.system.progress import Progress  # noqa: E402
 from workbench.workspace import recipe  # noqa: E402
 from workbench.workspace.workspace import load  # noqa: E402
 
@@ -71,7 +72,8 @@ class Place:
             prepared, RunFolder.create(workspace.results), pipeline.Options(), lambda _: None
         )
         variants = recipe.load([folder / f"{name}.yaml" for name in names])
-        return {BASELINE: baseline} | {one.name: pipeline.checked(context, one) for one in variants}
+        stage = Progress("checking", 0, 0)
+        return {BASELINE: baseline} | {one.name: pipeline.checked(context, one, stage) for one in variants}
 
 
 @pytest.fixture(scope="module")

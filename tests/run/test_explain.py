@@ -10,11 +10,12 @@ import pytest
 from pydantic import BaseModel
 
 from workbench.report.explain import text as text_of
-from workbench.run.advice.evidence import EVIDENCE, EXPORT, PREPROCESS, RUNTIME, Evidence, Key
+from workbench.run.advice.evidence import EXPORT, PREPROCESS, RUNTIME, Key, all_evidence
 from workbench.run.advice.explain import Explanation, explain
 from workbench.workspace import recipe
 from workbench.workspace.fields import described, models_in, summary, tags_of
 
+EVIDENCE = all_evidence()
 SHIPPED = sorted(path.stem for path in recipe.shipped().glob("*.yaml"))
 STEPS = models_in(recipe.Recipe.model_fields["steps"].annotation)
 RUNTIMES = models_in(recipe.Recipe.model_fields["runtime"].annotation)
@@ -160,10 +161,11 @@ def test_evidence_of_gpus_replaces_that_of_cpus(
 ) -> None:
     text = f"name: a\nsteps: {steps}\nruntime: {{device: cuda, {runtime}}}\n"
     notes = [part.note for part in explained(tmp_path, text).parts]
-    found = [Evidence(note.helps, note.hurts, note.source) for note in notes if note.source is not None]
+    found = [(note.helps, note.hurts, note.source) for note in notes]
     for key in keys:
-        assert EVIDENCE[replace(key, gpu=True)] in found
-        assert EVIDENCE[key] not in found
+        on_gpu, on_cpu = EVIDENCE[replace(key, gpu=True)], EVIDENCE[key]
+        assert (on_gpu.helps, on_gpu.hurts, on_gpu.source) in found
+        assert (on_cpu.helps, on_cpu.hurts, on_cpu.source) not in found
 
 
 def test_a_recipe_for_both_explains_both(tmp_path: Path) -> None:

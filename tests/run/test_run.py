@@ -553,47 +553,33 @@ def refused(bench: Bench, capsys: pytest.CaptureFixture[str], *words: str, recip
     return said.err
 
 
-def with_photo(folder: Path, data: bytes, name: str = "leaf.jpg", class_name: str = CLASS_NAMES[1]) -> Path:
-    (folder / class_name).mkdir(parents=True)
-    (folder / class_name / name).write_bytes(data)
-    return folder
-
-
-def test_a_validation_folder_without_photos_is_refused(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("class_name", "change", "problem"),
+    [
+        (CLASS_NAMES[0], None, "data.validation: {val} holds no photos"),
+        ("Pear_Scab", lambda photo: photo, "{val} has `Pear_Scab`, which the model does not know"),
+        (CLASS_NAMES[1], lambda _: b"just some words", "{photo}: not a JPEG, PNG or WebP image"),
+        (CLASS_NAMES[1], lambda photo: photo[:-200], "{photo}: the image is damaged"),
+    ],
+    ids=["no photos", "an unknown class", "a text file", "a truncated photo"],
+)
+def test_validation_photos_that_cannot_be_used_are_refused_by_name(
+    bench: Bench,
+    elsewhere: Bench,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    class_name: str,
+    change: Callable[[bytes], bytes] | None,
+    problem: str,
 ) -> None:
-    (tmp_path / "val" / CLASS_NAMES[0]).mkdir(parents=True)
+    photo = tmp_path / "val" / class_name / "leaf.jpg"
+    photo.parent.mkdir(parents=True)
+    if change is not None:
+        photo.write_bytes(change(photos_of(bench.root / "data" / "val", CLASS_NAMES)[0][0].read_bytes()))
     write_workspace(elsewhere.root, bench.root, validation=tmp_path / "val")
-    assert f"data.validation: {tmp_path / 'val'} holds no photos" in refused(elsewhere, capsys)
-
-
-def test_a_class_that_the_model_does_not_know_is_refused(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photo = photos_of(bench.root / "data" / "val", CLASS_NAMES)[0][0].read_bytes()
-    write_workspace(
-        elsewhere.root, bench.root, validation=with_photo(tmp_path / "val", photo, class_name="Pear_Scab")
-    )
-    said = refused(elsewhere, capsys)
-    assert f"{tmp_path / 'val'} has `Pear_Scab`, which the model does not know" in said
-    assert "`Corn_Healthy`" in said
-
-
-def test_a_text_file_named_jpg_is_refused_by_its_name(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_workspace(elsewhere.root, bench.root, validation=with_photo(tmp_path / "val", b"just some words\n"))
-    said = refused(elsewhere, capsys)
-    assert f"{tmp_path / 'val' / CLASS_NAMES[1] / 'leaf.jpg'}: not a JPEG, PNG or WebP image" in said
-
-
-def test_a_truncated_photo_is_refused_by_its_name(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photo = photos_of(bench.root / "data" / "val", CLASS_NAMES)[0][0].read_bytes()
-    write_workspace(elsewhere.root, bench.root, validation=with_photo(tmp_path / "val", photo[:-200]))
-    said = refused(elsewhere, capsys)
-    assert f"{tmp_path / 'val' / CLASS_NAMES[1] / 'leaf.jpg'}: the image is damaged" in said
+    text = refused(elsewhere, capsys)
+    assert problem.format(val=tmp_path / "val", photo=photo) in text
+    assert class_name != "Pear_Scab" or "`Corn_Healthy`" in text
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["a", "b", "c", "d", "e"]])

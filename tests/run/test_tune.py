@@ -13,7 +13,6 @@ import pytest
 from tests.builders import run_info, trial
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TorchRuntime
 from workbench.errors import WorkbenchError
-from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Preprocess
@@ -24,7 +23,7 @@ from workbench.run.check_variant import Context
 from workbench.run.tune.moves import Move, at_size, with_step
 from workbench.run.tune.quick_look import Looker, QuickLook
 from workbench.run.tune.recipe_file import HEADER, check_ours, write_recipe
-from workbench.run.tune.search import FINALISTS, Search, Tried, _families, chosen, explore, scan_sizes
+from workbench.run.tune.search import FINALISTS, Candidate, Search, _families, chosen, explore, scan_sizes
 from workbench.run.tune.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, summarize
 from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
@@ -46,7 +45,7 @@ def variant(name: str, **fields: Any) -> Variant:
     return Variant(name, name.partition("@")[0].partition("+")[0], "", **given)
 
 
-def looked(name: str, speedup: float = 1.0, losses: int = 0, gains: int = 0, **fields: Any) -> Tried:
+def looked(name: str, speedup: float = 1.0, losses: int = 0, gains: int = 0, **fields: Any) -> Candidate:
     look = QuickLook(
         log_ratio=-math.log(speedup),
         images=1000,
@@ -56,22 +55,22 @@ def looked(name: str, speedup: float = 1.0, losses: int = 0, gains: int = 0, **f
         memory_bytes=1,
         seconds=1.0,
     )
-    return Tried(variant(name, **fields), "suggested by the advisor", look)
+    return Candidate(variant(name, **fields), "suggested by the advisor", look)
 
 
-def knowing(*tried: Tried, budget: Budget | None = None, seconds: float = 1000.0) -> Search:
+def knowing(*candidates: Candidate, budget: Budget | None = None, seconds: float = 1000.0) -> Search:
     """A search over a context that has photos and a budget, and nothing to measure with."""
     context = SimpleNamespace(
         parts=Parts(tuple(range(PHOTOS)), tuple(range(PHOTOS))),
         prepared=SimpleNamespace(workspace=SimpleNamespace(budget=budget or Budget())),
         job=SimpleNamespace(contract=CONTRACT),
-        baseline_variant=variant("baseline"),
-        built={BASELINE: SimpleNamespace(artifact=SimpleNamespace(info=SimpleNamespace(total_bytes=10**6)))},
+        baseline=variant("baseline"),
         contracts={},
         report=lambda _: None,
     )
-    search = Search(cast(Context, context), cast(Looker, None), time.monotonic() + seconds)
-    search.tried = {f"{number}": one for number, one in enumerate(tried)}
+    until = time.monotonic() + seconds
+    search = Search(cast(Context, context), cast(Looker, None), until, trial("baseline", size_mb=1))
+    search.candidates = {f"{number}": one for number, one in enumerate(candidates)}
     return search
 
 
@@ -79,8 +78,8 @@ def broken(name: str) -> Failed:
     return Failed(variant=name, message="it broke", hint="mend it")
 
 
-def names(tried: list[Tried]) -> list[str]:
-    return [one.variant.name for one in tried]
+def names(candidates: list[Candidate]) -> list[str]:
+    return [one.variant.name for one in candidates]
 
 
 # Who is checked in full
@@ -116,8 +115,8 @@ def in_turn(results: list[TrialResult]) -> tuple[list[str], dict[str, Any], Cert
         pruned[result.variant] = result.cause
 
     found.context.folder = cast(Any, SimpleNamespace(append=append))
-    done = certified_in_turn(found, results, run_info())
-    return [result.variant for result in done.passed], pruned, done.sequence
+    passed, sequence = certified_in_turn(found, results, run_info())
+    return [result.variant for result in passed], pruned, sequence
 
 
 def test_finalists_are_certified_surest_first_until_one_fails() -> None:
@@ -152,7 +151,8 @@ def test_what_misses_the_budget_on_the_photos_that_choose_is_not_certified_at_al
 
 
 def test_what_is_slower_than_the_baseline_is_not_checked() -> None:
-    assert chosen(knowing(looked("slow", 0.9), Tried(variant("broken"), "", cause=broken("broken")))) == []
+    failed = Candidate(variant("broken"), "", cause=broken("broken"))
+    assert chosen(knowing(looked("slow", 0.9), failed)) == []
 
 
 def test_a_faster_one_that_may_fit_after_all_is_checked_too() -> None:
@@ -173,6 +173,11 @@ def test_the_objective_decides_who_is_best() -> None:
     small = replace(small, look=small.look.model_copy(update={"size_bytes": 1}))
     assert names(knowing(fast, small).best()) == ["fast", "small"]
     assert names(knowing(fast, small, budget=Budget(objective="size")).best()) == ["small", "fast"]
+    lean = replace(fast, look=small.look.model_copy(update={"memory_bytes": 10**7}))
+    by_memory = knowing(lean, budget=Budget(objective="memory"))
+    by_memory.baseline = trial("baseline", peak_memory_bytes=3 * 10**7)
+    by_memory.context.empty_worker = cast(Any, SimpleNamespace(peak_bytes=10**7))
+    assert by_memory.cost(lean) == pytest.approx(0.25)
 
 
 def test_only_what_uses_as_much_of_the_machine_as_the_baseline_is_compared() -> None:
@@ -220,7 +225,7 @@ class Photographer:
     edge: int
     taken: list[str]
 
-    def __call__(self, move: Move) -> Tried:
+    def __call__(self, move: Move) -> Candidate:
         self.taken.append(move.variant.name)
         crop = move.variant.preprocess.crop or 224
         return replace(
@@ -258,7 +263,7 @@ def test_no_candidate_is_begun_when_time_is_up(looking: Callable[[int], list[str
     taken = looking(0)
     found = knowing(seconds=-1)
     explore(found, [Move(variant("a"), "")], [Move(variant("b"), "")])
-    assert (taken, found.tried) == ([], {})
+    assert (taken, found.candidates) == ([], {})
 
 
 def test_a_candidate_is_looked_at_once(looking: Callable[[int], list[str]]) -> None:
@@ -277,7 +282,7 @@ def test_two_candidates_of_one_name_are_told_apart(looking: Callable[[int], list
     for move in (Move(first, ""), Move(second, ""), Move(second, "once more")):
         found.take(move)
     assert taken == ["int8+float-1", "int8+float-1~2"]
-    assert {digest: tried.variant.name for digest, tried in found.tried.items()} == {
+    assert {digest: candidate.variant.name for digest, candidate in found.candidates.items()} == {
         first.digest: "int8+float-1",
         second.digest: "int8+float-1~2",
     }
@@ -300,17 +305,17 @@ def test_a_candidate_that_was_not_taken_is_a_trial_with_its_reason() -> None:
     assert isinstance(cause, NotFinalist)
     assert (cause.variant, cause.why) == ("fast", "suggested by the advisor")
     assert (cause.speedup, cause.drop, cause.images) == (pytest.approx(1.25), 0.002, 1000)
-    failed = _not_taken(Tried(variant("x"), "", cause=broken("x")), context)
+    failed = _not_taken(Candidate(variant("x"), "", cause=broken("x")), context)
     assert (failed.status, failed.reason, failed.cause) == ("failed", "it broke (mend it)", broken("x"))
-    skipped = _not_taken(Tried(variant("x"), "", cause=Skipped(variant="x", message="no GPU")), context)
+    skipped = _not_taken(Candidate(variant("x"), "", cause=Skipped(variant="x", message="no GPU")), context)
     assert (skipped.status, skipped.reason) == ("skipped", "no GPU")
-    late = _not_taken(Tried(variant("x"), "", cause=OutOfTime(variant="x")), context)
+    late = _not_taken(Candidate(variant("x"), "", cause=OutOfTime(variant="x")), context)
     assert (late.status, late.reason, late.cause) == ("skipped", None, OutOfTime(variant="x"))
 
 
 def test_the_summary_has_what_came_of_every_kind_of_attempt() -> None:
     best, poor = looked("a", 1.5), replace(looked("b", 2.0, losses=100), why="smaller input")
-    found = knowing(best, poor, Tried(variant("c"), "", cause=broken("c")))
+    found = knowing(best, poor, Candidate(variant("c"), "", cause=broken("c")))
     summary = summarize(found, [best], None, 90.0)
     assert (summary.seconds, summary.looked, summary.untried, summary.finalists) == (90.0, 2, 1, 1)
     assert [(each.why, each.tried, each.best, each.drop, each.outlook) for each in summary.attempts] == [

@@ -157,30 +157,23 @@ def test_large_arrays_come_back_whole(log: Path) -> None:
     assert np.array_equal(got[137, 5], np.arange(256, dtype=np.float32))
 
 
-def test_a_crash_is_told_by_its_signal(log: Path) -> None:
-    error = error_of("segfault", log)
-    assert error.message == "the build was killed by SIGSEGV"
-    assert error.hint == f"see {log}"
-
-
-def test_a_kill_is_told_as_what_it_usually_means(log: Path) -> None:
-    message = "the build was killed by SIGKILL, which is what running out of memory looks like"
-    assert error_of("kill_oneself", log).message == message
-
-
-def test_an_exit_is_told_by_its_code(log: Path) -> None:
-    assert error_of("leave", log).message == "the build ended with exit code 3"
-
-
-def test_a_death_in_the_middle_of_an_answer_is_a_death(log: Path) -> None:
-    assert error_of("half_an_answer", log).message == "the build ended with exit code 3"
+@pytest.mark.parametrize(
+    ("name", "death"),
+    [
+        ("segfault", "was killed by SIGSEGV"),
+        ("kill_oneself", "was killed by SIGKILL, which is what running out of memory looks like"),
+        ("leave", "ended with exit code 3"),
+        ("half_an_answer", "ended with exit code 3"),
+    ],
+)
+def test_a_death_is_reported_by_its_cause_and_log(log: Path, name: str, death: str) -> None:
+    error = error_of(name, log)
+    assert (error.message, error.hint) == (f"the build {death}", f"see {log}")
 
 
 def test_a_hang_ends_at_its_time_limit(log: Path) -> None:
-    started = time.monotonic()
-    error = error_of("hang", log, timeout_s=1.5)
-    assert error.message == "the build took longer than 1.5 s and was stopped"
-    assert time.monotonic() - started < 8
+    message = "the build took longer than 1.5 s and was stopped"
+    assert error_of("hang", log, timeout_s=1.5).message == message
 
 
 def test_an_expected_error_crosses_with_its_hint_and_without_a_traceback(log: Path) -> None:

@@ -3,6 +3,7 @@ for tests of the measuring engine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.backends.base import ANY_OPERATORS, Operators, RuntimeSettings, Session
@@ -26,6 +27,14 @@ class NullRuntime(RuntimeSettings):
     """No runtime: it computes nothing, so that the worker around it can be measured."""
 
     backend: Literal["null"] = "null"
+
+
+def null_artifact(folder: Path, shape: tuple[int, int, int, int], classes: int) -> "Artifact":
+    """Of an empty file that nothing reads. shape: (N, C, H, W) of its input."""
+    from workbench.backends.artifact import Artifact, ArtifactInfo
+
+    info = ArtifactInfo(format="null", file="", sha256="", size_bytes=0, input_shape=shape, classes=classes)
+    return Artifact(folder, info)
 
 
 def unavailable(runtime: NullRuntime) -> str | None:

@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
 
 from workbench.backends import Runtime
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
+from workbench.measure.gpu.watch import GpuWatch
 from workbench.measure.latency import WarmUp
-from workbench.measure.records import GpuThroughput, WholePath
+from workbench.measure.records import GpuThroughput, GpuUse, WholePath
 from workbench.measure.session_process import Memory, Opened, OpenSession, hold
 from workbench.photos.dataset import Images
-from workbench.system.child import Child
+from workbench.system.child import Child, ChildError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,3 +118,33 @@ class Worker:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._child.close(failed=kind is not None)
+
+
+def use_of(
+    worker: Worker, known: GpuUse, sizes: Sequence[int], watch: GpuWatch, note: Callable[[str], None]
+) -> GpuUse:
+    """Add the figures of this session to `known`. sizes: from `figures.sizes_of`.
+
+    Where a batch is refused, the larger ones are left out; note: takes the reason.
+    """
+    found: dict[str, object] = {}
+    speeds: list[GpuThroughput] = []
+    watch.begin()
+    try:
+        if (device := worker.device_time(sizes[0])) is not None:
+            found = {"device_p50_ns": device[0], "device_how": device[1]}
+        for size in sizes:
+            if (speed := worker.gpu_throughput(size)) is None:
+                break
+            speeds.append(speed)
+        if speeds:
+            found["joules"] = worker.joules(speeds[-1].batch)
+    except ChildError as error:
+        note(error.message)
+        # The energy can still be measured at the largest batch that was taken, where the process is alive.
+        if speeds:
+            with suppress(ChildError):
+                found["joules"] = worker.joules(speeds[-1].batch)
+    finally:
+        state = watch.end().state
+    return known.model_copy(update={**found, "throughput": tuple(speeds), "state": state})

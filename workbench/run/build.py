@@ -251,17 +251,20 @@ def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
         return Artifact(folder, steps.apply_native(step, source.path, folder, photos))
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)
-    kept = {
-        "bound_to": step.bound_to() or source.info.bound_to,
-        "note": step.note_of(target) or source.info.note,
-    }
-    return Artifact(folder, artifact_info(target).model_copy(update=kept))
+    bound_to, note = step.bound_to() or source.info.bound_to, step.note_of(target) or source.info.note
+    return Artifact(folder, artifact_info(target).model_copy(update={"bound_to": bound_to, "note": note}))
 
 
 def _probes(job: Job) -> "NDArray[np.uint8]":
-    """(n, crop, crop, 3) pixels of a few photos, spread over the classes."""
-    pixels: NDArray[np.uint8] = next(iter(replace(job.photos, raw=True).spread(PROBES, PROBES)))
+    """(n, crop, crop, 3) pixels of a few photos."""
+    pixels: NDArray[np.uint8] = _few(job.photos, PROBES, raw=True)
     return pixels
+
+
+def _few(images: Images, count: int, *, raw: bool) -> Batch:
+    """A batch of photos that are spread over the classes."""
+    count = min(count, len(images))
+    return next(iter(replace(images, raw=raw).spread(count, count)))
 
 
 def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
@@ -285,9 +288,8 @@ def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
 def saturation(job: Job, artifact: Artifact) -> Saturation | None:
     """What 16-bit accumulation would change on a few calibration photos; in a process of its own."""
     assert job.calibration is not None
-    count = min(SATURATION_PHOTOS, len(job.calibration))
-    photos = replace(job.calibration, raw=artifact.info.pixels)
-    return saturation_of(artifact.path, next(iter(photos.spread(count, count))))
+    photos = _few(job.calibration, SATURATION_PHOTOS, raw=artifact.info.pixels)
+    return saturation_of(artifact.path, photos)
 
 
 def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -> list[LayerSensitivity]:
@@ -296,9 +298,7 @@ def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -
     source: what the static_int8 step was given. seconds: for the errors; the profile takes a few more.
     """
     assert job.calibration is not None
-    count = min(LAYER_PHOTOS, len(job.calibration))
-    images = replace(job.calibration, raw=source.info.pixels)
-    photos = next(iter(images.spread(count, count)))
+    photos = _few(job.calibration, LAYER_PHOTOS, raw=source.info.pixels)
     with TemporaryDirectory() as folder:
         floats = Path(folder) / "prepared.onnx"
         prepare(source.path, floats)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of, takes_onnx
-from workbench.backends.artifact import Artifact, ArtifactInfo
+from workbench.backends.artifact import Artifact
+from workbench.backends.null import null_artifact
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.records import BASELINE, Accuracy, GpuUse, Saturation
@@ -21,7 +22,7 @@ from workbench.model.export.settings import Export
 from workbench.photos.contract import Preprocess
 from workbench.results.folder import RunFolder
 from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped
-from workbench.results.records import TrialResult
+from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
 from workbench.run.prepare import Prepared, overridden
 from workbench.system.child import ChildError, call
@@ -56,24 +57,29 @@ class Built:
     build_s: float | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Context:
-    """What a run knows so far. build_timeout_s: for one variant's export and steps together."""
+    """What a run measures with, and against.
+
+    info: as the run began. reference: (n, classes) FP32 logits of the source model on the validation photos.
+    empty_worker: the memory of a worker with no runtime in it. build_timeout_s: for one variant's export and
+    steps together.
+    """
 
     prepared: Prepared
     folder: RunFolder
     parts: Parts
+    info: RunInfo
+    baseline: Variant
+    reference: "NDArray[np.float32]"
+    empty_worker: Memory
     build_timeout_s: float
     report: Report
-    stage: Progress
-    runtimes: dict[str, Runtime] = field(default_factory=dict)
-    reference: "NDArray[np.float32] | None" = None
-    baseline: "NDArray[np.float32] | None" = None
-    empty_worker: Memory | None = None
-    built: dict[str, Built] = field(default_factory=dict)
-    baseline_variant: Variant | None = None
-    baseline_memory_bytes: int | None = None
+    # These grow with every variant; `logits` holds those of the baseline once it is checked.
+    built: dict[str, Built]
+    runtimes: dict[str, Runtime]
     contracts: dict[str, Preprocess] = field(default_factory=dict)
+    logits: "dict[str, NDArray[np.float32]]" = field(default_factory=dict)
 
     @property
     def job(self) -> build.Job:
@@ -84,25 +90,43 @@ class Context:
         contract = self.contracts.get(variant, self.job.contract)
         return self.prepared.job_for(contract, self.report)
 
+    def worker(self, variant: str, cpus: Sequence[int] | None = None) -> Worker:
+        """A process with the built variant in it, not yet ready. cpus: it may use; all by default."""
+        artifact, images = self.built[variant].artifact, self.job_of(variant).photos
+        return Worker(artifact, self.runtimes[variant], images, log=self.folder.log(variant), cpus=cpus)
 
-def build_baseline(context: Context) -> tuple[Variant, Built]:
+    def not_here(self, variant: Variant) -> str | None:
+        return not_here(variant, self.prepared.source_kind, self.built[BASELINE].artifact)
+
+    def build(self, variant: Variant, timeout_s: float) -> Built:
+        """Build the variant unless this run has built it. Raises WorkbenchError."""
+        own = self.job.contract
+        if (contract := overridden(own, variant.preprocess)) != own:
+            self.contracts[variant.name] = contract
+        if variant.name not in self.built:
+            log = self.folder.log(variant.name)
+            self.built[variant.name] = build_variant(self.job_of(variant.name), variant, log, timeout_s)
+        return self.built[variant.name]
+
+
+def build_baseline(prepared: Prepared, timeout_s: float, report: Report) -> tuple[Variant, Built]:
     """The baseline, by the first exporter that can take the network. Raises WorkbenchError where none can."""
     what = "plain FP32 export, onnxruntime, 1 thread"
     # An ONNX file is taken as it is, whatever its opset.
-    exports = (Export(),) if context.prepared.source_kind == "onnx" else BASELINE_EXPORTS
+    exports = (Export(),) if prepared.source_kind == "onnx" else BASELINE_EXPORTS
     choices = [Variant(BASELINE, BASELINE, what, export, (), OrtRuntime()) for export in exports]
     for variant in choices:
         # An exporter that could not take the network last time is not tried again.
-        if (found := build.find(context.job, variant)) is not None:
+        if (found := build.find(prepared.job, variant)) is not None:
             return variant, Built(*found, build_s=None)
     # Logged in the cache: the run folder goes where there is no baseline to begin with.
-    log = context.job.cache / "logs" / "baseline.txt"
+    log = prepared.job.cache / "logs" / "baseline.txt"
     problems: dict[str, ChildError] = {}
     for variant in choices:
         how = f"{variant.export.exporter}, opset {variant.export.opset}"
-        context.report(Progress("building the baseline", 0, 1, how))
+        report(Progress("building the baseline", 0, 1, how))
         try:
-            return variant, build_variant(context, variant, log, context.build_timeout_s)
+            return variant, build_variant(prepared.job, variant, log, timeout_s)
         except ChildError as error:
             problems[how] = error
     (first, *others) = problems.values()
@@ -113,40 +137,32 @@ def build_baseline(context: Context) -> tuple[Variant, Built]:
     raise WorkbenchError(f"{message}\n{listed}", hint=f"see {log}")
 
 
-def build_variant(context: Context, variant: Variant, log: Path, timeout_s: float) -> Built:
+def build_variant(job: build.Job, variant: Variant, log: Path, timeout_s: float) -> Built:
     """From the cache, or in a process of its own. Raises ChildError."""
-    if (found := build.find(context.job_of(variant.name), variant)) is not None:
+    if (found := build.find(job, variant)) is not None:
         return Built(*found, build_s=None)
     started = time.monotonic()
-    key, artifact = call(
-        build.build,
-        context.job_of(variant.name),
-        variant,
-        log=log,
-        timeout_s=timeout_s,
-        label="the build",
-    )
-    return Built(key, artifact, time.monotonic() - started)
+    found = call(build.build, job, variant, log=log, timeout_s=timeout_s, label="the build")
+    return Built(*found, time.monotonic() - started)
 
 
-def reference_logits(context: Context) -> "NDArray[np.float32]":
+def reference_logits(
+    job: build.Job, baseline: Artifact, folder: RunFolder, report: Report
+) -> "NDArray[np.float32]":
     """(n, classes) FP32 logits of the source model itself on the validation photos; remembered."""
     import numpy as np
 
-    job = context.job
-    key = digest_of(
-        [job.source_digest, job.photos.digest, build.code_digest(), versions("torch", "onnxruntime")]
-    )
+    code = [build.code_digest(), versions("torch", "onnxruntime")]
+    key = digest_of([job.source_digest, job.photos.digest, *code])
     path = job.cache / "reference" / f"{key}.npy"
     if not path.exists():
-        context.report(Progress("running the source model", 0, 1))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        report(Progress("running the source model", 0, 1))
         call(
             build.save_reference,
             job,
-            context.built[BASELINE].artifact,
+            baseline,
             path,
-            log=context.folder.path / "logs" / "reference.txt",
+            log=folder.path / "logs" / "reference.txt",
             timeout_s=REFERENCE_TIMEOUT_S,
             label="running the source model",
         )
@@ -154,27 +170,32 @@ def reference_logits(context: Context) -> "NDArray[np.float32]":
     return logits
 
 
-def empty_worker(context: Context) -> Memory:
+def empty_worker(job: build.Job, folder: RunFolder) -> Memory:
     """The memory of a worker with no runtime in it, doing all the rest."""
-    info = ArtifactInfo(
-        format="null",
-        file="",
-        sha256="",
-        size_bytes=0,
-        input_shape=context.job.input_shape,
-        classes=context.job.classes,
-    )
-    log = context.folder.path / "logs" / "empty-worker.txt"
-    artifact = Artifact(context.folder.path, info)
-    with Worker(artifact, NullRuntime(), context.job.photos, log=log) as worker:
+    artifact = null_artifact(folder.path, job.input_shape, job.classes)
+    log = folder.path / "logs" / "empty-worker.txt"
+    with Worker(artifact, NullRuntime(), job.photos, log=log) as worker:
         worker.ready()
         worker.burst(MEMORY_CALLS)
         return worker.memory()
 
 
-def check(context: Context, variant: Variant) -> TrialResult:
+def check(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     """Build the variant and hold its answers against the source model's and the baseline's."""
-    result = TrialResult(
+    result = new_trial(variant)
+    if (reason := context.not_here(variant)) is not None:
+        return ended(result, Skipped(variant=variant.name, message=reason))
+    try:
+        built = context.build(variant, context.build_timeout_s)
+        return _checked(context, variant, built, stage)
+    except WorkbenchError as error:
+        result = result.model_copy(update={"preprocess": context.contracts.get(variant.name)})
+        return ended(result, cause_of(variant, error))
+
+
+def new_trial(variant: Variant) -> TrialResult:
+    """The record of a variant before anything is known of it."""
+    return TrialResult(
         variant=variant.name,
         recipe=variant.recipe,
         digest=variant.digest,
@@ -183,21 +204,6 @@ def check(context: Context, variant: Variant) -> TrialResult:
         device=variant.runtime.device,
         steps=len(variant.steps),
     )
-    if (reason := not_here(context, variant)) is not None:
-        return ended(result, Skipped(variant=variant.name, message=reason))
-    try:
-        contract = overridden(context.job.contract, variant.preprocess)
-        if contract != context.job.contract:
-            context.contracts[variant.name] = contract
-            result = result.model_copy(update={"preprocess": contract})
-        log = context.folder.log(variant.name)
-        built = context.built.get(variant.name) or build_variant(
-            context, variant, log, context.build_timeout_s
-        )
-        context.built[variant.name] = built
-        return _checked(context, variant, built, result)
-    except WorkbenchError as error:
-        return ended(result, cause_of(variant, error))
 
 
 def cause_of(variant: Variant, error: WorkbenchError) -> Skipped | Failed:
@@ -217,29 +223,58 @@ def ended(result: TrialResult, cause: Cause) -> TrialResult:
             return result.model_copy(update={"status": "pruned", "cause": cause})
 
 
-def not_here(context: Context, variant: Variant) -> str | None:
+def not_here(variant: Variant, source_kind: str, baseline: Artifact) -> str | None:
     """Why this variant cannot be tried on this machine or with this model, or None."""
     if (missing := unmet(variant.needs)) is not None:
         return missing
     cores = usable_cores()
     if variant.runtime.intra_threads > cores:
         return f"it asks for {variant.runtime.intra_threads} threads; this machine has {cores} processors"
-    if context.prepared.source_kind == "onnx":
+    if source_kind == "onnx":
         if not takes_onnx(variant.runtime):
             return f"the model comes as an ONNX file, which {variant.runtime.backend} does not run"
-        have = context.built[BASELINE].artifact.info.opset
+        have = baseline.info.opset
         if "opset" in variant.export.model_fields_set and variant.export.opset != have:
             return f"the model comes as an ONNX file of opset {have}; it is not exported again"
     return backend_of(variant.runtime).unavailable(variant.runtime)
 
 
-def _checked(context: Context, variant: Variant, built: Built, result: TrialResult) -> TrialResult:
+def _checked(context: Context, variant: Variant, built: Built, stage: Progress) -> TrialResult:
     """Open the artifact and run every validation photo through it. Raises WorkbenchError."""
-    log = context.folder.log(variant.name)
-    photos = context.job_of(variant.name).photos
+    opened, logits, measured = _measured(context, variant, built, stage)
+    _as_asked(variant, built.artifact, opened)
+    agreement = parity(logits, context.reference)
+    if variant.name == BASELINE:
+        context.logits[BASELINE] = logits
+    write_arrays(context.folder.predictions(variant.name), logits=logits)
+    info = built.artifact.info
+    return new_trial(variant).model_copy(
+        update={
+            **measured,
+            "preprocess": context.contracts.get(variant.name),
+            "opset": info.opset,
+            "precision": info.precision,
+            "note": info.note,
+            "artifact_digest": built.artifact.digest,
+            "artifact_key": built.key,
+            "size_bytes": info.total_bytes,
+            "build_s": built.build_s,
+            "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
+            "parity": agreement,
+            "accuracy": _accuracy_on(context, context.parts.selection, logits),
+            "certification": _accuracy_on(context, context.parts.certification, logits),
+        }
+    )
+
+
+def _measured(
+    context: Context, variant: Variant, built: Built, stage: Progress
+) -> "tuple[Opened, NDArray[np.float32], dict[str, object]]":
+    """What the worker opened, the logits of all photos, and fields of the trial. Raises ChildError."""
+    log, photos = context.folder.log(variant.name), context.job_of(variant.name).photos
 
     def report(doing: str) -> None:
-        context.report(replace(context.stage, what=f"{variant.name}, {doing}"))
+        context.report(replace(stage, what=f"{variant.name}, {doing}"))
 
     # NVML is opened for GPU variants only, and here: in the worker its memory would count as the runtime's.
     with opened_gpu() if variant.runtime.device == "cuda" else nullcontext() as gpu:
@@ -255,39 +290,22 @@ def _checked(context: Context, variant: Variant, built: Built, result: TrialResu
             on_gpu = _on_gpu(variant.runtime, opened, gpu, worker.pid, before_bytes)
             audit = worker.audit()
             logits = worker.evaluate(lambda done, total: report(f"photo {done} of {total}"))
-    assert context.reference is not None
-    _as_asked(variant, built.artifact, opened)
-    agreement = parity(logits, context.reference)
-    if variant.name == BASELINE:
-        context.baseline = logits
-    assert context.baseline is not None and context.empty_worker is not None
-    write_arrays(context.folder.predictions(variant.name), logits=logits)
-    info = built.artifact.info
+    # A start that built its engine is no start as the next ones are.
     built_now = opened.engine is not None and opened.engine.build_s is not None
-    return result.model_copy(
-        update={
+    return (
+        opened,
+        logits,
+        {
             "device": opened.device,
             "provider": opened.provider,
             "threads": opened.threads,
-            "opset": info.opset,
-            "precision": info.precision,
-            "note": info.note,
-            "artifact_digest": built.artifact.digest,
-            "artifact_key": built.key,
-            "size_bytes": info.total_bytes,
             "audit": audit,
             "gpu": on_gpu,
-            "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
-            "build_s": built.build_s,
-            # Not where the engine was built meanwhile: the next start finds it.
             "load_s": None if built_now else opened.load_s,
             "cold_start_s": None if built_now else opened.cold_start_s,
             "peak_memory_bytes": max(0, memory.peak_bytes - context.empty_worker.peak_bytes),
             "steady_memory_bytes": max(0, memory.steady_bytes - context.empty_worker.steady_bytes),
-            "parity": agreement,
-            "accuracy": _accuracy_on(context, context.parts.selection, logits),
-            "certification": _accuracy_on(context, context.parts.certification, logits),
-        }
+        },
     )
 
 
@@ -330,10 +348,9 @@ def _saturation(context: Context, variant: Variant, built: Built) -> Saturation 
 def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.float32]") -> Accuracy | None:
     if not rows:
         return None
-    assert context.baseline is not None
     chosen = list(rows)
     labels = [context.job.photos.labels[row] for row in chosen]
-    return accuracy(logits[chosen], context.baseline[chosen], labels)
+    return accuracy(logits[chosen], context.logits[BASELINE][chosen], labels)
 
 
 def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:

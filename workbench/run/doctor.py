@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.backends import RUNTIME, SETTINGS, NullRuntime
-from workbench.backends.artifact import Artifact, ArtifactInfo
+from workbench.backends.null import null_artifact
 from workbench.backends.table import BACKENDS
 from workbench.measure.host_watch import HostWatch, conditions
-from workbench.measure.latency import Lineup, Plan, log_ratios, measure
+from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
 from workbench.measure.records import Conditions
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
@@ -67,33 +67,7 @@ def diagnose(report: Report) -> Diagnosis:
 
 def clock(report: Report) -> Clock:
     """Time two copies of the empty runtime against each other, by the very engine a run uses."""
-    import numpy as np
-
-    contract = Preprocess(resize=CLOCK_SIDE, crop=CLOCK_SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    info = ArtifactInfo(
-        format="null",
-        file="",
-        sha256="",
-        size_bytes=0,
-        input_shape=(0, 3, CLOCK_SIDE, CLOCK_SIDE),
-        classes=10,
-    )
-    cpus = machine.available_cpus()[-1:]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "photos.npy"
-        np.save(path, np.zeros((8, CLOCK_SIDE, CLOCK_SIDE, 3), dtype=np.uint8))
-        images = Images(path, (0,) * 8, contract, digest="zeros")
-        artifact = Artifact(Path(folder), info)
-        log = Path(folder) / "log.txt"
-        measured = measure(
-            Lineup(["a", "b"], baseline="a", twin="b"),
-            lambda _: Worker(artifact, NullRuntime(), images, log=log, cpus=cpus),
-            CLOCK_PLAN,
-            watch=HostWatch(cpus),
-            report=lambda timing: report(
-                Progress("timing the clock against itself", timing.done, timing.total, left_s=timing.left_s)
-            ),
-        )
+    measured = _time_copies(report)
     disturbed = tuple(e.disturbed for e in measured.environments if e.disturbed)
     bounds = Ratio(tuple(log_ratios(measured, "a").get("b", {}).values())).log_interval
     rounds, tries = measured.rounds, len(measured.environments)
@@ -103,6 +77,27 @@ def clock(report: Report) -> Clock:
     # An interval shrinks with the root of the rounds; twice its half-width is found 19 times in 20.
     half = (high - low) / 2 * math.sqrt(rounds / Plan().rounds)
     return Clock(rounds, tries, math.expm1(max(abs(low), abs(high))), math.expm1(2 * half), disturbed)
+
+
+def _time_copies(report: Report) -> Measured:
+    import numpy as np
+
+    contract = Preprocess(resize=CLOCK_SIDE, crop=CLOCK_SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    cpus = machine.available_cpus()[-1:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "photos.npy", np.zeros((8, CLOCK_SIDE, CLOCK_SIDE, 3), dtype=np.uint8))
+        images = Images(folder / "photos.npy", (0,) * 8, contract, digest="zeros")
+        artifact = null_artifact(folder, (0, 3, CLOCK_SIDE, CLOCK_SIDE), classes=10)
+        return measure(
+            Lineup(["a", "b"], baseline="a", twin="b"),
+            lambda _: Worker(artifact, NullRuntime(), images, log=folder / "log.txt", cpus=cpus),
+            CLOCK_PLAN,
+            watch=HostWatch(cpus),
+            report=lambda timing: report(
+                Progress("timing the clock against itself", timing.done, timing.total, left_s=timing.left_s)
+            ),
+        )
 
 
 def _runtimes() -> dict[str, str | None]:

@@ -1,14 +1,15 @@
 """A run, from a workspace and variants to results: the one place that knows the order of things."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
-from workbench.photos.dataset import copies
+from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import Comparison, compare
@@ -61,187 +62,169 @@ def run_workspace(
     report: Report,
     show_advice: ShowAdvice = lambda _: None,
 ) -> Comparison:
-    """A whole run in a new folder of the workspace's results.
+    """Build, check and time the variants in a new folder of the workspace's results.
 
-    Raises WorkbenchError where the workspace cannot be used; nothing is left behind then.
+    show_advice: is given the advice on the variants before any of them is built.
+    Raises WorkbenchError where the workspace cannot be used, and leaves nothing behind then, and where the
+    baseline cannot be measured. Any other variant that fails ends with its reason, and the run goes on.
     """
     folder = RunFolder.create(workspace.results)
     try:
         calibrate = any("calibration" in step.READS for variant in variants for step in variant.steps)
         prepared = prepare(workspace, report, calibrate=calibrate)
-        for result in run(prepared, variants, folder, options, report, show_advice):
-            if result.status != "ok":
-                what = f"{result.variant}: {result.reason}" if result.reason else result.variant
-                report(Progress(result.status, 0, 0, what))
+        context, baseline = begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
-    return compare(folder.info(), folder.trials())
-
-
-def run(
-    prepared: Prepared,
-    variants: Sequence[Variant],
-    folder: RunFolder,
-    options: Options,
-    report: Report,
-    show_advice: ShowAdvice = lambda _: None,
-) -> Iterator[TrialResult]:
-    """Build, check and time the variants; every result is on disk before it is handed over.
-
-    show_advice: is given the advice on the variants before any of them is built.
-    A variant that fails or cannot run here ends with its reason, and the run goes on. Only a baseline
-    that cannot be built or measured ends the run, with WorkbenchError.
-    """
-    context, baseline = begin(prepared, folder, options, report)
-    advice = advice_for(context, variants)
+    advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants)
     show_advice(advice)
     if options.advised:
         variants = advised(advice, variants)
-    context.runtimes |= {variant.name: variant.runtime for variant in variants}
-    info = info_of(context, options)
+    context.runtimes.update({variant.name: variant.runtime for variant in variants})
+    info = context.info.model_copy(update={"runtimes": context.runtimes})
     folder.save_info(info)
     passed = [baseline]
     for number, variant in enumerate(variants):
-        context.stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
-        report(context.stage)
-        result = checked(context, variant)
+        stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
+        result = checked(context, variant, stage)
+        _report_end(result, report)
         if result.status == "ok":
             passed.append(result)
-        else:
-            yield result
-    yield from timed(context, info, passed, options.plan)
-    _look_back(folder, advice)
+    for result in timed(context, info, passed, options.plan):
+        _report_end(result, report)
+    info, trials = folder.info(), folder.trials()
+    info = info.model_copy(update={"advice": hindsight(advice, compare(info, trials))})
+    folder.save_info(info)
+    return compare(info, trials)
 
 
-def _look_back(folder: RunFolder, advice: Advice) -> None:
-    """Add to the run how the advice turned out."""
-    info = folder.info()
-    score = hindsight(advice, compare(info, folder.trials()))
-    folder.save_info(info.model_copy(update={"advice": score}))
+def _report_end(result: TrialResult, report: Report) -> None:
+    if result.status != "ok":
+        what = f"{result.variant}: {result.reason}" if result.reason else result.variant
+        report(Progress(result.status, 0, 0, what))
 
 
 def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Advice:
     """The advice alone: the network is exported and read, nothing is measured. Raises WorkbenchError."""
     prepared = prepare(workspace, report, calibrate=False)
-    folder = RunFolder(prepared.job.cache / "advice")
-    nobody = Parts((), ())
-    context = Context(
-        prepared, folder, nobody, Options().build_timeout_s, report, Progress("preparing", 0, 1)
-    )
-    _, context.built[BASELINE] = build_baseline(context)
-    return advice_for(context, variants)
+    _, built = build_baseline(prepared, Options().build_timeout_s, report)
+    return advice_for(prepared, built.artifact, variants)
 
 
 def begin(
     prepared: Prepared, folder: RunFolder, options: Options, report: Report
 ) -> tuple[Context, TrialResult]:
     """A run with its baseline built and checked. Raises WorkbenchError where it cannot be."""
-    photos = prepared.job.photos
     parts = split(
         prepared.validation,
-        photos.pixels(),
+        prepared.job.photos.pixels(),
         prepared.calibration,
         max_drop=prepared.workspace.budget.max_accuracy_drop,
     )
     prepared = replace(prepared, job=replace(prepared.job, choosing=parts.selection))
-    context = Context(prepared, folder, parts, options.build_timeout_s, report, Progress("preparing", 0, 1))
-    baseline, context.built[BASELINE] = build_baseline(context)
-    context.runtimes[BASELINE], context.baseline_variant = baseline.runtime, baseline
-    folder.save_info(info_of(context, options))
-    _save_photos(context)
-    context.reference = reference_logits(context)
-    context.empty_worker = empty_worker(context)
-    context.stage = Progress("building and checking", 0, 1, BASELINE)
-    report(context.stage)
-    result = checked(context, baseline)
+    baseline, built = build_baseline(prepared, options.build_timeout_s, report)
+    info = _info(prepared, folder, parts, baseline, options.arguments)
+    folder.save_info(info)
+    _save_photos(folder, prepared.job.photos, parts)
+    context = Context(
+        prepared,
+        folder,
+        parts,
+        info,
+        baseline,
+        reference=reference_logits(prepared.job, built.artifact, folder, report),
+        empty_worker=empty_worker(prepared.job, folder),
+        build_timeout_s=options.build_timeout_s,
+        report=report,
+        built={BASELINE: built},
+        runtimes={BASELINE: baseline.runtime},
+    )
+    result = checked(context, baseline, Progress("building and checking", 0, 1, BASELINE))
     if result.status != "ok":
         raise WorkbenchError(
             f"the baseline cannot be measured: {result.reason}",
             hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
         )
-    context.baseline_memory_bytes = result.peak_memory_bytes
     return context, result
 
 
-def advice_for(context: Context, variants: Sequence[Variant]) -> Advice:
-    """Which of the variants are worth trying on this network and this machine."""
+def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Variant]) -> Advice:
+    """Which of the variants are worth trying on this network and this machine. Raises WorkbenchError."""
     facts = call(
         network,
-        context.built[BASELINE].artifact,
-        log=context.folder.log(BASELINE),
+        baseline,
+        log=prepared.job.cache / "logs" / "network.txt",
         timeout_s=NETWORK_TIMEOUT_S,
         label="reading the network",
     )
-    absent = {variant.name: reason for variant in variants if (reason := not_here(context, variant))}
-    objective = context.prepared.workspace.budget.objective
-    return advise(facts, machine.collect(), absent, variants, objective=objective)
+    reasons = {variant.name: not_here(variant, prepared.source_kind, baseline) for variant in variants}
+    absent = {name: reason for name, reason in reasons.items() if reason}
+    return advise(facts, machine.collect(), absent, variants, objective=prepared.workspace.budget.objective)
 
 
-def checked(context: Context, variant: Variant) -> TrialResult:
+def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     """Build and check one variant; its result is on disk, and its golden photos are."""
-    result = check(context, variant)
+    context.report(stage)
+    result = check(context, variant, stage)
     context.folder.append(result)
     if result.status == "ok":
-        _save_golden(context, variant.name)
+        _save_golden(context.folder, context.job_of(variant.name).photos)
     return result
 
 
-def timed(
-    context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: Plan
-) -> Iterator[TrialResult]:
-    """Time what passed, and hand over each result once it is on disk."""
-    done = time_all(context, info, passed, plan)
-    context.folder.save_info(done.info)
-    for result in done.trials:
+def timed(context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: Plan) -> list[TrialResult]:
+    """Time what passed; the results are on disk."""
+    trials, info = time_all(context, info, passed, plan)
+    context.folder.save_info(info)
+    for result in trials:
         context.folder.append(result)
-        yield result
+    return trials
 
 
-def info_of(context: Context, options: Options) -> RunInfo:
-    prepared = context.prepared
-    workspace = prepared.workspace
+def _info(
+    prepared: Prepared, folder: RunFolder, parts: Parts, baseline: Variant, arguments: tuple[str, ...]
+) -> RunInfo:
+    workspace, job = prepared.workspace, prepared.job
+    copied = copies(prepared.validation)
     return RunInfo(
-        run_id=context.folder.run_id,
+        run_id=folder.run_id,
         created_at=datetime.now(UTC),
-        arguments=options.arguments,
+        arguments=arguments,
         name=workspace.name,
         workspace=str(workspace.file or "bundled sample"),
         machine=machine.collect(),
         libraries=versions(*LIBRARIES),
-        checkpoint_digest=context.job.source_digest,
+        checkpoint_digest=job.source_digest,
         validation_digest=prepared.validation.digest,
         validation_images=len(prepared.validation),
         calibration_digest=prepared.calibration and prepared.calibration.digest,
         class_names=prepared.class_names,
-        preprocess=context.job.contract,
+        preprocess=job.contract,
         budget=workspace.budget,
         baseline=BASELINE,
-        runtimes=context.runtimes,
+        runtimes={BASELINE: baseline.runtime},
         synthetic=workspace.synthetic,
-        certification_images=len(context.parts.certification),
-        uncertified=context.parts.uncertified,
-        leak=context.parts.leak,
-        notes=tuple(note for note in [copies(prepared.validation)] if note),
+        certification_images=len(parts.certification),
+        uncertified=parts.uncertified,
+        leak=parts.leak,
+        notes=(copied,) if copied else (),
     )
 
 
-def _save_photos(context: Context) -> None:
+def _save_photos(folder: RunFolder, photos: Images, parts: Parts) -> None:
     """What later analysis needs of the photos: labels and parts."""
     import numpy as np
 
-    _save_golden(context, BASELINE)
-    certifies = np.zeros(len(context.job.photos), dtype=bool)
-    certifies[list(context.parts.certification)] = True
-    labels = np.asarray(context.job.photos.labels)
-    write_arrays(context.folder.path / "validation.npz", labels=labels, certifies=certifies)
+    _save_golden(folder, photos)
+    certifies = np.zeros(len(photos), dtype=bool)
+    certifies[list(parts.certification)] = True
+    write_arrays(folder.path / "validation.npz", labels=np.asarray(photos.labels), certifies=certifies)
 
 
-def _save_golden(context: Context, variant: str) -> None:
-    """A few photos as this variant's preprocessing cuts them, to check a bundle with."""
+def _save_golden(folder: RunFolder, photos: Images) -> None:
+    """A few photos as this preprocessing cuts them, to check a bundle with."""
     import numpy as np
 
-    photos = context.job_of(variant).photos
-    path = context.folder.golden(photos.contract)
+    path = folder.golden(photos.contract)
     if not path.exists():
         pixels = photos.pixels()
         indices = np.unique(np.linspace(0, len(pixels) - 1, GOLDEN_IMAGES).astype(np.int64))

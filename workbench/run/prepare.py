@@ -39,29 +39,29 @@ class Prepared:
         """The job with its photos through another preprocessing; decoded once, then remembered on disk."""
         if contract == self.job.contract:
             return self.job
-        given = self.calibration if self.calibrates else None
-        return replace(
-            self.job,
-            contract=contract,
-            photos=_decoded(self.validation, contract, self.job.cache, "validation", report),
-            calibration=None
-            if given is None
-            else _decoded(given, contract, self.job.cache, "calibration", report),
+        calibration = self.calibration if self.calibrates else None
+        photos, calibrating = _decode(self.validation, calibration, contract, self.job.cache, report)
+        return replace(self.job, contract=contract, photos=photos, calibration=calibrating)
+
+
+def _decode(
+    validation: dataset.Dataset,
+    calibration: dataset.Dataset | None,
+    contract: Preprocess,
+    cache: Path,
+    report: Report,
+) -> tuple[dataset.Images, dataset.Images | None]:
+    def load(photos: dataset.Dataset, part: str) -> dataset.Images:
+        what = f"{part}, {contract.crop} px"
+        return dataset.load(
+            photos,
+            contract,
+            cache,
+            field=f"data.{part}",
+            progress=lambda done, total: report(Progress("decoding photos", done, total, what)),
         )
 
-
-def _decoded(
-    photos: dataset.Dataset, contract: Preprocess, cache: Path, part: str, report: Report
-) -> dataset.Images:
-    return dataset.load(
-        photos,
-        contract,
-        cache,
-        field=f"data.{part}",
-        progress=lambda done, total: report(
-            Progress("decoding photos", done, total, f"{part}, {contract.crop} px")
-        ),
-    )
+    return load(validation, "validation"), load(calibration, "calibration") if calibration else None
 
 
 def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepared:
@@ -75,7 +75,12 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
     info = inspect(workspace.model, digest, cache)
     for line in (info.sentence(), *info.notes):
         report(Progress("model", 0, 0, line))
-    class_names = _class_names(workspace, info)
+    class_names = info.class_names
+    if class_names is None:
+        raise WorkbenchError(
+            f"{workspace.model.name()} does not say what its classes are called",
+            hint="name a JSON list of them as `model.class_names` in krishi.yaml",
+        )
     contract = resolve_contract(workspace, info)
 
     validation = dataset.scan(workspace.validation, class_names, field="data.validation")
@@ -85,15 +90,14 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
         if workspace.calibration
         else None
     )
+    photos, calibrating = _decode(validation, calibration if calibrate else None, contract, cache, report)
     job = build.Job(
         source=workspace.model,
         source_digest=digest,
         classes=len(class_names),
         contract=contract,
-        photos=_decoded(validation, contract, cache, "validation", report),
-        calibration=_decoded(calibration, contract, cache, "calibration", report)
-        if calibration and calibrate
-        else None,
+        photos=photos,
+        calibration=calibrating,
         cache=cache,
         own_crop=contract.crop,
     )
@@ -114,15 +118,6 @@ def inspect(model: ModelSource, digest: str, cache: Path) -> SourceInfo:
     )
     write_atomic(path, info.model_dump_json().encode())
     return info
-
-
-def _class_names(workspace: Workspace, info: SourceInfo) -> tuple[str, ...]:
-    if info.class_names is None:
-        raise WorkbenchError(
-            f"{workspace.model.name()} does not say what its classes are called",
-            hint="name a JSON list of them as `model.class_names` in krishi.yaml",
-        )
-    return info.class_names
 
 
 def overridden(contract: Preprocess, stated: RecipePreprocess) -> Preprocess:

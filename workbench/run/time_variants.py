@@ -1,24 +1,24 @@
-"""Timing the variants that passed: a race that drops who cannot win, then the finalists once more.
+"""Timing the variants that passed: a race that drops those that cannot win, then the finalists once more.
 
-Whoever was chosen for being fastest was partly lucky, so the winner, the runner-up and the baseline are
-measured again in fresh rounds, and those are the numbers published.
+The fastest of many was partly lucky, so the winner, the runner-up and the baseline are measured again in
+fresh rounds, and those are the numbers published.
 """
 
 import io
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 from workbench.errors import WorkbenchError
 from workbench.measure import samples
-from workbench.measure.gpu.figures import sizes_of, use_of
+from workbench.measure.gpu.figures import sizes_of
 from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Lineup, Measured, Plan, measure, noise_floor
 from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, Conditions, GpuUse, WholePath
-from workbench.measure.worker import Worker
+from workbench.measure.worker import Worker, use_of
 from workbench.photos.decode import decode
 from workbench.results.history import with_latency
 from workbench.results.records import RunInfo, TrialResult
@@ -38,18 +38,13 @@ GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
 PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """trials: with their latency, or why they have none. info: with what the timing learnt of the machine."""
-
-    trials: list[TrialResult]
-    info: RunInfo
-
-
-def time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+def time_all(
+    context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan
+) -> tuple[list[TrialResult], RunInfo]:
     """Time the variants against the baseline and measure the finalists again.
 
-    Raises WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
+    Returns the trials with their latency, or why they have none, and what was learnt of the machine. Raises
+    WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
     """
     with exclusive(
         context.job.cache / "timing.lock",
@@ -58,7 +53,9 @@ def time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], pla
         return _time_all(context, info, trials, plan)
 
 
-def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan) -> Timed:
+def _time_all(
+    context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan
+) -> tuple[list[TrialResult], RunInfo]:
     sessions: dict[str, Measured] = {}
     names = [trial.variant for trial in trials]
     contenders = [t.variant for t in trials if _may_win(t, info)]
@@ -85,7 +82,7 @@ def _time_all(context: Context, info: RunInfo, trials: Sequence[TrialResult], pl
     except ChildError as error:
         # All that was timed counts without these figures.
         context.report(Progress("failed", 0, 0, f"throughput and whole path: {error.message}"))
-    return Timed(_with_gpu_use(context, finalists, timed), _about(info, sessions))
+    return _with_gpu_use(context, finalists, timed), _about(info, sessions)
 
 
 def _on_gpu(context: Context, variant: str) -> bool:
@@ -98,7 +95,7 @@ def _conditions(context: Context, names: Sequence[str]) -> Conditions:
 
 
 def _may_win(trial: TrialResult, info: RunInfo) -> bool:
-    """Whether speed still matters for this trial; under another objective speed drops nobody."""
+    """Whether speed still matters for this trial; under another objective it drops none."""
     return (
         info.budget.objective == "latency"
         and info.runtimes[trial.variant].batch == 1
@@ -131,7 +128,7 @@ def _session(
     measured = sessions[session] = Measured()
 
     def launch(name: str) -> Worker:
-        return _worker(context, BASELINE if name == TWIN else name, cpus)
+        return context.worker(BASELINE if name == TWIN else name, cpus)
 
     def report(progress: Progress) -> None:
         what = f"{session} of {len(names)} variants, rounds at most"
@@ -140,11 +137,6 @@ def _session(
     measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)
     if (reason := measured.failed.get(BASELINE)) is not None:
         raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
-
-
-def _worker(context: Context, name: str, cpus: Sequence[int] | None = None) -> Worker:
-    artifact, images = context.built[name].artifact, context.job_of(name).photos
-    return Worker(artifact, context.runtimes[name], images, log=context.folder.log(name), cpus=cpus)
 
 
 def _about(info: RunInfo, sessions: Mapping[str, Measured]) -> RunInfo:
@@ -177,7 +169,7 @@ def _with_extras(
     ips: dict[str, list[float]] = {name: [] for name in finalists}
     walks: dict[str, tuple[WholePath, ...]] = {}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(_worker(context, name)) for name in finalists}
+        workers = {name: stack.enter_context(context.worker(name)) for name in finalists}
         for worker in workers.values():
             worker.ready()
             worker.warm_up()
@@ -187,14 +179,8 @@ def _with_extras(
                 ips[name].append(worker.saturate(SATURATE_S))
         for name, worker in workers.items():
             walks[name] = tuple(worker.walk_path(*photo) for photo in photos)
-    return [
-        trial.model_copy(
-            update={"saturated_ips": median(ips[trial.variant]), "whole_path": walks[trial.variant]}
-        )
-        if trial.variant in walks
-        else trial
-        for trial in trials
-    ]
+    figures = {name: {"saturated_ips": median(ips[name]), "whole_path": walks[name]} for name in walks}
+    return [trial.model_copy(update=figures.get(trial.variant, {})) for trial in trials]
 
 
 def _with_gpu_use(
@@ -204,7 +190,7 @@ def _with_gpu_use(
     timed = [trial for trial in trials if _on_gpu(context, trial.variant) and trial.latency is not None]
     timed.sort(key=lambda t: (t.variant not in finalists, t.latency.p50_ns if t.latency else 0))
     began = time.monotonic()
-    uses: dict[str, GpuUse] = {}
+    figures: dict[str, dict[str, GpuUse]] = {}
     for number, trial in enumerate(timed):
         if trial.variant not in finalists and time.monotonic() - began > GPU_USE_S:
             left = ", ".join(t.variant for t in timed[number:])
@@ -212,20 +198,17 @@ def _with_gpu_use(
             break
         context.report(Progress("measuring on the GPU", number, len(timed), trial.variant))
         try:
-            uses[trial.variant] = _gpu_use(context, trial)
+            figures[trial.variant] = {"gpu": _gpu_use(context, trial)}
         except ChildError as error:
             # All that was timed counts without these figures.
             _gpu_failed(context, trial.variant, error.message)
-    return [
-        trial.model_copy(update={"gpu": uses[trial.variant]}) if trial.variant in uses else trial
-        for trial in trials
-    ]
+    return [trial.model_copy(update=figures.get(trial.variant, {})) for trial in trials]
 
 
 def _gpu_use(context: Context, trial: TrialResult) -> GpuUse:
     """In a process of its own, with nothing else computing. Raises ChildError where it does not open."""
     name = trial.variant
-    with _worker(context, name) as worker:
+    with context.worker(name) as worker:
         worker.ready()
         worker.warm_up()
         return use_of(

@@ -126,9 +126,8 @@ class Child:
         code = self.process.wait()
         if code >= 0:
             return f"ended with exit code {code}"
-        name = signal.Signals(-code).name
-        more = ", which is what running out of memory looks like" if name == "SIGKILL" else ""
-        return f"was killed by {name}{more}"
+        memory = ", which is what running out of memory looks like" if code == -signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{memory}"
 
     def kill(self) -> None:
         self.process.kill()
@@ -179,19 +178,21 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
     """Do the job and send what came of it; False where it raised."""
     try:
         answer = pickle.dumps(job())
-    except WorkbenchError as error:
-        pipe.send_bytes(pickle.dumps(_Raised(error.message, error.hint, True, isinstance(error, Unsuited))))
-        return False
     except Exception as error:
         # The one place where anything may be caught: it becomes the trial's reason, its trace is logged.
-        if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
-            pipe.send_bytes(pickle.dumps(_Raised(missing.message, missing.hint, expected=True)))
-            return False
-        traceback.print_exc()
-        pipe.send_bytes(pickle.dumps(_Raised(summary(error), None, expected=False)))
+        pipe.send_bytes(pickle.dumps(_raised(error)))
         return False
     pipe.send_bytes(answer)
     return True
+
+
+def _raised(error: Exception) -> _Raised:
+    if isinstance(error, ModuleNotFoundError):
+        error = missing_extra(error) or error
+    if isinstance(error, WorkbenchError):
+        return _Raised(error.message, error.hint, expected=True, unsuited=isinstance(error, Unsuited))
+    traceback.print_exception(error)
+    return _Raised(summary(error), None, expected=False)
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def write_arrays(path: Path, **arrays: "NDArray[Any]") -> None:
 
 @contextmanager
 def exclusive(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file that one process of this machine holds at a time; `waiting` is told of a wait."""
+    """Hold a lock file that one process of this machine holds at a time; calls `waiting` before a wait."""
     make_folder(lock.parent)
     with lock.open("w") as file:
         try:
@@ -135,13 +135,13 @@ def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
             for path in sorted(temporary.rglob("*")):
                 fsync_path(path)
             fsync_path(temporary)
-            # rename(2) would silently replace an empty folder, hence the look before.
-            if final.exists():
-                raise FileExistsError(errno.EEXIST, "already exists", str(final))
             try:
+                # rename(2) would silently replace an empty folder.
+                if final.exists():
+                    raise FileExistsError(errno.EEXIST, "already exists", str(final))
                 os.rename(temporary, final)
             except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                if error.errno == errno.ENOTEMPTY:
                     raise FileExistsError(errno.EEXIST, "already exists", str(final)) from error
                 raise
             fsync_path(final.parent)
@@ -151,23 +151,21 @@ def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def translated_os_errors(path: Path) -> Iterator[None]:
-    """A full disk or a forbidden folder is the user's to mend: say which, not where in our code."""
-    remedies = {
-        errno.ENOSPC: "free some space, or point `results`, `registry` or KRISHI_CACHE at another disk",
-        errno.EDQUOT: "free some space, or point `results`, `registry` or KRISHI_CACHE at another disk",
-        errno.EACCES: "give yourself the right to write there, or choose another folder",
-        errno.EPERM: "give yourself the right to write there, or choose another folder",
-        errno.EROFS: "the file system is read-only: choose another folder",
-    }
+    """Raise WorkbenchError with the path and a remedy for a full disk or a folder without write access."""
     try:
         yield
     except OSError as error:
-        if error.errno in remedies:
-            raise WorkbenchError(
-                f"cannot write {error.filename or path}: {os.strerror(error.errno or 0)}",
-                hint=remedies[error.errno],
-            ) from error
-        raise
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                hint = "free some space, or point `results`, `registry` or KRISHI_CACHE at another disk"
+            case errno.EACCES | errno.EPERM:
+                hint = "give yourself the right to write there, or choose another folder"
+            case errno.EROFS:
+                hint = "the file system is read-only: choose another folder"
+            case _:
+                raise
+        problem = f"cannot write {error.filename or path}: {os.strerror(error.errno)}"
+        raise WorkbenchError(problem, hint=hint) from error
 
 
 def open_plain(path: Path) -> io.BufferedReader:

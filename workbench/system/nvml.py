@@ -154,12 +154,11 @@ def opened_gpu(nvml: Any = None) -> Iterator[Reader | None]:
         gpu = None
         if binding is not None:
             with suppress(binding.NVMLError):
-                gpu = Reader(
-                    binding,
-                    binding.nvmlDeviceGetHandleByPciBusId(address)
-                    if address
-                    else binding.nvmlDeviceGetHandleByIndex(0),
+                by_address, by_index = (
+                    binding.nvmlDeviceGetHandleByPciBusId,
+                    binding.nvmlDeviceGetHandleByIndex,
                 )
+                gpu = Reader(binding, by_address(address) if address else by_index(0))
         yield gpu
 
 

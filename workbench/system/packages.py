@@ -1,5 +1,6 @@
 """Which optional packages are here, and how to install what is not."""
 
+from contextlib import suppress
 from importlib.util import find_spec
 
 from workbench.errors import WorkbenchError, summary
@@ -71,8 +72,6 @@ def versions(*distributions: str) -> dict[str, str]:
 
     found = {}
     for name in distributions:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -32,10 +32,8 @@ class Record(BaseModel):
         for name, harmless in cls.REMOVED.items():
             if name in given and harmless is not None and given[name] not in harmless:
                 return f"{name}: {given[name]}"
-        for name, values in cls.REMOVED_VALUES.items():
-            if given.get(name) in values:
-                return f"{name}: {given[name]}"
-        return None
+        gone = (name for name, values in cls.REMOVED_VALUES.items() if given.get(name) in values)
+        return next((f"{name}: {given[name]}" for name in gone), None)
 
     @model_validator(mode="before")
     @classmethod

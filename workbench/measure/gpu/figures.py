@@ -4,21 +4,15 @@ Calls are made back to back in one process, with nothing else computing: no comp
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.backends import Infer, OnDevice, Runtime, Session
 from workbench.backends.artifact import Artifact
-from workbench.measure.gpu.watch import GpuWatch
-from workbench.measure.records import GpuThroughput, GpuUse
+from workbench.measure.records import GpuThroughput
 from workbench.photos.contract import Batch
-from workbench.system.child import ChildError
 from workbench.system.nvml import opened_gpu
-
-if TYPE_CHECKING:
-    from workbench.measure.worker import Worker
 
 SIZES = (1, 8, 32, 64)  # photos a call
 LONGEST_CALL_S = 1.0  # larger batches would take longer still
@@ -37,36 +31,6 @@ def sizes_of(artifact: Artifact, runtime: Runtime) -> tuple[int, ...]:
         return (fixed,)
     most = runtime.largest_batch or max(*SIZES, runtime.batch)
     return tuple(sorted(size for size in {*SIZES, runtime.batch} if size <= most))
-
-
-def use_of(
-    worker: "Worker", known: GpuUse, sizes: Sequence[int], watch: GpuWatch, note: Callable[[str], None]
-) -> GpuUse:
-    """Add the figures of this session to `known`. sizes: from `sizes_of`.
-
-    Where a batch is refused, the larger ones are left out; note: takes the reason.
-    """
-    found: dict[str, object] = {}
-    speeds: list[GpuThroughput] = []
-    watch.begin()
-    try:
-        if (device := worker.device_time(sizes[0])) is not None:
-            found = {"device_p50_ns": device[0], "device_how": device[1]}
-        for size in sizes:
-            if (speed := worker.gpu_throughput(size)) is None:
-                break
-            speeds.append(speed)
-        if speeds:
-            found["joules"] = worker.joules(speeds[-1].batch)
-    except ChildError as error:
-        note(error.message)
-        # The energy can still be measured at the largest batch that was taken, where the process is alive.
-        if speeds:
-            with suppress(ChildError):
-                found["joules"] = worker.joules(speeds[-1].batch)
-    finally:
-        state = watch.end().state
-    return known.model_copy(update={**found, "throughput": tuple(speeds), "state": state})
 
 
 def device_time(on_device: OnDevice | None, batch: Batch) -> tuple[float, str] | None:

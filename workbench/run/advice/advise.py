@@ -12,7 +12,7 @@ from workbench.model.graph.facts import NetworkFacts
 from workbench.results.reasons import Objective
 from workbench.results.records import AdviceScore, Misjudgement, MisjudgementKind
 from workbench.results.verdict import Comparison, Row
-from workbench.run.advice.speed_rules import Situation, opinions
+from workbench.run.advice.speed_rules import Opinion, Situation, opinions
 from workbench.system.machine import Machine
 from workbench.workspace.recipe import Variant
 
@@ -23,12 +23,6 @@ NARROW = 1.3  # high over low: a range up to that names one outcome
 PROMISING = 1.25  # what an uncertain variant must be able to reach to be worth its time
 MISSED = 0.85  # of the lower end of the range: less than that is less than was said
 UNLIKELY = 0.85  # the middle of a range below which reaching its upper end would be luck
-
-
-@dataclass(frozen=True, slots=True)
-class Rationale:
-    text: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +39,7 @@ class Item:
     expected: Expected
     low: float | None
     high: float | None
-    reasons: tuple[Rationale, ...]
+    reasons: tuple[Opinion, ...]
     absent: str | None = None
 
 
@@ -111,26 +105,25 @@ def hindsight(advice: Advice, comparison: Comparison) -> AdviceScore:
 
 
 def _absent(variant: Variant, reason: str) -> Item:
-    reasons = (Rationale(f"it cannot run here: {reason}", "this machine"),)
+    reasons = (Opinion(f"it cannot run here: {reason}", "this machine"),)
     return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons, absent=reason)
 
 
 def _judged(variant: Variant, situation: Situation, objective: Objective) -> Item:
-    found = sorted(opinions(variant, situation), key=lambda o: (not o.stop, -abs(math.log(o.low * o.high))))
-    if found and all(opinion.stop for opinion in found):
-        reasons = tuple(Rationale(opinion.text, opinion.source) for opinion in found)
-        return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons)
+    given = opinions(variant, situation)
+    found = tuple(sorted(given, key=lambda o: (not o.stop, -abs(math.log(o.low * o.high)))))
     if not found:
-        reason = Rationale("no rule knows this combination", "trying it is the only way to know")
-        return Item(variant.name, variant.recipe, True, "unknown", None, None, (reason,))
+        unknown = Opinion("no rule knows this combination", "trying it is the only way to know")
+        return Item(variant.name, variant.recipe, True, "unknown", None, None, (unknown,))
+    if all(opinion.stop for opinion in found):
+        return Item(variant.name, variant.recipe, False, "unknown", None, None, found)
     low, high = math.prod(o.low for o in found), math.prod(o.high for o in found)
     expected = _expected(low, high)
-    stopped = any(opinion.stop for opinion in found)
     uncertain = expected == "unknown" and high >= PROMISING and math.sqrt(low * high) >= UNLIKELY
     promising = expected == "faster" or uncertain
-    worth = not stopped and (promising if objective == "latency" else _smaller(variant))
-    reasons = tuple(Rationale(opinion.text, opinion.source) for opinion in found)
-    return Item(variant.name, variant.recipe, worth, expected, round(low, 2), round(high, 2), reasons)
+    smaller = any(step.FAMILY != "tidying" for step in variant.steps)
+    worth = not found[0].stop and (promising if objective == "latency" else smaller)
+    return Item(variant.name, variant.recipe, worth, expected, round(low, 2), round(high, 2), found)
 
 
 def _expected(low: float, high: float) -> Expected:
@@ -140,10 +133,6 @@ def _expected(low: float, high: float) -> Expected:
     if high <= NEARLY and middle <= 1 / NEARLY:
         return "slower"
     return "same" if high / low <= NARROW and low < high else "unknown"
-
-
-def _smaller(variant: Variant) -> bool:
-    return any(step.FAMILY != "tidying" for step in variant.steps)
 
 
 def _misjudgement(item: Item, row: Row) -> Misjudgement | None:

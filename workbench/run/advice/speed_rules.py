@@ -10,43 +10,19 @@ from dataclasses import dataclass
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
 from workbench.model.graph.facts import NetworkFacts
-from workbench.run.advice.evidence import (
-    CROPS,
-    CUDA_GRAPHS,
-    DYNAMIC_INT8,
-    DYNAMIC_UINT8,
-    FP16_X86,
-    GATES,
-    KERNELS,
-    MEASURED,
-    NAGEL,
-    NNCF_OPENVINO,
-    OPENVINO_BF16,
-    ORT_DEAD_CHANNELS,
-    ORT_FP16,
-    ORT_QUANTIZATION,
-    SATURATION,
-    STATIC_INT8,
-    TENSOR_CORES,
-    TENSORRT_ENGINES,
-    TENSORRT_TYPES,
-    TOUVRON,
-)
+from workbench.run.advice import sources
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.system.machine import BF16, INT8_DOT
 from workbench.workspace.recipe import Variant
 
 ARITHMETIC = "multiply-accumulates of this network"
-SMOOTHQUANT = "Xiao et al. 2023, SmoothQuant"
-RULES = "how krishi-bench measures and serves"
 
 MANY_GATES = 0.25  # gates per convolution
 MUCH_DEPTHWISE = 0.3  # of the MACs
 MUCH_MATMUL = 0.2  # of the MACs
-FEW_MACS = (
-    2e9  # a photo: on a data-centre GPU less than 0.1 ms of work in FP32, as long as starting ten kernels
-)
+# A photo's: on a data-centre GPU less than 0.1 ms of work in FP32, as long as starting ten kernels.
+FEW_MACS = 2e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +82,6 @@ def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
                     yield from _static(step, variant, situation)
                 case NncfInt8():
                     yield from _int8(variant, situation)
-                    yield from _transformer_ranges(situation)
                 case DynamicInt8():
                     yield from _dynamic(step, situation)
                 case _ if step.FAMILY == "fp16" and isinstance(runtime, OrtRuntime):
@@ -135,167 +110,118 @@ def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         low, high = sorted((1.0, scale**-2))
         yield Opinion(f"{pixels}: less work, and as many kernels to start", ARITHMETIC, low, high)
     else:
-        yield Opinion(f"{pixels}: the work shrinks with them", MEASURED, low, high)
+        yield Opinion(f"{pixels}: the work shrinks with them", sources.MEASURED, low, high)
     if scale < 1:
-        yield Opinion(
-            f"{CROPS}, so smaller photos often keep the accuracy",
-            TOUVRON,
-        )
+        text = f"{sources.CROPS}, so smaller photos often keep the accuracy"
+        yield Opinion(text, sources.TOUVRON)
 
 
 def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterator[Opinion]:
     yield from _int8(variant, situation)
-    yield from _transformer_ranges(situation)
     # onnxruntime on x86 turns int8 activations into uint8 ones: they saturate alike.
     wide = not step.reduce_range and step.weight == "int8"
     if situation.x86 and not situation.int8_dot and wide:
-        yield Opinion(
-            f"{SATURATION}, and logits go wrong; set `reduce_range`",
-            ORT_QUANTIZATION,
-            stop=True,
-        )
+        text = f"{sources.SATURATION}, and logits go wrong; set `reduce_range`"
+        yield Opinion(text, sources.ORT_QUANTIZATION, stop=True)
     if situation.x86 and isinstance(variant.runtime, OrtRuntime) and step.activation == "int8":
-        yield Opinion("int8 activations take slower kernels on x86 than uint8 ones", MEASURED, 0.4, 0.65)
+        yield Opinion(
+            "int8 activations take slower kernels on x86 than uint8 ones", sources.MEASURED, 0.4, 0.65
+        )
     if situation.facts.depthwise and not step.per_channel:
-        yield Opinion(
-            "depthwise filters differ by orders of magnitude: one scale for all of them costs accuracy",
-            NAGEL,
-        )
+        text = "depthwise filters differ by orders of magnitude: one scale for all of them costs accuracy"
+        yield Opinion(text, sources.NAGEL)
     if situation.facts.dead_channels and step.per_channel:
-        yield Opinion(
+        text = (
             f"{situation.facts.dead_channels} dead channels: their scales are so small that a bias overflows "
-            "(repaired here; per tensor is safe)",
-            ORT_DEAD_CHANNELS,
+            "(repaired here; per tensor is safe)"
         )
+        yield Opinion(text, sources.ORT_DEAD_CHANNELS)
 
 
 def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     """What 8-bit kernels gain on convolutions and products of this kind."""
-    facts = situation.facts
+    yield _int8_kernels(situation, situation.facts, openvino=isinstance(variant.runtime, OpenvinoRuntime))
+    if (share := situation.facts.depthwise_share) > MUCH_DEPTHWISE:
+        text = f"{100 * share:.0f} % of the MACs are depthwise: memory decides, not arithmetic"
+        yield Opinion(text, "openvino issue 1858", 0.6, 0.9)
+    if situation.facts.transformer:
+        text = "a transformer has outlier channels: static ranges often cost accuracy, dynamic ones do not"
+        yield Opinion(text, "Xiao et al. 2023, SmoothQuant")
+
+
+def _int8_kernels(situation: Situation, facts: NetworkFacts, *, openvino: bool) -> Opinion:
     if not situation.int8_dot:
         missing = "VNNI" if situation.x86 else "dot-product instructions"
-        yield Opinion(
-            f"without {missing}, INT8 products take as long as FP32 ones, or nearly",
-            "armnn issue 511, openvino issue 4005",
-            0.6,
-            1.4,
-        )
-    elif facts.transformer:
-        yield Opinion(
-            "products gain from INT8; softmax, layer norms and gates stay in float",
-            ORT_QUANTIZATION,
-            0.9,
-            2.0,
-        )
-    elif situation.gated and isinstance(variant.runtime, OrtRuntime):
-        yield Opinion(
-            f"{facts.hard_swish} hard-swish and {facts.squeeze_excite} squeeze-and-excitation blocks: "
-            f"{GATES}",
-            MEASURED,
-            0.3,
-            1.1,
-        )
-    elif situation.gated:
-        yield Opinion(
-            "gates between the convolutions stay in float, and openvino fuses them", MEASURED, 0.8, 1.8
-        )
-    elif facts.swish > MANY_GATES * facts.convolutions:
-        yield Opinion(
-            "swish between the convolutions becomes a table in INT8; what that gains varies",
-            "onnxruntime's QLinearSigmoid",
-            0.7,
-            2.0,
-        )
-    else:
-        speed = NNCF_OPENVINO if isinstance(variant.runtime, OpenvinoRuntime) else STATIC_INT8
-        yield Opinion(f"plain convolutions, and INT8 dot products in hardware: {speed}", MEASURED, 1.7, 3.5)
-    if facts.depthwise_share > MUCH_DEPTHWISE:
-        yield Opinion(
-            f"{100 * facts.depthwise_share:.0f} % of the MACs are depthwise: memory decides, not arithmetic",
-            "openvino issue 1858",
-            0.6,
-            0.9,
-        )
-
-
-def _transformer_ranges(situation: Situation) -> Iterator[Opinion]:
-    if situation.facts.transformer:
-        yield Opinion(
-            "a transformer has outlier channels: static ranges often cost accuracy, dynamic ones do not",
-            SMOOTHQUANT,
-        )
+        text = f"without {missing}, INT8 products take as long as FP32 ones, or nearly"
+        return Opinion(text, "armnn issue 511, openvino issue 4005", 0.6, 1.4)
+    if facts.transformer:
+        text = "products gain from INT8; softmax, layer norms and gates stay in float"
+        return Opinion(text, sources.ORT_QUANTIZATION, 0.9, 2.0)
+    if situation.gated and openvino:
+        text = "gates between the convolutions stay in float, and openvino fuses them"
+        return Opinion(text, sources.MEASURED, 0.8, 1.8)
+    if situation.gated:
+        blocks = f"{facts.hard_swish} hard-swish and {facts.squeeze_excite} squeeze-and-excitation blocks"
+        return Opinion(f"{blocks}: {sources.GATES}", sources.MEASURED, 0.3, 1.1)
+    if facts.swish > MANY_GATES * facts.convolutions:
+        text = "swish between the convolutions becomes a table in INT8; what that gains varies"
+        return Opinion(text, "onnxruntime's QLinearSigmoid", 0.7, 2.0)
+    speed = sources.NNCF_OPENVINO if openvino else sources.STATIC_INT8
+    text = f"plain convolutions, and INT8 dot products in hardware: {speed}"
+    return Opinion(text, sources.MEASURED, 1.7, 3.5)
 
 
 def _dynamic(step: DynamicInt8, situation: Situation) -> Iterator[Opinion]:
     facts = situation.facts
     if "Conv" in step.op_types and 1 - facts.matmul_share > MUCH_MATMUL:
         signed = step.weight == "qint8"
-        yield Opinion(
+        text = (
             "dynamic INT8 of convolutions runs ConvInteger, the slowest kernel there is for them: "
-            f"{DYNAMIC_INT8 if signed else DYNAMIC_UINT8}",
-            MEASURED,
-            0.1 if signed else 0.4,
-            0.3 if signed else 1.1,
+            f"{sources.DYNAMIC_INT8 if signed else sources.DYNAMIC_UINT8}"
         )
+        yield Opinion(text, sources.MEASURED, 0.1 if signed else 0.4, 0.3 if signed else 1.1)
     elif facts.matmul_share < MUCH_MATMUL:
-        yield Opinion(
-            f"only {100 * facts.matmul_share:.1f} % of the MACs are in matrix products: little changes",
-            ARITHMETIC,
-            0.95,
-            1.05,
-        )
+        text = f"only {100 * facts.matmul_share:.1f} % of the MACs are in matrix products: little changes"
+        yield Opinion(text, ARITHMETIC, 0.95, 1.05)
     else:
         low, high = (1.1, 2.5) if situation.int8_dot else (0.8, 1.6)
-        yield Opinion("dynamic INT8 is made for the products of transformers", ORT_QUANTIZATION, low, high)
+        yield Opinion(
+            "dynamic INT8 is made for the products of transformers", sources.ORT_QUANTIZATION, low, high
+        )
 
 
 def _fp16(situation: Situation) -> Iterator[Opinion]:
     if situation.x86:
-        yield Opinion(
-            f"x86 processors compute FP16 graphs in FP32 behind casts: half the file, and slower: {FP16_X86}",
-            f"{MEASURED}; {ORT_FP16}",
-            0.75,
-            0.95,
-        )
+        casts = "x86 processors compute FP16 graphs in FP32 behind casts"
+        text = f"{casts}: half the file, and slower: {sources.FP16_X86}"
+        yield Opinion(text, f"{sources.MEASURED}; {sources.ORT_FP16}", 0.75, 0.95)
     else:
-        yield Opinion(
-            "FP16 on ARM needs both the instructions and onnxruntime's kernels for them",
-            "onnxruntime issue 25824: four times slower on a Raspberry Pi 5",
-            0.25,
-            1.3,
-        )
+        text = "FP16 on ARM needs both the instructions and onnxruntime's kernels for them"
+        yield Opinion(text, "onnxruntime issue 25824: four times slower on a Raspberry Pi 5", 0.25, 1.3)
 
 
 def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     """Wide ranges, from what the makers say: no GPU of ours has been measured."""
     runtime = variant.runtime
     recorded = isinstance(runtime, CudaSettings) and runtime.cuda_graph
-    yield Opinion("a GPU multiplies many times faster than a processor", TENSOR_CORES, 2.0, 30.0)
+    yield Opinion("a GPU multiplies many times faster than a processor", sources.TENSOR_CORES, 2.0, 30.0)
     small = runtime.batch == 1 and (situation.facts.macs or 0) < FEW_MACS
     if small and not recorded:
-        yield Opinion(
-            f"{KERNELS}; a CUDA graph starts them all at once",
-            CUDA_GRAPHS,
-            0.4,
-            1.0,
-        )
+        text = f"{sources.KERNELS}; a CUDA graph starts them all at once"
+        yield Opinion(text, sources.CUDA_GRAPHS, 0.4, 1.0)
     if runtime.computes == "tf32":
-        yield Opinion("TF32 puts FP32 networks on the tensor cores", TENSOR_CORES, 1.0, 3.0)
+        yield Opinion("TF32 puts FP32 networks on the tensor cores", sources.TENSOR_CORES, 1.0, 3.0)
     half = runtime.computes in ("f16", "bf16") or any(step.FAMILY == "fp16" for step in variant.steps)
     if half:
         # Where starting kernels takes the time, faster kernels change little.
         low, high = (1.0, 2.0) if small else (1.3, 4.0)
-        yield Opinion("FP16 runs on the tensor cores", TENSOR_CORES, low, high)
+        yield Opinion("FP16 runs on the tensor cores", sources.TENSOR_CORES, low, high)
     yield from _gpu_int8(variant, small=small)
     if isinstance(runtime, TorchRuntime) and not runtime.compile and not recorded:
-        yield Opinion("torch starts one kernel an operator", CUDA_GRAPHS, 0.3, 1.0)
+        yield Opinion("torch starts one kernel an operator", sources.CUDA_GRAPHS, 0.3, 1.0)
     if isinstance(runtime, TensorrtRuntime):
-        yield Opinion(
-            "TensorRT fuses layers and times the kernels it chooses; each machine builds its own engine",
-            TENSORRT_ENGINES,
-            1.0,
-            2.5,
-        )
+        text = "TensorRT fuses layers and times the kernels it chooses; each machine builds its own engine"
+        yield Opinion(text, sources.TENSORRT_ENGINES, 1.0, 2.5)
 
 
 def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
@@ -305,15 +231,15 @@ def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
                 "dynamic INT8 is made of operators that run on the CPU", "onnxruntime's kernels", stop=True
             )
         elif isinstance(step, StaticInt8) and step.placement != "tensorrt":
-            yield Opinion(
-                "quantised for CPUs: on a GPU only `placement: tensorrt` puts the pairs where they are fused",
-                TENSORRT_TYPES,
-                0.4,
-                1.2,
+            text = (
+                "quantised for CPUs: on a GPU only `placement: tensorrt` puts the pairs where they are fused"
             )
+            yield Opinion(text, sources.TENSORRT_TYPES, 0.4, 1.2)
         elif isinstance(step, StaticInt8):
             low, high = (0.8, 1.5) if small else (1.2, 4.0)
-            yield Opinion("INT8 runs on the tensor cores where pairs are fused", TENSOR_CORES, low, high)
+            yield Opinion(
+                "INT8 runs on the tensor cores where pairs are fused", sources.TENSOR_CORES, low, high
+            )
 
 
 def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -322,29 +248,23 @@ def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     if isinstance(runtime, OpenvinoRuntime) and not quantised:
         if runtime.precision in ("bf16", "f16") and situation.bf16:
             low, high = (0.8, 1.8) if situation.gated else (1.4, 2.1)
-            yield Opinion(
-                f"the processor multiplies BF16 in hardware, and openvino uses it: {OPENVINO_BF16}",
-                MEASURED,
-                low,
-                high,
-            )
+            text = f"the processor multiplies BF16 in hardware, and openvino uses it: {sources.OPENVINO_BF16}"
+            yield Opinion(text, sources.MEASURED, low, high)
         else:
             low, high = (0.5, 1.0) if situation.gated else (0.85, 1.15)
-            yield Opinion(
-                "openvino's FP32 kernels are about as fast as onnxruntime's, slower for small gated networks",
-                MEASURED,
-                low,
-                high,
+            text = (
+                "openvino's FP32 kernels are about as fast as onnxruntime's, slower for small gated networks"
             )
+            yield Opinion(text, sources.MEASURED, low, high)
     if isinstance(runtime, TorchRuntime):
         if not runtime.compile:
-            yield Opinion("torch runs the network operator by operator", MEASURED, 0.2, 0.65)
+            yield Opinion("torch runs the network operator by operator", sources.MEASURED, 0.2, 0.65)
         elif runtime.precision == "bf16" and situation.bf16:
-            yield Opinion("compiled by inductor, in BF16 that the processor has", MEASURED, 0.7, 1.8)
+            yield Opinion("compiled by inductor, in BF16 that the processor has", sources.MEASURED, 0.7, 1.8)
         elif runtime.precision == "bf16":
             yield Opinion("the processor has no BF16 instructions", "processor features", 0.1, 0.6)
         else:
-            yield Opinion("compiled by inductor, weights frozen", MEASURED, 0.35, 1.0)
+            yield Opinion("compiled by inductor, weights frozen", sources.MEASURED, 0.35, 1.0)
 
 
 def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -352,23 +272,18 @@ def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     runtime = variant.runtime
     threads = runtime.intra_threads
     if runtime.batch > 1:
-        yield Opinion(
-            f"batches of {runtime.batch} show throughput; the server answers photo by photo: they never win",
-            RULES,
-            stop=True,
+        text = (
+            f"batches of {runtime.batch} show throughput; the server answers photo by photo: they never win"
         )
+        yield Opinion(text, "how krishi-bench measures and serves", stop=True)
     if runtime.device == "cpu" and threads > situation.cores:
         yield Opinion(f"{threads} threads, and {situation.cores} processors", "this machine", stop=True)
     elif runtime.device == "cpu" and threads > 1:
-        yield Opinion(
-            f"{threads} threads share the work of one photo, and fewer photos are answered at once",
-            "Amdahl's law",
-            1 + 0.2 * (threads - 1),
-            float(threads),
-        )
+        text = f"{threads} threads share the work of one photo, and fewer photos are answered at once"
+        yield Opinion(text, "Amdahl's law", 1 + 0.2 * (threads - 1), float(threads))
     sized = variant.preprocess.scale is not None or variant.preprocess.crop is not None
     plain = isinstance(runtime, OrtRuntime) and runtime.device == "cpu" and threads == 1
     if plain and not sized and all(step.FAMILY == "tidying" for step in variant.steps):
         yield Opinion(
-            "opsets, exporters and tidier graphs leave the same multiplications", MEASURED, 0.95, 1.05
+            "opsets, exporters and tidier graphs leave the same multiplications", sources.MEASURED, 0.95, 1.05
         )

@@ -1,6 +1,6 @@
 """A quick look at a variant: is it fast, and does it still answer as the baseline does? Seconds, not minutes.
 
-A look decides only who is looked at further. What is published is measured by a run like any other.
+A look decides only where the search goes on. What is published is measured by a run like any other.
 """
 
 import math
@@ -63,23 +63,9 @@ class QuickLook(Record):
     def drop(self) -> PairedDrop:
         return PairedDrop(self.losses, self.gains, self.images)
 
-    def cost(self, budget: Budget) -> float:
-        """What the objective minimises, as a multiple of some unit that all looks share."""
-        match budget.objective:
-            case "latency":
-                return math.exp(self.log_ratio)
-            case "size":
-                return float(self.size_bytes)
-            case "memory":
-                return float(self.memory_bytes)
-
-    def promise(self, budget: Budget, photos: int) -> float:
-        """The probability that `photos` other photos would certify the drop (see `promise`)."""
-        return promise(self.drop, budget, photos)
-
     def within(self, budget: Budget, photos: int) -> bool:
         """Does it lose no more than the budget here, and is it likely to be certified on `photos` others?"""
-        return self.drop.drop <= budget.max_accuracy_drop and self.promise(budget, photos) >= LIKELY
+        return self.drop.drop <= budget.max_accuracy_drop and promise(self.drop, budget, photos) >= LIKELY
 
     def hopeless(self, budget: Budget) -> bool:
         """Does it lose more than the budget by more than chance could explain?"""
@@ -141,9 +127,10 @@ class Looker:
     ) -> "tuple[float, int, list[int], NDArray[np.float32]]":
         """Log ratio to the baseline's time, peak memory, and the logits on these rows. Raises ChildError."""
         baseline = self._opened()
+        cpus = machine.available_cpus()[-variant.runtime.intra_threads :]
         photos = self.context.job_of(variant.name).photos
         log = self.context.folder.log(variant.name)
-        with Worker(built.artifact, variant.runtime, photos, log=log, cpus=self._cpus(variant)) as worker:
+        with Worker(built.artifact, variant.runtime, photos, log=log, cpus=cpus) as worker:
             worker.ready()
             warm = worker.warm_up()
             log_ratio, typical_s = _alternate(baseline, worker, self._seconds, warm.typical_ns / 1e9)
@@ -156,13 +143,12 @@ class Looker:
             context = self.context
             artifact, runtime = context.built[BASELINE].artifact, context.runtimes[BASELINE]
             log = context.folder.log(BASELINE)
-            self._baseline = Worker(artifact, runtime, context.job.photos, log=log, cpus=_last_cpus(1))
+            self._baseline = Worker(
+                artifact, runtime, context.job.photos, log=log, cpus=machine.available_cpus()[-1:]
+            )
             self._baseline.ready()
             self._seconds = self._baseline.warm_up().typical_ns / 1e9
         return self._baseline
-
-    def _cpus(self, variant: Variant) -> tuple[int, ...]:
-        return _last_cpus(variant.runtime.intra_threads)
 
     def _rows(self, typical_s: float) -> list[int]:
         """As many of the photos that choose as fit in the time, evenly spread over the classes."""
@@ -173,8 +159,7 @@ class Looker:
     def _compared(self, logits: "NDArray[np.float32]", rows: Sequence[int]) -> tuple[int, int]:
         import numpy as np
 
-        assert self.context.baseline is not None
-        reference = self.context.baseline[rows]
+        reference = self.context.logits[BASELINE][rows]
         labels = np.asarray(self.context.job.photos.labels)[rows]
         before, after = reference.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
         return int((before & ~after).sum()), int((after & ~before).sum())
@@ -206,10 +191,6 @@ class Looker:
         if self._baseline is not None:
             self._baseline.__exit__(None, None, None)
             self._baseline = None
-
-
-def _last_cpus(count: int) -> tuple[int, ...]:
-    return machine.available_cpus()[-count:]
 
 
 def _alternate(baseline: Worker, worker: Worker, baseline_s: float, typical_s: float) -> tuple[float, float]:

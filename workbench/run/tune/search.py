@@ -7,16 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from workbench.backends import OrtRuntime
 from workbench.errors import WorkbenchError
-from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
 from workbench.results.reasons import Failed, OutOfTime, Skipped
+from workbench.results.records import Budget, TrialResult
 from workbench.run.build import LAYER_SECONDS, layers_of
-from workbench.run.check_variant import Built, Context, build_variant, cause_of, not_here
-from workbench.run.prepare import overridden
+from workbench.run.check_variant import Built, Context, cause_of
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.run.tune.quick_look import Looker, QuickLook, promise
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
 from workbench.system.child import ChildError, call
@@ -31,7 +30,7 @@ NEARLY = 1.1  # times the fastest's: what a look cannot tell apart
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class Candidate:
     """A candidate and what came of it: a look, or why there is none."""
 
     variant: Variant
@@ -50,8 +49,13 @@ class Search:
     context: Context
     looker: Looker
     until: float
+    baseline: TrialResult
     absent: frozenset[Role] = frozenset()
-    tried: dict[str, Tried] = field(default_factory=dict)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> Budget:
+        return self.context.prepared.workspace.budget
 
     @property
     def left_s(self) -> float:
@@ -59,242 +63,212 @@ class Search:
 
     @property
     def photos(self) -> int:
-        """How many photos the smaller part has that a winner must hold on."""
+        """Photos of the smaller part that a winner must hold on."""
         parts = self.context.parts
         return min(len(parts.selection), len(parts.certification) or len(parts.selection))
 
-    def cost(self, tried: Tried) -> float:
+    def cost(self, candidate: Candidate) -> float:
         """What the objective minimises, as a multiple of the baseline's."""
-        assert tried.look is not None
-        return tried.look.cost(self.context.prepared.workspace.budget) / self._unit()
-
-    def _unit(self) -> float:
-        context = self.context
-        match context.prepared.workspace.budget.objective:
+        look = candidate.look
+        assert look is not None
+        match self.budget.objective:
             case "latency":
-                return 1.0  # looks compare times with the baseline's anyway
+                return 1 / look.speedup
             case "size":
-                return float(context.built[BASELINE].artifact.info.total_bytes)
+                return look.size_bytes / (self.baseline.size_bytes or 1)
             case "memory":
-                assert context.empty_worker is not None
-                return float((context.baseline_memory_bytes or 0) + context.empty_worker.peak_bytes)
+                empty = self.context.empty_worker.peak_bytes
+                return look.memory_bytes / (empty + (self.baseline.peak_memory_bytes or 0))
 
-    def within(self, tried: Tried) -> bool:
-        return tried.look is not None and tried.look.within(
-            self.context.prepared.workspace.budget, self.photos
-        )
+    def within(self, candidate: Candidate) -> bool:
+        return candidate.look is not None and candidate.look.within(self.budget, self.photos)
 
-    def fits(self, tried: Tried) -> bool:
+    def fits(self, candidate: Candidate) -> bool:
         """Does it seem to keep the budget on all the photos that choose?"""
-        budget, chosen = self.context.prepared.workspace.budget, len(self.context.parts.selection)
-        if tried.look is None:
+        chosen = len(self.context.parts.selection)
+        if candidate.look is None:
             return False
-        times = chosen / tried.look.images
-        drop = PairedDrop(round(tried.look.losses * times), round(tried.look.gains * times), chosen)
-        return max(drop.drop, drop.upper_bound()) <= budget.max_accuracy_drop
+        times = chosen / candidate.look.images
+        drop = PairedDrop(round(candidate.look.losses * times), round(candidate.look.gains * times), chosen)
+        return max(drop.drop, drop.upper_bound()) <= self.budget.max_accuracy_drop
 
-    def promise(self, tried: Tried) -> float:
-        assert tried.look is not None
-        return tried.look.promise(self.context.prepared.workspace.budget, self.photos)
+    def promise(self, candidate: Candidate) -> float:
+        assert candidate.look is not None
+        return promise(candidate.look.drop, self.budget, self.photos)
 
-    def hopeless(self, tried: Tried) -> bool:
-        return tried.look is None or tried.look.hopeless(self.context.prepared.workspace.budget)
+    def hopeless(self, candidate: Candidate) -> bool:
+        return candidate.look is None or candidate.look.hopeless(self.budget)
 
-    def best(self, among: Iterable[Tried] | None = None) -> list[Tried]:
+    def best(self, among: Iterable[Candidate] | None = None) -> list[Candidate]:
         """Those that seem to meet the accuracy budget, cheapest first."""
-        pool = self.tried.values() if among is None else among
-        return sorted((tried for tried in pool if self.within(tried)), key=self.cost)
+        pool = self.candidates.values() if among is None else among
+        return sorted((candidate for candidate in pool if self.within(candidate)), key=self.cost)
 
-    def take(self, move: Move, until: float | None = None) -> Tried | None:
+    def take(self, move: Move, until: float | None = None) -> Candidate | None:
         """Build the move's variant and look at it; None where time is up. A variant is looked at once."""
-        move = replace(move, variant=self._unmistakable(move.variant))
+        move = replace(move, variant=self._renamed(move.variant))
         variant = move.variant
-        if (before := self.tried.get(variant.digest)) is not None:
+        if (before := self.candidates.get(variant.digest)) is not None:
             return before
         left = min(self.left_s, (until or self.until) - time.monotonic())
         if left <= 0:
             return None
-        self._tell(move, left)
-        tried = self._looked(move)
-        self.tried[variant.digest] = tried
-        return tried
+        self._report(move, left)
+        self.candidates[variant.digest] = candidate = self._looked(move)
+        return candidate
 
-    def _unmistakable(self, variant: Variant) -> Variant:
+    def _renamed(self, variant: Variant) -> Variant:
         """The variant, renamed where another one has its name: what is built and measured is kept by name.
 
         `float-1` of a variant, for one, names other layers once its own layers were looked at.
         """
-        others = [tried.variant.name for key, tried in self.tried.items() if key != variant.digest]
+        others = [c.variant.name for key, c in self.candidates.items() if key != variant.digest]
         filed = {file_name(name) for name in others}
         name, number = variant.name, 2
         while file_name(name) in filed:
             name, number = f"{variant.name}~{number}", number + 1
         return replace(variant, name=name)
 
-    def _tell(self, move: Move, left: float) -> None:
-        best = self.best()
-        seen = best[0].look if best else None
-        so_far = f"; best so far {best[0].variant.name}, {seen.speedup:.2f} times" if seen else ""
+    def _report(self, move: Move, left: float) -> None:
+        best = next(iter(self.best()), None)
+        speed = f"{best.look.speedup:.2f} times" if best and best.look else ""
+        so_far = f"; best so far {best.variant.name}, {speed}" if best else ""
         what = f"{move.variant.name} ({move.why}){so_far}"
-        self.context.stage = Progress("searching", len(self.tried), 0, what, left)
-        self.context.report(self.context.stage)
+        self.context.report(Progress("searching", len(self.candidates), 0, what, left))
 
-    def _looked(self, move: Move) -> Tried:
+    def _looked(self, move: Move) -> Candidate:
         variant = move.variant
-        if (reason := not_here(self.context, variant)) is not None:
-            return Tried(variant, move.why, cause=Skipped(variant=variant.name, message=reason))
+        if (reason := self.context.not_here(variant)) is not None:
+            return Candidate(variant, move.why, cause=Skipped(variant=variant.name, message=reason))
         self.context.runtimes[variant.name] = variant.runtime
         try:
             built = self.build(variant)
-            return Tried(variant, move.why, self.looker.look(variant, built))
+            return Candidate(variant, move.why, self.looker.look(variant, built))
         except WorkbenchError as error:
             late = OutOfTime(variant=variant.name, while_building=True) if self.left_s <= 0 else None
-            return Tried(variant, move.why, cause=late or cause_of(variant, error))
+            return Candidate(variant, move.why, cause=late or cause_of(variant, error))
 
-    def tell_untried(self, moves: Iterable[Move]) -> None:
+    def record_untried(self, moves: Iterable[Move]) -> None:
         """Record those that time did not suffice for: what was given by name must not vanish."""
         for move in moves:
             variant = move.variant
-            if variant.digest not in self.tried:
-                missing = not_here(self.context, variant)
+            if variant.digest not in self.candidates:
+                missing = self.context.not_here(variant)
                 skipped = Skipped(variant=variant.name, message=missing) if missing else None
                 cause = skipped or OutOfTime(variant=variant.name)
-                self.tried[variant.digest] = Tried(variant, move.why, cause=cause)
+                self.candidates[variant.digest] = Candidate(variant, move.why, cause=cause)
 
     def build(self, variant: Variant) -> Built:
         """Raises WorkbenchError, also where it takes longer than the search has time."""
-        context = self.context
-        own = context.job.contract
-        if (contract := overridden(own, variant.preprocess)) != own:
-            context.contracts[variant.name] = contract
-        if variant.name not in context.built:
-            timeout_s = min(context.build_timeout_s, max(20.0, self.left_s))
-            built = build_variant(context, variant, context.folder.log(variant.name), timeout_s)
-            context.built[variant.name] = built
-        return context.built[variant.name]
+        return self.context.build(variant, min(self.context.build_timeout_s, max(20.0, self.left_s)))
 
 
-def explore(found: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> None:
+def explore(search: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> None:
     """Look at candidates until time is up or nothing is left to try.
 
     doubted: tried last, because the advisor may be wrong.
     """
-    viable = scan_sizes(found, _plain(found))
-    seeds_until = time.monotonic() + SEEDS_SHARE * found.left_s
+    # Smaller inputs are tried with the baseline, under another name.
+    viable = scan_sizes(search, replace(search.context.baseline, name="plain", recipe="plain"))
+    seeds_until = time.monotonic() + SEEDS_SHARE * search.left_s
     for move in seeds:
-        found.take(move, seeds_until)
-    families = _families(found)
+        search.take(move, seeds_until)
+    families = _families(search)
     for crop in viable:
         for family in families:
-            found.take(Move(moves.at_size(family, crop), "smaller input and other arithmetic together"))
+            search.take(Move(moves.at_size(family, crop), "smaller input and other arithmetic together"))
     mixed: set[str] = set()
     for batch in ((), doubted):
         for move in batch:
-            found.take(move)
-        for best in _best_quantized(found):
+            search.take(move)
+        for best in _best_quantized(search):
             if best.digest not in mixed:
                 mixed.add(best.digest)
-                mix(found, best)
+                mix(search, best)
 
 
-def _plain(found: Search) -> Variant:
-    """The baseline under another name: what smaller inputs are tried with first."""
-    plain = found.context.baseline_variant
-    assert plain is not None
-    return replace(plain, name="plain", recipe="plain")
-
-
-def scan_sizes(found: Search, plain: Variant) -> list[int]:
+def scan_sizes(search: Search, plain: Variant) -> list[int]:
     """The crops at which `plain` seems to keep its accuracy, smallest first, two at most.
 
     A coarse scan downwards, then the sizes next to its edge.
     """
-    crops = moves.sizes(found.context.job.contract.crop)
-    seen: dict[int, Tried] = {}
+    crops = moves.sizes(search.context.job.contract.crop)
+    seen: dict[int, Candidate] = {}
 
-    def at(crop: int) -> Tried | None:
-        tried = found.take(Move(moves.at_size(plain, crop), "smaller input"))
-        if tried is not None:
-            seen[crop] = tried
-        return tried
+    def at(crop: int) -> Candidate | None:
+        candidate = search.take(Move(moves.at_size(plain, crop), "smaller input"))
+        if candidate is not None:
+            seen[crop] = candidate
+        return candidate
 
     for crop in moves.coarse(crops):
-        tried = at(crop)
-        if tried is None or tried.cause is not None or found.hopeless(tried):
+        candidate = at(crop)
+        if candidate is None or candidate.cause is not None or search.hopeless(candidate):
             break
-    good = [crop for crop, tried in seen.items() if found.within(tried)]
-    edge = min(good, default=found.context.job.contract.crop)
+    good = [crop for crop, candidate in seen.items() if search.within(candidate)]
+    edge = min(good, default=search.context.job.contract.crop)
     beside = [crop for crop in crops if crop not in seen and crop < edge][:1]
     beside += [crop for crop in crops if crop not in seen and crop > edge][-1:]
-    for crop in beside if any(tried.look for tried in seen.values()) else []:
+    for crop in beside if any(candidate.look for candidate in seen.values()) else []:
         at(crop)
-    return sorted(crop for crop, tried in seen.items() if found.within(tried))[:2]
+    return sorted(crop for crop, candidate in seen.items() if search.within(candidate))[:2]
 
 
-def _families(found: Search) -> list[Variant]:
+def _families(search: Search) -> list[Variant]:
     """The fastest variant of each recipe that seems to keep its accuracy or nearly does, fastest first."""
-    best: dict[str, Tried] = {}
-    for tried in found.tried.values():
-        if tried.look is None or found.hopeless(tried) or resized(tried.variant):
+    best: dict[str, Candidate] = {}
+    for candidate in search.candidates.values():
+        if candidate.look is None or search.hopeless(candidate) or resized(candidate.variant):
             continue
-        known = best.get(tried.variant.recipe)
-        if known is None or found.cost(tried) < found.cost(known):
-            best[tried.variant.recipe] = tried
-    ranked = sorted(best.values(), key=found.cost)
-    return [tried.variant for tried in ranked if found.cost(tried) < 1][:3]
+        known = best.get(candidate.variant.recipe)
+        if known is None or search.cost(candidate) < search.cost(known):
+            best[candidate.variant.recipe] = candidate
+    ranked = sorted(best.values(), key=search.cost)
+    return [candidate.variant for candidate in ranked if search.cost(candidate) < 1][:3]
 
 
-def _best_quantized(found: Search) -> list[Variant]:
+def _best_quantized(search: Search) -> list[Variant]:
     """Static INT8 variants worth refining: the fastest, and the fastest that seems accurate."""
-    pool = [
-        t for t in found.tried.values() if t.look is not None and moves.static_step(t.variant) is not None
-    ]
-    pool.sort(key=found.cost)
-    accurate = [tried.variant for tried in pool if found.within(tried)][:1]
-    return list({variant.digest: variant for variant in [*[t.variant for t in pool[:1]], *accurate]}.values())
+    pool = [c for c in search.candidates.values() if c.look and moves.static_step(c.variant)]
+    pool.sort(key=search.cost)
+    best = [*pool[:1], *[candidate for candidate in pool if search.within(candidate)][:1]]
+    return list({candidate.variant.digest: candidate.variant for candidate in best}.values())
 
 
-def mix(found: Search, variant: Variant) -> None:
+def mix(search: Search, variant: Variant) -> None:
     """Refine one static INT8 variant: known repairs, then what its layers cost and buy."""
-    sensitivities = layers(found, variant)
+    sensitivities = layers(search, variant)
     for move in moves.mixed(variant, sensitivities):
-        found.take(move)
-    for move in moves.refinements(variant, found.absent):
-        found.take(move)
-    refined = [t for t in found.best() if t.variant.name.startswith(f"{variant.name}+")]
+        search.take(move)
+    for move in moves.refinements(variant, search.absent):
+        search.take(move)
+    refined = [t for t in search.best() if t.variant.name.startswith(f"{variant.name}+")]
     if refined:
         for move in moves.mixed(refined[0].variant, sensitivities):
-            found.take(move)
+            search.take(move)
 
 
-def layers(found: Search, variant: Variant) -> list[LayerSensitivity]:
+def layers(search: Search, variant: Variant) -> list[LayerSensitivity]:
     """What each layer costs and buys; nothing where time is up or the graphs do not tell."""
-    context = found.context
+    context = search.context
     position = next(i for i, step in enumerate(variant.steps) if isinstance(step, StaticInt8))
     # The profile is onnxruntime's: of a file that openvino opens it could say nothing.
     tells = position == len(variant.steps) - 1 and isinstance(variant.runtime, OrtRuntime)
-    if not tells or found.left_s <= 0:
+    if not tells or search.left_s <= 0:
         return []
     before = replace(variant, name=f"{variant.name} before INT8", steps=variant.steps[:position])
-    context.report(
-        Progress(
-            "searching",
-            len(found.tried),
-            0,
-            f"what each layer of {variant.name} costs and buys",
-            found.left_s,
-        )
-    )
+    what = f"what each layer of {variant.name} costs and buys"
+    context.report(Progress("searching", len(search.candidates), 0, what, search.left_s))
     try:
-        source, quantized = found.build(before), found.build(variant)
+        source, quantized = search.build(before), search.build(variant)
         return call(
             layers_of,
             context.job_of(variant.name),
             source.artifact,
             quantized.artifact,
-            min(LAYER_SECONDS, found.left_s / 4),
+            min(LAYER_SECONDS, search.left_s / 4),
             log=context.folder.log(variant.name),
-            timeout_s=max(60.0, found.left_s),
+            timeout_s=max(60.0, search.left_s),
             label="profiling the layers",
         )
     except ChildError as error:
@@ -302,35 +276,33 @@ def layers(found: Search, variant: Variant) -> list[LayerSensitivity]:
         return []
 
 
-def chosen(found: Search) -> list[Tried]:
-    """Who is checked in full: from the surest on, each that is faster than all that are surer.
+def chosen(search: Search) -> list[Candidate]:
+    """The candidates to check in full: from the surest on, each that is faster than all that are surer.
 
     They keep the budget on the photos that choose, as far as a look can tell. Of many, the surest and those
     with the most to win (the probability of being certified times the log of the speed) are kept, and two
     that a look cannot tell from the fastest of them.
     """
-    budget = found.context.prepared.workspace.budget
-    pool = [tried for tried in found.tried.values() if found.fits(tried) and found.cost(tried) < 1]
-    pool.sort(key=lambda tried: (-found.promise(tried), found.cost(tried)))
-    front: list[Tried] = []
-    for tried in pool:
-        if not front or found.cost(tried) < CLEARLY * found.cost(front[-1]):
-            front.append(tried)
-    most = sorted(front[1:], key=lambda tried: found.promise(tried) * math.log(found.cost(tried)))
+    pool = [c for c in search.candidates.values() if search.fits(c) and search.cost(c) < 1]
+    pool.sort(key=lambda c: (-search.promise(c), search.cost(c)))
+    front: list[Candidate] = []
+    for candidate in pool:
+        if not front or search.cost(candidate) < CLEARLY * search.cost(front[-1]):
+            front.append(candidate)
+    most = sorted(front[1:], key=lambda c: search.promise(c) * math.log(search.cost(c)))
     kept = [*front[:1], *most[: FINALISTS - 1]]
-    fastest = min(map(found.cost, kept), default=0.0)
-    rest = sorted((tried for tried in pool if tried not in kept), key=found.cost)
-    kept += [tried for tried in rest if found.cost(tried) <= NEARLY * fastest][:2]
+    fastest = min(map(search.cost, kept), default=0.0)
+    rest = sorted((c for c in pool if c not in kept), key=search.cost)
+    kept += [c for c in rest if search.cost(c) <= NEARLY * fastest][:2]
     doubtful = [
-        tried
-        for tried in found.tried.values()
-        if tried.look is not None
-        and tried.look.images < len(found.context.parts.selection)
-        and not found.fits(tried)
-        and not tried.look.hopeless(budget)
-        and found.cost(tried) < (fastest or 1.0)
+        c
+        for c in search.candidates.values()
+        if c.look is not None
+        and c.look.images < len(search.context.parts.selection)
+        and not (search.fits(c) or search.hopeless(c))
+        and search.cost(c) < (fastest or 1.0)
     ]
-    doubtful.sort(key=lambda tried: tried.look.drop.drop if tried.look else 0.0)
+    doubtful.sort(key=lambda c: c.look.drop.drop if c.look else 0.0)
     return [*kept, *doubtful[:2]]
 
 

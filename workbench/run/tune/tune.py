@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.backends import OrtRuntime, Runtime, publishable
+from workbench.backends import OrtRuntime, publishable
 from workbench.errors import WorkbenchError
-from workbench.measure.latency import Plan
+from workbench.measure.records import BASELINE
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.roles import Role
 from workbench.results.folder import RunFolder
@@ -27,13 +27,13 @@ from workbench.results.verdict import (
 )
 from workbench.run import pipeline
 from workbench.run.advice.advise import Advice, advised
-from workbench.run.check_variant import Context, ended
+from workbench.run.check_variant import Context, ended, new_trial
 from workbench.run.prepare import prepare
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, promise
 from workbench.run.tune.recipe_file import check_ours, write_recipe
-from workbench.run.tune.search import Search, Tried, chosen, explore, resized
+from workbench.run.tune.search import Candidate, Search, chosen, explore, resized
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import Workspace
@@ -51,11 +51,7 @@ class Tuned:
 
 
 def tune(
-    workspace: Workspace,
-    variants: Sequence[Variant],
-    recipe: Path,
-    options: pipeline.Options,
-    report: Report,
+    workspace: Workspace, variants: Sequence[Variant], recipe: Path, options: pipeline.Options, report: Report
 ) -> Tuned:
     """Search for the best variant within `options.plan.budget_s`, beginning with those of `variants` that the
     advisor suggests; write the winner to `recipe`.
@@ -65,53 +61,58 @@ def tune(
     """
     check_ours(recipe)
     started = time.monotonic()
-    budget_s = options.plan.budget_s
     folder = RunFolder.create(workspace.results)
     try:
         prepared = prepare(workspace, report, calibrate=True)
         context, baseline = pipeline.begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
-    photos = len(prepared.calibration or ())
+    search = _searched(context, baseline, variants, started, options.plan.budget_s)
+    finalists = chosen(search)
+    checked = []
+    for number, candidate in enumerate(finalists):
+        stage = Progress("checking the finalists", number, len(finalists), candidate.variant.name)
+        result = pipeline.checked(context, candidate.variant, stage)
+        checked += [result] if result.status == "ok" else []
+    info = context.info.model_copy(update={"runtimes": context.runtimes})
+    passed, sequence = certified_in_turn(search, checked, info)
+    for candidate in search.candidates.values():
+        if candidate not in finalists:
+            folder.append(_not_taken(candidate, context))
+    left = started + options.plan.budget_s - time.monotonic()
+    plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
+    summary = summarize(search, finalists, sequence, time.monotonic() - started)
+    info = info.model_copy(update={"search": summary})
+    pipeline.timed(context, info, [baseline, *passed], plan)
+    comparison = compare(folder.info(), folder.trials())
+    for candidate in finalists:
+        if candidate.variant.name == comparison.winner:
+            write_recipe(candidate.variant, recipe, comparison)
+            return Tuned(comparison, recipe)
+    return Tuned(comparison, None)
+
+
+def _searched(
+    context: Context, baseline: TrialResult, variants: Sequence[Variant], started: float, budget_s: float
+) -> Search:
+    """The search once its time is up. started: time.monotonic(). Raises WorkbenchError without any look."""
+    photos = len(context.prepared.calibration or ())
     variants = [moves.capped(variant, photos) for variant in variants] if photos else variants
-    advice = pipeline.advice_for(context, variants)
+    advice = pipeline.advice_for(context.prepared, context.built[BASELINE].artifact, variants)
+    seeds, doubted = _seeds(advice, variants)
     with Looker(context) as looker:
         until = started + (1 - RACE_SHARE) * budget_s
-        found = Search(context, looker, until, absent_roles(advice.network))
-        seeds, doubted = _seeds(advice, variants)
-        explore(found, seeds, doubted)
-    if found.left_s <= 0 and not any(tried.look for tried in found.tried.values()):
+        search = Search(context, looker, until, baseline, absent_roles(advice.network))
+        explore(search, seeds, doubted)
+    if search.left_s <= 0 and not any(candidate.look for candidate in search.candidates.values()):
+        spent = time.monotonic() - started
         raise WorkbenchError(
             f"the budget of {budget_s:.0f} s ended before anything could be tried: preparing and measuring "
-            f"the baseline took {time.monotonic() - started:.0f} s",
-            hint=f"give more time: --budget {max(60, round(4 * (time.monotonic() - started)))}s",
+            f"the baseline took {spent:.0f} s",
+            hint=f"give more time: --budget {max(60, round(4 * spent))}s",
         )
-    found.tell_untried([*seeds, *doubted])
-    finalists = chosen(found)
-    checked = []
-    for number, tried in enumerate(finalists):
-        context.stage = Progress("checking the finalists", number, len(finalists), tried.variant.name)
-        report(context.stage)
-        result = pipeline.checked(context, tried.variant)
-        checked += [result] if result.status == "ok" else []
-    info = pipeline.info_of(context, options)
-    certified = certified_in_turn(found, checked, info)
-    names = {tried.variant.name for tried in finalists}
-    for tried in found.tried.values():
-        if tried.variant.name not in names:
-            folder.append(_not_taken(tried, context))
-    left = started + budget_s - time.monotonic()
-    plan: Plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
-    summary = summarize(found, finalists, certified.sequence, time.monotonic() - started)
-    info = info.model_copy(update={"search": summary})
-    for _ in pipeline.timed(context, info, [baseline, *certified.passed], plan):
-        pass
-    comparison = compare(folder.info(), folder.trials())
-    winner = next((t.variant for t in finalists if t.variant.name == comparison.winner), None)
-    if winner is None:
-        return Tuned(comparison, None)
-    write_recipe(winner, recipe, comparison)
-    return Tuned(comparison, recipe)
+    search.record_untried([*seeds, *doubted])
+    return search
 
 
 def absent_roles(network: NetworkFacts) -> frozenset[Role]:
@@ -128,10 +129,8 @@ def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], lis
     """What the advisor suggests, and what it advises against; most promising first. Smaller inputs alone are
     left out: a scan finds them."""
     expected = {item.variant: item.high or 0.0 for item in advice.items}
-    fair = sorted(
-        (variant for variant in _comparable(variants) if not _smaller_alone(variant)),
-        key=lambda variant: (-expected[variant.name], len(variant.steps)),  # what is quick to build first
-    )
+    fair = [variant for variant in _comparable(variants) if not _smaller_alone(variant)]
+    fair.sort(key=lambda variant: (-expected[variant.name], len(variant.steps)))  # quick builds first
     worth = {variant.name for variant in advised(advice, variants)}
     return (
         [Move(variant, "suggested by the advisor") for variant in fair if variant.name in worth],
@@ -149,55 +148,50 @@ def _comparable(variants: Iterable[Variant]) -> list[Variant]:
     More threads make one photo faster and the server slower; how many is the operator's choice.
     """
 
-    def fair(runtime: Runtime) -> bool:
-        alone = runtime.batch == 1 and runtime.intra_threads == 1
-        return alone and runtime.device == "cpu" and publishable(runtime)
-
-    return [variant for variant in variants if fair(variant.runtime)]
-
-
-@dataclass(frozen=True, slots=True)
-class Finalists:
-    """What a fixed sequence of certifications left. sequence: how it went; None where there was none."""
-
-    passed: list[TrialResult]
-    sequence: CertificationSequence | None
+    return [
+        variant
+        for variant in variants
+        if variant.runtime.batch == variant.runtime.intra_threads == 1
+        and variant.runtime.device == "cpu"
+        and publishable(variant.runtime)
+    ]
 
 
-def certified_in_turn(found: Search, checked: Sequence[TrialResult], info: RunInfo) -> Finalists:
+def certified_in_turn(
+    search: Search, checked: Sequence[TrialResult], info: RunInfo
+) -> tuple[list[TrialResult], CertificationSequence | None]:
     """Certify the finalists one after the other, surest first, until one fails; faster ones come later.
 
     A fixed sequence of tests: the order is known before the photos that certify are looked at, and nothing is
     tested after the first failure, so that each statement holds at 95 % and all of them together do too
     (Maurer, Hothorn and Lehmacher, "Multiple comparisons in drug clinical trials", 1995). What failed, and
     what came after it, is recorded as `pruned`. Where the surest fails it stays, to be refused by name.
+    Returns what is left to be timed, and how the sequence went, where there was one.
     """
     fitting = []
     for result in checked:
         if missed := untimed_shortfalls(result, info):
-            found.context.folder.append(ended(result, OverBudget(variant=result.variant, shortfalls=missed)))
+            search.context.folder.append(ended(result, OverBudget(variant=result.variant, shortfalls=missed)))
         else:
             fitting.append(result)
-    fitting.sort(key=lambda result: -_promise(result, found))
+    fitting.sort(key=lambda result: -_promise(result, search))
     passed: list[TrialResult] = []
     for number, result in enumerate(fitting):
         if not (missed := certification_shortfalls(result, info)):
             passed.append(result)
             continue
         for other in fitting[max(number, 1) :]:
-            cause = (
-                NotCertifiedInTurn(variant=other.variant, shortfalls=missed)
-                if other is result
-                else NotCertifiedInTurn(variant=other.variant, after=result.variant)
-            )
-            found.context.folder.append(ended(other, cause))
-        return Finalists(passed or fitting[:1], _sequence(passed, fitting, result))
-    return Finalists(passed, _sequence(passed, fitting, None))
+            cause = NotCertifiedInTurn(variant=other.variant, after=result.variant)
+            if other is result:
+                cause = NotCertifiedInTurn(variant=other.variant, shortfalls=missed)
+            search.context.folder.append(ended(other, cause))
+        return passed or fitting[:1], _sequence(passed, fitting, result)
+    return passed, _sequence(passed, fitting, None)
 
 
-def _promise(result: TrialResult, found: Search) -> float:
+def _promise(result: TrialResult, search: Search) -> float:
     drop = paired_drop(result)
-    return promise(drop, found.context.prepared.workspace.budget, found.photos) if drop else 0.0
+    return promise(drop, search.budget, search.photos) if drop else 0.0
 
 
 def _sequence(
@@ -209,53 +203,44 @@ def _sequence(
     return CertificationSequence(order=order, passed=len(passed), failed=failed and failed.variant)
 
 
-def _not_taken(tried: Tried, context: Context) -> TrialResult:
+def _not_taken(candidate: Candidate, context: Context) -> TrialResult:
     """The record of a candidate that a look was enough for."""
-    variant, look = tried.variant, tried.look
-    cause: Cause | None = tried.cause
+    variant, look = candidate.variant, candidate.look
+    cause: Cause | None = candidate.cause
     if look is not None:
         cause = NotFinalist(
             variant=variant.name,
-            why=tried.why,
+            why=candidate.why,
             speedup=look.speedup,
             drop=look.drop.drop,
             images=look.images,
         )
     assert cause is not None
-    result = TrialResult(
-        variant=variant.name,
-        recipe=variant.recipe,
-        digest=variant.digest,
-        status="ok",
-        backend=variant.runtime.backend,
-        device=variant.runtime.device,
-        steps=len(variant.steps),
-        preprocess=context.contracts.get(variant.name),
-    )
+    result = new_trial(variant).model_copy(update={"preprocess": context.contracts.get(variant.name)})
     return ended(result, cause)
 
 
 def summarize(
-    found: Search, finalists: Sequence[Tried], sequence: CertificationSequence | None, seconds: float
+    search: Search, finalists: Sequence[Candidate], sequence: CertificationSequence | None, seconds: float
 ) -> SearchSummary:
     """What was tried, and what each kind of attempt came to."""
-    looked = [tried for tried in found.tried.values() if tried.look is not None]
+    looked = [candidate for candidate in search.candidates.values() if candidate.look is not None]
     return SearchSummary(
         seconds=seconds,
         looked=len(looked),
-        untried=len(found.tried) - len(looked),
+        untried=len(search.candidates) - len(looked),
         finalists=len(finalists),
         attempts=tuple(
-            _attempts(found, why, [tried for tried in looked if tried.why == why])
-            for why in dict.fromkeys(tried.why for tried in looked)
+            _attempts(search, why, [c for c in looked if c.why == why])
+            for why in dict.fromkeys(c.why for c in looked)
         ),
         sequence=sequence,
     )
 
 
-def _attempts(found: Search, why: str, group: Sequence[Tried]) -> Attempts:
-    within = found.best(group)
-    best = within[0] if within else min(group, key=found.cost)
+def _attempts(search: Search, why: str, group: Sequence[Candidate]) -> Attempts:
+    within = search.best(group)
+    best = within[0] if within else min(group, key=search.cost)
     assert best.look is not None
     return Attempts(
         why=why,
@@ -264,5 +249,5 @@ def _attempts(found: Search, why: str, group: Sequence[Tried]) -> Attempts:
         speedup=best.look.speedup,
         drop=best.look.drop.drop,
         images=best.look.images,
-        outlook="within" if within else "beyond" if found.hopeless(best) else "uncertain",
+        outlook="within" if within else "beyond" if search.hopeless(best) else "uncertain",
     )
