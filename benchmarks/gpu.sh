@@ -90,11 +90,11 @@ while IFS=$'\t' read -r name reason; do
     if [ -n "$reason" ]; then row "$name" skipped 0 "$reason"; else ready+=("$name"); fi
 done < <("$python" - $recipes <<'PY'
 import sys
-from workbench.backends import BACKENDS
+from workbench.backends import backend_of
 from workbench.workspace.recipe import find, read
 
 for name in sys.argv[1:]:
-    reasons = [BACKENDS[v.runtime.backend].unavailable(v.runtime) for v in read(find(name))]
+    reasons = [backend_of(v.runtime).unavailable(v.runtime) for v in read(find(name))]
     print(name, (reasons[0] or "") if all(reasons) else "", sep="\t")
 PY
 )
