@@ -1,4 +1,4 @@
-"""The comparison as JSON, for scripts. The keys are stable; docs/measuring.md describes them."""
+"""The comparison as JSON, for scripts. The keys are stable; docs/compare-json.md describes them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
