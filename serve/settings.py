@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     )
     watch_s: Pause = Field(1.0, description="Seconds between two looks at the alias, 0.01 or more.")
     api_key: Annotated[str, AfterValidator(_clean_key)] | None = Field(
-        None, repr=False, description="Key that clients must send. Without it everybody is answered."
+        None, repr=False, description="Key that clients must send. Without it every request is answered."
     )
     api_key_file: Path | None = Field(
         None, description="File that holds the key instead, as secrets are mounted."
