@@ -505,6 +505,7 @@ def completed(line: str, workspace: Path) -> list[str]:
             "COMP_CWORD": str(len(line.split(" ")) - 1),
         },
     )
+    assert done.stderr == ""
     return done.stdout.split()
 
 
@@ -529,6 +530,11 @@ def test_bash_completes_commands_options_recipes_runs_and_variants(
 def test_completion_offers_nothing_where_a_workspace_cannot_be_read(workspace: Path) -> None:
     (workspace / "krishi.yaml").write_text("model: [")
     assert completed("krishi-bench compare 2026", workspace) == []
+
+
+def test_completion_offers_no_variant_of_a_run_that_cannot_be_read(workspace: Path) -> None:
+    (workspace / "results" / "20260102-030405" / "trials.jsonl").write_text("{}\n")
+    assert completed("krishi-bench compare --variant b", workspace) == []
 
 
 def test_the_completion_script_for_bash_is_shown() -> None:
