@@ -99,6 +99,22 @@ def test_the_installed_command_is_this_function() -> None:
         (["gc", "--keep", "many"], "Invalid value for '--keep': `many` is not a number from 0 up", " gc"),
         (["promote", "--force"], "Option '--force' requires an argument.", ""),
         (["promote", "--force", " "], "Invalid value for '--force': say why", " promote"),
+        (["promote", "--force", "--variant=a"], "Invalid value for '--force': say why", " promote"),
+        (
+            ["compare", "--variant", "a", "--format", "csv"],
+            "Invalid value for '--format': with --variant it is table or json",
+            " compare",
+        ),
+        (
+            ["compare", "--variant", "a", "--output", "a.txt"],
+            "Invalid value for '--output': not allowed with --variant",
+            " compare",
+        ),
+        (
+            ["schema", "recipes"],
+            "Invalid value for 'of': 'recipes' is not one of 'recipe', 'workspace', 'compare'.",
+            " schema",
+        ),
         (
             ["promote", "--bump", "minor", "--version", "1.0.0"],
             "Invalid value for '--version': not allowed with --bump",
@@ -220,6 +236,15 @@ def test_parquet_goes_to_a_file(run: Run, workspace: Path, tmp_path: Path) -> No
     got = run("compare", "--workspace", workspace, "--format", "parquet", "--output", path)
     assert (got.code, got.out, got.err) == (0, "", "")
     assert "int8-dynamic" in list(pd.read_parquet(path)["variant"])
+
+
+@pytest.mark.parametrize("command", ["run", "tune", "compare"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    run: Run, workspace: Path, command: str
+) -> None:
+    got = run(command, "--workspace", workspace, "--output", workspace)
+    assert (got.code, got.out) == (2, "")
+    assert got.err == f"error: --output: {workspace} is a folder\nhint: name a file in it\n"
 
 
 def test_the_formats_offered_are_those_that_can_be_written() -> None:
@@ -480,6 +505,7 @@ def completed(line: str, workspace: Path) -> list[str]:
             "COMP_CWORD": str(len(line.split(" ")) - 1),
         },
     )
+    assert done.stderr == ""
     return done.stdout.split()
 
 
@@ -504,6 +530,11 @@ def test_bash_completes_commands_options_recipes_runs_and_variants(
 def test_completion_offers_nothing_where_a_workspace_cannot_be_read(workspace: Path) -> None:
     (workspace / "krishi.yaml").write_text("model: [")
     assert completed("krishi-bench compare 2026", workspace) == []
+
+
+def test_completion_offers_no_variant_of_a_run_that_cannot_be_read(workspace: Path) -> None:
+    (workspace / "results" / "20260102-030405" / "trials.jsonl").write_text("{}\n")
+    assert completed("krishi-bench compare --variant b", workspace) == []
 
 
 def test_the_completion_script_for_bash_is_shown() -> None:

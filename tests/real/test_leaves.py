@@ -82,7 +82,7 @@ def trials(run_folder: RunFolder) -> dict[str, TrialResult]:
 @pytest.fixture(scope="module")
 def promoted(bench: Bench, run_folder: RunFolder) -> dict[str, Any]:
     """Static INT8; forced, for so few photos may not show that it keeps to the budget."""
-    answer: dict[str, Any] = bench.json("promote", "--variant", "int8-static", "--force")
+    answer: dict[str, Any] = bench.json("promote", "--variant", "int8-static", "--force", "a test")
     return answer
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import run_info, trial
+from workbench.backends import OrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.measure import samples
 from workbench.measure.early_stopping import LostRace
@@ -152,3 +153,14 @@ def test_the_details_are_of_one_run(tmp_path: Path) -> None:
     assert details_of(tmp_path, runs[:1], "baseline", reanalyse=False).info.run_id == runs[0]
     with pytest.raises(WorkbenchError, match="`baseline` was asked of 2 runs"):
         details_of(tmp_path, runs, "baseline", reanalyse=False)
+
+
+def test_times_of_batches_stay_by_photo_where_the_runtime_is_gone(tmp_path: Path) -> None:
+    measured = [trial("baseline"), trial("fast", speedup=4.0)]
+    assert measured[1].latency is not None
+    eight = measured[1].latency.model_copy(update={"batch_size": 8})
+    info = run_info(runtimes={"baseline": OrtRuntime()})
+    run_id = saved_run(tmp_path, info, [measured[0], measured[1].model_copy(update={"latency": eight})])
+    samples.save({RACE: session(8_000_000, 0.0)}, tmp_path / run_id / "latency.parquet")
+    ((_, fast),) = (c.rows for c in compare_runs(tmp_path, [run_id], mix_machines=False, reanalyse=True))
+    assert fast.speedup == pytest.approx(4.0, rel=0.05)

@@ -109,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "krishi-bench"
-        print(f"error: {error.format_message()}\nhint: see `{command} --help`", file=sys.stderr)
+        # pydantic's prefix of what a validator raises
+        message = error.format_message().replace("Value error, ", "")
+        print(f"error: {message}\nhint: see `{command} --help`", file=sys.stderr)
         return WRONG_INPUT
     finally:
         gc.enable()

@@ -1,11 +1,12 @@
 """`compare`, `advise` and `explain`: what helps to choose."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from workbench.cli.options import (
+    AnswerFormat,
     Answers,
     Debug,
     Output,
@@ -20,7 +21,7 @@ from workbench.cli.options import (
     run_ids,
     variant_names,
 )
-from workbench.cli.output import ColumnSet, print_answer, print_comparisons
+from workbench.cli.output import ColumnSet, check_output, print_answer, print_comparisons
 
 PANEL = "Decide"
 Runs = Annotated[
@@ -59,6 +60,12 @@ def compare(
     _debug: Debug = False,
 ) -> int:
     """Show what runs measured, and which variant won."""
+    if variant is not None and form not in get_args(AnswerFormat):
+        raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
+    if variant is not None and output is not None:
+        raise typer.BadParameter("not allowed with --variant", param_hint="'--output'")
+    check_output(form, output)
+
     from workbench.report import details as words
     from workbench.results.history import compare_runs, details_of
 

@@ -20,7 +20,7 @@ from workbench.cli.options import (
     recipes,
     seconds,
 )
-from workbench.cli.output import print_comparisons
+from workbench.cli.output import check_output, print_comparisons
 
 if TYPE_CHECKING:
     from workbench.run.advice.advise import Advice
@@ -67,6 +67,8 @@ def run(
     _debug: Debug = False,
 ) -> int:
     """Build, measure and compare the variants of recipes."""
+    check_output(form, output)
+
     from workbench.workspace import recipe
 
     variants = recipe.load(recipes or [recipe.shipped()])
@@ -112,6 +114,8 @@ def tune(
     _debug: Debug = False,
 ) -> int:
     """Search for the best variant within the budget, and write it as a recipe."""
+    check_output(form, output)
+
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
     from workbench.report import html

@@ -1,6 +1,6 @@
 """The kinds of values that commands take, and the options that several of them share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -74,13 +74,13 @@ def recipe_names(incomplete: str) -> list[str]:
 
 
 def run_ids(context: typer.Context, incomplete: str) -> list[str]:
-    return _starting_with(incomplete, [run.run_id for run in _runs(context)])
+    return _from_runs(context, incomplete, lambda runs: [run.run_id for run in runs])
 
 
 def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     """The variants of the latest run."""
-    return _starting_with(
-        incomplete, [trial.variant for run in _runs(context)[-1:] for trial in run.trials()]
+    return _from_runs(
+        context, incomplete, lambda runs: [trial.variant for run in runs[-1:] for trial in run.trials()]
     )
 
 
@@ -88,14 +88,18 @@ def _starting_with(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _runs(context: typer.Context) -> "list[RunFolder]":
+def _from_runs(
+    context: typer.Context, incomplete: str, names: Callable[["list[RunFolder]"], list[str]]
+) -> list[str]:
     from workbench.errors import WorkbenchError
     from workbench.results.folder import runs
 
     try:
-        return runs(find_workspace(context.params.get("workspace")).results)
+        return _starting_with(
+            incomplete, names(runs(find_workspace(context.params.get("workspace")).results))
+        )
     except WorkbenchError:
-        return []  # Nothing to offer where there is no workspace.
+        return []  # Nothing to offer where there is no workspace, or the run cannot be read.
 
 
 def _note_debug(context: typer.Context, debug: bool) -> None:

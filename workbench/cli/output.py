@@ -21,6 +21,16 @@ def print_answer(answer: object, text: str, form: AnswerFormat | TableFormat) ->
     print(json.dumps(answer, indent=2) if form == "json" else text)
 
 
+def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
+    """Raise WorkbenchError where a comparison could not be shown or written, before it is measured."""
+    if output is not None and output.is_dir():
+        raise WorkbenchError(f"--output: {output} is a folder", hint="name a file in it")
+    if output is None and form == "parquet" and sys.stdout.isatty():
+        raise WorkbenchError(
+            "--format parquet: a terminal cannot show it", hint="name a file with --output, or use a pipe"
+        )
+
+
 def print_comparisons(
     comparisons: "Sequence[Comparison]",
     form: TableFormat,
@@ -29,7 +39,7 @@ def print_comparisons(
     verbose: bool = False,
     output: Path | None = None,
 ) -> int:
-    """Print comparisons, or write them to the file `output`.
+    """Print comparisons, or write them to the file `output`, which `check_output` has found usable.
 
     Returns 0 where each of them names a winner that may be published, else 1.
     """
@@ -43,10 +53,6 @@ def print_comparisons(
         width = shutil.get_terminal_size().columns if terminal else report.WIDTH
         text = report.render(form, comparisons, color=terminal, columns=columns, verbose=verbose, width=width)
         sys.stdout.write(text)
-    elif terminal:
-        raise WorkbenchError(
-            "--format parquet: a terminal cannot show it", hint="name a file with --output, or use a pipe"
-        )
     else:
         sys.stdout.buffer.write(report.render_bytes(form, comparisons))
     return int(not all(found.winner and found.certified and not found.nothing_else for found in comparisons))

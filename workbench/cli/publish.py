@@ -57,7 +57,8 @@ def promote(
     """Publish a variant as a version and point an alias at it."""
     if bump is not None and version is not None:
         raise typer.BadParameter("not allowed with --bump", param_hint="'--version'")
-    if force is not None and not force.strip():
+    # An option in the place of the reason was meant as an option.
+    if force is not None and (not force.strip() or force.startswith("-")):
         raise typer.BadParameter("say why", param_hint="'--force'")
 
     from workbench.registry.promotion import publish

@@ -132,7 +132,8 @@ def _reanalysed(
     info: RunInfo, trials: Sequence[TrialResult], path: Path
 ) -> tuple[RunInfo, list[TrialResult]]:
     """The run and its trials with every latency worked out again from the raw samples in `path`."""
-    batch_sizes = {name: runtime.batch for name, runtime in info.runtimes.items() if runtime.batch > 1}
+    # Of the trials: `info.runtimes` lacks those that this version no longer has.
+    batch_sizes = {trial.variant: trial.latency.batch_size for trial in trials if trial.latency}
     sessions = samples.load(path, batch_sizes)
     floors = [floor for measured in sessions.values() if (floor := noise_floor(measured)) is not None]
     again = []
