@@ -164,7 +164,7 @@ def running(settings: Settings) -> Iterator[Running]:
             thread.join()
 
 
-def wait_for(met: Callable[[], bool], timeout_s: float = 15.0) -> None:
+def wait_for(met: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not met():
         assert time.monotonic() < deadline, "waited too long"
