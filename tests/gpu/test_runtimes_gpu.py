@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.builders import onnx_model
-from workbench.system.nvidia import missing_gpu
+from workbench.system.nvidia_check import missing_link
 
 onnx = pytest.importorskip("onnx", reason="the network is an ONNX file")
 pytest.importorskip("onnxruntime", reason="its answers on the CPU are the reference")
@@ -26,7 +26,7 @@ from workbench.steps.fp16.settings import Fp16  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(missing_gpu() is not None, reason=str(missing_gpu())),
+    pytest.mark.skipif(missing_link("GPU") is not None, reason=str(missing_link("GPU"))),
 ]
 
 CLASSES, SIDE, MANY = 6, 32, 7

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.builders import error_of
-from workbench.system.nvidia import missing_gpu
+from workbench.system.nvidia_check import missing_link
 
 torch = pytest.importorskip("torch", reason="the network is a torch module")
 
@@ -20,7 +20,7 @@ from workbench.model.export.export import export_torch, torch_artifact_info, tor
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(missing_gpu() is not None, reason=str(missing_gpu())),
+    pytest.mark.skipif(missing_link("GPU") is not None, reason=str(missing_link("GPU"))),
 ]
 
 CLASSES, SIDE, BATCH = 6, 64, 4

@@ -21,7 +21,7 @@ from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.system.child import ChildError
-from workbench.system.nvidia import missing_gpu
+from workbench.system.nvidia_check import missing_link
 
 pytestmark = pytest.mark.integration
 
@@ -174,7 +174,7 @@ def test_a_runtime_that_is_not_here_is_told_as_such(
         pytest.skip("this onnxruntime has CUDA")
     with (
         # The driver is asked first: without one, what is installed does not matter.
-        pytest.raises(ChildError, match=re.escape(missing_gpu() or "has no CUDAExecutionProvider")),
+        pytest.raises(ChildError, match=re.escape(missing_link("GPU") or "has no CUDAExecutionProvider")),
         Worker(artifact, OrtRuntime(device="cuda"), images, log=tmp_path / "log.txt") as worker,
     ):
         worker.ready()

@@ -9,8 +9,7 @@ from workbench.report.doctor import text as text_of
 from workbench.run.doctor import Clock, Diagnosis
 from workbench.system.machine import Machine
 from workbench.system.nvidia import NO_DRIVER
-from workbench.system.nvidia_check import Chain, Link, chain
-from workbench.system.nvidia_libraries import this_host
+from workbench.system.nvidia_check import Chain, Link, chain, this_host
 
 DIAGNOSIS = Diagnosis(
     machine=Machine(

@@ -12,17 +12,19 @@ from workbench.backends import OrtRuntime, Runtime, TensorrtRuntime, TorchRuntim
 from workbench.backends.table import BACKENDS
 from workbench.system.nvidia import NO_DRIVER, NO_GPU, Gpu
 from workbench.system.nvidia_check import (
+    CUDA_PROVIDER,
     LINKS,
     ORT,
     TENSORRT,
     TORCH,
     Chain,
+    Host,
     Link,
     chain,
     missing_link,
     runs_on,
+    this_host,
 )
-from workbench.system.nvidia_libraries import CUDA_PROVIDER, Host, this_host
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0", 80 * 2**30)
 CUDA_12 = replace(H100, cuda="12.8")

@@ -14,6 +14,9 @@ from workbench.errors import plural
 from workbench.system.records import Record
 
 Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
+Whole = Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"]
+# By `runtime.precision`. TF32 is a way to multiply float32; the tensors stay float32.
+COMPUTED: Mapping[str, Computed] = {"f32": "fp32", "tf32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 
@@ -36,7 +39,7 @@ class Audit(Record):
     providers: dict[str, NonNegativeInt] = Field(default_factory=dict)
     casts: NonNegativeInt | None = None
     unfused_qdq: NonNegativeInt | None = None
-    computes: Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"] = "unknown"
+    computes: Whole = "unknown"
     verdict: str
 
 
@@ -140,9 +143,7 @@ def percent(share: float) -> str:
     return "under 1 %" if rounded == 0 and share > 0 else f"{rounded} %"
 
 
-def _computes(
-    shares: Mapping[Computed, float],
-) -> Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"]:
+def _computes(shares: Mapping[Computed, float]) -> Whole:
     if not shares or shares.get("unknown", 0.0) > 1 - DOMINANT:
         return "unknown"
     precision, share = max(shares.items(), key=lambda item: item[1])

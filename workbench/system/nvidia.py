@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 DRIVER = "libcuda.so.1"
@@ -31,12 +32,6 @@ class Gpu:
     cuda: str
     memory_bytes: int = 0
     address: str | None = None
-
-
-def missing_gpu() -> str | None:
-    """None where there is a GPU that CUDA can use; else what is missing, and the remedy."""
-    found = gpu()
-    return found if isinstance(found, str) else None
 
 
 @lru_cache(maxsize=1)
@@ -73,6 +68,14 @@ def read_gpu(load: Load) -> Gpu | str:
         memory.value,
         address.value.decode() or None,
     )
+
+
+def driver_version() -> str | None:
+    """The version of the kernel module; None outside Linux, and in a container that hides /sys."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def version_of(number: int, *units: int) -> str:

@@ -30,7 +30,6 @@ ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
 TIMING_FOLDER = "timing"
 FORGET_S = 90 * 86400.0
 PRIVATE = 0o077  # rights of others than the owner
-DRIVER_VERSION = Path("/sys/module/nvidia/version")
 
 
 class Unwritable(WorkbenchError):
@@ -55,15 +54,8 @@ def bound_to(library: str) -> str:
     gpu = nvidia.gpu()
     if isinstance(gpu, str):
         raise WorkbenchError(gpu)
-    return f"{gpu.name} (compute capability {gpu.capability}), {_driver(gpu.cuda)}, {library}"
-
-
-def _driver(cuda: str) -> str:
-    try:
-        version = DRIVER_VERSION.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):  # Not Linux, or a container that hides /sys.
-        return f"driver for CUDA {cuda}"
-    return f"driver {version} for CUDA {cuda}"
+    driver = f"{version} " if (version := nvidia.driver_version()) else ""
+    return f"{gpu.name} (compute capability {gpu.capability}), driver {driver}for CUDA {gpu.cuda}, {library}"
 
 
 def folder(parts: Sequence[str]) -> Path:

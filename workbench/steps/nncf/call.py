@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.common import cpu_options, open_cpu
-from workbench.backends.openvino.telemetry import without_telemetry
+from workbench.backends.openvino import without_telemetry
 from workbench.backends.softmax import log_softmax
 from workbench.errors import WorkbenchError, first_line
 
