@@ -68,6 +68,12 @@ def audit_of(
     it counts as unknown.
     """
     shares = shares_of(products, macs)
+    parts = [_precision_part(shares, asked, casts, stored=stored)]
+    if unfused_qdq:
+        parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
+    if len(providers) > 1:
+        ordered = sorted(providers.items(), key=lambda item: -item[1])
+        parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
     return Audit(
         macs=macs if macs is not None else _total(products),
         int8_share=shares.get("int8", 0.0) if shares else None,
@@ -77,7 +83,7 @@ def audit_of(
         casts=casts,
         unfused_qdq=unfused_qdq,
         computes=_computes(shares),
-        verdict=_verdict(shares, asked, providers, casts, unfused_qdq, stored=stored),
+        verdict="; ".join(parts),
     )
 
 
@@ -97,24 +103,6 @@ def shares_of(products: Sequence[Product], macs: int | None = None) -> dict[Comp
         sums["unknown"] = sums.get("unknown", 0.0) + macs - counted
     total = sum(sums.values())
     return {precision: part / total for precision, part in sums.items() if part}
-
-
-def _verdict(
-    shares: Mapping[Computed, float],
-    asked: Computed,
-    providers: Mapping[str, int],
-    casts: int | None,
-    unfused_qdq: int | None,
-    *,
-    stored: bool,
-) -> str:
-    parts = [_precision_part(shares, asked, casts, stored=stored)]
-    if unfused_qdq:
-        parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
-    if len(providers) > 1:
-        ordered = sorted(providers.items(), key=lambda item: -item[1])
-        parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
-    return "; ".join(parts)
 
 
 def _precision_part(

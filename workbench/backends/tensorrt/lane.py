@@ -91,10 +91,7 @@ class Lane:
             self._stream = enter(cuda.stream())
             stack.callback(self._contexts.clear)  # contexts go before the memory they compute in
             stack.callback(self._forget)
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        self._stack.close()
+            self.close = stack.pop_all().close
 
     def run(self, batch: Batch) -> "NDArray[np.float32]":
         """Logits of at most `plan.most` photos."""

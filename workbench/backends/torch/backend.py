@@ -10,7 +10,7 @@ from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import COMPUTED, Audit, Computed, Product, audit_of
 from workbench.backends.base import Operators, Session
 from workbench.backends.common import for_any_batch, refuse_foreign
-from workbench.backends.torch import cuda, cuda_session
+from workbench.backends.torch import cuda
 from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
@@ -65,7 +65,7 @@ def session(artifact: Artifact, runtime: TorchRuntime) -> Iterator[Session]:
     open_it, provider = (_compiled, "inductor") if artifact.info.format == "torch-aoti" else (_eager, "eager")
     if runtime.device == "cuda":
         with cuda.tensor_float(runtime.precision == "tf32"):
-            yield cuda_session.open_session(open_it(artifact, runtime), artifact, runtime, provider)
+            yield cuda.open_session(open_it(artifact, runtime), artifact, runtime, provider)
         return
     forward = open_it(artifact, runtime)
 
@@ -87,7 +87,7 @@ def session(artifact: Artifact, runtime: TorchRuntime) -> Iterator[Session]:
 def audit(artifact: Artifact, runtime: TorchRuntime, sample: "NDArray[Any]") -> Audit:
     """Eager: every operator that multiplies, as torch dispatches it. Compiled: the package's precision."""
     if artifact.info.format == "torch-aoti":
-        _refuse_foreign(artifact, runtime)
+        refuse_foreign(artifact, cuda.bound_to() if runtime.device == "cuda" else None)
         return _audit_of_package(artifact, runtime)
     products, casts = _count_products(_eager(artifact, runtime), sample)
     return audit_of(
@@ -169,15 +169,8 @@ def _eager(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
     return forward
 
 
-def _refuse_foreign(artifact: Artifact, runtime: TorchRuntime) -> None:
-    if runtime.device == "cuda":
-        cuda.refuse_foreign(artifact)
-    else:
-        refuse_foreign(artifact)
-
-
 def _compiled(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
-    _refuse_foreign(artifact, runtime)
+    refuse_foreign(artifact, cuda.bound_to() if runtime.device == "cuda" else None)
     forward, facts = open_package(
         artifact.read(), runtime.sessions, artifact.path.name, recorded=runtime.cuda_graph
     )
