@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
+pytest.importorskip("onnx", reason="graphs are ONNX")
 ort = pytest.importorskip("onnxruntime", reason="its sessions are opened")
 
-from tests.builders import onnx_model  # noqa: E402
+from tests.builders import small_classifier  # noqa: E402
 from workbench.backends import OrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.ort import gpu  # noqa: E402
@@ -22,7 +22,6 @@ from workbench.backends.ort.audit import RECORD, assigned, refuse_idle, refuse_o
 from workbench.backends.ort.gpu import KEPT, Bound, Buffers  # noqa: E402
 from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
 from workbench.system.nvidia_check import CUDA_PROVIDER as CUDA  # noqa: E402
 from workbench.system.nvidia_check import missing_link  # noqa: E402
 
@@ -34,19 +33,7 @@ GRAPHS = OrtRuntime(device="cuda", cuda_graph=True, batch=3)
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    rng = np.random.default_rng(1)
-    node = onnx.helper.make_node
-    stored = {"w0": rng.normal(size=(8, 3, 3, 3)), "w1": rng.normal(size=(CLASSES, 8))}
-    nodes = [
-        node("Conv", ["x", "w0"], ["a"], pads=[1, 1, 1, 1]),
-        node("Relu", ["a"], ["b"]),
-        node("GlobalAveragePool", ["b"], ["c"]),
-        node("Flatten", ["c"], ["d"]),
-        node("Gemm", ["d", "w1"], ["y"], transB=1),
-    ]
-    onnx.save(onnx_model(nodes, stored, ("x", ["n", 3, SIDE, SIDE]), ("y", ["n", CLASSES])), path)
-    return Artifact(path.parent, artifact_info(path))
+    return small_classifier(tmp_path_factory.mktemp("onnx"), SIDE, CLASSES, 8)
 
 
 def options() -> Any:
@@ -232,9 +219,7 @@ def test_without_a_gpu_a_session_forced_open_is_refused_with_the_reason(artifact
 @pytest.mark.gpu
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_on_a_gpu_the_answers_stay_and_the_provider_did_the_work(
-    artifact: Artifact,
-    expected: NDArray[np.float32],
-    cuda_graph: bool,
+    artifact: Artifact, expected: NDArray[np.float32], cuda_graph: bool
 ) -> None:
     runtime = OrtRuntime(device="cuda", cuda_graph=cuda_graph)
     if reason := BACKENDS["onnxruntime"].unavailable(runtime):

@@ -24,10 +24,8 @@ from workbench.photos.preprocess import normalize, preprocess  # noqa: E402
 from workbench.steps import Photos, apply  # noqa: E402
 from workbench.steps.fp16.settings import Fp16  # noqa: E402
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(missing_link("GPU") is not None, reason=str(missing_link("GPU"))),
-]
+MISSING = missing_link("GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 CLASSES, SIDE, MANY = 6, 32, 7
 IMAGES = np.random.default_rng(0).standard_normal((MANY, 3, SIDE, SIDE), np.float32)

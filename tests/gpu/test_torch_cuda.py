@@ -18,10 +18,8 @@ from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.errors import Unsuited  # noqa: E402
 from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(missing_link("GPU") is not None, reason=str(missing_link("GPU"))),
-]
+MISSING = missing_link("GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 CLASSES, SIDE, BATCH = 6, 64, 4
 SHAPE = (1, 3, SIDE, SIDE)

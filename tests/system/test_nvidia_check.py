@@ -155,12 +155,7 @@ def test_a_backend_is_given_the_words_that_doctor_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    "runtime",
-    [
-        OrtRuntime(device="cuda"),
-        TensorrtRuntime(device="cuda"),
-        TorchRuntime(device="cuda"),
-    ],
+    "runtime", [OrtRuntime(device="cuda"), TensorrtRuntime(device="cuda"), TorchRuntime(device="cuda")]
 )
 def test_each_backend_asks_this_chain(runtime: Runtime) -> None:
     """Also where another test has opened libraries before."""
