@@ -106,11 +106,8 @@ class Bound:
         device: str = "cuda",
         graphs: bool = False,
     ) -> None:
-        self._session = session
-        self._classes = classes
-        self._sizes = sizes
-        self._device = device
-        self._graphs = graphs
+        self._session, self._classes, self._sizes = session, classes, sizes
+        self._device, self._graphs = device, graphs
         self._turn = threading.Lock()
         self._first: threading.Thread | None = None
         self._for_all: ThreadPoolExecutor | None = None
@@ -163,7 +160,6 @@ class Bound:
         buffers.binding.synchronize_outputs()
 
     def _load(self, batch: "NDArray[Any]") -> Buffers:
-        """The buffers for this batch, with the photos in them."""
         largest = self._sizes[-1] if self._sizes else 0
         photos = filled(batch, next((size for size in self._sizes if size >= len(batch)), largest))
         buffers = self._buffers(photos.shape, photos.dtype)
