@@ -64,13 +64,13 @@ async def ready(request: Request) -> dict[str, bool]:
 async def model_metadata(request: Request) -> ModelMetadata:
     """The model served and its tensors."""
     model = _check_path(engine_of(request).loaded_model(), request)
-    tensor = input_spec(model)
+    datatype, row_shape = input_spec(model)
     manifest = model.bundle.manifest
     return ModelMetadata(
         name=manifest.name,
         versions=(manifest.version,),
         platform=f"{manifest.runtime.backend}_{manifest.artifact.format}",
-        inputs=(TensorMetadata(name=INPUT, datatype=tensor.datatype, shape=(-1, *tensor.shape)),),
+        inputs=(TensorMetadata(name=INPUT, datatype=datatype, shape=(-1, *row_shape)),),
         outputs=(TensorMetadata(name=OUTPUT, datatype="FP32", shape=(-1, len(manifest.class_names))),),
     )
 

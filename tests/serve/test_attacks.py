@@ -490,9 +490,7 @@ def test_what_comes_before_a_body_does_not_go_on_for_ever(
     assert grown() < 10e6
 
 
-def test_hundreds_of_idle_or_unfinished_connections_do_not_hold_up_others(
-    target: ServerProcess,
-) -> None:
+def test_hundreds_of_idle_or_unfinished_connections_do_not_hold_up_others(target: ServerProcess) -> None:
     idle = [Wire(target.port) for _ in range(200)]
     try:
         for number, wire in enumerate(idle[:150]):

@@ -167,12 +167,7 @@ def test_everything_that_is_described_is_described_in_our_own_shapes() -> None:
 
 # The field `file`
 
-REFUSED = {
-    (415, "unsupported-image"),
-    (422, "empty-image"),
-    (422, "broken-image"),
-    (422, "image-too-large"),
-}
+REFUSED = {(415, "unsupported-image"), (422, "empty-image"), (422, "broken-image"), (422, "image-too-large")}
 
 
 @quick(300)

@@ -21,15 +21,7 @@ import serve.engine.loader
 from serve.engine.model import Model
 from serve.settings import Settings
 from tests.load import Answer, Load, children, heavy_onnx, point, publish_cut, publish_model, sample, say
-from tests.serving import (
-    ServerProcess,
-    encoded,
-    noise,
-    publish,
-    running,
-    wait_for,
-    wait_until_ready,
-)
+from tests.serving import ServerProcess, encoded, noise, publish, running, wait_for, wait_until_ready
 from workbench.registry.gc import collect
 from workbench.registry.store import Registry
 
@@ -261,7 +253,7 @@ def test_what_failed_is_not_tried_again_until_the_alias_moves(manual: Manual) ->
     for _ in range(3):
         manual.check()
         time.sleep(0.05)
-    assert not children(manual.process.process.pid, "serve.engine.load_trial")
+    assert not children(manual.process.process.pid, "workbench.system.child")
     assert swaps(manual.client, "failed") == failed + 1
 
 
@@ -271,8 +263,8 @@ def test_what_kills_the_trial_of_a_candidate_does_not_kill_the_server(manual: Ma
     point(manual.registry, "1.2.0")
     failed, server = swaps(manual.client, "failed"), manual.process.process.pid
     manual.check()
-    wait_for(lambda: bool(children(server, "serve.engine.load_trial")))
-    children(server, "serve.engine.load_trial")[0].kill()
+    wait_for(lambda: bool(children(server, "workbench.system.child")))
+    children(server, "workbench.system.child")[0].kill()
     wait_for(lambda: swaps(manual.client, "failed") == failed + 1)
     wait_for(lambda: "loading leaf 1.2.0 ends the process with signal 9" in manual.process.log)
     assert served(manual.client) == "1.0.0"
@@ -283,8 +275,8 @@ def test_ending_does_not_wait_for_a_candidate_on_trial(tmp_path: Path) -> None:
     with serving(tmp_path, KRISHI_WATCH="0.05") as process:
         publish_model(tmp_path, "1.1.0", heavy_onnx(1000, 4))
         point(tmp_path, "1.1.0")
-        wait_for(lambda: bool(children(process.process.pid, "serve.engine.load_trial")))
-        (trial,) = children(process.process.pid, "serve.engine.load_trial")
+        wait_for(lambda: bool(children(process.process.pid, "workbench.system.child")))
+        (trial,) = children(process.process.pid, "workbench.system.child")
         asked = time.monotonic()
         assert process.end() == 0
         assert time.monotonic() - asked < 10

@@ -38,7 +38,7 @@ def predict(process: ServerProcess) -> httpx.Response:
 
 
 def workers(process: ServerProcess) -> list[psutil.Process]:
-    return children(process.process.pid, "serve.worker")
+    return children(process.process.pid, "serve.server")
 
 
 def ready(process: ServerProcess) -> bool:
