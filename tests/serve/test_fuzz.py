@@ -5,6 +5,7 @@ schemathesis makes requests that fit the description and requests that do not, a
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +27,7 @@ from tests.serving import (  # noqa: E402
     encoded,
     error_code,
     noise,
-    publish,
-    running,
-    wait_until_ready,
+    ready,
 )
 
 pytestmark = pytest.mark.integration
@@ -70,11 +69,8 @@ def quick(examples: int) -> settings:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("fuzz") / "registry"
-    publish(root)
-    with running(Settings(registry=root, queue_budget_s=60)) as server:
-        wait_until_ready(server.client)
+def server(registry: Path) -> Iterator[Running]:
+    with ready(Settings(registry=registry, queue_budget_s=60)) as server:
         yield server
         assert server.post(PHOTOS[0]).json()["class_name"] in CLASS_NAMES
 
