@@ -228,15 +228,12 @@ class _WorkerProcesses(Collector):
     """The figures of ProcessCollector, summed over all workers."""
 
     def collect(self) -> Iterator[Metric]:
-        cpu_s = resident = opened = workers = 0.0
+        figures = [(0.0, 0, 0, 0)]
         for process in psutil.Process(os.getppid()).children():
             with suppress(psutil.Error), process.oneshot():  # it may have ended
                 times = process.cpu_times()
-                memory, files = process.memory_info().rss, process.num_fds()
-                cpu_s += times.user + times.system
-                resident += memory
-                opened += files
-                workers += 1
+                figures.append((times.user + times.system, process.memory_info().rss, process.num_fds(), 1))
+        cpu_s, resident, opened, workers = map(sum, zip(*figures, strict=True))
         yield CounterMetricFamily("process_cpu_seconds", "CPU time of the live workers.", value=cpu_s)
         yield GaugeMetricFamily(
             "process_resident_memory_bytes", "Resident memory of the live workers.", value=resident

@@ -21,7 +21,6 @@ from uvicorn.config import LOGGING_CONFIG
 from serve import process, workers
 from serve.app import create_app
 from serve.engine.engine import ServingEngine
-from serve.engine.loader import Loader
 from serve.http.http_limits import BoundedProtocol
 from serve.metrics import share_files
 from serve.settings import Settings
@@ -50,7 +49,6 @@ def run(settings: Settings) -> None:
 def run_on(settings: Settings, listener: socket.socket) -> None:
     """Serve the connections of `listener` in this process until SIGTERM or Ctrl+C."""
     app = create_app(settings)
-    loader: Loader = app.state.loader
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -69,7 +67,7 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         # 143 instead of 0, and a signal that arrives before it is set up must not be lost.
         signal.SIGTERM: server.handle_exit,
         signal.SIGINT: server.handle_exit,
-        signal.SIGHUP: lambda *_: loader.check_now(),
+        signal.SIGHUP: lambda *_: app.state.loader.check_now(),
     }
     with process.signal_handlers(handlers):
         # Workers are started with SIGHUP blocked: one that came before its handler would have ended them.

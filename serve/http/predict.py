@@ -59,20 +59,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _query(name: str, description: str, schema: dict[str, object]) -> dict[str, object]:
+def _query(name: str, description: str, kind: str, least: int, most: int) -> dict[str, object]:
+    schema = {"type": kind, "minimum": least, "maximum": most}
     return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
 
 
-_TOP_K = _query(
-    "top_k",
-    "Add `top`: this many of the most probable classes.",
-    {"type": "integer", "minimum": 1, "maximum": MAX_TOP},
-)
-_THRESHOLD = _query(
-    "threshold",
-    "Add `uncertain: true` where the confidence is below this.",
-    {"type": "number", "minimum": 0, "maximum": 1},
-)
+_TOP_K = _query("top_k", "Add `top`: this many of the most probable classes.", "integer", 1, MAX_TOP)
+_THRESHOLD = _query("threshold", "Add `uncertain: true` where the confidence is below this.", "number", 0, 1)
 
 
 def _openapi(field: str, schema: dict[str, Any], **other_types: Any) -> dict[str, Any]:

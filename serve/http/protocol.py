@@ -101,12 +101,8 @@ _BODY = {
     "properties": {"id": {"type": "string"}, "inputs": _TENSORS},
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
-_INFER: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": _BODY}, "application/octet-stream": _BYTES},
-    }
-}
+_CONTENT = {"application/json": {"schema": _BODY}, "application/octet-stream": _BYTES}
+_INFER: dict[str, Any] = {"requestBody": {"required": True, "content": _CONTENT}}
 _JSON_BYTES = {"description": "Bytes of JSON before the tensors", "schema": {"type": "integer"}}
 _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: {**described, "model": ProtocolError} for status, described in ERRORS.items()},

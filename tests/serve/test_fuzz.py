@@ -194,28 +194,12 @@ def test_a_photo_with_changed_bytes_is_a_photo_or_refused(
         assert (answer.status_code, error_code(answer)) in REFUSED
 
 
+PIECES = [b"--b", b"\r\n", b"--", b": ", b"\0", b'"', b"Content-Type: image/png", PHOTOS[0]]
+PIECES += [b"Content-Disposition: form-data", b'; name="file"', b'; filename="a"']
+
+
 @quick(300)
-@given(
-    body=st.lists(
-        st.sampled_from(
-            [
-                b"--b",
-                b"\r\n",
-                b"--",
-                b"Content-Disposition: form-data",
-                b'; name="file"',
-                b'; filename="a"',
-                b": ",
-                b"\0",
-                b'"',
-                b"Content-Type: image/png",
-                PHOTOS[0],
-            ]
-        )
-        | st.binary(max_size=10),
-        max_size=20,
-    ).map(b"".join)
-)
+@given(body=st.lists(st.sampled_from(PIECES) | st.binary(max_size=10), max_size=20).map(b"".join))
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_pieces_of_a_form_in_any_order_never_make_it_fail(server: Running, path: str, body: bytes) -> None:
     answer = server.client.post(
