@@ -101,6 +101,10 @@ class Child:
         """Wait until the factory has returned. Raises ChildError."""
         self._receive(timeout_s)
 
+    def poll(self, timeout_s: float) -> bool:
+        """Whether an answer comes, or the child ends, within this time."""
+        return self._pipe.poll(timeout_s)
+
     def ask(self, request: object, timeout_s: float) -> Any:
         """Send a request and wait for its answer. Raises ChildError; only one that answered lives on."""
         with contextlib.suppress(BrokenPipeError):
