@@ -92,9 +92,7 @@ def test_of_equally_sure_ones_the_fastest_is_checked_and_two_that_a_look_cannot_
 
 def test_a_faster_one_is_checked_beside_a_surer_one_and_a_slower_unsure_one_never() -> None:
     found = knowing(
-        looked("bold", 3.0, losses=3, gains=3),
-        looked("sure", 2.0),
-        looked("neither", 1.5, losses=2, gains=2),
+        looked("bold", 3.0, losses=3, gains=3), looked("sure", 2.0), looked("neither", 1.5, losses=2, gains=2)
     )
     assert names(chosen(found)) == ["sure", "bold"]
 

@@ -119,21 +119,13 @@ def test_everything_that_is_named_must_be_there(folder: Path, section: str, key:
             "budget.max_acuracy_drop: unknown key",
             "did you mean `max_accuracy_drop`?",
         ),
-        (
-            "budget: {objective: speed}",
-            "budget.objective: `speed` is not one of latency, size, memory",
-            None,
-        ),
+        ("budget: {objective: speed}", "budget.objective: `speed` is not one of latency, size, memory", None),
         (
             "budget: {max_accuracy_drop: -0.1}",
             "budget.max_accuracy_drop: input should be greater than or equal to 0 (got -0.1)",
             None,
         ),
-        (
-            "budget: {max_size_mb: .nan}",
-            "budget.max_size_mb: input should be greater than 0 (got nan)",
-            None,
-        ),
+        ("budget: {max_size_mb: .nan}", "budget.max_size_mb: input should be greater than 0 (got nan)", None),
         ("preprocess: {crop: 0}", "preprocess.crop: input should be greater than 0 (got 0)", None),
         (
             "preprocess: {interpolation: bilinaer}",

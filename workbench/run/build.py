@@ -122,9 +122,7 @@ def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
 
 
 def _chain(
-    job: Job,
-    variant: Variant,
-    get: Callable[[str, Callable[[Path], Artifact]], Artifact | None],
+    job: Job, variant: Variant, get: Callable[[str, Callable[[Path], Artifact]], Artifact | None]
 ) -> tuple[str, Artifact] | None:
     steps.check_sequence(variant.steps)
     key = _export_key(job, variant)

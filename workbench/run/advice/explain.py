@@ -93,10 +93,7 @@ def _sections(variant: Variant) -> Iterator[list[Part]]:
         for step in variant.steps
         for part in (_heading("step", step.use, step, gpu=gpu), *_settings(step.use, step, gpu=gpu))
     ]
-    yield [
-        _heading("runtime", runtime.backend, runtime, gpu=gpu),
-        *_settings("runtime", runtime, gpu=gpu),
-    ]
+    yield [_heading("runtime", runtime.backend, runtime, gpu=gpu), *_settings("runtime", runtime, gpu=gpu)]
 
 
 def _heading(kind: str, name: str, model: BaseModel, *, gpu: bool) -> Part:
