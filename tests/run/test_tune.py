@@ -22,9 +22,17 @@ from workbench.results.verdict import Comparison, compare
 from workbench.run.check_variant import Context
 from workbench.run.tune.moves import Move, at_size, with_step
 from workbench.run.tune.quick_look import Looker, QuickLook
-from workbench.run.tune.recipe_file import HEADER, check_ours, write_recipe
 from workbench.run.tune.search import FINALISTS, Candidate, Search, _families, chosen, explore, scan_sizes
-from workbench.run.tune.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, summarize
+from workbench.run.tune.tune import (
+    HEADER,
+    _comparable,
+    _not_taken,
+    _smaller_alone,
+    certified_in_turn,
+    check_ours,
+    summarize,
+    write_recipe,
+)
 from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
 from workbench.workspace import recipe as recipes
