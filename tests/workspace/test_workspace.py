@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.builders import error_of
 from workbench.errors import WorkbenchError
 from workbench.results.records import Budget
 from workbench.workspace import workspace
@@ -32,9 +33,8 @@ def written(folder: Path, content: dict[str, Any] | str) -> Path:
 
 
 def refused(path: Path) -> tuple[str, str | None]:
-    with pytest.raises(WorkbenchError) as caught:
-        workspace.load(path)
-    return caught.value.message, caught.value.hint
+    error = error_of(lambda: workspace.load(path))
+    return error.message, error.hint
 
 
 def test_paths_are_relative_to_the_file_wherever_one_stands(
