@@ -6,12 +6,11 @@ within a turn, milliseconds apart. Launches differ too (memory layout, for one),
 the unit of the interval.
 """
 
-import contextlib
 import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Protocol
@@ -43,11 +42,9 @@ class Subject(Protocol):
     def warm_up(self) -> WarmUp: ...
     def burst(self, calls: int) -> tuple[int, ...]:
         """Wall times in nanoseconds of calls made back to back."""
-        ...
 
     def preemptions(self) -> int:
         """Involuntary context switches so far."""
-        ...
 
 
 class Watch(Protocol):
@@ -189,11 +186,8 @@ class _Timing:
         number = len(measured.environments) - 1
         for name, values in log_ratios(measured, baseline, only_round=number).items():
             self.ratios.setdefault(name, {}).update(values)
-        racing = {
-            name: self.ratios[name]
-            for name in self._running()
-            if name != self.lineup.twin and name in self.ratios
-        }
+        known = [name for name in self._running() if name in self.ratios]
+        racing = {name: self.ratios[name] for name in known if name != self.lineup.twin}
         # Every round is a look, so more rounds than the rules know of share the same error.
         rules = replace(self.plan.rules, looks=max(self.plan.rules.looks, self.plan.rounds))
         lost = early_stopping.dropped(racing, self.lineup.contenders, rules)
@@ -230,13 +224,11 @@ class _Timing:
         measured, order = self.measured, self._running()
         number = len(measured.environments)
         self.rng.shuffle(order)
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             subjects = {name: stack.enter_context(self.launch(name)) for name in order}
             warm = _warm_up(order, subjects, measured)
-            calls = {
-                name: _bounded(BURST_NS / state.typical_ns, *BURST_CALLS) for name, state in warm.items()
-            }
-            before = _preemptions(subjects)
+            calls = {name: _bounded(BURST_NS / w.typical_ns, *BURST_CALLS) for name, w in warm.items()}
+            before = sum(subject.preemptions() for subject in subjects.values())
             self.watch.begin()
             # The middle variant is timed for TURNS_NS.
             bursts_ns = [calls[name] * warm[name].typical_ns for name in subjects]
@@ -247,14 +239,11 @@ class _Timing:
                 for place, name in enumerate(permutation):
                     with _failure_noted(name, subjects, measured):
                         times = subjects[name].burst(1 + calls[name])
-                        launched = order.index(name)
-                        measured.samples += [
-                            Sample(name, number, launched, turn, place, call, time_ns)
-                            for call, time_ns in enumerate(times)
-                        ]
+                        of_turn = (name, number, order.index(name), turn, place)
+                        measured.samples += [Sample(*of_turn, call, ns) for call, ns in enumerate(times)]
                 self._report_progress()
             environment = self.watch.end()
-            preemptions = _preemptions(subjects) - before
+            preemptions = sum(subject.preemptions() for subject in subjects.values()) - before
         measured.environments.append(environment.model_copy(update={"preemptions": preemptions}))
         if environment.disturbed and len(measured.unused) < self.plan.repeats:
             measured.unused.add(number)
@@ -269,16 +258,11 @@ class _Timing:
     def _rank(self) -> tuple[Standing, ...]:
         """The variants but the twin after the rounds so far: fastest first, those without a round last."""
         standings, running = [], self._running()
-        for name in self.lineup.variants:
-            if name != self.lineup.twin:
-                ratio = Ratio(tuple(self.ratios.get(name, {}).values()))
-                speedup = ratio.speedup if ratio.log_ratios else None
-                standings.append(Standing(name, speedup, ratio.interval, name not in running))
+        for name in (name for name in self.lineup.variants if name != self.lineup.twin):
+            ratio = Ratio(tuple(self.ratios.get(name, {}).values()))
+            speedup = ratio.speedup if ratio.log_ratios else None
+            standings.append(Standing(name, speedup, ratio.interval, name not in running))
         return tuple(sorted(standings, key=lambda standing: -(standing.speedup or 0.0)))
-
-
-def _preemptions(subjects: Mapping[str, Subject]) -> int:
-    return sum(subject.preemptions() for subject in subjects.values())
 
 
 def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measured) -> dict[str, WarmUp]:
@@ -297,7 +281,7 @@ def _bounded(number: float, least: int, most: int) -> int:
     return min(max(math.ceil(number), least), most)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _failure_noted(name: str, subjects: dict[str, Subject], measured: Measured) -> Iterator[None]:
     try:
         yield
@@ -343,6 +327,7 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
     hot = [s.time_ns for s in own if s.call > 0]
     if not hot:
         return None
+    ratios = log_ratios(replace(measured, samples=pair), baseline)
     return Latency(
         batch_size=measured.batch_sizes.get(variant, 1),
         samples=len(hot),
@@ -354,9 +339,7 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
         p95_upper_ns=percentile_upper_bound(hot, 0.95),
         p99_upper_ns=percentile_upper_bound(hot, 0.99),
         cold_p50_ns=median(s.time_ns for s in own if s.call == 0),
-        round_log_ratios=tuple(
-            log_ratios(replace(measured, samples=pair), baseline).get(variant, {}).values()
-        ),
+        round_log_ratios=tuple(ratios.get(variant, {}).values()),
         settled=variant not in measured.unsettled,
         confirmed=confirmed,
     )

@@ -1,5 +1,4 @@
-"""The measuring process. It reads the clock itself, around the call alone; the parent only says whose turn
-it is."""
+"""The measuring process. It reads the clock itself; the parent only says whose turn it is."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -160,15 +159,9 @@ class OpenSession:
             softmax(logits[0]).argmax()
             done = time.perf_counter_ns()
             stages.append((decoded - begun, prepared - decoded, inferred - prepared, done - inferred))
-        decode_ns, preprocess_ns, infer_ns, rest_ns = (median(times) for times in zip(*stages, strict=True))
-        return WholePath(
-            photo=name,
-            bytes=len(photo),
-            decode_ns=decode_ns,
-            preprocess_ns=preprocess_ns,
-            infer_ns=infer_ns,
-            rest_ns=rest_ns,
-        )
+        names = ("decode_ns", "preprocess_ns", "infer_ns", "rest_ns")
+        medians = map(median, zip(*stages, strict=True))
+        return WholePath(photo=name, bytes=len(photo), **dict(zip(names, medians, strict=True)))
 
     def device_time(self, size: int) -> tuple[float, str] | None:
         return figures.device_time(self._session.on_device, self._batch(size))

@@ -42,11 +42,7 @@ class Parts:
 
 
 def split(
-    validation: Dataset,
-    pixels: "NDArray[np.uint8]",
-    calibration: Dataset | None,
-    *,
-    max_drop: float,
+    validation: Dataset, pixels: "NDArray[np.uint8]", calibration: Dataset | None, *, max_drop: float
 ) -> Parts:
     """Split the photos of every class in halves, near-duplicates kept together; the same for ever.
 

@@ -27,7 +27,7 @@ from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.child import ChildError, call
 from workbench.system.files import load_arrays, read_plain
-from workbench.system.records import problems_of
+from workbench.system.records import invalid
 
 SMOKE_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 
@@ -51,10 +51,6 @@ class PromotionRequest:
     shadow: Demand | None = None
 
     def __post_init__(self) -> None:
-        if self.bump is not None and self.version is not None:
-            raise WorkbenchError(
-                "a version and a bump were both given", hint="give one of the two, or neither"
-            )
         if self.version is not None:
             parse(self.version)
 
@@ -73,6 +69,8 @@ class Promotion:
     unchanged: the alias pointed at this model already.
     """
 
+    variant: str
+    alias: str
     bundle: Bundle
     previous: str | None
     why: str
@@ -113,7 +111,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     Raises Refused for that, for a shadow result that is missing or too low, for a number that is too low or
     taken, and where another promotion was faster; WorkbenchError where the run or the cache lack a file.
     """
-    name, alias, version = request.name, request.alias, request.version
+    name, alias, version, variant = request.name, request.alias, request.version, request.trial.variant
     pointed = registry.pointed(name, alias)
     previous, generation = (pointed.version, pointed.generation) if pointed else (None, 0)
     candidate = _find_candidate(request, cache)
@@ -126,7 +124,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
         why = f"this very model is already published as {same.version}"
         if version in (None, same.version):
             after = registry.point(name, alias, same.version, reason=request.reason, expected=generation)
-            return Promotion(same, previous, why, unchanged=after.generation == generation)
+            return Promotion(variant, alias, same, previous, why, unchanged=after.generation == generation)
         if request.forced is None:
             raise Refused(why, hint=f"promote without a version to point `{alias}` at {same.version}")
     bundle, why = _publish(request, registry, candidate, previous)
@@ -135,7 +133,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     except Refused as error:
         message = f"{name} {bundle.version} is published, but {error.message}"
         raise Refused(message, hint=error.hint) from error
-    return Promotion(bundle, previous, why, unchanged=False)
+    return Promotion(variant, alias, bundle, previous, why, unchanged=False)
 
 
 def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candidate:
@@ -341,12 +339,9 @@ def smoke(
     ):
         outputs = [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
         photos = batch_of(images[0][:4], contract, raw=info.pixels)
+        fixed, sessions = info.input_shape[0], runtime.sessions
         return outputs, batching_of(
-            session.infer,
-            photos,
-            fixed=info.input_shape[0],
-            sessions=runtime.sessions,
-            device=runtime.device,
+            session.infer, photos, fixed=fixed, sessions=sessions, device=runtime.device
         )
 
 
@@ -380,8 +375,7 @@ def _draft(
             batching=batching,
         )
     except ValidationError as error:
-        problems = "\n  ".join(problems_of(error))
-        raise WorkbenchError(f"`{trial.variant}` cannot be published\n  {problems}") from error
+        raise invalid(f"`{trial.variant}` cannot be published", error) from error
 
 
 def _write(folder: Path, draft: Draft, candidate: _Candidate, golden: _GoldenSet) -> None:

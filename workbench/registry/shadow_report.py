@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from workbench.errors import WorkbenchError
 from workbench.measure.stats import wilson
 from workbench.registry.shadow_record import ShadowResult
-from workbench.system.packages import missing_extra
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -164,10 +163,8 @@ def _fetch(url: str) -> str:
 
 
 def _parse(url: str, text: str) -> list["Sample"]:
-    try:
-        from prometheus_client.parser import text_string_to_metric_families
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) or error from error
+    from prometheus_client.parser import text_string_to_metric_families
+
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (ValueError, IndexError, KeyError) as error:

@@ -60,12 +60,7 @@ def output_change(old: Manifest, logits: Logits, got: Logits) -> Change:
 
 
 def next_version(
-    highest: Version | None,
-    change: Change | None,
-    *,
-    bump: Bump | None,
-    version: str | None,
-    forced: bool,
+    highest: Version | None, change: Change | None, *, bump: Bump | None, version: str | None, forced: bool
 ) -> str:
     """The new version's number.
 

@@ -16,10 +16,8 @@ import sys
 import traceback
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple
 
 from workbench.errors import Unsuited, WorkbenchError, summary
@@ -30,22 +28,16 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    """An exception in the child, as text: foreign exceptions do not pickle reliably."""
-
-    message: str
-    hint: str | None
-    expected: bool
-    unsuited: bool = False
-
-
 class ChildError(WorkbenchError):
     """The child could not do the job: it raised, died or took too long. Its log has the details."""
 
 
 class ChildUnsuited(ChildError, Unsuited):
     """The child found that the job is not for this model or machine."""
+
+
+class _Defect(Exception):
+    """What the child did not expect, as text: foreign exceptions do not pickle reliably."""
 
 
 Handler = Callable[[Any], object]
@@ -116,10 +108,10 @@ class Child:
             answer = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):  # OSError: it died in the middle of an answer, or of our request
             raise ChildError(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
-        if isinstance(answer, _Raised):
-            if answer.expected:
-                raise (ChildUnsuited if answer.unsuited else ChildError)(answer.message, hint=answer.hint)
-            raise ChildError(f"{self.label} failed: {answer.message}", hint=f"see {self.log}")
+        if isinstance(answer, ChildError):
+            raise answer
+        if isinstance(answer, _Defect):
+            raise ChildError(f"{self.label} failed: {answer}", hint=f"see {self.log}")
         return answer
 
     def _cause_of_death(self) -> str:
@@ -136,9 +128,7 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close(failed=kind is not None)
 
     def close(self, *, failed: bool = False) -> None:
@@ -153,11 +143,7 @@ class Child:
 
 
 def call(
-    function: Callable[[*Arguments], Result],
-    *arguments: *Arguments,
-    log: Path,
-    timeout_s: float,
-    label: str,
+    function: Callable[[*Arguments], Result], *arguments: *Arguments, log: Path, timeout_s: float, label: str
 ) -> Result:
     """Run `function(*arguments)` in a process of its own and return what it returns.
 
@@ -186,13 +172,14 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
     return True
 
 
-def _raised(error: Exception) -> _Raised:
+def _raised(error: Exception) -> ChildError | _Defect:
     if isinstance(error, ModuleNotFoundError):
         error = missing_extra(error) or error
     if isinstance(error, WorkbenchError):
-        return _Raised(error.message, error.hint, expected=True, unsuited=isinstance(error, Unsuited))
+        kind = ChildUnsuited if isinstance(error, Unsuited) else ChildError
+        return kind(error.message, hint=error.hint)
     traceback.print_exception(error)
-    return _Raised(summary(error), None, expected=False)
+    return _Defect(summary(error))
 
 
 def main() -> None:

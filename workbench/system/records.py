@@ -74,8 +74,7 @@ def parse_record(
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        problems = "\n  ".join(problems_of(error))
-        raise WorkbenchError(f"{where} is not a valid {what}\n  {problems}", hint=hint) from error
+        raise invalid(f"{where} is not a valid {what}", error, hint=hint) from error
 
 
 def write_record(path: Path, record: BaseModel) -> None:
@@ -85,6 +84,11 @@ def write_record(path: Path, record: BaseModel) -> None:
 
 def to_json(record: BaseModel) -> bytes:
     return record.model_dump_json(indent=2).encode() + b"\n"
+
+
+def invalid(message: str, error: ValidationError, *, hint: str | None = None) -> WorkbenchError:
+    """The message, and below it every problem in a line of its own."""
+    return WorkbenchError("\n  ".join([message, *problems_of(error)]), hint=hint)
 
 
 def problems_of(error: ValidationError) -> list[str]:

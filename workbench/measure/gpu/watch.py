@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -64,31 +64,25 @@ class Watched:
     causes: tuple[str, ...]
 
 
+@dataclass(slots=True, kw_only=True)
 class GpuWatch:
     """Reads the GPU a few times a second, in a thread, from `begin` to `end`.
 
     nvml: `pynvml` unless given. ours: finds the ids of our processes at `begin`, when all are started.
     """
 
-    def __init__(
-        self,
-        *,
-        nvml: Any = None,
-        interval_s: float = INTERVAL_S,
-        ours: Callable[[], Collection[int]] = our_processes,
-    ) -> None:
-        self._nvml = nvml
-        self._interval_s = interval_s
-        self._find_ours = ours
-        # Those of earlier rounds too: NVML shows a process for a moment after its end.
-        self._ours: set[int] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread()
-        self._samples: list[GpuReading] = []
-        self._computing: dict[int, int] = {}
+    nvml: Any = None
+    interval_s: float = INTERVAL_S
+    ours: Callable[[], Collection[int]] = our_processes
+    # Those of earlier rounds too: NVML shows a process for a moment after its end.
+    _ours: set[int] = field(default_factory=set, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread = field(default_factory=threading.Thread, init=False)
+    _samples: list[GpuReading] = field(default_factory=list, init=False)
+    _computing: dict[int, int] = field(default_factory=dict, init=False)
 
     def begin(self) -> None:
-        self._ours |= set(self._find_ours())
+        self._ours |= set(self.ours())
         self._stop, self._samples, self._computing = threading.Event(), [], {}
         arguments = (self._stop, self._samples, self._computing)
         self._thread = threading.Thread(target=self._watch, args=arguments, name="gpu", daemon=True)
@@ -102,13 +96,13 @@ class GpuWatch:
 
     def _watch(self, stop: threading.Event, samples: list[GpuReading], computing: dict[int, int]) -> None:
         since_us = time.time_ns() // 1000
-        with opened_gpu(self._nvml) as gpu:
+        with opened_gpu(self.nvml) as gpu:
             if gpu is None:
                 return
             ended = False
             while not ended:
                 # Once more after the end was called, so that a short stretch has a first and a last reading.
-                ended = stop.wait(self._interval_s) if samples else False
+                ended = stop.wait(self.interval_s) if samples else False
                 samples.append(_sample(gpu))
             computing |= gpu.computing(since_us)
 

@@ -48,9 +48,7 @@ class SplitNetwork:
 
         self._model = _with_integer_layers(path)
         graph = self._model.graph
-        self._stored: Arrays = {
-            weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer
-        }
+        self._stored: Arrays = {w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer}
         source = inputs_of(graph)[0]
         self._input = source.name
         self._batch = max(1, int(source.type.tensor_type.shape.dim[0].dim_value))
@@ -128,10 +126,8 @@ def _with_integer_layers(path: Path) -> "onnx.ModelProto":
 def _steps(graph: "onnx.GraphProto", stored: Arrays) -> "Iterator[Segment | onnx.NodeProto]":
     """The layers to emulate, and what stands between them, in the order of the graph: onnxruntime saves its
     nodes so that each comes after what it reads."""
-    groups = [
-        (is_layer, tuple(nodes))
-        for is_layer, nodes in groupby(graph.node, lambda node: _pairs_bytes(node, stored))
-    ]
+    parts = groupby(graph.node, lambda node: _pairs_bytes(node, stored))
+    groups = [(is_layer, tuple(nodes)) for is_layer, nodes in parts]
     reads = [set[str]().union(*map(_reads, nodes)) for _, nodes in groups]
     for place, (is_layer, nodes) in enumerate(groups):
         if is_layer:
@@ -158,17 +154,11 @@ def _open(model: "onnx.ModelProto", segment: Segment, feed: Arrays) -> "onnxrunt
     import onnx
 
     read = {name for node in segment.nodes for name in _reads(node)}
-    graph = onnx.helper.make_graph(
-        segment.nodes,
-        "segment",
-        [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
-            )
-            for name, array in feed.items()
-        ],
-        [onnx.ValueInfoProto(name=name) for name in segment.gives],
-        [weight for weight in model.graph.initializer if weight.name in read],
-    )
+    weights = [weight for weight in model.graph.initializer if weight.name in read]
+    types = {name: onnx.helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feed.items()}
+    value = onnx.helper.make_tensor_value_info
+    needs = [value(name, types[name], [None] * array.ndim) for name, array in feed.items()]
+    gives = [onnx.ValueInfoProto(name=name) for name in segment.gives]
+    graph = onnx.helper.make_graph(segment.nodes, "segment", needs, gives, weights)
     part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return open_cpu(part)
