@@ -61,10 +61,9 @@ Launch = Callable[[str], AbstractContextManager[Subject]]
 class Plan:
     """How much to measure.
 
-    rounds: of fresh launches, at most; fewer where every interval is narrow enough sooner.
-    least_rounds: 6 are the fewest that give a 95 % interval. turns: per round, at most.
-    budget_s: for all rounds. repeats: of rounds in which the machine was disturbed. insist: make
-    `least_rounds` whatever the budget, with fewer turns once it is spent.
+    rounds: at most; fewer where every interval is narrow enough sooner. least_rounds: 6 are the fewest that
+    give a 95 % interval. turns: per round, at most. budget_s: for all rounds. repeats: of disturbed rounds.
+    insist: make `least_rounds` whatever the budget, with fewer turns once it is spent.
     """
 
     rounds: int = 20
@@ -80,11 +79,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """What is timed in one session.
+    """What is timed in one session. variants: all, with the baseline and its twin, a second copy of it.
 
-    variants: all of them, with the baseline and its twin. twin: a second copy of the baseline; what it
-    differs by is the noise floor. contenders: a variant that cannot be the fastest of these is dropped.
-    batch_sizes: photos per call, where not 1.
+    contenders: a variant that cannot be the fastest of these is dropped. batch_sizes: where not 1.
     """
 
     variants: Sequence[str]
@@ -110,11 +107,8 @@ class Sample:
 
 @dataclass(slots=True)
 class Measured:
-    """One session.
-
-    batch_sizes: photos per call, where not 1. environments: per round; unused: rounds that were repeated
-    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early.
-    """
+    """One session. batch_sizes: where not 1. environments: per round. unused: rounds that were repeated
+    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early."""
 
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -293,11 +287,10 @@ def _failure_noted(name: str, subjects: dict[str, Subject], measured: Measured) 
 def log_ratios(
     measured: Measured, baseline: str, *, only_round: int | None = None
 ) -> dict[str, dict[int, float]]:
-    """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns,
-    each the time of one photo.
+    """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns.
 
-    Paired first, then summarised: the machine has the same speed in the bursts of one turn. A burst counts as
-    the median of its hot calls.
+    Each is the time of one photo, a burst the median of its hot calls. Paired first, then summarised: the
+    machine has the same speed in the bursts of one turn.
     """
     turns: dict[tuple[int, int], dict[str, list[int]]] = {}
     for s in measured.samples:

@@ -59,8 +59,7 @@ class Memory:
     steady_bytes: int
 
 
-Request = tuple[Callable[..., object], tuple[Any, ...]]
-"""A method of `OpenSession` and its arguments."""
+Request = tuple[Callable[..., object], tuple[Any, ...]]  # a method of `OpenSession` and its arguments
 
 
 @contextmanager
@@ -69,8 +68,7 @@ def hold(
 ) -> Iterator[Callable[[Request], object]]:
     """In the child: open the session and answer requests about it.
 
-    images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started
-    this process; the clock is the machine's.
+    spawned_s: the parent's time.monotonic() when it started this process; the clock is the machine's.
     """
     backend = backend_of(runtime)
     # Imports the runtime, so that load_s below is the model's alone.
@@ -82,9 +80,8 @@ def hold(
         load_s = time.perf_counter() - started
         session.infer(next(images.rows([0])))
         cold_start_s = time.monotonic() - spawned_s
-        opened = Opened(
-            load_s, cold_start_s, session.device, session.provider, session.threads, session.engine
-        )
+        read_back = (session.device, session.provider, session.threads, session.engine)
+        opened = Opened(load_s, cold_start_s, *read_back)
         target = OpenSession(artifact, runtime, images, session, opened)
         yield lambda request: request[0](target, *request[1])
 

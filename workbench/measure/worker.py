@@ -52,11 +52,10 @@ class Worker:
         return self._child.process.pid
 
     def ready(self) -> None:
-        """Wait for the session to be open. Raises ChildError."""
         self._child.ready(self._open_timeout_s)
 
     def ask(self, method: Callable[[OpenSession, *Arguments], Result], *arguments: *Arguments) -> Result:
-        """What a method of the session answers in the child. Raises ChildError."""
+        """What a method of the session answers in the child."""
         result: Result = self._child.ask((method, arguments), TURN_TIMEOUT_S)
         return result
 

@@ -37,10 +37,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle whose manifest was read; `verify` checks its other files.
-
-    digest: sha256 of the manifest's bytes, which holds the sha256 of every other file.
-    """
+    """A bundle whose manifest was read; `verify` checks its other files. digest: the manifest's sha256."""
 
     folder: Path
     manifest: Manifest
@@ -56,10 +53,7 @@ class Bundle:
         return Artifact(self.folder, self.manifest.artifact)
 
     def golden(self) -> tuple[Pixels, Logits]:
-        """The golden images and the logits that were published for them.
-
-        Raises WorkbenchError where the file was changed, or has other shapes.
-        """
+        """The published images and logits. Raises WorkbenchError for a changed file and other shapes."""
         entry = self.manifest.entry(self.manifest.golden.file)
         path = self.folder / entry.path
         data = read_plain(path)
@@ -153,9 +147,6 @@ def compare_logits(got: Logits, expected: Logits, atol: float) -> float:
 
 
 def check_golden(infer: Infer, manifest: Manifest, pixels: Pixels, logits: Logits) -> float:
-    """Compare a session's logits with the recorded ones, as `compare_logits` does, to the bundle's tolerance.
-
-    pixels, logits: from `Bundle.golden()`.
-    """
+    """`compare_logits` of a session with `Bundle.golden()`, to the bundle's tolerance."""
     got = logits_of(infer, manifest.preprocess, pixels, raw=manifest.artifact.pixels)
     return compare_logits(got, logits, manifest.golden.atol)

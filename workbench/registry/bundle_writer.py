@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -38,7 +39,6 @@ class PromotionRequest:
 
     bump, version: the number of the caller's choice, at most one of the two; else it is derived.
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
-    shadow: the result that a shadow run of the model must have had; None for none.
     """
 
     run: RunFolder
@@ -63,11 +63,8 @@ class PromotionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """The result of a promotion.
-
-    previous: the version that the alias pointed at before. why: of the number, one sentence.
-    unchanged: the alias pointed at this model already.
-    """
+    """previous: the version that the alias pointed at before. why: of the number, one sentence.
+    unchanged: the alias pointed at this model already."""
 
     variant: str
     alias: str
@@ -95,13 +92,10 @@ class _Candidate:
         return self.trial.preprocess or self.info.preprocess
 
 
-@dataclass(frozen=True, slots=True)
-class _GoldenSet:
-    """atol: absolute."""
-
+class _GoldenSet(NamedTuple):
     pixels: Pixels
     logits: Logits
-    atol: float
+    atol: float  # absolute
 
 
 def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache) -> Promotion:
@@ -229,18 +223,11 @@ def _read_golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
 
 
 def _tolerance(candidate: _Candidate) -> float:
-    """Relative to the largest golden logit.
-
-    INT8 and FP16 kernels round differently on each CPU (with and without VNNI, for example), and GPUs add in
-    another order for each batch size; FP32 on CPUs only adds in another order.
-    """
-    runtime = candidate.runtime
-    exact = (
-        candidate.artifact.info.precision not in ("int8", "fp16", "bf16")
-        and runtime.device == "cpu"
-        and runtime.computes == "f32"
-    )
-    return 1e-3 if exact else 2e-2
+    """Relative to the largest golden logit."""
+    # INT8 and FP16 kernels round differently on each CPU (with and without VNNI, for example), and GPUs add
+    # in another order for each batch size; FP32 on CPUs only adds in another order.
+    runtime, rounded = candidate.runtime, candidate.artifact.info.precision in ("int8", "fp16", "bf16")
+    return 2e-2 if rounded or runtime.device != "cpu" or runtime.computes != "f32" else 1e-3
 
 
 def _publish(
@@ -295,8 +282,9 @@ def _compare(
         try:
             undecided.append((old.manifest, *old.golden()))
         except WorkbenchError as error:
-            why = f"its outputs cannot be compared with {version}'s: {error.message}"
-            changes.append(Change("minor", why))
+            changes.append(
+                Change("minor", f"its outputs cannot be compared with {version}'s: {error.message}")
+            )
     return changes, undecided
 
 
@@ -321,15 +309,11 @@ def _smoke(candidate: _Candidate, images: Sequence[Pixels], log: Path) -> tuple[
 def smoke(
     artifact: Artifact, runtime: Runtime, contract: Preprocess, images: Sequence[Pixels]
 ) -> tuple[list[Logits], Batching]:
-    """Open an artifact as a server does: the logits of each set of pixels, and whether batches pay.
-
-    Runs in a child.
-    """
+    """In a child, as a server does: the logits of each set of pixels, and whether batches pay."""
     backend = backend_of(runtime)
     if (reason := backend.unavailable(runtime)) is not None:
-        raise WorkbenchError(
-            reason, hint="promote on a machine that can run it, as the one it was measured on"
-        )
+        hint = "promote on a machine that can run it, as the one it was measured on"
+        raise WorkbenchError(reason, hint=hint)
     info = artifact.info
     # In an empty folder: a model that reads a second file beside it must fail here, not in production.
     with (
@@ -382,8 +366,8 @@ def _write(folder: Path, draft: Draft, candidate: _Candidate, golden: _GoldenSet
     import numpy as np
 
     (folder / draft.artifact.file).write_bytes(candidate.artifact.read())
-    companions = zip(draft.artifact.companions, candidate.artifact.read_companions(), strict=True)
-    for companion, data in companions:
+    files = draft.artifact.companions
+    for companion, data in zip(files, candidate.artifact.read_companions(), strict=True):
         (folder / companion.file).write_bytes(data)
     packed = io.BytesIO()
     np.savez_compressed(packed, pixels=golden.pixels, logits=golden.logits)

@@ -86,16 +86,12 @@ class ShadowReport:
 
 
 def report_of(url: str) -> ShadowReport:
-    """Read the metrics of the server at `url`, such as http://127.0.0.1:8000.
-
-    Raises WorkbenchError where no krishi-bench server answers.
-    """
+    """Read the metrics of the server at `url`. Raises WorkbenchError where none of krishi-bench answers."""
     samples = _parse(url, _fetch(url))
     infos = [sample.labels for sample in samples if sample.name == "model_info" and sample.value > 0]
     if not any(sample.name.startswith("inference_latency_seconds") for sample in samples):
-        raise WorkbenchError(
-            f"{url} is no krishi-bench server: its metrics have no inference_latency_seconds"
-        )
+        missing = "its metrics have no inference_latency_seconds"
+        raise WorkbenchError(f"{url} is no krishi-bench server: {missing}")
     loaded = {labels["version"]: labels for labels in infos if labels.get("role") == "shadow"}
     primary = [labels["version"] for labels in infos if labels.get("role") == "primary"]
     totals = _totals(samples)

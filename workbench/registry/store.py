@@ -133,10 +133,10 @@ class Registry:
         return bundle
 
     def resolve(self, name: str | None, alias: str) -> Bundle:
-        """The version that an alias points at, with its files not verified.
+        """The version that an alias points at, with its files not verified. name: None for the only model.
 
-        name: None for the only model. Raises WorkbenchError where there is no such registry, model or alias,
-        where `name` is None and there are several models, or where the manifest was changed.
+        Raises WorkbenchError where there is no such registry, model or alias, where `name` is None and there
+        are several models, or where the manifest was changed.
         """
         name = self.model_name(name)
         pointed = self._find_alias(name, alias)
@@ -181,8 +181,8 @@ class Registry:
     def rollback(self, name: str, alias: str) -> Bundle:
         """Point an alias at its previous version; a second rollback goes back to the one before that.
 
-        A damaged or collected version is passed over, and the recorded reason names it. The present version
-        is not verified. Raises Refused where there is no version to return to.
+        A damaged or collected version is passed over, and the recorded reason names it. Raises Refused where
+        there is no version to return to.
         """
         pointed = self._find_alias(name, alias)
         passed: list[str] = []

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self, TypeVar, TypeVarTuple
@@ -48,20 +49,16 @@ def child_command(module: str, *arguments: str) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """That of a process that looks for modules where this one does, and nowhere else.
-
-    `-m` alone would put the current folder first, and with it a user's own `workbench` or `torch.py`.
-    """
+    """That of a process that looks for modules where this one does, and nowhere else."""
+    # `-m` alone would put the current folder first, and with it a user's own `workbench` or `torch.py`.
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
-    factory: a function at the top of a module; called once in the child, returns the handler or a context
-    manager of one.
-    cpus: processors the child may use; all of the parent's by default.
-    log: file that stdout and stderr of the child are appended to.
+    factory: at the top of a module; called once in the child, it returns the handler or a context manager.
+    cpus: processors the child may use, of the parent's. log: file that its stdout and stderr are appended to.
     """
 
     def __init__(
@@ -145,9 +142,8 @@ class Child:
 def call(
     function: Callable[[*Arguments], Result], *arguments: *Arguments, log: Path, timeout_s: float, label: str
 ) -> Result:
-    """Run `function(*arguments)` in a process of its own and return what it returns.
+    """Run a function, which is at the top of a module, in a process of its own and return what it returns.
 
-    function: at the top of a module, so that the child finds it by its name.
     Raises ChildError where it raises, dies or takes longer than timeout_s.
     """
     with Child(one_call, function, arguments, log=log, label=label) as child:
@@ -197,13 +193,12 @@ def main() -> None:
         if cpus is not None:
             os.sched_setaffinity(0, cpus)
     with contextlib.ExitStack() as stack:
-        handler: Callable[[object], object] | None = None
+        handlers: list[Handler] = []
 
         def start() -> None:
-            nonlocal handler
             factory, arguments = pickle.loads(job)
             made = factory(*arguments)
-            handler = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
+            handlers.append(stack.enter_context(made) if isinstance(made, AbstractContextManager) else made)
 
         if not _answer(pipe, start):
             return
@@ -212,8 +207,7 @@ def main() -> None:
                 request = pickle.loads(pipe.recv_bytes())
             except (EOFError, ConnectionResetError):
                 return
-            assert handler is not None
-            _answer(pipe, lambda handler=handler, request=request: handler(request))  # type: ignore[misc]
+            _answer(pipe, partial(handlers[0], request))
 
 
 if __name__ == "__main__":

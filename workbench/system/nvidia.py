@@ -21,16 +21,13 @@ Load = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`.
-
-    address: on the PCI bus; NVML has another order than CUDA, and shows all GPUs.
-    """
+    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`."""
 
     name: str
     capability: str
     cuda: str
     memory_bytes: int = 0
-    address: str | None = None
+    address: str | None = None  # on the PCI bus; NVML has another order than CUDA, and shows all GPUs
 
 
 def missing_gpu() -> str | None:

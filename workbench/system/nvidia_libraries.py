@@ -33,8 +33,7 @@ class Missing:
 class Host:
     """How the machine and its environment are asked.
 
-    load: opens a shared library by its name or path, as `ctypes.CDLL` does; raises OSError.
-    folder: where a distribution is installed, or None. imported: a module; raises ImportError or OSError.
+    load: as `ctypes.CDLL`. folder: where a distribution is installed. imported: as `importlib.import_module`.
     """
 
     gpu: Gpu | str
@@ -62,12 +61,9 @@ def _folder(distribution: str) -> Path | None:
         return None
 
 
-def preload() -> None:
+def preload(onnxruntime: Any = None) -> None:
     """Load what onnxruntime needs of `nvidia-*` packages, where the system's loader does not look."""
-    _preload(importlib.import_module("onnxruntime"))
-
-
-def _preload(onnxruntime: Any) -> None:
+    onnxruntime = onnxruntime or importlib.import_module("onnxruntime")
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()
@@ -93,15 +89,14 @@ def check_onnxruntime(host: Host) -> str | Missing:
         )
     version, cuda = onnxruntime.__version__, str(getattr(onnxruntime, "cuda_version", ""))
     if CUDA_PROVIDER not in providers or not cuda:
-        return Missing(
-            f"onnxruntime {version} is built without CUDA (it has {', '.join(providers)})", GPU_EXTRA
-        )
+        built = f"built without CUDA (it has {', '.join(providers)})"
+        return Missing(f"onnxruntime {version} is {built}", GPU_EXTRA)
     if (wanted := parts_of(cuda)[0]) > host.driver_cuda:
         return Missing(
             f"onnxruntime {version} is built for CUDA {wanted}, and the driver runs {host.driver_cuda}",
             f"{newer_driver(wanted)}, or pip install '{ORT_FOR_CUDA_12}'",
         )
-    _preload(onnxruntime)
+    preload(onnxruntime)
     return f"{version}, for CUDA {wanted}"
 
 

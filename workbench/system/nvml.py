@@ -86,12 +86,11 @@ class Reader:
     def memory_of(self, pid: int, before_bytes: int | None) -> tuple[int | None, bool]:
         """Bytes of the GPU that a process holds, and whether that is only what the whole GPU's use grew by.
 
-        before_bytes: `used_bytes` before the process opened the GPU. In a container NVML counts processes by
-        the host's numbers, if at all, and the growth is all there is.
+        before_bytes: `used_bytes` before the process opened the GPU.
         """
-        held = (self.processes() or {}).get(pid)
-        if held is not None:
+        if (held := (self.processes() or {}).get(pid)) is not None:
             return held, False
+        # In a container NVML counts processes by the host's numbers, if at all.
         now = self.used_bytes()
         return (None, False) if now is None or before_bytes is None else (max(0, now - before_bytes), True)
 
@@ -99,7 +98,6 @@ class Reader:
         return _text(self.ask("DeviceGetName"))
 
     def driver(self) -> str:
-        """The version of the driver."""
         try:
             return _text(self._nvml.nvmlSystemGetDriverVersion())
         except self._nvml.NVMLError:
@@ -150,15 +148,12 @@ def opened_gpu(nvml: Any = None) -> Iterator[Reader | None]:
     """The GPU that CUDA uses; None where NVML cannot be read. nvml: `pynvml` unless given."""
     found = nvidia.gpu()
     address = found.address if isinstance(found, nvidia.Gpu) else None
-    with opened_nvml(nvml) as binding:
+    with opened_nvml(nvml) as lib:
         gpu = None
-        if binding is not None:
-            with suppress(binding.NVMLError):
-                by_address, by_index = (
-                    binding.nvmlDeviceGetHandleByPciBusId,
-                    binding.nvmlDeviceGetHandleByIndex,
-                )
-                gpu = Reader(binding, by_address(address) if address else by_index(0))
+        if lib is not None:
+            with suppress(lib.NVMLError):
+                find = lib.nvmlDeviceGetHandleByPciBusId if address else lib.nvmlDeviceGetHandleByIndex
+                gpu = Reader(lib, find(address or 0))
         yield gpu
 
 

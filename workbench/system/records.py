@@ -16,8 +16,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Record(BaseModel):
     """A frozen model that reads what earlier versions wrote.
 
-    REMOVED: fields that are gone, and their values that change nothing (None: all of them do not). Such a
-    field is dropped; any other value is an error.
+    REMOVED: fields that are gone, and the values that may be dropped (None: all); another is an error.
     REMOVED_VALUES: values that are gone, of fields that are still there.
     """
 

@@ -46,7 +46,7 @@ def our_processes() -> frozenset[int]:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One reading; None where NVML has no answer. processes: ids of those with a CUDA context."""
+    """None where NVML has no answer. processes: ids of those with a CUDA context."""
 
     sm_mhz: int | None
     memory_mhz: int | None

@@ -37,10 +37,9 @@ class Segment:
 
 
 class SplitNetwork:
-    """A network cut at the layers that multiply unsigned by signed bytes.
+    """A network cut at the layers that multiply unsigned by signed bytes; `layers` has their names, in order.
 
-    layers: their names, in the order of the graph. Raises WorkbenchError where onnxruntime cannot open the
-    file.
+    Raises WorkbenchError where onnxruntime cannot open the file.
     """
 
     def __init__(self, path: Path) -> None:
