@@ -58,9 +58,11 @@ class CommandGroup(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return DONE
         except (WorkbenchError, ModuleNotFoundError, OSError) as error:
-            shown = _readable(error)
+            shown = missing_extra(error) if isinstance(error, ModuleNotFoundError) else error
             if shown is None or ctx.meta.get("debug"):
                 raise
+            if isinstance(shown, OSError):  # of a disk, a right or a file; what was not translated on the way
+                shown = WorkbenchError(str(error), hint="--debug shows where it happened")
             print(f"error: {shown.message}", file=sys.stderr)
             if shown.hint:
                 print(f"hint: {shown.hint}", file=sys.stderr)
@@ -152,16 +154,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     finally:
         gc.enable()
-
-
-def _readable(error: WorkbenchError | ModuleNotFoundError | OSError) -> WorkbenchError | None:
-    """The error in words; None where it is a defect."""
-    if isinstance(error, WorkbenchError):
-        return error
-    if isinstance(error, ModuleNotFoundError):
-        return missing_extra(error)
-    # Whatever was not translated on the way: a disk, a right or a file that is not as it should be.
-    return WorkbenchError(str(error), hint="--debug shows where it happened")
 
 
 def _interrupt(*_: object) -> NoReturn:

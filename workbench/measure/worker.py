@@ -86,10 +86,9 @@ class Worker:
         """Involuntary context switches of the child so far; 0 where the system does not tell."""
         import psutil
 
-        try:
+        with suppress(psutil.Error, NotImplementedError):
             return int(psutil.Process(self.pid).num_ctx_switches().involuntary)
-        except (psutil.Error, NotImplementedError):
-            return 0
+        return 0
 
     def memory(self) -> Memory:
         return self.ask(OpenSession.memory)

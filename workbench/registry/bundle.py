@@ -79,19 +79,18 @@ class Bundle:
         except OSError as error:
             return [Problem(self.folder, f"cannot be listed: {error.strerror}")]
         problems = [Problem(self.folder / name, "is missing") for name in sorted(expected.keys() - found)]
-        for name in sorted(found):
-            path = self.folder / name
-            if name not in expected:
+        for path in [self.folder / name for name in sorted(found)]:
+            if path.name in expected:
+                what = _difference(path, *expected[path.name])
+            else:
                 what = "is a symbolic link" if path.is_symlink() else "is not in the manifest"
-                problems.append(Problem(path, what))
-            elif difference := _difference(path, *expected[name]):
-                problems.append(Problem(path, difference))
+            problems += [Problem(path, what)] if what else []
         return problems
 
     def verify(self) -> None:
         """Raise WorkbenchError with every problem."""
         if problems := self.problems():
-            listed = "\n  ".join(str(problem) for problem in problems)
+            listed = "\n  ".join(map(str, problems))
             raise WorkbenchError(
                 f"{self.manifest.name} {self.version} is not what was published\n  {listed}",
                 hint="`krishi-bench rollback` returns to the version before; `promote` publishes it again",

@@ -252,13 +252,8 @@ def _publish(
         output_change(old, logits, got) for (old, _, logits), got in zip(undecided, others, strict=True)
     ]
     change = max(changes, key=lambda change: BUMPS.index(change.bump), default=None)
-    number = next_version(
-        parse(versions[-1]) if versions else None,
-        change,
-        bump=request.bump,
-        version=request.version,
-        forced=request.forced is not None,
-    )
+    highest, forced = parse(versions[-1]) if versions else None, request.forced is not None
+    number = next_version(highest, change, bump=request.bump, version=request.version, forced=forced)
     draft = _draft(request, candidate, number, golden, batching)
     bundle = registry.publish(draft, lambda folder: _write(folder, draft, candidate, golden))
     return bundle, change.why if change else "the first version"
@@ -291,17 +286,10 @@ def _compare(
 def _smoke(candidate: _Candidate, images: Sequence[Pixels], log: Path) -> tuple[list[Logits], Batching]:
     variant = candidate.trial.variant
     artifact = replace(candidate.artifact, folder=candidate.artifact.folder.resolve())
+    timeout_s, label = SMOKE_TIMEOUT_S[candidate.runtime.device], f"the trial start of `{variant}`"
+    model = (artifact, candidate.runtime, candidate.contract)
     try:
-        return call(
-            smoke,
-            artifact,
-            candidate.runtime,
-            candidate.contract,
-            images,
-            log=log,
-            timeout_s=SMOKE_TIMEOUT_S[candidate.runtime.device],
-            label=f"the trial start of `{variant}`",
-        )
+        return call(smoke, *model, images, log=log, timeout_s=timeout_s, label=label)
     except ChildError as error:
         raise Refused(f"`{variant}` was not published: {error.message}", hint=error.hint) from error
 

@@ -79,15 +79,14 @@ def read_leases(root: Path) -> tuple[list[Lease], list[Path]]:
         if path.is_symlink() or not path.is_file():
             continue
         try:
-            lease = _read(path)
+            if (lease := _read(path)) is None:
+                ended.append(path)
+            else:
+                held.append(lease)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise WorkbenchError(f"the lease {path} cannot be read: {error.strerror}") from error
-        if lease is None:
-            ended.append(path)
-        else:
-            held.append(lease)
     return held, ended
 
 

@@ -131,10 +131,9 @@ def _totals(samples: Iterable["Sample"]) -> _Totals:
     totals: _Totals = defaultdict(float)
     for sample in samples:
         if sample.name.startswith("shadow_"):
-            labels = sample.labels
-            kind = labels.get("result") or labels.get("model", "")
-            key = (sample.name, labels.get("version", ""), labels.get("shadow_version", ""), kind)
-            totals[key] += sample.value
+            label = defaultdict(str, sample.labels)
+            kind = label["result"] or label["model"]
+            totals[sample.name, label["version"], label["shadow_version"], kind] += sample.value
     return totals
 
 
@@ -146,15 +145,13 @@ def _fetch(url: str) -> str:
         with urllib.request.urlopen(target, timeout=TIMEOUT_S) as answer:
             data: bytes = answer.read(LARGEST)
     except urllib.error.HTTPError as error:
-        with error:
-            hint = "is it a krishi-bench server?"
-            raise WorkbenchError(f"{target} answers {error.code}", hint=hint) from None
+        error.close()
+        raise WorkbenchError(f"{target} answers {error.code}", hint="is it a krishi-bench server?") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise WorkbenchError(
-            f"{target} cannot be read: {getattr(reason, 'strerror', None) or reason}",
-            hint="start one with `krishi-bench serve --shadow X.Y.Z`, or name it with --url",
-        ) from error
+        hint = "start one with `krishi-bench serve --shadow X.Y.Z`, or name it with --url"
+        why = getattr(reason, "strerror", None) or reason
+        raise WorkbenchError(f"{target} cannot be read: {why}", hint=hint) from error
     return data.decode("utf-8", errors="replace")
 
 

@@ -278,14 +278,11 @@ class Registry:
             raise WorkbenchError(f"the registry {self.root} {state}", hint=hint)
         return names
 
-    def _check_known(self, name: str) -> None:
-        if not self.versions(name):
-            known = ", ".join(f"`{other}`" for other in self._require_names())
-            raise WorkbenchError(f"{self.root} has no model `{name}`", hint=f"it has {known}")
-
     def _find_alias(self, name: str, alias: str) -> Alias:
         if (pointed := self.pointed(name, alias)) is None:
-            self._check_known(name)
+            if not self.versions(name):
+                known = ", ".join(f"`{other}`" for other in self._require_names())
+                raise WorkbenchError(f"{self.root} has no model `{name}`", hint=f"it has {known}")
             known = ", ".join(f"`{other}`" for other in sorted(self.aliases(name))) or "none yet"
             raise WorkbenchError(f"`{name}` in {self.root} has no alias `{alias}`", hint=f"it has {known}")
         return pointed

@@ -92,7 +92,18 @@ class GpuWatch:
         self._stop.set()
         self._thread.join(JOIN_S)
         samples = list(self._samples)
-        return Watched(state_of(samples, self._ours), self._causes(samples))
+        foreign = _foreign(samples, self._ours)
+        watts = [sample.watts for sample in samples if sample.watts is not None]
+        reasons = [sample.reasons for sample in samples if sample.reasons is not None]
+        state = GpuState(
+            sm_mhz=_span([sample.sm_mhz for sample in samples]),
+            memory_mhz=_span([sample.memory_mhz for sample in samples]),
+            celsius=max((sample.celsius for sample in samples if sample.celsius is not None), default=None),
+            watts=sum(watts) / len(watts) if watts else None,
+            throttled=tuple(dict.fromkeys(chain.from_iterable(reasons))) if reasons else None,
+            others=None if foreign is None else len(foreign),
+        )
+        return Watched(state, self._causes(state.throttled or (), foreign))
 
     def _watch(self, stop: threading.Event, samples: list[GpuReading], computing: dict[int, int]) -> None:
         since_us = time.time_ns() // 1000
@@ -106,10 +117,9 @@ class GpuWatch:
                 samples.append(_sample(gpu))
             computing |= gpu.computing(since_us)
 
-    def _causes(self, samples: Sequence[GpuReading]) -> tuple[str, ...]:
-        slowed = [reason for reason in _reasons(samples) or () if reason in DISTURBING]
+    def _causes(self, reasons: Sequence[str], foreign: set[int] | None) -> tuple[str, ...]:
+        slowed = [reason for reason in reasons if reason in DISTURBING]
         causes = [f"the GPU was slowed down ({', '.join(slowed)})"] if slowed else []
-        foreign = _foreign(samples, self._ours)
         # Where NVML knows the processes that compute, one that only holds memory is no disturbance.
         if foreign and self._computing.keys() & self._ours:
             foreign = {pid for pid in foreign if self._computing.get(pid, 0) > 0}
@@ -126,25 +136,6 @@ def _sample(gpu: Reader) -> GpuReading:
         reasons=gpu.reasons(),
         processes=None if processes is None else frozenset(processes),
     )
-
-
-def state_of(samples: Sequence[GpuReading], ours: Collection[int]) -> GpuState:
-    """The state over all samples. ours: ids of our processes."""
-    watts = [sample.watts for sample in samples if sample.watts is not None]
-    foreign = _foreign(samples, ours)
-    return GpuState(
-        sm_mhz=_span([sample.sm_mhz for sample in samples]),
-        memory_mhz=_span([sample.memory_mhz for sample in samples]),
-        celsius=max((sample.celsius for sample in samples if sample.celsius is not None), default=None),
-        watts=sum(watts) / len(watts) if watts else None,
-        throttled=_reasons(samples),
-        others=None if foreign is None else len(foreign),
-    )
-
-
-def _reasons(samples: Sequence[GpuReading]) -> tuple[str, ...] | None:
-    known = [sample.reasons for sample in samples if sample.reasons is not None]
-    return tuple(dict.fromkeys(chain.from_iterable(known))) if known else None
 
 
 def _foreign(samples: Sequence[GpuReading], ours: Collection[int]) -> set[int] | None:
