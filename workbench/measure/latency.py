@@ -137,8 +137,8 @@ def measure(
 ) -> Measured:
     """Time all variants against the baseline until every interval is narrow enough, or the budget ends.
 
-    into: filled round by round, so that an interruption leaves what was measured.
-    A variant that fails is left out from there on; the baseline's failure ends the session.
+    A variant that fails is left out from there on; the baseline's failure ends the session. into: filled
+    round by round, so that an interruption leaves what was measured.
     """
     measured = Measured() if into is None else into
     measured.batch_sizes = lineup.batch_sizes

@@ -37,11 +37,8 @@ WARM_UP_TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was read back from an opened session.
-
-    load_s: from the file on disk to a session that can be called, the runtime already imported.
-    cold_start_s: from the start of this process to its first answer. engine: of GPU runtimes that have one.
-    """
+    """Read back from an open session. load_s: of the file, the runtime already imported. cold_start_s: from
+    the start of this process to its first answer. engine: of GPU runtimes that have one."""
 
     load_s: float
     cold_start_s: float

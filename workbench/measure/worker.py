@@ -112,10 +112,7 @@ class Worker:
 def use_of(
     worker: Worker, known: GpuUse, sizes: Sequence[int], watch: GpuWatch, note: Callable[[str], None]
 ) -> GpuUse:
-    """Add the figures of this session to `known`. sizes: from `figures.sizes_of`.
-
-    Where a batch is refused, the larger ones are left out; note: takes the reason.
-    """
+    """Add this session's figures to `known`. note: takes why a batch, and the larger ones, were refused."""
     found: dict[str, object] = {}
     speeds: list[GpuThroughput] = []
     watch.begin()

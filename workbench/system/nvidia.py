@@ -63,13 +63,9 @@ def read_gpu(load: Load) -> Gpu | str:
     driver.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, 0)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
     driver.cuDeviceGetPCIBusId(address, 32, 0)
-    return Gpu(
-        name.value.decode(errors="replace"),
-        f"{major.value}.{minor.value}",
-        version_of(version.value, 1000, 10),
-        memory.value,
-        address.value.decode() or None,
-    )
+    capability, cuda = f"{major.value}.{minor.value}", version_of(version.value, 1000, 10)
+    shown, place = name.value.decode(errors="replace"), address.value.decode() or None
+    return Gpu(shown, capability, cuda, memory.value, place)
 
 
 def version_of(number: int, *units: int) -> str:

@@ -23,10 +23,8 @@ NOT_FOUND = re.compile(r"(\S+\.so[.\d]*): cannot open shared object file")
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """what: the problem. remedy: the command, or what to do where no command does it."""
-
     what: str
-    remedy: str
+    remedy: str  # the command, or what to do where no command does it
 
 
 @dataclass(frozen=True, slots=True)

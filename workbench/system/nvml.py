@@ -3,7 +3,7 @@ refuses (an older GPU, MIG, a missing right) is None."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Literal, cast
 
 from workbench.system import nvidia
 
@@ -40,15 +40,12 @@ class Reader:
         except self._nvml.NVMLError:
             return None
 
-    def clock_mhz(self, which: str) -> int | None:
-        """which: `SM` or `MEM`."""
+    def clock_mhz(self, which: Literal["SM", "MEM"]) -> int | None:
         kind = getattr(self._nvml, f"NVML_CLOCK_{which}")
-        mhz: int | None = self.ask("DeviceGetClockInfo", kind)
-        return mhz
+        return cast("int | None", self.ask("DeviceGetClockInfo", kind))
 
     def celsius(self) -> int | None:
-        celsius: int | None = self.ask("DeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU)
-        return celsius
+        return cast("int | None", self.ask("DeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU))
 
     def watts(self, function: str = "DeviceGetPowerUsage") -> float | None:
         milliwatts = self.ask(function)
@@ -56,13 +53,11 @@ class Reader:
 
     def millijoules(self) -> int | None:
         """Spent since the driver was loaded, by the whole GPU; GPUs before Volta do not count."""
-        spent: int | None = self.ask("DeviceGetTotalEnergyConsumption")
-        return spent
+        return cast("int | None", self.ask("DeviceGetTotalEnergyConsumption"))
 
     def reasons(self) -> tuple[str, ...] | None:
         """Why clocks are lowered now, idling aside; None where NVML does not tell."""
-        bits = self.ask("DeviceGetCurrentClocksEventReasons")
-        if bits is None:  # before driver 535 they had another name
+        if (bits := self.ask("DeviceGetCurrentClocksEventReasons")) is None:  # its name from driver 535 on
             bits = self.ask("DeviceGetCurrentClocksThrottleReasons")
         return None if bits is None else decoded(self._nvml, bits)
 
@@ -106,12 +101,10 @@ class Reader:
 
 def decoded(nvml: Any, bits: int) -> tuple[str, ...]:
     """The reasons in a bit mask, by the names this NVML has for them; bits of later drivers by number."""
-    known: dict[int, str] = {}
+    known: dict[int | None, str] = {}
     for name, words in {IDLE: IDLE, **REASONS}.items():
         older = getattr(nvml, f"nvmlClocksThrottleReason{name}", None)
-        bit = getattr(nvml, f"nvmlClocksEventReason{name}", older)
-        if bit is not None:
-            known[bit] = words
+        known[getattr(nvml, f"nvmlClocksEventReason{name}", older)] = words
     found = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
     return tuple(known.get(bit, f"reason {bit:#x}") for bit in found if known.get(bit) != IDLE)
 

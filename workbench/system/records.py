@@ -92,11 +92,8 @@ def invalid(message: str, error: ValidationError, *, hint: str | None = None) ->
 
 def problems_of(error: ValidationError) -> list[str]:
     """`steps[0].method: Field required`, for each problem; those of a whole model have no place."""
-    problems = []
-    for problem in error.errors():
-        message = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{dotted(problem['loc'])}: {message}" if problem["loc"] else message)
-    return problems
+    found = [(dotted(each["loc"]), each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+    return [f"{place}: {message}" if place else message for place, message in found]
 
 
 def dotted(place: Place) -> str:

@@ -56,10 +56,7 @@ class SplitNetwork:
         self.layers = tuple(_name(step) for step in self._steps if not isinstance(step, Segment))
 
     def run(self, photo: "NDArray[Any]", tally: Tally | None = None) -> "NDArray[np.float32]":
-        """Logits (1, classes) of one photo (1, C, H, W); a fixed batch is filled with it.
-
-        tally: sums are clipped to 16 bits and counted here; None: sums are exact.
-        """
+        """Logits (1, classes) of one photo (1, C, H, W). tally: of sums clipped to 16 bits; None: exact."""
         import numpy as np
 
         tensors: Arrays = {self._input: np.repeat(photo, self._batch, axis=0)}
