@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from workbench.errors import plural
+from workbench.registry.bundle_writer import Promotion
 from workbench.registry.gc import GRACE, Gone, Reclaimed
-from workbench.registry.promotion import Published
 from workbench.registry.shadow_report import Pair, ShadowReport
 from workbench.registry.store import Registry
 from workbench.report.cells import percent, rounded
@@ -61,30 +61,27 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def promotion_answer(done: Published) -> dict[str, object]:
+def promotion_answer(done: Promotion) -> dict[str, object]:
     """The keys of `--format json`."""
     return {
-        "name": done.promotion.bundle.manifest.name,
-        "version": done.promotion.version,
+        "name": done.bundle.manifest.name,
+        "version": done.version,
         "variant": done.variant,
         "alias": done.alias,
-        "previous": done.promotion.previous,
-        "why": done.promotion.why,
-        "unchanged": done.promotion.unchanged,
-        "folder": str(done.promotion.bundle.folder),
+        "previous": done.previous,
+        "why": done.why,
+        "unchanged": done.unchanged,
+        "folder": str(done.bundle.folder),
     }
 
 
-def promotion(done: Published) -> str:
+def promotion(done: Promotion) -> str:
     """For a terminal."""
-    name, version = done.promotion.bundle.manifest.name, done.promotion.version
-    if done.promotion.unchanged:
-        return f"{done.alias} of {name} already points at {version}: {done.promotion.why}"
-    before = f" (was {done.promotion.previous})" if done.promotion.previous else ""
-    return (
-        f"{name} {version} is {done.alias}{before}: {done.variant}; {done.promotion.why}\n"
-        f"{done.promotion.bundle.folder}"
-    )
+    name, version = done.bundle.manifest.name, done.version
+    if done.unchanged:
+        return f"{done.alias} of {name} already points at {version}: {done.why}"
+    before = f" (was {done.previous})" if done.previous else ""
+    return f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}\n{done.bundle.folder}"
 
 
 def collection_answer(done: Reclaimed) -> dict[str, object]:
