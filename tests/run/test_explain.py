@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from workbench.report.explain import text as text_of
+from workbench.report.advice import explanation as text_of
 from workbench.run.advice.evidence import EXPORT, PREPROCESS, RUNTIME, Key, all_evidence
 from workbench.run.advice.explain import Explanation, explain
 from workbench.workspace import recipe

@@ -73,6 +73,7 @@ class Promotion:
     unchanged: the alias pointed at this model already.
     """
 
+    request: PromotionRequest
     bundle: Bundle
     previous: str | None
     why: str
@@ -126,7 +127,8 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
         why = f"this very model is already published as {same.version}"
         if version in (None, same.version):
             after = registry.point(name, alias, same.version, reason=request.reason, expected=generation)
-            return Promotion(same, previous, why, unchanged=after.generation == generation)
+            unchanged = after.generation == generation
+            return Promotion(request, same, previous, why, unchanged=unchanged)
         if request.forced is None:
             raise Refused(why, hint=f"promote without a version to point `{alias}` at {same.version}")
     bundle, why = _publish(request, registry, candidate, previous)
@@ -135,7 +137,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     except Refused as error:
         message = f"{name} {bundle.version} is published, but {error.message}"
         raise Refused(message, hint=error.hint) from error
-    return Promotion(bundle, previous, why, unchanged=False)
+    return Promotion(request, bundle, previous, why, unchanged=False)
 
 
 def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candidate:

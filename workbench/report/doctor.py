@@ -67,9 +67,8 @@ def _why(chain: Chain, why: str | None) -> str:
 def _nvidia(chain: Chain) -> list[str]:
     """The first broken link in one line; then each link, unless there is no driver to begin with."""
     broken = chain.first_broken
-    if broken is None:
-        head = "every link holds"
-    else:
-        head = f"first broken link: {broken.name} ({broken.needed_for}): {broken}"
+    head = (
+        f"first broken link: {broken.name} ({broken.needed_for}): {broken}" if broken else "every link holds"
+    )
     links = [] if broken is not None and broken is chain.links[0] else chain.links
     return [f"nvidia    {head}", *(f"  {link.name:<24} {link}" for link in links)]

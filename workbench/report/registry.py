@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from workbench.errors import plural
+from workbench.registry.bundle_writer import Promotion
 from workbench.registry.gc import GRACE, Gone, Reclaimed
-from workbench.registry.promotion import Published
 from workbench.registry.shadow_report import Pair, ShadowReport
 from workbench.registry.store import Registry
 from workbench.report.cells import percent, rounded
@@ -61,30 +61,27 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def promotion_answer(done: Published) -> dict[str, object]:
+def promotion_answer(done: Promotion) -> dict[str, object]:
     """The keys of `--format json`."""
     return {
-        "name": done.promotion.bundle.manifest.name,
-        "version": done.promotion.version,
-        "variant": done.variant,
-        "alias": done.alias,
-        "previous": done.promotion.previous,
-        "why": done.promotion.why,
-        "unchanged": done.promotion.unchanged,
-        "folder": str(done.promotion.bundle.folder),
+        "name": done.request.name,
+        "version": done.version,
+        "variant": done.request.trial.variant,
+        "alias": done.request.alias,
+        "previous": done.previous,
+        "why": done.why,
+        "unchanged": done.unchanged,
+        "folder": str(done.bundle.folder),
     }
 
 
-def promotion(done: Published) -> str:
+def promotion(done: Promotion) -> str:
     """For a terminal."""
-    name, version = done.promotion.bundle.manifest.name, done.promotion.version
-    if done.promotion.unchanged:
-        return f"{done.alias} of {name} already points at {version}: {done.promotion.why}"
-    before = f" (was {done.promotion.previous})" if done.promotion.previous else ""
-    return (
-        f"{name} {version} is {done.alias}{before}: {done.variant}; {done.promotion.why}\n"
-        f"{done.promotion.bundle.folder}"
-    )
+    name, alias, variant = done.request.name, done.request.alias, done.request.trial.variant
+    if done.unchanged:
+        return f"{alias} of {name} already points at {done.version}: {done.why}"
+    before = f" (was {done.previous})" if done.previous else ""
+    return f"{name} {done.version} is {alias}{before}: {variant}; {done.why}\n{done.bundle.folder}"
 
 
 def collection_answer(done: Reclaimed) -> dict[str, object]:
@@ -133,12 +130,8 @@ def shadow_answer(report: ShadowReport) -> dict[str, object]:
 
 def shadow(report: ShadowReport) -> str:
     """For a terminal."""
-    lines = [_pair(pair) for pair in report.pairs]
-    if not report.running:
-        lines.insert(
-            0, f"no shadow is running at {report.url}: `krishi-bench serve --shadow X.Y.Z` starts one"
-        )
-    return "\n".join(lines)
+    idle = f"no shadow is running at {report.url}: `krishi-bench serve --shadow X.Y.Z` starts one"
+    return "\n".join([*([] if report.running else [idle]), *map(_pair, report.pairs)])
 
 
 def _pair_answer(pair: Pair) -> dict[str, object]:
