@@ -1,4 +1,4 @@
-"""The advice on recipes, and what a recipe does, in words and as JSON."""
+"""The advice on recipes, and what a recipe does, in words and as JSON: the keys of `--format json`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +14,6 @@ SHOWN = 8  # variants of a recipe listed by name; more are counted
 
 
 def answer(advice: Advice) -> dict[str, Any]:
-    """The keys of `--format json`."""
     return {**asdict(advice), "network": advice.network.model_dump(mode="json")}
 
 
@@ -39,7 +38,6 @@ def _poor(advice: Advice) -> list[tuple[str, list[Item]]]:
 
 
 def text(advice: Advice) -> str:
-    """The advice for a terminal of 100 columns."""
     here = ", ".join(advice.features) or "its features are unknown"
     lines = [
         *wrapped(f"{advice.cpu}, {plural(advice.cores, 'core')}: {here}", ""),
@@ -116,7 +114,6 @@ def _range(item: Item) -> str:
 
 
 def explanation(found: Explanation) -> str:
-    """What a recipe does, for a terminal of 100 columns."""
     lines = wrapped(f"{found.recipe}: {found.description}" if found.description else found.recipe, "")
     lines += wrapped(f"{plural(len(found.variants), 'variant')}: {listed(found.variants, most=SHOWN)}", "")
     for axis in found.axes:

@@ -1,4 +1,4 @@
-"""What `doctor` found out about the machine, in words and as JSON."""
+"""What `doctor` found out about the machine, in words and as JSON: the keys of `--format json`."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,6 @@ from workbench.system.nvidia_check import Chain
 
 
 def answer(found: Diagnosis) -> dict[str, object]:
-    """The keys of `--format json`."""
     broken = found.nvidia.first_broken
     return {
         "machine": found.machine.model_dump(mode="json"),
@@ -66,9 +65,9 @@ def _why(chain: Chain, why: str | None) -> str:
 
 def _nvidia(chain: Chain) -> list[str]:
     """The first broken link in one line; then each link, unless there is no driver to begin with."""
-    broken = chain.first_broken
-    head = (
-        f"first broken link: {broken.name} ({broken.needed_for}): {broken}" if broken else "every link holds"
-    )
+    if (broken := chain.first_broken) is None:
+        head = "every link holds"
+    else:
+        head = f"first broken link: {broken.name} ({broken.needed_for}): {broken}"
     links = [] if broken is not None and broken is chain.links[0] else chain.links
     return [f"nvidia    {head}", *(f"  {link.name:<24} {link}" for link in links)]

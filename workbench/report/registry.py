@@ -1,4 +1,4 @@
-"""Versions, promotions, garbage collections and shadow reports, in words and as JSON."""
+"""Versions, promotions, collections and shadow reports in words; `..._answer`: keys of `--format json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from workbench.report.cells import percent, rounded
 
 
 def versions_answer(registry: Registry) -> list[dict[str, Any]]:
-    """The keys of `models --format json`: all versions of all models, oldest version first."""
+    """All versions of all models, oldest version first."""
     found = []
     for name in registry.names():
         aliases = registry.aliases(name)
@@ -38,7 +38,6 @@ def versions_answer(registry: Registry) -> list[dict[str, Any]]:
 
 
 def versions(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned columns."""
     if not entries:
         return "nothing is published yet: `krishi-bench promote` publishes the winner of the latest run"
     rows = [("model", "version", "alias", "variant", "MB", "top-1 %", "published", "run")]
@@ -56,13 +55,11 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
         for entry in entries
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
 
 
 def promotion_answer(done: Promotion) -> dict[str, object]:
-    """The keys of `--format json`."""
     return {
         "name": done.request.name,
         "version": done.version,
@@ -76,7 +73,6 @@ def promotion_answer(done: Promotion) -> dict[str, object]:
 
 
 def promotion(done: Promotion) -> str:
-    """For a terminal."""
     name, alias, variant = done.request.name, done.request.alias, done.request.trial.variant
     if done.unchanged:
         return f"{alias} of {name} already points at {done.version}: {done.why}"
@@ -85,12 +81,10 @@ def promotion(done: Promotion) -> str:
 
 
 def collection_answer(done: Reclaimed) -> dict[str, object]:
-    """The keys of `--format json`."""
     return {**asdict(done), "freed_bytes": done.freed_bytes}
 
 
 def collection(done: Reclaimed) -> str:
-    """For a terminal."""
     would = "" if done.done else "would be "
     lines = [
         *(f"keeps {kept.name} {kept.version}: {', '.join(kept.why)}" for kept in done.kept),
@@ -119,7 +113,6 @@ def _size(size_bytes: int) -> str:
 
 
 def shadow_answer(report: ShadowReport) -> dict[str, object]:
-    """The keys of `--format json`."""
     return {
         "url": report.url,
         "at": report.at.isoformat(timespec="seconds"),
@@ -129,7 +122,6 @@ def shadow_answer(report: ShadowReport) -> dict[str, object]:
 
 
 def shadow(report: ShadowReport) -> str:
-    """For a terminal."""
     idle = f"no shadow is running at {report.url}: `krishi-bench serve --shadow X.Y.Z` starts one"
     return "\n".join([*([] if report.running else [idle]), *map(_pair, report.pairs)])
 
