@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from workbench.report.explain import text as text_of
+from workbench.report.advice import explanation as text_of
 from workbench.run.advice.explain import Explanation, Key, all_evidence, explain
 from workbench.workspace import recipe
 from workbench.workspace.fields import described, models_in, summary, tags_of

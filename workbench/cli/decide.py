@@ -95,10 +95,10 @@ def advise(
 
 def explain(recipe: OneRecipe, form: Answers = "table", _debug: Debug = False) -> int:
     """Say what a recipe does, when it helps and when it hurts."""
-    from workbench.report import explain as words
+    from workbench.report import advice as words
     from workbench.run.advice.explain import explain as describe
     from workbench.workspace.recipe import find, parse
 
     explanation = describe(*parse(find(recipe)))
-    print_answer(asdict(explanation), words.text(explanation), form)
+    print_answer(asdict(explanation), words.explanation(explanation), form)
     return 0
