@@ -22,7 +22,7 @@ from workbench.report.registry import promotion, promotion_answer
 from workbench.report.verdict import shortfalls
 from workbench.results.folder import RunFolder
 from workbench.results.records import Budget
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace, find
 
 WEIGHTS = b"weights"

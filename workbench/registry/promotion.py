@@ -13,7 +13,7 @@ from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import certification_shortfalls, compare, shortfalls
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace
 
 

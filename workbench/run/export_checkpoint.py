@@ -15,8 +15,7 @@ from workbench.photos.dataset import scan
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.run.prepare import inspect, resolve_contract
 from workbench.system.child import call
-from workbench.system.files import new_file
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder, new_file
 from workbench.system.progress import Progress, Report
 from workbench.system.records import problems_of
 from workbench.workspace.workspace import Workspace

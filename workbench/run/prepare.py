@@ -14,8 +14,7 @@ from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Dataset, Images
 from workbench.run import build
 from workbench.system.child import call
-from workbench.system.files import digest_of, write_atomic
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder, digest_of, write_atomic
 from workbench.system.progress import Progress, Report
 from workbench.system.records import problems_of
 from workbench.workspace.recipe import RecipePreprocess, scaled_side

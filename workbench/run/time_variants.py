@@ -104,9 +104,7 @@ def _session(
     later_s: float = 0.0,
 ) -> None:
     """One session over the named variants and the second copy of the baseline, added to `sessions`.
-
-    later_s: what the sessions after it may take.
-    """
+    later_s: what the sessions after it may take."""
     runtimes = {name: context.runtimes[name] for name in names}
     runtimes[TWIN] = runtimes[BASELINE]
     # One set of processors for all, so that none is compared on a quieter one.

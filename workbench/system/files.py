@@ -194,3 +194,10 @@ def load_arrays(path: Path, data: bytes, *names: str) -> "list[NDArray[Any]]":
             return [archive[name] for name in names]
     except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise WorkbenchError(f"{path} does not hold the arrays {', '.join(names)}: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where build outputs and decoded pixels live: `$KRISHI_CACHE`, else in the user's cache."""
+    if chosen := os.environ.get("KRISHI_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "krishi-bench"

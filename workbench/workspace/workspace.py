@@ -11,7 +11,7 @@ from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
 from workbench.results.records import Budget
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.system.records import Record, dotted
 from workbench.workspace import yamlfile
 from workbench.workspace.sample import CHECKPOINT, STUDENT, sample_folder

@@ -152,9 +152,7 @@ def _location(detail: Any) -> Place:
 
 def _place_in(data: object, location: Place, *, missing: bool) -> Place:
     """pydantic's location without the union tags it puts between the keys.
-
-    missing: the last part is a key that should be there, and not a tag.
-    """
+    missing: the last part is a key that should be there, and not a tag."""
     place: list[str | int] = []
     for index, part in enumerate(location):
         in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)

@@ -140,9 +140,7 @@ def _sample(gpu: Reader) -> GpuReading:
 
 def _foreign(samples: Sequence[GpuReading], ours: Collection[int]) -> set[int] | None:
     """Processes on the GPU that are none of ours; None in a container, whose process ids NVML does not know.
-
-    One of ours is on the GPU while it is measured on, so NVML shows one wherever it knows them.
-    """
+    One of ours is on the GPU while it is measured on, so NVML shows one wherever it knows them."""
     pids = {pid for sample in samples for pid in sample.processes or ()}
     return pids.difference(ours) if pids.intersection(ours) else None
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from workbench.backends import takes_onnx
-from workbench.run.advice import sources
 from workbench.system.records import Record
 from workbench.workspace import requirements
 from workbench.workspace.fields import as_yaml, described, summary
@@ -41,14 +41,24 @@ class Evidence(Record):
 
 
 @lru_cache(maxsize=1)
-def all_evidence() -> dict[Key, Evidence]:
+def _data() -> Any:
     import yaml
 
-    phrases = vars(sources)
+    return yaml.safe_load(Path(__file__).with_name("evidence.yaml").read_bytes())
+
+
+@lru_cache(maxsize=1)
+def phrases() -> dict[str, str]:
+    """Sources, figures and phrases that the evidence and the speed rules share."""
+    return {name: text.format_map(_data()["phrases"]) for name, text in _data()["phrases"].items()}
+
+
+@lru_cache(maxsize=1)
+def all_evidence() -> dict[Key, Evidence]:
     entries = {}
-    for entry in yaml.safe_load(Path(__file__).with_name("evidence.yaml").read_bytes()):
+    for entry in _data()["evidence"]:
         key = Key(**entry.pop("key"))
-        entries[key] = Evidence(key=key, **{name: text.format_map(phrases) for name, text in entry.items()})
+        entries[key] = Evidence(key=key, **{name: text.format_map(phrases()) for name, text in entry.items()})
     return entries
 
 

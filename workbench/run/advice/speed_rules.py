@@ -6,15 +6,18 @@ ranges span what was seen on few networks and machines: they order what to try, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
 from workbench.model.graph.facts import NetworkFacts
-from workbench.run.advice import sources
+from workbench.run.advice.explain import phrases
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.system.machine import BF16, INT8_DOT
 from workbench.workspace.recipe import Variant
+
+sources = SimpleNamespace(**phrases())
 
 ARITHMETIC = "multiply-accumulates of this network"
 

@@ -188,9 +188,7 @@ class Looker:
 
 def _alternate(baseline: Worker, worker: Worker, baseline_s: float, typical_s: float) -> tuple[float, float]:
     """The median log ratio of alternating bursts, and the worker's typical seconds of a call.
-
-    The first call of a burst meets the caches that the other left and is not counted.
-    """
+    The first call of a burst meets the caches that the other left and is not counted."""
     calls = [max(3, min(50, round(BURST_S / seconds))) for seconds in (baseline_s, typical_s)]
     ratios, times = [], []
     for turn in range(TURNS):

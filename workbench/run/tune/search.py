@@ -118,9 +118,7 @@ class Search:
 
     def _renamed(self, variant: Variant) -> Variant:
         """The variant, renamed where another one has its name: what is built and measured is kept by name.
-
-        `float-1` of a variant, for one, names other layers once its own layers were looked at.
-        """
+        `float-1` of a variant, for one, names other layers once its own layers were looked at."""
         others = (c.variant.name for key, c in self.candidates.items() if key != variant.digest)
         filed = set(map(file_name, others))
         name, number = variant.name, 2

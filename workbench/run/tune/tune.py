@@ -146,9 +146,7 @@ def _smaller_alone(variant: Variant) -> bool:
 
 def _comparable(variants: Iterable[Variant]) -> list[Variant]:
     """Those that can be published and use as much of the machine as the baseline: one thread, one photo.
-
-    More threads make one photo faster and the server slower; how many is the operator's choice.
-    """
+    More threads make one photo faster and the server slower; how many is the operator's choice."""
     return [
         variant
         for variant in variants

@@ -192,9 +192,7 @@ def _summariser(
     model: "onnx.ModelProto", tensors: Sequence[str]
 ) -> Callable[[NDArray[np.float32]], dict[str, Summary]]:
     """A run of the network that sums up the named tensors of a batch, the input among them.
-
-    The sums are nodes of the graph, so that each activation is dropped as soon as the network has used it.
-    """
+    The sums are nodes of the graph, so that each activation is dropped as soon as the network has used it."""
     editor = Editor(deepcopy(model))
     for number, name in enumerate(tensors):
         for op in ("ReduceMin", "ReduceMax", "ReduceMean", "Size"):

@@ -142,9 +142,7 @@ def _switched(
     source: "onnx.ModelProto", quantized: "onnx.ModelProto"
 ) -> "tuple[onnx.ModelProto, dict[str, dict[str, NDArray[Any]]]]":
     """A graph that takes, beside the image, one boolean per layer and any layer's weights.
-
-    Returned with what to feed to quantise a layer, by its name: its switch and its quantised weights.
-    """
+    Returned with what to feed to quantise a layer, by its name: its switch and its quantised weights."""
     import onnx
 
     wiring = wiring_of(quantized)

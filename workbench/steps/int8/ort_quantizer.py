@@ -48,9 +48,7 @@ def quantized(
 
 def _with_float_logits(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Leave out the pair behind the last product: 256 levels make ties of logits that are not equal.
-
-    Its INT8 kernel writes floats as fast; other operators would lose theirs, and are left as they are.
-    """
+    Its INT8 kernel writes floats as fast; other operators would lose theirs, and are left as they are."""
     wiring, graph = wiring_of(model), model.graph
     for output in graph.output:
         pair = wiring.maker.get(output.name)

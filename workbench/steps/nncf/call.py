@@ -186,9 +186,7 @@ def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
 @contextmanager
 def _nncf() -> Iterator[None]:
     """NNCF draws progress bars and logs on stdout, which is for data: its messages go to our log instead.
-
-    Raises WorkbenchError where it refuses the network.
-    """
+    Raises WorkbenchError where it refuses the network."""
     with redirect_stdout(io.StringIO()):
         import nncf
         from nncf.common.logging import nncf_logger

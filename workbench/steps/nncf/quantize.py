@@ -63,9 +63,7 @@ def nncf_ir(step: NncfInt8, source: Path, folder: Path, photos: Photos) -> Artif
 
 def _to_unsigned(model: "onnx.ModelProto") -> None:
     """Store activations as uint8 where NNCF chose int8: the same 256 steps, with the zero point moved.
-
-    onnxruntime's kernels for x86 are made for uint8 activations, and slow with int8 ones.
-    """
+    onnxruntime's kernels for x86 are made for uint8 activations, and slow with int8 ones."""
     import numpy as np
     import onnx
 

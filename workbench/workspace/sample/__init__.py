@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.system.files import new_folder
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder, new_folder
 
 if TYPE_CHECKING:
     from workbench.workspace.sample.leaves import Split
