@@ -79,8 +79,7 @@ steps: [{use: simplify}, {use: static_int8, calibration: {method: percentile, im
 }
 TORCH = "{name: torch, runtime: {backend: torch}}"
 SKIPPED = ["fp16[cuda]", "fp16[tensorrt,cuda]"]
-VARIANTS = ["baseline", "fp16[cpu]", *SKIPPED, "fp32", "int8-dynamic", "int8-static"]
-MEASURED = [name for name in VARIANTS if name not in SKIPPED]
+MEASURED = ["baseline", "fp16[cpu]", "fp32", "int8-dynamic", "int8-static"]
 FAILING = """
 name: failing
 export: {exporter: torchscript, opset: 13}
@@ -91,6 +90,7 @@ matrix:
     - {calibration: {images: 41}}
 """
 OLDER = "{name: older, export: {exporter: dynamo, opset: 13}}"
+FAILED = ["failing[exclude_nodes=no_such_node]", "failing[images=41]", "older"]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,9 @@ def run_all(folder: Path) -> None:
     write_workspace(bench.root, bench.root)
     for name, text in RECIPES.items():
         write(bench.root / "recipes" / f"{name}.yaml", text)
-    done = bench.run("run", "recipes", "--rounds", str(ROUNDS), "--turns", str(TURNS), *NO_TIME)
+    for name, text in (("failing", FAILING), ("older", OLDER), ("torch", TORCH)):
+        write(bench.root / "odd" / f"{name}.yaml", text)
+    done = bench.run("run", "recipes", "odd", "--rounds", str(ROUNDS), "--turns", str(TURNS), *NO_TIME)
     write(folder / "stdout.txt", done.stdout)
     write(folder / "stderr.txt", done.stderr)
 
@@ -190,7 +192,7 @@ def test_a_gpu_variant_is_skipped_and_says_why(run_folder: RunFolder) -> None:
 
 def test_the_json_rows_have_the_promised_keys(bench: Bench, run_folder: RunFolder) -> None:
     rows = bench.json("compare")["rows"]
-    assert [row["variant"] for row in rows] == VARIANTS
+    assert {row["variant"] for row in rows} == {*MEASURED, *SKIPPED, *FAILED, "torch"}
     for row in rows:
         assert list(row) == [*ROW_KEYS, "run"]
         assert row["run"] == run_folder.run_id
@@ -266,7 +268,7 @@ def test_quantised_variants_differ_from_the_source_and_say_by_how_much(run_folde
 
 def test_every_raw_sample_is_kept(run_folder: RunFolder) -> None:
     rows = pq.read_table(run_folder.path / "latency.parquet").to_pylist()
-    assert {row["variant"] for row in rows} == {*MEASURED, "baseline (again)"}
+    assert {row["variant"] for row in rows} == {*MEASURED, "torch", "baseline (again)"}
     bursts = {(r["session"], r["variant"], r["round"], r["turn"]) for r in rows}
     assert sum(row["call"] == 0 for row in rows) == len(bursts)  # one cold call each
     assert {row["session"] for row in rows} == {"race", "final"}
@@ -280,7 +282,7 @@ def test_the_run_folder_holds_what_was_promised(run_folder: RunFolder) -> None:
     assert info.libraries["onnxruntime"]
     assert info.noise_floor is not None and 0 <= info.noise_floor < 2
     assert info.validation_images == 40 and info.calibration_digest
-    stems = {"baseline", "fp16_cpu", "fp32", "int8-dynamic", "int8-static"}
+    stems = {"baseline", "fp16_cpu", "fp32", "int8-dynamic", "int8-static", "torch"}
     assert {path.stem for path in (run_folder.path / "predictions").iterdir()} == stems
     assert stems <= {path.stem for path in (run_folder.path / "logs").iterdir()}
     report = (run_folder.path / "report.html").read_text()
@@ -305,28 +307,13 @@ def test_photos_are_decoded_once_for_all_variants(bench: Bench, run_folder: RunF
     assert all(np.load(path, mmap_mode="r").shape == (40, 32, 32, 3) for path in pixels)
 
 
-@pytest.fixture(scope="module")
-def mixed(once: Once, bench: Bench) -> dict[str, TrialResult]:
-    """The trials of a run in which some variants cannot be built and others, torch among them, can."""
-
-    def run_mixed(folder: Path) -> None:
-        write_workspace(folder, bench.root)
-        for name, text in (("failing", FAILING), ("older", OLDER), ("torch", TORCH)):
-            write(folder / "recipes" / f"{name}.yaml", text)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("KRISHI_CACHE", str(bench.cache))
-            measured(Bench(folder, bench.cache), folder / "recipes")
-
-    return last_trials(Bench(once("mixed", run_mixed), bench.cache))
-
-
-def test_torch_is_measured_beside_onnxruntime(mixed: dict[str, TrialResult]) -> None:
-    trial, baseline = mixed["torch"], mixed["baseline"]
+def test_torch_is_measured_beside_onnxruntime(run_folder: RunFolder) -> None:
+    trial, baseline = (trials(run_folder)[name] for name in ("torch", "baseline"))
     assert (trial.status, trial.provider, trial.threads, trial.opset) == ("ok", "eager", 1, None)
     assert trial.parity is not None and trial.latency is not None
     assert trial.parity.max_rel < 1e-4
     assert counted(trial) == counted(baseline)
-    assert len(trial.latency.round_log_ratios) == 1
+    assert len(trial.latency.round_log_ratios) >= 1
     assert (trial.peak_memory_bytes or 0) > 2 * (baseline.peak_memory_bytes or 0)  # all of torch
 
 
@@ -339,14 +326,10 @@ def counted(trial: TrialResult) -> object:
 # Variants that fail
 
 
-def test_a_variant_that_cannot_be_built_fails_and_the_others_go_on(mixed: dict[str, TrialResult]) -> None:
-    assert {name: trial.status for name, trial in mixed.items()} == {
-        "baseline": "ok",
-        "failing[exclude_nodes=no_such_node]": "failed",
-        "failing[images=41]": "failed",
-        "older": "failed",
-        "torch": "ok",
-    }
+def test_a_variant_that_cannot_be_built_fails_and_the_others_go_on(run_folder: RunFolder) -> None:
+    statuses = {name: trial.status for name, trial in trials(run_folder).items()}
+    expected = {**dict.fromkeys(FAILED, "failed"), **dict.fromkeys([*MEASURED, "torch"], "ok")}
+    assert expected.items() <= statuses.items()
 
 
 @pytest.mark.parametrize(
@@ -362,9 +345,9 @@ def test_a_variant_that_cannot_be_built_fails_and_the_others_go_on(mixed: dict[s
     ],
 )
 def test_the_reason_of_a_failure_says_what_is_wrong_and_what_to_do(
-    mixed: dict[str, TrialResult], variant: str, what: str, remedy: str
+    run_folder: RunFolder, variant: str, what: str, remedy: str
 ) -> None:
-    reason = mixed[variant].reason or ""
+    reason = trials(run_folder)[variant].reason or ""
     assert what in reason
     assert remedy in reason
 
@@ -522,8 +505,9 @@ def any_run(bench: Bench) -> RunFolder | None:
 
 def test_two_runs_at_once_both_end_well(elsewhere: Bench) -> None:
     recipe = write(elsewhere.root / "both.yaml", "{name: both, export: {exporter: torchscript, opset: 14}}")
-    with started(elsewhere, "run", recipe, *BRIEF) as one, started(elsewhere, "run", recipe, *BRIEF) as other:
-        assert [one.end(), other.end()] == [0, 0], one.lines + other.lines
+    with started(elsewhere, "run", recipe, *BRIEF) as other:
+        measured(elsewhere, recipe)
+        assert other.end() == 0, other.lines
     folders = runs(elsewhere.root / "results")
     assert len(folders) == 2
     found = [trials(folder)["both"] for folder in folders]
