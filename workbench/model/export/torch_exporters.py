@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import Unsuited, WorkbenchError, summary
+from workbench.errors import Unsuited, WorkbenchError, first_line, summary
 from workbench.model.graph.onnx_file import load
 
 if TYPE_CHECKING:
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
 # The errors that a network's forward, or an exporter that follows it, raises for unsupported networks.
 NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+TWO_LOGITS = (
+    "1 output: give the two logits 0 and z, from a factory that wraps the network: "
+    "`torch.cat([torch.zeros_like(z), z], dim=1)`"
+)
+INTERPRETER = "failed in the TorchScript interpreter"
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in a forward: of an error in TorchScript the sentence that its trace leads up to."""
+    if INTERPRETER not in str(error):
+        return first_line(error)
+    lines = str(error).strip().splitlines()
+    causes = [line for line in lines if re.match(r"\w*Error: ", line)] or lines
+    return causes[-1].partition(": ")[2].split(". ")[0] or causes[-1]
 
 
 def write_onnx(
