@@ -57,7 +57,7 @@ class ModelSource(Record):
     weights: str | None = Field(
         None,
         description="The place of the weights in the checkpoint, such as `model_ema` or `ema.module`; by "
-        "default the one that fits the network best. `krishi-bench inspect` lists them.",
+        "default the one that fits the network best. `krishi-bench inspect FILE` lists them.",
     )
     class_names: Path | None = Field(
         None,
