@@ -123,7 +123,7 @@ def load_contents(path: Path) -> CheckpointContents:
         return contents
     root = contents.root
     found = f"a {type(root).__name__}"
-    if isinstance(root, Mapping):
+    if isinstance(root, Mapping) and root:
         found = f"a dict with the keys {some([str(key) for key in root])}"
     unread = f"; it names {some(contents.stand_ins)}, which is not run" if contents.stand_ins else ""
     raise WorkbenchError(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DEEPEST = 24  # levels of a file that are looked at for tensors
 FACTS_DEEPEST = 4  # levels that are looked at for class names and the like
-MOST_CHILDREN = 100_000  # of one level
+MOST_CHILDREN, MOST_PARTS = 100_000, 5_000  # of one mapping; mappings within a group
 # What other programs call a list of class names, or the table of their numbers.
 NAME_LISTS = ("class_names", "classes", "CLASSES")
 NAME_TABLES = ("class_to_idx", "idx_to_class", "id2label", "label2id", "idx_to_label", "names")
@@ -110,7 +110,7 @@ def _is_group(value: object) -> bool:
     if not isinstance(value, Mapping) or all(_as_tensor(child) is None for child in value.values()):
         return False
     waiting, steps = [value], 0
-    while waiting and (steps := steps + 1) < MOST_CHILDREN:
+    while waiting and (steps := steps + 1) < MOST_PARTS:
         for child in islice(waiting.pop().values(), MOST_CHILDREN):
             if isinstance(child, Mapping) and not isinstance(child, StandIn):
                 waiting.append(child)

@@ -88,8 +88,9 @@ def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
     except WorkbenchError as error:
         notes = (error.message,)
     root = contents.root if isinstance(contents.root, Mapping) else {}
-    holding = {group.split(".")[0] for group in contents.groups()}
-    names = {tensor.full for tensor in contents.tensors}
+    weights = {tensor.full for tensor in contents.tensors} | {
+        group.split(".")[0] for group in contents.groups()
+    }
     arch = root.get("arch")
     settings = contents.mapping("hyper_parameters", "hparams", "args", "cfg", "config")
     return FileFacts(
@@ -100,7 +101,7 @@ def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
         num_classes=contents.num_classes() or guess_classes(contents),
         timm=arch if isinstance(arch, str) else None,
         settings=tuple(map(str, settings)),
-        others=tuple(str(key) for key in root if str(key) not in holding | names),
+        others=tuple(str(key) for key in root if str(key) not in weights),
         stand_ins=contents.stand_ins,
         notes=notes,
         **known,
