@@ -36,7 +36,7 @@ def inspect(
     from workbench.model.source.file_facts import examine
     from workbench.report import file_facts as words
     from workbench.system.child import call
-    from workbench.system.folders import cache_folder
+    from workbench.system.files import cache_folder
 
     log = cache_folder() / "logs" / "inspect.txt"
     facts = call(examine, file, log=log, timeout_s=READ_TIMEOUT_S, label=f"reading {file}")
