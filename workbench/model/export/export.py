@@ -1,6 +1,5 @@
 """Export a torch network to a file for a runtime: ONNX with the requested opset, or torch's formats."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import Unsuited, WorkbenchError, first_line
 from workbench.model.export.settings import Export, check_opset, other_exporter
 from workbench.model.export.torch_exporters import (
+    DEPENDENT,
+    DEPENDENT_HINT,
     NETWORK_ERRORS,
     TWO_LOGITS,
     chatter_on_stderr,
-    reason,
+    unable,
     write_onnx,
     write_package,
     write_program,
@@ -38,11 +39,6 @@ Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 TOLERANCE = 1e-3  # of max(1, the largest logit)
 STEADY = 1e-5  # what the same input may move a logit by, in the same process
 ROUNDING, SLACK = 1e-6, 10.0  # of float32, relative; times what such a change of the input moves
-DEPENDENT = "a photo's answer depends on the others in its batch"
-DEPENDENT_HINT = (
-    "a BatchNorm without running statistics takes the batch's: train it with `track_running_stats=True`; a "
-    "branch must look at each photo alone, with torch.where"
-)
 # bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; a deep network rounds many times. The
 # tolerance tells a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
 COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
@@ -205,7 +201,7 @@ def torch_logits(
         with torch.inference_mode():
             output = model(torch.from_numpy(samples))
     except NETWORK_ERRORS as error:
-        raise _unable(model, samples.shape, error) from error
+        raise unable(model, samples.shape, error) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(samples):
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         raise WorkbenchError(
@@ -223,26 +219,6 @@ def torch_logits(
             hint="check the checkpoint: its weights may hold NaN, or training may have diverged",
         )
     return logits
-
-
-def _unable(model: object, shape: tuple[int, ...], error: BaseException) -> WorkbenchError:
-    """The error about a network that does not run, with the device or type in the code of TorchScript."""
-    import torch
-
-    why = reason(error)
-    if "more than 1 value per channel" in why:
-        return WorkbenchError(f"{DEPENDENT}: {why}", hint=DEPENDENT_HINT)
-    hint = "check `preprocess.crop` and `model.factory_args` in krishi.yaml"
-    if isinstance(model, torch.jit.ScriptModule):
-        if devices := sorted(set(re.findall(r'"((?:cuda|mps|xpu)(?::\d+)?)"', str(model.inlined_graph)))):
-            why = f"the device `{devices[0]}` is written into its code ({why})"
-            hint = (
-                "save it again from a network on the CPU: torch.jit.trace(model.cpu().float().eval(), photos)"
-            )
-        elif "dtype" in why or "Half" in why or "BFloat16" in why or "type" in why:
-            why = f"a type of numbers other than float32 is written into its code ({why})"
-            hint = "save it again in float32: torch.jit.trace(model.cpu().float().eval(), photos)"
-    return WorkbenchError(f"the network cannot run on a batch of shape {shape}: {why}", hint=hint)
 
 
 def _steady_logits(model: "torch.nn.Module", samples: "NDArray[np.float32]") -> "NDArray[np.float32]":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workbench.model.source.inert_pickle import StandIn
+from workbench.model.source.inert_pickle import InertObject
 
 if TYPE_CHECKING:
     import torch
@@ -105,14 +105,14 @@ def _tensors(root: object) -> Iterator[StoredTensor]:
 
 def _is_group(value: object) -> bool:
     """Whether a value is a pickled network, or holds tensors, with nothing else but mappings of them."""
-    if isinstance(value, StandIn) and "_modules" in value:
+    if isinstance(value, InertObject) and "_modules" in value:
         return True
     if not isinstance(value, Mapping) or all(_as_tensor(child) is None for child in value.values()):
         return False
     waiting, steps = [value], 0
     while waiting and (steps := steps + 1) < MOST_PARTS:
         for child in islice(waiting.pop().values(), MOST_CHILDREN):
-            if isinstance(child, Mapping) and not isinstance(child, StandIn):
+            if isinstance(child, Mapping) and not isinstance(child, InertObject):
                 waiting.append(child)
             elif _as_tensor(child) is None:
                 return False
@@ -120,7 +120,7 @@ def _is_group(value: object) -> bool:
 
 
 def _children(value: object) -> Iterator[tuple[object, object]]:
-    if isinstance(value, StandIn) and "_modules" in value:  # a whole network that was pickled
+    if isinstance(value, InertObject) and "_modules" in value:  # a whole network that was pickled
         passing = value.get("_non_persistent_buffers_set") or ()
         for part in ("_parameters", "_buffers", "_modules"):
             inner = value.get(part)
@@ -165,10 +165,10 @@ def _text(key: object) -> object:
 def _plain(value: Any) -> Any:
     """A value without OmegaConf's shell, which keeps it under `_content` or `_val`; an array as a list."""
     for _ in range(2):
-        if isinstance(value, StandIn):
+        if isinstance(value, InertObject):
             value = value.get("_content", value.get("_val", value))
     if isinstance(value, list | tuple):
-        return [_plain(part) if isinstance(part, StandIn) else _text(part) for part in value]
+        return [_plain(part) if isinstance(part, InertObject) else _text(part) for part in value]
     return value.tolist() if type(value).__module__ == "numpy" and getattr(value, "ndim", 0) == 1 else value
 
 

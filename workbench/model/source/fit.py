@@ -1,7 +1,7 @@
 """Fit the tensors of a checkpoint to a network, whatever their names begin with and are wrapped in."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ BESIDE = re.compile(
 )
 EMA, TEACHER = re.compile(r"(^|[._])(ema|swa)|_ema|averag|shadow", re.I), re.compile(r"teacher", re.I)
 BEST_FIRST = ("state_dict", "model_state_dict", "model")
-CHOOSE = "`model.weights` in krishi.yaml"
+MOST_READINGS = 40  # of the tensors as a network's
 
 Tensors = Mapping[str, "torch.Tensor"]
 
@@ -37,12 +37,14 @@ class Fit:
     """One reading of a checkpoint's tensors as a network's.
 
     place: the dotted place that was taken, as the file spells it; "" for the whole file. first: the full name
-    of its first tensor. weights: by the network's names. aside: tensors beside them that it does not need.
+    of its first tensor. weights: by the network's names. heads: those that lie elsewhere. aside: tensors that
+    lie with them and are not the network's.
     """
 
     place: str
     first: str
     weights: Tensors
+    heads: tuple[StoredTensor, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
@@ -55,9 +57,7 @@ class Fit:
     def problems(self) -> dict[str, tuple[str, ...]]:
         """Those that are, the fewest first."""
         found = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
-        return dict(
-            sorted(((what, keys) for what, keys in found.items() if keys), key=lambda item: len(item[1]))
-        )
+        return {what: found[what] for what in sorted(found, key=lambda what: len(found[what])) if found[what]}
 
 
 def role(place: str) -> str | None:
@@ -68,56 +68,35 @@ def role(place: str) -> str | None:
 def fits_of(contents: CheckpointContents, network: "torch.nn.Module", within: str | None) -> list[Fit]:
     """Every reading that fits the network, best first; where none does, the one that comes closest.
 
-    within: the dotted place of the weights that were chosen. Raises WorkbenchError where nothing lies there,
-    or the file holds no tensors.
+    within: the dotted place of the weights that were chosen. Raises WorkbenchError where nothing lies there.
     """
     own = {name: value for name, value in network.state_dict().items() if hasattr(value, "shape")}
-    stored = _spelled(contents, _wrappers(own), within)
+    stored = _unwrapped(contents, WRAPPERS - {part for name in own for part in name.split(".")}, within)
     optional = _optional(network, own)
-    needed = [name for name in own if name not in optional]
-    homes = _homes(needed)
-    scores = sorted(
-        _scores(stored, own, homes), key=lambda score: (-score[0], *_rank(score[1]), -len(score[2]))
-    )
-    best = scores[0][0] if scores else 0
-    readings = [
-        _read(stored, own, optional, prefix, home) for count, prefix, home in scores[:40] if 2 * count > best
-    ]
-    if not readings:
-        readings = [_read(stored, own, optional, "", "")]
-    fitting: dict[str, Fit] = {}
-    for reading in readings:
-        if reading.fits:
-            fitting.setdefault(reading.first, reading)
-    if fitting:
-        return list(fitting.values())
-    return [min(readings, key=lambda reading: sum(map(len, reading.problems().values())))]
+    counts = _counts(stored, own, _homes([name for name in own if name not in optional]))
+    ranked = sorted(counts, key=lambda pair: (-counts[pair], *_rank(pair[0]), -len(pair[1])))
+    likely = [pair for pair in ranked[:MOST_READINGS] if 2 * counts[pair] > counts[ranked[0]]]
+    readings = [_read(stored, own, optional, *pair) for pair in likely or [("", "")]]
+    fitting = {reading.first: reading for reading in reversed(readings) if reading.fits}
+    if not fitting:
+        return [min(readings, key=lambda reading: sum(map(len, reading.problems().values())))]
+    return sorted(fitting.values(), key=readings.index)
 
 
-def _wrappers(own: Iterable[str]) -> set[str]:
-    return WRAPPERS - {part for name in own for part in name.split(".")}
-
-
-def _unwrapped(name: str, wrappers: set[str]) -> str:
-    return ".".join(part for part in name.split(".") if part not in wrappers)
-
-
-def _spelled(contents: CheckpointContents, wrappers: set[str], within: str | None) -> dict[str, StoredTensor]:
-    """The tensors by their full names without wrappers, with those that were pruned or normalised folded."""
+def _unwrapped(
+    contents: CheckpointContents, wrappers: set[str], within: str | None
+) -> dict[str, StoredTensor]:
+    """The tensors by their full names without wrappers."""
     stored: dict[str, StoredTensor] = {}
     for tensor in contents.tensors:
-        full = tensor.full
-        if within is None or full == within or full.startswith(f"{within}."):
-            name = _unwrapped(full, wrappers)
-            stored[full if name in stored else name] = tensor
+        if within is None or f"{tensor.full}.".startswith(f"{within}."):
+            name = ".".join(part for part in tensor.full.split(".") if part not in wrappers)
+            stored[tensor.full if name in stored else name] = tensor
     if not stored:
-        groups = [group or "the file itself" for group in contents.groups()]
-        if within is not None:
-            raise WorkbenchError(
-                f"model.weights: the checkpoint has no weights at `{within}`",
-                hint=f"it has some at {some(groups)}" if groups else None,
-            )
-        raise WorkbenchError("the checkpoint holds no tensors")
+        raise WorkbenchError(
+            f"model.weights: the checkpoint has no weights at `{within}`",
+            hint=f"it has some at {some(_large(contents))}",
+        )
     return stored
 
 
@@ -142,10 +121,10 @@ def _optional(network: "torch.nn.Module", own: Tensors) -> set[str]:
     }
 
 
-def _scores(
+def _counts(
     stored: Mapping[str, StoredTensor], own: Tensors, homes: Sequence[str]
-) -> Iterator[tuple[int, str, str]]:
-    """(how many tensors fit by name and shape, prefix in the file, home in the network)."""
+) -> dict[tuple[str, str], int]:
+    """How many tensors fit, twice where the shape does too, by their prefix and their home in the network."""
     counts: dict[tuple[str, str], int] = {}
     for name, tensor in stored.items():
         parts = name.split(".")
@@ -156,7 +135,7 @@ def _scores(
                     prefix = "".join(f"{part}." for part in parts[:cut])
                     key = (prefix, home)
                     counts[key] = counts.get(key, 0) + (2 if mine.shape == tensor.tensor.shape else 1)
-    yield from ((count, prefix, home) for (prefix, home), count in counts.items())
+    return counts
 
 
 def _rank(prefix: str) -> tuple[int, int]:
@@ -171,6 +150,8 @@ def _read(
     below = {
         home + name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)
     }
+    heads = _heads(stored, prefix, [name for name in own if name not in below and name not in optional])
+    below |= heads
     made, parts = fold({name: tensor.tensor for name, tensor in below.items()}, own)
     weights = {name: tensor.tensor for name, tensor in below.items() if name in own} | made
     misshapen = {name: text for name in weights if (text := _mismatch(name, weights[name], own[name]))}
@@ -195,6 +176,7 @@ def _read(
         place=_place(below[used[0]], prefix, stored) if used else "",
         first=below[used[0]].full if used else "",
         weights=weights,
+        heads=tuple(heads.values()),
         missing=tuple(missing),
         unexpected=tuple(unexpected),
         misshapen=tuple(text for name, text in misshapen.items() if name not in optional),
@@ -203,6 +185,24 @@ def _read(
             for tensor in stored.values()
             if tensor.group in groups and tensor.full not in taken and not _keeps_count(tensor.name)
         ),
+    )
+
+
+def _heads(
+    stored: Mapping[str, StoredTensor], prefix: str, lacking: Sequence[str]
+) -> dict[str, StoredTensor]:
+    """What lies beside the prefix and the network lacks: `head.fc.weight` is `fc.weight` where the rest lies
+    in `backbone.`. Nothing where one of them is not there, or there twice."""
+    place = prefix.rstrip(".").rpartition(".")[0]
+    tails: dict[str, list[StoredTensor]] = {}
+    for name, tensor in stored.items():
+        parts = name.split(".")
+        if lacking and prefix and name.startswith(place) and not name.startswith(prefix) and not role(name):
+            for cut in range(1, len(parts)):
+                tails.setdefault(".".join(parts[cut:]), []).append(tensor)
+    found = {name: tails.get(name, []) for name in lacking}
+    return (
+        {name: one[0] for name, one in found.items()} if all(len(one) == 1 for one in found.values()) else {}
     )
 
 
@@ -222,7 +222,9 @@ def _place(chosen: StoredTensor, prefix: str, stored: Mapping[str, StoredTensor]
 def _is_beside(name: str, below: Mapping[str, StoredTensor], own: Tensors, classes: set[int]) -> bool:
     """Whether a tensor that the network lacks belongs to the training alone, and can be left aside."""
     parts = name.split(".")
-    known = next(n for n in range(len(parts)) if not any(_starts(mine, parts[: n + 1]) for mine in own))
+    known = next((n for n in range(len(parts)) if not any(_starts(mine, parts[: n + 1]) for mine in own)), -1)
+    if known < 0:
+        return False
     siblings = {_stem(mine.split(".")[known]) for mine in own if _starts(mine, parts[:known])}
     if _stem(parts[known]) in siblings or not _stem(parts[known]):  # a layer that the network lacks
         return False
@@ -279,19 +281,12 @@ def _dense(tensor: "torch.Tensor") -> "torch.Tensor":
 def class_count_of(fit: Fit, network: "torch.nn.Module") -> int | None:
     """The classes of the file where it differs from the network in the size of its last layers alone."""
     own = network.state_dict()
-    if fit.missing or fit.unexpected or not fit.misshapen:
+    pairs = [(value.shape, own[name].shape) for name, value in fit.weights.items()]
+    sizes = {given[:1] + mine[:1] for given, mine in pairs if given != mine}
+    alike = all(given[1:] == mine[1:] for given, mine in pairs)
+    if fit.missing or fit.unexpected or not alike or len(sizes) != 1:
         return None
-    pairs = [
-        (value.shape, own[name].shape)
-        for name, value in fit.weights.items()
-        if value.shape != own[name].shape
-    ]
-    sizes = {(given[0], mine[0]) for given, mine in pairs if given[1:] == mine[1:] and len(given)}
-    return (
-        next(iter(sizes))[0]
-        if len(sizes) == 1 and all(given[1:] == mine[1:] for given, mine in pairs)
-        else None
-    )
+    return int(next(iter(sizes))[0])
 
 
 def last_rows(network: "torch.nn.Module") -> int | None:
@@ -315,7 +310,7 @@ def refuse(fit: Fit, contents: CheckpointContents, where: str, factory: str) -> 
     """The error about weights that do not fit: what differs, the fewest first, and what to do."""
     listed = "\n".join(f"  {len(keys)} {what}: {some(keys)}" for what, keys in fit.problems().items())
     hint = "check `model.factory` and `model.factory_args`: the network must be the trained one"
-    groups = [group for group in contents.groups() if group]
+    groups = _large(contents)
     if contents.sharded:
         hint = (
             "its weights are in shards (DTensor): save `get_model_state_dict(model, options=StateDictOptions("
@@ -328,7 +323,7 @@ def refuse(fit: Fit, contents: CheckpointContents, where: str, factory: str) -> 
     elif any(", as " in text for text in fit.misshapen):
         hint = "its weights are quantised already: save those in floating point, recipes quantise them"
     elif len(groups) > 1:
-        hint += f"; or choose among {some(groups)} by {CHOOSE}"
+        hint += f"; `model.weights` in krishi.yaml chooses among {some(groups)}"
     return WorkbenchError(
         f"the weights of {where} do not fit the network of `{factory}`\n{listed}", hint=hint
     )
@@ -342,14 +337,14 @@ def sentences(fits: Sequence[Fit], contents: CheckpointContents, chosen: str | N
         tensor for tensor in fit.aside if not tensor.full.startswith(tuple(f"{place}." for place in places))
     ]
     parts = []
-    if aside or others or chosen is not None:
-        parts.append(
-            f"weights taken from `{fit.place}`" if fit.place else "weights taken from the whole file"
-        )
+    if aside or others or fit.heads or chosen is not None:
+        place = _with_role(fit.place) if fit.place else "the whole file"
+        heads = f" and {some([tensor.full for tensor in fit.heads])}" if fit.heads else ""
+        parts.append(f"weights taken from {place}{heads}")
     if others:
-        fitting = [f"`{place}`" + (f" ({found})" if (found := role(place)) else "") for place in places]
+        named = some([_with_role(place) for place in places], quote="")
         parts.append(
-            f"{plural(len(fits), 'set')} of weights fit, {some(fitting, quote='')} too: "
+            f"{plural(len(fits), 'set')} of weights fit, {named} too: "
             f"`model.weights: {places[0]}` in krishi.yaml takes another"
         )
     if aside:
@@ -362,6 +357,17 @@ def sentences(fits: Sequence[Fit], contents: CheckpointContents, chosen: str | N
         own_first = sorted(contents.stand_ins, key=lambda name: name.startswith("torch."))
         parts.append(f"read without running {some(own_first)}")
     return tuple(parts)
+
+
+def _with_role(place: str) -> str:
+    return f"`{place}`" + (f" ({found})" if (found := role(place)) else "")
+
+
+def _large(contents: CheckpointContents) -> list[str]:
+    """The groups that are at least half as large as the largest, without an optimizer's many."""
+    groups = contents.groups()
+    most = max(map(len, groups.values()))
+    return [group or "the top of the file" for group in groups if 2 * len(groups[group]) >= most]
 
 
 def _branches(tensors: Sequence[StoredTensor]) -> list[str]:

@@ -1,7 +1,7 @@
 """Read a pickle, alone or in a checkpoint of torch, without importing or calling anything that it names.
 
 Tensors, numpy arrays and plain containers are made by the functions of `_known`. Whatever else the file names
-becomes a `StandIn`, which keeps its state and does nothing.
+becomes a `InertObject`, which keeps its state and does nothing.
 """
 
 import io
@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from pickle import _Unpickler
 from types import SimpleNamespace
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first object in a file of torch before 1.6
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-NUMBERS = re.compile(r"[biufcSU]\d+")  # numpy's types that are plain memory
+NUMBERS = re.compile(r"[biufcSU]\d+|O8?")  # numpy's types that are plain memory, or a list of objects
 # A class that tensors and arrays name beside what makes them.
 SILENT = frozenset(
     {"torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray", "torch.nn.parameter.Buffer"}
 )
 
 
-class StandIn(dict[Any, Any]):
+class InertObject(dict[Any, Any]):
     """An object of an unknown class, or the result of an unknown function: its attributes and items, inert.
 
     origin: the name of the class or function. parts: what it was called with, and what was appended to it.
@@ -65,40 +65,20 @@ class _Maker:
         self.call = call
 
 
-class _NumpyType:
-    def __init__(self, code: object = "", *_: object) -> None:
-        self.code, self.order = str(code), "="
-
-    def real(self) -> Any:
-        """Raises ValueError for a type whose memory would be read as addresses, or has fields."""
-        import numpy as np
-
-        if self.code.startswith("O"):
-            return np.dtype(object)
-        if not NUMBERS.fullmatch(self.code):
-            raise ValueError(f"numpy's type {self.code}")
-        return np.dtype(self.code).newbyteorder(
-            ">" if self.order == ">" else "<" if self.order == "<" else "="
-        )
-
-
 class InertUnpickler(_Unpickler):
-    """names: receives the name of everything that a StandIn takes the place of."""
+    """names: of everything that a InertObject took the place of; a subclass has a list of its own."""
 
+    names: ClassVar[list[str]] = []
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_Unpickler.dispatch)
     stack: list[Any]
     append: Callable[[Any], None]
 
-    def __init__(self, names: list[str], file: Any, **settings: Any) -> None:
-        super().__init__(file, **settings)
-        self._names = names
-
     def find_class(self, module: str, name: str) -> Any:
         if (known := _known().get(full := f"{module}.{name}")) is not None:
             return known
-        if full not in SILENT and full not in self._names:
-            self._names.append(full)
-        return StandIn(full)
+        if full not in SILENT and full not in self.names:
+            self.names.append(full)
+        return InertObject(full)
 
     def get_extension(self, code: int) -> None:
         raise pickle.UnpicklingError(f"extension {code} of the pickle protocol")
@@ -107,9 +87,9 @@ class InertUnpickler(_Unpickler):
         if isinstance(what, _Maker):
             return what.call(*arguments)
         # copyreg's functions are called with the class that is meant.
-        if isinstance(what, StandIn) and what.origin.startswith(("copyreg.", "copy_reg.")):
-            what = next((part for part in arguments if isinstance(part, StandIn)), what)
-        return StandIn(what.origin if isinstance(what, StandIn) else type(what).__name__, arguments)
+        if isinstance(what, InertObject) and what.origin.startswith(("copyreg.", "copy_reg.")):
+            what = next((part for part in arguments if isinstance(part, InertObject)), what)
+        return InertObject(what.origin if isinstance(what, InertObject) else type(what).__name__, arguments)
 
     def _instantiate(self, kind: object, arguments: Any) -> None:
         self.append(self._make(kind, arguments))
@@ -127,13 +107,12 @@ class InertUnpickler(_Unpickler):
         import numpy as np
 
         state, made = self.stack.pop(), self.stack[-1]
-        if isinstance(made, StandIn):
+        if isinstance(made, InertObject):
             made.take(state)
-        elif isinstance(made, _NumpyType):
-            made.order = str(state[1])
         elif isinstance(made, np.ndarray):
-            _, shape, kind, by_columns, data = state
-            made.__setstate__((1, shape, kind.real(), by_columns, data))
+            made.__setstate__(state)
+        elif isinstance(made, np.dtype) and state[1] not in ("<", "|", "="):
+            raise ValueError("an array of numpy's in the byte order of another machine")
         # Of any other object nothing is needed: a tensor's attributes, a dict's `_metadata`.
 
     def load_binpersid(self) -> None:
@@ -161,7 +140,7 @@ def read(file: Path | io.BytesIO) -> tuple[object, tuple[str, ...]]:
     It may raise anything: the file may be damaged, or made to do so.
     """
     names: list[str] = []
-    reader = partial(InertUnpickler, names)
+    reader = type("Reader", (InertUnpickler,), {"names": names})
     if isinstance(file, Path) and not _is_zip(file):
         file = io.BytesIO(file.read_bytes())  # from memory, torch does not try an archive of tar
     if isinstance(file, io.BytesIO):
@@ -169,7 +148,7 @@ def read(file: Path | io.BytesIO) -> tuple[object, tuple[str, ...]]:
         file.seek(0)
         if not (isinstance(first, int) and first == MAGIC):
             return first, tuple(names)
-    return _load_torch(file, names), tuple(names)
+    return _load_torch(file, reader), tuple(names)
 
 
 def _is_zip(path: Path) -> bool:
@@ -177,16 +156,13 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _load_torch(file: Path | io.BytesIO, names: list[str]) -> object:
+def _load_torch(file: Path | io.BytesIO, reader: type[InertUnpickler]) -> object:
     import torch
 
-    class Named(InertUnpickler):
-        def __init__(self, file: Any, **settings: Any) -> None:
-            super().__init__(names, file, **settings)
+    def load(file: Any, **settings: Any) -> object:
+        return reader(file, **settings).load()
 
-    module = SimpleNamespace(
-        __name__=__name__, Unpickler=Named, load=lambda file, **settings: Named(file, **settings).load()
-    )
+    module = SimpleNamespace(__name__=__name__, Unpickler=reader, load=load)
     forced = os.environ.pop(
         FORCE, None
     )  # torch would read with its own unpickler, and refuse what it does not know
@@ -254,7 +230,7 @@ def _known() -> dict[str, Any]:
         "torch._utils._rebuild_meta_tensor_no_storage": lambda dtype, size, stride, *_: torch.empty_strided(
             size, stride, dtype=dtype, device="meta"
         ),
-        "numpy.dtype": _NumpyType,
+        "numpy.dtype": _numpy_type,
         **{f"numpy.{core}.multiarray._reconstruct": _empty_array for core in ("core", "_core")},
         **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
         **{f"numpy.{core}.numeric._frombuffer": _numpy_array for core in ("core", "_core")},
@@ -279,14 +255,22 @@ def _empty_array(*_: object) -> Any:
     return np.empty(0, np.uint8)
 
 
-def _numpy_scalar(kind: _NumpyType, data: Any = b"") -> object:
+def _numpy_type(code: object, *_: object) -> Any:
+    """Raises ValueError for a type with fields, or whose memory would be read as addresses."""
     import numpy as np
 
-    real = kind.real()
-    return data if real.hasobject else np.frombuffer(data, real, 1)[0].item()
+    if not NUMBERS.fullmatch(str(code)):
+        raise ValueError(f"numpy's type {code}")
+    return np.dtype(str(code))
 
 
-def _numpy_array(data: Any, kind: _NumpyType, shape: Any, order: Any) -> Any:
+def _numpy_scalar(kind: Any, data: Any = b"") -> object:
     import numpy as np
 
-    return np.frombuffer(bytearray(data), kind.real()).reshape(shape, order=order)
+    return data if kind.hasobject else np.frombuffer(data, kind, 1)[0].item()
+
+
+def _numpy_array(data: Any, kind: Any, shape: Any, order: Any) -> Any:
+    import numpy as np
+
+    return np.frombuffer(bytearray(data), kind).reshape(shape, order=order)
