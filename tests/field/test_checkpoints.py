@@ -691,8 +691,8 @@ def test_inspect_takes_every_kind_of_file(tmp_path: Path) -> None:
     program = torch.export.export(model, (torch.zeros(2, *SHAPE[1:]),))
     torch.export.save(program, tmp_path / "m.pt2")
     found = {name: examine(tmp_path / name) for name in ("m.pt", "m.onnx", "m.pt2")}
-    assert {facts.kind for facts in found.values()} == {"torchscript", "onnx", "torch-export"}
+    assert {facts.info.kind for facts in found.values()} == {"torchscript", "onnx", "torch-export"}
     assert [found[name].groups[0].tensors for name in ("m.pt", "m.onnx")] == [2, 2]
-    assert found["m.onnx"].num_classes == 4
+    assert found["m.onnx"].info.num_classes == 4
     assert "trust_code: true" in words.text(found["m.pt2"])
     assert "factory" not in words.text(found["m.pt"])

@@ -13,25 +13,27 @@ STDS = "[0.229, 0.224, 0.225]"
 
 def answer(found: FileFacts) -> dict[str, object]:
     """The keys of `--format json`."""
-    return {**found.model_dump(mode="json"), "krishi_yaml": lines_needed(found)}
+    facts = found.model_dump(mode="json")
+    return {**facts.pop("info"), **facts, "krishi_yaml": lines_needed(found)}
 
 
 def text(found: FileFacts) -> str:
     """For a terminal of 100 columns."""
-    what = "Lightning checkpoint" if found.layout == "lightning" else NAMES[found.kind]
-    lines = wrapped(f"{found.file}: {what}" + (f" ({found.network})" if found.network else ""), "")
+    info = found.info
+    what = "Lightning checkpoint" if info.layout == "lightning" else NAMES[info.kind]
+    lines = wrapped(f"{found.file}: {what}" + (f" ({info.network})" if info.network else ""), "")
     for group in found.groups:
         lines += wrapped(_group(group), "      ", "  ")
-    names = "named " + listed(found.class_names, most=5) if found.class_names else "without names"
-    count = len(found.class_names) if found.class_names else found.num_classes
+    names = "named " + listed(info.class_names, most=5) if info.class_names else "without names"
+    count = len(info.class_names) if info.class_names else info.num_classes
     lines += wrapped(f"classes: {f'{count}, {names}' if count else 'it says nothing of them'}", "")
-    lines += wrapped(f"preprocessing: {found.preprocess.words() or 'it says nothing of it'}", "")
+    lines += wrapped(f"preprocessing: {info.preprocess.words() or 'it says nothing of it'}", "")
     for label, named in (("settings", found.settings), ("beside these", found.others)):
         if named:
             lines += wrapped(f"{label}: {listed(named, most=12)}", "")
     if found.stand_ins:
         lines += wrapped(f"named in the file, and neither imported nor run: {some(found.stand_ins)}", "")
-    for note in found.notes:
+    for note in info.notes:
         lines += wrapped(note, "")
     return "\n".join([*lines, "", "krishi.yaml needs:", *(f"  {line}" for line in lines_needed(found))])
 
@@ -50,18 +52,19 @@ def _group(group: WeightGroup) -> str:
 
 def lines_needed(found: FileFacts) -> list[str]:
     """The lines of krishi.yaml that this file does not make unnecessary."""
+    info = found.info
     lines = ["model:", f"  checkpoint: {found.file}"]
-    if found.kind == "state-dict":
+    if info.kind == "state-dict":
         factory = f"timm:{found.timm}" if found.timm else "student.py:create_model"
         lines.append(_line(f"factory: {factory}", "builds the network of these weights; or timm:name"))
         lines += _choices(found.groups)
-    if found.kind == "torch-export":
+    if info.kind == "torch-export":
         lines.append(_line("trust_code: true", "where you trust the file: reading it may run code"))
-    if not found.class_names:
-        count = f"{found.num_classes} names" if found.num_classes else "names"
+    if not info.class_names:
+        count = f"{info.num_classes} names" if info.num_classes else "names"
         lines.append(_line("class_names: labels.json", f"{count}, in the order of the network's outputs"))
     lines += ["data:", _line("validation: data/val", "class folders of photos"), "  calibration: data/calib"]
-    stated = found.preprocess
+    stated = info.preprocess
     missing = [] if stated.crop else ["resize: 256", "crop: 224"]
     missing += [] if stated.mean else [f"mean: {MEANS}"]
     missing += [] if stated.std else [f"std: {STDS}"]

@@ -119,7 +119,7 @@ def load_contents(path: Path) -> CheckpointContents:
             contents = CheckpointContents(*read(path))
     except Exception as error:  # a damaged file, or one made to do so, may raise anything
         raise _damaged(path, summary(error)) from error
-    if contents.tensors:
+    if any(stored.tensor.ndim for stored in contents.tensors):
         return contents
     root = contents.root
     found = f"a {type(root).__name__}"

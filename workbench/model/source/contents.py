@@ -58,12 +58,12 @@ class CheckpointContents:
             found.setdefault(tensor.group, []).append(tensor)
         return found
 
-    def mapping(self, *names: str) -> Mapping[str, object]:
+    def mapping(self, *names: str) -> dict[str, object]:
         """The mapping with one of these names that lies least deep; an empty one where there is none."""
-        found = (
-            value for key, value in _facts(self.root) if key in names and isinstance(value, Mapping) and value
-        )
-        return next(found, {})
+        for key, value in _facts(self.root):
+            if key in names and isinstance(value, Mapping) and value:
+                return {str(_text(inner)): _plain(part) for inner, part in value.items()}
+        return {}
 
     def num_classes(self) -> int | None:
         """The number that the settings of the training state."""
@@ -79,7 +79,8 @@ class CheckpointContents:
         A `class_names` beside the weights is returned as it is; others must be `count`, where that is known.
         """
         if isinstance(self.root, Mapping) and self.root.get("class_names") is not None:
-            return _plain(self.root["class_names"])
+            names = _plain(self.root["class_names"])
+            return _listed(names) or names
         for key, value in _facts(self.root):
             read = _listed if key in NAME_LISTS else _ordered if key in NAME_TABLES else None
             names = read(value) if read else None
@@ -169,7 +170,12 @@ def _plain(value: Any) -> Any:
             value = value.get("_content", value.get("_val", value))
     if isinstance(value, list | tuple):
         return [_plain(part) if isinstance(part, InertObject) else _text(part) for part in value]
-    return value.tolist() if type(value).__module__ == "numpy" and getattr(value, "ndim", 0) == 1 else value
+    short = (
+        getattr(value, "ndim", 0) == 1
+        and len(value) <= MOST_CHILDREN
+        and not getattr(value, "is_meta", False)
+    )
+    return value.tolist() if short and hasattr(value, "tolist") else value
 
 
 def _listed(value: object) -> list[str] | None:

@@ -1,5 +1,6 @@
 """What a model's file holds, found without its network: for `krishi-bench inspect`."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from workbench.model.source import transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript
 from workbench.model.source.contents import CheckpointContents, StoredTensor
 from workbench.model.source.fit import guess_classes, role
-from workbench.model.source.info import Kind, Layout, checked_info
+from workbench.model.source.info import Layout, SourceInfo, checked_info
 from workbench.model.source.stated_preprocess import stated_preprocess
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.records import Record
@@ -34,25 +35,20 @@ class WeightGroup(Record):
 
 
 class FileFacts(Record):
-    """What a file holds. num_classes: stated, or the size of the last layer of the largest group.
+    """What a file holds. info: what it states of its model; where it states no number of classes, the outputs
+    of the last layer of its largest group.
 
     settings: the names of hyper-parameters. others: what else lies at the top. stand_ins: the names of what
-    was not run. notes: what krishi-bench cannot use. timm: the network that timm names.
+    was not run. timm: the network that timm names.
     """
 
     file: str
-    kind: Kind
-    layout: Layout | None = None
+    info: SourceInfo
     groups: tuple[WeightGroup, ...] = ()
-    class_names: tuple[str, ...] | None = None
-    num_classes: int | None = None
-    preprocess: StatedPreprocess = StatedPreprocess()
-    network: str | None = None
     timm: str | None = None
     settings: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def examine(path: Path) -> FileFacts:
@@ -62,49 +58,45 @@ def examine(path: Path) -> FileFacts:
             return _onnx(path)
         case "torchscript":
             group = _group("", load_torchscript(path).state_dict().items())
-            return FileFacts(file=path.name, kind=kind, groups=(group,))
+            return FileFacts(file=path.name, info=SourceInfo(kind=kind), groups=(group,))
         case "transformers":
-            return _folder(path)
+            files = transformers_folder.weight_files(path)
+            info = transformers_folder.describe(path)
+            found = [(file.name, group) for file in files for group in _groups(load_contents(file))]
+            groups = tuple(group.model_copy(update={"place": name}) for name, group in found)
+            return FileFacts(file=path.name, info=info, groups=groups)
         case "torch-export":
-            return FileFacts(file=path.name, kind=kind, notes=("reading it may run code stored in it",))
+            return FileFacts(file=path.name, info=SourceInfo(kind=kind))
         case _:
             return _checkpoint(path, load_contents(path))
 
 
 def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
     stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
-    notes: tuple[str, ...] = ()
-    known: dict[str, object] = {}
+    layout: Layout = "lightning" if contents.lightning else "plain"
+    count = contents.num_classes() or guess_classes(contents)
+    known = {"kind": "state-dict", "layout": layout, "num_classes": count}
     try:
-        info = checked_info(
-            {
-                "kind": "state-dict",
-                "class_names": contents.class_names(None),
-                "preprocess": stated_preprocess(stats, config, path),
-            },
-            path,
-        )
-        known = {"class_names": info.class_names, "preprocess": info.preprocess}
+        stated = {
+            "class_names": contents.class_names(None),
+            "preprocess": stated_preprocess(stats, config, path),
+        }
+        info = checked_info(known | stated, path)
     except WorkbenchError as error:
-        notes = (error.message,)
+        info = checked_info(known | {"notes": (error.message,)}, path)
     root = contents.root if isinstance(contents.root, Mapping) else {}
     weights = {tensor.full for tensor in contents.tensors} | {
-        group.split(".")[0] for group in contents.groups()
+        place.split(".")[0] for place in contents.groups()
     }
     arch = root.get("arch")
-    settings = contents.mapping("hyper_parameters", "hparams", "args", "cfg", "config")
     return FileFacts(
         file=path.name,
-        kind="state-dict",
-        layout="lightning" if contents.lightning else "plain",
+        info=info,
         groups=_groups(contents),
-        num_classes=contents.num_classes() or guess_classes(contents),
         timm=arch if isinstance(arch, str) else None,
-        settings=tuple(map(str, settings)),
+        settings=tuple(contents.mapping("hyper_parameters", "hparams", "args", "cfg", "config")),
         others=tuple(str(key) for key in root if str(key) not in weights),
         stand_ins=contents.stand_ins,
-        notes=notes,
-        **known,
     )
 
 
@@ -144,37 +136,16 @@ def _group(place: str, tensors: Iterable[tuple[str, "torch.Tensor"]]) -> WeightG
 
 
 def _onnx(path: Path) -> FileFacts:
-    from math import prod
-
     from workbench.model.graph.onnx_file import describe, load
 
     facts, weights = describe(path), load(path).graph.initializer
     shapes = {weight.name: tuple(weight.dims) for weight in weights}
-    group = WeightGroup(
-        place="",
-        tensors=len(weights),
-        parameters=sum(prod(weight.dims) for weight in weights),
-        shapes=dict(list(shapes.items())[:SHOWN]),
-    )
+    size = sum(map(math.prod, shapes.values()))
+    first = dict(list(shapes.items())[:SHOWN])
     height, width = facts.input_shape[2:]
-    side = StatedPreprocess(crop=height or None) if height == width else StatedPreprocess()
-    return FileFacts(file=path.name, kind="onnx", groups=(group,), num_classes=facts.classes, preprocess=side)
-
-
-def _folder(path: Path) -> FileFacts:
-    info = transformers_folder.describe(path)
-    groups = [
-        group.model_copy(update={"place": file.name})
-        for file in transformers_folder.weight_files(path)
-        for group in _groups(load_contents(file))
-    ]
+    stated = StatedPreprocess(crop=height or None) if height == width else StatedPreprocess()
     return FileFacts(
         file=path.name,
-        kind="transformers",
-        groups=tuple(groups),
-        class_names=info.class_names,
-        num_classes=info.num_classes,
-        preprocess=info.preprocess,
-        network=info.network,
-        notes=info.notes,
+        info=SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated),
+        groups=(WeightGroup(place="", tensors=len(shapes), parameters=size, shapes=first),),
     )

@@ -95,7 +95,7 @@ def _unwrapped(
     if not stored:
         raise WorkbenchError(
             f"model.weights: the checkpoint has no weights at `{within}`",
-            hint=f"it has some at {some(_large(contents))}",
+            hint=f"it has some at {some(_large(contents) or ['the top of the file'])}",
         )
     return stored
 
@@ -367,7 +367,7 @@ def _large(contents: CheckpointContents) -> list[str]:
     """The groups that are at least half as large as the largest, without an optimizer's many."""
     groups = contents.groups()
     most = max(map(len, groups.values()))
-    return [group or "the top of the file" for group in groups if 2 * len(groups[group]) >= most]
+    return [group for group in groups if group and len(groups[group]) > 1 and 2 * len(groups[group]) >= most]
 
 
 def _branches(tensors: Sequence[StoredTensor]) -> list[str]:

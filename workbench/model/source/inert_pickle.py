@@ -109,7 +109,7 @@ class InertUnpickler(_Unpickler):
         state, made = self.stack.pop(), self.stack[-1]
         if isinstance(made, InertObject):
             made.take(state)
-        elif isinstance(made, np.ndarray):
+        elif isinstance(made, np.ndarray) and isinstance(state[2], np.dtype):
             made.__setstate__(state)
         elif isinstance(made, np.dtype) and state[1] not in ("<", "|", "="):
             raise ValueError("an array of numpy's in the byte order of another machine")
@@ -256,17 +256,17 @@ def _empty_array(*_: object) -> Any:
 
 
 def _numpy_type(code: object, *_: object) -> Any:
-    """Raises ValueError for a type with fields, or whose memory would be read as addresses."""
+    """Inert for a type with fields, or whose memory is more than numbers."""
     import numpy as np
 
-    if not NUMBERS.fullmatch(str(code)):
-        raise ValueError(f"numpy's type {code}")
-    return np.dtype(str(code))
+    return np.dtype(str(code)) if NUMBERS.fullmatch(str(code)) else InertObject(f"numpy.dtype({code})")
 
 
 def _numpy_scalar(kind: Any, data: Any = b"") -> object:
     import numpy as np
 
+    if not isinstance(kind, np.dtype):
+        return kind
     return data if kind.hasobject else np.frombuffer(data, kind, 1)[0].item()
 
 
