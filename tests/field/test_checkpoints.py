@@ -359,7 +359,7 @@ def test_a_place_without_weights_is_refused_with_those_that_have_some(
 ) -> None:
     source = saved({"model": sd, "model_ema": noise}, weights="ema.module")
     error = error_of(lambda: inspect(source))
-    assert "no weights at `ema.module`" in error.message
+    assert "the checkpoint has none at `ema.module`" in error.message
     assert error.hint == "it has some at `model`, `model_ema`"
 
 
@@ -667,14 +667,15 @@ def test_inspect_shows_what_a_file_holds_and_the_lines_that_are_missing(saved: S
 def test_inspect_shows_the_sets_to_choose_from(
     saved: Save, sd: Weights, noise: Weights, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = {"model": noise, "model_ema": sd, "net": below("teacher.", noise), "arch": "resnet10t"}
+    average = {"n_averaged": torch.tensor(3), **below("module.", sd)}
+    content = {"model": noise, "model_ema": average, "net": below("teacher.", noise), "arch": "resnet10t"}
     source = saved(content)
     assert main(["inspect", f"{source.checkpoint}", "--format", "json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     groups = {group["place"]: (group["tensors"], group["role"]) for group in answer["groups"]}
     count = len(sd)
     assert groups == {
-        "model": (count, None), "model_ema": (count, "an EMA"), "net.teacher": (count, "a teacher")
+        "model": (count, None), "model_ema": (count + 1, "an EMA"), "net.teacher": (count, "a teacher")
     }  # fmt: skip
     needed = "\n".join(answer["krishi_yaml"])
     assert "# weights: model_ema" in needed

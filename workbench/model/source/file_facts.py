@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.model.source import transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript
 from workbench.model.source.contents import CheckpointContents, StoredTensor
-from workbench.model.source.fit import guess_classes, role
+from workbench.model.source.fit import BOOKKEEPING, guess_classes, role
 from workbench.model.source.info import Layout, SourceInfo, checked_info
 from workbench.model.source.stated_preprocess import stated_preprocess
 from workbench.photos.contract import StatedPreprocess
@@ -106,7 +106,11 @@ def _groups(contents: CheckpointContents) -> tuple[WeightGroup, ...]:
     stored: dict[str, list[StoredTensor]] = {}
     for tensor in contents.tensors:
         branch = tensor.name.split(".")[0]
-        apart = f"{tensor.group}.{branch}".lstrip(".") if role(branch) else tensor.group
+        apart = (
+            f"{tensor.group}.{branch}".lstrip(".")
+            if role(branch) and branch not in BOOKKEEPING
+            else tensor.group
+        )
         stored.setdefault(apart, []).append(tensor)
     merged: dict[str, list[str]] = {}
     for place in stored:

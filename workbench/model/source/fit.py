@@ -94,7 +94,7 @@ def _unwrapped(
             stored[tensor.full if name in stored else name] = tensor
     if not stored:
         raise WorkbenchError(
-            f"model.weights: the checkpoint has no weights at `{within}`",
+            f"model.weights: the checkpoint has none at `{within}`",
             hint=f"it has some at {some(_large(contents) or ['the top of the file'])}",
         )
     return stored

@@ -176,25 +176,16 @@ def _fit(source: ModelSource, path: Path, contents: CheckpointContents, class_co
     stated = contents.num_classes() or (len(names) if isinstance(names, list) else None)
     count = stated or class_count or guess_classes(contents)
     network = _build_network(source, count)
-    fits = _fits(source, path, contents, network)
+    fits = fits_of(contents, network, source.weights)
     shown = class_count_of(fits[0], network)
     if shown is not None and shown != count:
         rebuilt = _build_network(source, shown)
-        again = _fits(source, path, contents, rebuilt)
+        again = fits_of(contents, rebuilt, source.weights)
         if again[0].fits:
             return _Fitted(rebuilt, again, shown)
     if not fits[0].fits:
         raise refuse(fits[0], contents, f"{path}", f"{source.factory}")
     return _Fitted(network, fits, count if stated or last_rows(network) == count else None)
-
-
-def _fits(
-    source: ModelSource, path: Path, contents: CheckpointContents, network: "torch.nn.Module"
-) -> list[Fit]:
-    try:
-        return fits_of(contents, network, source.weights)
-    except WorkbenchError as error:
-        raise WorkbenchError(f"{error.message} (in {path})", hint=error.hint) from error
 
 
 def _build_network(source: ModelSource, num_classes: int | None) -> "torch.nn.Module":
