@@ -613,7 +613,7 @@ def test_a_timm_network_takes_the_checkpoints_weights_and_timms_preprocessing(
     assert info.preprocess == StatedPreprocess(
         resize=256, crop=224, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
     )
-    assert info.sentence().startswith("state dict (tiny): says nothing of its classes; resize 256, crop 224")
+    assert info.sentence().startswith("state dict (tiny): 3 classes, without names; resize 256, crop 224")
     assert info.sentence().endswith("from timm's configuration of it")
     assert (model(photos).shape, model.training) == ((2, 3), False)
 

@@ -3,6 +3,7 @@
 A subset of the photos, so that it takes a minute; all of them are for `benchmarks/` and for people.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -120,6 +121,51 @@ def serving(bench: Bench) -> Iterator[httpx.Client]:
         reader.join()
         process.stderr.close()
     assert code == 0
+
+
+def krishi_sahayak(folder: Path) -> Path:
+    """The student as KrishiSahayak 2.0 saves its own: a Lightning shell with the loss beside the network, the
+    preprocessing among the hyper-parameters, and a namespace with a path."""
+    import torch
+
+    own = torch.load(STUDENT / "student.ckpt", weights_only=True)
+    stats = {"image_size": [224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    content = {
+        "epoch": 36,
+        "global_step": 8112,
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": {**own["state_dict"], "loss_fn.weight": torch.ones(len(CLASS_NAMES))},
+        "class_names": list(CLASS_NAMES),
+        "hyper_parameters": {
+            "learning_rate": 3e-3,
+            "scheduler_params": {},
+            "data": argparse.Namespace(root=Path("data/leaves")),
+            "model_config": {"backbone_name": "leaf", "streams": {"rgb": {"channels": 3}}, "fusion": None},
+            "preprocessing_stats": stats,
+        },
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+    }
+    torch.save(content, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def test_the_student_in_the_layout_of_krishi_sahayak_is_inspected_and_exported(
+    bench: Bench, tmp_path: Path
+) -> None:
+    checkpoint = krishi_sahayak(tmp_path)
+    facts = bench.json("inspect", f"{checkpoint}")
+    assert facts["class_names"] == list(CLASS_NAMES)
+    assert facts["groups"][0]["place"] == "state_dict"
+    assert facts["stand_ins"] == ["argparse.Namespace", "pathlib.PosixPath"]
+    assert facts["preprocess"]["mean"] == [0.485, 0.456, 0.406]
+    factory = f"{STUDENT / 'student.py'}:create_model"
+    files = ["--checkpoint", f"{checkpoint}", "--factory", factory, "--output", f"{tmp_path / 'm.onnx'}"]
+    done = bench.run("export", *files, "--opset-version", "13", "--quiet")
+    assert "weights taken from `state_dict.model`; left aside `loss_fn.weight`" in done.stdout
+    assert "34 classes" in done.stdout
 
 
 def test_the_student_is_as_accurate_as_it_was_trained_to_be(trials: dict[str, TrialResult]) -> None:

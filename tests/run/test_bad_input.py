@@ -300,7 +300,7 @@ def halved(*, inside: bool) -> Any:
             "has 1 inputs and 2 outputs (image; logits, features)",
             "onnx.utils.extract_model",
         ),
-        (network(classes=1), "has 1 class: a classifier tells at least 2 apart", "give two logits"),
+        (network(classes=1), "has 1 class: a classifier tells at least 2 apart", "two logits 0 and z"),
         (
             network(channels=1),
             "takes an input of shape ['batch', 1, 'height', 'width']",

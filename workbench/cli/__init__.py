@@ -31,7 +31,7 @@ MODULES = {
     **dict.fromkeys(("compare", "advise", "explain"), "decide"),
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
     **dict.fromkeys(("serve", "shadow-report"), "serving"),
-    **dict.fromkeys(("init", "doctor", "schema"), "inspection"),
+    **dict.fromkeys(("init", "inspect", "doctor", "schema"), "inspection"),
 }
 
 

@@ -1,4 +1,4 @@
-"""`init`, `doctor` and `schema`: the folder, the machine and the files to write."""
+"""`init`, `inspect`, `doctor` and `schema`: the folder, a model's file, the machine, the files to write."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from workbench.cli.options import Answers, Debug, Quiet
 from workbench.cli.output import print_answer
 
 PANEL = "Inspect"
+READ_TIMEOUT_S = 600.0
 
 
 def init(
@@ -23,6 +24,23 @@ def init(
     for finding in findings:
         print(finding)
     print(f"wrote {path}: read it through, then `krishi-bench run`")
+    return 0
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    form: Answers = "table",
+    _debug: Debug = False,
+) -> int:
+    """Say what a model's file holds, and what krishi.yaml needs beside it."""
+    from workbench.model.source.file_facts import examine
+    from workbench.report import file_facts as words
+    from workbench.system.child import call
+    from workbench.system.files import cache_folder
+
+    log = cache_folder() / "logs" / "inspect.txt"
+    facts = call(examine, file, log=log, timeout_s=READ_TIMEOUT_S, label=f"reading {file}")
+    print_answer(words.answer(facts), words.text(facts), form)
     return 0
 
 

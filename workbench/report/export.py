@@ -6,7 +6,8 @@ from workbench.run.export_checkpoint import Exported
 def text(done: Exported) -> str:
     random = "random inputs, there being no workspace with photos"
     probes = "photos of the workspace" if done.photos else random
-    return (
+    weights = f"{'; '.join(done.weights)}\n" if done.weights else ""
+    return weights + (
         f"{done.output}: opset {done.report.opset} by exporter `{done.export.exporter}`, "
         f"{done.size_bytes / 1e6:.2f} MB, {done.report.classes} classes\n"
         f"its logits differ from torch's by at most {done.report.max_abs:.2g}, "

@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.model.export.export import ExportReport, Shape, export_onnx
 from workbench.model.export.settings import OPSETS, Export, Exporter, check_opset
 from workbench.model.source.checkpoint_file import kind_of
-from workbench.model.source.model_source import ModelSource, load_model, source_digest
+from workbench.model.source.model_source import ModelSource, load_with_words, source_digest
 from workbench.photos.dataset import scan
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.run.prepare import inspect, resolve_contract
@@ -56,13 +56,15 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The result of `export`. photos: compared on photos of the workspace, not on random inputs."""
+    """The result of `export`. photos: compared on photos of the workspace, not on random inputs. weights:
+    sentences on which of the checkpoint's were taken."""
 
     output: Path
     export: Export
     report: ExportReport
     size_bytes: int
     photos: bool
+    weights: tuple[str, ...] = ()
 
 
 def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Report) -> Exported:
@@ -75,8 +77,9 @@ def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Repo
     log = cache_folder() / "logs" / "export.txt"
     with new_file(request.output) as temporary:
         given = (source, export, temporary, request.input_shape, probes)
-        made = call(export_here, *given, log=log, timeout_s=1800.0, label="the export")
-    return Exported(request.output, export, made, request.output.stat().st_size, photos=probes is not None)
+        made, weights = call(export_here, *given, log=log, timeout_s=1800.0, label="the export")
+    size = request.output.stat().st_size
+    return Exported(request.output, export, made, size, photos=probes is not None, weights=weights)
 
 
 def _check_output(output: Path, checkpoint: Path, workspace: Workspace) -> None:
@@ -96,13 +99,14 @@ def export_here(
     target: Path,
     input_shape: Shape,
     probes: "NDArray[np.float32] | None",
-) -> ExportReport:
+) -> tuple[ExportReport, tuple[str, ...]]:
     """The part of `export_checkpoint` that loads torch."""
     import numpy as np
 
     if probes is None:
         probes = np.random.default_rng(0).standard_normal((PROBES, *input_shape[1:]), dtype=np.float32)
-    return export_onnx(load_model(source, None), export, target, input_shape, probes)
+    model, weights = load_with_words(source, None)
+    return export_onnx(model, export, target, input_shape, probes), weights
 
 
 def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> ModelSource:

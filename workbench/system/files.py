@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 LONGEST_NAME = 180  # bytes; file systems take 255, and temporary files add to the name
 
 
@@ -56,6 +57,21 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git leaves in the place of one that Git LFS has not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_HEAD)) == LFS_HEAD
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raise WorkbenchError where the file is a Git LFS pointer."""
+    if is_lfs_pointer(path):
+        raise WorkbenchError(
+            f"{path} is a Git LFS pointer: `git lfs pull`",
+            hint="run `git lfs pull` where it was cloned: it fetches the file itself",
+        )
 
 
 def make_folder(path: Path) -> None:

@@ -14,8 +14,12 @@ from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import Unsuited, WorkbenchError, first_line
 from workbench.model.export.settings import Export, check_opset, other_exporter
 from workbench.model.export.torch_exporters import (
+    DEPENDENT,
+    DEPENDENT_HINT,
     NETWORK_ERRORS,
+    TWO_LOGITS,
     chatter_on_stderr,
+    unable,
     write_onnx,
     write_package,
     write_program,
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int, int]
 Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 TOLERANCE = 1e-3  # of max(1, the largest logit)
+STEADY = 1e-5  # what the same input may move a logit by, in the same process
+ROUNDING, SLACK = 1e-6, 10.0  # of float32, relative; times what such a change of the input moves
 # bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; a deep network rounds many times. The
 # tolerance tells a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
 COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
@@ -63,7 +69,7 @@ def export_onnx(
     check_opset(export)
     assert samples.shape[1:] == input_shape[1:]
     _refuse_large(model)
-    expected = torch_logits(model, samples)
+    expected = _steady_logits(model, samples)
     size = 2 if export.dynamic_batch else max(1, input_shape[0])  # the exporter would make 1 a constant
     with _removed_on_error(target):
         write_onnx(model, export, target, filled(samples[:size], size), hint=other_exporter(export))
@@ -91,7 +97,7 @@ def export_torch(
     import torch
 
     assert samples.shape[1:] == input_shape[1:]
-    expected = torch_logits(model, samples)
+    expected = _steady_logits(model, samples)
     if runtime.compile:
         _compile(model, target, samples, expected, runtime)
         return "torch-aoti"
@@ -195,16 +201,17 @@ def torch_logits(
         with torch.inference_mode():
             output = model(torch.from_numpy(samples))
     except NETWORK_ERRORS as error:
-        raise WorkbenchError(
-            f"the network cannot run on a batch of shape {samples.shape}: {first_line(error)}",
-            hint="check `preprocess.crop` and `model.factory_args` in krishi.yaml",
-        ) from error
+        raise unable(model, samples.shape, error) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(samples):
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         raise WorkbenchError(
             f"the network returns {got}; expected one tensor of logits, ({len(samples)}, classes)",
-            hint="have the factory return a module whose forward gives the logits alone",
+            hint=TWO_LOGITS
+            if isinstance(output, torch.Tensor) and output.shape == samples.shape[:1]
+            else "have the factory return a module whose forward gives the logits alone",
         )
+    if output.shape[1] == 1:
+        raise WorkbenchError("the network has 1 class: a classifier tells at least 2 apart", hint=TWO_LOGITS)
     logits: NDArray[np.float32] = output.float().numpy()
     if not np.isfinite(logits).all():
         raise WorkbenchError(
@@ -212,6 +219,24 @@ def torch_logits(
             hint="check the checkpoint: its weights may hold NaN, or training may have diverged",
         )
     return logits
+
+
+def _steady_logits(model: "torch.nn.Module", samples: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """The logits, where a photo gets the same ones again, and alone. Raises WorkbenchError."""
+    import numpy as np
+
+    batch = samples if len(samples) > 1 else np.concatenate([samples, -samples])
+    expected = torch_logits(model, batch)
+    largest = float(np.abs(expected).max())
+    if float(np.abs(torch_logits(model, batch) - expected).max()) > STEADY * (1 + largest):
+        raise WorkbenchError(
+            "the network gives other answers for the same photo",
+            hint="`eval()` does not end the chance in its forward: pass `self.training` to F.dropout, leave "
+            "noise out",
+        )
+    if float(np.abs(torch_logits(model, batch[:1]) - expected[:1]).max()) > STEADY + TOLERANCE * largest:
+        raise WorkbenchError(DEPENDENT, hint=DEPENDENT_HINT)
+    return expected[: len(samples)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,13 +336,21 @@ def _refuse_branches(model: "torch.nn.Module", samples: "NDArray[np.float32]", r
     keeps the branch that its example took, and photos that take another may be rare."""
     import numpy as np
 
-    for changed in (-samples, 4 * samples, np.zeros_like(samples)):
+    noise = np.random.default_rng(0).standard_normal(samples.shape, dtype=np.float32)
+    for factor in (-1, 4, 1 / 64, 0):
+        changed = samples * np.float32(factor)
         try:
             expected = torch_logits(model, changed)
+            # A norm makes much of rounding where an input is nearly even: what torch's own answers move by
+            # when the input moves as little is no sign of a branch.
+            moved = torch_logits(
+                model, changed + noise * np.float32(ROUNDING * max(1.0, np.abs(changed).max()))
+            )
         except WorkbenchError:
             continue  # torch itself gives no finite logits for it
+        own = SLACK * float(np.abs(moved - expected).max()) / max(1.0, float(np.abs(expected).max()))
         try:
-            _compare(expected, changed, run)
+            _compare(expected, changed, run, TOLERANCE + own)
         except WorkbenchError as error:
             raise WorkbenchError(
                 "the forward of the network branches on the values of its input, and the exported file keeps "

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import Unsuited, WorkbenchError, summary
+from workbench.errors import Unsuited, WorkbenchError, first_line, summary
 from workbench.model.graph.onnx_file import load
 
 if TYPE_CHECKING:
@@ -23,6 +24,42 @@ if TYPE_CHECKING:
 
 # The errors that a network's forward, or an exporter that follows it, raises for unsupported networks.
 NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+TWO_LOGITS = (
+    "1 output: give the two logits 0 and z, from a factory that wraps the network: "
+    "`torch.cat([torch.zeros_like(z), z], dim=1)`"
+)
+DEPENDENT = "a photo's answer depends on the others in its batch"
+DEPENDENT_HINT = (
+    "a BatchNorm without running statistics takes the batch's: train it with `track_running_stats=True`; a "
+    "branch must look at each photo alone, with torch.where"
+)
+INTERPRETER = "failed in the TorchScript interpreter"
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in a forward: of an error in TorchScript the sentence that its trace leads up to."""
+    if INTERPRETER not in str(error):
+        return first_line(error)
+    lines = str(error).strip().splitlines()
+    causes = [line for line in lines if re.match(r"\w*Error: ", line)] or lines
+    return causes[-1].partition(": ")[2].split(". ")[0] or causes[-1]
+
+
+def unable(model: object, shape: tuple[int, ...], error: BaseException) -> WorkbenchError:
+    """The error about a network that does not run, with the device or type in the code of TorchScript."""
+    import torch
+
+    why = _reason(error)
+    if "more than 1 value per channel" in why:
+        return WorkbenchError(f"{DEPENDENT}: {why}", hint=DEPENDENT_HINT)
+    hint = "check `preprocess.crop` and `model.factory_args` in krishi.yaml"
+    if isinstance(model, torch.jit.ScriptModule):
+        devices = sorted(set(re.findall(r'"((?:cuda|mps|xpu)(?::\d+)?)"', str(model.inlined_graph))))
+        types = "a type of numbers other than float32" if re.search("type|Half|BFloat16", why) else None
+        if written := f"the device `{devices[0]}`" if devices else types:
+            why = f"{written} is written into its code ({why})"
+            hint = "save it again in float32 on the CPU: torch.jit.trace(model.cpu().float().eval(), photos)"
+    return WorkbenchError(f"the network cannot run on a batch of shape {shape}: {why}", hint=hint)
 
 
 def write_onnx(

@@ -11,7 +11,7 @@ from workbench.backends.common import PROBE_SIDE, filled, open_cpu, translated_o
 from workbench.backends.mac_count import inputs_of
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
-from workbench.system.files import sha256_file
+from workbench.system.files import refuse_lfs_pointer, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,8 @@ def load(path: Path) -> "onnx.ModelProto":
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    if path.is_file():
+        refuse_lfs_pointer(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, OSError) as error:

@@ -1,32 +1,24 @@
 """Read a checkpoint file: its kind, tensors and plain values. Code in it is never run."""
 
-import pickle
-import re
+import json
+import math
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError, first_line, some
-from workbench.model.source.info import Kind, Layout
+from workbench.errors import WorkbenchError, first_line, some, summary
+from workbench.model.source.contents import CheckpointContents
+from workbench.model.source.inert_pickle import read
+from workbench.model.source.info import Kind
+from workbench.system.files import refuse_lfs_pointer
 
 if TYPE_CHECKING:
     import torch
 
 
 SAFETENSORS = ".safetensors"
-WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
-# Lightning, DistributedDataParallel, a common habit, torch.compile.
-PREFIXES = ("model.", "module.", "net.", "_orig_mod.")
-
-
-class Weights(NamedTuple):
-    """A state dict, and the rest of the checkpoint around it."""
-
-    layout: Layout
-    tensors: Mapping[str, "torch.Tensor"]
-    extras: Mapping[str, object]
 
 
 def kind_of(path: Path | None) -> Kind:
@@ -45,6 +37,7 @@ def kind_of(path: Path | None) -> Kind:
         return "transformers"
     if not path.is_file():
         raise missing(path)
+    refuse_lfs_pointer(path)
     if path.suffix.lower() == ".onnx":
         return "onnx"
     with path.open("rb") as file:
@@ -117,96 +110,50 @@ def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
             ) from error
 
 
-def load_weights(path: Path) -> Weights:
-    """Read the tensors and plain values of a checkpoint, never code (`weights_only=True`)."""
-    import torch
-
-    if path.suffix.lower() == SAFETENSORS:
-        return Weights("plain", _load_safetensors(path), {})
+def load_contents(path: Path) -> CheckpointContents:
+    """Read the tensors and plain values of a checkpoint. Raises WorkbenchError where it holds no tensors."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if (name := re.search(r"GLOBAL (\S+) was not an allowed global", str(error))) is not None:
-            raise WorkbenchError(
-                f"model.checkpoint: {path} holds a pickled `{name[1]}`: refused, because to load it would be "
-                "to run code stored in the file",
-                hint="where you trust the file, load it and save its weights alone: "
-                "`torch.save(model.state_dict(), 'weights.pt')`; or export it to ONNX and give that",
-            ) from error
-        raise _damaged(path, "its pickle cannot be read") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise _damaged(path, first_line(error)) from error
-    return _weights_of(loaded, path)
-
-
-def _load_safetensors(path: Path) -> Mapping[str, "torch.Tensor"]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise WorkbenchError(
-            f"model.checkpoint: reading {path} needs `safetensors`, which is not installed",
-            hint="pip install safetensors",
-        ) from error
-    try:
-        return load_file(path)  # type: ignore[no-any-return]
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, first_line(error)) from error
-
-
-def _weights_of(loaded: object, path: Path) -> Weights:
-    if isinstance(loaded, Mapping):
-        for key in WEIGHT_KEYS:
-            if _is_state_dict(inner := loaded.get(key)):
-                layout: Layout = "lightning" if "pytorch-lightning_version" in loaded else "plain"
-                return Weights(layout, inner, {k: v for k, v in loaded.items() if k != key})
-        if _is_state_dict(loaded):
-            return Weights("plain", loaded, {})
-        found = f"a dict with the keys {some([str(key) for key in loaded])}"
-    else:
-        found = f"a {type(loaded).__name__}"
+        if path.suffix.lower() == SAFETENSORS:
+            contents = CheckpointContents(_read_safetensors(path))
+        else:
+            contents = CheckpointContents(*read(path))
+    except Exception as error:  # a damaged file, or one made to do so, may raise anything
+        raise _damaged(path, summary(error)) from error
+    if any(stored.tensor.ndim for stored in contents.tensors):
+        return contents
+    root = contents.root
+    found = f"a {type(root).__name__}"
+    if isinstance(root, Mapping) and root:
+        found = f"a dict with the keys {some([str(key) for key in root])}"
+    unread = f"; it names {some(contents.stand_ins)}, which is not run" if contents.stand_ins else ""
     raise WorkbenchError(
-        f"model.checkpoint: {path} holds {found}, and no state dict",
-        hint="expected parameter names with tensors, alone or under `state_dict`",
+        f"model.checkpoint: {path} holds {found}, and no state dict{unread}",
+        hint="expected names with tensors: `torch.save(model.state_dict(), 'weights.pt')` writes them",
     )
 
 
-def _is_state_dict(value: object) -> TypeGuard[Mapping[str, "torch.Tensor"]]:
+def _read_safetensors(path: Path) -> dict[str, object]:
+    """The tensors of a .safetensors file: the length of a JSON header, the header, the memory of all."""
     import torch
 
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(key, str) and isinstance(item, torch.Tensor) for key, item in value.items())
-    )
-
-
-def fill(
-    model: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"], path: Path, *, factory: str
-) -> None:
-    """Load the weights, with the prefixes of their names removed where that fits the network.
-
-    Raises WorkbenchError listing the missing and unexpected ones and those of another shape.
-    """
-    own = model.state_dict()
-    readings = [dict(tensors)]
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in readings[-1])), None):
-        readings.append({key.removeprefix(prefix): value for key, value in readings[-1].items()})
-    best = min(readings, key=lambda reading: len(own.keys() ^ reading.keys()))
-    shapes = [
-        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-        for key, value in best.items()
-        if key in own and own[key].shape != value.shape
-    ]
-    problems = {
-        "missing": [key for key in own if key not in best],
-        "unexpected": [key for key in best if key not in own],
-        "of another shape": shapes,
-    }
-    if any(problems.values()):
-        listed = "\n".join(f"  {len(keys)} {what}: {some(keys)}" for what, keys in problems.items() if keys)
-        raise WorkbenchError(
-            f"the weights of {path} do not fit the network of `{factory}`\n{listed}",
-            hint="check `model.factory` and `model.factory_args`: the network must be the trained one",
+    types = {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)} | {"BOOL": "bool", "BF16": "bfloat16"}
+    types |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)} | {"C64": "complex64"}
+    types |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
+    types |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    found: dict[str, object] = {"__metadata__": header.pop("__metadata__", {})}
+    for name, entry in header.items():
+        first, end = entry["data_offsets"]
+        kind: torch.dtype = getattr(torch, types[entry["dtype"]])
+        if (
+            not 0 <= first <= end <= len(data) - start
+            or end - first != math.prod(entry["shape"]) * kind.itemsize
+        ):
+            raise ValueError(f"{name} lies outside of the file")
+        flat = (
+            torch.frombuffer(data[start + first : start + end], dtype=kind) if end > first else torch.empty(0)
         )
-    model.load_state_dict(best)
+        found[name] = flat.to(kind).reshape(entry["shape"])
+    return found

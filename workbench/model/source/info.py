@@ -9,6 +9,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Interpolation, StatedPreprocess, Triple
+from workbench.system.files import refuse_lfs_pointer
 from workbench.system.records import Record, problems_of
 
 Kind = Literal["state-dict", "torchscript", "torch-export", "onnx", "transformers", "factory"]
@@ -28,7 +29,8 @@ class SourceInfo(Record):
     """Facts that a source states; None for those that it does not.
 
     network: the name of its architecture. stated_in: the file or library that states the preprocessing; None:
-    the checkpoint itself. notes: differences between the source's own preprocessing and ours, as sentences.
+    the checkpoint itself. weights: which of the file's were taken, and what else is in it. notes: differences
+    between the source's own preprocessing and ours, as sentences.
     """
 
     kind: Kind
@@ -38,6 +40,7 @@ class SourceInfo(Record):
     preprocess: StatedPreprocess = StatedPreprocess()
     network: str | None = None
     stated_in: str | None = None
+    weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def sentence(self) -> str:
@@ -49,7 +52,7 @@ class SourceInfo(Record):
         stated = self.preprocess.words() or "says nothing of its preprocessing"
         origin = f", from {self.stated_in}" if self.stated_in and self.preprocess.words() else ""
         network = f" ({self.network})" if self.network else ""
-        return f"{what}{network}: {classes}; {stated}{origin}"
+        return "; ".join([f"{what}{network}: {classes}", f"{stated}{origin}", *self.weights])
 
 
 def checked_info(known: Mapping[str, object], where: object) -> SourceInfo:
@@ -97,6 +100,7 @@ def interpolation(value: object, where: str) -> str | None:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Names from a JSON list, or from a text file with one per line. Raises WorkbenchError."""
     try:
+        refuse_lfs_pointer(path)
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise WorkbenchError(f"model.class_names: {path} cannot be read: {error.strerror}") from error

@@ -5,23 +5,28 @@ folder of `transformers`. An ONNX file is a source without one.
 (`workbench.system.child`).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, JsonValue, model_validator
 
 from workbench.errors import WorkbenchError, some
+from workbench.model.export.torch_exporters import TWO_LOGITS
 from workbench.model.source import timm_network, torch_export, transformers_folder
-from workbench.model.source.checkpoint_file import (
-    Weights,
+from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript, missing
+from workbench.model.source.contents import CheckpointContents
+from workbench.model.source.fit import (
+    Fit,
+    class_count_of,
     fill,
-    kind_of,
-    load_torchscript,
-    load_weights,
-    missing,
+    fits_of,
+    guess_classes,
+    last_rows,
+    refuse,
+    sentences,
 )
-from workbench.model.source.info import SourceInfo, checked_info, folded, interpolation, read_class_names
+from workbench.model.source.info import SourceInfo, checked_info, read_class_names
+from workbench.model.source.stated_preprocess import stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.files import digest_of, sha256_file
@@ -46,8 +51,13 @@ class ModelSource(Record):
     )
     factory_args: dict[str, JsonValue] = Field(
         {},
-        description="Keyword arguments of the factory. Where there are none, a factory with a `num_classes` "
-        "parameter is given the number of classes.",
+        description="Keyword arguments of the factory. A parameter `num_classes` that is not among them is "
+        "given the number of classes.",
+    )
+    weights: str | None = Field(
+        None,
+        description="The place of the weights in the checkpoint, such as `model_ema` or `ema.module`; by "
+        "default the one that fits the network best. `krishi-bench inspect FILE` lists them.",
     )
     class_names: Path | None = Field(
         None,
@@ -76,17 +86,17 @@ class ModelSource(Record):
 
 
 def inspect(source: ModelSource) -> SourceInfo:
-    """Read the classes and the preprocessing that the source states, without running any of its code (other
-    than that of a program with `trust_code`).
+    """Read the classes and the preprocessing that the source states, and fit its weights to the network.
 
-    Raises WorkbenchError where the source cannot be used: absent, damaged, holding code, a state dict
-    without a factory, a network for other than RGB photos or for one class, or contradicting its class names.
+    It runs the factory, and of the checkpoint nothing but a program with `trust_code`. Raises WorkbenchError
+    where the source cannot be used: absent, damaged, a state dict without a factory that it fits, a network
+    for other than RGB photos or for one class, or contradicting its class names.
     """
     info = _describe(source)
     if info.num_classes == 1:
         raise WorkbenchError(
             f"{source.name()} has 1 class: a classifier tells at least 2 apart",
-            hint="where a sigmoid follows, have a factory wrap the network to give two logits: 0 and its own",
+            hint=TWO_LOGITS,
         )
     return info.model_copy(update={"class_names": _class_names(source, info)})
 
@@ -106,18 +116,35 @@ def _describe(source: ModelSource) -> SourceInfo:
         case "transformers":
             return transformers_folder.describe(path)
         case _:
-            weights = load_weights(path)
-            factory = _factory(source)
-            return _add_timm(_checkpoint_info(path, weights), timm_network.name_of(factory))
+            factory, contents = _factory(source), load_contents(path)
+            return _add_timm(_checkpoint_info(source, path, contents), timm_network.name_of(factory))
 
 
 def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module":
     """The network with its weights, on the CPU, in float32, in eval mode.
 
-    class_count: passed to a factory with a `num_classes` parameter when `factory_args` is empty and the
-    checkpoint states no number. Raises WorkbenchError, also for any error of the factory.
+    class_count: passed to a factory with a `num_classes` parameter that `factory_args` lacks, where the
+    checkpoint states no number; its weights have the last word. Raises WorkbenchError, also for any
+    error of the factory.
     """
+    return load_with_words(source, class_count)[0]
+
+
+def load_with_words(
+    source: ModelSource, class_count: int | None
+) -> "tuple[torch.nn.Module, tuple[str, ...]]":
+    """As `load_model`, with sentences on which of a checkpoint's weights were taken, where it had others."""
     path = source.checkpoint
+    if path is not None and kind_of(path) == "state-dict":
+        contents = load_contents(path)
+        fitted = _fit(source, path, contents, class_count)
+        fill(fitted.network, fitted.fits[0])
+        return fitted.network, sentences(fitted.fits, contents, source.weights)
+    return _load_whole(source, path, class_count), ()
+
+
+def _load_whole(source: ModelSource, path: Path | None, class_count: int | None) -> "torch.nn.Module":
+    """A network that no state dict fills."""
     if path is None:
         _factory_info(source)
         return _build_network(source, class_count)
@@ -131,13 +158,34 @@ def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module
             return load_torchscript(path).float().eval()
         case "torch-export":
             return torch_export.load(_require_trust(source, path))
-        case "transformers":
-            return transformers_folder.load(path)
         case _:
-            weights = load_weights(path)
-            model = _build_network(source, _num_classes(weights.extras) or class_count)
-            fill(model, weights.tensors, path, factory=f"{source.factory}")
-            return model
+            return transformers_folder.load(path)
+
+
+class _Fitted(NamedTuple):
+    """network: not filled yet. fits: the best first. classes: the number that the weights show."""
+
+    network: "torch.nn.Module"
+    fits: list[Fit]
+    classes: int | None
+
+
+def _fit(source: ModelSource, path: Path, contents: CheckpointContents, class_count: int | None) -> _Fitted:
+    """Build the network for the classes of the weights. Raises WorkbenchError where they do not fit it."""
+    names = contents.class_names(None)
+    stated = contents.num_classes() or (len(names) if isinstance(names, list) else None)
+    count = stated or class_count or guess_classes(contents)
+    network = _build_network(source, count)
+    fits = fits_of(contents, network, source.weights)
+    shown = class_count_of(fits[0], network)
+    if shown is not None and shown != count:
+        rebuilt = _build_network(source, shown)
+        again = fits_of(contents, rebuilt, source.weights)
+        if again[0].fits:
+            return _Fitted(rebuilt, again, shown)
+    if not fits[0].fits:
+        raise refuse(fits[0], contents, f"{path}", f"{source.factory}")
+    return _Fitted(network, fits, count if stated or last_rows(network) == count else None)
 
 
 def _build_network(source: ModelSource, num_classes: int | None) -> "torch.nn.Module":
@@ -169,6 +217,7 @@ def source_digest(source: ModelSource) -> str:
             source.factory_args,
             digests(factory, source.import_from, CODE) if factory else [],
             digests(factory, source.import_from, DATA) if factory and path is None else [],
+            *([source.weights] if source.weights else []),  # so that digests from before it stay
         ]
     )
 
@@ -228,42 +277,19 @@ def _onnx_info(path: Path) -> SourceInfo:
     return SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated)
 
 
-def _checkpoint_info(path: Path, weights: Weights) -> SourceInfo:
+def _checkpoint_info(source: ModelSource, path: Path, contents: CheckpointContents) -> SourceInfo:
     """Read `class_names`, `preprocessing_stats` and `model_config` where the checkpoint has them."""
-    stats, config = _mapping(weights.extras, "preprocessing_stats"), _mapping(weights.extras, "model_config")
-    where = f"{path}: preprocessing_stats"
-    color = stats.get("color", "RGB")
-    if str(color).upper() != "RGB":
-        raise WorkbenchError(
-            f"{where}.color is {color}: photos are given to the network as RGB",
-            hint="swap the channels in the network's forward, or those of its first convolution's weights",
-        )
-    height, width = config.get("input_height"), config.get("input_width")
-    mean, std = folded(stats.get("scale", 1 / 255), stats.get("mean"), stats.get("std"), where)
-    stated = {
-        "resize": stats.get("resize_shorter_side"),
-        "crop": stats.get("center_crop") or (height if height == width else None),
-        "interpolation": interpolation(stats.get("interpolation"), where),
-        "mean": mean,
-        "std": std,
+    fitted = _fit(source, path, contents, None)
+    stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
+    names = contents.class_names(fitted.classes)
+    known = {
+        "layout": "lightning" if contents.lightning else "plain",
+        "class_names": names,
+        "num_classes": fitted.classes or contents.num_classes(),
+        "preprocess": stated_preprocess(stats, config, path),
+        "weights": sentences(fitted.fits, contents, source.weights),
     }
-    names, count = weights.extras.get("class_names"), _num_classes(weights.extras)
-    known = {"layout": weights.layout, "class_names": names, "num_classes": count, "preprocess": stated}
     return checked_info({"kind": "state-dict", **known}, path)
-
-
-def _mapping(extras: Mapping[str, object], key: str) -> Mapping[str, object]:
-    value = extras.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _num_classes(extras: Mapping[str, object]) -> int | None:
-    for key in ("model_config", "hyper_parameters"):
-        count = _mapping(extras, key).get("num_classes")
-        if isinstance(count, int) and not isinstance(count, bool):
-            return count
-    names = extras.get("class_names")
-    return len(names) if isinstance(names, list | tuple) else None
 
 
 def _class_names(source: ModelSource, info: SourceInfo) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from workbench.model.export.torch_exporters import NETWORK_ERRORS
 from workbench.model.source.info import SourceInfo, checked_info
 from workbench.model.source.transformers_processor import PROCESSOR, square
 from workbench.model.source.transformers_processor import read as read_processor
-from workbench.system.files import sha256_file
+from workbench.system.files import refuse_lfs_pointer, sha256_file
 from workbench.system.packages import unusable
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ def describe(folder: Path) -> SourceInfo:
     photos, or no weights."""
     config = _read(folder / CONFIG)
     _check(folder, config)
-    if not _weights(folder):
+    files = weight_files(folder)
+    for file in files:
+        refuse_lfs_pointer(file)
+    if not files:
         raise WorkbenchError(
             f"model.checkpoint: {folder} has no weights", hint=f"expected one of {' or '.join(WEIGHTS)}"
         )
@@ -67,7 +70,7 @@ def is_classifier(folder: Path) -> bool:
 def digests(folder: Path) -> list[tuple[str, str]]:
     """(name, sha256) of the files that make the network and its preprocessing."""
     settings = [folder / name for name in (CONFIG, PROCESSOR)]
-    files = [*settings, *_weights(folder), *folder.glob("*.index.json")]
+    files = [*settings, *weight_files(folder), *folder.glob("*.index.json")]
     return sorted((path.name, sha256_file(path)) for path in files if path.is_file())
 
 
@@ -162,7 +165,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     return [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
 
 

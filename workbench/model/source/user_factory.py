@@ -29,7 +29,7 @@ def build(
 ) -> "torch.nn.Module":
     """Call the factory. Raises WorkbenchError for any error of it, and where it returns no network.
 
-    num_classes: passed where `args` is empty and the factory has a parameter of that name.
+    num_classes: passed where the factory has a parameter of that name, and `args` has not.
     import_from: the folder where `package.module` is searched first.
     """
     import torch
@@ -37,8 +37,8 @@ def build(
     with _user_code(spec, import_from):
         factory = _resolve(spec)
         arguments: dict[str, Any] = dict(args)
-        if not arguments and num_classes and "num_classes" in inspect.signature(factory).parameters:
-            arguments["num_classes"] = num_classes
+        if num_classes and "num_classes" in inspect.signature(factory).parameters:
+            arguments.setdefault("num_classes", num_classes)
         model = factory(**arguments)
     if not isinstance(model, torch.nn.Module):
         raise WorkbenchError(

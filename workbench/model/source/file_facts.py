@@ -1,0 +1,155 @@
+"""What a model's file holds, found without its network: for `krishi-bench inspect`."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import WorkbenchError
+from workbench.model.source import transformers_folder
+from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript
+from workbench.model.source.contents import CheckpointContents, StoredTensor
+from workbench.model.source.fit import BOOKKEEPING, guess_classes, role
+from workbench.model.source.info import Layout, SourceInfo, checked_info
+from workbench.model.source.stated_preprocess import stated_preprocess
+from workbench.photos.contract import StatedPreprocess
+from workbench.system.records import Record
+
+if TYPE_CHECKING:
+    import torch
+
+
+SHOWN = 3  # tensors of a group
+ALIKE = 3  # groups whose places differ in numbers alone; more are counted as one
+
+
+class WeightGroup(Record):
+    """Tensors that lie together. shapes: of a few of them, in order. role: what the name says they are."""
+
+    place: str
+    tensors: int
+    parameters: int
+    shapes: dict[str, tuple[int, ...]]
+    role: str | None = None
+
+
+class FileFacts(Record):
+    """What a file holds. info: what it states of its model; where it states no number of classes, the outputs
+    of the last layer of its largest group.
+
+    settings: the names of hyper-parameters. others: what else lies at the top. stand_ins: the names of what
+    was not run. timm: the network that timm names.
+    """
+
+    file: str
+    info: SourceInfo
+    groups: tuple[WeightGroup, ...] = ()
+    timm: str | None = None
+    settings: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    stand_ins: tuple[str, ...] = ()
+
+
+def examine(path: Path) -> FileFacts:
+    """Read a file, of a program of torch.export its kind alone. Raises WorkbenchError."""
+    match kind := kind_of(path):
+        case "onnx":
+            return _onnx(path)
+        case "torchscript":
+            group = _group("", load_torchscript(path).state_dict().items())
+            return FileFacts(file=path.name, info=SourceInfo(kind=kind), groups=(group,))
+        case "transformers":
+            files = transformers_folder.weight_files(path)
+            info = transformers_folder.describe(path)
+            found = [(file.name, group) for file in files for group in _groups(load_contents(file))]
+            groups = tuple(group.model_copy(update={"place": name}) for name, group in found)
+            return FileFacts(file=path.name, info=info, groups=groups)
+        case "torch-export":
+            return FileFacts(file=path.name, info=SourceInfo(kind=kind))
+        case _:
+            return _checkpoint(path, load_contents(path))
+
+
+def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
+    stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
+    layout: Layout = "lightning" if contents.lightning else "plain"
+    count = contents.num_classes() or guess_classes(contents)
+    known = {"kind": "state-dict", "layout": layout, "num_classes": count}
+    try:
+        stated = {
+            "class_names": contents.class_names(None),
+            "preprocess": stated_preprocess(stats, config, path),
+        }
+        info = checked_info(known | stated, path)
+    except WorkbenchError as error:
+        info = checked_info(known | {"notes": (error.message,)}, path)
+    root = contents.root if isinstance(contents.root, Mapping) else {}
+    weights = {tensor.full for tensor in contents.tensors} | {
+        place.split(".")[0] for place in contents.groups()
+    }
+    arch = root.get("arch")
+    return FileFacts(
+        file=path.name,
+        info=info,
+        groups=_groups(contents),
+        timm=arch if isinstance(arch, str) else None,
+        settings=tuple(contents.mapping("hyper_parameters", "hparams", "args", "cfg", "config")),
+        others=tuple(str(key) for key in root if str(key) not in weights),
+        stand_ins=contents.stand_ins,
+    )
+
+
+def _groups(contents: CheckpointContents) -> tuple[WeightGroup, ...]:
+    """The groups, an EMA or a teacher inside of one apart; those that differ in a number alone, as an
+    optimizer's states do, as one."""
+    stored: dict[str, list[StoredTensor]] = {}
+    for tensor in contents.tensors:
+        branch = tensor.name.split(".")[0]
+        apart = (
+            f"{tensor.group}.{branch}".lstrip(".")
+            if role(branch) and branch not in BOOKKEEPING
+            else tensor.group
+        )
+        stored.setdefault(apart, []).append(tensor)
+    merged: dict[str, list[str]] = {}
+    for place in stored:
+        merged.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", place), []).append(place)
+    found = []
+    for pattern, places in merged.items():
+        alike = [(pattern, places)] if len(places) > ALIKE else [(place, [place]) for place in places]
+        found += [
+            _group(name, [(one.name, one.tensor) for place in those for one in stored[place]])
+            for name, those in alike
+        ]
+    return tuple(found)
+
+
+def _group(place: str, tensors: Iterable[tuple[str, "torch.Tensor"]]) -> WeightGroup:
+    pairs = list(tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in pairs}
+    first = list(shapes)[: SHOWN - 1]
+    last = [name for name in shapes if name not in first][-1:]
+    return WeightGroup(
+        place=place,
+        tensors=len(pairs),
+        parameters=sum(tensor.numel() for _, tensor in pairs),
+        shapes={name: shapes[name] for name in (*first, *last)},
+        role=role(place),
+    )
+
+
+def _onnx(path: Path) -> FileFacts:
+    from workbench.model.graph.onnx_file import describe, load
+
+    facts, weights = describe(path), load(path).graph.initializer
+    shapes = {weight.name: tuple(weight.dims) for weight in weights}
+    size = sum(map(math.prod, shapes.values()))
+    first = dict(list(shapes.items())[:SHOWN])
+    height, width = facts.input_shape[2:]
+    stated = StatedPreprocess(crop=height or None) if height == width else StatedPreprocess()
+    return FileFacts(
+        file=path.name,
+        info=SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated),
+        groups=(WeightGroup(place="", tensors=len(shapes), parameters=size, shapes=first),),
+    )
