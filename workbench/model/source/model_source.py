@@ -21,7 +21,8 @@ from workbench.model.source.checkpoint_file import (
     load_weights,
     missing,
 )
-from workbench.model.source.info import SourceInfo, checked_info, folded, interpolation, read_class_names
+from workbench.model.source.info import SourceInfo, checked_info, read_class_names
+from workbench.model.source.stated_preprocess import stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.photos.contract import StatedPreprocess
 from workbench.system.files import digest_of, sha256_file
@@ -219,34 +220,15 @@ def _onnx_info(path: Path) -> SourceInfo:
 
     facts = describe(path)
     height, width = facts.input_shape[2:]
-    if height and width and height != width:
-        raise WorkbenchError(
-            f"{path} takes photos of {width} x {height} pixels; the ones it would get are square",
-            hint="export it with a square input, or with height and width left free",
-        )
-    stated = StatedPreprocess(crop=height or width or None)
+    fixed = (height if height == width else (height, width)) if height and width else height or width
+    stated = StatedPreprocess(crop=fixed or None)
     return SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated)
 
 
 def _checkpoint_info(path: Path, weights: Weights) -> SourceInfo:
     """Read `class_names`, `preprocessing_stats` and `model_config` where the checkpoint has them."""
     stats, config = _mapping(weights.extras, "preprocessing_stats"), _mapping(weights.extras, "model_config")
-    where = f"{path}: preprocessing_stats"
-    color = stats.get("color", "RGB")
-    if str(color).upper() != "RGB":
-        raise WorkbenchError(
-            f"{where}.color is {color}: photos are given to the network as RGB",
-            hint="swap the channels in the network's forward, or those of its first convolution's weights",
-        )
-    height, width = config.get("input_height"), config.get("input_width")
-    mean, std = folded(stats.get("scale", 1 / 255), stats.get("mean"), stats.get("std"), where)
-    stated = {
-        "resize": stats.get("resize_shorter_side"),
-        "crop": stats.get("center_crop") or (height if height == width else None),
-        "interpolation": interpolation(stats.get("interpolation"), where),
-        "mean": mean,
-        "std": std,
-    }
+    stated = stated_preprocess(stats, config, path)
     names, count = weights.extras.get("class_names"), _num_classes(weights.extras)
     known = {"layout": weights.layout, "class_names": names, "num_classes": count, "preprocess": stated}
     return checked_info({"kind": "state-dict", **known}, path)
