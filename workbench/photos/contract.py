@@ -178,6 +178,11 @@ class Preprocess(Record):
         """(height, width) of the network's input, in pixels."""
         return sides(self.crop)
 
+    @property
+    def white(self) -> float:
+        """Pixel value that `rescale` makes 1: 255.0, exactly, for 1/255."""
+        return 1.0 / self.rescale
+
 
 def sides(side: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width)."""

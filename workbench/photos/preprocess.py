@@ -101,7 +101,8 @@ def _resize_unfiltered(image: "Image.Image", size: tuple[int, int], *, cubic: bo
         taps = _taps((at - first.astype(np.float32)).reshape(shape), cubic=cubic)
         parts = [weight * np.take(values, np.clip(first + k, 0, last), axis) for k, weight in taps]
         values = np.add.reduce(parts)
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(values).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def _taps(t: "NDArray[np.float32]", *, cubic: bool) -> "list[tuple[int, NDArray[np.float32]]]":
@@ -124,12 +125,11 @@ def normalize(pixels: "NDArray[np.uint8]", contract: Preprocess) -> "NDArray[np.
     import numpy as np
 
     # (x rescale - mean)/std, as one multiply-add per value in float32.
-    full = 1.0 / contract.rescale  # 255.0, exactly, for 1/255
     batch = np.empty((pixels.shape[0], 3, *pixels.shape[1:3]), dtype=np.float32)
     for channel, (mean, std) in enumerate(zip(contract.mean, contract.std, strict=True)):
         plane = batch[:, channel]
         plane[...] = pixels[..., channel]
-        plane *= np.float32(1.0 / (full * std))
+        plane *= np.float32(1.0 / (contract.white * std))
         plane += np.float32(-mean / std)
     return batch
 

@@ -108,9 +108,9 @@ def _geometry(stats: Mapping[str, Any], where: str) -> dict[str, object]:
     shorter, size = _size(stats, where)
     cuts = _given(stats, "do_center_crop", _default(stats)[1])
     crop = both(stats.get("crop_size"), f"{where}: crop_size") if cuts else None
-    if processor.startswith("ConvNext") and shorter:
+    if shorter and processor.startswith("ConvNext"):
         if shorter >= WARP_FROM:
-            shorter, size = None, (shorter, shorter)
+            size, shorter = (shorter, shorter), None
         else:
             crop = crop or (shorter, shorter)
             shorter = int(shorter / _fraction(_given(stats, "crop_pct", 224 / 256), where))
@@ -118,20 +118,20 @@ def _geometry(stats: Mapping[str, Any], where: str) -> dict[str, object]:
         fraction = _fraction(_given(stats, "crop_pct", 0.9), where)
         if size and size[0] == size[1]:
             shorter, size = size[0], None
-        shorter = shorter and int(shorter / fraction)
-        size = size and (int(size[0] / fraction), int(size[1] / fraction))
-    elif processor.startswith(("Levit", "LeViT")):
-        shorter = shorter and int(256 / 224 * shorter)
-    if shorter is None and size is None:
-        return {"crop": crop}
-    if shorter and not cuts and not crop:
+        shorter = int(shorter / fraction) if shorter else None
+        size = (int(size[0] / fraction), int(size[1] / fraction)) if size else None
+    elif shorter and processor.startswith(("Levit", "LeViT")):
+        shorter = int(256 / 224 * shorter)
+    if shorter and not crop and not cuts:
         raise _Unlike("keeps the whole photo, whatever its shape (do_center_crop: false)")
-    target = size or (shorter, shorter)
-    crop = crop or size
-    known = {"resize": shorter or size, "crop": crop and _short(crop), "rounding": "transformers"}
-    if crop and any(cut > side for cut, side in zip(crop, target, strict=True)):
-        known["fill"] = 0
-    return known
+    crop, target = crop or size, size or (shorter and (shorter, shorter))
+    padded = crop and target and any(cut > side for cut, side in zip(crop, target, strict=True))
+    return {
+        "resize": shorter or size,
+        "crop": crop and _short(crop),
+        "fill": 0 if padded else None,
+        "rounding": "transformers" if target else None,
+    }
 
 
 def _size(stats: Mapping[str, Any], where: str) -> tuple[int | None, tuple[int, int] | None]:
@@ -157,9 +157,9 @@ def both(value: object, where: str) -> tuple[int, int] | None:
         return None
     if isinstance(value, dict) and set(value) == {"height", "width"}:
         value = [value["height"], value["width"]]
-    sides = value if isinstance(value, list) and len(value) == 2 else [value, value]
-    if all(type(side) is int and side > 0 for side in sides):
-        return sides[0], sides[1]
+    height, width = value if isinstance(value, list) and len(value) == 2 else (value, value)
+    if type(height) is int and type(width) is int and height > 0 and width > 0:
+        return height, width
     raise WorkbenchError(
         f"{where} is {json.dumps(value)}, which we cannot read",
         hint="take it out of the file and give `preprocess.resize` and `preprocess.crop` in krishi.yaml",
