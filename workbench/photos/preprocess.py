@@ -2,7 +2,7 @@
 measured preprocessing is the served one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import MAX_PIXELS, Batch, ImageError, Interpolation, Photo, Preprocess, sides
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
+
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[np.uint8]":
@@ -33,11 +35,10 @@ def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[
             f"the image has {photo.size[0]} x {photo.size[1]} pixels: with the shorter side at {min(size)}, "
             f"it would have {size[0]} x {size[1]}, more than {MAX_PIXELS / 1e6:g} megapixels",
         )
-    image = photo.image if size == photo.image.size else _resize(photo, size, contract)
     (height, width), (across, down) = contract.size, size
     left, top = crop_start(across, width, contract), crop_start(down, height, contract)
     box = max(left, 0), max(top, 0), min(left + width, across), min(top + height, down)
-    pixels = np.asarray(image.crop(box))
+    pixels = np.asarray(_resize(photo, size, box, contract))
     if pixels.shape[:2] != contract.size:
         padded = np.full((height, width, 3), contract.fill, np.uint8)
         padded[box[1] - top : box[3] - top, box[0] - left : box[2] - left] = pixels
@@ -45,16 +46,18 @@ def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[
     return pixels if contract.channels == "RGB" else np.ascontiguousarray(pixels[..., ::-1])
 
 
-def _resize(photo: Photo, size: tuple[int, int], contract: Preprocess) -> "Image.Image":
-    """size: (width, height)."""
+def _resize(photo: Photo, size: tuple[int, int], box: Box, contract: Preprocess) -> "Image.Image":
+    """The part in `box` of the photo at `size`, (width, height)."""
     from PIL import Image
 
     name = contract.interpolation
+    if size == photo.image.size:
+        return photo.image.crop(box)
     if contract.library == "opencv":
-        return Image.fromarray(_resize_opencv(photo.image, size, name))
+        return Image.fromarray(_resize_opencv(photo.image, size, name)).crop(box)
     if contract.antialias or name == "nearest":
-        return photo.image.resize(size, Image.Resampling[name.upper()], box=photo.box)
-    return Image.fromarray(_resize_unfiltered(photo.image, size, cubic=name == "bicubic"))
+        return photo.image.resize(size, Image.Resampling[name.upper()], box=photo.box).crop(box)
+    return Image.fromarray(_resize_unfiltered(photo.image, size, box, cubic=name == "bicubic"))
 
 
 def require_library(contract: Preprocess) -> None:
@@ -85,21 +88,23 @@ def _resize_opencv(image: "Image.Image", size: tuple[int, int], name: Interpolat
     return resized
 
 
-def _resize_unfiltered(image: "Image.Image", size: tuple[int, int], *, cubic: bool) -> "NDArray[np.uint8]":
+def _resize_unfiltered(
+    image: "Image.Image", size: tuple[int, int], box: Box, *, cubic: bool
+) -> "NDArray[np.uint8]":
     """As torch's `interpolate` with align_corners=False and antialias=False: each pixel from its 2 x 2 or
     4 x 4 nearest ones, those at the border repeated."""
     import numpy as np
 
     values: NDArray[Any] = np.asarray(image)
-    for axis, count in ((1, size[0]), (0, size[1])):
+    for axis, count, start, stop in ((1, size[0], box[0], box[2]), (0, size[1], box[1], box[3])):
         last = values.shape[axis] - 1
         # In single precision, like torch's: of values that end in a half many would be rounded otherwise.
-        step = np.float32(values.shape[axis] / count)
-        at = (np.arange(count, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5)
-        first = np.floor(at).astype(int)
-        shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-        taps = _taps((at - first.astype(np.float32)).reshape(shape), cubic=cubic)
-        parts = [weight * np.take(values, np.clip(first + k, 0, last), axis) for k, weight in taps]
+        step, half = np.float32(values.shape[axis] / count), np.float32(0.5)
+        at = (np.arange(start, stop, dtype=np.float32) + half) * step - half
+        first = np.floor(at)
+        weights = _taps((at - first).reshape((1, -1, 1) if axis else (-1, 1, 1)), cubic=cubic)
+        rows = first.astype(int)
+        parts = [weight * np.take(values, np.clip(rows + k, 0, last), axis) for k, weight in weights]
         values = np.add.reduce(parts)
     rounded: NDArray[np.uint8] = np.rint(values).clip(0, 255).astype(np.uint8)
     return rounded
