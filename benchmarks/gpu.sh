@@ -50,8 +50,8 @@ finish() {
 
 gpu=$("$python" - <<'PY'
 import importlib.util
-from workbench.system.nvidia import missing_gpu
-print(missing_gpu() or "")
+from workbench.system.nvidia_check import missing_link
+print(missing_link("GPU") or "")
 PY
 ) || { row python failed 0 "$python cannot import krishi-bench"; finish; }
 if [ -n "$gpu" ] && [ -z "${WITHOUT_GPU:-}" ]; then # WITHOUT_GPU: go on all the same, to try this script itself

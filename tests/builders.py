@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from workbench.backends import NullRuntime, OrtRuntime
-from workbench.backends.artifact import ArtifactInfo
+from workbench.backends.artifact import Artifact, ArtifactInfo
 from workbench.errors import WorkbenchError
 from workbench.measure.records import Accuracy, Latency
 from workbench.photos.contract import Preprocess
@@ -217,6 +217,26 @@ def onnx_model(
     )
     checker.check_model(model)
     return model
+
+
+def small_classifier(folder: Path, side: int, classes: int, channels: int) -> Artifact:
+    """Convolution, pooling, matrix product, with a free batch: nodes `conv`, `relu`, `pool`, `flat`, `fc`."""
+    import onnx
+
+    from workbench.model.graph.onnx_file import artifact_info
+
+    node, rng = onnx.helper.make_node, np.random.default_rng(1)
+    weights = {"w0": rng.normal(size=(channels, 3, 3, 3)), "w1": rng.normal(size=(classes, channels))}
+    nodes = [
+        node("Conv", ["x", "w0"], ["a"], name="conv", pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["b"], name="relu"),
+        node("GlobalAveragePool", ["b"], ["c"], name="pool"),
+        node("Flatten", ["c"], ["d"], name="flat"),
+        node("Gemm", ["d", "w1"], ["y"], name="fc", transB=1),
+    ]
+    model = onnx_model(nodes, weights, ("x", ["n", 3, side, side]), ("y", ["n", classes]))
+    onnx.save(model, folder / "model.onnx")
+    return Artifact(folder, artifact_info(folder / "model.onnx"))
 
 
 def exported(network: Any, path: Path, side: int, *, batch: int = 0, **fields: Any) -> Path:

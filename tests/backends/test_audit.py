@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.builders import onnx_model
 from workbench.backends.artifact import Artifact
-from workbench.backends.audit import Audit, Product, audit_of, percent, shares_of
+from workbench.backends.audit import Audit, Computed, Product, audit_of, percent, shares_of
 
 CPU = {"CPUExecutionProvider": 9}
 SIDE = 16
@@ -213,7 +213,7 @@ def test_a_cpu_computes_an_fp16_file_in_fp32_and_the_audit_says_so(tmp_path: Pat
     assert found.verdict.endswith(": smaller, but no faster")
 
 
-def in_openvino(path: Path, hint: str, asked: str, batch: int | None) -> Audit:
+def in_openvino(path: Path, hint: str, asked: Computed, batch: int | None) -> Audit:
     openvino = pytest.importorskip("openvino", reason="its graph is read")
     from workbench.backends.openvino.audit import audit_compiled
 
@@ -227,7 +227,7 @@ def in_openvino(path: Path, hint: str, asked: str, batch: int | None) -> Audit:
 
 @pytest.mark.parametrize("batch", [1, 2, None])
 def test_openvino_multiplies_a_float_file_as_its_hint_says(tmp_path: Path, batch: int | None) -> None:
-    found = in_openvino(network(tmp_path / "m.onnx"), "f32", "f32", batch)
+    found = in_openvino(network(tmp_path / "m.onnx"), "f32", "fp32", batch)
     assert (found.macs, found.computes) == (STEM + POINTWISE + CLASSIFIER, "fp32")
     assert list(found.providers) == ["CPU"]
 
@@ -240,5 +240,5 @@ def test_openvino_multiplies_a_quantised_file_in_int8(tmp_path: Path) -> None:
 def test_a_hint_that_this_cpu_cannot_follow_is_told_from_one_it_can(tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino", reason="its graph is read")
     can = "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    found = in_openvino(network(tmp_path / "m.onnx"), "f16", "f16", 1)
+    found = in_openvino(network(tmp_path / "m.onnx"), "f16", "fp16", 1)
     assert ("fp16 was asked for" in found.verdict) is not can

@@ -221,10 +221,7 @@ def test_a_changed_file_is_refused(source: Path, tmp_path: Path, name: str) -> N
 
 
 def test_a_network_that_takes_pixels_converts_and_runs(
-    source: Path,
-    tmp_path: Path,
-    pixels: NDArray[np.uint8],
-    expected: NDArray[np.float32],
+    source: Path, tmp_path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float32]
 ) -> None:
     fold_preprocess(source, tmp_path / "pixels.onnx", CONTRACT)
     artifact = converted(tmp_path / "pixels.onnx", tmp_path / "ir")
@@ -285,13 +282,6 @@ def test_importing_openvino_reports_to_nobody(tmp_path: Path) -> None:
         "import openvino, sys;"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"HOME": str(tmp_path)},
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.stdout.strip() == "[]"
+    home, root = {"HOME": str(tmp_path)}, Path(__file__).parents[2]
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=home, cwd=root) == "[]\n"
     assert not list(tmp_path.iterdir()), "no consent file, no client id"

@@ -11,20 +11,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-onnx = pytest.importorskip("onnx", reason="graphs are ONNX")
+pytest.importorskip("onnx", reason="graphs are ONNX")
 ort = pytest.importorskip("onnxruntime", reason="its sessions are opened")
 
-from tests.builders import onnx_model  # noqa: E402
+from tests.builders import small_classifier  # noqa: E402
 from workbench.backends import OrtRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
-from workbench.backends.ort import gpu, io_binding  # noqa: E402
-from workbench.backends.ort.io_binding import KEPT, Bound  # noqa: E402
-from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
+from workbench.backends.ort import gpu  # noqa: E402
+from workbench.backends.ort.audit import RECORD, assigned, refuse_idle, refuse_other  # noqa: E402
+from workbench.backends.ort.gpu import KEPT, Bound, Buffers  # noqa: E402
 from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.model.graph.onnx_file import artifact_info  # noqa: E402
-from workbench.system import nvidia  # noqa: E402
-from workbench.system.nvidia_libraries import CUDA_PROVIDER as CUDA  # noqa: E402
+from workbench.system.nvidia_check import CUDA_PROVIDER as CUDA  # noqa: E402
+from workbench.system.nvidia_check import missing_link  # noqa: E402
 
 SIDE, CLASSES = 16, 4
 IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((8, 3, SIDE, SIDE), np.float32)
@@ -34,19 +33,7 @@ GRAPHS = OrtRuntime(device="cuda", cuda_graph=True, batch=3)
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    rng = np.random.default_rng(1)
-    node = onnx.helper.make_node
-    stored = {"w0": rng.normal(size=(8, 3, 3, 3)), "w1": rng.normal(size=(CLASSES, 8))}
-    nodes = [
-        node("Conv", ["x", "w0"], ["a"], pads=[1, 1, 1, 1]),
-        node("Relu", ["a"], ["b"]),
-        node("GlobalAveragePool", ["b"], ["c"]),
-        node("Flatten", ["c"], ["d"]),
-        node("Gemm", ["d", "w1"], ["y"], transB=1),
-    ]
-    onnx.save(onnx_model(nodes, stored, ("x", ["n", 3, SIDE, SIDE]), ("y", ["n", CLASSES])), path)
-    return Artifact(path.parent, artifact_info(path))
+    return small_classifier(tmp_path_factory.mktemp("onnx"), SIDE, CLASSES, 8)
 
 
 def options() -> Any:
@@ -69,12 +56,12 @@ def expected(opened: Any) -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[io_binding.Buffers]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Buffers]]:
     """All buffers that are made."""
-    found: list[io_binding.Buffers] = []
+    found: list[Buffers] = []
     real = Bound._new
 
-    def remember(self: Bound, *shape: Any) -> io_binding.Buffers:
+    def remember(self: Bound, *shape: Any) -> Buffers:
         found.append(real(self, *shape))
         return found[-1]
 
@@ -123,20 +110,18 @@ def test_threads_that_call_at_once_get_their_own_answers(
     assert wrong == []
 
 
-def test_each_thread_has_buffers_of_its_own_and_keeps_few(
-    opened: Any, made: list[io_binding.Buffers]
-) -> None:
+def test_each_thread_has_buffers_of_its_own_and_keeps_few(opened: Any, made: list[Buffers]) -> None:
     bound = Bound(opened, CLASSES, device="cpu")
     for count in (*range(1, KEPT + 2), KEPT + 1):
         bound.infer(IMAGES[:count])
     assert len(made) == KEPT + 1
-    assert len(bound._of_this_thread()) == KEPT
+    assert len(bound._own.buffers) == KEPT
     in_threads(2, lambda _: bound.infer(IMAGES[:1]))
     assert len(made) == KEPT + 3
 
 
 def test_a_captured_graph_keeps_its_addresses_and_is_told_apart_by_its_batch(
-    opened: Any, expected: NDArray[np.float32], made: list[io_binding.Buffers], artifact: Artifact
+    opened: Any, expected: NDArray[np.float32], made: list[Buffers], artifact: Artifact
 ) -> None:
     bound = gpu.bound(opened, artifact, GRAPHS, device="cpu")
     for count in (3, 5, 3, 6, 3):
@@ -154,7 +139,7 @@ def test_graphs_are_captured_for_two_threads_at_most_however_many_call(
     callers: list[threading.Thread] = []
     run = bound._run
 
-    def remembered(buffers: io_binding.Buffers) -> None:
+    def remembered(buffers: Buffers) -> None:
         callers.append(threading.current_thread())
         run(buffers)
 
@@ -174,7 +159,7 @@ def test_calls_without_copies_are_timed_one_by_one_after_one_that_is_not(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound = Bound(opened, CLASSES, device="cpu")
-    runs: list[io_binding.Buffers] = []
+    runs: list[Buffers] = []
     monkeypatch.setattr(bound, "_run", runs.append)
     assert len(bound.time(IMAGES[:2], 2)) == 2
     assert len(runs) == 3
@@ -190,7 +175,7 @@ def test_too_many_photos_are_refused_and_what_onnxruntime_says_is_passed_on(open
 
 
 def test_memory_on_a_gpu_that_is_not_there_is_an_error_to_be_read(opened: Any) -> None:
-    if CUDA in ort.get_available_providers() and nvidia.missing_gpu() is None:
+    if CUDA in ort.get_available_providers() and missing_link("GPU") is None:
         pytest.skip("there is a GPU")
     with pytest.raises(WorkbenchError, match="cannot run a batch of shape"):
         Bound(opened, CLASSES).infer(IMAGES[:1])
@@ -220,7 +205,7 @@ def test_a_session_that_fell_back_as_a_whole_names_the_library() -> None:
 
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
 def test_without_a_gpu_a_session_forced_open_is_refused_with_the_reason(artifact: Artifact) -> None:
-    if nvidia.missing_gpu() is None:
+    if missing_link("GPU") is None:
         pytest.skip("there is a GPU")
     runtime = OrtRuntime(device="cuda")
     for call in (
@@ -234,9 +219,7 @@ def test_without_a_gpu_a_session_forced_open_is_refused_with_the_reason(artifact
 @pytest.mark.gpu
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_on_a_gpu_the_answers_stay_and_the_provider_did_the_work(
-    artifact: Artifact,
-    expected: NDArray[np.float32],
-    cuda_graph: bool,
+    artifact: Artifact, expected: NDArray[np.float32], cuda_graph: bool
 ) -> None:
     runtime = OrtRuntime(device="cuda", cuda_graph=cuda_graph)
     if reason := BACKENDS["onnxruntime"].unavailable(runtime):

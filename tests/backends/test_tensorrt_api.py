@@ -88,9 +88,9 @@ def test_the_real_cuda_says_what_is_wrong_where_there_is_no_gpu() -> None:
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed here")
     from workbench.backends.gpu import cuda
     from workbench.errors import WorkbenchError
-    from workbench.system import nvidia
+    from workbench.system.nvidia_check import missing_link
 
-    if nvidia.missing_gpu() is None:
+    if missing_link("GPU") is None:
         pytest.skip("there is a GPU here")
     with pytest.raises(WorkbenchError, match="CUDA, while creating a stream"), cuda.stream():
         pass

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="the networks are ONNX files")
 
-from tests.builders import onnx_model
+from tests.builders import small_classifier
 from workbench.backends.artifact import Artifact
 from workbench.backends.tensorrt.audit import audit_engine
 from workbench.model.graph.onnx_file import artifact_info
@@ -19,30 +18,9 @@ MACS = {"conv": 3 * CHANNELS * 9 * SIDE * SIDE, "fc": CHANNELS * CLASSES}
 TOTAL = sum(MACS.values())
 
 
-def network(folder: Path) -> Artifact:
-    """A small classifier: convolution, pooling, matrix product."""
-    import onnx
-
-    node, rng = onnx.helper.make_node, np.random.default_rng(0)
-    weights = {
-        "kernel": rng.standard_normal((CHANNELS, 3, 3, 3)),
-        "matrix": rng.standard_normal((CHANNELS, CLASSES)),
-    }
-    nodes = [
-        node("Conv", ["photo", "kernel"], ["a"], name="conv", pads=[1, 1, 1, 1]),
-        node("Relu", ["a"], ["b"], name="relu"),
-        node("GlobalAveragePool", ["b"], ["c"], name="pool"),
-        node("Flatten", ["c"], ["d"], name="flat"),
-        node("Gemm", ["d", "matrix"], ["logits"], name="fc"),
-    ]
-    model = onnx_model(nodes, weights, ("photo", ["N", 3, SIDE, SIDE]), ("logits", ["N", CLASSES]))
-    onnx.save(model, folder / "model.onnx")
-    return Artifact(folder, artifact_info(folder / "model.onnx"))
-
-
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
-    return network(tmp_path)
+    return small_classifier(tmp_path, SIDE, CLASSES, CHANNELS)
 
 
 def layer(name: str, kind: str, given: str, made: str, *nodes: str, **more: Any) -> dict[str, Any]:
@@ -136,14 +114,14 @@ def test_only_the_layers_of_the_profile_that_runs_count(artifact: Artifact) -> N
     assert first.providers == second.providers == {"TensorRT": 5}
 
 
-def test_nodes_without_a_name_are_found_by_their_output(tmp_path: Path) -> None:
+def test_nodes_without_a_name_are_found_by_their_output(artifact: Artifact, tmp_path: Path) -> None:
     import onnx
 
-    model = onnx.load(network(tmp_path).path)
+    model = onnx.load(artifact.path)
     for node in model.graph.node:
         node.name = ""
     onnx.save(model, tmp_path / "unnamed.onnx")
     artifact = Artifact(tmp_path, artifact_info(tmp_path / "unnamed.onnx"))
     conv = layer("conv", "CaskConvolution", "p:Half", "b:Half", "node_of_a", Weights={"Type": "Half"})
-    fc = layer("fc", "gemm", "c:Half", "d:Half", "node_of_logits")
+    fc = layer("fc", "gemm", "c:Half", "d:Half", "node_of_y")
     assert audit_engine(told(conv, fc), artifact, profile=0).half_share == 1.0

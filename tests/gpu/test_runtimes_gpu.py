@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.builders import onnx_model
-from workbench.system.nvidia import missing_gpu
+from workbench.system.nvidia_check import missing_link
 
 onnx = pytest.importorskip("onnx", reason="the network is an ONNX file")
 pytest.importorskip("onnxruntime", reason="its answers on the CPU are the reference")
@@ -24,10 +24,8 @@ from workbench.photos.preprocess import normalize, preprocess  # noqa: E402
 from workbench.steps import Photos, apply  # noqa: E402
 from workbench.steps.fp16.settings import Fp16  # noqa: E402
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(missing_gpu() is not None, reason=str(missing_gpu())),
-]
+MISSING = missing_link("GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 CLASSES, SIDE, MANY = 6, 32, 7
 IMAGES = np.random.default_rng(0).standard_normal((MANY, 3, SIDE, SIDE), np.float32)

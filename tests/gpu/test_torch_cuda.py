@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.builders import error_of
-from workbench.system.nvidia import missing_gpu
+from workbench.system.nvidia_check import missing_link
 
 torch = pytest.importorskip("torch", reason="the network is a torch module")
 
@@ -18,10 +18,8 @@ from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.errors import Unsuited  # noqa: E402
 from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(missing_gpu() is not None, reason=str(missing_gpu())),
-]
+MISSING = missing_link("GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 CLASSES, SIDE, BATCH = 6, 64, 4
 SHAPE = (1, 3, SIDE, SIDE)

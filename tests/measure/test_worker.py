@@ -15,13 +15,13 @@ from onnx import helper
 from tests.builders import artifact_info, onnx_model
 from workbench.backends import NullRuntime, OrtRuntime
 from workbench.backends.artifact import Artifact
-from workbench.measure.session_process import TIMED_IMAGES, WARM_UP_MIN
+from workbench.measure.session_process import TIMED_IMAGES, WARM_UP_MIN, OpenSession
 from workbench.measure.throughput import photos_per_s
 from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.system.child import ChildError
-from workbench.system.nvidia import missing_gpu
+from workbench.system.nvidia_check import missing_link
 
 pytestmark = pytest.mark.integration
 
@@ -119,8 +119,8 @@ def test_a_warm_up_calls_the_session(worker: Worker) -> None:
 
 def test_batches_are_timed_by_the_worker_and_what_a_cpu_has_not_is_none(worker: Worker) -> None:
     assert worker.describe().engine is None
-    assert worker.device_time(1) is None
-    speed = worker.gpu_throughput(2)
+    assert worker.ask(OpenSession.device_time, 1) is None
+    speed = worker.ask(OpenSession.gpu_throughput, 2)
     assert speed is not None
     assert (speed.batch, speed.on_device) == (2, None)
     assert speed.with_copies > 1
@@ -174,7 +174,7 @@ def test_a_runtime_that_is_not_here_is_told_as_such(
         pytest.skip("this onnxruntime has CUDA")
     with (
         # The driver is asked first: without one, what is installed does not matter.
-        pytest.raises(ChildError, match=re.escape(missing_gpu() or "has no CUDAExecutionProvider")),
+        pytest.raises(ChildError, match=re.escape(missing_link("GPU") or "has no CUDAExecutionProvider")),
         Worker(artifact, OrtRuntime(device="cuda"), images, log=tmp_path / "log.txt") as worker,
     ):
         worker.ready()

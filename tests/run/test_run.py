@@ -39,7 +39,7 @@ from workbench.photos.preprocess import normalize, read_pixels
 from workbench.results.folder import RunFolder, runs
 from workbench.results.reasons import Failed
 from workbench.results.records import TrialResult
-from workbench.system.nvidia import missing_gpu
+from workbench.system.nvidia_check import missing_link
 
 pytestmark = pytest.mark.integration
 
@@ -166,7 +166,7 @@ def test_a_gpu_variant_is_skipped_and_says_why(finished: object, run_folder: Run
         if trial.status == "ok":
             pytest.skip("this machine has a GPU")
         assert trial.status == "skipped"
-        assert (missing_gpu() or "ExecutionProvider") in (trial.reason or "")
+        assert (missing_link("GPU") or "ExecutionProvider") in (trial.reason or "")
         assert (trial.accuracy, trial.latency, trial.size_bytes) == (None, None, None)
 
 

@@ -7,7 +7,7 @@ import pytest
 from serve.settings import Settings
 from tests.serving import not_ready, publish, running
 from workbench.backends import TensorrtRuntime
-from workbench.system import nvidia
+from workbench.system.nvidia_check import missing_link
 
 pytestmark = pytest.mark.integration
 
@@ -15,7 +15,7 @@ RUNTIME = TensorrtRuntime(device="cuda", cuda_graph=True)
 
 
 def test_without_a_gpu_the_server_says_so_and_stays_up(tmp_path: Path) -> None:
-    if nvidia.missing_gpu() is None:
+    if missing_link("GPU") is None:
         pytest.skip("there is a GPU here")
     bundle = publish(tmp_path / "registry", runtime=RUNTIME)
     carried = {path.name for path in bundle.folder.iterdir()}

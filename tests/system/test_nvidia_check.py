@@ -12,17 +12,19 @@ from workbench.backends import OrtRuntime, Runtime, TensorrtRuntime, TorchRuntim
 from workbench.backends.table import BACKENDS
 from workbench.system.nvidia import NO_DRIVER, NO_GPU, Gpu
 from workbench.system.nvidia_check import (
+    CUDA_PROVIDER,
     LINKS,
     ORT,
     TENSORRT,
     TORCH,
     Chain,
+    Host,
     Link,
     chain,
     missing_link,
     runs_on,
+    this_host,
 )
-from workbench.system.nvidia_libraries import CUDA_PROVIDER, Host, this_host
 
 H100 = Gpu("NVIDIA H100", "9.0", "13.0", 80 * 2**30)
 CUDA_12 = replace(H100, cuda="12.8")
@@ -153,12 +155,7 @@ def test_a_backend_is_given_the_words_that_doctor_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    "runtime",
-    [
-        OrtRuntime(device="cuda"),
-        TensorrtRuntime(device="cuda"),
-        TorchRuntime(device="cuda"),
-    ],
+    "runtime", [OrtRuntime(device="cuda"), TensorrtRuntime(device="cuda"), TorchRuntime(device="cuda")]
 )
 def test_each_backend_asks_this_chain(runtime: Runtime) -> None:
     """Also where another test has opened libraries before."""

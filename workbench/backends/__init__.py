@@ -5,15 +5,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from workbench.backends.base import (
-    Backend,
-    Engine,
-    Infer,
-    OnDevice,
-    RuntimeSettings,
-    Session,
-    backend_name,
-)
+from workbench.backends.base import Backend, Engine, Infer, OnDevice, RuntimeSettings, Session, backend_name
 from workbench.backends.null import NullRuntime
 from workbench.backends.openvino.settings import OpenvinoRuntime
 from workbench.backends.ort.settings import OrtRuntime
@@ -76,23 +68,7 @@ def publishable(runtime: RuntimeSettings) -> bool:
 
 
 __all__ = [
-    "DEFAULT",
-    "RUNTIME",
-    "SETTINGS",
-    "Backend",
-    "Engine",
-    "Infer",
-    "NullRuntime",
-    "OnDevice",
-    "OpenvinoRuntime",
-    "OrtRuntime",
-    "Runtime",
-    "RuntimeSettings",
-    "Session",
-    "TensorrtRuntime",
-    "TorchRuntime",
-    "backend_of",
-    "publishable",
-    "removed_setting",
-    "takes_onnx",
-]
+    "DEFAULT", "RUNTIME", "SETTINGS", "Backend", "Engine", "Infer", "NullRuntime", "OnDevice",
+    "OpenvinoRuntime", "OrtRuntime", "Runtime", "RuntimeSettings", "Session", "TensorrtRuntime",
+    "TorchRuntime", "backend_of", "publishable", "removed_setting", "takes_onnx",
+]  # fmt: skip

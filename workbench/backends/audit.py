@@ -14,6 +14,9 @@ from workbench.errors import plural
 from workbench.system.records import Record
 
 Computed = Literal["int8", "fp16", "bf16", "fp32", "unknown"]
+Whole = Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"]
+# By `runtime.precision`. TF32 is a way to multiply float32; the tensors stay float32.
+COMPUTED: Mapping[str, Computed] = {"f32": "fp32", "tf32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 
@@ -36,7 +39,7 @@ class Audit(Record):
     providers: dict[str, NonNegativeInt] = Field(default_factory=dict)
     casts: NonNegativeInt | None = None
     unfused_qdq: NonNegativeInt | None = None
-    computes: Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"] = "unknown"
+    computes: Whole = "unknown"
     verdict: str
 
 
@@ -65,6 +68,12 @@ def audit_of(
     it counts as unknown.
     """
     shares = shares_of(products, macs)
+    parts = [_precision_part(shares, asked, casts, stored=stored)]
+    if unfused_qdq:
+        parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
+    if len(providers) > 1:
+        ordered = sorted(providers.items(), key=lambda item: -item[1])
+        parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
     return Audit(
         macs=macs if macs is not None else _total(products),
         int8_share=shares.get("int8", 0.0) if shares else None,
@@ -74,7 +83,7 @@ def audit_of(
         casts=casts,
         unfused_qdq=unfused_qdq,
         computes=_computes(shares),
-        verdict=_verdict(shares, asked, providers, casts, unfused_qdq, stored=stored),
+        verdict="; ".join(parts),
     )
 
 
@@ -94,24 +103,6 @@ def shares_of(products: Sequence[Product], macs: int | None = None) -> dict[Comp
         sums["unknown"] = sums.get("unknown", 0.0) + macs - counted
     total = sum(sums.values())
     return {precision: part / total for precision, part in sums.items() if part}
-
-
-def _verdict(
-    shares: Mapping[Computed, float],
-    asked: Computed,
-    providers: Mapping[str, int],
-    casts: int | None,
-    unfused_qdq: int | None,
-    *,
-    stored: bool,
-) -> str:
-    parts = [_precision_part(shares, asked, casts, stored=stored)]
-    if unfused_qdq:
-        parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
-    if len(providers) > 1:
-        ordered = sorted(providers.items(), key=lambda item: -item[1])
-        parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
-    return "; ".join(parts)
 
 
 def _precision_part(
@@ -140,9 +131,7 @@ def percent(share: float) -> str:
     return "under 1 %" if rounded == 0 and share > 0 else f"{rounded} %"
 
 
-def _computes(
-    shares: Mapping[Computed, float],
-) -> Literal["int8", "fp16", "bf16", "fp32", "mixed", "unknown"]:
+def _computes(shares: Mapping[Computed, float]) -> Whole:
     if not shares or shares.get("unknown", 0.0) > 1 - DOMINANT:
         return "unknown"
     precision, share = max(shares.items(), key=lambda item: item[1])

@@ -22,11 +22,17 @@ PROBE_SIDE = 224  # pixels, for files that leave height and width free
 TF32 = "NVIDIA_TF32_OVERRIDE"  # overrides the program's settings in all of NVIDIA's libraries
 
 
-def onnxruntime_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """The errors of onnxruntime for a file it cannot open or run, and `more` of its Python side."""
+@contextmanager
+def translated_ort_errors(doing: str, *more: type[Exception]) -> Iterator[None]:
+    """Raise WorkbenchError, `onnxruntime cannot <doing>`, for what onnxruntime raises in the block.
+
+    more: errors of its Python side, to be translated too.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    return (
+    try:
+        yield
+    except (
         native.Fail,
         native.EPFail,
         native.InvalidGraph,
@@ -36,15 +42,7 @@ def onnxruntime_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
         native.NotImplemented,
         native.RuntimeException,
         *more,
-    )
-
-
-@contextmanager
-def translated_ort_errors(doing: str, *more: type[Exception]) -> Iterator[None]:
-    """Raise WorkbenchError, `onnxruntime cannot <doing>`, for what onnxruntime raises in the block."""
-    try:
-        yield
-    except onnxruntime_errors(*more) as error:
+    ) as error:
         unknown = "not a registered function/op" in str(error)
         raise WorkbenchError(
             f"onnxruntime cannot {doing}: {error}",
@@ -96,15 +94,16 @@ def profiled_nodes(session: "onnxruntime.InferenceSession") -> list[dict[str, An
     return [{**event, "name": event["name"].removesuffix(ran)} for event in nodes]
 
 
-def refuse_foreign(artifact: Artifact) -> None:
+def refuse_foreign(artifact: Artifact, gpu: str | None = None) -> None:
     """Raise WorkbenchError where the artifact is bound to another processor than this machine's.
 
-    It may use instructions that are missing here: the process would die.
+    It may use instructions that are missing here: the process would die. gpu: what else it was bound to.
     """
-    here, made_for = collect().processor, artifact.info.bound_to
+    here, made_for = gpu or collect().processor, artifact.info.bound_to
     if made_for is not None and made_for != here:
+        of = "" if gpu else "the processor "
         raise WorkbenchError(
-            f"{artifact.path.name} was made for the processor {made_for}; this machine has {here}",
+            f"{artifact.path.name} was made for {of}{made_for}; this machine has {here}",
             hint="build it here: `krishi-bench run` with the same recipe on this machine",
         )
 

@@ -48,7 +48,7 @@ _STAND_INS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }
 _KEPT_ATTRIBUTES = frozenset(
     {"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "ceil_mode", "count_include_pad"}
-    | {"transA", "transB", "axes", "keepdims", "noop_with_empty_axes"}
+    | {"transA", "transB", "axes", "axis", "keepdims", "noop_with_empty_axes"}
 )
 
 
@@ -188,14 +188,14 @@ def _stand_in(node: "onnx.NodeProto") -> None:
     if not node.domain.startswith("com.microsoft"):
         return
     if node.op_type == "QLinearConcat":  # scale and zero point of the output, then three inputs for each part
-        _become(node, "Concat", list(node.input[2::3]), keep=frozenset({"axis"}))
+        op_type, inputs = "Concat", list(node.input[2::3])
     elif node.op_type in _STAND_INS:
         op_type, positions = _STAND_INS[node.op_type]
-        _become(node, op_type, [node.input[i] for i in positions], keep=_KEPT_ATTRIBUTES)
-
-
-def _become(node: "onnx.NodeProto", op_type: str, inputs: list[str], *, keep: frozenset[str]) -> None:
-    kept = [attribute for attribute in node.attribute if attribute.name in keep and op_type != "Identity"]
+        inputs = [node.input[i] for i in positions]
+    else:
+        return
+    keep = frozenset() if op_type == "Identity" else _KEPT_ATTRIBUTES
+    kept = [attribute for attribute in node.attribute if attribute.name in keep]
     node.op_type, node.domain = op_type, ""
     del node.input[:]
     node.input.extend(inputs)

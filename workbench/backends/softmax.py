@@ -27,8 +27,6 @@ def log_softmax(logits: "NDArray[Any]") -> "NDArray[np.float64]":
 
 
 def _shifted(logits: "NDArray[Any]") -> "NDArray[np.float64]":
-    import numpy as np
-
-    shifted = logits.astype(np.float64)
+    shifted = logits.astype("float64")
     shifted -= shifted.max(axis=-1, keepdims=True)
     return shifted

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 DRIVER = "libcuda.so.1"
@@ -21,22 +22,13 @@ Load = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`.
-
-    address: on the PCI bus; NVML has another order than CUDA, and shows all GPUs.
-    """
+    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`."""
 
     name: str
     capability: str
     cuda: str
     memory_bytes: int = 0
-    address: str | None = None
-
-
-def missing_gpu() -> str | None:
-    """None where there is a GPU that CUDA can use; else what is missing, and the remedy."""
-    found = gpu()
-    return found if isinstance(found, str) else None
+    address: str | None = None  # on the PCI bus; NVML has another order than CUDA, and shows all GPUs
 
 
 @lru_cache(maxsize=1)
@@ -66,13 +58,17 @@ def read_gpu(load: Load) -> Gpu | str:
     driver.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, 0)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
     driver.cuDeviceGetPCIBusId(address, 32, 0)
-    return Gpu(
-        name.value.decode(errors="replace"),
-        f"{major.value}.{minor.value}",
-        version_of(version.value, 1000, 10),
-        memory.value,
-        address.value.decode() or None,
-    )
+    capability, cuda = f"{major.value}.{minor.value}", version_of(version.value, 1000, 10)
+    shown, place = name.value.decode(errors="replace"), address.value.decode() or None
+    return Gpu(shown, capability, cuda, memory.value, place)
+
+
+def driver_version() -> str | None:
+    """The version of the kernel module; None outside Linux, and in a container that hides /sys."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def version_of(number: int, *units: int) -> str:

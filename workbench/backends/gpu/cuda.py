@@ -6,7 +6,7 @@ free what they hand out.
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,11 @@ def replay(graph: Any, stream: Any) -> None:
 def timed_calls(stream: Any, queue: Callable[[], None], calls: int) -> tuple[int, ...]:
     """Nanoseconds of each of `calls` calls of `queue` on the GPU, queued one behind the other."""
     cuda = _cuda()
-    with _events(calls + 1) as events:
+    with ExitStack() as stack:
+        events = []
+        for _ in range(calls + 1):
+            event = _check(cuda.cudaEventCreate(), "creating an event")
+            events.append(stack.enter_context(_freed(event, cuda.cudaEventDestroy)))
         _check(cuda.cudaEventRecord(events[0], stream), "taking the time")
         for event in events[1:]:
             queue()
@@ -118,19 +122,6 @@ def timed_calls(stream: Any, queue: Callable[[], None], calls: int) -> tuple[int
             for start, end in pairwise(events)
         ]
     return tuple(round(1e6 * value) for value in milliseconds)
-
-
-@contextmanager
-def _events(count: int) -> Iterator[list[Any]]:
-    cuda = _cuda()
-    events: list[Any] = []
-    try:
-        for _ in range(count):
-            events.append(_check(cuda.cudaEventCreate(), "creating an event"))  # noqa: PERF401
-        yield events
-    finally:
-        for event in events:
-            cuda.cudaEventDestroy(event)
 
 
 @contextmanager

@@ -20,8 +20,14 @@ from pydantic import ValidationError
 
 from workbench.errors import WorkbenchError
 from workbench.system import nvidia
-from workbench.system.files import digest_of, exclusive, sha256_bytes, translated_os_errors, write_atomic
-from workbench.system.folders import cache_folder
+from workbench.system.files import (
+    cache_folder,
+    digest_of,
+    exclusive,
+    sha256_bytes,
+    translated_os_errors,
+    write_atomic,
+)
 from workbench.system.records import Record, Sha256, to_json
 
 log = logging.getLogger(__name__)
@@ -30,7 +36,6 @@ ENGINE, RECORD, LOCK, TIMING = "engine.plan", "engine.json", "lock", "timings"
 TIMING_FOLDER = "timing"
 FORGET_S = 90 * 86400.0
 PRIVATE = 0o077  # rights of others than the owner
-DRIVER_VERSION = Path("/sys/module/nvidia/version")
 
 
 class Unwritable(WorkbenchError):
@@ -55,15 +60,8 @@ def bound_to(library: str) -> str:
     gpu = nvidia.gpu()
     if isinstance(gpu, str):
         raise WorkbenchError(gpu)
-    return f"{gpu.name} (compute capability {gpu.capability}), {_driver(gpu.cuda)}, {library}"
-
-
-def _driver(cuda: str) -> str:
-    try:
-        version = DRIVER_VERSION.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):  # Not Linux, or a container that hides /sys.
-        return f"driver for CUDA {cuda}"
-    return f"driver {version} for CUDA {cuda}"
+    driver = f"{version} " if (version := nvidia.driver_version()) else ""
+    return f"{gpu.name} (compute capability {gpu.capability}), driver {driver}for CUDA {gpu.cuda}, {library}"
 
 
 def folder(parts: Sequence[str]) -> Path:

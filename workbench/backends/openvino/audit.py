@@ -12,20 +12,16 @@ if TYPE_CHECKING:
 PRECISIONS: dict[str, Computed] = {
     "u8": "int8", "i8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32",
 }  # fmt: skip
-WORDS: dict[str, Computed] = {
-    "f32": "fp32", "f16": "fp16", "bf16": "bf16", "fp32": "fp32", "fp16": "fp16", "int8": "int8",
-}  # fmt: skip
 NOT_RUN = frozenset({"Const", "Input", "Output"})
 PRODUCTS = frozenset({"FullyConnected", "MatMul", "Gemm"})
 CONVOLUTIONS = frozenset({"Convolution", "Deconvolution"})
 QUANTISES = frozenset({"FakeQuantize", "Quantize"})
 
 
-def audit_compiled(compiled: "ov.CompiledModel", asked: str | None, *, stored: bool = False) -> Audit:
+def audit_compiled(compiled: "ov.CompiledModel", asked: Computed, *, stored: bool = False) -> Audit:
     """Read the graph that a compiled model executes, without running it.
 
-    asked: the precision to expect: the hint (f32, bf16, f16), or that of a quantised file (int8).
-    stored: it is the file's. A free batch counts as 1.
+    asked: the precision to expect. stored: it is the file's. A free batch counts as 1.
     """
     nodes = [
         node for node in compiled.get_runtime_model().get_ops() if _info(node, "layerType") not in NOT_RUN
@@ -38,7 +34,7 @@ def audit_compiled(compiled: "ov.CompiledModel", asked: str | None, *, stored: b
     ]
     return audit_of(
         products,
-        asked=WORDS.get(asked or "", "unknown"),
+        asked=asked,
         providers={", ".join(compiled.get_property("EXECUTION_DEVICES")): len(nodes)},
         casts=sum(map(_casts, nodes)),
         unfused_qdq=sum(_info(node, "layerType") in QUANTISES for node in nodes),

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact, ArtifactInfo, Format
-from workbench.backends.audit import Audit
-from workbench.backends.base import ANY_OPERATORS, Hint, Operators, Session
+from workbench.backends.audit import COMPUTED, Audit
+from workbench.backends.base import ANY_OPERATORS, Operators, Session
 from workbench.backends.common import for_any_batch
+from workbench.backends.openvino import without_telemetry
 from workbench.backends.openvino.settings import OpenvinoRuntime
-from workbench.backends.openvino.telemetry import without_telemetry
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ OPERATORS: frozenset[Operators] = ANY_OPERATORS
 prepare = None
 
 CACHE_SWITCH = "KRISHI_OPENVINO_CACHE"
-CAPABILITY: dict[Hint, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 
 
 def convert(artifact: Artifact, folder: Path) -> ArtifactInfo:
@@ -57,9 +56,9 @@ def unavailable(runtime: OpenvinoRuntime) -> str | None:
     if (missing := missing_package("openvino")) is not None:
         return missing
     able = _capabilities()
-    if runtime.precision in (None, "f32") or CAPABILITY[runtime.precision] in able:
+    if runtime.computes == "f32" or COMPUTED[runtime.computes].upper() in able:
         return None
-    computes = ", ".join(hint for hint, name in CAPABILITY.items() if name in able)
+    computes = ", ".join(hint for hint in ("f32", "bf16", "f16") if COMPUTED[hint].upper() in able)
     return (
         f"this processor does not compute in {runtime.precision} (it does in {computes}): openvino would "
         "take another precision without a word"
@@ -91,7 +90,7 @@ def audit(artifact: Artifact, runtime: OpenvinoRuntime, sample: "NDArray[Any]") 
     compiled = network.compiled(network.size_for(len(sample)))
     # INT8 is in the file, whatever the hint says of the rest.
     stored = runtime.precision is None or artifact.info.precision == "int8"
-    asked = artifact.info.precision if stored else runtime.precision
+    asked = artifact.info.precision if stored else COMPUTED[runtime.computes]
     return audit_compiled(compiled, asked, stored=stored)
 
 
@@ -166,7 +165,7 @@ def _settings(runtime: OpenvinoRuntime) -> dict[str, Any]:
     streams = runtime.streams or runtime.sessions
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": runtime.precision or "f32",
+        "INFERENCE_PRECISION_HINT": runtime.computes,
         "INFERENCE_NUM_THREADS": streams * runtime.intra_threads,  # of all streams together
         "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,

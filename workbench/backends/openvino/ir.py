@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo, Companion, Precision
 from workbench.backends.common import PROBE_SIDE
-from workbench.backends.openvino.telemetry import without_telemetry
+from workbench.backends.openvino import without_telemetry
 from workbench.errors import WorkbenchError, first_line
 from workbench.system.files import sha256_file
 

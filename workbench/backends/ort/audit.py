@@ -1,7 +1,7 @@
-"""The audit of onnxruntime: what its session runs, read from its own profile of one call."""
+"""What an onnxruntime session really runs: on which provider, and in which precision."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit, Computed, Product, audit_of
-from workbench.backends.common import onnxruntime_errors, profiled_nodes
+from workbench.backends.common import profiled_nodes, translated_ort_errors
 from workbench.backends.mac_count import MULTIPLYING, in_order, macs_of, macs_of_call, multiplying
-from workbench.backends.ort.providers import RECORD, assigned, refuse_idle, refuse_other
 from workbench.errors import WorkbenchError
-from workbench.system.nvidia_check import ORT, missing_link
+from workbench.system.nvidia_check import CUDA_PROVIDER, ORT, missing_link
 
 if TYPE_CHECKING:
     import onnx
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# The option with which a session keeps which provider got which node.
+RECORD = "session.record_ep_graph_assignment_info"
 BYTES = frozenset({"int8", "uint8"})
 FLOATS: dict[str, Computed] = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 QUANTISES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
@@ -28,7 +29,70 @@ QUANTISES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLin
 BOOKKEEPING = frozenset({"int64", "bool"})
 BLOCKED = "_nchwc"  # how onnxruntime ends the name of a convolution in its blocked layout
 # Other providers compile parts of the graph into kernels that hide their nodes and types.
-OWN_NODES = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
+OWN_NODES = frozenset({"CPUExecutionProvider", CUDA_PROVIDER})
+
+
+def open_session(
+    artifact: Artifact, options: "onnxruntime.SessionOptions", providers: Mapping[str, dict[str, str]]
+) -> "onnxruntime.InferenceSession":
+    """Open the file from its verified bytes. providers: by preference, with the options of each.
+
+    options: changed for CUDA, so that the session records which provider got which node. Raises
+    WorkbenchError where it cannot be opened, or the first provider took nothing of it.
+    """
+    import onnxruntime
+
+    data, wanted = artifact.read(), next(iter(providers))
+    on_gpu = wanted == CUDA_PROVIDER
+    if on_gpu:
+        options.add_session_config_entry(RECORD, "1")
+    try:
+        with translated_ort_errors(f"open {artifact.path.name}", RuntimeError, ValueError):
+            # Its fallback would open the file once more on the CPU, at opening or at a failed call.
+            session = onnxruntime.InferenceSession(
+                data, options, providers=list(providers.items()), enable_fallback=False
+            )
+    except WorkbenchError as error:
+        if on_gpu and (missing := missing_link(ORT)) is not None:
+            raise WorkbenchError(f"onnxruntime cannot open {artifact.path.name}: {missing}") from error
+        raise
+    refuse_other(session.get_providers()[0], wanted, lambda: missing_link(ORT) if on_gpu else None)
+    if on_gpu:
+        refuse_idle(assigned(session), wanted)
+    return session
+
+
+def assigned(session: "onnxruntime.InferenceSession") -> dict[str, int]:
+    """Nodes of the graph per provider, as the session was split, before a provider fuses what it took.
+
+    The session must have been opened with RECORD, by onnxruntime 1.24 or newer.
+    """
+    parts = session.get_provider_graph_assignment_info()
+    return dict(Counter(part.ep_name for part in parts for _ in part.get_nodes()))
+
+
+def refuse_other(taken: str, wanted: str, missing: Callable[[], str | None]) -> None:
+    """Raise WorkbenchError where the session as a whole fell back: its first provider is another.
+
+    missing: names the library that the provider lacks, and what to install.
+    """
+    if taken != wanted:
+        reason = missing()
+        raise WorkbenchError(
+            f"asked for {wanted}, onnxruntime took {taken}" + (f": {reason}" if reason else ""),
+            hint=None if reason else "the log of this trial has what onnxruntime printed",
+        )
+
+
+def refuse_idle(nodes: Mapping[str, int], wanted: str) -> None:
+    """Raise WorkbenchError where the provider that was asked for took no node: it would only seem slow."""
+    if not nodes.get(wanted):
+        others = " and ".join(sorted(name for name, count in nodes.items() if count)) or "nothing"
+        raise WorkbenchError(
+            f"{wanted} took none of the {sum(nodes.values())} nodes; all ran on {others}",
+            hint="the provider has no kernels for this graph (opset, number format): "
+            "try another variant, or `graph_level: basic`",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +111,12 @@ def audit_onnx(
     options: "onnxruntime.SessionOptions",
     providers: Mapping[str, dict[str, str]],
     sample: "NDArray[Any]",
-    *,
-    wanted: str | None = None,
 ) -> Audit:
     """Open the artifact as the real session does, run `sample` through it once, and read what ran.
 
-    options: fresh ones with the real session's settings; they are changed. providers: with the options of
-    each. sample: one batch as the session takes it. wanted: the provider that must get some of the nodes,
-    which are then counted as they were assigned, before it fused them (onnxruntime 1.24 or newer). Raises
-    WorkbenchError where onnxruntime cannot open or run the file, or `wanted` got nothing.
+    options: fresh ones with the real session's settings; they are changed. sample: one batch as the session
+    takes it. CUDA's nodes are counted as they were assigned, before it fused them. Raises WorkbenchError as
+    `open_session` does, and where onnxruntime cannot run the file.
     """
     import onnx
 
@@ -64,12 +125,11 @@ def audit_onnx(
         rewritten = Path(folder) / "rewritten.onnx"
         if own := set(providers) <= OWN_NODES:
             options.optimized_model_filepath = str(rewritten)
-        session = _run_once(artifact, options, providers, sample, wanted)
+        session = _run_once(artifact, options, providers, sample)
         calls = [_call(event["name"], event["args"]) for event in profiled_nodes(session)]
         unfused = unfused_qdq(onnx.load(rewritten).graph) if own else None
-    nodes = Counter(call.provider for call in calls) if wanted is None else assigned(session)
-    if wanted is not None:
-        refuse_idle(nodes, wanted)
+    on_gpu = CUDA_PROVIDER in providers
+    nodes = assigned(session) if on_gpu else Counter(call.provider for call in calls)
     source = onnx.load_from_string(artifact.read())
     counted = macs_of(source)
     whole = len(counted) == len(multiplying(source))
@@ -158,26 +218,15 @@ def _run_once(
     options: "onnxruntime.SessionOptions",
     providers: Mapping[str, dict[str, str]],
     sample: "NDArray[Any]",
-    wanted: str | None,
 ) -> "onnxruntime.InferenceSession":
     """A session with its profile running, after one call."""
-    import onnxruntime
-
     options.enable_profiling = True
     # The profile loses the shapes of weights that are packed ahead; nodes and types stay the same.
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry(RECORD, "1")
     options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            artifact.read(), options, providers=list(providers.items()), enable_fallback=False
-        )
-        if wanted is not None:
-            refuse_other(session.get_providers()[0], wanted, lambda: missing_link(ORT))
+    session = open_session(artifact, options, providers)
+    with translated_ort_errors(f"run {artifact.path.name}", RuntimeError, ValueError):
         session.run(None, {session.get_inputs()[0].name: sample})
-    except onnxruntime_errors(RuntimeError, ValueError) as error:
-        reason = (missing_link(ORT) if wanted else None) or str(error).strip()
-        raise WorkbenchError(f"audit: onnxruntime cannot run {artifact.path.name}: {reason}") from error
     return session
 
 

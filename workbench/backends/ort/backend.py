@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.artifact import Artifact, Format
 from workbench.backends.audit import Audit
 from workbench.backends.base import ANY_OPERATORS, OnDevice, Operators, Session
-from workbench.backends.common import filled, for_any_batch, refuse_foreign, translated_ort_errors
-from workbench.backends.ort.audit import audit_onnx
-from workbench.backends.ort.providers import refuse_other
+from workbench.backends.common import filled, for_any_batch, refuse_foreign
+from workbench.backends.ort.audit import audit_onnx, open_session
 from workbench.backends.ort.settings import OrtRuntime, Provider
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system import nvidia_check
-from workbench.system.nvidia_libraries import CUDA_PROVIDER
+from workbench.system.nvidia_check import CUDA_PROVIDER
 from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:
@@ -99,12 +98,17 @@ def provider_options(runtime: OrtRuntime) -> dict[str, str]:
 def audit(artifact: Artifact, runtime: OrtRuntime, sample: "NDArray[Any]") -> Audit:
     refuse_foreign(artifact)
     batch = filled(sample, artifact.info.input_shape[0])
-    if runtime.device == "cuda":
-        from workbench.backends.ort import gpu
-
-        return gpu.audit(artifact, runtime, options_of(runtime), batch)
-    providers = {_provider(runtime): provider_options(runtime)}
+    # A captured graph runs its kernels without onnxruntime, whose profile then shows none.
+    providers = _providers(artifact, runtime.model_copy(update={"cuda_graph": False}))
     return audit_onnx(artifact, options_of(runtime), providers, batch)
+
+
+def _providers(artifact: Artifact, runtime: OrtRuntime) -> dict[str, dict[str, str]]:
+    if runtime.device == "cuda":
+        from workbench.backends.ort import gpu  # not where the CPU alone is asked for: it takes time
+
+        return gpu.providers_of(artifact, runtime)
+    return {_provider(runtime): provider_options(runtime)}
 
 
 @contextmanager
@@ -115,25 +119,20 @@ def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
     silently took another provider, or gave it nothing to do.
     """
     refuse_foreign(artifact)
-    wanted = _provider(runtime)
-    if runtime.device == "cuda":
-        from workbench.backends.ort import gpu  # not where the CPU alone is asked for: it takes time
-
-        opened = gpu.open_session(artifact, runtime, options_of(runtime))
-    else:
-        opened = _open(artifact, runtime)
-        refuse_other(opened.get_providers()[0], wanted, lambda: None)
+    opened = open_session(artifact, options_of(runtime), _providers(artifact, runtime))
     inputs, outputs = opened.get_inputs(), opened.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
             f"{artifact.path.name} has {len(inputs)} inputs and {len(outputs)} outputs: "
             "a classifier has one of each"
         )
-    threads = opened.get_session_options().intra_op_num_threads
+    provider, threads = opened.get_providers()[0], opened.get_session_options().intra_op_num_threads
     if runtime.device == "cuda":
+        from workbench.backends.ort import gpu
+
         bound = gpu.bound(opened, artifact, runtime)
         on_device = OnDevice(bound.time, gpu.HOW)
-        yield Session(bound.infer, runtime.device, wanted, threads, on_device=on_device)
+        yield Session(bound.infer, runtime.device, provider, threads, on_device=on_device)
         return
     name, output_names = inputs[0].name, [outputs[0].name]
 
@@ -141,16 +140,4 @@ def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
         logits: NDArray[np.float32] = opened.run(output_names, {name: batch})[0]
         return logits
 
-    yield Session(for_any_batch(run, artifact.info.input_shape[0]), runtime.device, wanted, threads)
-
-
-def _open(artifact: Artifact, runtime: OrtRuntime) -> "onnxruntime.InferenceSession":
-    import onnxruntime
-
-    with translated_ort_errors(f"open {artifact.path.name}"):
-        return onnxruntime.InferenceSession(
-            artifact.read(),
-            options_of(runtime),
-            providers=[_provider(runtime)],
-            provider_options=[provider_options(runtime)],
-        )
+    yield Session(for_any_batch(run, artifact.info.input_shape[0]), runtime.device, provider, threads)

@@ -16,9 +16,8 @@ from workbench.backends.audit import Audit
 from workbench.backends.base import Engine, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign, refuse_override
 from workbench.backends.gpu import cuda, engine_store
-from workbench.backends.tensorrt.build import GPU_HINT, EnginePlan, build, plan_of
+from workbench.backends.tensorrt.build import GPU_HINT, EnginePlan, build, log_of_tensorrt, made, plan_of
 from workbench.backends.tensorrt.lane import Lane, Lanes, ports_of, split
-from workbench.backends.tensorrt.log import log_of, made
 from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
@@ -90,8 +89,7 @@ def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
 def _fill(batch: Batch, plan: EnginePlan) -> Batch:
     if plan.free and len(batch) > plan.most:
         raise WorkbenchError(
-            f"the engine takes {plan.most} photos at a time, not {len(batch)}",
-            hint="set `runtime.max_batch`",
+            f"the engine takes {plan.most} photos at a time, not {len(batch)}", hint="set `runtime.max_batch`"
         )
     return filled(batch, 0 if plan.free else plan.most)
 
@@ -104,7 +102,7 @@ def audit(artifact: Artifact, runtime: TensorrtRuntime, sample: "NDArray[Any]") 
 
     plan = plan_of(artifact.info, runtime)
     native, _ = _open_engine(artifact, plan)
-    inspector = made(trt, "looking into the engine", native.create_engine_inspector)
+    inspector = made("looking into the engine", native.create_engine_inspector)
     report = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     count = min(len(sample), plan.most) if plan.free else plan.most
     return audit_engine(report, artifact, profile=plan.profile(count))
@@ -134,8 +132,8 @@ def _open_engine(artifact: Artifact, plan: EnginePlan) -> tuple[Any, Engine]:
 def _deserialize(data: bytes) -> Any:
     import tensorrt as trt
 
-    opener = made(trt, "starting its runtime", lambda: trt.Runtime(log_of(trt)), hint=GPU_HINT)
-    return made(trt, "opening an engine", lambda: opener.deserialize_cuda_engine(data), hint=GPU_HINT)
+    opener = made("starting its runtime", lambda: trt.Runtime(log_of_tensorrt()), hint=GPU_HINT)
+    return made("opening an engine", lambda: opener.deserialize_cuda_engine(data), hint=GPU_HINT)
 
 
 def _find_or_build(artifact: Artifact, plan: EnginePlan, *, rebuild: bool = False) -> tuple[bytes, Engine]:

@@ -8,17 +8,20 @@
 - Detailed verbosity: the audit reads the layers' precisions from it. It costs no time.
 """
 
-from collections.abc import Iterator
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from workbench.backends.artifact import ArtifactInfo
-from workbench.backends.tensorrt.log import log_of, made
 from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.errors import WorkbenchError
 
 VERSION = 1  # of what is built from the same plan; a change builds every engine again
+LAST = 3  # of TensorRT's messages in an exception
 MOST = 64  # photos a call, where nothing else is said and the graph leaves it free
 
 GPU_HINT = "the GPU may be too old for this TensorRT, or the driver for its CUDA: `krishi-bench doctor`"
@@ -88,31 +91,29 @@ def build(onnx: bytes, name: str, plan: EnginePlan, timings: bytes) -> tuple[byt
     """
     import tensorrt as trt
 
-    builder = made(trt, "starting its builder", lambda: trt.Builder(log_of(trt)), hint=GPU_HINT)
+    builder = made("starting its builder", lambda: trt.Builder(log_of_tensorrt()), hint=GPU_HINT)
     # By name: the flag's number differs between 10 and 11, where it is deprecated and does nothing.
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = made(trt, "creating a network", lambda: builder.create_network(typed))
-    with _parsed_network(trt, network, onnx, name):
-        config = made(trt, "configuring its builder", builder.create_builder_config)
-        _configure(trt, config, plan)
+    network = made("creating a network", lambda: builder.create_network(typed))
+    with _parsed_network(network, onnx, name):
+        config = made("configuring its builder", builder.create_builder_config)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        (config.set_flag if plan.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
         if plan.free:
             _add_profiles(builder, config, network.get_input(0), plan.sizes)
         cache = _timing_cache(config, timings)
-        engine = bytes(
-            made(
-                trt,
-                f"building an engine of {name}",
-                lambda: builder.build_serialized_network(network, config),
-            )
+        engine = made(
+            f"building an engine of {name}", lambda: builder.build_serialized_network(network, config)
         )
-        return engine, bytes(cache.serialize() or b"")
+        return bytes(engine), bytes(cache.serialize() or b"")
 
 
 @contextmanager
-def _parsed_network(trt: Any, network: Any, onnx: bytes, name: str) -> Iterator[None]:
+def _parsed_network(network: Any, onnx: bytes, name: str) -> Iterator[None]:
     """Fill the network from ONNX. The parser owns the weights: it lives until the engine is built."""
-    log_of(trt).errors.clear()
-    parser = trt.OnnxParser(network, log_of(trt))
+    import tensorrt as trt
+
+    parser = trt.OnnxParser(network, log_of_tensorrt())
     if not parser.parse(onnx):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         reasons = "; ".join(map(_reason, errors)) or "it is no ONNX file that TensorRT can read"
@@ -138,14 +139,6 @@ def _reason(error: Any) -> str:
     return f"{where}{reason}"
 
 
-def _configure(trt: Any, config: Any, plan: EnginePlan) -> None:
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if plan.tf32:
-        config.set_flag(trt.BuilderFlag.TF32)
-    else:
-        config.clear_flag(trt.BuilderFlag.TF32)
-
-
 def _add_profiles(builder: Any, config: Any, given: Any, sizes: tuple[Sizes, ...]) -> None:
     image = tuple(given.shape)[1:]
     for each in sizes:
@@ -163,3 +156,42 @@ def _timing_cache(config: Any, timings: bytes) -> Any:
         if cache is not None and config.set_timing_cache(cache, False):
             return cache
     raise WorkbenchError("TensorRT takes no timing cache, not even an empty one")
+
+
+@lru_cache(maxsize=1)
+def log_of_tensorrt() -> Any:
+    """The one logger of this process, with TensorRT's plug-ins registered; TensorRT needs it to the end.
+
+    Warnings and errors go to our log. `errors`: the last ones since `clear`.
+    """
+    import tensorrt as trt
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=LAST)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(" ".join(msg.split()))
+            elif severity != trt.ILogger.Severity.WARNING:
+                return
+            logging.getLogger("workbench.tensorrt").warning("%s", msg.strip())
+
+    log = Log()
+    # Some operators are plug-ins, which parser and engines have to find.
+    trt.init_libnvinfer_plugins(log, "")
+    return log
+
+
+def made(doing: str, make: Callable[[], Any], *, hint: str | None = None) -> Any:
+    """The result of `make`. Raises WorkbenchError with TensorRT's log for None, False or an exception."""
+    errors, failure = log_of_tensorrt().errors, None
+    errors.clear()
+    try:
+        if (result := make()) is not None and result is not False:
+            return result
+    except (RuntimeError, TypeError, ValueError) as error:
+        failure = error
+    reason = "; ".join(errors) or failure or "it gave no reason"
+    raise WorkbenchError(f"TensorRT, {doing}: {reason}", hint=hint) from failure

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench.backends.gpu import cuda
-from workbench.backends.tensorrt.build import EnginePlan
-from workbench.backends.tensorrt.log import made
+from workbench.backends.tensorrt.build import EnginePlan, made
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
 
@@ -92,10 +91,7 @@ class Lane:
             self._stream = enter(cuda.stream())
             stack.callback(self._contexts.clear)  # contexts go before the memory they compute in
             stack.callback(self._forget)
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        self._stack.close()
+            self.close = stack.pop_all().close
 
     def run(self, batch: Batch) -> "NDArray[np.float32]":
         """Logits of at most `plan.most` photos."""
@@ -132,34 +128,27 @@ class Lane:
 
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = made(
-            trt, "creating an execution context", lambda: self._engine.create_execution_context(strategy)
+            "creating an execution context", lambda: self._engine.create_execution_context(strategy)
         )
         # For the first profile too: only the first context of an engine has it by default.
         made(
-            trt,
             f"choosing its optimisation profile {profile}",
             lambda: context.set_optimization_profile_async(profile, int(self._stream)),
         )
         cuda.wait(self._stream)
         context.set_device_memory(self._scratch_at, self._scratch_size)
         for name, address in ((self._ports.given, self._given_at), (self._ports.logits, self._logits_at)):
-            made(trt, f"binding `{name}`", lambda: context.set_tensor_address(name, address))  # noqa: B023
+            made(f"binding `{name}`", lambda: context.set_tensor_address(name, address))  # noqa: B023
         return context
 
     def _call(self, context: Any, count: int) -> Callable[[], None]:
-        import tensorrt as trt
-
         shape = (count, *self._ports.image)
         if self._plan.free:
-            made(
-                trt,
-                f"setting the shape {shape}",
-                lambda: context.set_input_shape(self._ports.given, shape),
-            )
+            made(f"setting the shape {shape}", lambda: context.set_input_shape(self._ports.given, shape))
         stream = int(self._stream)
 
         def queue() -> None:
-            made(trt, f"running a batch of {count}", lambda: context.execute_async_v3(stream))
+            made(f"running a batch of {count}", lambda: context.execute_async_v3(stream))
 
         return queue
 

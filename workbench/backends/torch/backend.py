@@ -4,13 +4,13 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import Artifact, Format
-from workbench.backends.audit import Audit, Computed, Product, audit_of
+from workbench.backends.audit import COMPUTED, Audit, Computed, Product, audit_of
 from workbench.backends.base import Operators, Session
 from workbench.backends.common import for_any_batch, refuse_foreign
-from workbench.backends.torch import cuda, cuda_session
+from workbench.backends.torch import cuda
 from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
@@ -30,8 +30,10 @@ PACKAGES: tuple[str, ...] = ("torch",)
 OPERATORS: frozenset[Operators] = frozenset()
 convert = prepare = None
 HALF = {"bf16": "bfloat16", "f16": "float16"}
-# TF32 is a way to multiply float32; the tensors, which the audit looks at, stay float32.
-ASKED: dict[str, Computed] = {"f32": "fp32", "tf32": "fp32", "bf16": "bf16", "f16": "fp16"}
+# By the names of torch's types.
+PRECISIONS: dict[str, Computed] = {
+    "float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "qint8": "int8", "quint8": "int8",
+}  # fmt: skip
 BF16_CPUS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch.cpu names what cpuinfo says
 
 
@@ -63,7 +65,7 @@ def session(artifact: Artifact, runtime: TorchRuntime) -> Iterator[Session]:
     open_it, provider = (_compiled, "inductor") if artifact.info.format == "torch-aoti" else (_eager, "eager")
     if runtime.device == "cuda":
         with cuda.tensor_float(runtime.precision == "tf32"):
-            yield cuda_session.open_session(open_it(artifact, runtime), artifact, runtime, provider)
+            yield cuda.open_session(open_it(artifact, runtime), artifact, runtime, provider)
         return
     forward = open_it(artifact, runtime)
 
@@ -85,12 +87,12 @@ def session(artifact: Artifact, runtime: TorchRuntime) -> Iterator[Session]:
 def audit(artifact: Artifact, runtime: TorchRuntime, sample: "NDArray[Any]") -> Audit:
     """Eager: every operator that multiplies, as torch dispatches it. Compiled: the package's precision."""
     if artifact.info.format == "torch-aoti":
-        _refuse_foreign(artifact, runtime)
+        refuse_foreign(artifact, cuda.bound_to() if runtime.device == "cuda" else None)
         return _audit_of_package(artifact, runtime)
     products, casts = _count_products(_eager(artifact, runtime), sample)
     return audit_of(
         products,
-        asked=ASKED[runtime.precision or "f32"],
+        asked=COMPUTED[runtime.computes],
         providers={"eager": len(products)},
         casts=casts,
         unfused_qdq=None,
@@ -98,16 +100,12 @@ def audit(artifact: Artifact, runtime: TorchRuntime, sample: "NDArray[Any]") -> 
 
 
 def _audit_of_package(artifact: Artifact, runtime: TorchRuntime) -> Audit:
-    stored: dict[str, Literal["bf16", "fp16", "fp32"]] = {"bf16": "bf16", "fp16": "fp16"}
-    precision = stored.get(artifact.info.precision, "fp32")
+    precision = artifact.info.precision if artifact.info.precision in ("bf16", "fp16") else "fp32"
     half = f"{precision} for convolutions and matrix products, fp32 for the rest"
     how = half if precision != "fp32" else "fp32 for all multiplications"
     if runtime.precision == "tf32":
         how += ", which the GPU may round to TF32"
-    return Audit(
-        computes=precision,
-        verdict=f"compiled to compute in {how}; the package does not tell more",
-    )
+    return Audit(computes=precision, verdict=f"compiled to compute in {how}; the package does not tell more")
 
 
 def _count_products(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Product], int]:
@@ -130,26 +128,14 @@ def _count_products(forward: "Forward", sample: "NDArray[Any]") -> tuple[list[Pr
                 casts.extend([str(out.dtype)] if out.dtype != args[0].dtype else [])
             elif (flops := flop_registry.get(func.overloadpacket)) is not None:
                 macs = flops(*args, **(kwargs or {}), out_val=out) // 2 // len(sample)
-                products.append(Product(_precision_of(args[0].dtype), macs))
+                precision = PRECISIONS.get(str(args[0].dtype).removeprefix("torch."), "unknown")
+                products.append(Product(precision, macs))
             return out
 
     # Inference mode would hand over operators whole, before they become those that multiply.
     with torch.no_grad(), OperatorCounter():  # type: ignore[no-untyped-call]
         forward(torch.from_numpy(sample))
     return products, len(casts)
-
-
-def _precision_of(dtype: "torch.dtype") -> Computed:
-    import torch
-
-    names: dict[torch.dtype, Computed] = {
-        torch.float32: "fp32",
-        torch.bfloat16: "bf16",
-        torch.float16: "fp16",
-        torch.qint8: "int8",
-        torch.quint8: "int8",
-    }
-    return names.get(dtype, "unknown")
 
 
 def _eager(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
@@ -183,15 +169,8 @@ def _eager(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
     return forward
 
 
-def _refuse_foreign(artifact: Artifact, runtime: TorchRuntime) -> None:
-    if runtime.device == "cuda":
-        cuda.refuse_foreign(artifact)
-    else:
-        refuse_foreign(artifact)
-
-
 def _compiled(artifact: Artifact, runtime: TorchRuntime) -> "Forward":
-    _refuse_foreign(artifact, runtime)
+    refuse_foreign(artifact, cuda.bound_to() if runtime.device == "cuda" else None)
     forward, facts = open_package(
         artifact.read(), runtime.sessions, artifact.path.name, recorded=runtime.cuda_graph
     )
