@@ -89,8 +89,8 @@ class Preprocess(Record):
     )
     interpolation: Interpolation = Field(
         "bilinear",
-        description="Filter for resizing: `bilinear` unless the source states another. `box` and `hamming` "
-        "are Pillow's, `area` is OpenCV's; `nearest` takes single pixels.",
+        description="Filter for resizing: `bilinear` unless the source states another, `bicubic`, `lanczos`, "
+        "`nearest`, which takes single pixels; `box` and `hamming` of Pillow; `area` of OpenCV.",
     )
     antialias: bool = Field(
         True,
@@ -104,10 +104,12 @@ class Preprocess(Record):
     )
     rounding: Rounding = Field(
         "torchvision",
-        description="Library whose rounding of the resized size and of the crop's place is followed: a pixel "
-        "more or less. `torchvision` by default, `albumentations` with `library: opencv`.",
+        description="Whose rounding of the resized size and of the crop's place is followed, a pixel more or "
+        "less: `torchvision`, `transformers`, `timm` or `albumentations`, the default for OpenCV.",
     )
-    channels: Channels = Field("RGB", description="Order of the channels that the network was trained with.")
+    channels: Channels = Field(
+        "RGB", description="Order of the channels in training: `RGB`, or `BGR`, as OpenCV reads photos."
+    )
     rescale: Factor = Field(
         1 / 255,
         description="Factor from a pixel's 0 to 255 to the units of `mean` and `std`: `1/255`, or `1` for "
@@ -189,6 +191,16 @@ def sides(side: int | tuple[int, int]) -> tuple[int, int]:
     return side if isinstance(side, tuple) else (side, side)
 
 
+def joined(size: tuple[int, int]) -> int | tuple[int, int]:
+    """The side of a square, else (height, width)."""
+    return size[0] if size[0] == size[1] else size
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """`224`, or `96x128`: height and width."""
+    return "x".join(map(str, dict.fromkeys(size)))
+
+
 _MEANING = {name: field.description for name, field in Preprocess.model_fields.items()}
 
 
@@ -241,7 +253,7 @@ class StatedPreprocess(Record):
         return ", ".join(parts)
 
 
-def merged(given: Mapping[str, Any], stated: StatedPreprocess) -> dict[str, Any]:
+def merged(given: Mapping[str, Any], stated: Record) -> dict[str, Any]:
     """Fields of a `Preprocess`: `given` over what a source states.
 
     A `resize` or `library` that is given is taken with its own defaults, not with what belonged to the

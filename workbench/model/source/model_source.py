@@ -24,7 +24,7 @@ from workbench.model.source.checkpoint_file import (
 from workbench.model.source.info import SourceInfo, checked_info, read_class_names
 from workbench.model.source.stated_preprocess import stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
-from workbench.photos.contract import StatedPreprocess
+from workbench.photos.contract import StatedPreprocess, joined
 from workbench.system.files import digest_of, sha256_file
 from workbench.system.records import Record
 
@@ -220,7 +220,7 @@ def _onnx_info(path: Path) -> SourceInfo:
 
     facts = describe(path)
     height, width = facts.input_shape[2:]
-    fixed = (height if height == width else (height, width)) if height and width else height or width
+    fixed = joined((height or width, width or height))
     stated = StatedPreprocess(crop=fixed or None)
     return SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.model.source.info import folded, interpolation
+from workbench.photos.contract import joined
 
 PROCESSOR = "preprocessor_config.json"
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
@@ -128,7 +129,7 @@ def _geometry(stats: Mapping[str, Any], where: str) -> dict[str, object]:
     padded = crop and target and any(cut > side for cut, side in zip(crop, target, strict=True))
     return {
         "resize": shorter or size,
-        "crop": crop and _short(crop),
+        "crop": crop and joined(crop),
         "fill": 0 if padded else None,
         "rounding": "transformers" if target else None,
     }
@@ -145,10 +146,6 @@ def _size(stats: Mapping[str, Any], where: str) -> tuple[int | None, tuple[int, 
         shorter = isinstance(size, int) and _default(stats)[0]
     sides = both(size, f"{where}: size")
     return (sides[0], None) if shorter and sides else (None, sides)
-
-
-def _short(sides: tuple[int, int]) -> int | tuple[int, int]:
-    return sides[0] if sides[0] == sides[1] else sides
 
 
 def both(value: object, where: str) -> tuple[int, int] | None:
@@ -169,7 +166,7 @@ def both(value: object, where: str) -> tuple[int, int] | None:
 def square(value: object, where: str) -> int | tuple[int, int] | None:
     """As `both`; one number where both are the same."""
     sides = both(value, where)
-    return sides and _short(sides)
+    return sides and joined(sides)
 
 
 def _fraction(value: object, where: str) -> float:
