@@ -10,11 +10,18 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from tests.builders import draft, error_of
 from workbench.errors import WorkbenchError
+from workbench.model.source.info import SourceInfo
+from workbench.model.source.stated_preprocess import stated_preprocess
 from workbench.photos.contract import Preprocess, StatedPreprocess, merged
 from workbench.photos.decode import decode_for
 from workbench.photos.preprocess import crop_pixels, normalize, pixels_of, preprocess, require_library
+from workbench.registry.model_card import model_card
+from workbench.run.prepare import overridden, resolve_contract
 from workbench.system.packages import missing_package
+from workbench.workspace.recipe import RecipePreprocess
+from workbench.workspace.workspace import load
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "transforms.json").read_text())
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -170,7 +177,7 @@ def test_a_fraction_in_the_file_is_that_number() -> None:
         ({"resize": 12.5, "crop": 12}, "in whole pixels"),
         ({"resize": 16, "crop": [8, 17]}, r"crop \(\[8, 17\]\) must not be larger than resize \(16\)"),
         ({"resize": [16, 32], "crop": 17}, r"crop \(17\) must not be larger than resize \(\[16, 32\]\)"),
-        ({"resize": 16}, "with the shorter side at 16 the other one is free"),
+        ({"resize": 16}, "with the shorter side at 16 the other one is free: give `crop`"),
         ({"resize": 16, "crop": 16, "fill": 0}, "nothing is padded, so leave `fill` out"),
         ({"resize": [16, 16], "fill": [1, 2]}, r"give a level of grey or \[red, green, blue\]"),
         ({"resize": 16, "resize_mode": "longer", "fill": 256}, "from 0 to 255, not 256"),
@@ -200,6 +207,132 @@ def test_a_size_that_is_given_is_taken_with_its_own_defaults() -> None:
     assert (shorter.resize_mode, shorter.size) == ("shorter", (64, 64))
     other = contract(**merged({"library": "opencv"}, StatedPreprocess(resize=8, crop=8, rounding="timm")))
     assert (other.antialias, other.rounding) == (False, "albumentations")
+
+
+KRISHI = """
+model: {checkpoint: model.onnx, class_names: labels.json}
+data: {validation: val}
+preprocess: """
+SOURCE = {"resize": 256, "crop": 224, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def resolved(folder: Path, written: str, **source: Any) -> Preprocess:
+    (folder / "val").mkdir()
+    (folder / "model.onnx").touch()
+    (folder / "labels.json").write_text('["a", "b"]')
+    (folder / "krishi.yaml").write_text(KRISHI + written)
+    stated = StatedPreprocess(**{**SOURCE, **source})
+    info = SourceInfo(kind="onnx", preprocess=stated, notes=("the processor pads",))
+    return resolve_contract(load(folder / "krishi.yaml"), info)
+
+
+@pytest.mark.parametrize(
+    ("written", "size", "mode"),
+    [
+        ("{}", (224, 224), "shorter"),
+        ("{resize: 288}", (224, 224), "shorter"),
+        ("{crop: [192, 256]}", (192, 256), "shorter"),
+        ("{resize: [128, 128]}", (128, 128), "squeeze"),
+        ("{resize: [96, 128], crop: null}", (96, 128), "squeeze"),
+        ("{resize: [256, 256], crop: 224}", (224, 224), "squeeze"),
+        ("{resize: 160, resize_mode: longer}", (160, 160), "longer"),
+        ("{resize: [96, 128], resize_mode: longer, crop: [128, 160], fill: 114}", (128, 160), "longer"),
+        ("{resize: [96, 128], resize_mode: shorter}", (96, 128), "shorter"),
+    ],
+)
+def test_what_krishi_yaml_says_is_one_whole_with_what_the_source_says(
+    tmp_path: Path, written: str, size: tuple[int, int], mode: str
+) -> None:
+    ours = resolved(tmp_path, written)
+    assert (ours.size, ours.resize_mode, ours.interpolation) == (size, mode, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("{resize: [128]}", "krishi.yaml:4: preprocess.resize: give one side or [height, width]"),
+        (
+            "{crop: null}",
+            "preprocess: there is no crop, and with the shorter side at 256 the other one is free",
+        ),
+        ("{resize: 128}", "preprocess: crop (224) must not be larger than resize (128): enlarge `resize`"),
+        ("{fill: 7}", "preprocess: nothing is padded, so leave `fill` out; `resize_mode: longer` pads"),
+        ("{antialias: false, interpolation: box}", "`antialias: false` goes with `bilinear` and `bicubic`"),
+    ],
+)
+def test_krishi_yaml_that_contradicts_the_source_names_the_field_and_the_remedy(
+    tmp_path: Path, written: str, message: str
+) -> None:
+    assert message in error_of(lambda: resolved(tmp_path, written)).message
+
+
+def test_what_cannot_be_followed_is_named_where_the_size_is_missing(tmp_path: Path) -> None:
+    problem = error_of(lambda: resolved(tmp_path, "{}", resize=None, crop=None)).message
+    assert problem.endswith("says crop (the processor pads)")
+
+
+@pytest.mark.parametrize(
+    ("base", "recipe", "resize", "crop"),
+    [
+        ({"resize": 256, "crop": 224}, {"scale": 0.5}, 128, 112),
+        ({"resize": [96, 128]}, {"scale": 0.5}, (48, 64), (48, 64)),
+        ({"resize": [96, 128]}, {"crop": (64, 88)}, (64, 88), (64, 88)),
+        ({"resize": [96, 128]}, {"resize": (64, 80)}, (64, 80), (64, 80)),
+        ({"resize": 256, "resize_mode": "longer", "fill": 9}, {"scale": 0.5}, 128, 128),
+    ],
+)
+def test_a_recipe_scales_an_input_of_any_shape(
+    base: dict[str, Any], recipe: dict[str, Any], resize: object, crop: object
+) -> None:
+    own = contract(**base)
+    smaller = overridden(own, RecipePreprocess(**recipe))
+    assert (smaller.resize, smaller.crop) == (resize, crop)
+    assert (smaller.resize_mode, smaller.fill) == (own.resize_mode, own.fill)
+
+
+@pytest.mark.parametrize(
+    ("stats", "expected"),
+    [
+        ({"image_size": [96, 128]}, {"resize": [96, 128], "crop": [96, 128]}),
+        ({"image_size": 96}, {"resize": [96, 96], "crop": 96}),
+        ({"image_size": [128, 128], "center_crop": 112}, {"resize": [128, 128], "crop": 112}),
+        ({"resize_shorter_side": 144, "image_size": 128}, {"resize": 144, "crop": 128}),
+        ({"color": "bgr"}, {"channels": "BGR"}),
+    ],
+)
+def test_the_statistics_of_a_checkpoint_say_how_photos_are_fitted(
+    stats: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    stated = stated_preprocess(stats, {}, Path("student.ckpt"))
+    assert {key: stated[key] for key in expected} == expected
+    assert StatedPreprocess.model_validate(stated)
+
+
+def test_krishisahayaks_photos_are_squeezed_as_its_own_transform_does() -> None:
+    stats = {"image_size": [6, 8], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    ours = Preprocess(**merged({}, StatedPreprocess(**stated_preprocess(stats, {}, Path("student.ckpt")))))
+    (case,) = (case for case in RECORDED if case["transform"] == "Resize((6, 8))")
+    got = crop_pixels(photo(*case["photo"]), ours).astype(int)
+    assert np.abs(got - np.reshape(case["pixels"], case["shape"])).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"resize": 256, "crop": 224}, "The shorter side resized to 256 pixels (bilinear, antialiased), the "
+         "224 x 224 centre cut out"),
+        ({"resize": [96, 128]}, "Squeezed into 96 x 128 pixels (height x width; bilinear, antialiased)"),
+        ({"resize": 64, "resize_mode": "longer", "library": "opencv", "interpolation": "area"},
+         "The longer side resized to 64 pixels (area, OpenCV), in the middle of 64 x 64 pixels of the colour "
+         "(0, 0, 0)"),
+        ({"resize": [40, 60], "resize_mode": "shorter", "crop": [32, 48], "interpolation": "nearest"},
+         "Resized to cover 40 x 60 pixels (height x width; nearest), the 32 x 48 centre cut out"),
+    ],
+)  # fmt: skip
+def test_the_model_card_says_how_a_photo_is_fitted(fields: dict[str, Any], words: str) -> None:
+    card = model_card(draft(preprocess=contract(**fields, channels="BGR", rescale=1)), noise_floor=None)
+    assert f"- {words}." in card
+    assert "in BGR" in card and "- Levels of 0 to 255, normalised" in card
 
 
 def test_a_contract_written_before_there_was_a_choice_means_what_it_did() -> None:

@@ -131,7 +131,9 @@ FULL = CONTRACT.model_copy(update={"decode": "full"})
         ({"info": {"class_names": ("scab", "rust", "well")}}, "major", "the class order changed since 1.2.0"),
         ({"info": {"class_names": ("rust", "scab", "wilt")}}, "major", "the class names changed since 1.2.0"),
         ({"contract": {"resize": 12, "decode": "full"}}, "major", f"{PREPROCESSING}: resize 10 -> 12"),
+        ({"contract": {"channels": "BGR"}}, "major", f"{PREPROCESSING}: channels RGB -> BGR"),
         ({"old": {"preprocess": FULL}}, "minor", f"{PREPROCESSING}: decode full -> scaled"),
+        ({"contract": {"rounding": "timm"}}, "minor", f"{PREPROCESSING}: rounding torchvision -> timm"),
         (
             {"old": {"preprocess": FULL}, "artifact": {"pixels": True}},
             "major",

@@ -133,8 +133,8 @@ def test_everything_that_is_named_must_be_there(folder: Path, section: str, key:
         ),
         (
             "preprocess: {interpolation: bilinaer}",
-            "preprocess.interpolation: `bilinaer` is not one of nearest, bilinear, bicubic, lanczos, box, hamming, "
-            "area",
+            "preprocess.interpolation: `bilinaer` is not one of nearest, bilinear, bicubic, lanczos, box, "
+            "hamming, area",
             "did you mean `bilinear`?",
         ),
     ],

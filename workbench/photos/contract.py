@@ -80,7 +80,7 @@ class Preprocess(Record):
     )
     crop: Sides = Field(
         description="The network's input in pixels, cut from the centre: the side of a square, or "
-        "`[height, width]`. `null`: nothing is cut, the input is what `resize` gives."
+        "`[height, width]`. `null`: nothing is cut, the input has the shape that `resize` gives."
     )
     fill: Colour | None = Field(
         None,
@@ -134,12 +134,13 @@ class Preprocess(Record):
         if not isinstance(given, dict):
             return given
         known, resize = dict(given), given.get("resize")
-        known.setdefault("resize_mode", "squeeze" if isinstance(resize, list | tuple) else "shorter")
+        both = isinstance(resize, list | tuple)
+        known.setdefault("resize_mode", "squeeze" if both else "shorter")
         if known.get("crop") is None and "resize" in known:
-            if known["resize_mode"] == "shorter":
+            if known["resize_mode"] == "shorter" and not both:
                 raise ValueError(
-                    f"crop is missing: with the shorter side at {resize} the other one is free; give `crop`, "
-                    "`resize: [height, width]`, or `resize_mode: longer`"
+                    f"there is no crop, and with the shorter side at {resize} the other one is free: give "
+                    "`crop`, `resize: [height, width]`, or `resize_mode: longer`"
                 )
             known["crop"] = resize
         if known["resize_mode"] == "longer" and known.get("fill") is None:
@@ -257,11 +258,11 @@ def merged(given: Mapping[str, Any], stated: Record) -> dict[str, Any]:
     """Fields of a `Preprocess`: `given` over what a source states.
 
     A `resize` or `library` that is given is taken with its own defaults, not with what belonged to the
-    source's; a given `[height, width]` is not cropped unless a crop is given too.
+    source's. The source's crop is kept for another shorter side alone.
     """
+    shorter = isinstance(given.get("resize"), int) and given.get("resize_mode", "shorter") == "shorter"
     belonging = {
-        "resize": {"resize_mode", "fill"}
-        | ({"crop"} if isinstance(given.get("resize"), list | tuple) else set()),
+        "resize": {"resize_mode", "fill"} if shorter else {"resize_mode", "fill", "crop"},
         "library": {"antialias", "rounding"},
     }
     replaced = {name for key, names in belonging.items() if key in given for name in names}

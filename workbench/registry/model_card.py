@@ -37,23 +37,18 @@ def _contract(draft: Draft) -> list[str]:
     return [
         f"- A JPEG, PNG or WebP photo, turned upright by its EXIF orientation, in {contract.channels}.",
         f"- {_resized(contract)}{_cut(contract)}.",
-        f"- {_scaled(contract)}, then normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}"
+        f"- {_scaled(contract)} normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}"
         f"{' (by the network itself)' if draft.artifact.pixels else ''}.",
         f"- The network reads {_shape(draft.artifact)} and gives {len(draft.class_names)} logits an image.",
     ]
 
 
 def _resized(contract: Preprocess) -> str:
-    sharp = (
-        "OpenCV"
-        if contract.library == "opencv"
-        else "antialiased"
-        if contract.antialias
-        else "not antialiased"
-    )
-    how = contract.interpolation + (
-        f", {sharp}" if contract.interpolation != "nearest" or sharp == "OpenCV" else ""
-    )
+    how = contract.interpolation
+    if contract.library == "opencv":
+        how += ", OpenCV"
+    elif how != "nearest":
+        how += ", antialiased" if contract.antialias else ", not antialiased"
     if isinstance(contract.resize, int) and contract.resize_mode != "squeeze":
         return f"The {contract.resize_mode} side resized to {contract.resize} pixels ({how})"
     verb = {"shorter": "Resized to cover", "longer": "Resized to fit into", "squeeze": "Squeezed into"}
@@ -70,11 +65,9 @@ def _cut(contract: Preprocess) -> str:
 
 
 def _scaled(contract: Preprocess) -> str:
-    return (
-        "Scaled to [0, 1]"
-        if contract.white == 255
-        else f"Pixels of 0 to 255 multiplied by {contract.rescale:g}"
-    )
+    if contract.rescale == 1:
+        return "Levels of 0 to 255,"
+    return "Scaled to [0, 1], then" if contract.white == 255 else f"Multiplied by {contract.rescale:g}, then"
 
 
 def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
