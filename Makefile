@@ -16,9 +16,9 @@ install: .venv/installed
 demo: install  ## run, compare, promote, serve and predict, on the bundled sample
 	$(BIN)/python benchmarks/demo.py
 
-# Two files at a time: more would disturb those that load a server, and what a file's tests share is made once.
+# Two at a time: more would disturb those that load a server.
 test: install  ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark
 
 test-quick: install  ## those that need no runtime, server or browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark -m "not integration and not e2e and not real and not gpu"

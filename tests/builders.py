@@ -2,7 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ CONTRACT = Preprocess(resize=10, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.
 IMAGES = 1000
 CORRECT = 970
 BASELINE_NS = 10e6
+# The fixture `once`: a folder's name and what fills it, to that folder.
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 def counts(losses: int = 0, gains: int = 0, images: int = IMAGES, correct: int = CORRECT) -> Accuracy:
@@ -305,3 +309,17 @@ def error_of(call: Callable[[], object]) -> WorkbenchError:
     with pytest.raises(WorkbenchError) as caught:
         call()
     return caught.value
+
+
+@contextmanager
+def small_disk(folder: Path, size_kb: int) -> Iterator[Path]:
+    """A file system of this size, mounted on a new folder."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "none", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting a small disk did not work: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -2,7 +2,7 @@
 
 import io
 import logging
-import subprocess
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests import builders
 from workbench.results.records import RunInfo, TrialResult
+from workbench.system.files import exclusive
 
 # No deadline: a busy machine is not a defect. The same examples every time: a test fails for a change.
 hypothesis.settings.register_profile("krishi-bench", deadline=None, derandomize=True)
@@ -55,15 +56,26 @@ def encoded() -> Callable[..., bytes]:
     return encode
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> builders.Once:
+    """A folder by its name, made by the first of pytest's processes that asks for it; nobody writes to it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        made = shared / f"{name}.made"
+        with exclusive(shared / f"{name}.lock", lambda: None):
+            if not made.exists():
+                shutil.rmtree(shared / name, ignore_errors=True)
+                make(shared / name)
+                made.touch()
+        return shared / name
+
+    return folder
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", path], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a small disk did not work: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with builders.small_disk(tmp_path / "disk", 64) as disk:
+        yield disk

@@ -180,37 +180,32 @@ NAMES = (BASELINE, TWIN, "fast", "slow")
 WHOLE = Rules(target=0.0, smallest=9.0)
 
 
-def test_over_a_thousand_sessions_the_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    covered = total = 0
-    for seed in range(1000):
+# Sessions enough that luck passes for none of it: intervals that cover 90 % would pass once in 500 times, a
+# direction that is wrong in 3 % of the calls once in 450, a rule that drops the fastest in 3 % once in 170.
+def test_over_hundreds_of_sessions_the_intervals_cover_the_truth_and_tell_the_faster_one() -> None:
+    covered = total = right = called = 0
+    for seed in range(400):
         measured = session({BASELINE: 4.0, "same": 4.0, "faster": 3.8}, seed)
         for name, truth in (("same", 1.0), ("faster", 4.0 / 3.8)):
             interval = ratio(measured, name).interval
             if interval is not None:
                 covered += interval[0] <= truth <= interval[1]
                 total += 1
-    assert total > 1900
-    assert 0.93 <= covered / total <= 0.97
-
-
-def test_a_five_per_cent_difference_is_called_in_the_right_direction_where_it_is_called() -> None:
-    right = called = 0
-    for seed in range(1000):
-        interval = ratio(session({BASELINE: 4.0, "faster": 3.8}, seed), "faster").interval
         if interval is not None and not interval[0] <= 1.0 <= interval[1]:
             called += 1
             right += interval[0] > 1.0
-    assert called > 700
+    assert total > 760 and called > 280
+    assert 0.93 <= covered / total <= 0.97
     assert right / called >= 0.99
 
 
 def test_the_truly_fastest_is_hardly_ever_dropped_and_the_hopeless_are() -> None:
     lost = kept_slow = 0
-    for seed in range(1000):
+    for seed in range(300):
         measured = session({BASELINE: 4.0, "best": 3.7, "close": 3.75, "slow": 8.0}, seed)
         lost += "best" in measured.pruned
         kept_slow += "slow" not in measured.pruned
-    assert lost < 10
+    assert lost < 3
     assert kept_slow == 0
 
 

@@ -15,8 +15,9 @@ from workbench.measure.latency import Measured, Sample
 from workbench.measure.records import FINAL, RACE, GpuUse
 from workbench.results import frame, samples
 from workbench.results.folder import RunFolder
-from workbench.results.frames import ROW_COLUMNS, SAMPLE_COLUMNS, Column, require
+from workbench.results.frames import ROW_COLUMNS, SAMPLE_COLUMNS, Column
 from workbench.results.verdict import Row
+from workbench.system.packages import require
 
 pd = pytest.importorskip("pandas")
 

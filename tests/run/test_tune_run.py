@@ -40,7 +40,7 @@ SLOW = "{name: slow, steps: [{use: dynamic_int8, op_types: [Conv]}]}"
 
 def options(budget_s: float) -> Options:
     """A race of one short round: what wins here wins by a factor."""
-    return Options(plan=Plan(budget_s=budget_s, rounds=1, least_rounds=1, turns=2, least_turns=2))
+    return Options(plan=Plan(budget_s=budget_s, rounds=1, turns=2, repeats=0))
 
 
 def written(folder: Path, *texts: str) -> list[Variant]:

@@ -46,7 +46,7 @@ def served(client: httpx.Client) -> str:
 
 
 def test_swaps_and_rollbacks_under_load_lose_nothing(tmp_path: Path) -> None:
-    """20 promotions, 5 rollbacks and a candidate that does not load, beside Poisson arrivals."""
+    """8 promotions, 3 rollbacks and a candidate that does not load, beside Poisson arrivals."""
     registry = tmp_path / "registry"
     publish(registry)
     publish_cut(registry, "2.0.0")
@@ -66,23 +66,23 @@ def test_swaps_and_rollbacks_under_load_lose_nothing(tmp_path: Path) -> None:
             assert digests.setdefault(version, digest) == digest
 
         moved(lambda: None, "1.0.0")
-        for number in range(1, 21):
+        for number in range(1, 9):
             publish(registry, version=f"1.0.{number}", seed=number, alias=None)
             moved(lambda number=number: point(registry, f"1.0.{number}"), f"1.0.{number}")  # type: ignore[misc]
         point(registry, "2.0.0")
         wait_for(lambda: swaps(client, "failed") == 1)
-        assert served(client) == "1.0.20"
+        assert served(client) == "1.0.8"
         Registry(registry).rollback("leaf", "production")  # to what is served all the same
-        for number in range(19, 14, -1):
+        for number in range(7, 4, -1):
             moved(lambda: Registry(registry).rollback("leaf", "production"), f"1.0.{number}")
         results = [load.result() for load in loads]
         # Back at the version it serves, the alias moved twice without a swap.
-        assert (swaps(client, "ok"), swaps(client, "failed")) == (25, 1)
+        assert (swaps(client, "ok"), swaps(client, "failed")) == (11, 1)
     answers = [answer for result in results for answer in result.answers]
-    assert len(set(digests.values())) == 21
+    assert len(set(digests.values())) == 9
     assert {answer.outcome for answer in answers} == {"200"}
     check_versions(answers, acknowledged)
-    assert process.log.count("1.0.20 goes on serving, not 2.0.0: ") == 1
+    assert process.log.count("1.0.8 goes on serving, not 2.0.0: ") == 1
     slowest_ms = 1e3 * max(answer.latency_s for answer in answers)
     say(f"{len(answers)} answers over {len(acknowledged) - 1} swaps, all 200, slowest {slowest_ms:.0f} ms")
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 from workbench.cli.options import AnswerFormat, TableFormat
 from workbench.errors import WorkbenchError
+from workbench.system.packages import require
 
 if TYPE_CHECKING:
     from workbench.results.verdict import Comparison
 
 ColumnSet = Literal["speed", "audit"]
+PACKAGES = {"csv": ("pandas",), "markdown": ("pandas", "tabulate"), "parquet": ("pandas", "pyarrow")}
 
 
 def print_answer(answer: object, text: str, form: AnswerFormat | TableFormat) -> None:
@@ -28,6 +30,7 @@ def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
     if output is None and form == "parquet" and sys.stdout.isatty():
         hint = "name a file with --output, or use a pipe"
         raise WorkbenchError("--format parquet: a terminal cannot show it", hint=hint)
+    require(*PACKAGES.get(form, ()))
 
 
 def print_comparisons(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from workbench.report.cells import Columns, Grid
 from workbench.report.contents import contents
-from workbench.results.frames import require
 from workbench.results.verdict import Comparison
+from workbench.system.packages import require
 
 
 def render(comparisons: Sequence[Comparison], *, columns: Columns = "speed", verbose: bool = False) -> str:

@@ -10,7 +10,7 @@ from workbench.measure import samples as raw
 from workbench.results.folder import RunFolder, find_run
 from workbench.results.history import compare_folder
 from workbench.results.verdict import Comparison, Row
-from workbench.system.packages import missing_package
+from workbench.system.packages import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,13 +107,6 @@ def _record(comparison: Comparison, row: Row) -> dict[str, object]:
         else:
             record[name] = value
     return record
-
-
-def require(*modules: str) -> None:
-    """Raise WorkbenchError for the first module that is not installed."""
-    for module in modules:
-        if (missing := missing_package(module, extra="frames")) is not None:
-            raise WorkbenchError(missing)
 
 
 def _folder(run: Path | str | None, results: Path | str) -> RunFolder:

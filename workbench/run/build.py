@@ -139,6 +139,8 @@ def _native(step: Step, backend: Backend[Any]) -> bool:
 def _export_key(job: Job, variant: Variant) -> str:
     runtime, export = variant.runtime, variant.export
     onnx = takes_onnx(runtime)
+    # An ONNX source is held against what was asked for in so many words, not against defaults.
+    asked = export.model_fields_set if kind_of(job.source.checkpoint) == "onnx" else ()
     return digest_of(
         [
             "export",
@@ -146,8 +148,7 @@ def _export_key(job: Job, variant: Variant) -> str:
             "onnx" if onnx else runtime.backend,
             runtime.decides(),
             job.source_digest,
-            # An ONNX source is held against what was asked for in so many words, not against defaults.
-            [export.model_dump(mode="json"), sorted(export.model_fields_set)] if onnx else None,
+            [export.model_dump(mode="json"), sorted(asked)] if onnx else None,
             job.input_shape,
             versions("torch", "onnx", "onnxscript", "transformers", "timm"),
         ]

@@ -50,6 +50,13 @@ def missing_package(module: str, *, extra: str | None = None) -> str | None:
     return f"`{module}` is not installed: {command}"
 
 
+def require(*modules: str) -> None:
+    """Raise WorkbenchError for the first module of the extra `frames` that is not installed."""
+    for module in modules:
+        if (missing := missing_package(module, extra="frames")) is not None:
+            raise WorkbenchError(missing)
+
+
 def missing_extra(error: ModuleNotFoundError) -> WorkbenchError | None:
     """The sentence for a package of ours that is not installed; None for another, which is a defect."""
     module = (error.name or "").partition(".")[0]
