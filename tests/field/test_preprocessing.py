@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from tests.builders import draft, error_of
+from serve.http.tensors import input_spec
+from tests.builders import artifact_info, draft, error_of
 from workbench.errors import WorkbenchError
 from workbench.model.source.info import SourceInfo
 from workbench.model.source.stated_preprocess import stated_preprocess
@@ -333,6 +335,15 @@ def test_the_model_card_says_how_a_photo_is_fitted(fields: dict[str, Any], words
     card = model_card(draft(preprocess=contract(**fields, channels="BGR", rescale=1)), noise_floor=None)
     assert f"- {words}." in card
     assert "in BGR" in card and "- Levels of 0 to 255, normalised" in card
+
+
+@pytest.mark.parametrize(
+    ("pixels", "spec"), [(False, ("FP32", (3, 96, 128))), (True, ("UINT8", (96, 128, 3)))]
+)
+def test_the_protocols_tensor_has_the_shape_of_the_input(pixels: bool, spec: object) -> None:
+    shaped = draft(preprocess=contract(resize=[96, 128]), artifact=artifact_info(pixels=pixels))
+    model: Any = SimpleNamespace(bundle=SimpleNamespace(manifest=shaped))
+    assert input_spec(model) == spec
 
 
 def test_a_contract_written_before_there_was_a_choice_means_what_it_did() -> None:

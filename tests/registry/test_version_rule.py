@@ -160,9 +160,10 @@ def test_a_manifest_from_before_photos_could_be_scaled_decodes_them_in_full() ->
     data = OLD.model_dump(mode="json")
     assert parse_manifest(json.dumps(data).encode(), Path("m")).preprocess.decode == "scaled"
     data["measured"]["preprocess"] = dict(data["preprocess"])
-    del data["preprocess"]["decode"], data["measured"]["preprocess"]["decode"]
+    for field in ("decode", "rounding"):
+        del data["preprocess"][field], data["measured"]["preprocess"][field]
     read = parse_manifest(json.dumps(data).encode(), Path("m"))
-    assert read.preprocess.decode == "full"
+    assert (read.preprocess.decode, read.preprocess.rounding) == ("full", "albumentations")
     assert read.measured.preprocess == read.preprocess
 
 

@@ -44,7 +44,7 @@ def _contract(draft: Draft) -> list[str]:
 
 
 def _resized(contract: Preprocess) -> str:
-    how = contract.interpolation
+    how: str = contract.interpolation
     if contract.library == "opencv":
         how += ", OpenCV"
     elif how != "nearest":
