@@ -23,10 +23,10 @@ DTYPES = {"FP32": "<f4", "UINT8": "u1"}  # as numpy calls them
 def input_spec(model: Model) -> tuple[str, tuple[int, ...]]:
     """Datatype and shape of one row of the model's input."""
     manifest = model.bundle.manifest
-    side = manifest.preprocess.crop
+    size = manifest.preprocess.size
     if manifest.artifact.pixels:
-        return "UINT8", (side, side, 3)
-    return "FP32", (3, side, side)
+        return "UINT8", (*size, 3)
+    return "FP32", (3, *size)
 
 
 def run_request(served: ServedModel, body: bytes, header: str | None) -> tuple[bytes, int | None]:

@@ -81,8 +81,9 @@ def test_a_lightning_checkpoint_says_its_classes_and_its_preprocessing(saved: Sa
     assert facts == ("state-dict", "lightning", tuple(NAMES), 3)
     assert SourceInfo.model_validate_json(info.model_dump_json()) == info
     assert info.preprocess == StatedPreprocess(
-        resize=256, crop=224, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)
-    )
+        resize=256, crop=224, rounding="albumentations", interpolation="bicubic", mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.2, 0.2),
+    )  # fmt: skip
 
 
 def test_a_bare_state_dict_says_how_many_classes_it_has_and_nothing_else(
@@ -106,9 +107,13 @@ def test_the_input_size_is_the_crop_where_nothing_better_is_said(saved: Save, we
     assert inspect(saved(lightning(weights, model_config=config))).preprocess.crop == 128
 
 
-def test_photos_in_another_colour_order_are_refused(saved: Save, weights: Weights) -> None:
+def test_the_order_of_the_colours_is_read_and_others_than_red_green_blue_are_refused(
+    saved: Save, weights: Weights
+) -> None:
     source = saved(lightning(weights, preprocessing_stats={"color": "BGR"}))
-    assert "color is BGR" in error_of(lambda: inspect(source)).message
+    assert inspect(source).preprocess.channels == "BGR"
+    source = saved(lightning(weights, preprocessing_stats={"color": "HSV"}))
+    assert "color is HSV" in error_of(lambda: inspect(source)).message
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.", "net.", "_orig_mod.", "model.module."])

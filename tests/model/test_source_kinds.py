@@ -64,8 +64,9 @@ def test_a_transformers_folder_says_its_classes_and_its_preprocessing(tmp_path: 
     info = inspect(ModelSource(checkpoint=described(tmp_path, stats=PROCESSOR)))
     assert (info.kind, info.class_names, info.num_classes) == ("transformers", NAMES, 3)
     assert info.preprocess == StatedPreprocess(
-        resize=36, crop=32, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)
-    )
+        resize=36, crop=32, rounding="transformers", interpolation="bicubic", mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.25, 0.3),
+    )  # fmt: skip
     assert info.sentence() == (
         "transformers folder (ViTForImageClassification): 3 classes, named; resize 36, crop 32, bicubic, "
         "mean 0.5 0.4 0.3, std 0.2 0.25 0.3, from preprocessor_config.json"
@@ -133,16 +134,22 @@ def test_the_scaling_of_pixels_becomes_mean_and_std_of_the_unit_range(
     [
         ({}, 36, 32, None),
         ({"crop_size": 32}, 36, 32, None),
-        ({"size": 36}, 36, 32, None),
-        ({"size": {"height": 36, "width": 36}}, 36, 32, "squeezes photos into a square"),
-        ({"size": {"height": 36, "width": 36}, "do_center_crop": False}, 36, 36, "squeezes photos"),
-        ({"do_center_crop": False}, 36, 36, "keeps the whole photo"),
-        ({"do_resize": False}, None, 32, None),
+        ({"crop_size": [32, 24]}, 36, (32, 24), None),
+        ({"size": 36, "image_processor_type": "CLIPImageProcessor"}, 36, 32, None),
+        ({"size": 36, "image_processor_type": "ViTImageProcessor"}, (36, 36), 32, None),
+        ({"size": 36, "image_processor_type": "DeiTImageProcessor"}, (36, 36), 32, None),
+        ({"size": {"height": 36, "width": 36}}, (36, 36), 32, None),
+        ({"size": {"height": 36, "width": 48}, "do_center_crop": False}, (36, 48), (36, 48), None),
+        ({"do_center_crop": False}, None, None, "keeps the whole photo"),
+        ({"do_resize": False}, None, None, "keeps each photo's own size"),
+        ({"do_pad": True}, None, None, "pads photos after their normalisation"),
+        ({"size": {"longest_edge": 64}}, None, None, 'sets size to {"longest_edge": 64}'),
+        ({"image_processor_type": "PerceiverImageProcessor"}, None, None, "cuts photos before it resizes"),
         # The processors that read `size` in their own way.
-        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224},
-          "crop_pct": 0.875}, 256, 224, None),
-        ({"feature_extractor_type": "ConvNextFeatureExtractor", "image_processor_type": None, "size": 384},
-         384, 384, "squeezes"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875,
+          "do_center_crop": None}, 256, 224, None),
+        ({"feature_extractor_type": "ConvNextFeatureExtractor", "image_processor_type": None, "size": 384,
+          "do_center_crop": None}, (384, 384), 384, None),
         ({"image_processor_type": "PoolFormerImageProcessor", "crop_pct": 0.9, "crop_size": 224,
           "size": {"shortest_edge": 224}}, 248, 224, None),
         ({"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224},
@@ -150,7 +157,7 @@ def test_the_scaling_of_pixels_becomes_mean_and_std_of_the_unit_range(
     ],
 )  # fmt: skip
 def test_every_way_to_write_a_size_becomes_resize_and_crop(
-    tmp_path: Path, stats: dict[str, Any], resize: int | None, crop: int, note: str | None
+    tmp_path: Path, stats: dict[str, Any], resize: object, crop: object, note: str | None
 ) -> None:
     info = stated(tmp_path, **stats)
     assert (info.preprocess.resize, info.preprocess.crop) == (resize, crop)
@@ -159,7 +166,8 @@ def test_every_way_to_write_a_size_becomes_resize_and_crop(
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(0, "nearest"), (1, "lanczos"), (2, "bilinear"), (3, "bicubic")]
+    ("number", "name"),
+    [(0, "nearest"), (1, "lanczos"), (2, "bilinear"), (3, "bicubic"), (4, "box"), (5, "hamming")],
 )
 def test_pillows_numbers_of_filters_are_understood(tmp_path: Path, number: int, name: str) -> None:
     assert stated(tmp_path, resample=number).preprocess.interpolation == name
@@ -168,11 +176,10 @@ def test_pillows_numbers_of_filters_are_understood(tmp_path: Path, number: int, 
 @pytest.mark.parametrize(
     ("stats", "message"),
     [
-        ({"size": {"height": 32, "width": 48}}, "size is 32 x 48 (height x width)"),
-        ({"crop_size": [32, 48]}, "crop_size is 32 x 48"),
-        ({"size": {"longest_edge": 64}}, 'size is {"longest_edge": 64}, which we cannot read'),
+        ({"size": {"height": 32, "width": 0}}, "size is [32, 0], which we cannot read"),
+        ({"crop_size": [32, 48, 3]}, "crop_size is [32, 48, 3], which we cannot read"),
         ({"size": "large"}, 'size is "large", which we cannot read'),
-        ({"resample": 5}, "Pillow's filter 5"),
+        ({"resample": 6}, "Pillow's filter 6"),
         ({"image_mean": [0.5]}, "mean and std must be three numbers"),
         ({"image_std": [0, 0, 0]}, "must be above 0"),
         ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0}, "crop_pct is 0"),
@@ -193,7 +200,7 @@ def test_preprocessing_that_cannot_be_followed_is_refused_with_its_file_and_fiel
         ({"architectures": None}, "describes no network of transformers"),
         ({"num_channels": 1}, "num_channels is 1: photos are given to the network as RGB"),
         ({"vision_config": {"num_channels": 4}}, "num_channels is 4"),
-        ({"image_size": [32, 64]}, "image_size is 32 x 64"),
+        ({"image_size": [32, "64"]}, 'image_size is [32, "64"], which we cannot read'),
         ({"id2label": {"0": "rust"}}, "has 1 class: a classifier tells at least 2 apart"),
         ({"id2label": {"0": "rust", "2": "scab"}}, "id2label must map 0, 1, ..."),
         ({"id2label": {"0": "rust", "1": "rust"}}, "lists `rust` more than once"),
@@ -254,6 +261,10 @@ PROCESSORS: list[tuple[str, dict[str, Any]]] = [
                     "crop_pct": 0.8}),
     ("MobileViT", {"do_normalize": None, "do_flip_channel_order": False, "size": {"shortest_edge": 36},
                    "crop_size": {"height": 32, "width": 32}}),
+    ("MobileViT", {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 24}}),
+    ("ViT", {"size": {"height": 32, "width": 48}}),
+    ("ConvNext", {"size": {"shortest_edge": 384}}),
+    ("EfficientNet", {"size": 36, "resample": 0}),
 ]  # fmt: skip
 
 
@@ -363,15 +374,19 @@ def test_a_half_precision_folder_is_loaded_in_float32(saved: Save, photos: Any) 
     assert model(photos).dtype == torch.float32
 
 
-def test_a_network_trained_on_bgr_photos_gets_them_so(saved: Save, photos: Any) -> None:
-    original = network("MobileNetV2")
-    folder = saved(original)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"do_flip_channel_order": True}))
-    with torch.inference_mode():
-        swapped = original(photos[:, [2, 1, 0]]).logits
-        model = load_model(ModelSource(checkpoint=folder), None)
-        assert same(model(photos), swapped)
-        assert not same(original(photos).logits, swapped)
+@pytest.mark.parametrize(
+    ("stats", "channels"),
+    [
+        ({"image_processor_type": "MobileViTImageProcessor"}, "BGR"),
+        ({"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": False}, None),
+        ({"do_flip_channel_order": True}, "BGR"),
+        ({}, None),
+    ],
+)
+def test_a_network_trained_on_bgr_photos_gets_them_so(
+    tmp_path: Path, stats: dict[str, Any], channels: str | None
+) -> None:
+    assert stated(tmp_path, **stats).preprocess.channels == channels
 
 
 def test_weights_that_are_missing_are_refused_and_not_made_up(saved: Save) -> None:
@@ -568,8 +583,8 @@ def is_model(name):
 def get_pretrained_cfg(name):
     if "." in name:
         raise RuntimeError("Invalid pretrained tag (no) for tiny.")
-    return SimpleNamespace(input_size=(3, 224, 224), crop_pct=0.875, interpolation="bicubic",
-                           mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    return SimpleNamespace(input_size=(3, 224, 224), crop_pct=0.875, crop_mode="center",
+                           interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 def create_model(name, pretrained, num_classes=1000, width=4):
     assert pretrained is False
@@ -628,10 +643,17 @@ def test_what_the_checkpoint_says_wins_over_timm(timm: Install, weights: Make) -
 
 @pytest.mark.parametrize(
     ("own", "resize", "crop"),
-    [({}, 256, 224), ({"crop": 160}, 182, 160), ({"resize": 180}, 180, 180), ({"resize": 300}, 300, 224)],
+    [
+        ({}, 256, 224),
+        ({"crop": 160}, 182, 160),
+        ({"resize": 180}, 180, 180),
+        ({"resize": 300}, 300, 224),
+        ({"crop": (160, 112)}, (182, 128), (160, 112)),
+        ({"resize": (96, 128)}, (96, 128), None),
+    ],
 )
 def test_sizes_that_only_the_checkpoint_says_keep_timms_proportion(
-    own: dict[str, int], resize: int, crop: int
+    own: dict[str, Any], resize: object, crop: object
 ) -> None:
     default = StatedPreprocess(resize=256, crop=224)
     filled = timm_network.completed(StatedPreprocess(**own), default)

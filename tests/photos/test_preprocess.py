@@ -20,7 +20,9 @@ from workbench.photos.preprocess import crop_pixels, normalize, preprocess
 
 Encode = Callable[..., bytes]
 
-STUDENT = Preprocess(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+STUDENT = Preprocess(
+    resize=256, crop=224, rounding="albumentations", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 BEST_JPEG = {"quality": 100, "subsampling": 0}
 SMALL = Preprocess(resize=16, crop=12, mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0))
 
@@ -221,7 +223,7 @@ def test_a_strip_that_would_grow_to_gigabytes_is_refused(size: tuple[int, int]) 
 @pytest.mark.parametrize("size", [(16, 16), (16, 30), (30, 16)])
 def test_a_photo_of_the_right_size_is_cropped_and_not_resampled(size: tuple[int, int]) -> None:
     image = picture(*size)
-    left, top = (size[0] - 12) // 2, (size[1] - 12) // 2
+    left, top = (size[0] - 12) // 2, (size[1] - 12) // 2  # both even
     assert np.array_equal(crop_pixels(image, SMALL), np.asarray(image)[top : top + 12, left : left + 12])
 
 
@@ -282,7 +284,7 @@ def test_the_pixels_are_exactly_those_of_the_documented_steps(size: tuple[int, i
     [
         ({"crop": 17}, r"crop \(17\) must not be larger than resize \(16\)"),
         ({"std": (1.0, 0.0, 1.0)}, "greater than or equal to 0.000001"),
-        ({"resize": 0}, "greater than 0"),
+        ({"resize": 0}, "whole pixels from 1 to 4096, not 0"),
         ({"mean": (0.5, 0.5)}, "mean.2"),
         ({"interpolation": "cubic"}, "bicubic"),
     ],

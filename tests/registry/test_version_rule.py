@@ -131,7 +131,9 @@ FULL = CONTRACT.model_copy(update={"decode": "full"})
         ({"info": {"class_names": ("scab", "rust", "well")}}, "major", "the class order changed since 1.2.0"),
         ({"info": {"class_names": ("rust", "scab", "wilt")}}, "major", "the class names changed since 1.2.0"),
         ({"contract": {"resize": 12, "decode": "full"}}, "major", f"{PREPROCESSING}: resize 10 -> 12"),
+        ({"contract": {"channels": "BGR"}}, "major", f"{PREPROCESSING}: channels RGB -> BGR"),
         ({"old": {"preprocess": FULL}}, "minor", f"{PREPROCESSING}: decode full -> scaled"),
+        ({"contract": {"rounding": "timm"}}, "minor", f"{PREPROCESSING}: rounding torchvision -> timm"),
         (
             {"old": {"preprocess": FULL}, "artifact": {"pixels": True}},
             "major",
@@ -158,9 +160,10 @@ def test_a_manifest_from_before_photos_could_be_scaled_decodes_them_in_full() ->
     data = OLD.model_dump(mode="json")
     assert parse_manifest(json.dumps(data).encode(), Path("m")).preprocess.decode == "scaled"
     data["measured"]["preprocess"] = dict(data["preprocess"])
-    del data["preprocess"]["decode"], data["measured"]["preprocess"]["decode"]
+    for field in ("decode", "rounding"):
+        del data["preprocess"][field], data["measured"]["preprocess"][field]
     read = parse_manifest(json.dumps(data).encode(), Path("m"))
-    assert read.preprocess.decode == "full"
+    assert (read.preprocess.decode, read.preprocess.rounding) == ("full", "albumentations")
     assert read.measured.preprocess == read.preprocess
 
 

@@ -306,10 +306,9 @@ def halved(*, inside: bool) -> Any:
             "takes an input of shape ['batch', 1, 'height', 'width']",
             "(N, 3, height, width)",
         ),
-        (network(height=64, across=96), "takes photos of 96 x 64 pixels", "export it with a square input"),
         (halved(inside=False), "`image` is tensor(float16)", "export the network in float32"),
     ],
-    ids=["custom", "two inputs", "two outputs", "one class", "grayscale", "not square", "float16"],
+    ids=["custom", "two inputs", "two outputs", "one class", "grayscale", "float16"],
 )
 def test_an_onnx_file_that_cannot_be_used_is_refused_with_a_remedy(
     model: Any, message: str, remedy: str, tmp_path: Path
@@ -317,6 +316,11 @@ def test_an_onnx_file_that_cannot_be_used_is_refused_with_a_remedy(
     said = refused(lambda: inspect(ModelSource(checkpoint=saved(model, tmp_path))))
     assert message in said.partition(" | ")[0]
     assert remedy in said.partition(" | ")[2]
+
+
+def test_an_onnx_file_for_photos_that_are_not_square_says_their_shape(tmp_path: Path) -> None:
+    found = inspect(ModelSource(checkpoint=saved(network(height=64, across=96), tmp_path)))
+    assert found.preprocess.crop == (64, 96)
 
 
 def test_a_thousand_classes_in_an_onnx_file_are_fine(tmp_path: Path) -> None:
@@ -363,7 +367,7 @@ def test_a_network_of_one_size_skips_the_other_sizes_with_the_reason(place: Plac
     fixed = fitted(network(height=side, across=side), place.root / "data" / "calibration")
     found = place.trials(tmp_path, fixed, "smaller")["smaller"]
     assert found.status == "skipped"
-    assert f"an ONNX file for {side} x {side} pixels, not {side // 2}" in (found.reason or "")
+    assert f"an ONNX file for {side} pixels, not {side // 2}" in (found.reason or "")
 
 
 def test_a_network_of_any_size_is_evaluated_at_the_other_size(
@@ -378,7 +382,7 @@ def test_a_torch_network_that_flattens_its_map_takes_one_size_only(tmp_path: Pat
     contract = Preprocess(resize=8, crop=8, mean=MEAN, std=(0.25,) * 3)
     np.save(tmp_path / "pixels.npy", np.zeros((1, 8, 8, 3), np.uint8))
     photos = Images(tmp_path / "pixels.npy", (0,), contract, "digest")
-    job = Job(ModelSource(factory="m:f"), "", 4, contract, photos, None, tmp_path, own_crop=16)
+    job = Job(ModelSource(factory="m:f"), "", 4, contract, photos, None, tmp_path, own_size=(16, 16))
     with pytest.raises(Unsuited, match="the network takes 16 px only, not 8"):
         _check_size(job, lambda photo: torch_logits(flat, photo), raw=False)
 

@@ -76,22 +76,28 @@ def costing(name: str, error: float, gain_ns: float | None) -> LayerSensitivity:
 
 @given(st.integers(1, 4096))
 def test_sizes_shrink_and_stay_multiples_of_what_networks_halve(crop: int) -> None:
-    found = sizes(crop)
-    assert all(size < crop for size in found)
+    found = sizes((crop, crop))
+    assert all(height == width < crop for height, width in found)
     assert found == sorted(set(found), reverse=True)
-    assert all(size % (16 if crop >= 128 else 8) == 0 for size in found)
-    assert all(0.4 * crop <= size for size in found)
+    assert all(size % (16 if crop >= 128 else 8) == 0 for size, _ in found)
+    assert all(0.4 * crop <= size for size, _ in found)
 
 
 def test_the_sizes_of_a_usual_network_reach_down_to_two_fifths_of_it() -> None:
-    assert sizes(224) == [208, 192, 176, 160, 144, 128, 112, 96]
-    assert sizes(32) == [24, 16]
-    assert sizes(8) == []
+    assert [height for height, _ in sizes((224, 224))] == [208, 192, 176, 160, 144, 128, 112, 96]
+    assert sizes((32, 32)) == [(24, 24), (16, 16)]
+    assert sizes((8, 8)) == []
+
+
+def test_the_sizes_of_an_input_that_is_not_square_keep_its_shape() -> None:
+    assert sizes((96, 128)) == [(88, 120), (80, 104), (72, 96), (64, 88), (56, 72), (48, 64), (40, 56)]
+    assert at_size(int8(), (64, 88)).preprocess == RecipePreprocess(crop=(64, 88))
+    assert at_size(int8(), (64, 88)).name == "int8@64x88px"
 
 
 @given(st.integers(1, 4096))
 def test_a_coarse_scan_takes_every_second_size_and_misses_none_by_more_than_one(crop: int) -> None:
-    every = sizes(crop)
+    every = sizes((crop, crop))
     scanned = coarse(every)
     assert set(scanned) <= set(every)
     assert bool(scanned) == bool(every)
@@ -101,7 +107,7 @@ def test_a_coarse_scan_takes_every_second_size_and_misses_none_by_more_than_one(
 @given(st.integers(9, 4096), st.sampled_from(["bicubic", None]))
 def test_a_variant_at_another_size_differs_in_nothing_but_its_size(crop: int, filtering: str | None) -> None:
     before = replace(int8(), preprocess=RecipePreprocess(interpolation=filtering))
-    after = at_size(before, crop)
+    after = at_size(before, (crop, crop))
     assert after.preprocess == RecipePreprocess(crop=crop, interpolation=filtering)
     assert (after.steps, after.runtime, after.export) == (before.steps, before.runtime, before.export)
     assert after.digest != before.digest
@@ -111,7 +117,8 @@ def test_a_variant_at_another_size_differs_in_nothing_but_its_size(crop: int, fi
 def test_a_size_replaces_whatever_size_was_asked_for_before() -> None:
     scaled = replace(int8(), preprocess=RecipePreprocess(scale=0.5))
     resized = replace(int8(), preprocess=RecipePreprocess(resize=256, crop=224))
-    assert at_size(scaled, 96).preprocess == at_size(resized, 96).preprocess == RecipePreprocess(crop=96)
+    smaller = [at_size(variant, (96, 96)).preprocess for variant in (scaled, resized)]
+    assert smaller == [RecipePreprocess(crop=96)] * 2
 
 
 # Photos to calibrate on

@@ -255,7 +255,7 @@ def test_a_scan_of_sizes_ends_at_the_first_that_loses_and_looks_beside_the_edge(
     looking: Callable[[int], list[str]],
 ) -> None:
     taken = looking(170)
-    assert scan_sizes(knowing(), variant("plain")) == [176, 192]
+    assert scan_sizes(knowing(), variant("plain")) == [(176, 176), (192, 192)]
     assert taken == ["plain@192px", "plain@160px", "plain@176px", "plain@208px"]
 
 
@@ -349,7 +349,8 @@ STEP = StaticInt8.model_validate(
         variant("scaled", preprocess=RecipePreprocess(scale=0.5, interpolation="bicubic")),
         variant("int8", steps=(Simplify(use="simplify"), STEP), needs=("onnxruntime>=1.0",)),
         with_step(variant("int8", steps=(STEP,)), "float-1", exclude_nodes=("c",), bias_correction=True),
-        at_size(variant("ov", runtime=OpenvinoRuntime(precision="bf16")), 96),
+        at_size(variant("ov", runtime=OpenvinoRuntime(precision="bf16")), (96, 96)),
+        at_size(variant("not-square"), (64, 88)),
         variant("torchscript", export=Export(exporter="torchscript", opset=17, dynamic_batch=False)),
     ],
     ids=lambda winner: winner.name,

@@ -210,11 +210,19 @@ def test_an_fp16_graph_is_not_optimised_for_a_cpu_that_would_cast_it(tmp_path: P
     assert "casts to fp32" in error.message
 
 
+@pytest.mark.parametrize("rescale", [1 / 255, 1.0])
 def test_a_folded_graph_takes_pixels_and_gives_the_logits_of_normalised_photos(
-    tmp_path: Path, free: Path
+    tmp_path: Path, free: Path, rescale: float
 ) -> None:
-    target = tmp_path / "m.onnx"
-    apply(step("fold_preprocess"), free, target, PHOTOS)
+    target, levels = tmp_path / "m.onnx", 255 * rescale
+    contract = CONTRACT.model_copy(
+        update={
+            "rescale": rescale,
+            "mean": tuple(levels * value for value in CONTRACT.mean),
+            "std": tuple(levels * value for value in CONTRACT.std),
+        }
+    )
+    apply(step("fold_preprocess"), free, target, Photos(contract))
     facts = describe(target)
     assert (facts.pixels, facts.input_shape) == (True, (0, 3, SIDE, SIDE))
     assert operators(target) - operators(free) == {"Cast": 1, "Transpose": 1, "Sub": 1}

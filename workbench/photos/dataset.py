@@ -11,10 +11,13 @@ from workbench.errors import WorkbenchError, some
 from workbench.photos.contract import SUFFIXES, Batch, ImageError, Preprocess
 from workbench.photos.preprocess import batch_of, read_pixels
 from workbench.system.files import digest_of, new_file, sha256_file
+from workbench.system.packages import versions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+OPENCV = ("opencv-python-headless", "opencv-python")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Dataset:
 class Images:
     """The cropped pixels of a dataset in a memory-mapped file, and the contract that made them.
 
-    path: a .npy file of (n, crop, crop, 3) uint8, normalised on read: float32 would take four times the
+    path: a .npy file of (n, height, width, 3) uint8, normalised on read: float32 would take four times the
     space. raw: for a network that takes the pixels and normalises them itself.
     """
 
@@ -52,7 +55,7 @@ class Images:
         return len(self.labels)
 
     def pixels(self) -> "NDArray[np.uint8]":
-        """(n, crop, crop, 3) uint8, memory-mapped read-only."""
+        """(n, height, width, 3) uint8, memory-mapped read-only."""
         import numpy as np
 
         mapped: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
@@ -181,16 +184,16 @@ def load(
     silently.
     """
     import numpy as np
-    import PIL
 
-    digest = digest_of([dataset.digest, contract.model_dump(mode="json"), PIL.__version__, "pixels-1"])
+    libraries = versions("pillow", *(OPENCV if contract.library == "opencv" else ()))
+    digest = digest_of([dataset.digest, contract.model_dump(mode="json"), libraries, "pixels-1"])
     path = cache / "pixels" / f"{digest}.npy"
     images = Images(path, dataset.labels, contract, digest)
     if path.exists():
         os.utime(path)
         return images
     with new_file(path) as temporary:
-        shape = (len(dataset), contract.crop, contract.crop, 3)
+        shape = (len(dataset), *contract.size, 3)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):
             # Allocate the sparse file: otherwise a full disk is a SIGBUS when the mapped pixels are written.

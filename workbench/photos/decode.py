@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from workbench.photos.contract import MAX_PIXELS, MAX_SIDE, ImageError, Photo, Preprocess
+from workbench.photos.geometry import least_size
 
 # Real photos have 1 to 20 scans. Each may go over all pixels and take a dozen bytes in the file.
 MAX_SCANS = 100
@@ -22,6 +23,7 @@ MAX_SCANS = 100
 MAX_READS = 100_000
 MAX_EXIF_SEGMENTS = 100  # Pillow joins them one by one, copying what it has each time
 ORIENTATION = 0x0112  # EXIF tag
+SIDEWAYS = (5, 6, 7, 8)  # orientations
 
 # EXIF types that can hold a small number, as struct has them; SHORT is the standard's.
 _NUMBERS = {3: "H", 4: "L", 8: "h", 9: "l"}
@@ -73,23 +75,21 @@ def decode(data: bytes) -> Image.Image:
 def decode_for(data: bytes, contract: Preprocess) -> Photo:
     """Decode photo bytes for `crop_pixels`, at a fraction of the size where `Preprocess.decode` permits it.
     Raises ImageError."""
-    # A network trained with `nearest` saw single pixels, not means of several.
-    scaled = contract.decode == "scaled" and contract.interpolation != "nearest"
-    return _decode(data, 2 * contract.resize if scaled else None)
+    return _decode(data, contract)
 
 
-def _decode(data: bytes, least: int | None) -> Photo:
-    """least: pixels that the shorter side of a JPEG keeps where it is decoded at 1/2, 1/4 or 1/8 of its
-    size; None: decoded at its own size."""
+def _decode(data: bytes, contract: Preprocess | None) -> Photo:
+    """contract: permits a fraction of a JPEG's size, 1/2, 1/4 or 1/8; None: decoded at its own size."""
     image = _open(data)
     width, height = image.size
     extent: tuple[float, float] = (width, height)
     try:
         if isinstance(image, _Jpeg):
             _check_scans(image, data)
-            if least is not None and min(width, height) >= 2 * least:
+            least = contract and _least(image, contract)
+            if least and min(width // least[0], height // least[1]) >= 2:
                 # The inverse DCT of fewer coefficients: a reduced photo for less work than a whole one.
-                drafted = image.draft(None, (least, least))
+                drafted = image.draft(None, least)
                 extent = (drafted[1][2], drafted[1][3]) if drafted else extent
         image.load()
         return _turn_upright(image, (width, height), extent)
@@ -98,6 +98,14 @@ def _decode(data: bytes, least: int | None) -> Photo:
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, ZeroDivisionError) as error:
         # Pillow's plugins raise all of these for damaged files.
         raise ImageError("broken", f"the image is damaged: {error}") from error
+
+
+def _least(image: Image.Image, contract: Preprocess) -> tuple[int, int] | None:
+    """`least_size` for the photo as it is stored, which may lie on its side."""
+    if _orientation(image) not in SIDEWAYS:
+        return least_size(*image.size, contract)
+    turned = least_size(image.height, image.width, contract)
+    return turned and (turned[1], turned[0])
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -188,7 +196,7 @@ def _turn_upright(image: ImageFile.ImageFile, size: tuple[int, int], extent: tup
     """Convert to 8-bit RGB and apply the EXIF orientation. extent: of the photo in pixels of `image`."""
     orientation = _orientation(image)
     (width, height), (across, down) = image.size, extent
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         width, height, across, down, size = height, width, down, across, (size[1], size[0])
     # The padding of the last column and row has turned with the photo.
     left = width - across if orientation in (2, 3, 6, 7) else 0.0

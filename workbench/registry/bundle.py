@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Pixels: TypeAlias = "NDArray[np.uint8]"  # (n, crop, crop, 3)
+Pixels: TypeAlias = "NDArray[np.uint8]"  # (n, height, width, 3)
 Logits: TypeAlias = "NDArray[np.float32]"  # (n, classes)
 
 
@@ -60,9 +60,9 @@ class Bundle:
         if sha256_bytes(data) != entry.sha256:
             raise WorkbenchError(f"{path} was changed since it was published: its sha256 differs")
         pixels, logits = load_arrays(path, data, "pixels", "logits")
-        n, crop = self.manifest.golden.images, self.manifest.preprocess.crop
+        n, size = self.manifest.golden.images, self.manifest.preprocess.size
         for name, array, dtype, shape in (
-            ("pixels", pixels, "uint8", (n, crop, crop, 3)),
+            ("pixels", pixels, "uint8", (n, *size, 3)),
             ("logits", logits, "float32", (n, len(self.manifest.class_names))),
         ):
             if (array.dtype.name, array.shape) != (dtype, shape):

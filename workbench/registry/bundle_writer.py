@@ -193,7 +193,7 @@ def _read_golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
     """The run's golden images with the logits measured for them."""
     import numpy as np
 
-    trial, crop = candidate.trial, candidate.contract.crop
+    trial, size = candidate.trial, candidate.contract.size
     path, predictions = run.golden(candidate.contract), run.predictions(trial.variant)
     if not path.exists():
         path = run.path / GOLDEN_NAME  # the one file of older runs
@@ -201,7 +201,7 @@ def _read_golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
     (measured,) = load_arrays(predictions, read_plain(predictions), "logits")
     fits = (
         (pixels.dtype.name, indices.dtype.kind, indices.ndim) == ("uint8", "i", 1)
-        and pixels.shape == (len(indices), crop, crop, 3)
+        and pixels.shape == (len(indices), *size, 3)
         and measured.ndim == 2
         and len(indices) > 0
         and 0 <= indices.min() <= indices.max() < len(measured)

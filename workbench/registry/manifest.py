@@ -52,7 +52,7 @@ class FileEntry(Record):
 class Golden(Record):
     """Images whose logits a server must give within `atol` (absolute), with the same top-1 classes.
 
-    file: an .npz with `pixels` (n, crop, crop, 3) uint8 and `logits` (n, classes) float32.
+    file: an .npz with `pixels` (n, height, width, 3) uint8 and `logits` (n, classes) float32.
     """
 
     file: str

@@ -4,6 +4,7 @@ from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import plural
 from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
 from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
+from workbench.photos.contract import Preprocess, sides
 from workbench.registry.manifest import Draft
 from workbench.system.files import sha256_bytes
 
@@ -34,13 +35,39 @@ def _title(draft: Draft) -> str:
 def _contract(draft: Draft) -> list[str]:
     contract = draft.preprocess
     return [
-        "- A JPEG, PNG or WebP photo, turned upright by its EXIF orientation, in RGB.",
-        f"- The shorter side resized to {contract.resize} pixels ({contract.interpolation}, antialiased), "
-        f"the {contract.crop} x {contract.crop} centre cut out.",
-        f"- Scaled to [0, 1], then normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}"
+        f"- A JPEG, PNG or WebP photo, turned upright by its EXIF orientation, in {contract.channels}.",
+        f"- {_resized(contract)}{_cut(contract)}.",
+        f"- {_scaled(contract)} normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}"
         f"{' (by the network itself)' if draft.artifact.pixels else ''}.",
         f"- The network reads {_shape(draft.artifact)} and gives {len(draft.class_names)} logits an image.",
     ]
+
+
+def _resized(contract: Preprocess) -> str:
+    how: str = contract.interpolation
+    if contract.library == "opencv":
+        how += ", OpenCV"
+    elif how != "nearest":
+        how += ", antialiased" if contract.antialias else ", not antialiased"
+    if isinstance(contract.resize, int) and contract.resize_mode != "squeeze":
+        return f"The {contract.resize_mode} side resized to {contract.resize} pixels ({how})"
+    verb = {"shorter": "Resized to cover", "longer": "Resized to fit into", "squeeze": "Squeezed into"}
+    height, width = sides(contract.resize)
+    return f"{verb[contract.resize_mode]} {height} x {width} pixels (height x width; {how})"
+
+
+def _cut(contract: Preprocess) -> str:
+    height, width = contract.size
+    if contract.fill is not None:
+        return f", in the middle of {height} x {width} pixels of the colour {contract.fill}"
+    whole = contract.resize_mode == "squeeze" and contract.size == sides(contract.resize)
+    return "" if whole else f", the {height} x {width} centre cut out"
+
+
+def _scaled(contract: Preprocess) -> str:
+    if contract.rescale == 1:
+        return "Levels of 0 to 255,"
+    return "Scaled to [0, 1], then" if contract.white == 255 else f"Multiplied by {contract.rescale:g}, then"
 
 
 def _measured(draft: Draft, noise_floor: float | None) -> list[str]:

@@ -1,10 +1,11 @@
 """Derive the number of a new version from what its clients would notice.
 
 major   the class list or the input contract changed: clients must change too
-minor   the predictions or the decoding of large photos changed
+minor   the predictions, the decoding of large photos or the rounding of sizes changed
 patch   the same checkpoint, and the outputs agree within the published tolerance
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from workbench.backends.artifact import ArtifactInfo
@@ -14,6 +15,9 @@ from workbench.registry.bundle import Logits, compare_logits
 from workbench.registry.manifest import Manifest
 from workbench.registry.semver import BUMPS, Bump, Version, parse
 from workbench.results.records import RunInfo
+
+# Clients send the same photos; the pixels of some differ a little.
+SLIGHT = frozenset({"decode", "rounding"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +33,26 @@ def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: A
     if old.class_names != info.class_names:
         what = "order" if sorted(old.class_names) == sorted(info.class_names) else "names"
         return Change("major", f"the class {what} changed since {old.version}")
-    if moved := [
-        f"{field} {getattr(old.preprocess, field)} -> {getattr(contract, field)}"
-        for field in Preprocess.model_fields
-        if field != "decode" and getattr(old.preprocess, field) != getattr(contract, field)
-    ]:
-        return Change("major", f"the preprocessing changed since {old.version}: {', '.join(moved)}")
+    if moved := _moved(old.preprocess, contract, set(Preprocess.model_fields) - SLIGHT):
+        return Change("major", f"the preprocessing changed since {old.version}: {moved}")
     # No client sees the batch size.
     if old.artifact.input_shape[1:] != artifact.input_shape[1:]:
         return Change("major", f"the input shape changed since {old.version}")
     if old.artifact.pixels != artifact.pixels:
         return Change("major", f"the network takes another type of input than {old.version}")
-    if old.preprocess.decode != contract.decode:
-        # Clients send the same photos; the pixels of large ones differ a little.
-        decode = f"decode {old.preprocess.decode} -> {contract.decode}"
-        return Change("minor", f"the preprocessing changed since {old.version}: {decode}")
+    if moved := _moved(old.preprocess, contract, SLIGHT):
+        return Change("minor", f"the preprocessing changed since {old.version}: {moved}")
     if old.provenance.checkpoint_digest != info.checkpoint_digest:
         return Change("minor", f"it was built from another checkpoint than {old.version}")
     return None
+
+
+def _moved(old: Preprocess, new: Preprocess, fields: Set[str]) -> str:
+    return ", ".join(
+        f"{field} {getattr(old, field)} -> {getattr(new, field)}"
+        for field in Preprocess.model_fields
+        if field in fields and getattr(old, field) != getattr(new, field)
+    )
 
 
 def output_change(old: Manifest, logits: Logits, got: Logits) -> Change:

@@ -27,10 +27,11 @@ from workbench.system.records import Record
 
 
 def _as_recorded(value: object) -> object:
-    return {"decode": "full", **value} if isinstance(value, dict) else value
+    return {"decode": "full", "rounding": "albumentations", **value} if isinstance(value, dict) else value
 
 
-# In a file: what was written before `decode` could be chosen was measured on photos decoded in full.
+# In a file: what was written before `decode` and `rounding` could be chosen was measured on photos decoded in
+# full, with sizes rounded and the crop's place rounded down.
 Recorded = Annotated[Preprocess, BeforeValidator(_as_recorded)]
 
 

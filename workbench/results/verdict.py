@@ -54,7 +54,9 @@ class Row:
     peak_memory_bytes: Annotated[int | None, "bytes above a process with no runtime in it"]
     pareto: Annotated[bool, "on the front of accuracy, speed and size"]
     winner: Annotated[bool, "chosen under the budget"]
-    crop: Annotated[int | None, "pixels of the input's side, where it is not the workspace's"] = None
+    crop: Annotated[
+        int | None, "pixels of the input's side (its height), where it is not the workspace's"
+    ] = None
     precision: Annotated[str | None, "the narrowest type the weights are stored in"] = None
     computes: Annotated[
         str | None, "the precision of nine tenths of the multiply-accumulates (MACs), else `mixed`"
@@ -391,7 +393,7 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         load_ms=None if trial.load_s is None else 1e3 * trial.load_s,
         pareto=pareto,
         winner=winner,
-        crop=trial.preprocess.crop if trial.preprocess else None,
+        crop=trial.preprocess.size[0] if trial.preprocess else None,
         audit=trial.audit.verdict if trial.audit else None,
         validated="; ".join(trial.saturation.validated) if trial.saturation else None,
     )

@@ -26,7 +26,7 @@ from workbench.model.graph.node_names import prepare
 from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of
 from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.model_source import ModelSource, load_model
-from workbench.photos.contract import Batch, Preprocess
+from workbench.photos.contract import Batch, Preprocess, size_text
 from workbench.photos.dataset import Images
 from workbench.photos.preprocess import batch_of, normalize
 from workbench.steps import Step
@@ -48,8 +48,8 @@ LAYER_SECONDS = 30.0
 class Job:
     """What all builds of a run share, of one preprocessing.
 
-    photos: to compare logits on. own_crop: of the workspace, in pixels; a recipe may ask for another.
-    choosing: rows of the photos that a step may choose by, without those that certify; None: all.
+    photos: to compare logits on. own_size: (height, width) of the workspace's input; a recipe may ask for
+    another. choosing: rows of the photos that a step may choose by, without those that certify; None: all.
     """
 
     source: ModelSource
@@ -59,12 +59,12 @@ class Job:
     photos: Images
     calibration: Images | None
     cache: Path
-    own_crop: int
+    own_size: tuple[int, int]
     choosing: tuple[int, ...] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        return (1, 3, self.contract.crop, self.contract.crop)
+        return (1, 3, *self.contract.size)
 
 
 # The packages and modules whose code decides what an artifact holds.
@@ -178,9 +178,9 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
         adopt_onnx(checkpoint, export, onnx_file)
         info = artifact_info(onnx_file)
         if 0 not in info.input_shape[2:] and info.input_shape[2:] != job.input_shape[2:]:
-            height, width = info.input_shape[2:]
+            made, asked = size_text(info.input_shape[2:]), size_text(job.contract.size)
             raise Unsuited(
-                f"the model comes as an ONNX file for {width} x {height} pixels, not {job.contract.crop}",
+                f"the model comes as an ONNX file for {made} pixels, not {asked}",
                 hint="give the torch checkpoint, or an ONNX file that leaves height and width free",
             )
         facts = describe(onnx_file)
@@ -205,13 +205,14 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
 
 def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
     """Raise Unsuited where a recipe asks for an input size that the network cannot take."""
-    if job.contract.crop == job.own_crop:
+    if job.contract.size == job.own_size:
         return
     try:
         run(batch_of(_few(job.photos)[:1], job.contract, raw=raw))
     except WorkbenchError as error:
+        own, asked = size_text(job.own_size), size_text(job.contract.size)
         raise Unsuited(
-            f"the network takes {job.own_crop} px only, not {job.contract.crop}: {error.message}",
+            f"the network takes {own} px only, not {asked}: {error.message}",
             hint="networks with a fixed number of patches or a flattened feature map need their own size",
         ) from error
 

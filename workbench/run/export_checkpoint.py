@@ -134,7 +134,7 @@ def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "N
         return None
     info = inspect(source, source_digest(source), cache_folder())
     contract = resolve_contract(workspace, info)
-    if info.class_names is None or input_shape[1:] != (3, contract.crop, contract.crop):
+    if info.class_names is None or input_shape[1:] != (3, *contract.size):
         return None
     paths = scan(workspace.validation, info.class_names, field="data.validation").paths
     spread = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]

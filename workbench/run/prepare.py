@@ -10,8 +10,9 @@ from workbench.model.source import model_source
 from workbench.model.source.info import SourceInfo
 from workbench.model.source.model_source import ModelSource, source_digest
 from workbench.photos import dataset
-from workbench.photos.contract import Preprocess
+from workbench.photos.contract import Preprocess, joined, merged, sides, size_text
 from workbench.photos.dataset import Dataset, Images
+from workbench.photos.preprocess import require_library
 from workbench.run import build
 from workbench.system.child import call
 from workbench.system.files import cache_folder, digest_of, write_atomic
@@ -47,7 +48,7 @@ def _decode(
 ) -> tuple[Images, Images | None]:
     def load(photos: Dataset, part: str) -> Images:
         def progress(done: int, total: int) -> None:
-            report(Progress("decoding photos", done, total, f"{part}, {contract.crop} px"))
+            report(Progress("decoding photos", done, total, f"{part}, {size_text(contract.size)} px"))
 
         return dataset.load(photos, contract, cache, field=f"data.{part}", progress=progress)
 
@@ -86,7 +87,7 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
         photos=photos,
         calibration=calibrating,
         cache=cache,
-        own_crop=contract.crop,
+        own_size=contract.size,
     )
     return Prepared(workspace, class_names, job, validation, calibration, info.kind, calibrate)
 
@@ -109,11 +110,16 @@ def overridden(contract: Preprocess, stated: RecipePreprocess) -> Preprocess:
     """
     given = stated.model_dump(exclude_none=True)
     if (scale := given.pop("scale", None)) is not None and scale != 1:
-        given["crop"] = scaled_side(contract.crop, scale)
+        height, width = contract.size
+        given["crop"] = joined((scaled_side(height, scale), scaled_side(width, scale)))
     if "crop" in given and "resize" not in given:
-        given["resize"] = round(contract.resize * given["crop"] / contract.crop)
+        pairs = zip(sides(contract.resize), sides(given["crop"]), contract.size, strict=True)
+        high, wide = (round(resize * new / old) for resize, new, old in pairs)
+        given["resize"] = max(high, wide) if isinstance(contract.resize, int) else (high, wide)
+    if isinstance(given.get("resize"), int) == isinstance(contract.resize, int):
+        given = {"resize_mode": contract.resize_mode, "fill": contract.fill, **given}
     try:
-        return Preprocess(**{**contract.model_dump(), **given})
+        return Preprocess(**merged(given, contract))
     except ValidationError as error:
         hint = "give `crop` alone, and `resize` follows it"
         raise WorkbenchError(f"preprocess: {'; '.join(problems_of(error))}", hint=hint) from error
@@ -124,19 +130,26 @@ def resolve_contract(workspace: Workspace, info: SourceInfo) -> Preprocess:
 
     Raises WorkbenchError naming what neither of them says.
     """
-    stated = (info.preprocess, workspace.preprocess)
-    known = {key: value for each in stated for key, value in each.model_dump(exclude_none=True).items()}
-    known.setdefault("interpolation", "bilinear")
-    if "resize" not in known and "crop" in known:
-        known["resize"] = known["crop"]
-    if missing := [name for name in ("crop", "mean", "std") if name not in known]:
+    written = workspace.preprocess.model_dump(exclude_unset=True)
+    # Of the keys, only `crop: null` means something.
+    given = {name: value for name, value in written.items() if value is not None or name == "crop"}
+    known = {"interpolation": "bilinear", **merged(given, info.preprocess)}
+    if known.get("crop") and "resize" not in known:
+        known |= {"resize": known["crop"], "resize_mode": known.get("resize_mode", "shorter")}
+    whole = isinstance(known.get("resize"), tuple) or known.get("resize_mode", "shorter") != "shorter"
+    if missing := [
+        name for name in ("crop", "mean", "std") if name not in known and (name, whole) != ("crop", True)
+    ]:
+        unlike = f" ({'; '.join(info.notes)})" if info.notes else ""
         raise WorkbenchError(
-            f"neither krishi.yaml nor {workspace.model.name()} says {', '.join(missing)}",
+            f"neither krishi.yaml nor {workspace.model.name()} says {', '.join(missing)}{unlike}",
             hint="give them under `preprocess`, as the network was trained: "
             "{resize: 256, crop: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}",
         )
     try:
-        return Preprocess(**known)
+        contract = Preprocess(**known)
+        require_library(contract)
+        return contract
     except ValidationError as error:
         where = workspace.file or workspace.model.name()
         raise WorkbenchError(f"{where}: preprocess: {'; '.join(problems_of(error))}") from error

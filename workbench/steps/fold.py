@@ -18,7 +18,7 @@ PIXELS = "pixels"
 class FoldPreprocess(BaseStep):
     """The graph takes (N, H, W, 3) uint8 pixels and does transpose, cast and normalisation itself.
 
-    The division by 255 and by the standard deviation goes into the weights of the first convolution, which is
+    The scale and the division by the standard deviation go into the first convolution's weights, which is
     exact up to rounding. The mean is subtracted before it: in its bias it would be wrong at the borders,
     where the convolution pads with zeros.
     """
@@ -46,8 +46,8 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     images, graph = image_input(model), model.graph
     if images.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         raise WorkbenchError("fold_preprocess: the graph takes pixels already")
-    scale = 1 / (255 * np.asarray(contract.std))
-    constants = {"fold_mean": 255 * np.asarray(contract.mean)}
+    scale = 1 / (contract.white * np.asarray(contract.std))
+    constants = {"fold_mean": contract.white * np.asarray(contract.mean)}
     chain: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Cast", [], "pixels_float", {"to": onnx.TensorProto.FLOAT}),
         ("Transpose", [], "pixels_nchw", {"perm": [0, 3, 1, 2]}),

@@ -64,7 +64,7 @@ def check(
 def to_pixels(batch: NDArray[np.float32], contract: Preprocess) -> NDArray[np.uint8]:
     """(n, H, W, 3) uint8 pixels whose normalisation comes nearest to (n, 3, H, W) float32."""
     units = batch.transpose(0, 2, 3, 1) * np.asarray(contract.std) + np.asarray(contract.mean)
-    pixels: NDArray[np.uint8] = np.clip(np.rint(255 * units), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(np.rint(contract.white * units), 0, 255).astype(np.uint8)
     return pixels
 
 

@@ -27,6 +27,7 @@ EXTRAS: dict[str, str | None] = {
     "tabulate": "frames",
     "transformers": "transformers",
     "safetensors": "transformers",
+    "opencv-python-headless": "opencv",
     "timm": None,
     "fastapi": "serve",
     "starlette": "serve",

@@ -32,7 +32,7 @@ data:                                         # class folders of photos, or a CS
 {validation}
 {calibration}
 # As the network was trained; what the checkpoint says itself may be left out.
-# preprocess: {{resize: 256, crop: 224, interpolation: bilinear,
+# preprocess: {{resize: 256, crop: 224, interpolation: bilinear,      # or resize: [224, 224], squeezed
 #              mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}
 budget:
   max_accuracy_drop: 0.01                     # fraction of top-1, against FP32, proved at 95 %

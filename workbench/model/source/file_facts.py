@@ -11,9 +11,8 @@ from workbench.model.source import transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript
 from workbench.model.source.contents import CheckpointContents, StoredTensor
 from workbench.model.source.fit import BOOKKEEPING, guess_classes, role
-from workbench.model.source.info import Layout, SourceInfo, checked_info
+from workbench.model.source.info import Layout, SourceInfo, checked_info, onnx_info
 from workbench.model.source.stated_preprocess import stated_preprocess
-from workbench.photos.contract import StatedPreprocess
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -140,16 +139,14 @@ def _group(place: str, tensors: Iterable[tuple[str, "torch.Tensor"]]) -> WeightG
 
 
 def _onnx(path: Path) -> FileFacts:
-    from workbench.model.graph.onnx_file import describe, load
+    from workbench.model.graph.onnx_file import load
 
-    facts, weights = describe(path), load(path).graph.initializer
+    weights = load(path).graph.initializer
     shapes = {weight.name: tuple(weight.dims) for weight in weights}
     size = sum(map(math.prod, shapes.values()))
     first = dict(list(shapes.items())[:SHOWN])
-    height, width = facts.input_shape[2:]
-    stated = StatedPreprocess(crop=height or None) if height == width else StatedPreprocess()
     return FileFacts(
         file=path.name,
-        info=SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated),
+        info=onnx_info(path),
         groups=(WeightGroup(place="", tensors=len(shapes), parameters=size, shapes=first),),
     )

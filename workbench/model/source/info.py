@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from workbench.errors import WorkbenchError
-from workbench.photos.contract import Interpolation, StatedPreprocess, Triple
+from workbench.photos.contract import Interpolation, StatedPreprocess, Triple, joined
 from workbench.system.files import refuse_lfs_pointer
 from workbench.system.records import Record, problems_of
 
@@ -119,3 +119,14 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not names:
         raise WorkbenchError(f"model.class_names: {path} holds no names")
     return names
+
+
+def onnx_info(path: Path) -> SourceInfo:
+    """The classes and the input's size that an ONNX file states."""
+    from workbench.model.graph.onnx_file import describe
+
+    facts = describe(path)
+    height, width = facts.input_shape[2:]
+    fixed = joined((height or width, width or height))
+    stated = StatedPreprocess(crop=fixed or None)
+    return SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated)

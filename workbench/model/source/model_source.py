@@ -25,10 +25,9 @@ from workbench.model.source.fit import (
     refuse,
     sentences,
 )
-from workbench.model.source.info import SourceInfo, checked_info, read_class_names
+from workbench.model.source.info import SourceInfo, checked_info, onnx_info, read_class_names
 from workbench.model.source.stated_preprocess import stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
-from workbench.photos.contract import StatedPreprocess
 from workbench.system.files import digest_of, sha256_file
 from workbench.system.records import Record
 
@@ -107,7 +106,7 @@ def _describe(source: ModelSource) -> SourceInfo:
         return _factory_info(source)
     match kind := kind_of(path):
         case "onnx":
-            return _onnx_info(path)
+            return onnx_info(path)
         case "torchscript":
             load_torchscript(path)
             return SourceInfo(kind=kind)
@@ -261,20 +260,6 @@ def _factory(source: ModelSource) -> str:
     if timm_network.name_of(source.factory) is None:
         parts(source.factory)
     return source.factory
-
-
-def _onnx_info(path: Path) -> SourceInfo:
-    from workbench.model.graph.onnx_file import describe
-
-    facts = describe(path)
-    height, width = facts.input_shape[2:]
-    if height and width and height != width:
-        raise WorkbenchError(
-            f"{path} takes photos of {width} x {height} pixels; the ones it would get are square",
-            hint="export it with a square input, or with height and width left free",
-        )
-    stated = StatedPreprocess(crop=height or width or None)
-    return SourceInfo(kind="onnx", num_classes=facts.classes, preprocess=stated)
 
 
 def _checkpoint_info(source: ModelSource, path: Path, contents: CheckpointContents) -> SourceInfo:

@@ -1,7 +1,7 @@
 """`model.factory: timm:<name>`: a network of the timm library, for the user's own state dict."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from workbench.errors import WorkbenchError, first_line, summary
 from workbench.model.source.info import checked_info
-from workbench.photos.contract import StatedPreprocess
+from workbench.photos.contract import StatedPreprocess, merged, sides
 from workbench.system.packages import unusable
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> 
 
 
 def preprocess(name: str) -> StatedPreprocess:
-    """The preprocessing of timm's evaluation of this network. Raises WorkbenchError.
-
-    resize is crop / crop_pct, rounded down, as timm's own evaluation transform has it.
-    """
+    """The preprocessing of timm's evaluation of this network, as its `transforms_imagenet_eval` makes it.
+    Raises WorkbenchError."""
     timm = _timm(name)
     try:
         config = timm.get_pretrained_cfg(name)
@@ -60,25 +58,52 @@ def preprocess(name: str) -> StatedPreprocess:
         raise WorkbenchError(f"model.factory: timm: {first_line(error)}") from error
     if config is None:
         return StatedPreprocess()
-    channels, height, width = config.input_size
-    if channels != 3 or height != width:
+    channels, *size = config.input_size
+    if channels != 3:
         raise WorkbenchError(
-            f"model.factory: `{PREFIX}{name}` takes {channels} x {height} x {width} (channels x height x "
-            "width): photos are given as 3-channel squares"
+            f"model.factory: `{PREFIX}{name}` takes photos of {channels} channels; they are given as 3, RGB",
+            hint="give `in_chans: 3` in `model.factory_args`, or another network",
         )
-    sides = {"resize": math.floor(height / config.crop_pct), "crop": height}
-    stated = {**sides, "interpolation": config.interpolation, "mean": config.mean, "std": config.std}
-    return checked_info({"kind": "state-dict", "preprocess": stated}, f"timm's `{name}`").preprocess
+    stated = {**_geometry(size, config.crop_pct, config.crop_mode, config.mean), "mean": config.mean}
+    known = {**stated, "std": config.std, "interpolation": config.interpolation}
+    return checked_info({"kind": "state-dict", "preprocess": known}, f"timm's `{name}`").preprocess
+
+
+def _geometry(size: Sequence[int], crop_pct: float, mode: str, mean: Sequence[float]) -> dict[str, object]:
+    """size: (height, width) of the input. mode: `center`, `squash` or `border`."""
+    height, width = (math.floor(side / crop_pct) for side in size)
+    square = size[0] == size[1]
+    sides: dict[str, object] = {"resize": (height, width), "crop": size[0] if square else size}
+    match mode:
+        case "squash":
+            return {**sides, "resize_mode": "squeeze", "rounding": "torchvision"}
+        case "border":
+            fill = [round(255 * value) for value in mean]
+            return {**sides, "resize_mode": "longer", "fill": fill, "rounding": "timm"}
+        case _ if height == width:
+            padded = {"fill": 0} if height < size[0] else {}
+            return {**sides, **padded, "resize": height}
+        case _:
+            # Resized as timm does it; its crop is torchvision's, which is placed alike.
+            return {**sides, "resize_mode": "shorter", "rounding": "timm"}
 
 
 def completed(stated: StatedPreprocess, default: StatedPreprocess) -> StatedPreprocess:
     """The stated parts, with timm's defaults for the others; a missing size in timm's proportion."""
-    filled = {**default.model_dump(), **stated.model_dump(exclude_none=True)}
-    if stated.crop and not stated.resize and default.crop and default.resize:
-        filled["resize"] = math.floor(stated.crop * default.resize / default.crop)
-    if stated.resize and not stated.crop and default.crop:
-        filled["crop"] = min(stated.resize, default.crop)
-    return StatedPreprocess(**filled)
+    known = {name: getattr(stated, name) for name in stated.model_dump(exclude_none=True)}
+    if "resize" in known:
+        if isinstance(stated.resize, int) and default.crop and not stated.resize_mode:
+            (height, width), side = sides(default.crop), stated.resize
+            known.setdefault(
+                "crop", min(side, height) if height == width else (min(side, height), min(side, width))
+            )
+    elif stated.crop and default.resize and default.crop:
+        pairs = zip(sides(stated.crop), sides(default.resize), sides(default.crop), strict=True)
+        high, wide = (math.floor(side * resize / crop) for side, resize, crop in pairs)
+        whole = isinstance(default.resize, int) and high == wide
+        known |= {"resize": high if whole else (high, wide), "resize_mode": default.resize_mode or "shorter"}
+        known |= {name: getattr(default, name) for name in ("fill", "rounding")}
+    return StatedPreprocess(**merged(known, default))
 
 
 def _timm(name: str) -> ModuleType:

@@ -97,8 +97,7 @@ def load(folder: Path) -> "torch.nn.Module":
             f"model.checkpoint: {folder} lacks {len(missing)} of the network's weights: {some(missing)}",
             hint="transformers would make them up: save the trained classifier with `save_pretrained`",
         )
-    flipped = (folder / PROCESSOR).is_file() and bool(_read(folder / PROCESSOR).get("do_flip_channel_order"))
-    return _wrap_logits(network.float(), flipped=flipped).eval()
+    return _wrap_logits(network.float()).eval()
 
 
 @contextmanager
@@ -120,8 +119,7 @@ def _translated_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _wrap_logits(network: "torch.nn.Module", *, flipped: bool) -> "torch.nn.Module":
-    """flipped: the network was trained on photos as BGR; ours are RGB."""
+def _wrap_logits(network: "torch.nn.Module") -> "torch.nn.Module":
     import torch
 
     class Classifier(torch.nn.Module):
@@ -130,8 +128,7 @@ def _wrap_logits(network: "torch.nn.Module", *, flipped: bool) -> "torch.nn.Modu
             self.network = network
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            pixels = images.flip(1) if flipped else images
-            logits: torch.Tensor = self.network(pixel_values=pixels, return_dict=True).logits
+            logits: torch.Tensor = self.network(pixel_values=images, return_dict=True).logits
             return logits
 
     return Classifier()

@@ -4,6 +4,7 @@ Each rule gives a range of factors on the speed of the plain FP32 export in onnx
 ranges span what was seen on few networks and machines: they order what to try, and measuring decides.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
 from workbench.model.graph.facts import NetworkFacts
+from workbench.photos.contract import sides
 from workbench.run.advice.explain import phrases
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
@@ -95,9 +97,9 @@ def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
 
 def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     scale = variant.preprocess.scale
-    width = situation.facts.input_shape[2]
-    if scale is None and variant.preprocess.crop is not None and width:
-        scale = variant.preprocess.crop / width
+    own = math.prod(situation.facts.input_shape[1:])
+    if scale is None and variant.preprocess.crop is not None and own:
+        scale = math.sqrt(math.prod(sides(variant.preprocess.crop)) / own)
     if scale is None or scale == 1:
         return
     if not situation.facts.any_size:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from workbench.model.graph.roles import Role
+from workbench.photos.contract import joined, size_text
 from workbench.steps import Step
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
@@ -23,14 +24,22 @@ class Move:
     why: str
 
 
-def sizes(crop: int) -> list[int]:
-    """Smaller crops to try, largest first: multiples of GRID, or of half of it for small inputs."""
-    step = GRID if crop >= 8 * GRID else GRID // 2
-    largest = (crop - 1) // step * step
-    return [size for size in range(largest, step, -step) if size >= SMALLEST_SHARE * crop]
+Size = tuple[int, int]  # (height, width) in pixels
 
 
-def coarse(sizes: Sequence[int]) -> list[int]:
+def sizes(size: Size) -> list[Size]:
+    """Smaller inputs to try, largest first: multiples of GRID, or of half of it for small ones."""
+    height, width = size
+    step = GRID if height >= 8 * GRID else GRID // 2
+    smaller = range((height - 1) // step * step, step, -step)
+    return [
+        (side, max(step, step * round(width * side / height / step)))
+        for side in smaller
+        if side >= SMALLEST_SHARE * height
+    ]
+
+
+def coarse(sizes: Sequence[Size]) -> list[Size]:
     """Every second size, from the second on: where a scan begins."""
     return list(sizes[1::2] or sizes)
 
@@ -40,10 +49,11 @@ def capped(variant: Variant, available: int) -> Variant:
     return replace(variant, steps=tuple(step.capped(available) for step in variant.steps))
 
 
-def at_size(variant: Variant, crop: int) -> Variant:
+def at_size(variant: Variant, size: Size) -> Variant:
     """The same at another crop; its resize follows."""
     kept = variant.preprocess.model_dump(exclude={"resize", "crop", "scale"}, exclude_none=True)
-    return replace(variant, name=f"{variant.name}@{crop}px", preprocess=RecipePreprocess(crop=crop, **kept))
+    preprocess = RecipePreprocess(crop=joined(size), **kept)
+    return replace(variant, name=f"{variant.name}@{size_text(size)}px", preprocess=preprocess)
 
 
 def static_step(variant: Variant) -> StaticInt8 | None:

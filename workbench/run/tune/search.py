@@ -183,15 +183,15 @@ def explore(search: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> N
                 mix(search, best)
 
 
-def scan_sizes(search: Search, plain: Variant) -> list[int]:
+def scan_sizes(search: Search, plain: Variant) -> list[moves.Size]:
     """The crops at which `plain` seems to keep its accuracy, smallest first, two at most.
 
     A coarse scan downwards, then the sizes next to its edge.
     """
-    crops = moves.sizes(search.context.job.contract.crop)
-    seen: dict[int, Candidate] = {}
+    crops = moves.sizes(search.context.job.contract.size)
+    seen: dict[moves.Size, Candidate] = {}
 
-    def at(crop: int) -> Candidate | None:
+    def at(crop: moves.Size) -> Candidate | None:
         candidate = search.take(Move(moves.at_size(plain, crop), "smaller input"))
         if candidate is not None:
             seen[crop] = candidate
@@ -202,7 +202,7 @@ def scan_sizes(search: Search, plain: Variant) -> list[int]:
         if candidate is None or candidate.cause is not None or search.hopeless(candidate):
             break
     good = [crop for crop, candidate in seen.items() if search.within(candidate)]
-    edge = min(good, default=search.context.job.contract.crop)
+    edge = min(good, default=search.context.job.contract.size)
     beside = [crop for crop in crops if crop not in seen and crop < edge][:1]
     beside += [crop for crop in crops if crop not in seen and crop > edge][-1:]
     for crop in beside if any(candidate.look for candidate in seen.values()) else []:
