@@ -37,6 +37,12 @@ def trim_malloc() -> None:
         malloc_trim(0)
 
 
+def end_on_signals() -> None:
+    """End at once on SIGTERM or Ctrl+C: for before the server has handlers of its own, and after it ended."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+
+
 @contextmanager
 def signal_handlers(handlers: Mapping[int, SignalHandler]) -> Iterator[None]:
     """Handle these signals until the end of the block. Called in the main thread."""

@@ -36,6 +36,7 @@ def run(settings: Settings) -> None:
 
     Raises WorkbenchError where the address cannot be listened on.
     """
+    process.end_on_signals()
     with process.open_listener(settings.host, settings.port) as listener:
         address, port = listener.getsockname()[:2]
         logging.config.dictConfig(log_config())
@@ -58,6 +59,7 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # it takes fractions too
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
     server = DrainingServer(config, app.state.engine)
@@ -105,14 +107,25 @@ class DrainingServer(uvicorn.Server):
         self._alone = settings.workers == 1  # no other process accepts from the same port
         self._engine = engine
         self._delay_s = settings.drain_delay_s
-        self.forced_exit = threading.Timer(settings.drain_timeout_s + FORCE_EXIT_S, _force_exit)
-        self.forced_exit.daemon = True
+        self.forced_exit = _forced_exit(settings.drain_timeout_s + FORCE_EXIT_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._engine.draining = True
         if sig == signal.SIGINT:  # Ctrl+C
             self._delay_s = 0.0
+            if self.should_exit and self._engine.loop is not None:
+                # Not as uvicorn does it: it skips the lifespan's end, which asyncio cancels with a traceback.
+                self._engine.loop.call_soon_threadsafe(self._cut_off)
+                return
         super().handle_exit(sig, frame)
+
+    def _cut_off(self) -> None:
+        """Wait for no client any more, and for the model no longer than FORCE_EXIT_S."""
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+        self.forced_exit.cancel()
+        self.forced_exit = _forced_exit(FORCE_EXIT_S)
+        self.forced_exit.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         started = time.monotonic()
@@ -126,6 +139,12 @@ class DrainingServer(uvicorn.Server):
         await asyncio.sleep(GRACE_S)
         self._engine.closing = True
         await super().shutdown(sockets)
+
+
+def _forced_exit(after_s: float) -> threading.Timer:
+    timer = threading.Timer(after_s, _force_exit)
+    timer.daemon = True
+    return timer
 
 
 def _force_exit() -> None:
