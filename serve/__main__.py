@@ -6,7 +6,7 @@ from serve import process
 
 
 def main() -> int:
-    process.end_on_signals()  # before the imports that take time
+    process.handle_end_signals(process.exit_now)  # before the imports that take time
     from serve.server import run
     from serve.settings import Settings
     from workbench.errors import WorkbenchError

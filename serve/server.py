@@ -36,7 +36,7 @@ def run(settings: Settings) -> None:
 
     Raises WorkbenchError where the address cannot be listened on.
     """
-    process.end_on_signals()
+    process.handle_end_signals(process.exit_now)
     with process.open_listener(settings.host, settings.port) as listener:
         address, port = listener.getsockname()[:2]
         logging.config.dictConfig(log_config())
@@ -45,6 +45,7 @@ def run(settings: Settings) -> None:
             workers.supervise(settings, listener)
         else:
             run_on(settings, listener)
+    process.handle_end_signals(signal.SIG_IGN)  # it ends: one more would only make a traceback of that
 
 
 def run_on(settings: Settings, listener: socket.socket) -> None:
@@ -72,8 +73,8 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         signal.SIGHUP: lambda *_: app.state.loader.check_now(),
     }
     with process.signal_handlers(handlers):
-        # Workers are started with SIGHUP blocked: one that came before its handler would have ended them.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        # Workers are started with these blocked: one that came before its handler would have ended them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT})
         server.run(sockets=[listener])
     server.forced_exit.cancel()
 

@@ -74,8 +74,6 @@ async def predict_instances(request: Request) -> Response:
     engine = engine_of(request)
     engine.check_admission()
     parameters = Parameters(request)
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "unsupported-media-type", "send the body uncompressed")
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         check_path(routing.primary.model, request)

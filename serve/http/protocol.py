@@ -122,8 +122,6 @@ async def infer(request: Request) -> Response:
     """Logits of up to 32 preprocessed photos: `GET /model` says how they were preprocessed for training."""
     engine = engine_of(request)
     engine.check_admission()
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "unsupported-media-type", "send the body uncompressed")
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         model = check_path(routing.primary.model, request)

@@ -108,6 +108,8 @@ def _photo_as_urlencoded(body: bytes) -> bytes:
 
 async def read_body(request: Request, timeout_s: float) -> bytes:
     """Read the whole body. Raises ApiError after `timeout_s`; the middleware enforces the size limits."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ApiError(415, "unsupported-media-type", "send the body uncompressed")
     chunks = []
     try:
         async with asyncio.timeout(timeout_s):
@@ -163,6 +165,8 @@ def photos_of(body: bytes, boundary: bytes, take_fields: TakeFields = _ignore) -
 
 def _parse(body: bytes, boundary: bytes, most_files: int) -> "_Form":
     form = _Form(most_files)
+    if not body:
+        raise ApiError(422, "bad-multipart", "the body is empty, and its Content-Type says that it is a form")
     try:
         parser = MultipartParser(
             boundary,
@@ -197,41 +201,50 @@ class _Form:
     """Collects the parts of a form. It raises ApiError from inside the parser, which ends the parsing."""
 
     def __init__(self, most_files: int) -> None:
-        self.files: list[tuple[str, str, bytearray]] = []  # field, file name, content
-        self.texts: list[tuple[str, bytearray]] = []
+        self.parts: list[tuple[str, str | None, bytearray]] = []  # field, file name (None: text), content
         self._most_files = most_files
         self._name = bytearray()
         self._value = bytearray()
         self._headers: dict[bytes, bytes] = {}
-        self._content = bytearray()  # of the part that is being read
+
+    @property
+    def files(self) -> list[tuple[str, str, bytearray]]:
+        return [(field, file, content) for field, file, content in self.parts if file is not None]
 
     def photos(self, *names: str) -> list[tuple[str, bytes]]:
-        """The files in the fields `names` with their file names, at least one. Raises ApiError."""
-        # `files[]` and `files[0]` are how axios, PHP and Rails write the fields of a list.
+        """The photos in the fields `names` with their file names, at least one. Raises ApiError."""
         photos = [
-            (file, bytes(content)) for field, file, content in self.files if field.partition("[")[0] in names
+            (file or "", bytes(content))
+            for field, file, content in self.parts
+            # A text may be one too: `curl -F 'file=<leaf.jpg'` says of no part that it is a file.
+            if _without_index(field) in names and (file is not None or is_photo(content))
         ]
-        # Read from a file by `curl -F 'file=<leaf.jpg'`, or by a client that names no file.
-        photos += [("", bytes(text)) for field, text in self.texts if field in names and is_photo(text)]
         if not photos:
             raise self._no_photo(names[0])
+        if len(photos) > self._most_files:
+            raise self._too_many(names[0])
         return photos
 
     def fields(self) -> Fields:
-        return [(name, text[:MAX_SHOWN].decode("utf-8", "replace")) for name, text in self.texts]
+        return [
+            (field, content[:MAX_SHOWN].decode("utf-8", "replace"))
+            for field, file, content in self.parts
+            if file is None
+        ]
 
     def _no_photo(self, wanted: str) -> ApiError:
-        files = [f"the file `{field[:MAX_SHOWN]}`" for field, _, _ in self.files]
-        texts = [f"the text `{field[:MAX_SHOWN]}`" for field, _ in self.texts]
-        if f"the text `{wanted}`" in texts:
+        if any(field == wanted for field, _, _ in self.parts):
             message = f"the field `{wanted}` is text: send it as a file, with curl `-F {wanted}=@leaf.jpg`"
             return ApiError(422, "not-a-file", message + _BASE64)
-        came = ", ".join(dict.fromkeys(files + texts)) or "no field at all"
-        message = f"the form has {came}, and no file in the field `{wanted}`: send the photo in that field"
+        came = [
+            f"the {'text' if file is None else 'file'} `{name[:MAX_SHOWN]}`" for name, file, _ in self.parts
+        ]
+        shown = ", ".join(dict.fromkeys(came)) or "no field at all"
+        message = f"the form has {shown}, and no file in the field `{wanted}`: send the photo in that field"
         return ApiError(422, "missing-file", message)
 
     def part_begin(self) -> None:
-        if len(self.files) + len(self.texts) >= self._most_files + MAX_TEXTS:
+        if len(self.parts) >= self._most_files + MAX_TEXTS:
             message = f"the form has more than {self._most_files + MAX_TEXTS} parts"
             raise ApiError(422, "too-many-parts", message)
         self._headers.clear()
@@ -254,22 +267,31 @@ class _Form:
         file = options.get(b"filename")
         if file is None and (extended := _EXTENDED_NAME.search(disposition)) is not None:
             file = unquote_to_bytes(extended[1])
-        kind = self._headers.get(b"content-type", b"").strip().lower()
-        self._content = bytearray()
-        # A part of bytes is a file, whether or not the client gives it a name (RFC 7578, 4.2: optional).
-        if file is None and not kind.startswith(b"image/") and not kind.endswith(BYTES.encode()):
-            self.texts.append((field, self._content))
-            return
-        if len(self.files) == self._most_files:
+        if file is None and self._holds_bytes(field):
+            file = b""
+        if file is not None and len(self.files) == self._most_files:
             raise self._too_many(field)
-        self.files.append((field, (file or b"").decode("utf-8", "replace")[:255], self._content))
+        name = None if file is None else file.decode("utf-8", "replace")[:255]
+        self.parts.append((field, name, bytearray()))
+
+    def _holds_bytes(self, field: str) -> bool:
+        """Whether the part's type is that of a photo: its file may have no name (RFC 7578, 4.2)."""
+        kind = self._headers.get(b"content-type", b"").strip().lower()
+        named = _without_index(field) in (FIELD, BATCH_FIELD)
+        return kind.startswith(b"image/") or (named and kind.endswith(BYTES.encode()))
 
     def _too_many(self, field: str) -> ApiError:
         if self._most_files > 1:
             return ApiError(422, "too-many-images", f"send at most {self._most_files} photos")
-        names = f"`{self.files[0][0][:MAX_SHOWN]}` and `{field[:MAX_SHOWN]}`"
+        first = self.files[0][0] if self.files else field
+        names = f"`{first[:MAX_SHOWN]}` and `{field[:MAX_SHOWN]}`"
         message = f"the form has more than one file, {names}: send exactly one, or several to /predict/batch"
         return ApiError(422, "too-many-files", message)
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        self._content.extend(memoryview(data)[start:end])
+        self.parts[-1][2].extend(memoryview(data)[start:end])
+
+
+def _without_index(field: str) -> str:
+    """`files` of `files[]` and `files[0]`, as axios, PHP and Rails call the fields of a list."""
+    return field.partition("[")[0]

@@ -37,6 +37,7 @@ from tests.serving import (
     running,
     server_process,
     wait_for,
+    wait_until_ready,
 )
 from workbench.errors import WorkbenchError
 
@@ -178,6 +179,17 @@ def test_a_part_that_is_a_photo_is_one_however_its_file_is_named(client: httpx.C
     assert said(form(client, part(options, PHOTO)))[:2] == (200, "")
 
 
+def test_photos_keep_their_order_however_they_are_named(client: httpx.Client) -> None:
+    headers = ('filename="a"', "\r\nContent-Type: image/png", "filename*=x", "")
+    photos = [encoded(noise(seed)) for seed in range(4)]
+    parts = [part(f'name="files"; {each}', photo) for each, photo in zip(headers, photos, strict=True)]
+    parts.insert(1, part('name="note"\r\nContent-Type: application/octet-stream', b"x"))
+    entries = form(client, *parts, path="/predict/batch").json()["predictions"]
+    assert [entry["class_name"] for entry in entries] == [class_of(client, photo) for photo in photos]
+    for second in ("name=file", "name=file; filename=b"):
+        assert said(form(client, part("name=file", PHOTO), part(second, PHOTO)))[1] == "too-many-files"
+
+
 def test_file_names_come_back_as_they_were_written(client: httpx.Client) -> None:
     names = {
         "filename*=UTF-8''bl%C3%A4tt%20%E2%98%98.jpg": "blätt ☘.jpg",
@@ -225,6 +237,7 @@ def test_a_form_without_its_photo_is_told_what_came_and_what_to_do(
     [
         ("multipart/form-data", FILE + END, 422, "names no boundary: leave that header to the client"),
         ("multipart/form-data; boundary=c", FILE + END, 422, "does not begin with `--c`, the boundary"),
+        (MULTIPART, b"", 422, "the body is empty, and its Content-Type says that it is a form"),
         (MULTIPART, PHOTO, 422, "a bare photo, and its Content-Type says multipart/form-data: send"),
         (JSON, json.dumps({"image": base64.b64encode(PHOTO).decode()}).encode(), 415,
          "the body is application/json: send multipart/form-data"),
@@ -707,9 +720,10 @@ def test_a_canary_answers_an_instance_and_a_shadow_sees_several(registry: Path) 
 # Ending
 
 
-def test_ctrl_c_twice_ends_it_without_a_traceback(registry: Path) -> None:
-    process = ServerProcess(registry)
-    process.client.get("/healthz")  # a connection that stays open
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_twice_ends_it_without_a_traceback(registry: Path, workers: str) -> None:
+    process = ServerProcess(registry, KRISHI_WORKERS=workers)
+    wait_until_ready(process.client)  # by a connection that stays open
     with socket.create_connection((process.host, process.port), timeout=10) as upload:
         upload.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nx"
