@@ -40,6 +40,20 @@ _HEADERS = {
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}}
 
 
+def _allow_origins(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """`app` for scripts of these origins. Outermost: a preflight has no key, and errors need the headers."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        # No cookies: a key travels in a header, which a script sets itself.
+        allow_credentials=False,
+        allow_private_network="*" not in origins,
+        expose_headers=(*_HEADERS, *_RETRY_AFTER, "Inference-Header-Content-Length"),
+    )
+
+
 class App(FastAPI):
     """FastAPI inside `RequestMiddleware`; its OpenAPI description has the API key and the common headers."""
 
@@ -62,20 +76,6 @@ class App(FastAPI):
                     headers = _HEADERS | (_RETRY_AFTER if status in ("429", "503") else {})
                     response.setdefault("headers", {}).update(headers)
         return schema
-
-
-def _allow_origins(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
-    """`app` for scripts of these origins. Outermost: a preflight has no key, and errors need the headers."""
-    return CORSMiddleware(
-        app,
-        allow_origins=origins,
-        allow_methods=("GET", "HEAD", "POST"),
-        allow_headers=("*",),
-        # No cookies: a key travels in a header, which a script sets itself.
-        allow_credentials=False,
-        allow_private_network="*" not in origins,
-        expose_headers=(*_HEADERS, *_RETRY_AFTER, "Inference-Header-Content-Length"),
-    )
 
 
 def create_app(settings: Settings) -> FastAPI:

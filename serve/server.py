@@ -120,14 +120,6 @@ class DrainingServer(uvicorn.Server):
                 return
         super().handle_exit(sig, frame)
 
-    def _cut_off(self) -> None:
-        """Wait for no client any more, and for the model no longer than FORCE_EXIT_S."""
-        for connection in self.server_state.connections:
-            connection.transport.abort()
-        self.forced_exit.cancel()
-        self.forced_exit = _forced_exit(FORCE_EXIT_S)
-        self.forced_exit.start()
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         started = time.monotonic()
         while time.monotonic() - started < self._delay_s:
@@ -140,6 +132,14 @@ class DrainingServer(uvicorn.Server):
         await asyncio.sleep(GRACE_S)
         self._engine.closing = True
         await super().shutdown(sockets)
+
+    def _cut_off(self) -> None:
+        """Wait for no client any more, and for the model no longer than FORCE_EXIT_S."""
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+        self.forced_exit.cancel()
+        self.forced_exit = _forced_exit(FORCE_EXIT_S)
+        self.forced_exit.start()
 
 
 def _forced_exit(after_s: float) -> threading.Timer:

@@ -43,8 +43,8 @@ def _ignore(_: Fields) -> None:
 
 
 def is_photo(data: bytes | bytearray) -> bool:
-    """Whether the first bytes are those of an accepted format."""
-    return data.startswith(_SIGNATURES)
+    """Whether the first bytes are those of a photo: a JPEG, a PNG, a WebP, or HEIC and AVIF."""
+    return data.startswith(_SIGNATURES) or data[4:8] == b"ftyp"
 
 
 def photo_reader(content_type: str | None, take_fields: TakeFields = _ignore) -> Callable[[bytes], bytes]:
