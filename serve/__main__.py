@@ -2,12 +2,15 @@
 
 import sys
 
-from serve.server import run
-from serve.settings import Settings
-from workbench.errors import WorkbenchError
+from serve import process
 
 
 def main() -> int:
+    process.handle_end_signals(process.exit_now)  # before the imports that take time
+    from serve.server import run
+    from serve.settings import Settings
+    from workbench.errors import WorkbenchError
+
     try:
         run(Settings.from_environment())
     except WorkbenchError as error:

@@ -8,13 +8,14 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from serve import gpu
 from serve.engine.engine import ServingEngine
 from serve.engine.loader import Loader
-from serve.http import page, predict, protocol, responses, upload
+from serve.http import kserve_v1, page, predict, protocol, responses, upload
 from serve.http.middleware import RequestMiddleware
 from serve.http.predict import engine_of
 from serve.http.schemas import Alive, ErrorBody, InputContract, Measurements, ModelCard, Ready
@@ -39,6 +40,20 @@ _HEADERS = {
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}}
 
 
+def _allow_origins(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """`app` for scripts of these origins. Outermost: a preflight has no key, and errors need the headers."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        # No cookies: a key travels in a header, which a script sets itself.
+        allow_credentials=False,
+        allow_private_network="*" not in origins,
+        expose_headers=(*_HEADERS, *_RETRY_AFTER, "Inference-Header-Content-Length"),
+    )
+
+
 class App(FastAPI):
     """FastAPI inside `RequestMiddleware`; its OpenAPI description has the API key and the common headers."""
 
@@ -46,7 +61,9 @@ class App(FastAPI):
         """Leave out Starlette's catch-all handler: it would answer in plain text."""
         stack = super().build_middleware_stack()
         assert isinstance(stack, ServerErrorMiddleware)
-        return RequestMiddleware(stack.app, self.state.engine, predict.predict)
+        app = RequestMiddleware(stack.app, self.state.engine, predict.predict)
+        origins = self.state.engine.settings.cors_origins
+        return _allow_origins(app, origins) if origins else app
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is not None:
@@ -90,7 +107,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.engine, app.state.loader = engine, loader
     app.add_exception_handler(HTTPException, responses.http_error)
     # Routes are matched in this order: the path that must be fast comes first.
-    for routes in (predict.router, protocol.direct, protocol.router, router, page.router):
+    for routes in (predict.router, protocol.direct, kserve_v1.direct):
+        app.include_router(routes)
+    for routes in (protocol.router, kserve_v1.router, router, page.router):
         app.include_router(routes)
     page.install_docs(app)
     return app

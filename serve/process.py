@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from workbench.errors import WorkbenchError
 
@@ -35,6 +35,17 @@ def trim_malloc() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def handle_end_signals(handler: SignalHandler | signal.Handlers) -> None:
+    """Handle SIGTERM and Ctrl+C before the server has handlers of its own, and after it ended."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def exit_now(*_: object) -> NoReturn:
+    """For signals that come before there is anything to finish."""
+    os._exit(0)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def run(settings: Settings) -> None:
 
     Raises WorkbenchError where the address cannot be listened on.
     """
+    process.handle_end_signals(process.exit_now)
     with process.open_listener(settings.host, settings.port) as listener:
         address, port = listener.getsockname()[:2]
         logging.config.dictConfig(log_config())
@@ -44,6 +45,7 @@ def run(settings: Settings) -> None:
             workers.supervise(settings, listener)
         else:
             run_on(settings, listener)
+    process.handle_end_signals(signal.SIG_IGN)  # it ends: one more would only make a traceback of that
 
 
 def run_on(settings: Settings, listener: socket.socket) -> None:
@@ -58,6 +60,7 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # it takes fractions too
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
     server = DrainingServer(config, app.state.engine)
@@ -70,8 +73,8 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         signal.SIGHUP: lambda *_: app.state.loader.check_now(),
     }
     with process.signal_handlers(handlers):
-        # Workers are started with SIGHUP blocked: one that came before its handler would have ended them.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        # Workers are started with these blocked: one that came before its handler would have ended them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT})
         server.run(sockets=[listener])
     server.forced_exit.cancel()
 
@@ -105,13 +108,16 @@ class DrainingServer(uvicorn.Server):
         self._alone = settings.workers == 1  # no other process accepts from the same port
         self._engine = engine
         self._delay_s = settings.drain_delay_s
-        self.forced_exit = threading.Timer(settings.drain_timeout_s + FORCE_EXIT_S, _force_exit)
-        self.forced_exit.daemon = True
+        self.forced_exit = _forced_exit(settings.drain_timeout_s + FORCE_EXIT_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._engine.draining = True
         if sig == signal.SIGINT:  # Ctrl+C
             self._delay_s = 0.0
+            if self.should_exit and self._engine.loop is not None:
+                # Not as uvicorn does it: it skips the lifespan's end, which asyncio cancels with a traceback.
+                self._engine.loop.call_soon_threadsafe(self._cut_off)
+                return
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -126,6 +132,20 @@ class DrainingServer(uvicorn.Server):
         await asyncio.sleep(GRACE_S)
         self._engine.closing = True
         await super().shutdown(sockets)
+
+    def _cut_off(self) -> None:
+        """Wait for no client any more, and for the model no longer than FORCE_EXIT_S."""
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+        self.forced_exit.cancel()
+        self.forced_exit = _forced_exit(FORCE_EXIT_S)
+        self.forced_exit.start()
+
+
+def _forced_exit(after_s: float) -> threading.Timer:
+    timer = threading.Timer(after_s, _force_exit)
+    timer.daemon = True
+    return timer
 
 
 def _force_exit() -> None:

@@ -1,15 +1,19 @@
 """The server's settings: the `KRISHI_` variables of its environment."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasGenerator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench.errors import WorkbenchError
 from workbench.registry.manifest import check_name
 from workbench.registry.semver import parse
+
+OWN_PATHS = ("predict", "model", "healthz", "readyz", "metrics", "docs", "openapi.json", "v1", "v2")
 
 
 def variable(field: str) -> str:
@@ -38,6 +42,45 @@ def _clean_key(text: str) -> str:
             "an API key is 8 to 256 printable ASCII characters; `openssl rand -hex 32` makes one"
         )
     return key
+
+
+def _split(given: object) -> object:
+    return tuple(re.findall(r"[^\s,]+", given)) if isinstance(given, str) else given
+
+
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin not in ("*", "null") and origin != (expected := _as_sent(origin)):
+            raise ValueError(f"`{origin}` is not an origin as browsers send it: {expected}")
+    if "*" in origins and len(origins) > 1:
+        raise ValueError("`*` allows every origin: give it alone, or name the origins without it")
+    return origins
+
+
+def _as_sent(origin: str) -> str:
+    """The origin as a browser writes it: small letters, ASCII, no default port, no path."""
+    example = "write it like https://leaves.example.org, with a port where it is not the usual one"
+    try:
+        parts = urlsplit(origin)
+        host = (parts.hostname or "").encode("idna").decode()
+        port = "" if parts.port in (None, {"http": 80, "https": 443}.get(parts.scheme)) else f":{parts.port}"
+    except ValueError:
+        return example
+    if not parts.scheme or not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", host):
+        return example
+    sent = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+    return sent if sent == origin else f"write `{sent}`"
+
+
+def _root_path(text: str) -> str:
+    path = f"/{text.strip('/')}".removesuffix("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", path):
+        raise ValueError(
+            "a root path is like `/leaves`: letters, digits, `-`, `_`, `.` and `~` between slashes"
+        )
+    if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+        raise ValueError(f"`{path}` begins like a path of the server itself: choose another")
+    return path
 
 
 Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
@@ -100,6 +143,19 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = Field(
         30.0, description="Seconds that requests in flight are then given to finish."
     )
+    keep_alive_s: Seconds = Field(
+        75.0, description="Seconds that an idle connection stays open; longer than a load balancer keeps it."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_origins)] = (
+        Field(
+            (),
+            description="Origins whose web pages may call the server, separated by commas, or `*`. "
+            "Without them: none but its own page.",
+        )
+    )
+    root_path: Annotated[str, AfterValidator(_root_path)] = Field(
+        "", description="Path below which a proxy publishes the server, whether or not it takes it away."
+    )
     retry_s: Pause = Field(
         5.0, description="Seconds between two attempts to load the first model, 0.01 or more."
     )
@@ -148,5 +204,5 @@ def _explain(error: ValidationError) -> WorkbenchError:
     described = Settings.model_fields[field]
     value = "" if field == "api_key" else f"={problem['input']!r}"
     reason = problem["msg"].removeprefix("Value error, ")
-    default = "" if described.default is None else f" Default: {described.default}."
+    default = "" if described.default in (None, "", ()) else f" Default: {described.default}."
     return WorkbenchError(f"{name}{value}: {reason}", hint=f"{described.description}{default}")

@@ -38,8 +38,8 @@ class _Worker:
 
     def start(self) -> None:
         descriptor = self.listener.fileno()
-        # A SIGHUP ends a process that has no handler yet; blocked, it stays pending until there is one.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        # These end a process that has no handler yet; blocked, they stay pending until there is one.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})
         try:
             # In a session of its own: Ctrl+C reaches this process only, which passes it on.
             child = subprocess.Popen(
@@ -117,6 +117,8 @@ def _run_workers(settings: Settings, listener: socket.socket, folder: Path, rece
         for worker in workers:
             worker.replace_if_dead(folder)
         time.sleep(POLL_S)
+    # A second Ctrl+C: the workers are to wait for no client any more.
+    signal.signal(signal.SIGINT, lambda *_: _send(signal.SIGINT, workers))
     deadline = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + 5
     # The workers stop accepting after this delay too; Ctrl+C skips it.
     time.sleep(settings.drain_delay_s if number == signal.SIGTERM else 0.0)
@@ -131,9 +133,13 @@ def _forward(received: list[int], workers: list[_Worker]) -> int | None:
     """Pass the signals on to the workers; returns the first that asks to end."""
     while received:
         number = received.pop(0)
-        for worker in workers:
-            if worker.process is not None:
-                worker.process.send_signal(number)
+        _send(number, workers)
         if number != signal.SIGHUP:
             return number
     return None
+
+
+def _send(number: int, workers: list[_Worker]) -> None:
+    for worker in workers:
+        if worker.process is not None:
+            worker.process.send_signal(number)

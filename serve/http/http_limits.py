@@ -20,12 +20,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head_bytes = 0  # received in a row that belong to no body
     _in_head = False
+    _idle = False  # a request has ended and no other has begun
     _progress = False  # in this read: a part of a request began, went on or ended
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        self._start_timer(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -42,11 +43,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
         # Also while the rest of a refused body arrives, or empty lines.
         if self._timer is None and (self._in_head or self.cycle is None or self.cycle.response_complete):
-            self._start_timer()
+            # The late rest of a body, or empty lines, ended uvicorn's own wait for the next request.
+            self._start_timer(self.timeout_keep_alive if self._idle else HEAD_S)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
+        if self._idle:
+            self._stop_timer()
+        self._in_head, self._idle = True, False
         self._note_progress()
 
     def on_headers_complete(self) -> None:
@@ -62,14 +66,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._note_progress()
         super().on_message_complete()
+        self._idle = True
+        if self.cycle.response_complete:
+            self._stop_timer()
 
     def _note_progress(self) -> None:
         self._progress = True
         self._head_bytes = 0
 
-    def _start_timer(self) -> None:
+    def _start_timer(self, seconds: float) -> None:
         if not self.transport.is_closing():
-            self._timer = self.loop.call_later(HEAD_S, self.transport.close)
+            self._timer = self.loop.call_later(seconds, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

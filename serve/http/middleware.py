@@ -1,4 +1,4 @@
-"""The layer around the app: request id, API key, size limits, counting, and a catch-all 500 handler."""
+"""The layer around the app: request id, root path, HEAD, API key, size limits, counting, a catch-all 500."""
 
 import asyncio
 import hmac
@@ -20,8 +20,9 @@ from serve.metrics import REASONS
 log = logging.getLogger("serve.http.middleware")
 
 PREDICT, PREDICT_BATCH = "/predict", "/predict/batch"
-_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
-_KEYED = ("/predict", "/model", "/v2/models/")
+# Answered like a batch: the Open Inference Protocol's, and the one before it.
+_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer|/v1/models/[^/]+:predict")
+_KEYED = ("/predict", "/model", "/v1/models", "/v2/models/")
 LINGER_S = 5.0
 MAX_DISCARDED_BYTES = 1_000_000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -46,6 +47,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _as_routed(scope, self.engine.settings.root_path)
         exchange = _Exchange(self, scope, receive, send)
         if exchange.predicts:
             self._metrics.inflight.inc()
@@ -100,6 +102,17 @@ class RequestMiddleware:
         if not hmac.compare_digest(key_sent.encode("latin-1", "replace"), key.encode()):
             message = "send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             raise ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _as_routed(scope: Scope, prefix: str) -> Scope:
+    """The scope as the routes expect it: with the root path before the path, and GET for HEAD."""
+    if prefix:
+        # ASGI has it in both, whether or not the proxy in front took it away.
+        path = scope["path"]
+        below = path if path.startswith(f"{prefix}/") else prefix + ("/" if path == prefix else path)
+        scope = {**scope, "root_path": prefix, "path": below}
+    # What answers GET answers HEAD; the protocol leaves the body out, as its own scope still says HEAD.
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
 class _Exchange:

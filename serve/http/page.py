@@ -50,7 +50,7 @@ _HEADERS = {
 
 
 # Not in the OpenAPI: it is for people, not an operation of the service.
-@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+@router.get("/", include_in_schema=False)
 async def page(request: Request) -> Response:
     """The page, or 304 where the browser has it already."""
     if _matches_etag(request.headers.get("if-none-match", "")):
@@ -71,10 +71,11 @@ def install_docs(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs(_: Request) -> Response:
+        assets = DOCS_ASSETS.removeprefix("/")  # relative to /docs: right below any prefix of a proxy
         return get_swagger_ui_html(
-            openapi_url=str(app.openapi_url),
+            openapi_url="openapi.json",
             title=f"{app.title} {app.version}",
-            swagger_js_url=f"{DOCS_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{DOCS_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{DOCS_ASSETS}/favicon.png",
+            swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+            swagger_css_url=f"{assets}/swagger-ui.css",
+            swagger_favicon_url=f"{assets}/favicon.png",
         )

@@ -3,14 +3,14 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from starlette.datastructures import QueryParams
 
 from serve.engine.engine import ServingEngine
 from serve.engine.predict_job import Classification, Routing, classify
@@ -40,6 +40,7 @@ router = APIRouter(route_class=DirectRoute, tags=["predict"])
 MAX_TOP = 100
 _WHOLE = r"[0-9]{1,4}"
 _NUMBER = r"-?[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
+_PARAMETERS = {"top_k": (_WHOLE, "a whole number", 1, MAX_TOP), "threshold": (_NUMBER, "a number", 0, 1)}
 SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"api_key": []}]
 _PHOTO = {"type": "string", "format": "binary"}
 _PHOTOS = {"type": "array", "items": _PHOTO, "minItems": 1, "maxItems": upload.MAX_BATCH}
@@ -66,13 +67,14 @@ def _query(name: str, description: str, kind: str, least: int, most: int) -> dic
 
 _TOP_K = _query("top_k", "Add `top`: this many of the most probable classes.", "integer", 1, MAX_TOP)
 _THRESHOLD = _query("threshold", "Add `uncertain: true` where the confidence is below this.", "number", 0, 1)
+QUERY = [_TOP_K, _THRESHOLD]
 
 
 def _openapi(field: str, schema: dict[str, Any], **other_types: Any) -> dict[str, Any]:
     form = {"type": "object", "required": [field], "properties": {field: schema}}
     content = {"multipart/form-data": {"schema": form}} | other_types
     return {
-        "parameters": [_TOP_K, _THRESHOLD],
+        "parameters": QUERY,
         "requestBody": {"required": True, "content": content},
         "security": SECURITY,
     }
@@ -82,19 +84,42 @@ _ONE = _openapi(upload.FIELD, _PHOTO, **{media_type: {"schema": _PHOTO} for medi
 _MANY = _openapi(upload.BATCH_FIELD, _PHOTOS)
 
 
+class Parameters(dict[str, float]):
+    """`top_k` and `threshold` of a request, where it has them, in its query or as fields of its form."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        if request.scope["query_string"]:
+            self.add(request.query_params.multi_items())
+
+    def add(self, given: Iterable[tuple[str, str]]) -> None:
+        """Raises ApiError (422) naming the one that is wrong, or given twice with different values."""
+        for name, (pattern, kind, least, most) in _PARAMETERS.items():
+            texts = [text for key, text in given if key == name]
+            if not texts:
+                continue
+            if len(texts) > 1 or not re.fullmatch(pattern, texts[0]) or not least <= float(texts[0]) <= most:
+                message = f"`{name}` must be {kind} from {least} to {most}, given once"
+                raise ApiError(422, "bad-parameter", message)
+            value = float(texts[0])
+            if (before := self.setdefault(name, value)) != value:
+                message = f"`{name}` is {before:g} in the query and {value:g} in the body: send it once"
+                raise ApiError(422, "bad-parameter", message)
+
+
 @router.post(PREDICT, response_model=Prediction, responses=ERRORS, openapi_extra=_ONE)
 async def predict(request: Request) -> Response:
     """The class of one photo (JPEG, PNG or WebP)."""
     started = time.perf_counter()
     engine = engine_of(request)
     engine.check_admission()
-    top_k, threshold = _query_of(request)
-    read_photo = upload.photo_reader(request.headers.get("content-type"))
+    parameters = Parameters(request)
+    read_photo = upload.photo_reader(request.headers.get("content-type"), parameters.add)
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         result = await engine.run(routing, partial(classify, routing, partial(read_photo, body)))
     engine.offer_to_shadow(result, routing)
-    fields = _class_fields(result, top_k, threshold)
+    fields = class_fields(result, parameters)
     response = _JsonResponse(Prediction(timestamp=_now(), model_version=result.model.version, **fields))
     engine.metrics.stage["total"].observe(time.perf_counter() - started)
     return response
@@ -105,68 +130,61 @@ async def predict_batch(request: Request) -> Response:
     """The classes of up to 32 photos, each with its own error where it is none; all of one version."""
     engine = engine_of(request)
     engine.check_admission()
-    top_k, threshold = _query_of(request)
-    read_photos = upload.batch_reader(request.headers.get("content-type"))
+    parameters = Parameters(request)
+    read_photos = upload.batch_reader(request.headers.get("content-type"), parameters.add)
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as both:
         routing = Routing(both.primary)  # without the canary: a batch is of one version
         photos = await engine.run(routing, partial(read_photos, body))
-        entries: dict[int, BatchEntry] = {}
-        remaining = iter(enumerate(photos))
-
-        async def take_turns() -> None:
-            for index, (name, photo) in remaining:
-                fields = await _entry_fields(engine, routing, photo, top_k, threshold)
-                entries[index] = BatchEntry(index=index, file_name=name, **fields)
-
-        # A group: where one task fails, none goes on with a model that `routing` no longer keeps open.
-        async with asyncio.TaskGroup() as group:
-            # As many at a time as there are threads: the rest of the queue is for other requests.
-            for _ in range(min(len(photos), routing.primary.model.concurrency)):
-                group.create_task(take_turns())
+        results = await classify_all(engine, routing, [photo for _, photo in photos])
+    entries = []
+    for index, ((name, _), result) in enumerate(zip(photos, results, strict=True)):
+        if isinstance(result, ApiError):
+            fields: dict[str, Any] = {"error": ErrorDetail(code=result.code, message=result.message)}
+        else:
+            fields = class_fields(result, parameters)
+        entries.append(BatchEntry(index=index, file_name=name, **fields))
     version = routing.primary.model.version
-    in_order = tuple(entries[index] for index in range(len(photos)))
-    return _JsonResponse(BatchPrediction(predictions=in_order, timestamp=_now(), model_version=version))
+    return _JsonResponse(BatchPrediction(predictions=tuple(entries), timestamp=_now(), model_version=version))
 
 
-def _query_of(request: Request) -> tuple[int, float]:
-    """`top_k` and `threshold`, each 0 where absent. Raises ApiError (422) naming the one that is wrong."""
-    if not request.scope["query_string"]:
-        return 0, 0.0
-    query = request.query_params
-    top_k = _number(query, "top_k", _WHOLE, "a whole number", 1, MAX_TOP)
-    return int(top_k), _number(query, "threshold", _NUMBER, "a number", 0, 1)
+async def classify_all(
+    engine: ServingEngine, routing: Routing, photos: Sequence[bytes]
+) -> list[Classification | ApiError]:
+    """The result of each photo, in their order; the error of one that is none."""
+    results: dict[int, Classification | ApiError] = {}
+    remaining = iter(enumerate(photos))
+
+    async def take_turns() -> None:
+        for index, photo in remaining:
+            results[index] = await _classify_one(engine, routing, photo)
+
+    # A group: where one task fails, none goes on with a model that `routing` no longer keeps open.
+    async with asyncio.TaskGroup() as group:
+        # As many at a time as there are threads: the rest of the queue is for other requests.
+        for _ in range(min(len(photos), routing.primary.model.concurrency)):
+            group.create_task(take_turns())
+    return [results[index] for index in range(len(photos))]
 
 
-def _number(query: QueryParams, name: str, pattern: str, kind: str, least: int, most: int) -> float:
-    texts = query.getlist(name)
-    if not texts:
-        return 0.0
-    if len(texts) > 1 or not re.fullmatch(pattern, texts[0]) or not least <= float(texts[0]) <= most:
-        message = f"`{name}` must be {kind} from {least} to {most}, given once"
-        raise ApiError(422, "bad-parameter", message)
-    return float(texts[0])
-
-
-async def _entry_fields(
-    engine: ServingEngine, routing: Routing, photo: bytes, top_k: int, threshold: float
-) -> dict[str, Any]:
+async def _classify_one(engine: ServingEngine, routing: Routing, photo: bytes) -> Classification | ApiError:
     try:
         result = await engine.run(routing, partial(classify, routing, lambda: photo), admitted=True)
     except ApiError as error:
-        return {"error": ErrorDetail(code=error.code, message=error.message)}
+        return replace(error)  # without its traceback, which holds the photo
     engine.offer_to_shadow(result, routing)
-    return _class_fields(result, top_k, threshold)
+    return result
 
 
-def _class_fields(result: Classification, top_k: int, threshold: float) -> dict[str, Any]:
-    """The fields that `Prediction` and `BatchEntry` share."""
+def class_fields(result: Classification, parameters: Parameters) -> dict[str, Any]:
+    """The fields that `Prediction`, `BatchEntry` and `InstancePrediction` share."""
+    top_k = int(parameters.get("top_k", 0))
     return {
         "class_id": result.class_id,
         "class_name": result.model.class_names[result.class_id],
         "confidence": result.confidence,
         "top": _top(result, top_k) if top_k else None,
-        "uncertain": True if result.confidence < threshold else None,
+        "uncertain": True if result.confidence < parameters.get("threshold", 0.0) else None,
     }
 
 

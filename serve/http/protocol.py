@@ -25,7 +25,7 @@ from workbench import __version__
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 direct = APIRouter(prefix="/v2", route_class=DirectRoute, tags=["Open Inference Protocol"])
-_MODEL_ERRORS: dict[int | str, dict[str, Any]] = {
+MODEL_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProtocolError} for status in (401, 404, 503)
 }
 
@@ -36,7 +36,7 @@ def _at_path(*names: str, **more: Any) -> dict[str, Any]:
     return {"parameters": parts, "security": SECURITY, **more}
 
 
-_NAMED, _VERSIONED = _at_path("name"), _at_path("name", "version")
+NAMED, _VERSIONED = _at_path("name"), _at_path("name", "version")
 
 
 @router.get("")
@@ -59,11 +59,11 @@ async def ready(request: Request) -> dict[str, bool]:
     return {"ready": True}
 
 
-@router.get("/models/{name}", responses=_MODEL_ERRORS, openapi_extra=_NAMED)
-@router.get("/models/{name}/versions/{version}", responses=_MODEL_ERRORS, openapi_extra=_VERSIONED)
+@router.get("/models/{name}", responses=MODEL_ERRORS, openapi_extra=NAMED)
+@router.get("/models/{name}/versions/{version}", responses=MODEL_ERRORS, openapi_extra=_VERSIONED)
 async def model_metadata(request: Request) -> ModelMetadata:
     """The model served and its tensors."""
-    model = _check_path(engine_of(request).loaded_model(), request)
+    model = check_path(engine_of(request).loaded_model(), request)
     datatype, row_shape = input_spec(model)
     manifest = model.bundle.manifest
     return ModelMetadata(
@@ -75,11 +75,11 @@ async def model_metadata(request: Request) -> ModelMetadata:
     )
 
 
-@router.get("/models/{name}/ready", responses=_MODEL_ERRORS, openapi_extra=_NAMED)
-@router.get("/models/{name}/versions/{version}/ready", responses=_MODEL_ERRORS, openapi_extra=_VERSIONED)
+@router.get("/models/{name}/ready", responses=MODEL_ERRORS, openapi_extra=NAMED)
+@router.get("/models/{name}/versions/{version}/ready", responses=MODEL_ERRORS, openapi_extra=_VERSIONED)
 async def model_ready(request: Request) -> ModelReady:
     """This model is loaded."""
-    return ModelReady(name=_check_path(engine_of(request).loaded_model(), request).bundle.manifest.name)
+    return ModelReady(name=check_path(engine_of(request).loaded_model(), request).bundle.manifest.name)
 
 
 _TENSOR = {
@@ -106,7 +106,7 @@ _INFER: dict[str, Any] = {"requestBody": {"required": True, "content": _CONTENT}
 _JSON_BYTES = {"description": "Bytes of JSON before the tensors", "schema": {"type": "integer"}}
 _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: {**described, "model": ProtocolError} for status, described in ERRORS.items()},
-    **_MODEL_ERRORS,
+    **MODEL_ERRORS,
     200: {
         "description": "The logits, in the JSON or, if requested, as bytes after it",
         "content": {"application/octet-stream": _BYTES},
@@ -122,11 +122,9 @@ async def infer(request: Request) -> Response:
     """Logits of up to 32 preprocessed photos: `GET /model` says how they were preprocessed for training."""
     engine = engine_of(request)
     engine.check_admission()
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "unsupported-media-type", "send the body uncompressed")
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
-        model = _check_path(routing.primary.model, request)
+        model = check_path(routing.primary.model, request)
         header = request.headers.get(HEADER_LENGTH)
         body, json_bytes = await engine.run(routing, partial(run_request, routing.primary, body, header))
     headers = {"X-Model-Version": model.version}
@@ -136,7 +134,7 @@ async def infer(request: Request) -> Response:
     return Response(body, media_type="application/octet-stream", headers=headers)
 
 
-def _check_path(model: Model, request: Request) -> Model:
+def check_path(model: Model, request: Request) -> Model:
     """The model. Raises ApiError (404) where the path names another."""
     manifest = model.bundle.manifest
     name, version = request.path_params["name"], request.path_params.get("version")

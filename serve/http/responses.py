@@ -1,6 +1,6 @@
 """Error answers, all in one shape: `{"error": {code, message}, "request_id"}`.
 
-Below /v2 `error` is the message alone, as the Open Inference Protocol defines it.
+Below /v1 and /v2 `error` is the message alone, as KServe's protocols define it.
 """
 
 import random
@@ -24,7 +24,7 @@ def error_response(scope: Scope, error: ApiError) -> Response:
     state = scope["state"]
     state["error_code"] = error.code
     body: ErrorBody | ProtocolError
-    if get_route_path(scope).startswith("/v2"):
+    if get_route_path(scope).startswith(("/v1", "/v2")):
         body = ProtocolError(error=error.message, code=error.code, request_id=state["request_id"])
     else:
         detail = ErrorDetail(code=error.code, message=error.message)
@@ -39,4 +39,7 @@ async def http_error(request: Request, error: Exception) -> Response:
         404: ("not-found", "there is nothing at this path"),
         405: ("method-not-allowed", f"{request.method} is not allowed at this path"),
     }.get(error.status_code, ("http-error", str(error.detail)))
-    return error_response(request.scope, ApiError(error.status_code, code, message, headers=error.headers))
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # see `_as_routed`
+    return error_response(request.scope, ApiError(error.status_code, code, message, headers=headers))

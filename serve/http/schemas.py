@@ -62,6 +62,24 @@ class BatchPrediction(Record):
     model_version: str
 
 
+class InstancePrediction(Record):
+    """KServe v1: the class of one instance, with the fields of `Prediction` that belong to a photo."""
+
+    class_id: int
+    class_name: str
+    confidence: float
+    top: tuple[Ranked, ...] | None = None
+    uncertain: bool | None = None
+
+
+class InstancePredictions(Record):
+    predictions: tuple[InstancePrediction, ...]
+
+
+class ModelNames(Record):
+    models: tuple[str, ...]
+
+
 class Alive(Record):
     status: str = "ok"
 
@@ -160,7 +178,7 @@ class ModelReady(Record):
 
 
 class ProtocolError(Record):
-    """An error below /v2, where `error` is a text, as the protocol defines it."""
+    """An error below /v1 and /v2, where `error` is a text, as those protocols define it."""
 
     error: str
     code: str

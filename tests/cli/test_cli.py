@@ -431,12 +431,15 @@ def test_serving_is_told_everything_the_command_line_says(
     monkeypatch.setenv("KRISHI_API_KEY", "open sesame, says the farmer")
     told = "--pin 1.2.0 --workers 2 --shadow 1.3.0 --sample 0.2 --canary 1.4.0 --weight 0.3"
     told += " --queue-budget 2s --deadline 10s --host 0.0.0.0 --port 80"
+    told += " --keep-alive 2m --cors-origins https://a.org,https://b.org --root-path /leaves/"
     assert run("serve", "--workspace", workspace, *told.split()).code == 0
     (settings,) = started
     assert (settings.registry, settings.model, settings.pin) == (workspace / "registry", "leaves", "1.2.0")
     candidates = (settings.shadow, settings.sample, settings.canary, settings.weight)
     assert candidates == ("1.3.0", 0.2, "1.4.0", 0.3)
     assert (settings.workers, settings.queue_budget_s, settings.deadline_s) == (2, 2.0, 10.0)
+    assert (settings.keep_alive_s, settings.root_path) == (120.0, "/leaves")
+    assert settings.cors_origins == ("https://a.org", "https://b.org")
     assert settings.api_key == "open sesame, says the farmer"
     assert (settings.host, settings.port) == ("0.0.0.0", 80)
 

@@ -183,7 +183,8 @@ UPPER_CASE = "MULTIPART/FORM-DATA; BOUNDARY=b"
         pytest.param(None, b"", 422, "missing-file", id="nothing at all"),
         pytest.param("image/jpeg", encoded(noise(1)), 200, "", id="bare photo"),
         pytest.param("IMAGE/PNG; x=y", encoded(noise(1)), 200, "", id="bare photo of another type"),
-        pytest.param("image/gif", encoded(noise(1)), 415, "unsupported-media-type", id="bare GIF"),
+        pytest.param("image/gif", encoded(noise(1), "GIF"), 415, "unsupported-image", id="bare GIF"),
+        pytest.param("application/octet-stream", encoded(noise(1)), 200, "", id="bare bytes"),
         pytest.param("image/jpeg", b"", 422, "empty-image", id="bare nothing"),
         pytest.param("application/json", b"{}", 415, "unsupported-media-type", id="JSON"),
         pytest.param(

@@ -56,6 +56,17 @@ def test_text_fields_beside_the_file_are_ignored_up_to_a_limit() -> None:
     assert refused(form(*texts, FILE, FILE)) == "too-many-parts"
 
 
+@pytest.mark.parametrize("options", ["filename*=UTF-8''a.jpg", 'x="y"\r\nContent-Type: image/jpeg'])
+def test_a_part_is_a_file_by_its_extended_name_or_its_type(options: str) -> None:
+    assert photo_of(form(part(f'name="file"; {options}')), b"b") == b"pixels"
+
+
+def test_the_texts_of_a_form_are_handed_over() -> None:
+    taken: list[tuple[str, str]] = []
+    assert photo_of(form(part('name="top_k"', b"3"), FILE), b"b", taken.extend) == b"pixels"
+    assert taken == [("top_k", "3")]
+
+
 def test_a_second_file_under_any_name_is_refused() -> None:
     assert refused(form(FILE, part('name="other"; filename="b.jpg"'))) == "too-many-files"
 

@@ -40,6 +40,13 @@ QueueBudget = Annotated[
     Number, seconds("--queue-budget", "refuse (429) what would wait longer (default: 1s)")
 ]
 Deadline = Annotated[Number, seconds("--deadline", "drop (504) what did wait longer (default: 5s)")]
+KeepAlive = Annotated[
+    Number, seconds("--keep-alive", "how long an idle connection stays open (default: 75s)")
+]
+CorsOrigins = Annotated[
+    Text, option("--cors-origins", "whose web pages may call it, with commas between", metavar="URLS")
+]
+RootPath = Annotated[Text, option("--root-path", "path below which a proxy publishes it", metavar="PATH")]
 
 
 def serve(
@@ -56,6 +63,9 @@ def serve(
     weight: WeightOption = None,
     queue_budget: QueueBudget = None,
     deadline: Deadline = None,
+    keep_alive: KeepAlive = None,
+    cors_origins: CorsOrigins = None,
+    root_path: RootPath = None,
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
 ) -> int:
@@ -69,6 +79,7 @@ def serve(
     found = find_workspace(workspace)
     given = {"alias": alias, "pin": pin, "workers": workers, "shadow": shadow, "sample": sample}
     given |= {"canary": canary, "weight": weight, "queue_budget_s": queue_budget, "deadline_s": deadline}
+    given |= {"keep_alive_s": keep_alive, "cors_origins": cors_origins, "root_path": root_path}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if alias is not None:
         settings["pin"] = None  # one of the two, whatever the environment says
