@@ -23,7 +23,7 @@ _OTHER = rb"content-(?:type|length|transfer-encoding):[ -~]*"
 _USUAL = re.compile(rb"(?i)(?:%b\r\n)*content-disposition: *([^\0\r\n]*)(?:\r\n%b)*" % (_OTHER, _OTHER))
 # Likewise for the header that names the boundary.
 _USUAL_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z_-]{1,70})")
-RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
+RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic", "image/heif")
 
 
 def photo_reader(content_type: str | None) -> Callable[[bytes], bytes]:

@@ -1,7 +1,7 @@
 """MODEL_CARD.md: a published model in words."""
 
 from workbench.backends.artifact import ArtifactInfo
-from workbench.errors import plural
+from workbench.errors import plural, some
 from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
 from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
 from workbench.registry.manifest import Draft
@@ -57,7 +57,7 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
         rows += [
             (f"top-1, {accuracy.images} photos {part}", f"{accuracy.top1:.1%}", top1),
             ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _interval(paired.interval(), "+.2%")),
-            ("macro F1", f"{accuracy.macro_f1:.3f}", "–"),
+            (f"macro F1{accuracy.macro_scope()}", f"{accuracy.macro_f1:.3f}", "–"),
         ]
     if (latency := trial.latency) is not None:
         rows.append((f"latency p50, batch {latency.batch_size}", f"{latency.p50_ns / 1e6:.3g} ms", "–"))
@@ -90,6 +90,10 @@ def _limits(draft: Draft) -> list[str]:
             "- **Trained and measured on the bundled sample, whose leaves are drawn by a program: the "
             "accuracy says nothing about real photos. Not for use in a field.**"
         )
+    parts = [part for part in (draft.measured.accuracy, draft.measured.certification) if part is not None]
+    if absent := set.intersection(*(set(part.absent_classes) for part in parts)) if parts else set():
+        names = some([draft.class_names[label] for label in sorted(absent)])
+        lines.append(f"- **No validation photo showed {names}: whether it tells them is unknown.**")
     lines += [
         f"- It answers with one of its {len(draft.class_names)} classes whatever the photo shows.",
         "- The accuracy is that of the validation photos; other cameras, seasons and fields differ.",

@@ -52,8 +52,9 @@ def _gpu(found: Details) -> list[str]:
 
 
 def _audit(found: Details) -> list[str]:
-    audit, saturation = found.trial.audit, found.trial.saturation
+    audit, saturation, images = found.trial.audit, found.trial.saturation, found.trial.calibration_images
     return [
+        *([f"calibrated on {plural(images, 'photo')}"] if images is not None else []),
         *([f"what ran: {audit.verdict}"] if audit else []),
         *([f"  {found.trial.note}"] if found.trial.note else []),
         *([f"  {saturation_words(saturation)}"] if saturation else []),
@@ -79,7 +80,8 @@ def _accuracy(found: Details) -> list[str]:
     low, high = drop.interval()
     lines = [
         f"accuracy on {plural(counts.images, 'photo')} for selection",
-        f"  top-1 {100 * counts.top1:.2f} %{top5}, macro-F1 {100 * counts.macro_f1:.2f} %",
+        f"  top-1 {100 * counts.top1:.2f} %{top5}, macro-F1 {100 * counts.macro_f1:.2f} %"
+        f"{counts.macro_scope()}",
         f"  drop {points(drop.drop)} points [{points(low)}, {points(high)}]: "
         f"{plural(drop.losses, 'photo')} lost, {drop.gains} gained, McNemar p {drop.mcnemar_p():.2f}",
         f"  agrees with the source model on {100 * parity.top1_agreement:.2f} % of {parity.images} "

@@ -22,6 +22,7 @@ def answer(found: Diagnosis) -> dict[str, object]:
             "links": [asdict(link) for link in found.nvidia.links],
         },
         "clock": asdict(found.clock),
+        "photos": found.photos,
     }
 
 
@@ -45,6 +46,7 @@ def text(found: Diagnosis) -> str:
         count = len(clock.disturbed)
         again = " (repeats counted)" if clock.tries > clock.rounds else ""
         lines.append(f"          {count} of {clock.tries} rounds{again} were disturbed: {clock.disturbed[0]}")
+    lines += [f"photos    {field}: {what}" for field, what in found.photos.items()]
     return "\n".join(lines)
 
 

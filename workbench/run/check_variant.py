@@ -248,12 +248,19 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "artifact_key": built.key,
             "size_bytes": info.total_bytes,
             "build_s": built.build_s,
+            "calibration_images": calibration_images(variant, context.job),
             "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
             "parity": parity(logits, context.reference),
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }
     )
+
+
+def calibration_images(variant: Variant, job: build.Job) -> int | None:
+    """How many photos it is calibrated on: at most those that there are."""
+    asked = [count for step in variant.steps if (count := step.calibration_photos()) is not None]
+    return min(max(asked), len(job.calibration)) if asked and job.calibration else None
 
 
 def _measured(

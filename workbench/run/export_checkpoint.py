@@ -11,6 +11,7 @@ from workbench.model.export.export import ExportReport, Shape, export_onnx
 from workbench.model.export.settings import OPSETS, Export, Exporter, check_opset
 from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.model_source import ModelSource, load_model, source_digest
+from workbench.photos.contract import ImageError
 from workbench.photos.dataset import scan
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.run.prepare import inspect, resolve_contract
@@ -135,4 +136,7 @@ def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "N
         return None
     paths = scan(workspace.validation, info.class_names, field="data.validation").paths
     spread = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]
-    return normalize(np.stack([read_pixels(path, contract) for path in spread]), contract)
+    try:
+        return normalize(np.stack([read_pixels(path, contract) for path in spread]), contract)
+    except (ImageError, OSError) as error:
+        raise WorkbenchError(f"data.validation: a photo cannot be read: {error}") from error

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from workbench.backends.base import Operators
 from workbench.photos.contract import Batch, Preprocess
@@ -91,7 +91,6 @@ class BaseStep(Record):
         """The processor its result is made for, None where it runs everywhere."""
         return None
 
-    def capped(self, photos: int) -> Self:
-        """The same, calibrated on no more photos than there are."""
-        del photos
-        return self
+    def calibration_photos(self) -> int | None:
+        """How many photos it is calibrated on at most; None where it is not."""
+        return None

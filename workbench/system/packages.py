@@ -28,6 +28,7 @@ EXTRAS: dict[str, str | None] = {
     "transformers": "transformers",
     "safetensors": "transformers",
     "timm": None,
+    "pillow-heif": "heif",
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",

@@ -35,11 +35,6 @@ def coarse(sizes: Sequence[int]) -> list[int]:
     return list(sizes[1::2] or sizes)
 
 
-def capped(variant: Variant, available: int) -> Variant:
-    """The same, calibrated on no more photos than there are."""
-    return replace(variant, steps=tuple(step.capped(available) for step in variant.steps))
-
-
 def at_size(variant: Variant, crop: int) -> Variant:
     """The same at another crop; its resize follows."""
     kept = variant.preprocess.model_dump(exclude={"resize", "crop", "scale"}, exclude_none=True)

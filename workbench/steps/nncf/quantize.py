@@ -32,7 +32,7 @@ def nncf_onnx(
     """Quantise an ONNX file into an ONNX file (QDQ).
 
     choosing: rows of `validation` that accuracy control may look at; None: all.
-    Raises WorkbenchError where there are too few photos, where an exclusion fits nothing, where nothing is
+    Raises WorkbenchError where an exclusion fits nothing, where nothing is
     left to quantise, or where NNCF refuses the network.
     """
     import onnx
@@ -47,7 +47,7 @@ def nncf_onnx(
         )
     name = image_input(model).name
     ignored = [node.name for node in _ignored(step, model)]
-    photos = _photos(step, model, images)
+    photos = PhotoBatches(images, min(step.images, len(images)), batch_size(model))
     selection = selection_of(step.accuracy_control, validation, choosing, photos.size)
     result = quantized(step, model, ignored, photos, selection, lambda batch: {name: batch})
     stored = {weight.name for weight in result.graph.initializer}
@@ -67,7 +67,7 @@ def nncf_ir(
 ) -> ArtifactInfo:
     """Quantise an ONNX file into an IR in `folder` (see `ir.save`). Raises as `nncf_onnx` does."""
     model = named(source)
-    photos = _photos(step, model, images)
+    photos = PhotoBatches(images, min(step.images, len(images)), batch_size(model))
     network = ir.read(source.read_bytes(), source.name)
     ignored = ir.names_of(network, model, _ignored(step, model))
     selection = selection_of(step.accuracy_control, validation, choosing, photos.size)
@@ -110,15 +110,6 @@ def _ignored(step: NncfInt8, model: "onnx.ModelProto") -> "list[onnx.NodeProto]"
     names = set(matching(step.ignored_nodes, model, field="nncf_int8.ignored_nodes"))
     types = known_op_types(step.ignored_types, model, field="nncf_int8.ignored_types")
     return [node for node in model.graph.node if node.name in names or node.op_type in types]
-
-
-def _photos(step: NncfInt8, model: "onnx.ModelProto", images: "Images") -> PhotoBatches:
-    if step.images > len(images):
-        raise WorkbenchError(
-            f"nncf_int8.images: {step.images} photos asked for, data.calibration has {len(images)}",
-            hint=f"lower `images` to {len(images)} or less, or add photos",
-        )
-    return PhotoBatches(images, step.images, batch_size(model))
 
 
 def _check_finite(network: Any, batch: Any) -> None:
