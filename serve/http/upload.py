@@ -11,6 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartState, parse_options_header
 
 from serve.errors import ApiError
+from workbench.errors import plural
 
 CLIENT_CLOSED = 499  # nginx's status: only the counter sees it
 FIELD, BATCH_FIELD = "file", "files"
@@ -180,7 +181,7 @@ class _Form:
         if len(self.files) == self._most_files:
             if self._most_files == 1:
                 raise ApiError(422, "too-many-files", "send exactly one file")
-            raise ApiError(422, "too-many-images", f"send at most {self._most_files} photos")
+            raise ApiError(422, "too-many-images", f"send at most {plural(self._most_files, 'photo')}")
         file = options[b"filename"].decode("utf-8", "replace")
         self.files.append((name, file[:255], bytearray()))
 

@@ -55,7 +55,7 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
         top1 = _interval(wilson(accuracy.correct, accuracy.images), ".1%")
         paired = PairedDrop(accuracy.losses, accuracy.gains, accuracy.images)
         rows += [
-            (f"top-1, {accuracy.images} photos {part}", f"{accuracy.top1:.1%}", top1),
+            (f"top-1, {plural(accuracy.images, 'photo')} {part}", f"{accuracy.top1:.1%}", top1),
             ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _interval(paired.interval(), "+.2%")),
             (f"macro F1{accuracy.macro_scope()}", f"{accuracy.macro_f1:.3f}", "–"),
         ]
@@ -78,7 +78,7 @@ def _conditions(draft: Draft, noise_floor: float | None) -> str:
     threads = f", {plural(trial.threads, 'thread')}" if trial.threads is not None else ""
     noise = f" Two copies of the same model differed by {noise_floor:.1%} there." if noise_floor else ""
     return (
-        f"On {machine.cpu} ({machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "
+        f"On {machine.cpu} ({plural(machine.cores, 'core')}, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "
         f"{machine.system}, with {trial.backend} on {trial.device}{threads}.{noise}"
     )
 
@@ -125,9 +125,9 @@ def saturation_words(saturation: Saturation) -> str:
     exact = f"INT8 sums are exact on {' and '.join(EXACT_ANYWAY)}"
     if layers := len(saturation.layers_at_risk):
         moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
-        changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
+        changed = f"{saturation.top1_changed} of {plural(saturation.photos, 'photo')} change class"
         return f"{exact}; on {AT_RISK} they saturate in {plural(layers, 'layer')}: {moved}, {changed}"
-    return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
+    return f"{exact}; on {AT_RISK} none saturated on {plural(saturation.photos, 'photo')}"
 
 
 def _provenance(draft: Draft) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of, takes_onnx
 from workbench.backends.artifact import Artifact
 from workbench.backends.null import null_artifact
-from workbench.errors import Unsuited, WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.records import BASELINE, Accuracy, GpuUse, Saturation
 from workbench.measure.session_process import Memory, Opened
@@ -219,7 +219,8 @@ def not_here(variant: Variant, source_kind: str, baseline: Artifact) -> str | No
         return missing
     cores = usable_cores()
     if variant.runtime.intra_threads > cores:
-        return f"it asks for {variant.runtime.intra_threads} threads; this machine has {cores} processors"
+        asked = plural(variant.runtime.intra_threads, "thread")
+        return f"it asks for {asked}; this machine has {plural(cores, 'processor')}"
     if source_kind == "onnx":
         if not takes_onnx(variant.runtime):
             return f"the model comes as an ONNX file, which {variant.runtime.backend} does not run"
