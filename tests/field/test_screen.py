@@ -26,7 +26,7 @@ COUNTED = re.compile(
 )
 # Always two or more, no count at all, or for nobody to read.
 NEVER_ONE = {
-    *("len(self.class_images)", "len(classes.names)", "len(draft.class_names)", "len(names)", "len(run_ids)"),
+    *("len(self.class_images)", "len(classes.names)", "len(draft.class_names)", "len(run_ids)"),
     *(
         "size",
         "FEW",
