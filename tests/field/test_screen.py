@@ -37,7 +37,17 @@ NEVER_ONE = {
         "len(dataset)",
         "threads",
     ),
-    *("got.shape", "path", "PROCESSOR", "step.use", "target", "precision", "len(logits)", "len(photos)"),
+    *(
+        "got.shape",
+        "path",
+        "PROCESSOR",
+        "step.use",
+        "status.st_size",
+        "target",
+        "precision",
+        "len(logits)",
+        "len(photos)",
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from workbench.backends import Infer
 from workbench.backends.artifact import Artifact
-from workbench.errors import WorkbenchError, plural
+from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -109,7 +109,7 @@ def _difference(path: Path, sha256: str, size_bytes: int | None) -> str | None:
         with open_plain(path) as file:
             status = os.fstat(file.fileno())
             if size_bytes is not None and status.st_size != size_bytes:
-                return f"has {plural(status.st_size, 'byte')}, was published with {size_bytes}"
+                return f"has {status.st_size} bytes, was published with {size_bytes}"
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 return "was changed since it was published: its sha256 differs"
     except WorkbenchError as error:
