@@ -22,7 +22,8 @@ from serve.http.schemas import Alive, ErrorBody, InputContract, Measurements, Mo
 from serve.metrics import Metrics
 from serve.settings import Settings
 from workbench import __version__
-from workbench.photos.contract import FORMATS, MAX_PIXELS
+from workbench.photos.contract import MAX_PIXELS
+from workbench.photos.decode import readable_formats
 
 router = APIRouter(tags=["operation"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorBody}}
@@ -158,7 +159,7 @@ async def model_card(request: Request) -> ModelCard:
         class_names=manifest.class_names,
         input=InputContract(
             field=upload.FIELD,
-            formats=FORMATS,
+            formats=readable_formats(),
             max_body_bytes=engine.settings.max_body_bytes,
             max_pixels=MAX_PIXELS,
             preprocess=manifest.preprocess,

@@ -30,9 +30,13 @@ SHOWN = 5  # names listed in one message
 
 
 def first_line(error: BaseException) -> str:
-    """The message of an exception, without its appendices; its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The message of an exception, without its appendices; its type where it has none.
+
+    A line that ends in a colon announces the next one, which belongs to it.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    end = next((number for number, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    return " ".join(lines[: end + 1]) or type(error).__name__
 
 
 def summary(error: BaseException) -> str:
@@ -50,9 +54,11 @@ def some(names: Sequence[str], *, most: int = SHOWN, quote: str = "`", separator
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 photo`, `1,200 photos`, `2 classes`."""
+    """`1 photo`, `1,200 photos`, `2 classes`, `2 copies`."""
     if count == 1:
         return f"1 {noun}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{count:,} {noun[:-1]}ies"
     return f"{count:,} {noun}{'es' if noun.endswith(('s', 'sh', 'x')) else 's'}"
 
 

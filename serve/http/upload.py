@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartState, parse_options_header
 
 from serve.errors import ApiError
+from workbench.errors import plural
 
 CLIENT_CLOSED = 499  # nginx's status: only the counter sees it
 FIELD, BATCH_FIELD = "file", "files"
@@ -27,7 +28,7 @@ _USUAL = re.compile(rb"(?i)(?:%b\r\n)*content-disposition: *([^\0\r\n]*)(?:\r\n%
 _USUAL_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z_-]{1,70})")
 # `filename*=UTF-8''bl%C3%A4tt.jpg` (RFC 5987), which python-multipart leaves out; in pieces: `filename*0*=`.
 _EXTENDED_NAME = re.compile(rb"(?i);\s*filename\*(?:0\*?)?\s*=\s*\"?(?:[^'\";]*'[^'\";]*')?([^\";]*)")
-RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
+RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic", "image/heif")
 FORM, BYTES, CURLS_DEFAULT = "multipart/form-data", "octet-stream", "application/x-www-form-urlencoded"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 _ONE_PHOTO = f"send {FORM} with the photo in the field `{FIELD}`, or the photo as {RAW_TYPES[0]}"
@@ -282,7 +283,7 @@ class _Form:
 
     def _too_many(self, field: str) -> ApiError:
         if self._most_files > 1:
-            return ApiError(422, "too-many-images", f"send at most {self._most_files} photos")
+            return ApiError(422, "too-many-images", f"send at most {plural(self._most_files, 'photo')}")
         first = self.files[0][0] if self.files else field
         names = f"`{first[:MAX_SHOWN]}` and `{field[:MAX_SHOWN]}`"
         message = f"the form has more than one file, {names}: send exactly one, or several to /predict/batch"

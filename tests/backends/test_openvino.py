@@ -242,7 +242,7 @@ def test_two_outputs_are_refused(tmp_path: Path) -> None:
         two (float[1,3,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) { y = Relu(x) z = Neg(x) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "two.onnx")
     convert_file(tmp_path / "two.onnx", tmp_path)
-    with pytest.raises(WorkbenchError, match="1 inputs and 2 outputs"):
+    with pytest.raises(WorkbenchError, match="1 input and 2 outputs"):
         ir_info(tmp_path)
 
 

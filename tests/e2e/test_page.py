@@ -18,6 +18,7 @@ from serve.http import page
 from serve.settings import Settings
 from tests import serving
 from tests.serving import Running, encoded, noise, publish, ready, running, wait_for
+from workbench.photos.decode import readable_formats
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -325,6 +326,18 @@ def test_a_text_file_named_jpg(person: Person, tmp_path: Path) -> None:
     message = person.press().waits_for("error")
     assert message.startswith("This is not a photo the server can read Use a JPEG, PNG or WebP photo.")
     assert "Error 415 unsupported-image" in message
+
+
+def test_a_photo_that_only_this_browser_reads_is_sent_as_a_jpeg(person: Person, tmp_path: Path) -> None:
+    noise(3).save(tmp_path / "leaf.heic", "BMP")  # the server reads no BMP
+    assert person.open().choose(tmp_path / "leaf.heic").press().waits_for("name")
+
+
+@pytest.mark.skipif("HEIC" in readable_formats(), reason="pillow-heif is installed: the server reads HEIC")
+def test_a_heic_photo_that_neither_browser_nor_server_reads(person: Person, tmp_path: Path) -> None:
+    (tmp_path / "leaf.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    message = person.open().choose(tmp_path / "leaf.jpg").press().waits_for("error")
+    assert message.startswith("This is a HEIC photo, which neither this browser nor the server can read")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_placeholder_labels_are_no_names(tmp_path: Path) -> None:
     labels = {str(index): f"LABEL_{index}" for index in range(1000)}
     info = inspect(ModelSource(checkpoint=described(tmp_path, {"id2label": labels})))
     assert (info.class_names, info.num_classes) == (None, 1000)
-    assert "1000 classes, without names; says nothing of its preprocessing" in info.sentence()
+    assert "1,000 classes, without names; says nothing of its preprocessing" in info.sentence()
 
 
 def test_a_config_without_labels_means_two_classes_as_transformers_reads_it(tmp_path: Path) -> None:
@@ -553,8 +553,8 @@ def test_a_half_precision_program_with_casts_is_refused(exported: Make) -> None:
         (Small(), [(2, 3, 32, 48)], True, "takes photos of 32 x 48 (height x width)"),
         (Small(channels=1), [(2, 1, 32, 32)], True, "takes 1 channel: photos are RGB"),
         (Small(classes=1), [(2, 3, 32, 32)], True, "has 1 class: a classifier tells at least 2 apart"),
-        (TwoInputs(), [(2, 3, 32, 32), ()], True, "has 2 inputs and 1 outputs"),
-        (TwoOutputs(), [(2, 3, 32, 32)], True, "has 1 inputs and 2 outputs"),
+        (TwoInputs(), [(2, 3, 32, 32), ()], True, "has 2 inputs and 1 output"),
+        (TwoOutputs(), [(2, 3, 32, 32)], True, "has 1 input and 2 outputs"),
         (torch.nn.Conv2d(3, 4, 3), [(2, 3, 32, 32)], True, "a classifier gives (N, classes)"),
         (torch.nn.Linear(4, 3), [(2, 4)], True, "photos go in as float (N, 3, height, width)"),
     ],

@@ -165,11 +165,18 @@ def test_other_formats_are_unsupported_whatever_pillow_can_read(encoded: Encode,
 
 
 @pytest.mark.parametrize(
-    "data", [b"hello", b"<html></html>", b"\x00" * 1000, b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]
+    ("data", "but"),
+    [
+        (b"hello", " but a text file"),
+        (b"<html></html>", " but a web page"),
+        (b"\x00" * 1000, ""),
+        (b"\xff\xd8", ""),
+        (b"\x89PNG\r\n\x1a\n", ""),
+    ],
 )
-def test_other_bytes_are_unsupported(data: bytes) -> None:
+def test_other_bytes_are_unsupported(data: bytes, but: str) -> None:
     error = refused(data)
-    assert (error.kind, str(error)) == ("unsupported", "not a JPEG, PNG or WebP image")
+    assert (error.kind, str(error)) == ("unsupported", f"not a JPEG, PNG or WebP image{but}")
 
 
 def test_no_bytes_are_empty() -> None:

@@ -470,7 +470,7 @@ def test_a_promotion_that_demands_a_shadow_result_says_at_each_step_what_is_miss
         at=datetime.now(UTC),
     )
     write(bench.results, found)
-    with pytest.raises(Refused, match=r"agreed with 1\.0\.0 on 990 of 1000 requests"):
+    with pytest.raises(Refused, match=r"agreed with 1\.0\.0 on 990 of 1,000 requests"):
         bench.promote(second, shadow=demand)
     assert bench.production == "1.0.0"
 

@@ -206,7 +206,7 @@ def test_the_lower_end_of_the_interval_must_reach_what_is_demanded(tmp_path: Pat
     with pytest.raises(Refused) as caught:
         Demand(tmp_path, 0.99).check("leaf", "1.1.0", DIGEST, served="1.0.0")
     assert caught.value.message == (
-        "leaf 1.1.0 agreed with 1.0.0 on 990 of 1000 requests, 99.00 % (95 % interval 98.17 to 99.46): "
+        "leaf 1.1.0 agreed with 1.0.0 on 990 of 1,000 requests, 99.00 % (95 % interval 98.17 to 99.46): "
         "at least 99 % is demanded of the lower end"
     )
     write(tmp_path, result(agree=5, requests=5))
@@ -239,5 +239,5 @@ def test_a_result_that_was_moved_or_cannot_be_is_refused(tmp_path: Path) -> None
     write(tmp_path, result()).rename(path_of(tmp_path, "leaf", "1.2.0", "1.0.0"))
     with pytest.raises(WorkbenchError, match="compares other versions"):
         find(tmp_path, "leaf", "1.2.0", "1.0.0")
-    with pytest.raises(ValueError, match="agree is 2, more than the 1 requests"):
+    with pytest.raises(ValueError, match="agree is 2, more than the 1 request"):
         result(agree=2, requests=1)

@@ -26,6 +26,7 @@ DIAGNOSIS = Diagnosis(
     clock=Clock(
         rounds=8, tries=12, noise_floor=0.0123, detectable=0.0051, disturbed=("somebody was busy",) * 10
     ),
+    photos={"data.validation": "80 photos; passed over: 2 of macOS"},
 )
 
 
@@ -47,7 +48,8 @@ def test_a_diagnosis_reads_like_this() -> None:
         "  cuDNN 9                  not looked at\n"
         "clock     two copies of the same thing differ by up to 1.2 % (8 rounds); "
         "a run would find differences from 0.5 % up\n"
-        "          10 of 12 rounds (repeats counted) were disturbed: somebody was busy"
+        "          10 of 12 rounds (repeats counted) were disturbed: somebody was busy\n"
+        "photos    data.validation: 80 photos; passed over: 2 of macOS"
     )
 
 
@@ -72,6 +74,7 @@ def test_the_facts_are_json_and_hold_what_the_text_says() -> None:
     facts = json.loads(json.dumps(answer(DIAGNOSIS), allow_nan=False))
     assert set(facts) == {
         "machine", "fingerprint", "features", "conditions", "usable_cores", "runtimes", "nvidia", "clock",
+        "photos",
     }  # fmt: skip
     assert facts["conditions"] == {
         "affinity": [0, 1, 2, 3],

@@ -12,7 +12,6 @@ from workbench.model.export.settings import Export
 from workbench.run.tune.moves import (
     Move,
     at_size,
-    capped,
     coarse,
     mixed,
     refinements,
@@ -122,14 +121,6 @@ def test_a_size_replaces_whatever_size_was_asked_for_before() -> None:
 
 
 # Photos to calibrate on
-
-
-def test_no_more_photos_are_asked_for_than_there_are() -> None:
-    step = static_step(capped(int8(), 12))
-    assert step is not None and step.calibration.images == 12
-    assert step == StaticInt8.model_validate({"use": "static_int8", "calibration": {"images": 12}})
-    assert capped(int8(calibration={"images": 8}), 12) == int8(calibration={"images": 8})
-    assert capped(floats(SIMPLIFY), 12) == floats(SIMPLIFY)
 
 
 # Refinements of a static INT8 step

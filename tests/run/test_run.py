@@ -549,7 +549,11 @@ def refused(bench: Bench, capsys: pytest.CaptureFixture[str], *words: str, recip
     [
         (CLASS_NAMES[0], None, "data.validation: {val} holds no photos"),
         ("Pear_Scab", lambda photo: photo, "{val} has `Pear_Scab`, which the model does not know"),
-        (CLASS_NAMES[1], lambda _: b"just some words", "{photo}: not a JPEG, PNG or WebP image"),
+        (
+            CLASS_NAMES[1],
+            lambda _: b"just some words",
+            "{photo}: not a JPEG, PNG or WebP image but a text file",
+        ),
         (CLASS_NAMES[1], lambda photo: photo[:-200], "{photo}: the image is damaged"),
     ],
     ids=["no photos", "an unknown class", "a text file", "a truncated photo"],

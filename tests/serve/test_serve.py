@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from serve.engine.model import Model
 from serve.http.schemas import BatchPrediction, Prediction
@@ -127,6 +127,11 @@ def test_a_photo_on_its_side_is_turned_upright_first(server: Running) -> None:
             encoded(noise(2).convert("P"), "PNG", transparency=bytes(range(256))), id="palette PNG with alpha"
         ),
         pytest.param(encoded(noise(2).convert("RGBA"), "WEBP", lossless=True), id="WebP with alpha"),
+        pytest.param(
+            encoded(noise(2), "AVIF") if features.check("avif") else b"",
+            id="AVIF",
+            marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF"),
+        ),
         pytest.param(encoded(noise(2, 1, 1), "PNG"), id="one pixel"),
         pytest.param(encoded(noise(2, 3000, 2), "PNG"), id="3000 x 2"),
     ],

@@ -138,8 +138,8 @@ def test_the_written_file_is_a_workspace_that_loads(tmp_path: Path) -> None:
         "checkpoint: student.ckpt",
         "factory: student.py:create_model",
         "class names: labels.json",
-        "validation photos: data/val",
-        "calibration photos: data/calib",
+        "validation photos: data/val: 1 photo",
+        "calibration photos: data/calib: 1 photo",
     ]
 
 

@@ -73,7 +73,9 @@ def audit_of(
         parts.append(f"{plural(unfused_qdq, 'quantise/dequantise node')} did not fuse")
     if len(providers) > 1:
         ordered = sorted(providers.items(), key=lambda item: -item[1])
-        parts.append("split over " + ", ".join(f"{name} ({count} nodes)" for name, count in ordered))
+        parts.append(
+            "split over " + ", ".join(f"{name} ({plural(count, 'node')})" for name, count in ordered)
+        )
     return Audit(
         macs=macs if macs is not None else _total(products),
         int8_share=shares.get("int8", 0.0) if shares else None,

@@ -1,13 +1,15 @@
 """`init`, `inspect`, `doctor` and `schema`: the folder, a model's file, the machine, the files to write."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from workbench.cli.options import Answers, Debug, Quiet
+from workbench.cli.options import Answers, Debug, Quiet, WorkspaceOption, find_workspace
 from workbench.cli.output import print_answer
+from workbench.errors import WorkbenchError
 
 PANEL = "Inspect"
 READ_TIMEOUT_S = 600.0
@@ -44,14 +46,23 @@ def inspect(
     return 0
 
 
-def doctor(form: Answers = "table", quiet: Quiet = False, _debug: Debug = False) -> int:
-    """Say what this machine can run, and how good its clock is."""
+def doctor(
+    form: Answers = "table", workspace: WorkspaceOption = None, quiet: Quiet = False, _debug: Debug = False
+) -> int:
+    """Say what this machine can run, how good its clock is, and which photos a workspace has."""
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.report import doctor as words
     from workbench.run.doctor import diagnose
 
+    try:
+        data = find_workspace(workspace).photos()
+    except WorkbenchError as error:
+        if workspace is not None:
+            raise
+        data = {}  # the machine can be looked at all the same
+        print(f"warning: {error.message}", file=sys.stderr)
     with ProgressDisplay(quiet=quiet) as report:
-        diagnosis = diagnose(report)
+        diagnosis = diagnose(report, data)
     print_answer(words.answer(diagnosis), words.text(diagnosis), form)
     return 0
 

@@ -109,13 +109,14 @@ def rollback(
 
 def verify(form: Answers = "table", workspace: WorkspaceOption = None, _debug: Debug = False) -> int:
     """Re-hash every published file."""
+    from workbench.errors import plural
     from workbench.registry.store import Registry
 
     registry = Registry(find_workspace(workspace).registry)
     problems = registry.verify()
     versions = sum(len(registry.versions(name)) for name in registry.names())
     answer = {"versions": versions, "problems": [str(problem) for problem in problems]}
-    text = "\n".join(map(str, problems)) or f"{versions} versions, every file as it was published"
+    text = "\n".join(map(str, problems)) or f"{plural(versions, 'version')}, every file as it was published"
     print_answer(answer, text, form)
     return int(bool(problems))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workbench.backends.softmax import softmax
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.measure.per_class import expected_calibration_error, mean_kl
 from workbench.measure.records import Accuracy, Parity
 
@@ -64,7 +64,7 @@ def parity(logits: "NDArray[np.float32]", reference: "NDArray[np.float32]") -> P
     import numpy as np
 
     if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
-        raise WorkbenchError(f"{broken} of {len(logits)} photos gave NaN or infinite logits")
+        raise WorkbenchError(f"{broken} of {plural(len(logits), 'photo')} gave NaN or infinite logits")
     max_abs = float(np.abs(logits.astype(np.float64) - reference).max())
     return Parity(
         images=len(logits),

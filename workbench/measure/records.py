@@ -70,6 +70,16 @@ class Accuracy(Record):
     def top1(self) -> float:
         return self.correct / self.images
 
+    @property
+    def absent_classes(self) -> tuple[int, ...]:
+        """Labels without a photo: nothing is known of them, and `macro_f1` leaves them out."""
+        return tuple(label for label, images in enumerate(self.class_images) if not images)
+
+    def macro_scope(self) -> str:
+        """` over 3 of 4 classes`, where some have no photo."""
+        seen = len(self.class_images) - len(self.absent_classes)
+        return f" over {seen} of {len(self.class_images)} classes" if self.absent_classes else ""
+
 
 class GpuConditions(Record):
     """What decides the speed of a GPU; None: unknown. default_power_w: the limit that it was made with."""

@@ -17,7 +17,6 @@ Batch: TypeAlias = "NDArray[Any]"
 """(N, 3, H, W) float32, normalised; or (N, H, W, 3) uint8 pixels, for networks that normalise themselves."""
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 12_000  # pixels
 

@@ -1,15 +1,17 @@
 """Labelled photos on disk, decoded and cropped once and then memory-mapped."""
 
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError, some
-from workbench.photos.contract import SUFFIXES, Batch, ImageError, Preprocess
+from workbench.errors import WorkbenchError, plural, some
+from workbench.photos.contract import Batch, ImageError, Preprocess
+from workbench.photos.folders import ClassNames, Walk, class_folders
+from workbench.photos.manifest import read_manifest
 from workbench.photos.preprocess import batch_of, read_pixels
+from workbench.photos.signatures import PHOTOS
 from workbench.system.files import digest_of, new_file, sha256_file
 from workbench.system.packages import versions
 
@@ -25,13 +27,15 @@ class Dataset:
     """Photos and their labels, in a fixed order.
 
     labels: class indices in the order of the class names, not of the folder names.
-    contents: sha256 of each photo's bytes. digest: of all of them and the labels.
+    contents: sha256 of each photo's bytes. digest: of all of them and the labels. notes: sentences on what
+    was passed over, and on what else a reader of the results must know.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     contents: tuple[str, ...]
     digest: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,32 +84,52 @@ class Images:
 
 
 def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool = True) -> Dataset:
-    """List the photos of a folder of class folders, or of a CSV with columns `path,label`.
+    """List the photos of a folder of class folders, or of a CSV (see `manifest`), whatever their names.
 
     field: the key in krishi.yaml, for messages. labelled: False where classes do not matter, as for
     calibration: the photos may lie at any depth, and all labels are 0.
     Photos are ordered by class, then by path, whatever the file system. Raises WorkbenchError where there
-    are no photos, where a class is unknown, or where a photo is of a format that is not read.
+    are no photos, where a class is unknown, or where a link leads nowhere.
     """
-    index = {name: label for label, name in enumerate(class_names)}
+    classes = ClassNames(class_names, where=field)
     if source.is_dir() and not labelled:
-        pairs = [(path, 0) for path in _photos_below(source, field)]
+        walk = Walk()
+        pairs = [(path, 0) for path in walk.photos(source)]
+        walk.check(field)
+        notes = [*walk.notes(), *_classes_missing(source, classes)]
+    elif source.is_dir():
+        pairs, notes = class_folders(source, classes, field)
     elif source.exists():
-        find = _class_folders if source.is_dir() else _manifest
-        pairs = sorted(find(source, index, field), key=lambda pair: (pair[1], str(pair[0])))
+        pairs, notes = read_manifest(source, classes, field, labelled=labelled)
     else:
+        target = f" links to {source.readlink()}, which" if source.is_symlink() else ""
         raise WorkbenchError(
-            f"{field}: {source} does not exist",
+            f"{field}: {source}{target} does not exist",
             hint="give a folder of class folders, or a CSV with the columns path,label",
         )
+    if labelled:
+        pairs = sorted(pairs, key=lambda pair: (pair[1], str(pair[0])))
     if not pairs:
         raise WorkbenchError(
-            f"{field}: {source} holds no photos", hint="photos are .jpg, .jpeg, .png or .webp files"
+            f"{field}: {source} holds no photos{''.join(f' ({note})' for note in notes[:1])}",
+            hint="photos are files with the content of a JPEG, PNG, WebP or AVIF, in one folder a class",
         )
     paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
+    if labelled and (absent := [name for label, name in enumerate(class_names) if label not in set(labels)]):
+        notes.append(
+            f"no photo of {some(absent)}: nothing is known of {'it' if len(absent) == 1 else 'them'}, and "
+            f"macro-F1 is over the other {plural(len(class_names) - len(absent), 'class')}"
+        )
     contents = tuple(sha256_file(path) for path in paths)
     digest = digest_of([[label, content] for label, content in zip(labels, contents, strict=True)])
-    return Dataset(paths, labels, contents, digest)
+    return Dataset(paths, labels, contents, digest, tuple(f"{field}: {note}" for note in notes))
+
+
+def _classes_missing(source: Path, classes: ClassNames) -> list[str]:
+    """A note on classes without a photo, where there are folders of classes at all."""
+    there = {classes.label(path.name) for path in source.iterdir() if next(Walk().photos(path), None)}
+    absent = [name for label, name in enumerate(classes.names) if label not in there]
+    return [f"no photo of {some(absent)}"] if absent and there - {None} else []
 
 
 def copies(dataset: Dataset) -> str | None:
@@ -119,60 +143,6 @@ def copies(dataset: Dataset) -> str | None:
         f"{len(repeated)} of {len(dataset)} validation photos are copies of others ({some(repeated)}): "
         "accuracy and its intervals look surer than they are"
     )
-
-
-def _class_folders(source: Path, index: Mapping[str, int], field: str) -> list[tuple[Path, int]]:
-    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if unknown := [folder.name for folder in folders if folder.name not in index]:
-        raise WorkbenchError(
-            f"{field}: {source} has {some(unknown)}, which the model does not know",
-            hint=f"name each folder like one of the {len(index)} classes: {some(list(index))}",
-        )
-    return [(path, index[folder.name]) for folder in folders for path in _photos_below(folder, field)]
-
-
-def _photos_below(folder: Path, field: str) -> list[Path]:
-    """Photos at any depth, by path; hidden files and other formats are skipped."""
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    foreign = {".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm"}
-    if other := [str(path) for path in files if path.suffix.lower() in foreign]:
-        raise WorkbenchError(
-            f"{field}: {some(other)}: not a format we read", hint="convert these to JPEG, PNG or WebP"
-        )
-    return [path for path in files if path.suffix.lower() in SUFFIXES]
-
-
-def _manifest(source: Path, index: Mapping[str, int], field: str) -> list[tuple[Path, int]]:
-    import csv
-
-    pairs = []
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise WorkbenchError(
-            f"{field}: {source} is not a text file", hint="give a CSV in UTF-8, or a folder of class folders"
-        ) from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if not {"path", "label"} <= set(reader.fieldnames or ()):
-        raise WorkbenchError(f"{field}: {source} needs a first line with the columns path,label")
-    for row in reader:
-        where = f"{field}: {source}:{reader.line_num}"
-        if not row["path"]:
-            raise WorkbenchError(f"{where}: this row names no photo")
-        path = source.parent / row["path"]
-        if not path.is_file():
-            raise WorkbenchError(f"{where}: {path} does not exist", hint="paths are relative to the CSV")
-        if row["label"] not in index:
-            raise WorkbenchError(
-                f"{where}: `{row['label'] or ''}` is no class of the model",
-                hint=f"labels are class names ({some(list(index))})",
-            )
-        pairs.append((path, index[row["label"]]))
-    return pairs
 
 
 def load(
@@ -223,7 +193,7 @@ def _decode_all(
             return f"{path}: {error.strerror}"
         return None
 
-    problems = []
+    problems: list[str] = []
     # Pillow decodes and resizes outside the interpreter lock, so threads do use the cores.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, problem in enumerate(pool.map(one, enumerate(dataset.paths)), start=1):
@@ -232,7 +202,12 @@ def _decode_all(
             progress(done, len(dataset))
     if problems:
         listed = some(problems, quote="", separator="\n  ")
+        foreign = any(f"{kind} image" in problem for problem in problems for kind in PHOTOS)
+        what = "convert them to JPEG, PNG or WebP, or remove" if foreign else "remove or repair"
+        hint = f"{what} them: leaving photos out silently would change the accuracy"
+        if any("Git LFS" in problem for problem in problems):
+            hint = "fetch them with `git lfs pull`"
         raise WorkbenchError(
-            f"{field}: {len(problems)} of {len(dataset)} photos cannot be read\n  {listed}",
-            hint="remove or repair them: leaving photos out silently would change the accuracy",
+            f"{field}: {len(problems)} of {plural(len(dataset), 'photo')} cannot be read\n  {listed}",
+            hint=hint,
         )

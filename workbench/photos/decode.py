@@ -7,15 +7,19 @@ state that all threads share, and photos are decoded in many threads. Pillow is 
 import io
 import re
 import struct
+import zlib
+from functools import cache
 from typing import cast
 
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from workbench.photos.contract import MAX_PIXELS, MAX_SIDE, ImageError, Photo, Preprocess
+from workbench.photos.contract import FORMATS, MAX_PIXELS, MAX_SIDE, ImageError, Photo, Preprocess
 from workbench.photos.geometry import least_size
+from workbench.photos.signatures import HEAD, PHOTOS, kind_of_file
+from workbench.system.packages import install
 
 # Real photos have 1 to 20 scans. Each may go over all pixels and take a dozen bytes in the file.
 MAX_SCANS = 100
@@ -30,6 +34,7 @@ _NUMBERS = {3: "H", 4: "L", 8: "h", 9: "l"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 # A JPEG marker: not a stuffed 0xFF of the pixel data, nor one that restarts it.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,8 +70,8 @@ class _Jpeg(JpegImageFile):
 def decode(data: bytes) -> Image.Image:
     """Decode photo bytes into an upright 8-bit RGB image in full size, for any contract.
 
-    JPEG, PNG or WebP; the first frame of an animation; EXIF orientation applied; alpha dropped, as
-    torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The limits (MAX_PIXELS, MAX_SIDE,
+    What `readable_formats` names; the first frame of an animation; EXIF orientation applied; alpha dropped,
+    as torchvision's default loader does; 16-bit grayscale scaled to 8 bits. The limits (MAX_PIXELS, MAX_SIDE,
     the number of scans of a JPEG) are checked before anything is decoded. Raises ImageError.
     """
     return _decode(data, None).image
@@ -112,12 +117,13 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header and check the limits; no pixel is decoded."""
     if not data:
         raise ImageError("empty", "the image is empty (0 bytes)")
+    kind = kind_of_file(data[:HEAD])
     try:
-        image = _reader(data)
+        image = _reader(data, kind)
     except ImageError:
         raise
     except (SyntaxError, IndexError, TypeError, struct.error):
-        raise ImageError("unsupported", "not a JPEG, PNG or WebP image") from None
+        raise ImageError("unsupported", _what_it_is(kind)) from None
     except Image.DecompressionBombError:  # where Pillow's own limit was lowered
         raise ImageError("too-large", "the image has more pixels than Pillow may decode") from None
     except (OSError, ValueError, EOFError, OverflowError) as error:
@@ -126,16 +132,92 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def _reader(data: bytes) -> ImageFile.ImageFile:
-    if data.startswith(b"\xff\xd8\xff"):
-        return _Jpeg(_Source(data))
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile(_Source(data))
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        # Before the reader runs: it allocates the canvas at once.
-        _check_size(*_webp_size(data))
-        return WebPImageFile(_Source(data))
+def _reader(data: bytes, kind: str) -> ImageFile.ImageFile:
+    match kind:
+        case "JPEG":
+            return _Jpeg(_Source(data))
+        case "PNG":
+            return PngImageFile(_Source(_without_profiles(data)))
+        case "WebP":
+            # Before the reader runs: it allocates the canvas at once.
+            _check_size(*_webp_size(data))
+            return WebPImageFile(_Source(data))
+        case "AVIF" | "HEIC" if (reader := _optional_readers().get(kind)) is not None:
+            return reader(_Source(data))
     raise SyntaxError("no signature we know")
+
+
+@cache
+def _optional_readers() -> dict[str, type[ImageFile.ImageFile]]:
+    """Readers of formats that depend on how Pillow was built, and on pillow-heif. They parse the header, and
+    decode when they load."""
+    found: dict[str, type[ImageFile.ImageFile]] = {}
+    try:
+        from PIL import AvifImagePlugin
+
+        if AvifImagePlugin.SUPPORTED:
+            found["AVIF"] = AvifImagePlugin.AvifImageFile
+    except ImportError:
+        pass  # Pillow before 11.3
+    try:
+        from pillow_heif import HeifImageFile
+
+        found["HEIC"] = HeifImageFile
+    except ImportError:
+        pass
+    return found
+
+
+def readable_formats() -> tuple[str, ...]:
+    """The formats of photos that are read here."""
+    return (*FORMATS, *_optional_readers())
+
+
+def _what_it_is(kind: str) -> str:
+    known = "not a JPEG, PNG or WebP image"
+    if kind.upper() in FORMATS or kind == "unknown file":
+        return known
+    remedies = {
+        "HEIC": f" ({install('pillow-heif')} reads it)",
+        "Git LFS pointer": " (`git lfs pull` fetches it)",
+    }
+    noun = f"{kind} image" if kind in PHOTOS else kind
+    article = "an" if kind[0] in "aeiouA" or kind.startswith("SVG") else "a"
+    return f"{known} but {article} {noun}{remedies.get(kind, '')}"
+
+
+def _without_profiles(data: bytes) -> bytes:
+    """A PNG without its colour profile and texts: the pixels do not depend on them, and Pillow refuses those
+    above 1 MB. Texts that may tell the orientation stay, unless they are so large."""
+    view, parts, at = memoryview(data), [memoryview(data)[:8]], 8
+    for _ in range(MAX_READS):
+        if len(head := data[at : at + 8]) < 8:
+            break
+        length, kind = struct.unpack(">L4s", head)
+        chunk = view[at : at + 12 + length]
+        at += len(chunk)
+        if kind != b"iCCP" and (kind not in _TEXTS or _tells_orientation(kind, bytes(chunk[8:-4]))):
+            parts.append(chunk)
+    parts.append(view[at:])
+    return data if sum(map(len, parts)) == len(data) else b"".join(parts)
+
+
+def _tells_orientation(kind: bytes, text: bytes) -> bool:
+    key, _, rest = text.partition(b"\0")
+    if key not in (b"XML:com.adobe.xmp", b"Raw profile type exif"):
+        return False
+    if kind == b"iTXt" and rest[:1] == b"\1":
+        packed = rest[2:].split(b"\0", 2)[-1]
+    elif kind == b"zTXt":
+        packed = rest[1:]
+    else:
+        return True
+    inflater = zlib.decompressobj()
+    try:
+        inflater.decompress(packed, MAX_TEXT_CHUNK)
+    except zlib.error:
+        return False
+    return not inflater.unconsumed_tail
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 
 from workbench.backends import Runtime
 from workbench.backends.artifact import ArtifactInfo, Companion
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.registry.batch_gain import Batching
 from workbench.registry.semver import is_version
 from workbench.results.records import Recorded, TrialResult
@@ -100,7 +100,7 @@ class Draft(Record):
         for file in (self.artifact.file, *[other.file for other in self.artifact.companions]):
             _plain(file)
         if (names := len(self.class_names)) != (classes := self.artifact.classes):
-            raise ValueError(f"{names} class names for a model of {classes} classes")
+            raise ValueError(f"{plural(names, 'class name')} for a model of {plural(classes, 'class')}")
         return self
 
 

@@ -1,7 +1,7 @@
 """MODEL_CARD.md: a published model in words."""
 
 from workbench.backends.artifact import ArtifactInfo
-from workbench.errors import plural
+from workbench.errors import plural, some
 from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
 from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
 from workbench.photos.contract import Preprocess, sides
@@ -82,9 +82,9 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
         top1 = _interval(wilson(accuracy.correct, accuracy.images), ".1%")
         paired = PairedDrop(accuracy.losses, accuracy.gains, accuracy.images)
         rows += [
-            (f"top-1, {accuracy.images} photos {part}", f"{accuracy.top1:.1%}", top1),
+            (f"top-1, {plural(accuracy.images, 'photo')} {part}", f"{accuracy.top1:.1%}", top1),
             ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _interval(paired.interval(), "+.2%")),
-            ("macro F1", f"{accuracy.macro_f1:.3f}", "–"),
+            (f"macro F1{accuracy.macro_scope()}", f"{accuracy.macro_f1:.3f}", "–"),
         ]
     if (latency := trial.latency) is not None:
         rows.append((f"latency p50, batch {latency.batch_size}", f"{latency.p50_ns / 1e6:.3g} ms", "–"))
@@ -105,7 +105,7 @@ def _conditions(draft: Draft, noise_floor: float | None) -> str:
     threads = f", {plural(trial.threads, 'thread')}" if trial.threads is not None else ""
     noise = f" Two copies of the same model differed by {noise_floor:.1%} there." if noise_floor else ""
     return (
-        f"On {machine.cpu} ({machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "
+        f"On {machine.cpu} ({plural(machine.cores, 'core')}, {machine.memory_bytes / 2**30:.0f} GiB{gpus}), "
         f"{machine.system}, with {trial.backend} on {trial.device}{threads}.{noise}"
     )
 
@@ -117,6 +117,10 @@ def _limits(draft: Draft) -> list[str]:
             "- **Trained and measured on the bundled sample, whose leaves are drawn by a program: the "
             "accuracy says nothing about real photos. Not for use in a field.**"
         )
+    parts = [part for part in (draft.measured.accuracy, draft.measured.certification) if part is not None]
+    if absent := set.intersection(*(set(part.absent_classes) for part in parts)) if parts else set():
+        names = some([draft.class_names[label] for label in sorted(absent)])
+        lines.append(f"- **No validation photo showed {names}: whether it tells them is unknown.**")
     lines += [
         f"- It answers with one of its {len(draft.class_names)} classes whatever the photo shows.",
         "- The accuracy is that of the validation photos; other cameras, seasons and fields differ.",
@@ -148,9 +152,9 @@ def saturation_words(saturation: Saturation) -> str:
     exact = f"INT8 sums are exact on {' and '.join(EXACT_ANYWAY)}"
     if layers := len(saturation.layers_at_risk):
         moved = f"logits move by up to {100 * saturation.logit_error:.1f} %"
-        changed = f"{saturation.top1_changed} of {saturation.photos} photos change class"
+        changed = f"{saturation.top1_changed} of {plural(saturation.photos, 'photo')} change class"
         return f"{exact}; on {AT_RISK} they saturate in {plural(layers, 'layer')}: {moved}, {changed}"
-    return f"{exact}; on {AT_RISK} none saturated on {saturation.photos} photos"
+    return f"{exact}; on {AT_RISK} none saturated on {plural(saturation.photos, 'photo')}"
 
 
 def _provenance(draft: Draft) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from workbench.errors import Refused, WorkbenchError
+from workbench.errors import Refused, WorkbenchError, plural
 from workbench.measure.stats import wilson
 from workbench.registry.manifest import check_name
 from workbench.registry.semver import parse
@@ -38,7 +38,7 @@ class ShadowResult(Record):
     @model_validator(mode="after")
     def _counts_fit(self) -> "ShadowResult":
         if self.agree > self.requests:
-            raise ValueError(f"agree is {self.agree}, more than the {self.requests} requests")
+            raise ValueError(f"agree is {self.agree}, more than the {plural(self.requests, 'request')}")
         return self
 
     @property
@@ -65,7 +65,8 @@ class Demand:
         share, low, high = result.agreement
         if low < self.at_least:
             raise Refused(
-                f"{name} {version} agreed with {served} on {result.agree} of {result.requests} requests, "
+                f"{name} {version} agreed with {served} on {result.agree} of "
+                f"{plural(result.requests, 'request')}, "
                 f"{100 * share:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}): "
                 f"at least {100 * self.at_least:g} % is demanded of the lower end",
                 hint="shadow it for longer if too few requests are the reason, or demand less",

@@ -275,7 +275,7 @@ class Registry:
         if not (names := self.names()):
             state = "holds no model yet" if self.root.is_dir() else "does not exist"
             hint = "publish one with `krishi-bench promote`"
-            raise WorkbenchError(f"the registry {self.root} {state}", hint=hint)
+            raise WorkbenchError(f"the registry {self.root.absolute()} {state}", hint=hint)
         return names
 
     def _find_alias(self, name: str, alias: str) -> Alias:

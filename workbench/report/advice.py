@@ -6,7 +6,7 @@ from typing import Any
 
 from workbench.errors import plural
 from workbench.model.graph.facts import NetworkFacts
-from workbench.report.words import listed, wrapped
+from workbench.report.words import listed, millions, wrapped
 from workbench.run.advice.advise import Advice, Item
 from workbench.run.advice.explain import Explanation
 
@@ -74,8 +74,8 @@ def network(facts: NetworkFacts) -> str:
         if count
     ]
     if facts.macs is not None:
-        parts.append(f"{facts.macs / 1e6:,.0f} million MACs")
-    parts.append(f"{facts.parameters / 1e6:.2f} million parameters")
+        parts.append(millions(facts.macs, "MAC", 0 if facts.macs >= 10e6 else 2))
+    parts.append(millions(facts.parameters, "parameter", 2))
     size = "x".join(str(side) if side else "free" for side in facts.input_shape[1:])
     fixed = "other sizes work too" if facts.any_size else "no other size fits"
     return f"{', '.join(parts)}; photos of {size} pixels, {fixed}"

@@ -50,8 +50,9 @@ def _gpu(found: Details) -> list[str]:
 
 
 def _audit(found: Details) -> list[str]:
-    audit, saturation = found.trial.audit, found.trial.saturation
+    audit, saturation, images = found.trial.audit, found.trial.saturation, found.trial.calibration_images
     return [
+        *([f"calibrated on {plural(images, 'photo')}"] if images is not None else []),
         *([f"what ran: {audit.verdict}"] if audit else []),
         *([f"  {found.trial.note}"] if found.trial.note else []),
         *([f"  {saturation_words(saturation)}"] if saturation else []),
@@ -77,11 +78,13 @@ def _accuracy(found: Details) -> list[str]:
     low, high = drop.interval()
     lines = [
         f"accuracy on {plural(counts.images, 'photo')} for selection",
-        f"  top-1 {100 * counts.top1:.2f} %{top5}, macro-F1 {100 * counts.macro_f1:.2f} %",
+        f"  top-1 {100 * counts.top1:.2f} %{top5}, macro-F1 {100 * counts.macro_f1:.2f} %"
+        f"{counts.macro_scope()}",
         f"  drop {points(drop.drop)} points [{points(low)}, {points(high)}]: "
         f"{plural(drop.losses, 'photo')} lost, {drop.gains} gained, McNemar p {drop.mcnemar_p():.2f}",
-        f"  agrees with the source model on {100 * parity.top1_agreement:.2f} % of {parity.images} "
-        f"photos; largest logit difference {parity.max_abs:.3g}; KL {parity.kl:.2g} nats",
+        f"  agrees with the source model on {100 * parity.top1_agreement:.2f} % of "
+        f"{plural(parity.images, 'photo')}; largest logit difference {parity.max_abs:.3g}; "
+        f"KL {parity.kl:.2g} nats",
     ]
     if counts.ece is not None:
         before = "" if found.baseline_ece is None else f" (baseline {100 * found.baseline_ece:.2f})"
@@ -113,7 +116,8 @@ def _latency(found: Details) -> list[str]:
     sure = "confirmed in fresh rounds" if latency.confirmed else "from the race"
     interval = f" [{ratio.interval[0]:.3f}, {ratio.interval[1]:.3f}]" if ratio.interval else ""
     return [
-        f"latency, {sure}: {latency.samples} hot calls in {len(latency.round_log_ratios)} rounds",
+        f"latency, {sure}: {plural(latency.samples, 'hot call')} in "
+        f"{plural(len(latency.round_log_ratios), 'round')}",
         f"  speed-up {ratio.speedup:.3f}{interval}; batch {latency.batch_size}",
         f"  ms: p50 {ms(latency.p50_ns)}, p90 {ms(latency.p90_ns)}, {tails}, "
         f"cold p50 {ms(latency.cold_p50_ns)}",

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from workbench.errors import plural
 from workbench.run.doctor import Clock, Diagnosis
 from workbench.system.machine import FEATURES
 from workbench.system.nvidia_check import Chain
@@ -21,12 +22,13 @@ def answer(found: Diagnosis) -> dict[str, object]:
             "links": [asdict(link) for link in found.nvidia.links],
         },
         "clock": asdict(found.clock),
+        "photos": found.photos,
     }
 
 
 def text(found: Diagnosis) -> str:
     machine, here, clock = found.machine, found.conditions, found.clock
-    quota = "none" if here.quota is None else f"{here.quota:g} processors"
+    quota = "none" if here.quota is None else f"{here.quota:g} processor{'s' * (here.quota != 1)}"
     lines = [
         f"machine   {machine.cpu} ({machine.architecture}), {machine.memory_bytes / 2**30:.0f} GiB, "
         f"{machine.system}; fingerprint {machine.fingerprint}",
@@ -43,17 +45,21 @@ def text(found: Diagnosis) -> str:
     if clock.disturbed:
         count = len(clock.disturbed)
         again = " (repeats counted)" if clock.tries > clock.rounds else ""
-        lines.append(f"          {count} of {clock.tries} rounds{again} were disturbed: {clock.disturbed[0]}")
+        lines.append(
+            f"          {count} of {plural(clock.tries, 'round')}{again} were disturbed: {clock.disturbed[0]}"
+        )
+    lines += [f"photos    {field}: {what}" for field, what in found.photos.items()]
     return "\n".join(lines)
 
 
 def clock_quality(clock: Clock) -> str:
     """How small a difference the clock can show."""
     if clock.noise_floor is None or clock.detectable is None:
-        return f"{clock.rounds} rounds in the time there was: too few to say how good it is"
+        return f"{plural(clock.rounds, 'round')} in the time there was: too few to say how good it is"
     return (
         f"two copies of the same thing differ by up to {100 * clock.noise_floor:.1f} % "
-        f"({clock.rounds} rounds); a run would find differences from {100 * clock.detectable:.1f} % up"
+        f"({plural(clock.rounds, 'round')}); a run would find differences from "
+        f"{100 * clock.detectable:.1f} % up"
     )
 
 

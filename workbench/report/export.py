@@ -1,15 +1,15 @@
 """What `export` wrote, in words."""
 
+from workbench.errors import plural
 from workbench.run.export_checkpoint import Exported
 
 
 def text(done: Exported) -> str:
-    random = "random inputs, there being no workspace with photos"
-    probes = "photos of the workspace" if done.photos else random
+    probes = f"random inputs: {done.no_photos}" if done.no_photos else "photos of the workspace"
     weights = f"{'; '.join(done.weights)}\n" if done.weights else ""
     return weights + (
         f"{done.output}: opset {done.report.opset} by exporter `{done.export.exporter}`, "
-        f"{done.size_bytes / 1e6:.2f} MB, {done.report.classes} classes\n"
+        f"{done.size_bytes / 1e6:.2f} MB, {plural(done.report.classes, 'class')}\n"
         f"its logits differ from torch's by at most {done.report.max_abs:.2g}, "
         f"{done.report.max_rel:.2g} of the largest (on {probes})"
     )

@@ -3,7 +3,7 @@
 import textwrap
 from functools import partial
 
-from workbench.errors import some
+from workbench.errors import plural, some
 
 WIDTH = 100  # columns of the table, and of a terminal whose width is unknown
 
@@ -14,6 +14,11 @@ def signed(value: float, places: int = 2) -> str:
     """With a minus sign that is as wide as a digit; -0.001 is 0.00."""
     # Adding zero turns -0.0 into 0.0.
     return f"{round(value, places) + 0.0:.{places}f}".replace("-", "−")
+
+
+def millions(count: int, noun: str, places: int) -> str:
+    """`56 million MACs`; `9,216 MACs` where a million is far off."""
+    return plural(count, noun) if count < 100_000 else f"{count / 1e6:,.{places}f} million {noun}s"
 
 
 def points(fraction: float) -> str:

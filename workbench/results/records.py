@@ -47,6 +47,7 @@ class TrialResult(Record):
     """One variant in one run: what was built, what was measured, and how it ended.
 
     cause: why it did not end `ok`; reason: its message, and in older runs the only record of it.
+    calibration_images: photos that INT8 ranges were found on; None without, and in older runs.
     digest: of the variant; artifact_digest: of the model file; size_bytes: of all its files.
     provider, threads, opset, precision: read back from the session and the file. note: of the artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
@@ -71,6 +72,7 @@ class TrialResult(Record):
     precision: str | None = None
     note: str | None = None
     steps: int = 0
+    calibration_images: int | None = None
     artifact_digest: str | None = None
     artifact_key: str | None = None
     size_bytes: int | None = None

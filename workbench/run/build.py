@@ -11,7 +11,7 @@ from typing import Any
 from workbench import steps
 from workbench.backends import Backend, TorchRuntime, backend_of, takes_onnx
 from workbench.backends.artifact import Artifact, ArtifactCache
-from workbench.errors import Unsuited, WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.records import Saturation
 from workbench.measure.saturation.emulator import saturation_of
 from workbench.model.export.export import (
@@ -197,7 +197,8 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
             info = artifact_info(onnx_file)
     if info.classes != job.classes:
         raise WorkbenchError(
-            f"the network tells {info.classes} classes apart, but there are {job.classes} class names",
+            f"the network tells {plural(info.classes, 'class')} apart, but there are "
+            f"{plural(job.classes, 'class name')}",
             hint="mend `model.class_names`, or `num_classes` in `model.factory_args`, in krishi.yaml",
         )
     return Artifact(folder, info)

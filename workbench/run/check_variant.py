@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of, takes_onnx
 from workbench.backends.artifact import Artifact
 from workbench.backends.null import null_artifact
-from workbench.errors import Unsuited, WorkbenchError
+from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.records import BASELINE, Accuracy, GpuUse, Saturation
 from workbench.measure.session_process import Memory, Opened
@@ -219,7 +219,8 @@ def not_here(variant: Variant, source_kind: str, baseline: Artifact) -> str | No
         return missing
     cores = usable_cores()
     if variant.runtime.intra_threads > cores:
-        return f"it asks for {variant.runtime.intra_threads} threads; this machine has {cores} processors"
+        asked = plural(variant.runtime.intra_threads, "thread")
+        return f"it asks for {asked}; this machine has {plural(cores, 'processor')}"
     if source_kind == "onnx":
         if not takes_onnx(variant.runtime):
             return f"the model comes as an ONNX file, which {variant.runtime.backend} does not run"
@@ -248,12 +249,19 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "artifact_key": built.key,
             "size_bytes": info.total_bytes,
             "build_s": built.build_s,
+            "calibration_images": calibration_images(variant, context.job),
             "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
             "parity": parity(logits, context.reference),
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }
     )
+
+
+def calibration_images(variant: Variant, job: build.Job) -> int | None:
+    """How many photos it is calibrated on: at most those that there are."""
+    asked = [count for step in variant.steps if (count := step.calibration_photos()) is not None]
+    return min(max(asked), len(job.calibration)) if asked and job.calibration else None
 
 
 def _measured(

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
+from workbench.photos.folders import survey
 from workbench.system import machine
 from workbench.system.machine import Machine
 from workbench.system.nvidia_check import Chain, chain
@@ -43,7 +45,8 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on."""
+    """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on.
+    photos: what the workspace's data hold, by their field in krishi.yaml."""
 
     machine: Machine
     conditions: Conditions
@@ -51,10 +54,11 @@ class Diagnosis:
     runtimes: dict[str, str | None]
     nvidia: Chain
     clock: Clock
+    photos: dict[str, str]
 
 
-def diagnose(report: Report) -> Diagnosis:
-    """Look at the machine and time it against itself, for a few seconds."""
+def diagnose(report: Report, photos: Mapping[str, Path]) -> Diagnosis:
+    """Look at the machine and time it against itself, for a few seconds. photos: folders to look through."""
     return Diagnosis(
         machine=machine.collect(),
         conditions=conditions(),
@@ -70,6 +74,7 @@ def diagnose(report: Report) -> Diagnosis:
         },
         nvidia=chain(),
         clock=clock(report),
+        photos={field: survey(source) for field, source in photos.items()},
     )
 
 

@@ -11,6 +11,7 @@ from workbench.model.export.export import ExportReport, Shape, export_onnx
 from workbench.model.export.settings import OPSETS, Export, Exporter, check_opset
 from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.model_source import ModelSource, load_with_words, source_digest
+from workbench.photos.contract import ImageError
 from workbench.photos.dataset import scan
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.run.prepare import inspect, resolve_contract
@@ -56,14 +57,14 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The result of `export`. photos: compared on photos of the workspace, not on random inputs. weights:
-    sentences on which of the checkpoint's were taken."""
+    """no_photos: why it was compared on random inputs; empty where it was not. weights: sentences on which of
+    the checkpoint's were taken."""
 
     output: Path
     export: Export
     report: ExportReport
     size_bytes: int
-    photos: bool
+    no_photos: str
     weights: tuple[str, ...] = ()
 
 
@@ -73,13 +74,12 @@ def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Repo
     export = request.settings()
     report(Progress("exporting", 0, 1, f"exporter {export.exporter}, opset {export.opset}"))
     source = _source(workspace, request.checkpoint, request.factory)
-    probes = _photos(workspace, source, request.input_shape)
+    probes, no_photos = _photos(workspace, source, request.input_shape)
     log = cache_folder() / "logs" / "export.txt"
     with new_file(request.output) as temporary:
         given = (source, export, temporary, request.input_shape, probes)
         made, weights = call(export_here, *given, log=log, timeout_s=1800.0, label="the export")
-    size = request.output.stat().st_size
-    return Exported(request.output, export, made, size, photos=probes is not None, weights=weights)
+    return Exported(request.output, export, made, request.output.stat().st_size, no_photos, weights)
 
 
 def _check_output(output: Path, checkpoint: Path, workspace: Workspace) -> None:
@@ -126,16 +126,22 @@ def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> Mode
     return ModelSource(checkpoint=checkpoint)
 
 
-def _photos(workspace: Workspace, source: ModelSource, input_shape: Shape) -> "NDArray[np.float32] | None":
-    """A few photos (n, 3, H, W); None where the workspace is not the model's, or has another photo size."""
+def _photos(
+    workspace: Workspace, source: ModelSource, input_shape: Shape
+) -> "tuple[NDArray[np.float32] | None, str]":
+    """A few photos (n, 3, H, W), or why there are none."""
     import numpy as np
 
-    if source != workspace.model or not workspace.validation.exists():
-        return None
-    info = inspect(source, source_digest(source), cache_folder())
-    contract = resolve_contract(workspace, info)
-    if info.class_names is None or input_shape[1:] != (3, *contract.size):
-        return None
-    paths = scan(workspace.validation, info.class_names, field="data.validation").paths
+    if not workspace.validation.exists():
+        return None, "there is no workspace with photos"
+    if source != workspace.model:
+        return None, f"the model of {workspace.file or 'the bundled sample'} is another one"
+    contract = resolve_contract(workspace, inspect(source, source_digest(source), cache_folder()))
+    if input_shape[1:] != (3, *contract.size):
+        return None, f"the workspace's photos become {' x '.join(map(str, contract.size))} (height x width)"
+    paths = scan(workspace.validation, (), field="data.validation", labelled=False).paths
     spread = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]
-    return normalize(np.stack([read_pixels(path, contract) for path in spread]), contract)
+    try:
+        return normalize(np.stack([read_pixels(path, contract) for path in spread]), contract), ""
+    except (ImageError, OSError) as error:
+        raise WorkbenchError(f"data.validation: a photo cannot be read: {error}") from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from workbench.backends.artifact import Artifact
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, some
 from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
@@ -18,12 +18,13 @@ from workbench.run.build import network
 from workbench.run.check_variant import (
     Context,
     build_baseline,
+    calibration_images,
     check,
     empty_worker,
     not_here,
     reference_logits,
 )
-from workbench.run.prepare import Prepared, prepare
+from workbench.run.prepare import FEW, Prepared, notes_on, prepare
 from workbench.run.time_variants import time_all
 from workbench.system import machine
 from workbench.system.child import call
@@ -76,7 +77,8 @@ def run_workspace(
     if options.advised:
         variants = advised(advice, variants)
     context.runtimes.update({variant.name: variant.runtime for variant in variants})
-    info = context.info.model_copy(update={"runtimes": context.runtimes})
+    notes = (*context.info.notes, *_rough_ranges(context, variants))
+    info = context.info.model_copy(update={"runtimes": context.runtimes, "notes": notes})
     folder.save_info(info)
     passed = [baseline]
     for number, variant in enumerate(variants):
@@ -91,6 +93,17 @@ def run_workspace(
     info = info.model_copy(update={"advice": hindsight(advice, compare(info, trials))})
     folder.save_info(info)
     return compare(info, trials)
+
+
+def _rough_ranges(context: Context, variants: Sequence[Variant]) -> list[str]:
+    """A note on recipes that calibrate on few photos although there are more."""
+    job = context.job
+    if job.calibration is None or len(job.calibration) < FEW:
+        return []
+    rough = [v.name for v in variants if 0 < (calibration_images(v, job) or FEW) < FEW]
+    return (
+        [f"calibrated on fewer than {FEW} photos, so that ranges are rough: {some(rough)}"] if rough else []
+    )
 
 
 def _report_end(result: TrialResult, report: Report) -> None:
@@ -193,7 +206,7 @@ def _info(
         certification_images=len(parts.certification),
         uncertified=parts.uncertified,
         leak=parts.leak,
-        notes=(copied,) if copied else (),
+        notes=(*notes_on(prepared.validation, prepared.calibration), *((copied,) if copied else ())),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.model.source import model_source
 from workbench.model.source.info import SourceInfo
 from workbench.model.source.model_source import ModelSource, source_digest
@@ -20,6 +20,8 @@ from workbench.system.progress import Progress, Report
 from workbench.system.records import problems_of
 from workbench.workspace.recipe import RecipePreprocess, scaled_side
 from workbench.workspace.workspace import Workspace
+
+FEW = 16  # calibration photos, below which ranges depend on the choice of photos
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
     if workspace.calibration:
         field = "data.calibration"
         calibration = dataset.scan(workspace.calibration, class_names, field=field, labelled=False)
+    for note in notes_on(validation, calibration):
+        report(Progress("photos", 0, 0, note))
     photos, calibrating = _decode(validation, calibration if calibrate else None, contract, cache, report)
     job = build.Job(
         source=workspace.model,
@@ -90,6 +94,16 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
         own_size=contract.size,
     )
     return Prepared(workspace, class_names, job, validation, calibration, info.kind, calibrate)
+
+
+def notes_on(validation: Dataset, calibration: Dataset | None) -> tuple[str, ...]:
+    """Sentences on what the data holds besides usable photos, and on what it lacks."""
+    if calibration is None:
+        return validation.notes
+    few: tuple[str, ...] = ()
+    if (count := len(calibration)) < FEW:
+        few = (f"data.calibration: {plural(count, 'photo')}: INT8 ranges of fewer than {FEW} are rough",)
+    return (*validation.notes, *calibration.notes, *few)
 
 
 def inspect(model: ModelSource, digest: str, cache: Path) -> SourceInfo:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.measure import samples
 from workbench.measure.gpu.figures import sizes_of
 from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
@@ -119,7 +119,7 @@ def _session(
         return context.worker(BASELINE if name == TWIN else name, cpus)
 
     def report(progress: Progress) -> None:
-        what = f"{session} of {len(names)} variants, rounds at most"
+        what = f"{session} of {plural(len(names), 'variant')}, rounds at most"
         context.report(replace(progress, what=what, left_s=(progress.left_s or 0.0) + later_s))
 
     measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)

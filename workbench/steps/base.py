@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from workbench.backends.base import Operators
 from workbench.errors import WorkbenchError
@@ -103,7 +103,6 @@ class BaseStep(Record):
         """The processor its result is made for, None where it runs everywhere."""
         return None
 
-    def capped(self, photos: int) -> Self:
-        """The same, calibrated on no more photos than there are."""
-        del photos
-        return self
+    def calibration_photos(self) -> int | None:
+        """How many photos it is calibrated on at most; None where it is not."""
+        return None

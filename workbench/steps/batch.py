@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ def _check(use: str, source: Path, facts: "OnnxFacts", target: Path, size: int) 
         for count in (len(photos),) if size else (1, len(photos)):
             got = logits_of(target, after, photos[:count])
             if got.shape != expected[:count].shape:
-                raise WorkbenchError(f"{count} photos get logits of the shape {got.shape}")
+                raise WorkbenchError(f"{plural(count, 'photo')} get logits of the shape {got.shape}")
             worst = float(np.abs(got - expected[:count]).max())
             if not worst <= tolerance:
-                raise WorkbenchError(f"with {count} photos at once, a logit changes by {worst:.3g}")
+                raise WorkbenchError(f"with {plural(count, 'photo')} at once, a logit changes by {worst:.3g}")
     except WorkbenchError as error:
         target.unlink(missing_ok=True)
         reason = "the answer for a photo depends on the others"

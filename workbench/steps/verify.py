@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, first_line, plural
 from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of, noise
 from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.preprocess import normalize
@@ -142,7 +142,7 @@ def _mostly_half(result: Path) -> None:
     because, hint = "", "exclude fewer nodes, or leave the step out"
     if sensitive:
         name, reason = sensitive[0]
-        because = f" (FP16 would harm {len(sensitive)} nodes: `{name}`, as {reason})"
+        because = f" (FP16 would harm {plural(len(sensitive), 'node')}: `{name}`, as {reason})"
         hint = "leave the step out, or use bf16, which has the range of fp32"
     raise WorkbenchError(
         f"{share:.0%} of the multiplications are in fp16, the others were left in fp32{because}", hint=hint

@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,50 @@ if TYPE_CHECKING:
 
 LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 LONGEST_NAME = 180  # bytes; file systems take 255, and temporary files add to the name
+# Files and folders that programs leave by themselves, in lower case: who leaves them, and their names.
+JUNK = {
+    "macOS": (
+        *(".ds_store", "._*", "__macosx", ".spotlight-v100", ".fseventsd", ".appledouble", ".trashes"),
+        *(".temporaryitems", ".documentrevisions-v100", ".lsoverride", ".apdisk", ".localized", "icon\r"),
+        *(".volumeicon.icns", ".metadata_never_index", "network trash folder", "temporary items"),
+    ),
+    "Windows": (
+        *("thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "~$*"),
+        *("$recycle.bin", "recycler", "system volume information", "iconcache.db", "*:zone.identifier"),
+    ),
+    "a NAS": (
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", ".@__thumb", "@__thumb"),
+        *(
+            "@tmp",
+            "@syno*",
+            ".synoworkingdirectory",
+            ".snapshot",
+            ".snapshots",
+            ".zfs",
+            ".nfs*",
+            ".smbdelete*",
+        ),
+    ),
+    "Linux": ("lost+found", ".trash", ".trash-*", ".directory", ".fuse_hidden*", ".thumbnails"),
+    "notebooks and editors": (
+        *(".ipynb_checkpoints", "__pycache__", ".idea", ".vscode", ".virtual_documents", "*.swp", "*.swo"),
+        *("*~", ".#*", "#*#"),
+    ),
+    "git": (
+        *(".git", ".gitkeep", ".gitignore", ".gitattributes", ".gitmodules", ".keep", ".svn", ".hg"),
+        *(".dvc", ".dvcignore", "*.dvc", ".cvsignore"),
+    ),
+    "downloads and copies": (
+        "*.tmp",
+        "*.temp",
+        "*.part",
+        "*.partial",
+        "*.crdownload",
+        "*.filepart",
+        ".~lock.*",
+    ),
+    "synchronisers": (".dropbox", ".dropbox.attr", ".dropbox.cache", ".stfolder", ".stversions"),
+}
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -48,6 +93,17 @@ def file_name(name: str) -> str:
     if len(plain.encode()) <= LONGEST_NAME:
         return plain
     return f"{plain.encode()[:LONGEST_NAME].decode(errors='ignore')}-{sha256_bytes(name.encode())[:8]}"
+
+
+def junk_owner(name: str) -> str | None:
+    """Who leaves files or folders of this name beside a user's own (`macOS`); None for others' names."""
+    low = name.lower()
+    return next((owner for owner, names in JUNK.items() if any(fnmatchcase(low, n) for n in names)), None)
+
+
+def is_junk(name: str) -> bool:
+    """Whether a program leaves files or folders of this name beside a user's own."""
+    return junk_owner(name) is not None
 
 
 def fsync_path(path: Path) -> None:

@@ -29,6 +29,7 @@ EXTRAS: dict[str, str | None] = {
     "safetensors": "transformers",
     "opencv-python-headless": "opencv",
     "timm": None,
+    "pillow-heif": "heif",
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",

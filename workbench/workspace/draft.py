@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.transformers_folder import CONFIG, describe, is_classifier
-from workbench.photos.contract import SUFFIXES
-from workbench.system.files import write_atomic
+from workbench.photos.folders import Walk, survey
+from workbench.system.files import is_junk, write_atomic
 from workbench.workspace.workspace import FILE_NAME
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".onnx", ".pt2", ".safetensors")
@@ -64,15 +65,20 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
         raise WorkbenchError(f"{folder} is not a folder")
     found = look(folder)
     write_atomic(path, draft(found).encode())
-    whole = found.checkpoint is not None and (folder / found.checkpoint).is_dir()
+    model = folder / found.checkpoint if found.checkpoint else None
+    whole, named = model is not None and _is_whole(model), model is not None and model.is_dir()
     what = {
         "checkpoint": found.checkpoint and _summary(folder, found.checkpoint),
         "factory": found.factory or ("not needed" if whole else None),
-        "class names": found.class_names or ("those of the checkpoint" if whole else None),
-        "validation photos": found.validation,
-        "calibration photos": found.calibration,
+        "class names": found.class_names or ("those of the checkpoint" if named else None),
+        "validation photos": _photos_in(folder, found.validation),
+        "calibration photos": _photos_in(folder, found.calibration),
     }
     return path, [f"{name}: {value or 'not found, fill it in'}" for name, value in what.items()]
+
+
+def _photos_in(folder: Path, name: str | None) -> str | None:
+    return name and f"{name}: {survey(folder / name)}"
 
 
 def _summary(folder: Path, checkpoint: str) -> str:
@@ -102,12 +108,12 @@ def look(folder: Path) -> Found:
 
     def photos(names: tuple[str, ...]) -> str | None:
         named = [path for path in files if path.name.lower() in names]
-        folders = [path for path in named if any(p.suffix.lower() in SUFFIXES for p in path.glob("*/*"))]
+        folders = [path for path in named if path.is_dir() and any(map(_holds_photos, path.iterdir()))]
         return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
 
     factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
     models = [path for path in (folder, *files) if holds_a_model(path)]
-    needs_factory = not (models and models[0].is_dir())
+    needs_factory = not (models and _is_whole(models[0]))
     return Found(
         checkpoint=first(models),
         factory=f"{first([factories[0][0]])}:{factories[0][1]}" if factories and needs_factory else None,
@@ -120,11 +126,23 @@ def look(folder: Path) -> Found:
 def _below(folder: Path, depth: int) -> Iterator[Path]:
     """Files and folders up to `depth` levels down, without hidden and private ones."""
     for path in folder.iterdir():
-        if path.name.startswith((".", "__")):
+        if path.name.startswith((".", "__")) or is_junk(path.name):
             continue
         yield path
-        if depth > 1 and path.is_dir() and not path.is_symlink():
+        if depth > 1 and path.is_dir():
             yield from _below(path, depth - 1)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether it holds the network with its weights."""
+    try:
+        return kind_of(checkpoint) not in ("state-dict", "factory")
+    except WorkbenchError:
+        return False
+
+
+def _holds_photos(folder: Path) -> bool:
+    return folder.is_dir() and next(Walk().photos(folder), None) is not None
 
 
 def _factories(path: Path) -> list[str]:

@@ -80,6 +80,11 @@ class Workspace:
     results: Path
     synthetic: bool = False
 
+    def photos(self) -> dict[str, Path]:
+        """Where a user's own photos are, by their field; the sample's are none."""
+        given = {"data.validation": self.validation, "data.calibration": self.calibration}
+        return {field: path for field, path in given.items() if path is not None and not self.synthetic}
+
 
 def find(given: Path | None, start: Path) -> Workspace:
     """The given workspace, else the nearest `krishi.yaml` from `start` upwards, else the bundled sample, with
@@ -104,8 +109,9 @@ def load(path: Path) -> Workspace:
     def existing(place: tuple[str, ...], value: Path) -> Path:
         absolute = root / value
         if not absolute.exists():
+            target = f" links to {absolute.readlink()}, which" if absolute.is_symlink() else ""
             raise WorkbenchError(
-                f"{document.where(place)}: {dotted(place)}: {absolute} does not exist",
+                f"{document.where(place)}: {dotted(place)}: {absolute}{target} does not exist",
                 hint="paths are relative to the folder of krishi.yaml",
             )
         return absolute

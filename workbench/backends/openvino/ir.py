@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.artifact import ArtifactInfo, Companion, Precision
 from workbench.backends.common import PROBE_SIDE
 from workbench.backends.openvino import without_telemetry
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, first_line, plural
 from workbench.system.files import sha256_file
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def read(data: bytes, name: str) -> Any:
 
 def _reason(error: Exception) -> str:
     """The line that names the problem, such as an operator without a conversion; else the first."""
-    found = [line[3:].strip() for line in str(error).splitlines() if line.startswith("-- ")]
-    return found[0] if found else first_line(error)
+    _, _, named = f"\n{error}".partition("\n-- ")
+    return first_line(ValueError(named)) if named else first_line(error)
 
 
 def save(model: Any, folder: Path) -> None:
@@ -138,7 +138,7 @@ def _check_ends(path: Path, model: Any) -> bool:
     """Whether it takes pixels. Raises WorkbenchError for other inputs and outputs than a classifier's."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise WorkbenchError(
-            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: "
+            f"{path} has {plural(len(model.inputs), 'input')} and {plural(len(model.outputs), 'output')}: "
             "a classifier has one of each"
         )
     taken, given = (end.get_element_type().get_type_name() for end in (model.input(), model.output()))

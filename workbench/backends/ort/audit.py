@@ -11,7 +11,7 @@ from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit, Computed, Product, audit_of
 from workbench.backends.common import profiled_nodes, translated_ort_errors
 from workbench.backends.mac_count import MULTIPLYING, in_order, macs_of, macs_of_call, multiplying
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.system.nvidia_check import CUDA_PROVIDER, ORT, missing_link
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def refuse_idle(nodes: Mapping[str, int], wanted: str) -> None:
     if not nodes.get(wanted):
         others = " and ".join(sorted(name for name, count in nodes.items() if count)) or "nothing"
         raise WorkbenchError(
-            f"{wanted} took none of the {sum(nodes.values())} nodes; all ran on {others}",
+            f"{wanted} took none of the {plural(sum(nodes.values()), 'node')}; all ran on {others}",
             hint="the provider has no kernels for this graph (opset, number format): "
             "try another variant, or `graph_level: basic`",
         )

@@ -10,7 +10,7 @@ from workbench.backends.base import ANY_OPERATORS, OnDevice, Operators, Session
 from workbench.backends.common import filled, for_any_batch, refuse_foreign
 from workbench.backends.ort.audit import audit_onnx, open_session
 from workbench.backends.ort.settings import OrtRuntime, Provider
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.photos.contract import Batch
 from workbench.system import nvidia_check
 from workbench.system.nvidia_check import CUDA_PROVIDER
@@ -123,7 +123,7 @@ def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
     inputs, outputs = opened.get_inputs(), opened.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
-            f"{artifact.path.name} has {len(inputs)} inputs and {len(outputs)} outputs: "
+            f"{artifact.path.name} has {plural(len(inputs), 'input')} and {plural(len(outputs), 'output')}: "
             "a classifier has one of each"
         )
     provider, threads = opened.get_providers()[0], opened.get_session_options().intra_op_num_threads

@@ -19,7 +19,7 @@ from workbench.backends.gpu import cuda, engine_store
 from workbench.backends.tensorrt.build import GPU_HINT, EnginePlan, build, log_of_tensorrt, made, plan_of
 from workbench.backends.tensorrt.lane import Lane, Lanes, ports_of, split
 from workbench.backends.tensorrt.settings import TensorrtRuntime
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.photos.contract import Batch
 from workbench.system import nvidia_check
 
@@ -89,7 +89,8 @@ def session(artifact: Artifact, runtime: TensorrtRuntime) -> Iterator[Session]:
 def _fill(batch: Batch, plan: EnginePlan) -> Batch:
     if plan.free and len(batch) > plan.most:
         raise WorkbenchError(
-            f"the engine takes {plan.most} photos at a time, not {len(batch)}", hint="set `runtime.max_batch`"
+            f"the engine takes {plural(plan.most, 'photo')} at a time, not {len(batch)}",
+            hint="set `runtime.max_batch`",
         )
     return filled(batch, 0 if plan.free else plan.most)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.tensorrt.settings import TensorrtRuntime
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 
 VERSION = 1  # of what is built from the same plan; a change builds every engine again
 LAST = 3  # of TensorRT's messages in an exception
@@ -120,7 +120,7 @@ def _parsed_network(network: Any, onnx: bytes, name: str) -> Iterator[None]:
         raise WorkbenchError(f"TensorRT cannot take {name}: {reasons}", hint=OPERATOR_HINT)
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise WorkbenchError(
-            f"{name} has {network.num_inputs} inputs and {network.num_outputs} outputs: "
+            f"{name} has {plural(network.num_inputs, 'input')} and {plural(network.num_outputs, 'output')}: "
             "a classifier has one of each"
         )
     given = network.get_input(0)

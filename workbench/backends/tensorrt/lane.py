@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.gpu import cuda
 from workbench.backends.tensorrt.build import EnginePlan, made
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.photos.contract import Batch
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ def ports_of(engine: Any, *, pixels: bool, classes: int) -> Ports:
     given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     logits = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
     if len(given) != 1 or len(logits) != 1:
-        raise WorkbenchError(f"the engine has {len(given)} inputs and {len(logits)} outputs, not one of each")
+        raise WorkbenchError(
+            f"the engine has {plural(len(given), 'input')} and {plural(len(logits), 'output')}, "
+            "not one of each"
+        )
     wanted = trt.DataType.UINT8 if pixels else trt.DataType.FLOAT
     for name, kind in ((given[0], wanted), (logits[0], trt.DataType.FLOAT)):
         if engine.get_tensor_dtype(name) != kind:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.artifact import ArtifactInfo, Precision
 from workbench.backends.common import PROBE_SIDE, filled, open_cpu, translated_ort_errors
 from workbench.backends.mac_count import inputs_of
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.photos.contract import Batch
 from workbench.system.files import refuse_lfs_pointer, sha256_file
 
@@ -62,8 +62,8 @@ def describe(path: Path) -> OnnxFacts:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs ({_names(inputs)}; "
-            f"{_names(outputs)}): a classifier takes photos alone and gives logits alone",
+            f"{path} has {plural(len(inputs), 'input')} and {plural(len(outputs), 'output')} "
+            f"({_names(inputs)}; {_names(outputs)}): a classifier takes photos alone and gives logits alone",
             hint="cut it down: `onnx.utils.extract_model(path, shorter, [image_input], [logits_output])`",
         )
     pixels = inputs[0].type == "tensor(uint8)"

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.photos.contract import Interpolation, StatedPreprocess, Triple, joined
 from workbench.system.files import refuse_lfs_pointer
 from workbench.system.records import Record, problems_of
@@ -48,7 +48,7 @@ class SourceInfo(Record):
         what = "Lightning checkpoint" if self.layout == "lightning" else NAMES[self.kind]
         count = self.num_classes or (self.class_names and len(self.class_names))
         named = "named" if self.class_names else "without names"
-        classes = f"{count} classes, {named}" if count else "says nothing of its classes"
+        classes = f"{plural(count, 'class')}, {named}" if count else "says nothing of its classes"
         stated = self.preprocess.words() or "says nothing of its preprocessing"
         origin = f", from {self.stated_in}" if self.stated_in and self.preprocess.words() else ""
         network = f" ({self.network})" if self.network else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, JsonValue, model_validator
 
-from workbench.errors import WorkbenchError, some
+from workbench.errors import WorkbenchError, plural, some
 from workbench.model.export.torch_exporters import TWO_LOGITS
 from workbench.model.source import timm_network, torch_export, transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript, missing
@@ -291,11 +291,13 @@ def _class_names(source: ModelSource, info: SourceInfo) -> tuple[str, ...] | Non
             hint="give every class a name of its own: a list of them as `model.class_names` in krishi.yaml",
         )
     if len(names) < 2:
-        raise WorkbenchError(f"{where} lists {len(names)} class: a classifier tells at least 2 apart")
+        raise WorkbenchError(
+            f"{where} lists {plural(len(names), 'class')}: a classifier tells at least 2 apart"
+        )
     wanted = info.num_classes or (info.class_names and len(info.class_names))
     if wanted and wanted != len(names):
         raise WorkbenchError(
-            f"{where} has {len(names)} names, but {source.name()} has {wanted} classes",
+            f"{where} has {plural(len(names), 'name')}, but {source.name()} has {plural(wanted, 'class')}",
             hint="list every class once, in the order of the network's outputs",
         )
     return names

@@ -92,8 +92,8 @@ def _check(program: "ExportedProgram", path: Path) -> tuple[Any, Any]:
     inputs, outputs = program.graph_signature.user_inputs, program.graph_signature.user_outputs
     if len(inputs) != 1 or len(outputs) != 1:
         raise WorkbenchError(
-            f"model.checkpoint: {path} has {len(inputs)} inputs and {len(outputs)} outputs: a classifier has "
-            "one of each",
+            f"model.checkpoint: {path} has {plural(len(inputs), 'input')} and "
+            f"{plural(len(outputs), 'output')}: a classifier has one of each",
             hint="export a module whose forward takes the photos and gives the logits alone",
         )
     images, logits = (nodes[str(name)].meta.get("val") for name in (inputs[0], outputs[0]))

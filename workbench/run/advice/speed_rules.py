@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
+from workbench.errors import plural
 from workbench.model.graph.facts import NetworkFacts
 from workbench.photos.contract import sides
 from workbench.run.advice.explain import phrases
@@ -132,9 +133,8 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
         text = "depthwise filters differ by orders of magnitude: one scale for all of them costs accuracy"
         yield Opinion(text, sources.NAGEL)
     if situation.facts.dead_channels and step.per_channel:
-        text = (
-            f"{situation.facts.dead_channels} dead channels: their scales are so small that a bias overflows"
-        )
+        dead = plural(situation.facts.dead_channels, "dead channel")
+        text = f"{dead}: their scales are so small that a bias overflows"
         yield Opinion(f"{text} (repaired here; per tensor is safe)", sources.ORT_DEAD_CHANNELS)
 
 
@@ -161,7 +161,8 @@ def _int8_kernels(situation: Situation, facts: NetworkFacts, *, openvino: bool) 
         text = "gates between the convolutions stay in float, and openvino fuses them"
         return Opinion(text, sources.MEASURED, 0.8, 1.8)
     if situation.gated:
-        blocks = f"{facts.hard_swish} hard-swish and {facts.squeeze_excite} squeeze-and-excitation blocks"
+        blocks = plural(facts.squeeze_excite, "squeeze-and-excitation block")
+        blocks = f"{facts.hard_swish} hard-swish and {blocks}"
         return Opinion(f"{blocks}: {sources.GATES}", sources.MEASURED, 0.3, 1.1)
     if facts.swish > MANY_GATES * facts.convolutions:
         text = "swish between the convolutions becomes a table in INT8; what that gains varies"
@@ -264,7 +265,11 @@ def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         text = f"batches of {runtime.batch} show throughput; the server answers photo by photo"
         yield Opinion(f"{text}: they never win", "how krishi-bench measures and serves", stop=True)
     if runtime.device == "cpu" and threads > situation.cores:
-        yield Opinion(f"{threads} threads, and {situation.cores} processors", "this machine", stop=True)
+        yield Opinion(
+            f"{plural(threads, 'thread')}, and {plural(situation.cores, 'processor')}",
+            "this machine",
+            stop=True,
+        )
     elif runtime.device == "cpu" and threads > 1:
         text = f"{threads} threads share the work of one photo, and fewer photos are answered at once"
         yield Opinion(text, "Amdahl's law", 1 + 0.2 * (threads - 1), float(threads))

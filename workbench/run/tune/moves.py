@@ -44,11 +44,6 @@ def coarse(sizes: Sequence[Size]) -> list[Size]:
     return list(sizes[1::2] or sizes)
 
 
-def capped(variant: Variant, available: int) -> Variant:
-    """The same, calibrated on no more photos than there are."""
-    return replace(variant, steps=tuple(step.capped(available) for step in variant.steps))
-
-
 def at_size(variant: Variant, size: Size) -> Variant:
     """The same at another crop; its resize follows."""
     kept = variant.preprocess.model_dump(exclude={"resize", "crop", "scale"}, exclude_none=True)

@@ -30,7 +30,6 @@ from workbench.run import pipeline
 from workbench.run.advice.advise import Advice, advised
 from workbench.run.check_variant import Context, ended, new_trial
 from workbench.run.prepare import prepare
-from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, promise
 from workbench.run.tune.search import Candidate, Search, chosen, explore, resized
@@ -98,8 +97,6 @@ def _searched(
     context: Context, baseline: TrialResult, variants: Sequence[Variant], started: float, budget_s: float
 ) -> Search:
     """The search once its time is up. started: time.monotonic(). Raises WorkbenchError without any look."""
-    photos = len(context.prepared.calibration or ())
-    variants = [moves.capped(variant, photos) for variant in variants] if photos else variants
     advice = pipeline.advice_for(context.prepared, context.built[BASELINE].artifact, variants)
     seeds, doubted = _seeds(advice, variants)
     with Looker(context) as looker:

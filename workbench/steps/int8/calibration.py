@@ -60,17 +60,12 @@ def find_ranges(
     *,
     symmetric: bool,
 ) -> dict[str, Range]:
-    """The range of each tensor of `plan` over `count` photos: one run of the network per photo, or two.
+    """The range of each tensor of `plan` over at most `count` photos: one run of the network a photo, or two.
 
     symmetric: the quantised range will be symmetric around zero.
-    Raises WorkbenchError where there are too few photos, or where an activation is not finite.
+    Raises WorkbenchError where an activation is not finite.
     """
-    if count > len(images):
-        raise WorkbenchError(
-            f"calibration.images: {count} photos asked for, data.calibration has {len(images)}",
-            hint=f"lower `calibration.images` to {len(images)} or less, or add photos",
-        )
-    size = batch_size(model)
+    count, size = min(count, len(images)), batch_size(model)
     summarise = _summariser(model, list(plan))
     image = image_input(model).name
     summaries = pooled((summarise(batch) for batch in images.spread(count, size)), image)

@@ -1,6 +1,6 @@
 """The INT8 steps of onnxruntime as a recipe states them."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,7 +37,7 @@ class Calibration(Record):
     )
     images: Annotated[int, Field(gt=0, strict=True)] = Field(
         200,
-        description="Calibration photos used, taken evenly from the classes; too few photos are an error.",
+        description="Calibration photos used at most, taken evenly from the classes.",
     )
     percentile: Percentile = Field(
         99.99,
@@ -193,8 +193,5 @@ class StaticInt8(BaseStep):
         need = OpsetNeed(HALF_QDQ_OPSET, "`rest: fp16`", "the first whose pairs take FP16")
         return need if self.rest == "fp16" else None
 
-    def capped(self, photos: int) -> Self:
-        if self.calibration.images <= photos:
-            return self
-        fewer = self.calibration.model_copy(update={"images": photos})
-        return self.model_copy(update={"calibration": fewer})
+    def calibration_photos(self) -> int:
+        return self.calibration.images

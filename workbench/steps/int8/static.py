@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def static_int8(step: StaticInt8, source: Path, target: Path, images: Images) -> None:
     """Calibrate on `images` and quantise weights and activations.
 
-    Raises WorkbenchError where there are too few photos, where a photo or an activation is not finite, where
+    Raises WorkbenchError where a photo or an activation is not finite, where
     an exclusion fits nothing, where nothing is left, or where the opset lacks what the step asks for.
     """
     import onnx

@@ -139,13 +139,7 @@ def selection_of(control: AccuracyControl | None, photos: Photos, size: int) -> 
             hint="put `fixed_batch` after `nncf_int8`, or export with a free batch size",
         )
     rows = tuple(range(len(validation)) if photos.choosing is None else photos.choosing)
-    count = control.images or len(rows)
-    if count > len(rows):
-        raise WorkbenchError(
-            f"nncf_int8.accuracy_control.images: {count} photos asked for, {len(rows)} choose",
-            hint=f"lower it to {len(rows)} or less, or leave it out",
-        )
-    return PhotoBatches(validation, count, 1, labelled=rows)
+    return PhotoBatches(validation, min(control.images or len(rows), len(rows)), 1, labelled=rows)
 
 
 def _validator(minutes: float | None) -> Callable[[Any, Iterable[Any]], tuple[float, list[Any]]]:

@@ -23,7 +23,7 @@ LOWEST_OPSET = 13  # below it, ONNX cannot quantise weights per channel
 def nncf_onnx(step: NncfInt8, source: Path, target: Path, photos: Photos) -> None:
     """Quantise an ONNX file into an ONNX file (QDQ).
 
-    Raises WorkbenchError where there are too few photos, where an exclusion fits nothing, where nothing is
+    Raises WorkbenchError where an exclusion fits nothing, where nothing is
     left to quantise, or where NNCF refuses the network.
     """
     import onnx
@@ -94,12 +94,7 @@ def _ignored(step: NncfInt8, model: "onnx.ModelProto") -> "list[onnx.NodeProto]"
 
 def _batches(step: NncfInt8, model: "onnx.ModelProto", photos: Photos) -> PhotoBatches:
     images = calibration_of(photos, step.use)
-    if step.images > len(images):
-        raise WorkbenchError(
-            f"nncf_int8.images: {step.images} photos asked for, data.calibration has {len(images)}",
-            hint=f"lower `images` to {len(images)} or less, or add photos",
-        )
-    return PhotoBatches(images, step.images, batch_size(model))
+    return PhotoBatches(images, min(step.images, len(images)), batch_size(model))
 
 
 def _check_finite(network: Any, batch: Any) -> None:

@@ -1,6 +1,6 @@
 """The `nncf_int8` step as a recipe states it."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ class AccuracyControl(Record):
         "selection.",
     )
     images: Count | None = Field(
-        None, description="How many of the photos for selection are used; all by default."
+        None, description="How many of the photos for selection are used at most; all by default."
     )
     minutes: Annotated[float, Field(gt=0)] | None = Field(
         None,
@@ -51,7 +51,7 @@ class NncfInt8(BaseStep):
         description="`mixed`: activations with a zero point of their own, which fits hard-swish and swish; "
         "`performance`: symmetric ones, which suit networks of ReLU.",
     )
-    images: Count = Field(300, description="Calibration photos used, taken evenly from the classes.")
+    images: Count = Field(300, description="Calibration photos used at most, taken evenly from the classes.")
     fast_bias_correction: bool = Field(
         True,
         description="Correct all biases in one pass; `false` corrects each on the network quantised so far, "
@@ -88,5 +88,5 @@ class NncfInt8(BaseStep):
     def operators(self) -> Operators:
         return "unsigned"
 
-    def capped(self, photos: int) -> Self:
-        return self.model_copy(update={"images": photos}) if self.images > photos else self
+    def calibration_photos(self) -> int:
+        return self.images
