@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.sample import sample_folder
 
 READY_TIMEOUT_S = 30.0
@@ -26,7 +26,7 @@ URL = f"http://127.0.0.1:{PORT}"
 
 
 def main() -> None:
-    command = [sys.executable, "-m", "workbench.cli"]
+    command = [sys.executable, "-m", "workbench"]
     shown("run", *RECIPES)
     checked = subprocess.run([*command, "run", *RECIPES], stdout=subprocess.DEVNULL)
     stop_on_failure(checked)

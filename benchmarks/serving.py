@@ -57,7 +57,7 @@ from workbench.photos.preprocess import preprocess
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
 from workbench.system import machine
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.sample import ensure_sample
 
 ROOT = Path(__file__).parents[1]
@@ -264,7 +264,7 @@ def publish_sample(folder: Path) -> Path:
     """A registry with a plain export of the bundled sample."""
     folder.mkdir(exist_ok=True)
     (folder / "plain.yaml").write_text("name: plain\n")
-    cli = [sys.executable, "-m", "workbench.cli"]
+    cli = [sys.executable, "-m", "workbench"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for words in (["run", "plain.yaml", "--rounds", "6", "--quiet"], ["promote"]):
         subprocess.run([*cli, *words], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)

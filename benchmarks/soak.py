@@ -46,7 +46,7 @@ from workbench.registry.bundle import Bundle
 from workbench.registry.manifest import Draft
 from workbench.registry.store import Registry
 from workbench.system import machine
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.sample import ensure_sample
 
 EVERY_S = 5.0

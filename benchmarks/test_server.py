@@ -13,7 +13,7 @@ import psutil
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.sample import ensure_sample
 
 REQUESTS = 400
@@ -27,7 +27,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     recipe = folder / "fp32.yaml"
     recipe.write_text("name: plain\n")
-    cli = [sys.executable, "-m", "workbench.cli"]
+    cli = [sys.executable, "-m", "workbench"]
     subprocess.run(
         [*cli, "run", str(recipe), "--rounds", "6", "--quiet"], cwd=folder, check=True, capture_output=True
     )
@@ -46,7 +46,7 @@ def server(workplace: Path) -> Iterator[tuple[psutil.Process, float]]:
     """The running server and how long it took to be ready, in seconds."""
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "workbench.cli", "serve", "--port", str(PORT)],
+        [sys.executable, "-m", "workbench", "serve", "--port", str(PORT)],
         cwd=workplace,
         stderr=subprocess.DEVNULL,
     )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -22,9 +22,6 @@ from serve.metrics import Metrics
 from serve.settings import Settings
 from workbench import __version__
 from workbench.photos.contract import FORMATS, MAX_PIXELS
-
-if TYPE_CHECKING:
-    app: FastAPI
 
 router = APIRouter(tags=["operation"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorBody}}

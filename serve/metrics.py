@@ -36,7 +36,6 @@ BUCKETS = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5,
 )  # fmt: skip
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
-STAGES = ("queue", "decode", "infer", "total")
 CODES = ("200", "401", "408", "413", "415", "422", "429", "500", "503", "504")
 REASONS = (
     "queue-full", "deadline", "not-ready", "draining", "body-too-large", "body-timeout", "unauthorized",
@@ -69,14 +68,14 @@ class Metrics:
         self._add_histograms(own)
         self._add_gauges(own)
         self._exposed = CollectorRegistry()
+        source: Collector = own
         if folder is None:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self._exposed)
-            self._exposed.register(_FiniteSamples(own))
         else:
-            files = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
+            source = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
             self._exposed.register(_WorkerProcesses())
-            self._exposed.register(_FiniteSamples(files))
+        self._exposed.register(_FiniteSamples(source))
 
     def _add_counters(self, registry: CollectorRegistry) -> None:
         counter = partial(Counter, registry=registry)
@@ -135,7 +134,7 @@ class Metrics:
             buckets=CONFIDENCE_BUCKETS,
             registry=registry,
         )
-        self.stage = {stage: stages.labels(stage) for stage in STAGES}
+        self.stage = {stage: stages.labels(stage) for stage in ("queue", "decode", "infer", "total")}
 
     def _add_gauges(self, registry: CollectorRegistry) -> None:
         # multiprocess_mode: how the values of several workers become one.
@@ -145,9 +144,7 @@ class Metrics:
         self.inflight = total("inflight_requests", "Requests to a prediction endpoint not answered yet.")
         self.queue_depth = total("queue_depth", "Photos that wait for a thread.")
         self.model_info = largest(
-            "model_info",
-            "1 for each model that is loaded.",
-            ["name", "version", "digest", "backend", "role"],
+            "model_info", "1 for each model that is loaded.", ["name", "version", "digest", "backend", "role"]
         )
         self.model_load = largest(
             "model_load_seconds", "Time to verify, open, check and warm up the model served."
@@ -231,15 +228,12 @@ class _WorkerProcesses(Collector):
     """The figures of ProcessCollector, summed over all workers."""
 
     def collect(self) -> Iterator[Metric]:
-        cpu_s = resident = opened = workers = 0.0
+        figures = [(0.0, 0, 0, 0)]
         for process in psutil.Process(os.getppid()).children():
             with suppress(psutil.Error), process.oneshot():  # it may have ended
                 times = process.cpu_times()
-                memory, files = process.memory_info().rss, process.num_fds()
-                cpu_s += times.user + times.system
-                resident += memory
-                opened += files
-                workers += 1
+                figures.append((times.user + times.system, process.memory_info().rss, process.num_fds(), 1))
+        cpu_s, resident, opened, workers = map(sum, zip(*figures, strict=True))
         yield CounterMetricFamily("process_cpu_seconds", "CPU time of the live workers.", value=cpu_s)
         yield GaugeMetricFamily(
             "process_resident_memory_bytes", "Resident memory of the live workers.", value=resident

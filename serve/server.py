@@ -5,10 +5,13 @@ import copy
 import logging
 import logging.config
 import os
+import pickle
 import signal
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,9 +21,8 @@ from uvicorn.config import LOGGING_CONFIG
 from serve import process, workers
 from serve.app import create_app
 from serve.engine.engine import ServingEngine
-from serve.engine.loader import Loader
 from serve.http.http_limits import BoundedProtocol
-from serve.listener import drop_new_connections, open_listener
+from serve.metrics import share_files
 from serve.settings import Settings
 
 log = logging.getLogger("serve.server")
@@ -34,7 +36,7 @@ def run(settings: Settings) -> None:
 
     Raises WorkbenchError where the address cannot be listened on.
     """
-    with open_listener(settings.host, settings.port) as listener:
+    with process.open_listener(settings.host, settings.port) as listener:
         address, port = listener.getsockname()[:2]
         logging.config.dictConfig(log_config())
         log.info("listening on http://%s:%d", f"[{address}]" if ":" in address else address, port)
@@ -47,7 +49,6 @@ def run(settings: Settings) -> None:
 def run_on(settings: Settings, listener: socket.socket) -> None:
     """Serve the connections of `listener` in this process until SIGTERM or Ctrl+C."""
     app = create_app(settings)
-    loader: Loader = app.state.loader
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -66,13 +67,33 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
         # 143 instead of 0, and a signal that arrives before it is set up must not be lost.
         signal.SIGTERM: server.handle_exit,
         signal.SIGINT: server.handle_exit,
-        signal.SIGHUP: lambda *_: loader.check_now(),
+        signal.SIGHUP: lambda *_: app.state.loader.check_now(),
     }
     with process.signal_handlers(handlers):
         # Workers are started with SIGHUP blocked: one that came before its handler would have ended them.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         server.run(sockets=[listener])
     server.forced_exit.cancel()
+
+
+def run_worker(folder: str, descriptor: str, slot: str) -> None:
+    """Serve as one of the processes of `workers.supervise`, with the settings on stdin.
+
+    folder, slot: see `share_files`. descriptor: of the listening socket.
+    """
+    settings: Settings = pickle.load(sys.stdin.buffer)
+    share_files(Path(folder), int(slot))
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    with socket.socket(fileno=int(descriptor)) as listener:
+        run_on(settings, listener)
+
+
+def _end_with_parent() -> None:
+    """Send this process SIGTERM when the pipe from its parent closes, however the parent ended."""
+    # Not through sys.stdin: Python aborts where a thread still holds that at its end.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class DrainingServer(uvicorn.Server):
@@ -100,7 +121,7 @@ class DrainingServer(uvicorn.Server):
         self.forced_exit.start()
         if self._alone:
             for listener in sockets or []:
-                drop_new_connections(listener)
+                process.drop_new_connections(listener)
         # Give connections accepted during the delay time to send their request.
         await asyncio.sleep(GRACE_S)
         self._engine.closing = True
@@ -113,21 +134,20 @@ def _force_exit() -> None:
     os._exit(1)
 
 
-class _NotHttp(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.getMessage() != "Invalid HTTP request received."
-
-
 def log_config() -> dict[str, Any]:
     """uvicorn's configuration with the loggers of this package added, all of it on stderr."""
     config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     config["handlers"]["access"]["stream"] = "ext://sys.stderr"
     config["disable_existing_loggers"] = False
     # Any client can send bytes that are not HTTP as often as it likes; a line for each would fill the log.
-    config["filters"] = {"requests": {"()": _NotHttp}}
-    config["handlers"]["default"]["filters"] = ["requests"]
+    not_http = "Invalid HTTP request received."
+    config["handlers"]["default"]["filters"] = [lambda record: record.getMessage() != not_http]
     for package in ("serve", "workbench"):
         config["loggers"][package] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     # It warns of every malformed form, which any client can send as fast as it likes.
     config["loggers"]["python_multipart"] = {"level": "ERROR"}
     return config
+
+
+if __name__ == "__main__":
+    run_worker(*sys.argv[1:])

@@ -10,10 +10,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from serve import process
-from serve.listener import drop_new_connections
 from serve.metrics import forget_gauges
 from serve.settings import Settings
 from workbench.system.child import child_command, child_environment
@@ -85,10 +83,6 @@ class _Worker:
         self.process = None
         forget_gauges(folder, self.slot)
 
-    def send_signal(self, number: int) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-
     def wait(self, timeout_s: float) -> None:
         """Wait for the process to end, and kill it after `timeout_s`."""
         if self.process is None:
@@ -107,21 +101,17 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
     Each loads the model for itself after it was started: a session does not survive a fork.
     """
     received: list[int] = []
-
-    def receive(number: int, _: FrameType | None) -> None:
-        # No event to wake the loop below: setting one in a signal handler can deadlock its thread.
-        received.append(number)
-
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     with (
-        process.signal_handlers(dict.fromkeys(numbers, receive)),
+        # No event to wake the loop below: setting one in a signal handler can deadlock its thread.
+        process.signal_handlers(dict.fromkeys(numbers, lambda number, _: received.append(number))),
         tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name,
     ):
         _run_workers(settings, listener, Path(name), received)
 
 
 def _run_workers(settings: Settings, listener: socket.socket, folder: Path, received: list[int]) -> None:
-    command = child_command("serve.worker", str(folder))
+    command = child_command("serve.server", str(folder))
     workers = [_Worker(slot, command, settings, listener) for slot in range(settings.workers)]
     while (number := _forward(received, workers)) is None:
         for worker in workers:
@@ -130,7 +120,7 @@ def _run_workers(settings: Settings, listener: socket.socket, folder: Path, rece
     deadline = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + 5
     # The workers stop accepting after this delay too; Ctrl+C skips it.
     time.sleep(settings.drain_delay_s if number == signal.SIGTERM else 0.0)
-    drop_new_connections(listener)
+    process.drop_new_connections(listener)
     # The port closes with the last process that has it open, and this one accepts no connections.
     listener.close()
     for worker in workers:
@@ -142,7 +132,8 @@ def _forward(received: list[int], workers: list[_Worker]) -> int | None:
     while received:
         number = received.pop(0)
         for worker in workers:
-            worker.send_signal(number)
+            if worker.process is not None:
+                worker.process.send_signal(number)
         if number != signal.SIGHUP:
             return number
     return None

@@ -164,6 +164,14 @@ def running(settings: Settings) -> Iterator[Running]:
             thread.join()
 
 
+@contextmanager
+def ready(settings: Settings) -> Iterator[Running]:
+    """`running`, with a model."""
+    with running(settings) as server:
+        wait_until_ready(server.client)
+        yield server
+
+
 def wait_for(met: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not met():
@@ -236,7 +244,29 @@ class ServerProcess:
         return code
 
 
-# Photos
+@contextmanager
+def server_process(registry: Path, **environment: str) -> Iterator[ServerProcess]:
+    """A process with a model, which has to end with 0."""
+    process = ServerProcess(registry, **{"KRISHI_DRAIN_DELAY": "0", **environment})
+    try:
+        wait_until_ready(process.client)
+        yield process
+    finally:
+        code = process.end() if process.process.poll() is None else process.wait()
+    assert code == 0, process.log
+    assert "Traceback" not in process.log
+
+
+# Forms and photos
+
+
+MULTIPART = "multipart/form-data; boundary=b"
+END = b"--b--\r\n"
+
+
+def part(options: str, content: bytes = b"x") -> bytes:
+    """One part of a form."""
+    return b"--b\r\nContent-Disposition: form-data; " + options.encode() + b"\r\n\r\n" + content + b"\r\n"
 
 
 def encoded(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:

@@ -80,10 +80,10 @@ def test_the_step_and_the_backend_conform(extended: Path) -> None:
 
 USED = """
 import json, pathlib, sys
-from workbench.report.explain import text
+from workbench.report.advice import explanation
 from workbench.run.advice.explain import explain
 from workbench.workspace.recipe import Recipe, parse
-print(text(explain(*parse(pathlib.Path(sys.argv[1])))))
+print(explanation(explain(*parse(pathlib.Path(sys.argv[1])))))
 print(json.dumps(Recipe.model_json_schema()["$defs"]))
 """
 

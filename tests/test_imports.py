@@ -191,7 +191,7 @@ def test_a_misspelt_recipe_is_answered_without_loading_anything_heavy(tmp_path: 
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: a\nstepz: []\n")
     loaded = loaded_after(f"from workbench.cli import main; assert main(['run', {str(recipe)!r}]) == 2")
-    assert not loaded & (HEAVY | {"numpy", "PIL", "rich", "psutil"})
+    assert not loaded & (HEAVY | {"numpy", "PIL", "rich", "psutil", "email"})  # by importlib.metadata
 
 
 def test_a_comparison_is_shown_without_loading_pandas(tmp_path: Path) -> None:

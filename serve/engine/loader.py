@@ -1,19 +1,19 @@
 """Follows the alias: finds, tries, loads and installs the version it points at, in its own thread."""
 
 import logging
-import subprocess
+import os
 import threading
 import time
 from pathlib import Path
 
 from serve import process
 from serve.engine.engine import NotReady, ServingEngine
-from serve.engine.model import Model, load_model
+from serve.engine.model import Model, load_model, load_once
 from serve.metrics import ModelRole
 from workbench.errors import WorkbenchError
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
-from workbench.system.child import child_command, child_environment
+from workbench.system.child import Child, ChildError
 
 log = logging.getLogger("serve.engine.loader")
 
@@ -203,33 +203,17 @@ def run_load_trial(registry: Path, bundle: Bundle, stop: threading.Event) -> Non
     name, version = bundle.manifest.name, bundle.version
     timeout_s = TRIAL_TIMEOUT_S[bundle.manifest.runtime.device]
     deadline = time.monotonic() + timeout_s
-    with subprocess.Popen(
-        child_command("serve.engine.load_trial", str(registry.absolute()), name, version, bundle.digest),
-        env=child_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as trial:
+    arguments = (registry.absolute(), name, version, bundle.digest)
+    with Child(load_once, *arguments, log=Path(os.devnull), label=f"loading {name} {version}") as trial:
+        while not trial.poll(TRIAL_POLL_S):
+            if stop.is_set():
+                raise LoaderStopped
+            if time.monotonic() > deadline:
+                raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s")
         try:
-            while (output := _output_of(trial)) is None:
-                if stop.is_set():
-                    raise LoaderStopped
-                if time.monotonic() > deadline:
-                    raise WorkbenchError(f"{name} {version} did not load within {timeout_s:g} s")
-        finally:
-            trial.kill()
-    if trial.returncode < 0:
-        raise WorkbenchError(f"loading {name} {version} ends the process with signal {-trial.returncode}")
-    if trial.returncode:
-        lines = output.strip().splitlines()
-        raise WorkbenchError(lines[-1] if lines else f"{name} {version} does not load")
-
-
-def _output_of(trial: "subprocess.Popen[str]") -> str | None:
-    """All that the process wrote; None where it still runs after TRIAL_POLL_S."""
-    try:
-        return trial.communicate(timeout=TRIAL_POLL_S)[0]
-    except subprocess.TimeoutExpired:
-        return None
+            trial.ready(0)
+        except ChildError as error:
+            if (code := trial.process.returncode or 0) < 0:
+                message = f"{trial.label} ends the process with signal {-code}"
+                raise WorkbenchError(message) from error
+            raise

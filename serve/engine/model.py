@@ -1,9 +1,11 @@
 """One published model, opened and verified, with the threads that run it."""
 
 import io
+import os
 import time
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve.engine.micro_batcher import MicroBatcher
@@ -14,6 +16,8 @@ from workbench.errors import WorkbenchError
 from workbench.photos.contract import FORMATS
 from workbench.photos.preprocess import batch_of, pixels_of
 from workbench.registry.bundle import Bundle, check_golden, compare_logits
+from workbench.registry.store import Registry
+from workbench.system.child import Handler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,6 +89,22 @@ def load_model(
         _verify_and_warm_up(model)
         model._open = resources.pop_all()
         return model
+
+
+def load_once(registry: Path, name: str, version: str, digest: str) -> Handler:
+    """Load and close a bundle, in a child process of which nothing more is asked. Raises WorkbenchError."""
+    os.nice(10)
+    # Should memory run out, this process is the one to end, not the server.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    bundle = Registry(registry).bundle(name, version)
+    if bundle.digest != digest:
+        raise WorkbenchError(f"{name} {version} was changed since it was looked up")
+    try:
+        load_model(bundle).close()
+    except MemoryError as error:
+        raise WorkbenchError(f"{name} {version} does not fit into memory") from error
+    return repr
 
 
 def _verify_and_warm_up(model: Model) -> None:

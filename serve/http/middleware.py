@@ -35,9 +35,8 @@ class RequestMiddleware:
         self, app: ASGIApp, engine: ServingEngine, predict: Callable[[Request], Awaitable[Response]]
     ) -> None:
         self.engine = engine
-        self.buffered_bytes = (
-            0  # of the bodies of all requests; rejected ones count until they have an answer
-        )
+        # Of the bodies of all requests; rejected ones count until they have an answer.
+        self.buffered_bytes = 0
         self._app = app
         self._predict = predict
         self._metrics = engine.metrics

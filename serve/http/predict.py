@@ -1,6 +1,7 @@
 """`POST /predict` and `POST /predict/batch`: photos in, classes out."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -9,11 +10,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
 
 from serve.engine.engine import ServingEngine
 from serve.engine.predict_job import Classification, Routing, classify
 from serve.errors import ApiError
-from serve.http import query, upload
+from serve.http import upload
 from serve.http.middleware import PREDICT, PREDICT_BATCH
 from serve.http.schemas import BatchEntry, BatchPrediction, ErrorBody, ErrorDetail, Prediction, Ranked
 
@@ -35,6 +37,9 @@ def engine_of(request: Request) -> ServingEngine:
 
 router = APIRouter(route_class=DirectRoute, tags=["predict"])
 
+MAX_TOP = 100
+_WHOLE = r"[0-9]{1,4}"
+_NUMBER = r"-?[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
 SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"api_key": []}]
 _PHOTO = {"type": "string", "format": "binary"}
 _PHOTOS = {"type": "array", "items": _PHOTO, "minItems": 1, "maxItems": upload.MAX_BATCH}
@@ -54,11 +59,20 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def _query(name: str, description: str, kind: str, least: int, most: int) -> dict[str, object]:
+    schema = {"type": kind, "minimum": least, "maximum": most}
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+_TOP_K = _query("top_k", "Add `top`: this many of the most probable classes.", "integer", 1, MAX_TOP)
+_THRESHOLD = _query("threshold", "Add `uncertain: true` where the confidence is below this.", "number", 0, 1)
+
+
 def _openapi(field: str, schema: dict[str, Any], **other_types: Any) -> dict[str, Any]:
     form = {"type": "object", "required": [field], "properties": {field: schema}}
     content = {"multipart/form-data": {"schema": form}} | other_types
     return {
-        "parameters": query.OPENAPI,
+        "parameters": [_TOP_K, _THRESHOLD],
         "requestBody": {"required": True, "content": content},
         "security": SECURITY,
     }
@@ -74,7 +88,7 @@ async def predict(request: Request) -> Response:
     started = time.perf_counter()
     engine = engine_of(request)
     engine.check_admission()
-    top_k, threshold = query.query_of(request)
+    top_k, threshold = _query_of(request)
     read_photo = upload.photo_reader(request.headers.get("content-type"))
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
@@ -91,7 +105,7 @@ async def predict_batch(request: Request) -> Response:
     """The classes of up to 32 photos, each with its own error where it is none; all of one version."""
     engine = engine_of(request)
     engine.check_admission()
-    top_k, threshold = query.query_of(request)
+    top_k, threshold = _query_of(request)
     read_photos = upload.batch_reader(request.headers.get("content-type"))
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as both:
@@ -113,6 +127,25 @@ async def predict_batch(request: Request) -> Response:
     version = routing.primary.model.version
     in_order = tuple(entries[index] for index in range(len(photos)))
     return _JsonResponse(BatchPrediction(predictions=in_order, timestamp=_now(), model_version=version))
+
+
+def _query_of(request: Request) -> tuple[int, float]:
+    """`top_k` and `threshold`, each 0 where absent. Raises ApiError (422) naming the one that is wrong."""
+    if not request.scope["query_string"]:
+        return 0, 0.0
+    query = request.query_params
+    top_k = _number(query, "top_k", _WHOLE, "a whole number", 1, MAX_TOP)
+    return int(top_k), _number(query, "threshold", _NUMBER, "a number", 0, 1)
+
+
+def _number(query: QueryParams, name: str, pattern: str, kind: str, least: int, most: int) -> float:
+    texts = query.getlist(name)
+    if not texts:
+        return 0.0
+    if len(texts) > 1 or not re.fullmatch(pattern, texts[0]) or not least <= float(texts[0]) <= most:
+        message = f"`{name}` must be {kind} from {least} to {most}, given once"
+        raise ApiError(422, "bad-parameter", message)
+    return float(texts[0])
 
 
 async def _entry_fields(

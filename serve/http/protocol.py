@@ -64,13 +64,13 @@ async def ready(request: Request) -> dict[str, bool]:
 async def model_metadata(request: Request) -> ModelMetadata:
     """The model served and its tensors."""
     model = _check_path(engine_of(request).loaded_model(), request)
-    tensor = input_spec(model)
+    datatype, row_shape = input_spec(model)
     manifest = model.bundle.manifest
     return ModelMetadata(
         name=manifest.name,
         versions=(manifest.version,),
         platform=f"{manifest.runtime.backend}_{manifest.artifact.format}",
-        inputs=(TensorMetadata(name=INPUT, datatype=tensor.datatype, shape=(-1, *tensor.shape)),),
+        inputs=(TensorMetadata(name=INPUT, datatype=datatype, shape=(-1, *row_shape)),),
         outputs=(TensorMetadata(name=OUTPUT, datatype="FP32", shape=(-1, len(manifest.class_names))),),
     )
 
@@ -101,12 +101,8 @@ _BODY = {
     "properties": {"id": {"type": "string"}, "inputs": _TENSORS},
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
-_INFER: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": _BODY}, "application/octet-stream": _BYTES},
-    }
-}
+_CONTENT = {"application/json": {"schema": _BODY}, "application/octet-stream": _BYTES}
+_INFER: dict[str, Any] = {"requestBody": {"required": True, "content": _CONTENT}}
 _JSON_BYTES = {"description": "Bytes of JSON before the tensors", "schema": {"type": "integer"}}
 _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: {**described, "model": ProtocolError} for status, described in ERRORS.items()},

@@ -2,17 +2,12 @@
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from workbench.backends import Runtime
 from workbench.photos.contract import Preprocess
+from workbench.system.records import Record
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Ranked(_Body):
+class Ranked(Record):
     """One of the most probable classes."""
 
     class_id: int
@@ -20,7 +15,7 @@ class Ranked(_Body):
     confidence: float
 
 
-class Prediction(_Body):
+class Prediction(Record):
     """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
 
     top: the `top_k` most probable classes. uncertain: true where the confidence is below `threshold`, else
@@ -36,19 +31,19 @@ class Prediction(_Body):
     uncertain: bool | None = None
 
 
-class ErrorDetail(_Body):
+class ErrorDetail(Record):
     """code: stable, for programs. message: for people."""
 
     code: str
     message: str
 
 
-class ErrorBody(_Body):
+class ErrorBody(Record):
     error: ErrorDetail
     request_id: str
 
 
-class BatchEntry(_Body):
+class BatchEntry(Record):
     """One photo of a batch: the fields of `Prediction`, or `error`. index: its place among the files sent."""
 
     index: int
@@ -61,23 +56,23 @@ class BatchEntry(_Body):
     error: ErrorDetail | None = None
 
 
-class BatchPrediction(_Body):
+class BatchPrediction(Record):
     predictions: tuple[BatchEntry, ...]
     timestamp: datetime
     model_version: str
 
 
-class Alive(_Body):
+class Alive(Record):
     status: str = "ok"
 
 
-class Ready(_Body):
+class Ready(Record):
     status: str = "ready"
     name: str
     version: str
 
 
-class InputContract(_Body):
+class InputContract(Record):
     """What /predict accepts, and how it is preprocessed for the network."""
 
     field: str
@@ -87,7 +82,7 @@ class InputContract(_Body):
     preprocess: Preprocess
 
 
-class Measurements(_Body):
+class Measurements(Record):
     """What the benchmark run measured before this version was published, on the machine named.
 
     top1: fraction of `validation_images` classified right; on held-out photos where there were enough.
@@ -105,7 +100,7 @@ class Measurements(_Body):
     synthetic: bool
 
 
-class ModelCard(_Body):
+class ModelCard(Record):
     """digest: of the bundle's manifest. concurrency: images computed at the same time."""
 
     name: str
@@ -121,13 +116,13 @@ class ModelCard(_Body):
     measured: Measurements
 
 
-class TensorMetadata(_Body):
+class TensorMetadata(Record):
     name: str
     datatype: str
     shape: tuple[int, ...]
 
 
-class ModelMetadata(_Body):
+class ModelMetadata(Record):
     """Open Inference Protocol: a model and its tensors; -1 in a shape stands for any number."""
 
     name: str
@@ -144,7 +139,7 @@ class OutputTensor(TensorMetadata):
     parameters: dict[str, int] | None = None
 
 
-class InferResponse(_Body):
+class InferResponse(Record):
     """Open Inference Protocol: the output of a model. id: the request's."""
 
     model_name: str
@@ -153,18 +148,18 @@ class InferResponse(_Body):
     id: str | None = None
 
 
-class ServerMetadata(_Body):
+class ServerMetadata(Record):
     name: str
     version: str
     extensions: tuple[str, ...]
 
 
-class ModelReady(_Body):
+class ModelReady(Record):
     name: str
     ready: bool = True
 
 
-class ProtocolError(_Body):
+class ProtocolError(Record):
     """An error below /v2, where `error` is a text, as the protocol defines it."""
 
     error: str

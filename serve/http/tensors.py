@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from serve.engine.model import Model
@@ -21,20 +20,13 @@ HEADER_LENGTH = "inference-header-content-length"
 DTYPES = {"FP32": "<f4", "UINT8": "u1"}  # as numpy calls them
 
 
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """Type and shape of one row of the model's input."""
-
-    datatype: str
-    shape: tuple[int, ...]
-
-
-def input_spec(model: Model) -> InputSpec:
+def input_spec(model: Model) -> tuple[str, tuple[int, ...]]:
+    """Datatype and shape of one row of the model's input."""
     manifest = model.bundle.manifest
     side = manifest.preprocess.crop
     if manifest.artifact.pixels:
-        return InputSpec("UINT8", (side, side, 3))
-    return InputSpec("FP32", (3, side, side))
+        return "UINT8", (side, side, 3)
+    return "FP32", (3, side, side)
 
 
 def run_request(served: ServedModel, body: bytes, header: str | None) -> tuple[bytes, int | None]:
@@ -46,9 +38,9 @@ def run_request(served: ServedModel, body: bytes, header: str | None) -> tuple[b
     import numpy as np
 
     model = served.model
-    spec = input_spec(model)
-    request, binary = _split(body, header, spec)
-    batch = _batch(request, binary, spec)
+    datatype, row_shape = input_spec(model)
+    request, binary = _split(body, header, row_shape)
+    batch = _batch(request, binary, datatype, row_shape)
     wants_binary = _wants_binary(request)
     logits = compute_logits(served, batch)
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(logits.shape)}
@@ -72,7 +64,7 @@ def run_request(served: ServedModel, body: bytes, header: str | None) -> tuple[b
     return json.dumps(answer).encode(), None
 
 
-def _split(body: bytes, header: str | None, spec: InputSpec) -> tuple[dict[str, Any], bytes]:
+def _split(body: bytes, header: str | None, row_shape: tuple[int, ...]) -> tuple[dict[str, Any], bytes]:
     """The JSON object that the body begins with, and the bytes after it."""
     length = len(body)
     if header is not None:
@@ -84,7 +76,7 @@ def _split(body: bytes, header: str | None, spec: InputSpec) -> tuple[dict[str, 
         message = f"the JSON is larger than {MAX_JSON_BYTES / 1e6:g} MB: send the tensor as binary data"
         raise ApiError(413, "body-too-large", message)
     text = body[:length]
-    _check_counts(text, spec)
+    _check_counts(text, row_shape)
     try:
         request = json.loads(text)
     except (ValueError, RecursionError):
@@ -94,12 +86,12 @@ def _split(body: bytes, header: str | None, spec: InputSpec) -> tuple[dict[str, 
     return request, body[length:]
 
 
-def _check_counts(text: bytes, spec: InputSpec) -> None:
+def _check_counts(text: bytes, row_shape: tuple[int, ...]) -> None:
     """Raise ApiError where the text has more values, lists or keys than the largest tensor."""
     # Counted before parsing: a list of empty lists takes twenty times the memory of its text, and a million
     # keys stop every thread for as long as they are parsed.
-    first, second, _ = spec.shape
-    numbers, lists = MAX_ROWS * math.prod(spec.shape), MAX_ROWS * (1 + first + first * second)
+    first, second, _ = row_shape
+    numbers, lists = MAX_ROWS * math.prod(row_shape), MAX_ROWS * (1 + first + first * second)
     if (
         text.count(b",") > numbers + EXTRA_TOKENS
         or text.count(b"[") + text.count(b"{") > lists + EXTRA_TOKENS
@@ -108,7 +100,9 @@ def _check_counts(text: bytes, spec: InputSpec) -> None:
         raise _bad(f"the body holds more than the numbers of {MAX_ROWS} photos")
 
 
-def _batch(request: dict[str, Any], binary: bytes, spec: InputSpec) -> "NDArray[Any]":
+def _batch(
+    request: dict[str, Any], binary: bytes, datatype: str, row_shape: tuple[int, ...]
+) -> "NDArray[Any]":
     import numpy as np
 
     inputs = request.get("inputs")
@@ -118,17 +112,17 @@ def _batch(request: dict[str, Any], binary: bytes, spec: InputSpec) -> "NDArray[
     shape = tensor.get("shape")
     if tensor.get("name") != INPUT:
         raise _bad(f"the input is called `{INPUT}`")
-    if tensor.get("datatype") != spec.datatype:
-        raise _bad(f"`{INPUT}` is {spec.datatype}")
+    if tensor.get("datatype") != datatype:
+        raise _bad(f"`{INPUT}` is {datatype}")
     if (
         not isinstance(shape, list)
         or any(type(side) is not int for side in shape)
-        or tuple(shape[1:]) != spec.shape
+        or tuple(shape[1:]) != row_shape
         or not 1 <= shape[0] <= MAX_ROWS
     ):
-        sides = ", ".join(map(str, spec.shape))
+        sides = ", ".join(map(str, row_shape))
         raise _bad(f"the shape of `{INPUT}` is [n, {sides}], n from 1 to {MAX_ROWS}")
-    kind = np.dtype(DTYPES[spec.datatype])
+    kind = np.dtype(DTYPES[datatype])
     if (size := _parameter(tensor, "binary_data_size")) is not None:
         expected = math.prod(shape) * kind.itemsize
         if size != expected or len(binary) != size:

@@ -8,7 +8,7 @@ from functools import partial
 from fastapi import Request
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
+from python_multipart.multipart import MultipartState, parse_options_header
 
 from serve.errors import ApiError
 
@@ -20,9 +20,7 @@ MAX_HEADERS = 1024  # bytes of a part's headers, on the fast path
 MAX_BOUNDARY = 70  # RFC 2046
 # The headers that clients usually write above a photo. Any others go to the parser.
 _OTHER = rb"content-(?:type|length|transfer-encoding):[ -~]*"
-_USUAL = re.compile(
-    rb"(?i)(?:%b\r\n)*content-disposition: *([^\0\r\n]*)(?:\r\n%b)*" % (_OTHER, _OTHER),
-)
+_USUAL = re.compile(rb"(?i)(?:%b\r\n)*content-disposition: *([^\0\r\n]*)(?:\r\n%b)*" % (_OTHER, _OTHER))
 # Likewise for the header that names the boundary.
 _USUAL_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z_-]{1,70})")
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp")
@@ -129,14 +127,13 @@ def _parse(body: bytes, boundary: bytes, most_files: int) -> "_Form":
                 "on_header_end": form.header_end,
                 "on_headers_finished": form.headers_finished,
                 "on_part_data": form.part_data,
-                "on_end": form.end,
             },
         )
         parser.write(body)
         parser.finalize()
     except FormParserError:
         raise ApiError(422, "bad-multipart", "the multipart body is malformed") from None
-    if not form.ended:
+    if parser.state != MultipartState.END:
         raise ApiError(422, "bad-multipart", "the multipart body ends before its closing boundary")
     return form
 
@@ -147,7 +144,6 @@ class _Form:
     def __init__(self, most_files: int) -> None:
         self.files: list[tuple[str, str, bytearray]] = []  # field, file name, content
         self.texts: list[str] = []
-        self.ended = False
         self._most_files = most_files
         self._parts = 0
         self._in_file = False
@@ -191,6 +187,3 @@ class _Form:
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:
             self.files[-1][2].extend(memoryview(data)[start:end])
-
-    def end(self) -> None:
-        self.ended = True

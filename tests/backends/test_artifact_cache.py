@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import artifact_info
 from workbench.backends.artifact import Artifact, ArtifactCache
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 
 KEY = "ab" + "0" * 62
 Build = Callable[[Path], Artifact]

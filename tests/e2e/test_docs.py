@@ -23,7 +23,7 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 def help_of(*command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "workbench.cli", *command, "--help"],
+        [sys.executable, "-m", "workbench", *command, "--help"],
         capture_output=True,
         text=True,
         check=True,

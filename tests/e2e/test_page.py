@@ -17,7 +17,7 @@ from serve.app import create_app
 from serve.http import page
 from serve.settings import Settings
 from tests import serving
-from tests.serving import Running, encoded, noise, publish, running, wait_for, wait_until_ready
+from tests.serving import Running, encoded, noise, publish, ready, running, wait_for
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -75,8 +75,7 @@ def meddlers() -> Iterator[list[Meddler]]:
 def server(meddlers: list[Meddler], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("page") / "registry"
     publish(root)
-    with running(Settings(registry=root)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=root)) as server:
         yield server
 
 

@@ -143,7 +143,7 @@ class Bench:
         return {**os.environ, "KRISHI_CACHE": str(self.cache)}
 
     def command(self, *words: str | Path) -> list[str]:
-        return [sys.executable, "-m", "workbench.cli", *map(str, words)]
+        return [sys.executable, "-m", "workbench", *map(str, words)]
 
     def run(
         self, *words: str | Path, code: int = 0, cwd: Path | None = None

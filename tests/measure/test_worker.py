@@ -15,7 +15,7 @@ from onnx import helper
 from tests.builders import artifact_info, onnx_model
 from workbench.backends import NullRuntime, OrtRuntime
 from workbench.backends.artifact import Artifact
-from workbench.measure.session_process import TIMED_IMAGES, WARM_UP_MIN
+from workbench.measure.session_process import TIMED_IMAGES, WARM_UP_MIN, OpenSession
 from workbench.measure.throughput import photos_per_s
 from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
@@ -119,8 +119,8 @@ def test_a_warm_up_calls_the_session(worker: Worker) -> None:
 
 def test_batches_are_timed_by_the_worker_and_what_a_cpu_has_not_is_none(worker: Worker) -> None:
     assert worker.describe().engine is None
-    assert worker.device_time(1) is None
-    speed = worker.gpu_throughput(2)
+    assert worker.ask(OpenSession.device_time, 1) is None
+    speed = worker.ask(OpenSession.gpu_throughput, 2)
     assert speed is not None
     assert (speed.batch, speed.on_device) == (2, None)
     assert speed.with_copies > 1

@@ -258,8 +258,6 @@ def test_an_explicit_version_that_exists_or_lies_too_low_is_refused(bench: Bench
         bench.promote(other, version="1.0.0", forced="really")
     with pytest.raises(WorkbenchError, match=r"`1\.2` is not a version number"):
         bench.promote(other, version="1.2")
-    with pytest.raises(WorkbenchError, match="a version and a bump were both given"):
-        bench.promote(other, version="1.2.0", bump="minor")
     assert bench.promote(other, version="1.4.0").version == "1.4.0"
 
 

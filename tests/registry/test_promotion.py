@@ -15,13 +15,14 @@ from workbench.backends.table import BACKENDS
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
 from workbench.photos.preprocess import normalize
-from workbench.registry.promotion import Published, publish
+from workbench.registry.bundle_writer import Promotion
+from workbench.registry.promotion import publish
 from workbench.registry.store import Registry
 from workbench.report.registry import promotion, promotion_answer
 from workbench.report.verdict import shortfalls
 from workbench.results.folder import RunFolder
 from workbench.results.records import Budget
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace, find
 
 WEIGHTS = b"weights"
@@ -69,7 +70,7 @@ class Bench:
         folder.append(good.model_copy(update={"accuracy": accuracy} if accuracy else {}))
         return folder
 
-    def publish(self, *, variant: str | None = None, force: str | None = None) -> Published:
+    def publish(self, *, variant: str | None = None, force: str | None = None) -> Promotion:
         return publish(
             self.workspace,
             run_id=None,
@@ -95,8 +96,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(bench: Bench) -> None:
     bench.run(certification=counts())
     done = bench.publish()
-    assert (done.variant, done.promotion.version, done.alias) == ("good", "1.0.0", "production")
-    assert done.promotion.bundle.manifest.provenance.forced is None
+    assert (done.variant, done.version, done.alias) == ("good", "1.0.0", "production")
+    assert done.bundle.manifest.provenance.forced is None
     assert promotion_answer(done) == {
         "name": "leaf",
         "version": "1.0.0",
@@ -105,7 +106,7 @@ def test_a_certified_winner_is_published_and_nothing_is_said_to_be_forced(bench:
         "previous": None,
         "why": "the first version",
         "unchanged": False,
-        "folder": str(done.promotion.bundle.folder),
+        "folder": str(done.bundle.folder),
     }
     assert promotion(done).splitlines()[0] == "leaf 1.0.0 is production: good; the first version"
     again = bench.publish()
@@ -127,13 +128,13 @@ def test_force_publishes_it_and_the_manifest_says_what_was_missed(bench: Bench) 
     bench.run(certification=counts(losses=20))
     done = bench.publish(force=REASON)
     assert bench.versions == ["1.0.0"]
-    forced = done.promotion.bundle.manifest.provenance.forced
+    forced = done.bundle.manifest.provenance.forced
     assert forced == f"{REASON}; drop 2.00 points (budget 1)"
 
 
 def test_force_without_a_need_for_it_is_recorded_too(bench: Bench) -> None:
     bench.run(certification=counts())
-    assert bench.publish(force=REASON).promotion.bundle.manifest.provenance.forced == REASON
+    assert bench.publish(force=REASON).bundle.manifest.provenance.forced == REASON
 
 
 def test_what_is_missed_on_either_part_of_the_photos_is_named(bench: Bench) -> None:
@@ -146,12 +147,12 @@ def test_photos_used_for_calibration_certify_nothing_unless_forced(bench: Bench)
     bench.run(uncertified="3 photos are in both", leak=True)
     with pytest.raises(Refused, match="misses the budget: 3 photos are in both"):
         bench.publish()
-    assert bench.publish(force=REASON).promotion.version == "1.0.0"
+    assert bench.publish(force=REASON).version == "1.0.0"
 
 
 def test_too_few_photos_to_keep_any_apart_is_no_reason_to_refuse(bench: Bench) -> None:
     bench.run(uncertified="200 photos are too few")
-    assert bench.publish().promotion.bundle.manifest.provenance.forced is None
+    assert bench.publish().bundle.manifest.provenance.forced is None
 
 
 def test_a_class_that_loses_too_much_is_refused(bench: Bench) -> None:

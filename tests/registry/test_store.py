@@ -198,10 +198,9 @@ def test_every_problem_of_a_bundle_is_listed_at_once(registry: Registry) -> None
 
 
 def test_damaged_golden_data_are_not_returned(registry: Registry) -> None:
-    bundle = registry.bundle("leaf", "1.0.0")
-    truncate(bundle)
+    truncate(registry.bundle("leaf", "1.0.0"))
     with pytest.raises(WorkbenchError, match="its sha256 differs"):
-        bundle.golden()
+        registry.bundle("leaf", "1.0.0").golden()
 
 
 @pytest.mark.parametrize(
@@ -436,9 +435,7 @@ def test_verify_reports_strangers_and_old_leftovers_but_not_work_in_progress(reg
         for path in (registry.root / ".tmp" / name, registry.root / "leaf" / f".aliases.json.{name}"):
             path.write_text("half")
             os.utime(path, (time.time() - age_s,) * 2)
-    found = {
-        problem.path.relative_to(registry.root).as_posix(): problem.what for problem in registry.verify()
-    }
+    found = {p.path.relative_to(registry.root).as_posix(): p.what for p in registry.verify()}
     assert found == {
         ".tmp/old": "was left by an interrupted write; `krishi-bench gc --delete` removes it",
         "leaf/.aliases.json.old": "was left by an interrupted write; `krishi-bench gc --delete` removes it",

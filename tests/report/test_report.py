@@ -18,15 +18,7 @@ from workbench.measure.early_stopping import LostRace
 from workbench.report import cells, render, render_bytes
 from workbench.report.json import schema
 from workbench.results.frames import comparison_frame
-from workbench.results.reasons import (
-    Certified,
-    CloseBehind,
-    Failed,
-    Reason,
-    Skipped,
-    Verdict,
-    Winner,
-)
+from workbench.results.reasons import Certified, CloseBehind, Failed, Reason, Skipped, Verdict, Winner
 from workbench.results.verdict import Comparison, Row
 
 # What is part of a trial's record; docs/measuring.md says so where they are mentioned.
@@ -356,7 +348,7 @@ def test_the_html_escapes_what_came_from_elsewhere() -> None:
 def test_the_html_shows_every_number_of_the_table(comparison: Comparison) -> None:
     text = Page(render("html", [comparison])).text
     for row in (BASELINE, WINNER, PLAIN):
-        assert all(cell in text for cell in cells.cells(row))
+        assert all(cell in text for cell in cells.grid([row], "speed").rows[0])
 
 
 @pytest.mark.parametrize(
@@ -440,7 +432,7 @@ def test_a_table_is_at_most_100_columns_wide_and_cuts_nothing_off(
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
     for row in made:
-        for cell in cells.cells(row)[2:]:
+        for cell in cells.grid([row], "speed").rows[0][2:]:
             assert cell in text
 
 

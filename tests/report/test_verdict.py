@@ -144,10 +144,7 @@ def test_every_cause_has_its_words_in_brief_and_in_full(
 def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
     skipped = [reasons.Skipped(variant=name, message="no GPU") for name in "abcde"]
     comparison = judged(run_info(), *skipped, reasons.Failed(variant="f", message="it broke"))
-    assert lines(comparison, "Not measured here") == [
-        "a and 4 more skipped: no GPU",
-        "f failed: it broke",
-    ]
+    assert lines(comparison, "Not measured here") == ["a and 4 more skipped: no GPU", "f failed: it broke"]
     assert lines(comparison, "Not measured here", verbose=True)[0] == "a, b, c, d, e skipped: no GPU"
 
 

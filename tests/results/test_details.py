@@ -145,11 +145,7 @@ def test_predictions_that_are_gone_are_an_error_with_their_name(
 
 def test_what_was_only_seen_on_photos_is_not_called_exact() -> None:
     fine = Saturation(
-        layers_at_risk=(),
-        logit_error=0,
-        top1_changed=0,
-        photos=8,
-        validated=("x86 with VNNI",),
+        layers_at_risk=(), logit_error=0, top1_changed=0, photos=8, validated=("x86 with VNNI",)
     )
     risky = fine.model_copy(update={"layers_at_risk": ("conv",), "logit_error": 0.12, "top1_changed": 2})
     exact = "INT8 sums are exact on x86 with VNNI and ARM with dot product; on x86 with AVX2 without VNNI "

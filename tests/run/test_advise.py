@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import absent_trial, run_info, trial
+from tests.builders import MACHINE, absent_trial, run_info, trial
 from workbench.model.graph.facts import NetworkFacts
 from workbench.report.advice import answer, headlines
 from workbench.report.advice import text as text_of
@@ -55,15 +55,8 @@ TRANSFORMER = network(convolutions=1, attention=12, matmul_share=0.99, any_size=
 
 
 def machine(features: Sequence[str] = VNNI, architecture: str = "x86_64", cores: int = 4) -> Machine:
-    return Machine(
-        cpu="Test CPU",
-        architecture=architecture,
-        cores=cores,
-        memory_bytes=8 * 2**30,
-        gpus=(),
-        system="Linux",
-        python="3.12",
-        features=tuple(features),
+    return MACHINE.model_copy(
+        update={"features": tuple(features), "architecture": architecture, "cores": cores}
     )
 
 

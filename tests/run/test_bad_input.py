@@ -18,10 +18,11 @@ pytest.importorskip("onnxruntime", reason="networks run in its sessions")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from tests.builders import error_of  # noqa: E402
 from tests.e2e.plain import PREPROCESS, fitted, network, write_workspace  # noqa: E402
 from tests.e2e.tiny import CLASS_NAMES, MEAN, STD, Bench, draw_photos  # noqa: E402
 from workbench.cli import main  # noqa: E402
-from workbench.errors import Unsuited, WorkbenchError  # noqa: E402
+from workbench.errors import Unsuited  # noqa: E402
 from workbench.measure.records import BASELINE  # noqa: E402
 from workbench.model.export.export import export_onnx, torch_logits  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
@@ -98,9 +99,8 @@ def saved(model: Any, folder: Path) -> Path:
 
 def refused(work: Callable[[], object]) -> str:
     """The message and the hint of the error that `work` raises."""
-    with pytest.raises(WorkbenchError) as error:
-        work()
-    return f"{error.value.message} | {error.value.hint}"
+    error = error_of(work)
+    return f"{error.message} | {error.hint}"
 
 
 # Photos to calibrate on

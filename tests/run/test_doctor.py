@@ -3,25 +3,16 @@
 import json
 from dataclasses import replace
 
+from tests.builders import MACHINE
 from workbench.measure.records import Conditions
 from workbench.report.doctor import answer, clock_quality
 from workbench.report.doctor import text as text_of
 from workbench.run.doctor import Clock, Diagnosis
-from workbench.system.machine import Machine
 from workbench.system.nvidia import NO_DRIVER
 from workbench.system.nvidia_check import Chain, Link, chain, this_host
 
 DIAGNOSIS = Diagnosis(
-    machine=Machine(
-        cpu="Test CPU @ 2.00GHz",
-        architecture="x86_64",
-        cores=4,
-        memory_bytes=8 * 2**30,
-        gpus=(),
-        system="Linux 6.1",
-        python="3.12.1",
-        features=("avx2", "avx_vnni"),
-    ),
+    machine=MACHINE.model_copy(update={"features": ("avx2", "avx_vnni")}),
     conditions=Conditions(affinity=(0, 1, 2, 3), quota=1.5, governor="unknown", turbo="off"),
     usable_cores=1,
     runtimes={"onnxruntime cpu": None, "torch cuda": "torch sees no CUDA device"},

@@ -9,9 +9,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from workbench.report.explain import text as text_of
-from workbench.run.advice.evidence import EXPORT, PREPROCESS, RUNTIME, Key, all_evidence
-from workbench.run.advice.explain import Explanation, explain
+from workbench.report.advice import explanation as text_of
+from workbench.run.advice.explain import Explanation, Key, all_evidence, explain
 from workbench.workspace import recipe
 from workbench.workspace.fields import described, models_in, summary, tags_of
 
@@ -29,7 +28,7 @@ def explained(folder: Path, text: str) -> Explanation:
 
 def models_of(key: Key) -> list[type[BaseModel]]:
     """The models that have the setting of a key: of a section, or of a step or backend by its tag."""
-    if key.of in (EXPORT, PREPROCESS, RUNTIME):
+    if key.of in ("export", "preprocess", "runtime"):
         return models_in(recipe.Recipe.model_fields[key.of].annotation)
     return [model for model in (*STEPS, *RUNTIMES) if key.of in tags_of(model)]
 
@@ -62,10 +61,10 @@ def test_every_key_of_the_evidence_is_a_step_or_setting_and_a_value_it_can_have(
 
 
 def test_every_step_backend_and_exporter_has_evidence() -> None:
-    (export,) = models_in(recipe.Recipe.model_fields[EXPORT].annotation)
+    (export,) = models_in(recipe.Recipe.model_fields["export"].annotation)
     tags = {tag for model in (*STEPS, *RUNTIMES) for tag in tags_of(model)}
     assert {key.of for key in EVIDENCE if not key.field} == tags
-    exporters = {key.value for key in EVIDENCE if key.of == EXPORT}
+    exporters = {key.value for key in EVIDENCE if key.of == "export"}
     assert exporters == choices(export.model_fields["exporter"].annotation)
 
 
@@ -147,9 +146,9 @@ def test_the_evidence_for_a_gpu_recipe_is_of_gpus(name: str) -> None:
         (
             "[]",
             "backend: torch, precision: f16, compile: true",
-            [Key("torch"), Key(RUNTIME, "precision", "f16"), Key(RUNTIME, "compile", True)],
+            [Key("torch"), Key("runtime", "precision", "f16"), Key("runtime", "compile", True)],
         ),
-        ("[]", "backend: torch, precision: bf16", [Key(RUNTIME, "precision", "bf16")]),
+        ("[]", "backend: torch, precision: bf16", [Key("runtime", "precision", "bf16")]),
         ("[{use: static_int8, reduce_range: true}]", "backend: onnxruntime", [Key("static_int8")]),
         ("[{use: dynamic_int8}]", "backend: onnxruntime", [Key("dynamic_int8")]),
         ("[{use: nncf_int8}]", "backend: onnxruntime", [Key("nncf_int8")]),

@@ -27,11 +27,7 @@ from workbench.workspace.workspace import load
 POINT = Budget(max_accuracy_drop=0.01)
 
 
-def seen(
-    losses: int = 0,
-    gains: int = 0,
-    images: int = 1000,
-) -> QuickLook:
+def seen(losses: int = 0, gains: int = 0, images: int = 1000) -> QuickLook:
     return QuickLook(
         log_ratio=-math.log(2),
         images=images,

@@ -22,9 +22,17 @@ from workbench.results.verdict import Comparison, compare
 from workbench.run.check_variant import Context
 from workbench.run.tune.moves import Move, at_size, with_step
 from workbench.run.tune.quick_look import Looker, QuickLook
-from workbench.run.tune.recipe_file import HEADER, check_ours, write_recipe
 from workbench.run.tune.search import FINALISTS, Candidate, Search, _families, chosen, explore, scan_sizes
-from workbench.run.tune.tune import _comparable, _not_taken, _smaller_alone, certified_in_turn, summarize
+from workbench.run.tune.tune import (
+    HEADER,
+    _comparable,
+    _not_taken,
+    _smaller_alone,
+    certified_in_turn,
+    check_ours,
+    summarize,
+    write_recipe,
+)
 from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
 from workbench.workspace import recipe as recipes
@@ -92,9 +100,7 @@ def test_of_equally_sure_ones_the_fastest_is_checked_and_two_that_a_look_cannot_
 
 def test_a_faster_one_is_checked_beside_a_surer_one_and_a_slower_unsure_one_never() -> None:
     found = knowing(
-        looked("bold", 3.0, losses=3, gains=3),
-        looked("sure", 2.0),
-        looked("neither", 1.5, losses=2, gains=2),
+        looked("bold", 3.0, losses=3, gains=3), looked("sure", 2.0), looked("neither", 1.5, losses=2, gains=2)
     )
     assert names(chosen(found)) == ["sure", "bold"]
 

@@ -22,8 +22,7 @@ from workbench.results.reasons import NotFinalist  # noqa: E402
 from workbench.results.records import TrialResult  # noqa: E402
 from workbench.results.verdict import compare  # noqa: E402
 from workbench.run.pipeline import Options, run_workspace  # noqa: E402
-from workbench.run.tune.recipe_file import HEADER, recipe_path  # noqa: E402
-from workbench.run.tune.tune import Tuned, tune  # noqa: E402
+from workbench.run.tune.tune import HEADER, Tuned, recipe_path, tune  # noqa: E402
 from workbench.workspace import recipe as recipes  # noqa: E402
 from workbench.workspace.recipe import Variant  # noqa: E402
 from workbench.workspace.workspace import load  # noqa: E402

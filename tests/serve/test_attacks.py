@@ -26,16 +26,19 @@ from PIL import Image
 
 from serve.app import create_app
 from serve.settings import Settings
+from tests.load import sample
 from tests.serving import (
+    END,
+    MULTIPART,
     Running,
     ServerProcess,
     encoded,
     error_code,
     noise,
+    part,
     png_claiming,
-    publish,
-    running,
-    wait_until_ready,
+    ready,
+    server_process,
 )
 from workbench.photos.contract import MAX_PIXELS
 
@@ -44,27 +47,16 @@ pytestmark = pytest.mark.integration
 GOOD = encoded(noise(1))
 # What is left at the end of all attacks; a fresh process has 105 MB.
 MAX_LEFT_BYTES = 350e6
-MULTIPART = "multipart/form-data; boundary=b"
 INFER = "/v2/models/leaf/infer"
 NUMBERS = 3 * 32 * 32
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("attacks") / "registry"
-    publish(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def attacked(registry: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0", OMP_NUM_THREADS="1")
-    wait_until_ready(process.client)
-    yield process
-    left = re.search(r"^process_resident_memory_bytes (\S+)$", process.client.get("/metrics").text, re.M)
-    assert process.end() == 0, process.log
-    assert "Traceback" not in process.log and "Warning" not in process.log, process.log[-5000:]
-    assert left is not None and float(left[1]) < MAX_LEFT_BYTES
+    with server_process(registry, OMP_NUM_THREADS="1") as process:
+        yield process
+        assert sample(process.client.get("/metrics").text, "process_resident_memory_bytes") < MAX_LEFT_BYTES
+    assert "Warning" not in process.log, process.log[-5000:]
 
 
 @pytest.fixture
@@ -232,11 +224,6 @@ def test_bombs_that_come_at_once_are_decoded_as_many_at_a_time_as_there_are_thre
 # Forms
 
 
-def part(options: str, content: bytes = b"1") -> bytes:
-    return b"--b\r\nContent-Disposition: form-data; " + options.encode() + b"\r\n\r\n" + content + b"\r\n"
-
-
-END = b"--b--\r\n"
 FILE = 'name="file"; filename="a"'
 NESTED = part(FILE, b"\r\n" + part(FILE, GOOD) + END)
 BODIES = {
@@ -490,9 +477,7 @@ def test_what_comes_before_a_body_does_not_go_on_for_ever(
     assert grown() < 10e6
 
 
-def test_hundreds_of_idle_or_unfinished_connections_do_not_hold_up_others(
-    target: ServerProcess,
-) -> None:
+def test_hundreds_of_idle_or_unfinished_connections_do_not_hold_up_others(target: ServerProcess) -> None:
     idle = [Wire(target.port) for _ in range(200)]
     try:
         for number, wire in enumerate(idle[:150]):
@@ -512,8 +497,7 @@ def test_hundreds_of_idle_or_unfinished_connections_do_not_hold_up_others(
 @pytest.fixture(scope="module")
 def hasty(registry: Path) -> Iterator[Running]:
     """A server that waits for half a second."""
-    with running(Settings(registry=registry, body_timeout_s=0.5)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry, body_timeout_s=0.5)) as server:
         yield server
         assert server.post(GOOD).status_code == 200
 
@@ -701,8 +685,7 @@ def test_the_largest_body_does_not_keep_others_waiting(target: ServerProcess) ->
 
 @pytest.fixture(scope="module")
 def locked(registry: Path) -> Iterator[Running]:
-    with running(Settings(registry=registry, api_key="a key of ours")) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry, api_key="a key of ours")) as server:
         yield server
 
 
@@ -786,8 +769,7 @@ def test_a_body_of_many_small_chunks_with_a_header_behind_it_is_taken(target: Se
 def test_every_path_holds_its_limits_while_a_body_arrives(
     registry: Path, path: str, limits: dict[str, Any], expected: tuple[int, str]
 ) -> None:
-    with running(Settings(registry=registry, **limits)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry, **limits)) as server:
         answer = server.client.post(path, content=iter([b"a" * 2500]), headers={"Content-Type": MULTIPART})
         assert said(answer) == expected
 

@@ -5,6 +5,7 @@ schemathesis makes requests that fit the description and requests that do not, a
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +27,7 @@ from tests.serving import (  # noqa: E402
     encoded,
     error_code,
     noise,
-    publish,
-    running,
-    wait_until_ready,
+    ready,
 )
 
 pytestmark = pytest.mark.integration
@@ -70,11 +69,8 @@ def quick(examples: int) -> settings:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("fuzz") / "registry"
-    publish(root)
-    with running(Settings(registry=root, queue_budget_s=60)) as server:
-        wait_until_ready(server.client)
+def server(registry: Path) -> Iterator[Running]:
+    with ready(Settings(registry=registry, queue_budget_s=60)) as server:
         yield server
         assert server.post(PHOTOS[0]).json()["class_name"] in CLASS_NAMES
 
@@ -167,12 +163,7 @@ def test_everything_that_is_described_is_described_in_our_own_shapes() -> None:
 
 # The field `file`
 
-REFUSED = {
-    (415, "unsupported-image"),
-    (422, "empty-image"),
-    (422, "broken-image"),
-    (422, "image-too-large"),
-}
+REFUSED = {(415, "unsupported-image"), (422, "empty-image"), (422, "broken-image"), (422, "image-too-large")}
 
 
 @quick(300)
@@ -203,28 +194,12 @@ def test_a_photo_with_changed_bytes_is_a_photo_or_refused(
         assert (answer.status_code, error_code(answer)) in REFUSED
 
 
+PIECES = [b"--b", b"\r\n", b"--", b": ", b"\0", b'"', b"Content-Type: image/png", PHOTOS[0]]
+PIECES += [b"Content-Disposition: form-data", b'; name="file"', b'; filename="a"']
+
+
 @quick(300)
-@given(
-    body=st.lists(
-        st.sampled_from(
-            [
-                b"--b",
-                b"\r\n",
-                b"--",
-                b"Content-Disposition: form-data",
-                b'; name="file"',
-                b'; filename="a"',
-                b": ",
-                b"\0",
-                b'"',
-                b"Content-Type: image/png",
-                PHOTOS[0],
-            ]
-        )
-        | st.binary(max_size=10),
-        max_size=20,
-    ).map(b"".join)
-)
+@given(body=st.lists(st.sampled_from(PIECES) | st.binary(max_size=10), max_size=20).map(b"".join))
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_pieces_of_a_form_in_any_order_never_make_it_fail(server: Running, path: str, body: bytes) -> None:
     answer = server.client.post(

@@ -30,8 +30,8 @@ from tests.serving import (
     encoded,
     error_code,
     noise,
-    publish,
-    running,
+    ready,
+    server_process,
     wait_for,
     wait_until_ready,
 )
@@ -43,12 +43,6 @@ JPEG = {"Content-Type": "image/jpeg"}
 QUEUE_BUDGET_S = 0.5
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    publish(tmp_path / "registry")
-    return tmp_path / "registry"
-
-
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with a model that takes some 20 ms of a processor per photo."""
@@ -56,6 +50,19 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish_model(root, "1.0.0", heavy_onnx(1200, 120))
     point(root, "1.0.0")
     return root
+
+
+def head(length: int) -> bytes:
+    """Of a request with a photo of this many bytes."""
+    lines = (
+        "POST /predict HTTP/1.1",
+        "Host: x",
+        "Content-Type: image/jpeg",
+        f"Content-Length: {length}",
+        "",
+        "",
+    )
+    return "\r\n".join(lines).encode()
 
 
 class Gateway:
@@ -81,8 +88,9 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
 
 
 @contextmanager
-def occupied(server: Running, gateway: Gateway, requests: int) -> Iterator[list[Any]]:
-    """`requests` that stand at the gateway, or in line for it, until the end of the block."""
+def occupied(server: Running, gateway: Gateway, waiting: int) -> Iterator[list[Any]]:
+    """Requests that stand at the gateway, one per thread, and `waiting` more, until the end of the block."""
+    requests = server.client.get("/model").json()["concurrency"] + waiting
     gateway.opened.clear()
     with httpx.Client(base_url=server.url, timeout=20) as client, ThreadPoolExecutor(requests) as pool:
         pending = [pool.submit(client.post, "/predict", content=PHOTO, headers=JPEG) for _ in range(requests)]
@@ -129,12 +137,8 @@ def overload(server_port: int, folder: Path, *, seconds: float) -> dict[str, Any
 def test_ten_times_too_much_is_shed_fast_and_the_rest_is_answered_in_time(
     heavy: Path, tmp_path: Path
 ) -> None:
-    process = ServerProcess(heavy, KRISHI_DRAIN_DELAY="0", KRISHI_QUEUE_BUDGET=str(QUEUE_BUDGET_S))
-    try:
-        wait_until_ready(process.client)
+    with server_process(heavy, KRISHI_QUEUE_BUDGET=str(QUEUE_BUDGET_S)) as process:
         found = overload(process.port, tmp_path, seconds=4)
-    finally:
-        assert process.end() == 0, process.log
     load, capacity = found["load"], found["capacity"]
     # It learns of the first photos that they take longer than before, and took too many until then.
     began = min(answer.due for answer in load.answers)
@@ -164,21 +168,19 @@ def test_ten_times_too_much_is_shed_fast_and_the_rest_is_answered_in_time(
         assert 1 <= int(response.headers["retry-after"]) <= 5
     shed = sample(found["text"], 'requests_rejected_total{reason="queue-full"}')
     assert shed == sample(found["text"], 'requests_total{code="429"}') > 0
-    assert "Traceback" not in process.log
 
 
 # The line
 
 
 def test_after_the_deadline_a_request_is_dropped_before_any_work(registry: Path, gateway: Gateway) -> None:
-    with running(Settings(registry=registry, deadline_s=0.2, queue_budget_s=60)) as server:
-        wait_until_ready(server.client)
-        places = server.client.get("/model").json()["concurrency"]
+    with ready(Settings(registry=registry, deadline_s=0.2, queue_budget_s=60)) as server:
         before = gateway.calls
-        with occupied(server, gateway, places + 4) as pending:
+        with occupied(server, gateway, 4) as pending:
             assert sample(server.metrics(), "queue_depth") == 4
             time.sleep(0.3)
         answers = [one.result() for one in pending]
+        places = len(answers) - 4
         text = server.metrics()
     assert sorted(answer.status_code for answer in answers) == [200] * places + [504] * 4
     assert {error_code(answer) for answer in answers if answer.status_code == 504} == {"deadline-passed"}
@@ -190,11 +192,9 @@ def test_after_the_deadline_a_request_is_dropped_before_any_work(registry: Path,
 
 
 def test_a_queue_longer_than_the_budget_takes_no_request(registry: Path, gateway: Gateway) -> None:
-    with running(Settings(registry=registry, queue_budget_s=0)) as server:
-        wait_until_ready(server.client)
-        places = server.client.get("/model").json()["concurrency"]
+    with ready(Settings(registry=registry, queue_budget_s=0)) as server:
         # One waits: it found an empty queue.
-        with occupied(server, gateway, places + 1):
+        with occupied(server, gateway, 1):
             response = server.post(PHOTO)
             assert (response.status_code, error_code(response)) == (429, "overloaded")
             assert int(response.headers["retry-after"]) >= 1
@@ -204,30 +204,26 @@ def test_a_queue_longer_than_the_budget_takes_no_request(registry: Path, gateway
 
 
 def test_an_overloaded_server_does_not_wait_for_the_body(registry: Path, gateway: Gateway) -> None:
-    with running(Settings(registry=registry, queue_budget_s=0)) as server:
-        wait_until_ready(server.client)
-        places = server.client.get("/model").json()["concurrency"]
-        with occupied(server, gateway, places + 1), socket.create_connection(server.address, 5) as client:
-            client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n")
-            client.sendall(b"Content-Length: 9000000\r\n\r\n")
-            assert client.recv(4096).startswith(b"HTTP/1.1 429 ")
+    with (
+        ready(Settings(registry=registry, queue_budget_s=0)) as server,
+        occupied(server, gateway, 1),
+        socket.create_connection(server.address, 5) as client,
+    ):
+        client.sendall(head(9_000_000))
+        assert client.recv(4096).startswith(b"HTTP/1.1 429 ")
 
 
 # Bodies
 
 
 def test_bodies_that_are_too_much_together_are_refused(registry: Path) -> None:
-    with running(Settings(registry=registry, max_buffered_bytes=1_000_000)) as server:
-        wait_until_ready(server.client)
-        head = (
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 700000\r\n\r\n"
-        )
+    with ready(Settings(registry=registry, max_buffered_bytes=1_000_000)) as server:
         with socket.create_connection(server.address, 5) as first:
-            first.sendall(head + b"x" * 600_000)
+            first.sendall(head(700_000) + b"x" * 600_000)
             wait_for(lambda: sample(server.metrics(), "inflight_requests") == 1)
             time.sleep(0.2)
             with socket.create_connection(server.address, 5) as second:
-                second.sendall(head + b"x" * 600_000)
+                second.sendall(head(700_000) + b"x" * 600_000)
                 answer = second.recv(4096)
             assert answer.startswith(b"HTTP/1.1 429 ")
             assert re.search(rb"\r\nretry-after: \d", answer, re.IGNORECASE)
@@ -246,10 +242,8 @@ def test_healthz_reports_an_engine_that_hangs(
     registry: Path, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve.engine.queue, "STUCK_S", 0.2)
-    with running(Settings(registry=registry)) as server:
-        wait_until_ready(server.client)
-        places = server.client.get("/model").json()["concurrency"]
-        with occupied(server, gateway, places):
+    with ready(Settings(registry=registry)) as server:
+        with occupied(server, gateway, 0):
             assert server.client.get("/healthz").status_code == 200
             wait_for(lambda: server.client.get("/healthz").status_code == 503)
             assert error_code(server.client.get("/healthz")) == "stuck"
@@ -262,18 +256,17 @@ def test_healthz_reports_an_engine_that_hangs(
 
 
 def test_sigterm_under_load_loses_no_request(registry: Path, tmp_path: Path) -> None:
-    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0.7")
-    wait_until_ready(process.client)
-    load = Load(process.port, tmp_path, rate=100, seconds=3.5)
-    time.sleep(1.2)
-    asked = time.monotonic()
-    process.process.terminate()
-    with httpx.Client(base_url=process.client.base_url, timeout=5) as client:
-        while (not_ready := client.get("/readyz")).status_code == 200:
-            time.sleep(0.01)
-        flipped = time.monotonic() - asked
-    assert (error_code(not_ready), not_ready.headers["connection"]) == ("draining", "close")
-    assert process.wait() == 0, process.log
+    with server_process(registry, KRISHI_DRAIN_DELAY="0.7") as process:
+        load = Load(process.port, tmp_path, rate=100, seconds=3.5)
+        time.sleep(1.2)
+        asked = time.monotonic()
+        process.process.terminate()
+        with httpx.Client(base_url=process.client.base_url, timeout=5) as client:
+            while (not_ready := client.get("/readyz")).status_code == 200:
+                time.sleep(0.01)
+            flipped = time.monotonic() - asked
+        assert (error_code(not_ready), not_ready.headers["connection"]) == ("draining", "close")
+        process.wait()
     ended = time.monotonic() - asked
     result = load.result()
     say(f"{dict(result.outcomes)}; /readyz said no after {1e3 * flipped:.0f} ms, ended after {ended:.2f} s")
@@ -283,16 +276,14 @@ def test_sigterm_under_load_loses_no_request(registry: Path, tmp_path: Path) -> 
     assert max(answer.sent for answer in result.answers if answer.outcome == "200") > asked + 0.5
     assert flipped < 0.7  # before it closes
     assert ended < 10
-    assert "Traceback" not in process.log
 
 
 def test_a_request_in_flight_is_answered_after_the_port_closed(registry: Path) -> None:
-    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0")
-    wait_until_ready(process.client)
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(PHOTO)}\r\n"
-    head += "Content-Type: image/jpeg\r\n\r\n"
-    with socket.create_connection((process.host, process.port), 10) as client:
-        client.sendall(head.encode() + PHOTO[:100])
+    with (
+        server_process(registry) as process,
+        socket.create_connection((process.host, process.port), 10) as client,
+    ):
+        client.sendall(head(len(PHOTO)) + PHOTO[:100])
         wait_for(lambda: sample(process.client.get("/metrics").text, "inflight_requests") == 1)
         process.process.terminate()
 
@@ -306,9 +297,8 @@ def test_a_request_in_flight_is_answered_after_the_port_closed(registry: Path) -
         wait_for(refused)
         time.sleep(0.5)
         client.sendall(PHOTO[100:])
-        answer = client.recv(4096)
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert process.wait() == 0, process.log
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        process.wait()
 
 
 def test_a_request_that_begins_after_the_port_closed_is_sent_elsewhere(registry: Path) -> None:

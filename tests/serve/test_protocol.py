@@ -24,11 +24,10 @@ from tests.serving import (  # noqa: E402
     encoded,
     noise,
     onnx_session,
-    publish,
     publish_bytes,
+    ready,
     running,
     tiny_onnx,
-    wait_until_ready,
 )
 from workbench import __version__  # noqa: E402
 from workbench.photos.preprocess import preprocess  # noqa: E402
@@ -41,18 +40,13 @@ InferenceServerException = triton.InferenceServerException
 PHOTOS = [encoded(noise(seed), ("JPEG", "PNG", "WEBP")[seed % 3]) for seed in range(6)]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("protocol") / "registry"
-    publish(root)
-    with running(Settings(registry=root)) as server:
-        wait_until_ready(server.client)
-        yield server
+def connected(server: Running) -> Any:
+    return triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=4)
 
 
 @pytest.fixture(scope="module")
 def client(server: Running) -> Iterator[Any]:
-    with triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=4) as client:
+    with connected(server) as client:
         yield client
 
 
@@ -168,11 +162,8 @@ def test_32_rows_are_the_most(client: Any, batch: NDArray[np.float32]) -> None:
 
 
 def test_its_errors_are_exceptions_with_our_message(client: Any, batch: NDArray[np.float32]) -> None:
-    one, turned, float64 = (
-        image(batch),
-        image(batch[:, :, :16]),
-        image(batch.astype(np.float64), datatype="FP64"),
-    )
+    one, turned = image(batch), image(batch[:, :, :16])
+    float64 = image(batch.astype(np.float64), datatype="FP64")
     classes = triton.InferRequestedOutput("classes")
     three_classes = triton.InferRequestedOutput("logits", class_count=3)
     shape = "the shape of `image` is [n, 3, 32, 32], n from 1 to 32"
@@ -315,8 +306,7 @@ def pixel_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     made = made.model_copy(update={"artifact": info})
     publish_bytes(root, made, data, pixels, onnx_session(data)(pixels))
     Registry(root).point("leaf", "production", "1.0.0", reason="test", expected=None)
-    with running(Settings(registry=root)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=root)) as server:
         yield server
 
 
@@ -325,7 +315,7 @@ def test_a_model_that_takes_pixels_gets_them_as_they_are(pixel_server: Running, 
     pixels = np.concatenate([preprocess(photo, CONTRACT, raw=True) for photo in PHOTOS])
     session = onnx_session(pixels_onnx())
     expected = np.concatenate([session(pixels[row : row + 1]) for row in range(len(pixels))])
-    with triton.InferenceServerClient(pixel_server.url.removeprefix("http://")) as client:
+    with connected(pixel_server) as client:
         (described,) = client.get_model_metadata("leaf")["inputs"]
         assert described == {"name": "image", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}
         answer = client.infer("leaf", [image(pixels, binary=binary, datatype="UINT8")])
@@ -345,23 +335,20 @@ def test_numbers_that_are_no_pixels_are_refused(pixel_server: Running, number: f
 # With a key
 
 
-def test_models_are_behind_the_key_and_health_is_not(tmp_path: Path) -> None:
-    publish(tmp_path)
-    with running(Settings(registry=tmp_path, api_key="a key of ours")) as server:
-        wait_until_ready(server.client)
-        with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
-            assert client.is_server_ready()
-            assert not client.is_model_ready("leaf")
-            with pytest.raises(InferenceServerException, match="send the API key"):
-                client.get_model_metadata("leaf")
-            key = {"Authorization": "Bearer a key of ours"}
-            assert client.is_model_ready("leaf", headers=key)
-            assert client.get_model_metadata("leaf", headers=key)["versions"] == ["1.0.0"]
+def test_models_are_behind_the_key_and_health_is_not(registry: Path) -> None:
+    with ready(Settings(registry=registry, api_key="a key of ours")) as server, connected(server) as client:
+        assert client.is_server_ready()
+        assert not client.is_model_ready("leaf")
+        with pytest.raises(InferenceServerException, match="send the API key"):
+            client.get_model_metadata("leaf")
+        key = {"Authorization": "Bearer a key of ours"}
+        assert client.is_model_ready("leaf", headers=key)
+        assert client.get_model_metadata("leaf", headers=key)["versions"] == ["1.0.0"]
 
 
 def test_before_there_is_a_model_it_is_not_ready_and_says_why(tmp_path: Path) -> None:
     with running(Settings(registry=tmp_path)) as server:
-        with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        with connected(server) as client:
             assert client.is_server_live()
             assert not client.is_server_ready()
             assert not client.is_model_ready("leaf")

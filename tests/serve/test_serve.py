@@ -27,6 +27,8 @@ from tests.load import sample
 from tests.serving import (
     CLASS_NAMES,
     CONTRACT,
+    END,
+    MULTIPART,
     PREDICTION_KEYS,
     ROOT,
     Running,
@@ -35,9 +37,12 @@ from tests.serving import (
     error_code,
     noise,
     not_ready,
+    part,
     png_claiming,
     publish,
+    ready,
     running,
+    server_process,
     wait_for,
     wait_until_ready,
 )
@@ -50,26 +55,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("serve") / "registry"
-    publish(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def server(registry: Path) -> Iterator[Running]:
-    with running(Settings(registry=registry)) as server:
-        wait_until_ready(server.client)
-        yield server
-
-
-@pytest.fixture(scope="module")
 def process(registry: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0")
-    wait_until_ready(process.client)
-    yield process
-    assert process.end() == 0, process.log
-    assert "Traceback" not in process.log
+    with server_process(registry) as process:
+        yield process
 
 
 # Predictions
@@ -183,17 +171,7 @@ def test_a_file_that_is_no_photo_is_refused(server: Running, photo: bytes, statu
     assert "0x" not in response.text
 
 
-MULTIPART = "multipart/form-data; boundary=b"
-
-
-def part(disposition: str, content: bytes = b"x") -> bytes:
-    return b"--b\r\nContent-Disposition: form-data; " + disposition.encode() + b"\r\n\r\n" + content + b"\r\n"
-
-
 FILE_PART = part('name="file"; filename="a.jpg"', encoded(noise(1)))
-
-
-END = b"--b--\r\n"
 UPPER_CASE = "MULTIPART/FORM-DATA; BOUNDARY=b"
 
 
@@ -290,8 +268,7 @@ def test_where_one_photo_of_a_batch_fails_none_goes_on_behind_the_answer(
         return batch(model, photo)
 
     monkeypatch.setattr("workbench.backends.base.usable_cores", lambda: 2)
-    with running(Settings(registry=registry)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry)) as server:
         monkeypatch.setattr(Model, "batch", failing)
         photos = [("files", encoded(noise(1)))] * 8
         response = server.client.post("/predict/batch", files=photos)
@@ -314,8 +291,7 @@ def test_a_refused_photo_leaves_nothing_that_only_the_collector_of_cycles_frees(
         "another type": {"content": b"{}", "headers": {"Content-Type": "application/json"}},
     }
     left = {}
-    with running(Settings(registry=registry)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry)) as server:
         for name, request in requests.items():
             server.client.post("/predict", **request)
             gc.collect()
@@ -417,8 +393,7 @@ def test_the_model_card_says_what_is_served(server: Running, registry: Path) -> 
 
 
 def test_metrics_count_what_happened(registry: Path) -> None:
-    with running(Settings(registry=registry)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry)) as server:
         text = server.metrics()
         for class_id in range(len(CLASS_NAMES)):
             assert sample(text, f'predictions_total{{class_id="{class_id}"}}') == 0
@@ -445,18 +420,13 @@ def test_metrics_count_what_happened(registry: Path) -> None:
 
 
 def test_it_is_ready_in_two_seconds_and_small(registry: Path) -> None:
-    process = ServerProcess(registry, KRISHI_DRAIN_DELAY="0")
-    try:
-        wait_until_ready(process.client)
+    with server_process(registry) as process:
         ready_s = time.monotonic() - process.started_at
         files = {"file": ("a.jpg", encoded(noise(1, 6000, 4000), quality=50), "image/jpeg")}
         with ThreadPoolExecutor(4) as pool:
             answers = pool.map(lambda _: process.client.post("/predict", files=files), range(4))
             assert [answer.status_code for answer in answers] == [200] * 4
         resident = sample(process.client.get("/metrics").text, "process_resident_memory_bytes")
-    finally:
-        code = process.end()
-    assert code == 0, process.log
     # Two seconds on a free machine; the tests run on busy ones.
     assert ready_s < 20
     assert 0 < resident < 250e6
@@ -493,13 +463,10 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(process: ServerProce
 
 def test_a_body_just_under_the_limit_is_read(process: ServerProcess) -> None:
     def chunks() -> Iterator[bytes]:
-        head, tail = (
-            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n',
-            b"\r\n--b--\r\n",
-        )
+        head = part('name="file"; filename="a"', b"")[:-2]
         yield head
-        yield b"x" * (10_000_000 - len(head) - len(tail))
-        yield tail
+        yield b"x" * (10_000_000 - len(head) - len(b"\r\n" + END))
+        yield b"\r\n" + END
 
     response = process.client.post("/predict", content=chunks(), headers={"Content-Type": MULTIPART})
     assert (response.status_code, error_code(response)) == (415, "unsupported-image")
@@ -528,8 +495,7 @@ def test_a_client_that_goes_away_is_no_defect(process: ServerProcess) -> None:
 
 def test_a_head_that_does_not_arrive_is_given_up(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.http.http_limits.HEAD_S", 0.2)
-    with running(Settings(registry=registry)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry)) as server:
         for sent in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"):
             with socket.create_connection(server.address, timeout=10) as client:
                 client.sendall(sent)

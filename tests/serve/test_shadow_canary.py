@@ -3,7 +3,9 @@
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,17 @@ import serve.engine.shadow
 from serve.engine.model import Model
 from serve.settings import Settings
 from tests.load import heavy_onnx, point, publish_cut, publish_model, sample
-from tests.serving import CLASS_NAMES, Running, encoded, noise, publish, running, wait_for, wait_until_ready
+from tests.serving import (
+    CLASS_NAMES,
+    Running,
+    encoded,
+    noise,
+    publish,
+    ready,
+    running,
+    wait_for,
+    wait_until_ready,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -41,9 +53,11 @@ def no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.engine.loader.run_load_trial", lambda *_: None)
 
 
-def accompanied(server: Running, role: str) -> None:
-    wait_until_ready(server.client)
-    wait_for(lambda: loaded(server, role))
+@contextmanager
+def accompanied(settings: Settings, role: str) -> Iterator[Running]:
+    with ready(settings) as server:
+        wait_for(lambda: loaded(server, role))
+        yield server
 
 
 def loaded(server: Running, role: str) -> bool:
@@ -62,8 +76,7 @@ def answers(server: Running, photos: list[bytes]) -> list[dict[str, Any]]:
 
 
 def classes_of(registry: Path, version: str, photos: list[bytes]) -> list[int]:
-    with running(Settings(registry=registry, pin=version)) as server:
-        wait_until_ready(server.client)
+    with ready(Settings(registry=registry, pin=version)) as server:
         return [body["class_id"] for body in answers(server, photos)]
 
 
@@ -72,8 +85,7 @@ def classes_of(registry: Path, version: str, photos: list[bytes]) -> list[int]:
 
 def test_the_canary_answers_its_share_and_the_same_photo_always_the_same_way(registry: Path) -> None:
     weight = 0.3
-    with running(Settings(registry=registry, canary=OTHER, weight=weight)) as server:
-        accompanied(server, "canary")
+    with accompanied(Settings(registry=registry, canary=OTHER, weight=weight), "canary") as server:
         first = answers(server, PHOTOS)
         again = answers(server, PHOTOS)
         text = server.metrics()
@@ -98,11 +110,9 @@ def test_the_canary_answers_its_share_and_the_same_photo_always_the_same_way(reg
 
 def test_which_photos_the_canary_takes_is_its_versions_own_draw(registry: Path) -> None:
     """Or the same users would try every canary there ever is."""
-    with running(Settings(registry=registry, pin=OTHER, canary=PRIMARY, weight=0.5)) as server:
-        accompanied(server, "canary")
+    with accompanied(Settings(registry=registry, pin=OTHER, canary=PRIMARY, weight=0.5), "canary") as server:
         one = [body["model_version"] == PRIMARY for body in answers(server, PHOTOS)]
-    with running(Settings(registry=registry, canary=OTHER, weight=0.5)) as server:
-        accompanied(server, "canary")
+    with accompanied(Settings(registry=registry, canary=OTHER, weight=0.5), "canary") as server:
         two = [body["model_version"] == OTHER for body in answers(server, PHOTOS)]
     assert one != two
     assert 0.2 < np.mean(np.array(one) == np.array(two)) < 0.8
@@ -110,8 +120,7 @@ def test_which_photos_the_canary_takes_is_its_versions_own_draw(registry: Path) 
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.0, PRIMARY), (1.0, OTHER)])
 def test_none_and_all_are_shares_too(registry: Path, weight: float, expected: str) -> None:
-    with running(Settings(registry=registry, canary=OTHER, weight=weight)) as server:
-        accompanied(server, "canary")
+    with accompanied(Settings(registry=registry, canary=OTHER, weight=weight), "canary") as server:
         assert {body["model_version"] for body in answers(server, PHOTOS[:15])} == {expected}
 
 
@@ -161,8 +170,7 @@ def test_beside_a_primary_of_other_classes_the_canary_rests(
     publish(tmp_path, version=OTHER, seed=8, alias=None)
     publish_model(tmp_path, "2.0.0", heavy_onnx(8, 1, classes=4), class_names=CLASS_NAMES[:4])
     settings = Settings(registry=tmp_path, canary=OTHER, weight=1.0, shadow=OTHER, sample=1.0, watch_s=0.01)
-    with running(settings) as server:
-        accompanied(server, "shadow")
+    with accompanied(settings, "shadow") as server:
         assert server.post(PHOTOS[0]).json()["model_version"] == OTHER
         point(tmp_path, "2.0.0")
         wait_for(lambda: server.client.get("/readyz").json()["version"] == "2.0.0")
@@ -178,8 +186,7 @@ def test_beside_a_primary_of_other_classes_the_canary_rests(
 
 
 def test_broken_photos_count_for_the_version_they_were_shown_to(registry: Path) -> None:
-    with running(Settings(registry=registry, canary=OTHER, weight=1.0)) as server:
-        accompanied(server, "canary")
+    with accompanied(Settings(registry=registry, canary=OTHER, weight=1.0), "canary") as server:
         assert server.post(b"no photo").status_code == 415
         text = server.metrics()
     assert sample(text, 'version_requests_total{code="415",role="canary",version="1.1.0"}') == 1
@@ -211,8 +218,7 @@ def test_the_shadow_counts_how_often_it_agrees_and_gives_no_answer(registry: Pat
     mine, its = (classes_of(registry, version, photos) for version in (PRIMARY, OTHER))
     agreeing = sum(a == b for a, b in zip(mine, its, strict=True))
     assert 0 < agreeing < len(photos)
-    with running(Settings(registry=registry, shadow=OTHER, sample=1.0)) as server:
-        accompanied(server, "shadow")
+    with accompanied(Settings(registry=registry, shadow=OTHER, sample=1.0), "shadow") as server:
         one_by_one(server, photos)
         assert {body["model_version"] for body in answers(server, photos[:1])} == {PRIMARY}
         wait_for(lambda: compared(server.metrics(), "agree") + compared(server.metrics(), "disagree") == 31)
@@ -236,8 +242,7 @@ def test_the_shadow_counts_how_often_it_agrees_and_gives_no_answer(registry: Pat
 
 
 def test_the_shadow_sees_only_its_sample(registry: Path) -> None:
-    with running(Settings(registry=registry, shadow=OTHER, sample=0.0)) as server:
-        accompanied(server, "shadow")
+    with accompanied(Settings(registry=registry, shadow=OTHER, sample=0.0), "shadow") as server:
         answers(server, PHOTOS[:10])
         assert "shadow_requests_total{" not in server.metrics()
 
@@ -252,8 +257,7 @@ def test_a_shadow_that_is_slow_slows_no_answer_and_sheds(
         time.sleep(0.5)
         raise AssertionError("nobody waits for this")
 
-    with running(Settings(registry=registry, shadow=OTHER, sample=1.0)) as server:
-        accompanied(server, "shadow")
+    with accompanied(Settings(registry=registry, shadow=OTHER, sample=1.0), "shadow") as server:
         monkeypatch.setattr(serve.engine.shadow, "classify", slow)
         began = time.monotonic()
         answers(server, PHOTOS[:20])
@@ -269,8 +273,7 @@ def test_a_shadow_that_raises_changes_no_answer(
     registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     infer = Model.batch
-    with running(Settings(registry=registry, shadow=OTHER, sample=1.0)) as server:
-        accompanied(server, "shadow")
+    with accompanied(Settings(registry=registry, shadow=OTHER, sample=1.0), "shadow") as server:
         expected = answers(server, PHOTOS[:1])[0]["confidence"]
         wait_for(lambda: compared(server.metrics(), "agree") + compared(server.metrics(), "disagree") == 1)
 
@@ -298,8 +301,9 @@ def test_under_load_the_shadow_is_shed_first(registry: Path, monkeypatch: pytest
         return batch(model, photo)
 
     monkeypatch.setattr(Model, "batch", slow)
-    with running(Settings(registry=registry, shadow=OTHER, sample=1.0, queue_budget_s=30)) as server:
-        accompanied(server, "shadow")
+    with accompanied(
+        Settings(registry=registry, shadow=OTHER, sample=1.0, queue_budget_s=30), "shadow"
+    ) as server:
         with httpx.Client(base_url=server.url, timeout=20) as client, ThreadPoolExecutor(10) as pool:
             headers = {"Content-Type": "image/jpeg"}
             statuses = pool.map(
@@ -314,8 +318,7 @@ def test_after_a_swap_the_shadow_is_compared_with_the_new_version(tmp_path: Path
     publish(tmp_path)
     publish(tmp_path, version=OTHER, seed=8, alias=None)
     publish(tmp_path, version="1.0.1", seed=9, alias=None)
-    with running(Settings(registry=tmp_path, shadow=OTHER, sample=1.0, watch_s=0.01)) as server:
-        accompanied(server, "shadow")
+    with accompanied(Settings(registry=tmp_path, shadow=OTHER, sample=1.0, watch_s=0.01), "shadow") as server:
         one_by_one(server, PHOTOS[:2])
         point(tmp_path, "1.0.1")
         wait_for(lambda: server.client.get("/readyz").json()["version"] == "1.0.1")
@@ -335,8 +338,7 @@ def test_after_a_swap_the_shadow_is_compared_with_the_new_version(tmp_path: Path
 def test_photos_that_the_canary_answered_are_not_shown_to_the_shadow(registry: Path) -> None:
     """The comparison is between the primary and the shadow."""
     settings = Settings(registry=registry, canary=OTHER, weight=1.0, shadow=OTHER, sample=1.0)
-    with running(settings) as server:
-        accompanied(server, "shadow")
+    with accompanied(settings, "shadow") as server:
         answers(server, PHOTOS[:5])
         time.sleep(0.1)
         assert "shadow_requests_total{" not in server.metrics()

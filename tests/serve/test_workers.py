@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict
 import serve.workers
 from serve.settings import Settings
 from tests.load import Load, children, point, sample, say
-from tests.serving import ServerProcess, encoded, noise, publish, wait_for
+from tests.serving import ServerProcess, encoded, noise, publish, server_process, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ def predict(process: ServerProcess) -> httpx.Response:
 
 
 def workers(process: ServerProcess) -> list[psutil.Process]:
-    return children(process.process.pid, "serve.worker")
+    return children(process.process.pid, "serve.server")
 
 
 def ready(process: ServerProcess) -> bool:
@@ -61,21 +61,9 @@ def replaced(process: ServerProcess, killed: list[psutil.Process]) -> bool:
 
 @contextmanager
 def serving(registry: Path, **environment: str) -> Iterator[ServerProcess]:
-    environment = {"KRISHI_WORKERS": "2", "KRISHI_DRAIN_DELAY": "0", **environment}
-    process = ServerProcess(registry, **environment)
-    try:
+    with server_process(registry, KRISHI_WORKERS="2", **environment) as process:
         wait_for(lambda: ready(process), BUSY_S)
         yield process
-    finally:
-        code = process.end() if process.process.poll() is None else process.wait()
-    assert code == 0, process.log
-    assert "Traceback" not in process.log
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    publish(tmp_path / "registry")
-    return tmp_path / "registry"
 
 
 @pytest.fixture(scope="module")

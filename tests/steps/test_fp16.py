@@ -23,10 +23,10 @@ from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.graph.onnx_file import describe  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
-from workbench.steps.fp16.casts import FLOAT, FLOAT16, count_casts, half_share, types_of, without_cast_pairs  # noqa: E402
+from workbench.steps.fp16.casts import count_casts, half_share, notes_of, types_of, without_cast_pairs  # noqa: E402
 from workbench.steps.fp16.convert import fp16  # noqa: E402
-from workbench.steps.fp16.notes import notes_of  # noqa: E402
 from workbench.steps.fp16.settings import Fp16  # noqa: E402
+from workbench.steps.graph import FLOAT, FLOAT16  # noqa: E402
 from workbench.steps.verify import check  # noqa: E402
 
 pytestmark = pytest.mark.integration

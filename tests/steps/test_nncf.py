@@ -24,6 +24,7 @@ from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
 from workbench.photos.preprocess import normalize  # noqa: E402
+from workbench.steps import Photos  # noqa: E402
 from workbench.steps.fold import fold_preprocess  # noqa: E402
 from workbench.steps.nncf.quantize import nncf_ir, nncf_onnx  # noqa: E402
 from workbench.steps.nncf.settings import NncfInt8  # noqa: E402
@@ -65,7 +66,7 @@ def quantised(
     source: Path, folder: Path, photos: Images, validation: Images | None = None, **fields: Any
 ) -> Artifact:
     folder.mkdir()
-    nncf_ir(step(**fields), source, folder, photos, validation)
+    nncf_ir(step(**fields), source, folder, Photos(CONTRACT, photos, validation))
     return Artifact(folder, ir_info(folder))
 
 
@@ -116,7 +117,7 @@ def test_an_onnx_in_int8_answers_like_the_float_network(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    nncf_onnx(step(), source, tmp_path / "q.onnx", photos, None)
+    nncf_onnx(step(), source, tmp_path / "q.onnx", Photos(CONTRACT, photos))
     facts = describe(tmp_path / "q.onnx")
     assert (facts.precision, facts.opset, facts.dynamic_batch) == ("int8", 17, True)
     logits = logits_of(tmp_path / "q.onnx", facts, normalize(photos.pixels(), CONTRACT))
@@ -130,7 +131,7 @@ def test_the_same_photos_give_the_same_bytes(
     assert quantised(source, tmp_path / "again", photos).digest == plain.digest
     assert str(plain.folder.parent).encode() not in plain.path.read_bytes()
     for name in ("a.onnx", "b.onnx"):
-        nncf_onnx(step(), source, tmp_path / name, photos, None)
+        nncf_onnx(step(), source, tmp_path / name, Photos(CONTRACT, photos))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
@@ -166,7 +167,7 @@ def test_ignored_layers_stay_in_float(
     source: Path, photos: Images, tmp_path: Path, fields: dict[str, Any], left: int
 ) -> None:
     assert float_layers(quantised(source, tmp_path / "ir", photos, **fields)) == left
-    nncf_onnx(step(**fields), source, tmp_path / "q.onnx", photos, None)
+    nncf_onnx(step(**fields), source, tmp_path / "q.onnx", Photos(CONTRACT, photos))
     graph = onnx.load(tmp_path / "q.onnx").graph
     stored = {weight.name for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT}
     layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
@@ -204,7 +205,7 @@ def test_accuracy_control_works_on_onnx_too(
 ) -> None:
     def wrong(**fields: Any) -> int:
         target = tmp_path / "q.onnx"
-        nncf_onnx(step(**fields), source, target, photos, judge)
+        nncf_onnx(step(**fields), source, target, Photos(CONTRACT, photos, judge))
         facts = describe(target)
         assert facts.precision == "int8"
         answers = logits_of(target, facts, normalize(judge.pixels()[:], CONTRACT)).argmax(axis=1)
@@ -230,14 +231,16 @@ def test_accuracy_control_never_sees_the_photos_that_certify(
     monkeypatch.setattr(Images, "rows", watched)
     control = {"max_drop": 0.5, "minutes": 1}
     choosing = range(1, PHOTOS, 3)
-    nncf_onnx(step(accuracy_control=control), source, tmp_path / "q.onnx", photos, photos, choosing)
+    given = Photos(CONTRACT, photos, photos, choosing=choosing)
+    nncf_onnx(step(accuracy_control=control), source, tmp_path / "q.onnx", given)
     assert set(seen) == set(choosing)
 
 
 def test_what_does_not_fit_is_refused_with_the_field(source: Path, photos: Images, tmp_path: Path) -> None:
     def message(validation: Images | None = None, **fields: Any) -> str:
         target = tmp_path / "q.onnx"
-        found = error_of(lambda: nncf_onnx(step(**fields), source, target, photos, validation))
+        given = Photos(CONTRACT, photos, validation)
+        found = error_of(lambda: nncf_onnx(step(**fields), source, target, given))
         assert not target.exists()
         return found.message
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.builders import error_of
 from workbench.errors import WorkbenchError
 from workbench.workspace import workspace
 from workbench.workspace.draft import Found, draft, look, write_draft
@@ -40,11 +41,9 @@ def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
     assert look(tmp_path) == NOTHING
 
 
-@pytest.mark.parametrize(
-    "name", ["model.ckpt", "model.pt", "model.pth", "model.onnx", "model.pt2", "model.safetensors"]
-)
-def test_every_kind_of_checkpoint_is_found(tmp_path: Path, name: str) -> None:
-    assert look(filled(tmp_path, name)).checkpoint == name
+@pytest.mark.parametrize("suffix", ["ckpt", "pt", "pth", "onnx", "pt2", "safetensors"])
+def test_every_kind_of_checkpoint_is_found(tmp_path: Path, suffix: str) -> None:
+    assert look(filled(tmp_path, f"model.{suffix}")).checkpoint == f"model.{suffix}"
 
 
 def test_the_checkpoint_nearest_to_the_top_is_taken(tmp_path: Path) -> None:
@@ -127,9 +126,8 @@ def test_hidden_folders_caches_and_deep_ones_are_not_searched(tmp_path: Path) ->
 
 
 def test_the_written_file_is_a_workspace_that_loads(tmp_path: Path) -> None:
-    filled(
-        tmp_path, "student.ckpt", "student.py", "labels.json", "data/val/rust/1.jpg", "data/calib/rust/2.jpg"
-    )
+    photos = ("data/val/rust/1.jpg", "data/calib/rust/2.jpg")
+    filled(tmp_path, "student.ckpt", "student.py", "labels.json", *photos)
     path, findings = write_draft(tmp_path)
     found = workspace.load(path)
     assert found.model.checkpoint == tmp_path / "student.ckpt"
@@ -189,9 +187,7 @@ def test_the_examples_to_uncomment_are_valid_too() -> None:
 
 def test_a_krishi_yaml_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "krishi.yaml").write_text("mine")
-    with pytest.raises(WorkbenchError) as caught:
-        write_draft(tmp_path)
-    assert caught.value.message == f"{tmp_path}/krishi.yaml is there already"
+    assert error_of(lambda: write_draft(tmp_path)).message == f"{tmp_path}/krishi.yaml is there already"
     assert (tmp_path / "krishi.yaml").read_text() == "mine"
 
 

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.builders import error_of
 from workbench.backends import SETTINGS, OrtRuntime, TorchRuntime
 from workbench.errors import WorkbenchError
 from workbench.model.export.settings import Export
@@ -41,9 +42,8 @@ def names(folder: Path, text: str) -> list[str]:
 
 
 def refused(folder: Path, text: str) -> tuple[str, str | None]:
-    with pytest.raises(WorkbenchError) as caught:
-        variants(folder, text)
-    return caught.value.message.replace(f"{folder}/", ""), caught.value.hint
+    error = error_of(lambda: variants(folder, text))
+    return error.message.replace(f"{folder}/", ""), error.hint
 
 
 def test_a_recipe_without_a_matrix_is_one_variant_of_its_own_name(tmp_path: Path) -> None:
@@ -132,27 +132,27 @@ def test_one_variant_does_not_leak_into_the_next(tmp_path: Path) -> None:
     assert variants(tmp_path, text)[1].runtime == OrtRuntime(device="cpu")
 
 
-def test_a_misspelt_step_is_answered_in_full(tmp_path: Path) -> None:
-    message, hint = refused(tmp_path, "name: a\nsteps:\n  - use: static_int\n")
-    assert message == (
-        "r.yaml is not a valid recipe\n"
-        "  r.yaml:3: steps[0].use: `static_int` is not one of simplify, dynamic_int8, static_int8, "
-        "nncf_int8, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch"
-    )
-    assert hint == "did you mean `static_int8`?"
-
-
-def test_a_misspelt_key_of_a_nested_section_is_answered_in_full(tmp_path: Path) -> None:
-    message, hint = refused(
-        tmp_path, "name: a\nsteps:\n  - use: static_int8\n    calibration:\n      methd: entropy\n"
-    )
-    assert message == "r.yaml is not a valid recipe\n  r.yaml:5: steps[0].calibration.methd: unknown key"
-    assert hint == "did you mean `method`?"
-
-
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
+        (
+            "name: a\nsteps:\n  - use: static_int\n",
+            "r.yaml is not a valid recipe\n"
+            "  r.yaml:3: steps[0].use: `static_int` is not one of simplify, dynamic_int8, static_int8, "
+            "nncf_int8, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch",
+            "did you mean `static_int8`?",
+        ),
+        (
+            "name: a\nsteps:\n  - use: static_int8\n    calibration:\n      methd: entropy\n",
+            "r.yaml is not a valid recipe\n  r.yaml:5: steps[0].calibration.methd: unknown key",
+            "did you mean `method`?",
+        ),
+        (
+            "name: a\nsteps:\n  - use: simplify\n  - use: optimize\n  - use: static_int8\n",
+            "r.yaml is not a valid recipe\n"
+            "  r.yaml:5: steps[2]: step `static_int8` comes after `optimize`, which nothing may follow",
+            "move `static_int8` before `optimize`",
+        ),
         (
             "name: a\nmatrix:\n  runtime.thread: [1, 2]\n",
             "r.yaml is not a valid recipe\n  r.yaml:3: runtime.thread: unknown key",
@@ -242,10 +242,9 @@ def test_names_that_would_share_their_log_files_are_refused(tmp_path: Path) -> N
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
     for file in ("one.yaml", "two.yaml"):
         (tmp_path / file).write_text("name: same\n")
-    with pytest.raises(WorkbenchError) as caught:
-        recipe.load([tmp_path])
-    assert caught.value.message == f"{tmp_path}/two.yaml and {tmp_path}/one.yaml are both named `same`"
-    assert caught.value.hint == "give one of them another `name`"
+    error = error_of(lambda: recipe.load([tmp_path]))
+    assert error.message == f"{tmp_path}/two.yaml and {tmp_path}/one.yaml are both named `same`"
+    assert error.hint == "give one of them another `name`"
 
 
 def test_a_folder_gives_its_yaml_files_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -262,10 +261,8 @@ def test_a_file_named_twice_counts_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_recipes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WorkbenchError) as caught:
-        recipe.load([tmp_path])
-    assert caught.value.message == f"{tmp_path} holds no recipe"
-    assert caught.value.hint == "recipes are .yaml files"
+    error = error_of(lambda: recipe.load([tmp_path]))
+    assert (error.message, error.hint) == (f"{tmp_path} holds no recipe", "recipes are .yaml files")
 
 
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -405,16 +402,6 @@ def test_any_order_of_steps_is_taken_or_refused_with_a_reason_and_a_remedy(uses:
     assert error is not None or all(refusal(uses[:length]) is None for length in range(len(uses)))
 
 
-def test_the_error_about_a_senseless_order_names_the_step_that_comes_too_late(tmp_path: Path) -> None:
-    text = "name: a\nsteps:\n  - use: simplify\n  - use: optimize\n  - use: static_int8\n"
-    message, hint = refused(tmp_path, text)
-    assert message == (
-        "r.yaml is not a valid recipe\n"
-        "  r.yaml:5: steps[2]: step `static_int8` comes after `optimize`, which nothing may follow"
-    )
-    assert hint == "move `static_int8` before `optimize`"
-
-
 BASE = """
 name: base
 description: what is shared
@@ -468,9 +455,8 @@ def test_a_chain_of_parents_is_followed_from_folder_to_folder(tmp_path: Path) ->
 
 def test_an_error_in_a_parent_names_the_parent(tmp_path: Path) -> None:
     base = "name: base\n\nruntime: {thread: 1}\n"
-    with pytest.raises(WorkbenchError) as caught:
-        extended(tmp_path, "name: child\nextends: base.yaml\nruntime: {batch: 0}\n", base)
-    message = caught.value.message.replace(f"{tmp_path}/", "")
+    text = "name: child\nextends: base.yaml\nruntime: {batch: 0}\n"
+    message = error_of(lambda: extended(tmp_path, text, base)).message.replace(f"{tmp_path}/", "")
     assert "base.yaml:3: runtime.thread: unknown key" in message
     assert "r.yaml:3: runtime.batch: input should be greater than 0" in message
 
@@ -552,9 +538,7 @@ def test_a_scaled_side_is_one_that_networks_divide_well(side: int, scale: float,
 
 def test_a_shipped_recipe_is_found_by_its_name_and_a_misspelt_one_is_answered() -> None:
     assert recipe.find("int8-static") == recipe.shipped() / "int8-static.yaml"
-    with pytest.raises(WorkbenchError) as caught:
-        recipe.find("int8-statc")
-    assert caught.value.hint == "did you mean `int8-static`?"
+    assert error_of(lambda: recipe.find("int8-statc")).hint == "did you mean `int8-static`?"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from workbench.errors import FieldProblem
 from workbench.system import machine
 from workbench.system.packages import EXTRAS
-from workbench.workspace.requirements import cpu_flags, understood, unmet
+from workbench.workspace.requirements import understood, unmet
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HERE = {"openvino": "2025.3.0", "onnxruntime": "1.23.0rc1"}
@@ -70,5 +70,7 @@ def test_the_extra_of_a_library_is_one_that_exists_and_brings_it() -> None:
 
 
 def test_by_default_this_machine_and_this_environment_are_asked() -> None:
-    assert cpu_flags() == set(machine.collect().features)
+    here = set(machine.collect().features)
+    for name, features in machine.FEATURE_GROUPS.items():
+        assert (unmet([name]) is None) == bool(features & here), name
     assert unmet(["onnxruntime-openvino==0.0.1"]) is not None

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.builders import error_of
 from workbench.errors import WorkbenchError
 from workbench.results.records import Budget
 from workbench.workspace import workspace
@@ -32,9 +33,8 @@ def written(folder: Path, content: dict[str, Any] | str) -> Path:
 
 
 def refused(path: Path) -> tuple[str, str | None]:
-    with pytest.raises(WorkbenchError) as caught:
-        workspace.load(path)
-    return caught.value.message, caught.value.hint
+    error = error_of(lambda: workspace.load(path))
+    return error.message, error.hint
 
 
 def test_paths_are_relative_to_the_file_wherever_one_stands(
@@ -119,21 +119,13 @@ def test_everything_that_is_named_must_be_there(folder: Path, section: str, key:
             "budget.max_acuracy_drop: unknown key",
             "did you mean `max_accuracy_drop`?",
         ),
-        (
-            "budget: {objective: speed}",
-            "budget.objective: `speed` is not one of latency, size, memory",
-            None,
-        ),
+        ("budget: {objective: speed}", "budget.objective: `speed` is not one of latency, size, memory", None),
         (
             "budget: {max_accuracy_drop: -0.1}",
             "budget.max_accuracy_drop: input should be greater than or equal to 0 (got -0.1)",
             None,
         ),
-        (
-            "budget: {max_size_mb: .nan}",
-            "budget.max_size_mb: input should be greater than 0 (got nan)",
-            None,
-        ),
+        ("budget: {max_size_mb: .nan}", "budget.max_size_mb: input should be greater than 0 (got nan)", None),
         ("preprocess: {crop: 0}", "preprocess.crop: input should be greater than 0 (got 0)", None),
         (
             "preprocess: {interpolation: bilinaer}",

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
@@ -22,6 +22,8 @@ from workbench.errors import Refused, WorkbenchError
 from workbench.system.packages import missing_extra
 
 OWN_PROCESS = "own process"  # of the command line: `main` was not called by other code
+HELP = {"-h", "--help"}
+NO_PLUGINS = "__all__"
 DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Where each command is defined, in the order of the help.
 MODULES = {
@@ -43,14 +45,48 @@ class CommandGroup(TyperGroup):
         return ListedCommand(cmd_name) if cmd_name in MODULES else None
 
     def get_params(self, ctx: Any) -> Any:
-        params = super().get_params(ctx)
-        for flag in params:
-            if flag.default is None:
-                flag.default = False  # Without a default, typer loads pydantic to make one out.
-        return params
+        return _without_type(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> int:
-        return exit_code(lambda: super(CommandGroup, self).invoke(ctx), lambda: bool(ctx.meta.get("debug")))
+        """The exit code of a command; prints the errors that users can mend, or raises them in debug."""
+        try:
+            code: int = super().invoke(ctx)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            # `| head` has read enough. What is left in the buffer must not fail once more on the way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return DONE
+        except (WorkbenchError, ModuleNotFoundError, OSError) as error:
+            shown = missing_extra(error) if isinstance(error, ModuleNotFoundError) else error
+            if shown is None or ctx.meta.get("debug"):
+                raise
+            if isinstance(shown, OSError):  # of a disk, a right or a file; what was not translated on the way
+                shown = WorkbenchError(str(error), hint="--debug shows where it happened")
+            print(f"error: {shown.message}", file=sys.stderr)
+            if shown.hint:
+                print(f"hint: {shown.hint}", file=sys.stderr)
+            return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
+        except KeyboardInterrupt:
+            print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
+            return INTERRUPTED
+
+
+class CalledCommand(TyperCommand):
+    """A command with its options."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_type(super().get_params(ctx))
+
+
+def _without_type(params: Any) -> Any:
+    """The same options; the help shows no `<bool>` beside flags."""
+    for flag in params:
+        if getattr(flag, "is_flag", False):
+            flag.metavar = ""
+            if flag.default is None:
+                flag.default = False  # Without a default, typer loads pydantic to make one out.
+    return params
 
 
 class ListedCommand(TyperCommand):
@@ -61,10 +97,12 @@ class ListedCommand(TyperCommand):
         self._function = getattr(module, name.replace("-", "_"))
         super().__init__(name, help=self._function.__doc__, rich_help_panel=module.PANEL)
 
-    def make_context(self, *args: Any, **settings: Any) -> Any:
+    def make_context(self, info_name: Any, args: list[str], *more: Any, **settings: Any) -> Any:
+        if os.environ.get("PYDANTIC_DISABLE_PLUGINS") == NO_PLUGINS and HELP.isdisjoint(args):
+            import_without(["importlib.metadata"], "pydantic.plugin._loader")
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name)(self._function)
-        context = get_command(alone).make_context(*args, **settings)
+        alone.command(self.name, cls=CalledCommand)(self._function)
+        context = get_command(alone).make_context(info_name, args, *more, **settings)
         if context.find_root().obj is OWN_PROCESS:
             gc.freeze()  # what is loaded by now stays: collections need not look at it
         gc.enable()
@@ -94,14 +132,15 @@ def krishi_bench(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 the answer is no, 2 wrong input."""
     # pydantic looks for plugins among all installed packages when it is imported; ours uses none.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", NO_PLUGINS)
     if threading.current_thread() is threading.main_thread():
         # A run that is asked to stop cleans up as after Ctrl-C; the server has its own way.
         signal.signal(signal.SIGTERM, _interrupt)
     words = list(sys.argv[1:] if arguments is None else arguments)
     gc.disable()  # until a command is called: while modules load there is nothing to collect
-    if not {"-h", "--help"}.isdisjoint(words):
-        load_help_without_markdown()
+    if not HELP.isdisjoint(words):
+        # No help of ours is Markdown, and no traceback is rich's: they are half of the time it takes.
+        import_without(["rich.markdown", "rich.traceback"], "typer.rich_utils")
     try:
         process = OWN_PROCESS if arguments is None else None
         code: int = get_command(app).main(words, prog_name="krishi-bench", standalone_mode=False, obj=process)
@@ -117,52 +156,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.enable()
 
 
-def exit_code(run: Callable[[], int], debug: Callable[[], bool]) -> int:
-    """The exit code of a command; prints the errors that users can mend, or raises them in debug."""
-    try:
-        code = run()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # `| head` has read enough. What is left in the buffer must not fail once more on the way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except (WorkbenchError, ModuleNotFoundError, OSError) as error:
-        shown = _readable(error)
-        if shown is None or debug():
-            raise
-        print(f"error: {shown.message}", file=sys.stderr)
-        if shown.hint:
-            print(f"hint: {shown.hint}", file=sys.stderr)
-        return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
-    except KeyboardInterrupt:
-        print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _readable(error: WorkbenchError | ModuleNotFoundError | OSError) -> WorkbenchError | None:
-    """The error in words; None where it is a defect."""
-    if isinstance(error, WorkbenchError):
-        return error
-    if isinstance(error, ModuleNotFoundError):
-        return missing_extra(error)
-    # Whatever was not translated on the way: a disk, a right or a file that is not as it should be.
-    return WorkbenchError(str(error), hint="--debug shows where it happened")
-
-
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def load_help_without_markdown() -> None:
-    """Load typer's help without rich's Markdown and tracebacks, which take half of its time to import.
+class StandIn(ModuleType):
+    """A module of empty classes."""
 
-    No help of ours is Markdown, and no traceback is rich's.
-    """
-    stand_ins = {"rich.markdown": "Markdown", "rich.traceback": "Traceback"}
-    for name, part in stand_ins.items():
-        sys.modules[name] = ModuleType(name)
-        setattr(sys.modules[name], part, type(part, (), {}))
-    importlib.import_module("typer.rich_utils")
-    for name in stand_ins:
+    def __getattr__(self, name: str) -> Any:
+        return type(name, (), {})
+
+
+def import_without(slow: Collection[str], module: str) -> None:
+    """Import a module, but not those that it needs for nothing that we use."""
+    absent = {name: StandIn(name) for name in slow if name not in sys.modules}
+    sys.modules.update(absent)
+    importlib.import_module(module)
+    for name in absent:
         del sys.modules[name]

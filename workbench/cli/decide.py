@@ -17,7 +17,7 @@ from workbench.cli.options import (
     WorkspaceOption,
     find_workspace,
     option,
-    recipe_names,
+    recipes,
     run_ids,
     variant_names,
 )
@@ -39,12 +39,7 @@ ColumnsOption = Annotated[
     ColumnSet, typer.Option("--columns", help="audit: in which precision the multiplications really ran")
 ]
 MixMachines = Annotated[bool, option("--mix-machines", "show runs of different machines together")]
-OneRecipe = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE", help="a file, or the name of one that is shipped", autocompletion=recipe_names
-    ),
-]
+OneRecipe = Annotated[str, recipes("a file, or the name of one that is shipped")]
 
 
 def compare(
@@ -98,16 +93,12 @@ def advise(
     return 0
 
 
-def explain(
-    recipe: OneRecipe,
-    form: Answers = "table",
-    _debug: Debug = False,
-) -> int:
+def explain(recipe: OneRecipe, form: Answers = "table", _debug: Debug = False) -> int:
     """Say what a recipe does, when it helps and when it hurts."""
-    from workbench.report import explain as words
+    from workbench.report import advice as words
     from workbench.run.advice.explain import explain as describe
     from workbench.workspace.recipe import find, parse
 
     explanation = describe(*parse(find(recipe)))
-    print_answer(asdict(explanation), words.text(explanation), form)
+    print_answer(asdict(explanation), words.explanation(explanation), form)
     return 0

@@ -121,7 +121,7 @@ def tune(
     from workbench.report import html
     from workbench.report import tune as words
     from workbench.run import pipeline
-    from workbench.run.tune.recipe_file import recipe_path
+    from workbench.run.tune.tune import recipe_path
     from workbench.run.tune.tune import tune as search
     from workbench.workspace import recipe
 

@@ -80,7 +80,7 @@ def run_ids(context: typer.Context, incomplete: str) -> list[str]:
 def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     """The variants of the latest run."""
     return _from_runs(
-        context, incomplete, lambda runs: [trial.variant for run in runs[-1:] for trial in run.trials()]
+        context, incomplete, lambda runs: [t.variant for run in runs[-1:] for t in run.trials()]
     )
 
 
@@ -95,9 +95,8 @@ def _from_runs(
     from workbench.results.folder import runs
 
     try:
-        return _starting_with(
-            incomplete, names(runs(find_workspace(context.params.get("workspace")).results))
-        )
+        results = find_workspace(context.params.get("workspace")).results
+        return _starting_with(incomplete, names(runs(results)))
     except WorkbenchError:
         return []  # Nothing to offer where there is no workspace, or the run cannot be read.
 

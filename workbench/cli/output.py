@@ -26,9 +26,8 @@ def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
     if output is not None and output.is_dir():
         raise WorkbenchError(f"--output: {output} is a folder", hint="name a file in it")
     if output is None and form == "parquet" and sys.stdout.isatty():
-        raise WorkbenchError(
-            "--format parquet: a terminal cannot show it", hint="name a file with --output, or use a pipe"
-        )
+        hint = "name a file with --output, or use a pipe"
+        raise WorkbenchError("--format parquet: a terminal cannot show it", hint=hint)
 
 
 def print_comparisons(

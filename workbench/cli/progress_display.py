@@ -10,7 +10,6 @@ from workbench.system.progress import Progress, time_left_s
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
 PLAIN_EVERY_S = 5.0
 PACE_AFTER_S = 2.0  # before that, the pace of a stage says nothing of the time left
@@ -108,14 +107,6 @@ def draw(progress: Progress, elapsed_s: float) -> "RenderableType":
         Text(describe_time_left(progress, elapsed_s)),
     )
     what = Text("  " + progress.what, overflow="ellipsis", no_wrap=True)
-    return Group(line, what, *([standings_table(progress)] if progress.standings else []))
-
-
-def standings_table(progress: Progress) -> "Table":
-    """Speed over the baseline's, per variant."""
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table.grid(padding=(0, 2))
     for standing in progress.standings:
         speedup, interval = standing.speedup, standing.interval
@@ -125,4 +116,4 @@ def standings_table(progress: Progress) -> "Table":
             Text(f"{interval[0]:.2f}-{interval[1]:.2f}" if interval is not None else ""),
             Text("dropped" if standing.dropped else ""),
         )
-    return table
+    return Group(line, what, *([table] if progress.standings else []))

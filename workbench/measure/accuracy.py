@@ -32,10 +32,14 @@ def accuracy(
     def per_class(photos: "NDArray[np.bool_]") -> tuple[int, ...]:
         return tuple(np.bincount(truth[photos], minlength=classes).tolist())
 
-    images, correct = np.bincount(truth, minlength=classes), np.bincount(truth[right], minlength=classes)
+    images = np.bincount(truth, minlength=classes)
     # F1 = 2 TP / (2 TP + FP + FN) = 2 TP / (predicted + present), of the classes that have photos.
     present = images > 0
-    f1 = 2 * correct[present] / (np.bincount(answers, minlength=classes) + images)[present]
+    f1 = (
+        2
+        * np.bincount(truth[right], minlength=classes)[present]
+        / (np.bincount(answers, minlength=classes) + images)[present]
+    )
     best = np.argpartition(logits, -TOP5, axis=1)[:, -TOP5:] if classes > TOP5 else None
     return Accuracy(
         images=len(truth),
@@ -43,7 +47,7 @@ def accuracy(
         correct_top5=None if best is None else int((best == truth[:, None]).sum()),
         macro_f1=float(f1.mean()),
         class_images=tuple(images.tolist()),
-        class_correct=tuple(correct.tolist()),
+        class_correct=per_class(right),
         losses=int(lost.sum()),
         gains=int(gained.sum()),
         class_losses=per_class(lost),

@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -37,6 +37,7 @@ class _Counters:
         return (self.waited_us - before.waited_us) / 1e6 / max(self.at_s - before.at_s, 1e-9)
 
 
+@dataclass(slots=True)
 class HostWatch:
     """Watches the whole machine from `begin` to `end` of a round (`latency.Watch`).
 
@@ -44,33 +45,25 @@ class HostWatch:
     files. clock: in seconds. gpu: None where nothing is measured on one.
     """
 
-    def __init__(
-        self,
-        cpus: Collection[int],
-        *,
-        proc: Path = Path("/proc"),
-        clock: Callable[[], float] = time.perf_counter,
-        gpu: GpuWatch | None = None,
-    ) -> None:
-        self._cpus = cpus
-        self._proc = proc
-        self._clock = clock
-        self._gpu = gpu
-        self._before: _Counters | None = None
-        self._probes: list[float] = []
-        self._probe_before = 0.0
+    cpus: Collection[int]
+    proc: Path = Path("/proc")
+    clock: Callable[[], float] = time.perf_counter
+    gpu: GpuWatch | None = None
+    _before: _Counters | None = field(default=None, init=False)
+    _probes: list[float] = field(default_factory=list, init=False)
+    _probe_before: float = field(default=0.0, init=False)
 
     def begin(self) -> None:
         self._probe_before = self._probe()
-        if self._gpu is not None:
-            self._gpu.begin()
+        if self.gpu is not None:
+            self.gpu.begin()
         self._before = self._counters()
 
     def end(self) -> Environment:
         before, after = self._before, self._counters()
         assert before is not None, "end() without begin()"
         # Before the probe: the thread that reads the GPU would compete with it.
-        gpu = None if self._gpu is None else self._gpu.end()
+        gpu = None if self.gpu is None else self.gpu.end()
         probe = max(self._probe_before, self._probe())
         usual = median(self._probes)
         steal, pressure = after.steal_since(before), after.pressure_since(before)
@@ -96,12 +89,12 @@ class HostWatch:
         """Seconds a fixed loop takes on the measuring processors."""
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
         if allowed is not None:
-            os.sched_setaffinity(0, self._cpus)
+            os.sched_setaffinity(0, self.cpus)
         try:
-            started = self._clock()
+            started = self.clock()
             for _ in range(SPIN_LOOPS):
                 pass
-            taken = self._clock() - started
+            taken = self.clock() - started
         finally:
             if allowed is not None:
                 os.sched_setaffinity(0, allowed)
@@ -109,10 +102,10 @@ class HostWatch:
         return taken
 
     def _counters(self) -> _Counters:
-        cpu = _first_line(self._proc / "stat").split()
-        waited = re.search(r"total=(\d+)", _first_line(self._proc / "pressure" / "cpu"))
+        cpu = _first_line(self.proc / "stat").split()
+        waited = re.search(r"total=(\d+)", _first_line(self.proc / "pressure" / "cpu"))
         return _Counters(
-            at_s=self._clock(),
+            at_s=self.clock(),
             ticks=tuple(int(word) for word in cpu[1 : STEAL + 2]),
             waited_us=int(waited[1]) if waited else None,
         )

@@ -6,12 +6,11 @@ within a turn, milliseconds apart. Launches differ too (memory layout, for one),
 the unit of the interval.
 """
 
-import contextlib
 import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Protocol
@@ -43,11 +42,9 @@ class Subject(Protocol):
     def warm_up(self) -> WarmUp: ...
     def burst(self, calls: int) -> tuple[int, ...]:
         """Wall times in nanoseconds of calls made back to back."""
-        ...
 
     def preemptions(self) -> int:
         """Involuntary context switches so far."""
-        ...
 
 
 class Watch(Protocol):
@@ -64,10 +61,9 @@ Launch = Callable[[str], AbstractContextManager[Subject]]
 class Plan:
     """How much to measure.
 
-    rounds: of fresh launches, at most; fewer where every interval is narrow enough sooner.
-    least_rounds: 6 are the fewest that give a 95 % interval. turns: per round, at most.
-    budget_s: for all rounds. repeats: of rounds in which the machine was disturbed. insist: make
-    `least_rounds` whatever the budget, with fewer turns once it is spent.
+    rounds: at most; fewer where every interval is narrow enough sooner. least_rounds: 6 are the fewest that
+    give a 95 % interval. turns: per round, at most. budget_s: for all rounds. repeats: of disturbed rounds.
+    insist: make `least_rounds` whatever the budget, with fewer turns once it is spent.
     """
 
     rounds: int = 20
@@ -83,11 +79,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """What is timed in one session.
+    """What is timed in one session. variants: all, with the baseline and its twin, a second copy of it.
 
-    variants: all of them, with the baseline and its twin. twin: a second copy of the baseline; what it
-    differs by is the noise floor. contenders: a variant that cannot be the fastest of these is dropped.
-    batch_sizes: photos per call, where not 1.
+    contenders: a variant that cannot be the fastest of these is dropped. batch_sizes: where not 1.
     """
 
     variants: Sequence[str]
@@ -113,11 +107,8 @@ class Sample:
 
 @dataclass(slots=True)
 class Measured:
-    """One session.
-
-    batch_sizes: photos per call, where not 1. environments: per round; unused: rounds that were repeated
-    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early.
-    """
+    """One session. batch_sizes: where not 1. environments: per round. unused: rounds that were repeated
+    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early."""
 
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -146,8 +137,8 @@ def measure(
 ) -> Measured:
     """Time all variants against the baseline until every interval is narrow enough, or the budget ends.
 
-    into: filled round by round, so that an interruption leaves what was measured.
-    A variant that fails is left out from there on; the baseline's failure ends the session.
+    A variant that fails is left out from there on; the baseline's failure ends the session. into: filled
+    round by round, so that an interruption leaves what was measured.
     """
     measured = Measured() if into is None else into
     measured.batch_sizes = lineup.batch_sizes
@@ -189,11 +180,8 @@ class _Timing:
         number = len(measured.environments) - 1
         for name, values in log_ratios(measured, baseline, only_round=number).items():
             self.ratios.setdefault(name, {}).update(values)
-        racing = {
-            name: self.ratios[name]
-            for name in self._running()
-            if name != self.lineup.twin and name in self.ratios
-        }
+        known = [name for name in self._running() if name in self.ratios]
+        racing = {name: self.ratios[name] for name in known if name != self.lineup.twin}
         # Every round is a look, so more rounds than the rules know of share the same error.
         rules = replace(self.plan.rules, looks=max(self.plan.rules.looks, self.plan.rounds))
         lost = early_stopping.dropped(racing, self.lineup.contenders, rules)
@@ -230,13 +218,11 @@ class _Timing:
         measured, order = self.measured, self._running()
         number = len(measured.environments)
         self.rng.shuffle(order)
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             subjects = {name: stack.enter_context(self.launch(name)) for name in order}
             warm = _warm_up(order, subjects, measured)
-            calls = {
-                name: _bounded(BURST_NS / state.typical_ns, *BURST_CALLS) for name, state in warm.items()
-            }
-            before = _preemptions(subjects)
+            calls = {name: _bounded(BURST_NS / w.typical_ns, *BURST_CALLS) for name, w in warm.items()}
+            before = sum(subject.preemptions() for subject in subjects.values())
             self.watch.begin()
             # The middle variant is timed for TURNS_NS.
             bursts_ns = [calls[name] * warm[name].typical_ns for name in subjects]
@@ -247,14 +233,11 @@ class _Timing:
                 for place, name in enumerate(permutation):
                     with _failure_noted(name, subjects, measured):
                         times = subjects[name].burst(1 + calls[name])
-                        launched = order.index(name)
-                        measured.samples += [
-                            Sample(name, number, launched, turn, place, call, time_ns)
-                            for call, time_ns in enumerate(times)
-                        ]
+                        of_turn = (name, number, order.index(name), turn, place)
+                        measured.samples += [Sample(*of_turn, call, ns) for call, ns in enumerate(times)]
                 self._report_progress()
             environment = self.watch.end()
-            preemptions = _preemptions(subjects) - before
+            preemptions = sum(subject.preemptions() for subject in subjects.values()) - before
         measured.environments.append(environment.model_copy(update={"preemptions": preemptions}))
         if environment.disturbed and len(measured.unused) < self.plan.repeats:
             measured.unused.add(number)
@@ -269,16 +252,11 @@ class _Timing:
     def _rank(self) -> tuple[Standing, ...]:
         """The variants but the twin after the rounds so far: fastest first, those without a round last."""
         standings, running = [], self._running()
-        for name in self.lineup.variants:
-            if name != self.lineup.twin:
-                ratio = Ratio(tuple(self.ratios.get(name, {}).values()))
-                speedup = ratio.speedup if ratio.log_ratios else None
-                standings.append(Standing(name, speedup, ratio.interval, name not in running))
+        for name in (name for name in self.lineup.variants if name != self.lineup.twin):
+            ratio = Ratio(tuple(self.ratios.get(name, {}).values()))
+            speedup = ratio.speedup if ratio.log_ratios else None
+            standings.append(Standing(name, speedup, ratio.interval, name not in running))
         return tuple(sorted(standings, key=lambda standing: -(standing.speedup or 0.0)))
-
-
-def _preemptions(subjects: Mapping[str, Subject]) -> int:
-    return sum(subject.preemptions() for subject in subjects.values())
 
 
 def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measured) -> dict[str, WarmUp]:
@@ -297,7 +275,7 @@ def _bounded(number: float, least: int, most: int) -> int:
     return min(max(math.ceil(number), least), most)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _failure_noted(name: str, subjects: dict[str, Subject], measured: Measured) -> Iterator[None]:
     try:
         yield
@@ -309,11 +287,10 @@ def _failure_noted(name: str, subjects: dict[str, Subject], measured: Measured) 
 def log_ratios(
     measured: Measured, baseline: str, *, only_round: int | None = None
 ) -> dict[str, dict[int, float]]:
-    """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns,
-    each the time of one photo.
+    """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns.
 
-    Paired first, then summarised: the machine has the same speed in the bursts of one turn. A burst counts as
-    the median of its hot calls.
+    Each is the time of one photo, a burst the median of its hot calls. Paired first, then summarised: the
+    machine has the same speed in the bursts of one turn.
     """
     turns: dict[tuple[int, int], dict[str, list[int]]] = {}
     for s in measured.samples:
@@ -343,6 +320,7 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
     hot = [s.time_ns for s in own if s.call > 0]
     if not hot:
         return None
+    ratios = log_ratios(replace(measured, samples=pair), baseline)
     return Latency(
         batch_size=measured.batch_sizes.get(variant, 1),
         samples=len(hot),
@@ -354,9 +332,7 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
         p95_upper_ns=percentile_upper_bound(hot, 0.95),
         p99_upper_ns=percentile_upper_bound(hot, 0.99),
         cold_p50_ns=median(s.time_ns for s in own if s.call == 0),
-        round_log_ratios=tuple(
-            log_ratios(replace(measured, samples=pair), baseline).get(variant, {}).values()
-        ),
+        round_log_ratios=tuple(ratios.get(variant, {}).values()),
         settled=variant not in measured.unsettled,
         confirmed=confirmed,
     )

@@ -81,10 +81,8 @@ def new_confusions(
         for truth, answer, earlier in zip(labels, answers, before, strict=True)
         if answer != truth and answer != earlier
     )
-    return [
-        Confusion(class_names[truth], class_names[answer], images)
-        for (truth, answer), images in pairs.most_common()
-    ]
+    found = pairs.most_common()
+    return [Confusion(class_names[truth], class_names[answer], n) for (truth, answer), n in found]
 
 
 def expected_calibration_error(

@@ -72,10 +72,7 @@ class Accuracy(Record):
 
 
 class GpuConditions(Record):
-    """What decides the speed of a GPU and does not change during a run; None: unknown.
-
-    default_power_w: the limit it was made with; a lower `power_limit_w` was set by its administrator.
-    """
+    """What decides the speed of a GPU; None: unknown. default_power_w: the limit that it was made with."""
 
     REMOVED: ClassVar = dict.fromkeys(("max_sm_mhz", "max_memory_mhz", "persistence"))
 
@@ -189,10 +186,7 @@ class Latency(Record):
 
 
 class WholePath(Record):
-    """From the bytes of a photo to its class, as the server does it: medians in nanoseconds.
-
-    photo: its name. rest: softmax and top-1.
-    """
+    """From the bytes of a photo to its class, as the server does it: medians. rest: softmax and top-1."""
 
     photo: str
     bytes: int

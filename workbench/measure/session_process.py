@@ -1,5 +1,4 @@
-"""The measuring process. It reads the clock itself, around the call alone; the parent only says whose turn
-it is."""
+"""The measuring process. It reads the clock itself; the parent only says whose turn it is."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,11 +37,8 @@ WARM_UP_TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was read back from an opened session.
-
-    load_s: from the file on disk to a session that can be called, the runtime already imported.
-    cold_start_s: from the start of this process to its first answer. engine: of GPU runtimes that have one.
-    """
+    """Read back from an open session. load_s: of the file, the runtime already imported. cold_start_s: from
+    the start of this process to its first answer. engine: of GPU runtimes that have one."""
 
     load_s: float
     cold_start_s: float
@@ -60,8 +56,7 @@ class Memory:
     steady_bytes: int
 
 
-Request = tuple[Callable[..., object], tuple[Any, ...]]
-"""A method of `OpenSession` and its arguments."""
+Request = tuple[Callable[..., object], tuple[Any, ...]]  # a method of `OpenSession` and its arguments
 
 
 @contextmanager
@@ -70,8 +65,7 @@ def hold(
 ) -> Iterator[Callable[[Request], object]]:
     """In the child: open the session and answer requests about it.
 
-    images: through the artifact's own preprocessing. spawned_s: the parent's time.monotonic() when it started
-    this process; the clock is the machine's.
+    spawned_s: the parent's time.monotonic() when it started this process; the clock is the machine's.
     """
     backend = backend_of(runtime)
     # Imports the runtime, so that load_s below is the model's alone.
@@ -83,9 +77,8 @@ def hold(
         load_s = time.perf_counter() - started
         session.infer(next(images.rows([0])))
         cold_start_s = time.monotonic() - spawned_s
-        opened = Opened(
-            load_s, cold_start_s, session.device, session.provider, session.threads, session.engine
-        )
+        read_back = (session.device, session.provider, session.threads, session.engine)
+        opened = Opened(load_s, cold_start_s, *read_back)
         target = OpenSession(artifact, runtime, images, session, opened)
         yield lambda request: request[0](target, *request[1])
 
@@ -160,15 +153,9 @@ class OpenSession:
             softmax(logits[0]).argmax()
             done = time.perf_counter_ns()
             stages.append((decoded - begun, prepared - decoded, inferred - prepared, done - inferred))
-        decode_ns, preprocess_ns, infer_ns, rest_ns = (median(times) for times in zip(*stages, strict=True))
-        return WholePath(
-            photo=name,
-            bytes=len(photo),
-            decode_ns=decode_ns,
-            preprocess_ns=preprocess_ns,
-            infer_ns=infer_ns,
-            rest_ns=rest_ns,
-        )
+        names = ("decode_ns", "preprocess_ns", "infer_ns", "rest_ns")
+        medians = map(median, zip(*stages, strict=True))
+        return WholePath(photo=name, bytes=len(photo), **dict(zip(names, medians, strict=True)))
 
     def device_time(self, size: int) -> tuple[float, str] | None:
         return figures.device_time(self._session.on_device, self._batch(size))

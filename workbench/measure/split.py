@@ -26,10 +26,7 @@ NEAR_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Row numbers of the validation photos, ascending.
-
-    uncertified: why there is no certification part; all photos are for selection then.
-    """
+    """Row numbers of the validation photos, ascending. uncertified: why all are for selection."""
 
     selection: tuple[int, ...]
     certification: tuple[int, ...]
@@ -42,11 +39,7 @@ class Parts:
 
 
 def split(
-    validation: Dataset,
-    pixels: "NDArray[np.uint8]",
-    calibration: Dataset | None,
-    *,
-    max_drop: float,
+    validation: Dataset, pixels: "NDArray[np.uint8]", calibration: Dataset | None, *, max_drop: float
 ) -> Parts:
     """Split the photos of every class in halves, near-duplicates kept together; the same for ever.
 
@@ -54,7 +47,9 @@ def split(
     loses nothing, all photos are for selection.
     """
     everything = tuple(range(len(validation)))
-    if calibration is not None and (shared := _shared(validation, calibration)):
+    known = set(calibration.contents if calibration is not None else ())
+    photos = zip(validation.paths, validation.contents, strict=True)
+    if shared := [str(path) for path, content in photos if content in known]:
         return Parts(everything, (), SharedPhotos(images=len(shared), paths=tuple(shared[:SHOWN])))
     chosen: list[int] = []
     dealt = 0
@@ -73,20 +68,11 @@ def split(
     return Parts(tuple(sorted(chosen)), tuple(sorted(certifying)))
 
 
-def _shared(validation: Dataset, calibration: Dataset) -> list[str]:
-    contents = set(calibration.contents)
-    photos = zip(validation.paths, validation.contents, strict=True)
-    return [str(path) for path, content in photos if content in contents]
-
-
 def _half(
     rows: Sequence[int], contents: Sequence[str], pixels: "NDArray[np.uint8]", *, more: bool
 ) -> list[int]:
-    """About half of one class's photos, in whole groups of near-duplicates.
-
-    Groups are dealt out in the order of their contents' digests, each to the part that has fewer photos.
-    more: an odd photo goes to this part.
-    """
+    """About half of one class's photos, in whole groups of near-duplicates. more: also the odd photo."""
+    # Groups are dealt out in the order of their contents' digests, each to the part that has fewer photos.
     groups = sorted(groups_of(rows, pixels), key=lambda group: min(contents[row] for row in group))
     mine: list[int] = []
     others = 0

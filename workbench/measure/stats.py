@@ -39,10 +39,9 @@ def median_interval(values: Sequence[float]) -> Interval | None:
     def coverage(k: int) -> float:
         return 1.0 - 2 * sum(math.comb(n, i) for i in range(k)) / float(2**n)
 
-    enough = [k for k in range(1, n // 2 + 1) if coverage(k) >= CONFIDENCE]
-    if not enough:
+    k = max((k for k in range(1, n // 2 + 1) if coverage(k) >= CONFIDENCE), default=0)
+    if k == 0:
         return None
-    k = enough[-1]
     low, high = ordered[k - 1], ordered[n - k]
     if 2 * (k + 1) > n:
         return low, high

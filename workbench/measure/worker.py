@@ -52,16 +52,15 @@ class Worker:
         return self._child.process.pid
 
     def ready(self) -> None:
-        """Wait for the session to be open. Raises ChildError."""
         self._child.ready(self._open_timeout_s)
 
-    def _ask(self, method: Callable[[OpenSession, *Arguments], Result], *arguments: *Arguments) -> Result:
-        """What a method of the session answers in the child. Raises ChildError."""
+    def ask(self, method: Callable[[OpenSession, *Arguments], Result], *arguments: *Arguments) -> Result:
+        """What a method of the session answers in the child."""
         result: Result = self._child.ask((method, arguments), TURN_TIMEOUT_S)
         return result
 
     def describe(self) -> Opened:
-        return self._ask(OpenSession.describe)
+        return self.ask(OpenSession.describe)
 
     def evaluate(
         self, progress: Callable[[int, int], None], rows: Sequence[int] | None = None
@@ -73,45 +72,35 @@ class Worker:
         parts = []
         for start in range(0, len(chosen), EVALUATE_CHUNK):
             chunk = tuple(chosen[start : start + EVALUATE_CHUNK])
-            parts.append(self._ask(OpenSession.evaluate, chunk))
+            parts.append(self.ask(OpenSession.evaluate, chunk))
             progress(start + len(chunk), len(chosen))
         return np.concatenate(parts)
 
     def warm_up(self) -> WarmUp:
-        return self._ask(OpenSession.warm_up)
+        return self.ask(OpenSession.warm_up)
 
     def burst(self, calls: int) -> tuple[int, ...]:
-        return self._ask(OpenSession.burst, calls)
+        return self.ask(OpenSession.burst, calls)
 
     def preemptions(self) -> int:
         """Involuntary context switches of the child so far; 0 where the system does not tell."""
         import psutil
 
-        try:
+        with suppress(psutil.Error, NotImplementedError):
             return int(psutil.Process(self.pid).num_ctx_switches().involuntary)
-        except (psutil.Error, NotImplementedError):
-            return 0
+        return 0
 
     def memory(self) -> Memory:
-        return self._ask(OpenSession.memory)
+        return self.ask(OpenSession.memory)
 
     def audit(self) -> Audit:
-        return self._ask(OpenSession.audit)
+        return self.ask(OpenSession.audit)
 
     def saturate(self, seconds: float) -> float:
-        return self._ask(OpenSession.saturate, seconds)
+        return self.ask(OpenSession.saturate, seconds)
 
     def walk_path(self, photo: bytes, name: str, times: int) -> WholePath:
-        return self._ask(OpenSession.walk_path, photo, name, times)
-
-    def device_time(self, size: int) -> tuple[float, str] | None:
-        return self._ask(OpenSession.device_time, size)
-
-    def gpu_throughput(self, size: int) -> GpuThroughput | None:
-        return self._ask(OpenSession.gpu_throughput, size)
-
-    def joules(self, size: int) -> float | None:
-        return self._ask(OpenSession.joules, size)
+        return self.ask(OpenSession.walk_path, photo, name, times)
 
     def __enter__(self) -> Self:
         return self
@@ -123,28 +112,25 @@ class Worker:
 def use_of(
     worker: Worker, known: GpuUse, sizes: Sequence[int], watch: GpuWatch, note: Callable[[str], None]
 ) -> GpuUse:
-    """Add the figures of this session to `known`. sizes: from `figures.sizes_of`.
-
-    Where a batch is refused, the larger ones are left out; note: takes the reason.
-    """
+    """Add this session's figures to `known`. note: takes why a batch, and the larger ones, were refused."""
     found: dict[str, object] = {}
     speeds: list[GpuThroughput] = []
     watch.begin()
     try:
-        if (device := worker.device_time(sizes[0])) is not None:
+        if (device := worker.ask(OpenSession.device_time, sizes[0])) is not None:
             found = {"device_p50_ns": device[0], "device_how": device[1]}
         for size in sizes:
-            if (speed := worker.gpu_throughput(size)) is None:
+            if (speed := worker.ask(OpenSession.gpu_throughput, size)) is None:
                 break
             speeds.append(speed)
         if speeds:
-            found["joules"] = worker.joules(speeds[-1].batch)
+            found["joules"] = worker.ask(OpenSession.joules, speeds[-1].batch)
     except ChildError as error:
         note(error.message)
         # The energy can still be measured at the largest batch that was taken, where the process is alive.
         if speeds:
             with suppress(ChildError):
-                found["joules"] = worker.joules(speeds[-1].batch)
+                found["joules"] = worker.ask(OpenSession.joules, speeds[-1].batch)
     finally:
         state = watch.end().state
     return known.model_copy(update={**found, "throughput": tuple(speeds), "state": state})

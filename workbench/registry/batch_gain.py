@@ -23,11 +23,8 @@ LONGEST_CALL_S = 0.25
 
 
 class Batching(Record):
-    """The gain of calls of several photos on the machine of the promotion.
-
-    size: photos a server may gather into a call. photos_per_s: by the size of the call; single photos are
-    measured with one call per session at a time, larger sizes with one call. why: one sentence.
-    """
+    """size: photos a server may gather into a call. photos_per_s: by the size of the call; single photos are
+    measured with one call per session at a time, larger sizes with one call. why: one sentence."""
 
     size: PositiveInt
     photos_per_s: dict[PositiveInt, PositiveFloat]
@@ -35,10 +32,9 @@ class Batching(Record):
 
 
 def batching_of(infer: Infer, photos: Batch, *, fixed: int, sessions: int, device: str = "cpu") -> Batching:
-    """Time calls of one photo against calls of several.
+    """Time calls of one photo against calls of several, of photos (n, ...) as the session takes them.
 
-    photos: (n, ...) as the session takes them. fixed: batch size of the artifact, 0 where it is free.
-    sessions: calls a server makes at a time.
+    fixed: batch size of the artifact, 0 where it is free. sessions: calls a server makes at a time.
     """
     import numpy as np
 

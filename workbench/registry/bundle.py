@@ -37,10 +37,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle whose manifest was read; `verify` checks its other files.
-
-    digest: sha256 of the manifest's bytes, which holds the sha256 of every other file.
-    """
+    """A bundle whose manifest was read; `verify` checks its other files. digest: the manifest's sha256."""
 
     folder: Path
     manifest: Manifest
@@ -56,10 +53,7 @@ class Bundle:
         return Artifact(self.folder, self.manifest.artifact)
 
     def golden(self) -> tuple[Pixels, Logits]:
-        """The golden images and the logits that were published for them.
-
-        Raises WorkbenchError where the file was changed, or has other shapes.
-        """
+        """The published images and logits. Raises WorkbenchError for a changed file and other shapes."""
         entry = self.manifest.entry(self.manifest.golden.file)
         path = self.folder / entry.path
         data = read_plain(path)
@@ -85,19 +79,18 @@ class Bundle:
         except OSError as error:
             return [Problem(self.folder, f"cannot be listed: {error.strerror}")]
         problems = [Problem(self.folder / name, "is missing") for name in sorted(expected.keys() - found)]
-        for name in sorted(found):
-            path = self.folder / name
-            if name not in expected:
+        for path in [self.folder / name for name in sorted(found)]:
+            if path.name in expected:
+                what = _difference(path, *expected[path.name])
+            else:
                 what = "is a symbolic link" if path.is_symlink() else "is not in the manifest"
-                problems.append(Problem(path, what))
-            elif difference := _difference(path, *expected[name]):
-                problems.append(Problem(path, difference))
+            problems += [Problem(path, what)] if what else []
         return problems
 
     def verify(self) -> None:
         """Raise WorkbenchError with every problem."""
         if problems := self.problems():
-            listed = "\n  ".join(str(problem) for problem in problems)
+            listed = "\n  ".join(map(str, problems))
             raise WorkbenchError(
                 f"{self.manifest.name} {self.version} is not what was published\n  {listed}",
                 hint="`krishi-bench rollback` returns to the version before; `promote` publishes it again",
@@ -153,9 +146,6 @@ def compare_logits(got: Logits, expected: Logits, atol: float) -> float:
 
 
 def check_golden(infer: Infer, manifest: Manifest, pixels: Pixels, logits: Logits) -> float:
-    """Compare a session's logits with the recorded ones, as `compare_logits` does, to the bundle's tolerance.
-
-    pixels, logits: from `Bundle.golden()`.
-    """
+    """`compare_logits` of a session with `Bundle.golden()`, to the bundle's tolerance."""
     got = logits_of(infer, manifest.preprocess, pixels, raw=manifest.artifact.pixels)
     return compare_logits(got, logits, manifest.golden.atol)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -27,7 +28,7 @@ from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.child import ChildError, call
 from workbench.system.files import load_arrays, read_plain
-from workbench.system.records import problems_of
+from workbench.system.records import invalid
 
 SMOKE_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 
@@ -38,7 +39,6 @@ class PromotionRequest:
 
     bump, version: the number of the caller's choice, at most one of the two; else it is derived.
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
-    shadow: the result that a shadow run of the model must have had; None for none.
     """
 
     run: RunFolder
@@ -51,10 +51,6 @@ class PromotionRequest:
     shadow: Demand | None = None
 
     def __post_init__(self) -> None:
-        if self.bump is not None and self.version is not None:
-            raise WorkbenchError(
-                "a version and a bump were both given", hint="give one of the two, or neither"
-            )
         if self.version is not None:
             parse(self.version)
 
@@ -67,12 +63,11 @@ class PromotionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """The result of a promotion.
+    """previous: the version that the alias pointed at before. why: of the number, one sentence.
+    unchanged: the alias pointed at this model already."""
 
-    previous: the version that the alias pointed at before. why: of the number, one sentence.
-    unchanged: the alias pointed at this model already.
-    """
-
+    variant: str
+    alias: str
     bundle: Bundle
     previous: str | None
     why: str
@@ -97,13 +92,10 @@ class _Candidate:
         return self.trial.preprocess or self.info.preprocess
 
 
-@dataclass(frozen=True, slots=True)
-class _GoldenSet:
-    """atol: absolute."""
-
+class _GoldenSet(NamedTuple):
     pixels: Pixels
     logits: Logits
-    atol: float
+    atol: float  # absolute
 
 
 def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache) -> Promotion:
@@ -113,7 +105,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     Raises Refused for that, for a shadow result that is missing or too low, for a number that is too low or
     taken, and where another promotion was faster; WorkbenchError where the run or the cache lack a file.
     """
-    name, alias, version = request.name, request.alias, request.version
+    name, alias, version, variant = request.name, request.alias, request.version, request.trial.variant
     pointed = registry.pointed(name, alias)
     previous, generation = (pointed.version, pointed.generation) if pointed else (None, 0)
     candidate = _find_candidate(request, cache)
@@ -126,7 +118,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
         why = f"this very model is already published as {same.version}"
         if version in (None, same.version):
             after = registry.point(name, alias, same.version, reason=request.reason, expected=generation)
-            return Promotion(same, previous, why, unchanged=after.generation == generation)
+            return Promotion(variant, alias, same, previous, why, unchanged=after.generation == generation)
         if request.forced is None:
             raise Refused(why, hint=f"promote without a version to point `{alias}` at {same.version}")
     bundle, why = _publish(request, registry, candidate, previous)
@@ -135,7 +127,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     except Refused as error:
         message = f"{name} {bundle.version} is published, but {error.message}"
         raise Refused(message, hint=error.hint) from error
-    return Promotion(bundle, previous, why, unchanged=False)
+    return Promotion(variant, alias, bundle, previous, why, unchanged=False)
 
 
 def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candidate:
@@ -231,18 +223,11 @@ def _read_golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:
 
 
 def _tolerance(candidate: _Candidate) -> float:
-    """Relative to the largest golden logit.
-
-    INT8 and FP16 kernels round differently on each CPU (with and without VNNI, for example), and GPUs add in
-    another order for each batch size; FP32 on CPUs only adds in another order.
-    """
-    runtime = candidate.runtime
-    exact = (
-        candidate.artifact.info.precision not in ("int8", "fp16", "bf16")
-        and runtime.device == "cpu"
-        and runtime.computes == "f32"
-    )
-    return 1e-3 if exact else 2e-2
+    """Relative to the largest golden logit."""
+    # INT8 and FP16 kernels round differently on each CPU (with and without VNNI, for example), and GPUs add
+    # in another order for each batch size; FP32 on CPUs only adds in another order.
+    runtime, rounded = candidate.runtime, candidate.artifact.info.precision in ("int8", "fp16", "bf16")
+    return 2e-2 if rounded or runtime.device != "cpu" or runtime.computes != "f32" else 1e-3
 
 
 def _publish(
@@ -267,13 +252,8 @@ def _publish(
         output_change(old, logits, got) for (old, _, logits), got in zip(undecided, others, strict=True)
     ]
     change = max(changes, key=lambda change: BUMPS.index(change.bump), default=None)
-    number = next_version(
-        parse(versions[-1]) if versions else None,
-        change,
-        bump=request.bump,
-        version=request.version,
-        forced=request.forced is not None,
-    )
+    highest, forced = parse(versions[-1]) if versions else None, request.forced is not None
+    number = next_version(highest, change, bump=request.bump, version=request.version, forced=forced)
     draft = _draft(request, candidate, number, golden, batching)
     bundle = registry.publish(draft, lambda folder: _write(folder, draft, candidate, golden))
     return bundle, change.why if change else "the first version"
@@ -297,25 +277,19 @@ def _compare(
         try:
             undecided.append((old.manifest, *old.golden()))
         except WorkbenchError as error:
-            why = f"its outputs cannot be compared with {version}'s: {error.message}"
-            changes.append(Change("minor", why))
+            changes.append(
+                Change("minor", f"its outputs cannot be compared with {version}'s: {error.message}")
+            )
     return changes, undecided
 
 
 def _smoke(candidate: _Candidate, images: Sequence[Pixels], log: Path) -> tuple[list[Logits], Batching]:
     variant = candidate.trial.variant
     artifact = replace(candidate.artifact, folder=candidate.artifact.folder.resolve())
+    timeout_s, label = SMOKE_TIMEOUT_S[candidate.runtime.device], f"the trial start of `{variant}`"
+    model = (artifact, candidate.runtime, candidate.contract)
     try:
-        return call(
-            smoke,
-            artifact,
-            candidate.runtime,
-            candidate.contract,
-            images,
-            log=log,
-            timeout_s=SMOKE_TIMEOUT_S[candidate.runtime.device],
-            label=f"the trial start of `{variant}`",
-        )
+        return call(smoke, *model, images, log=log, timeout_s=timeout_s, label=label)
     except ChildError as error:
         raise Refused(f"`{variant}` was not published: {error.message}", hint=error.hint) from error
 
@@ -323,15 +297,11 @@ def _smoke(candidate: _Candidate, images: Sequence[Pixels], log: Path) -> tuple[
 def smoke(
     artifact: Artifact, runtime: Runtime, contract: Preprocess, images: Sequence[Pixels]
 ) -> tuple[list[Logits], Batching]:
-    """Open an artifact as a server does: the logits of each set of pixels, and whether batches pay.
-
-    Runs in a child.
-    """
+    """In a child, as a server does: the logits of each set of pixels, and whether batches pay."""
     backend = backend_of(runtime)
     if (reason := backend.unavailable(runtime)) is not None:
-        raise WorkbenchError(
-            reason, hint="promote on a machine that can run it, as the one it was measured on"
-        )
+        hint = "promote on a machine that can run it, as the one it was measured on"
+        raise WorkbenchError(reason, hint=hint)
     info = artifact.info
     # In an empty folder: a model that reads a second file beside it must fail here, not in production.
     with (
@@ -341,12 +311,9 @@ def smoke(
     ):
         outputs = [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
         photos = batch_of(images[0][:4], contract, raw=info.pixels)
+        fixed, sessions = info.input_shape[0], runtime.sessions
         return outputs, batching_of(
-            session.infer,
-            photos,
-            fixed=info.input_shape[0],
-            sessions=runtime.sessions,
-            device=runtime.device,
+            session.infer, photos, fixed=fixed, sessions=sessions, device=runtime.device
         )
 
 
@@ -380,16 +347,15 @@ def _draft(
             batching=batching,
         )
     except ValidationError as error:
-        problems = "\n  ".join(problems_of(error))
-        raise WorkbenchError(f"`{trial.variant}` cannot be published\n  {problems}") from error
+        raise invalid(f"`{trial.variant}` cannot be published", error) from error
 
 
 def _write(folder: Path, draft: Draft, candidate: _Candidate, golden: _GoldenSet) -> None:
     import numpy as np
 
     (folder / draft.artifact.file).write_bytes(candidate.artifact.read())
-    companions = zip(draft.artifact.companions, candidate.artifact.read_companions(), strict=True)
-    for companion, data in companions:
+    files = draft.artifact.companions
+    for companion, data in zip(files, candidate.artifact.read_companions(), strict=True):
         (folder / companion.file).write_bytes(data)
     packed = io.BytesIO()
     np.savez_compressed(packed, pixels=golden.pixels, logits=golden.logits)

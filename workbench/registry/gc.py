@@ -57,10 +57,7 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """The changes of a collection, or its plan where `done` is false.
-
-    moved: to the trash; deleted: from the trash; waiting: in the trash.
-    """
+    """A collection, or its plan where not `done`. moved: to the trash; deleted: from it; waiting: in it."""
 
     done: bool
     keep: int
@@ -79,8 +76,7 @@ class Reclaimed:
 def collect(
     registry: Registry, *, keep: int = 3, delete: bool = False, now: datetime | None = None
 ) -> Reclaimed:
-    """Find the versions that nothing needs. With `delete`, move them to the trash and empty it of versions
-    that were moved a day ago.
+    """Find the versions that nothing needs; with `delete`, move them to the trash and empty it of old ones.
 
     keep: steps that each alias can be rolled back afterwards. Raises WorkbenchError where an alias file or a
     lease cannot be read (nothing is changed then), or the registry cannot be written.

@@ -70,12 +70,8 @@ def _suppress_not_writable() -> Iterator[None]:
 
 
 def read_leases(root: Path) -> tuple[list[Lease], list[Path]]:
-    """The leases in use, and the files of those whose process has ended.
-
-    Raises WorkbenchError where a lease in use cannot be read: its version is not known.
-    """
-    held: list[Lease] = []
-    ended: list[Path] = []
+    """The leases in use, and the files of ended ones. Raises WorkbenchError for one that cannot be read."""
+    held, ended = list[Lease](), list[Path]()
     folder = root / LEASES_NAME
     if folder.is_symlink() or not folder.is_dir():
         return held, ended
@@ -83,15 +79,14 @@ def read_leases(root: Path) -> tuple[list[Lease], list[Path]]:
         if path.is_symlink() or not path.is_file():
             continue
         try:
-            lease = _read(path)
+            if (lease := _read(path)) is None:
+                ended.append(path)
+            else:
+                held.append(lease)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise WorkbenchError(f"the lease {path} cannot be read: {error.strerror}") from error
-        if lease is None:
-            ended.append(path)
-        else:
-            held.append(lease)
     return held, ended
 
 

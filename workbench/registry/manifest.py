@@ -61,10 +61,7 @@ class Golden(Record):
 
 
 class Provenance(Record):
-    """The origin of a model. forced: the reason to publish it against the tool's advice, if any.
-
-    synthetic: it was measured on the drawn photos of the bundled sample.
-    """
+    """forced: why it was published against the tool's advice. synthetic: measured on the sample's photos."""
 
     run_id: str
     variant: str
@@ -102,8 +99,7 @@ class Draft(Record):
             raise ValueError(f"`{self.version}` is not a version number")
         for file in (self.artifact.file, *[other.file for other in self.artifact.companions]):
             _plain(file)
-        names, classes = len(self.class_names), self.artifact.classes
-        if names != classes:
+        if (names := len(self.class_names)) != (classes := self.artifact.classes):
             raise ValueError(f"{names} class names for a model of {classes} classes")
         return self
 
@@ -131,10 +127,9 @@ class Manifest(Draft):
 
     def entry(self, path: str) -> FileEntry:
         """Raises ValueError where `files` has no such path."""
-        for entry in self.files:
-            if entry.path == path:
-                return entry
-        raise ValueError(f"files does not list `{path}`")
+        if (found := next((entry for entry in self.files if entry.path == path), None)) is None:
+            raise ValueError(f"files does not list `{path}`")
+        return found
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:

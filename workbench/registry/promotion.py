@@ -1,7 +1,6 @@
 """Choose the trial to promote, and refuse one that misses the budget."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from workbench.backends.artifact import ArtifactCache
 from workbench.errors import Refused, WorkbenchError
@@ -14,17 +13,8 @@ from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import certification_shortfalls, compare, shortfalls
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A promotion with its variant, and the alias that points at it."""
-
-    promotion: Promotion
-    variant: str
-    alias: str
 
 
 def publish(
@@ -38,7 +28,7 @@ def publish(
     force: str | None,
     describe: Callable[[Sequence[Shortfall]], str],
     require_shadow: float | None = None,
-) -> Published:
+) -> Promotion:
     """Promote the winner of a run, or the named variant.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
@@ -65,8 +55,7 @@ def publish(
         forced="; ".join(filter(None, [force, missed])) if force else None,
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
     )
-    promotion = promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
-    return Published(promotion, trial.variant, alias)
+    return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
 
 
 def _read_info(run: RunFolder, workspace: Workspace) -> RunInfo:

@@ -7,8 +7,7 @@ from typing import Literal
 from workbench.errors import WorkbenchError
 
 Bump = Literal["patch", "minor", "major"]
-BUMPS: tuple[Bump, ...] = ("patch", "minor", "major")
-"""From the least change to the greatest."""
+BUMPS: tuple[Bump, ...] = ("patch", "minor", "major")  # from the least change to the greatest
 
 MAX_LENGTH = 64  # a version is also a folder's name, which has 255 bytes at most
 
@@ -56,13 +55,9 @@ class Version:
             announced = {"patch": True, "minor": self.patch == 0, "major": self.minor == self.patch == 0}
             if announced[part]:
                 return replace(self, prerelease=(), build=())
-        match part:
-            case "patch":
-                return Version(self.major, self.minor, self.patch + 1)
-            case "minor":
-                return Version(self.major, self.minor + 1, 0)
-            case "major":
-                return Version(self.major + 1, 0, 0)
+        if part == "patch":
+            return Version(self.major, self.minor, self.patch + 1)
+        return Version(self.major + 1, 0, 0) if part == "major" else Version(self.major, self.minor + 1, 0)
 
 
 def _match(text: str) -> re.Match[str] | None:

@@ -21,9 +21,8 @@ FOLDER = "shadow"
 
 
 class ShadowResult(Record):
-    """The agreement of two versions on the same requests.
+    """The candidate `shadow_version`, of this manifest's sha256, beside the `version` that answered.
 
-    version: the one that answered. shadow_version, shadow_digest: the candidate, and its manifest's sha256.
     requests: those that the candidate was given, also where it raised. agree: those of the same top-1 class.
     """
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from workbench.errors import WorkbenchError
 from workbench.measure.stats import wilson
 from workbench.registry.shadow_record import ShadowResult
-from workbench.system.packages import missing_extra
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -87,16 +86,12 @@ class ShadowReport:
 
 
 def report_of(url: str) -> ShadowReport:
-    """Read the metrics of the server at `url`, such as http://127.0.0.1:8000.
-
-    Raises WorkbenchError where no krishi-bench server answers.
-    """
+    """Read the metrics of the server at `url`. Raises WorkbenchError where none of krishi-bench answers."""
     samples = _parse(url, _fetch(url))
     infos = [sample.labels for sample in samples if sample.name == "model_info" and sample.value > 0]
     if not any(sample.name.startswith("inference_latency_seconds") for sample in samples):
-        raise WorkbenchError(
-            f"{url} is no krishi-bench server: its metrics have no inference_latency_seconds"
-        )
+        missing = "its metrics have no inference_latency_seconds"
+        raise WorkbenchError(f"{url} is no krishi-bench server: {missing}")
     loaded = {labels["version"]: labels for labels in infos if labels.get("role") == "shadow"}
     primary = [labels["version"] for labels in infos if labels.get("role") == "primary"]
     totals = _totals(samples)
@@ -136,10 +131,9 @@ def _totals(samples: Iterable["Sample"]) -> _Totals:
     totals: _Totals = defaultdict(float)
     for sample in samples:
         if sample.name.startswith("shadow_"):
-            labels = sample.labels
-            kind = labels.get("result") or labels.get("model", "")
-            key = (sample.name, labels.get("version", ""), labels.get("shadow_version", ""), kind)
-            totals[key] += sample.value
+            label = defaultdict(str, sample.labels)
+            kind = label["result"] or label["model"]
+            totals[sample.name, label["version"], label["shadow_version"], kind] += sample.value
     return totals
 
 
@@ -151,23 +145,19 @@ def _fetch(url: str) -> str:
         with urllib.request.urlopen(target, timeout=TIMEOUT_S) as answer:
             data: bytes = answer.read(LARGEST)
     except urllib.error.HTTPError as error:
-        with error:
-            hint = "is it a krishi-bench server?"
-            raise WorkbenchError(f"{target} answers {error.code}", hint=hint) from None
+        error.close()
+        raise WorkbenchError(f"{target} answers {error.code}", hint="is it a krishi-bench server?") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise WorkbenchError(
-            f"{target} cannot be read: {getattr(reason, 'strerror', None) or reason}",
-            hint="start one with `krishi-bench serve --shadow X.Y.Z`, or name it with --url",
-        ) from error
+        hint = "start one with `krishi-bench serve --shadow X.Y.Z`, or name it with --url"
+        why = getattr(reason, "strerror", None) or reason
+        raise WorkbenchError(f"{target} cannot be read: {why}", hint=hint) from error
     return data.decode("utf-8", errors="replace")
 
 
 def _parse(url: str, text: str) -> list["Sample"]:
-    try:
-        from prometheus_client.parser import text_string_to_metric_families
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) or error from error
+    from prometheus_client.parser import text_string_to_metric_families
+
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (ValueError, IndexError, KeyError) as error:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -43,7 +44,7 @@ from workbench.registry.records import (
 )
 from workbench.registry.semver import is_version, parse
 from workbench.system.files import fsync_path, new_folder, sha256_file, translated_os_errors
-from workbench.system.records import problems_of, read_record, to_json, write_record
+from workbench.system.records import invalid, read_record, to_json, write_record
 
 LEFTOVER_AGE_S = 24 * 3600
 PATIENCE_S = 5.0
@@ -77,10 +78,7 @@ class Registry:
         return self.aliases(name).get(check_name(alias, "an alias"))
 
     def alias_stamp(self, name: str) -> tuple[int, int, int] | None:
-        """The time of the last change in ns, inode and size of `aliases.json`, if it exists.
-
-        It changes whenever an alias of the model moves, and costs one `lstat`.
-        """
+        """What changes whenever an alias of the model moves: time in ns, inode and size of `aliases.json`."""
         path = self._folder(name) / ALIASES_NAME
         try:
             status = os.lstat(path)
@@ -101,18 +99,18 @@ class Registry:
         """`name`, or that of the only model. Raises WorkbenchError where there is none or several."""
         if name is not None:
             return check_name(name, "a model")
-        names = self._require_names()
-        if len(names) > 1:
-            listed = ", ".join(names)
+        only, *others = self._require_names()
+        if others:
+            listed = ", ".join([only, *others])
             raise WorkbenchError(f"{self.root} holds several models: {listed}", hint="name one of them")
-        return names[0]
+        return only
 
     @contextmanager
     def lease(self, bundle: Bundle) -> Iterator[bool]:
-        """Keep a version from garbage collection during the block, or until this process ends.
+        """Keep a version from garbage collection during the block; take it before the model is read.
 
-        Take it before the model is read. Yields False where the registry cannot be written, such as on a
-        read-only mount. Raises WorkbenchError where the version was collected or changed.
+        Yields False where the registry cannot be written, such as on a read-only mount. Raises WorkbenchError
+        where the version was collected or changed.
         """
         with hold(self.root, bundle.manifest.name, bundle.version) as held:
             # A collection may have read the leases before this one was written.
@@ -135,10 +133,10 @@ class Registry:
         return bundle
 
     def resolve(self, name: str | None, alias: str) -> Bundle:
-        """The version that an alias points at, with its files not verified.
+        """The version that an alias points at, with its files not verified. name: None for the only model.
 
-        name: None for the only model. Raises WorkbenchError where there is no such registry, model or alias,
-        where `name` is None and there are several models, or where the manifest was changed.
+        Raises WorkbenchError where there is no such registry, model or alias, where `name` is None and there
+        are several models, or where the manifest was changed.
         """
         name = self.model_name(name)
         pointed = self._find_alias(name, alias)
@@ -151,11 +149,10 @@ class Registry:
         return bundle
 
     def publish(self, draft: Draft, build: Callable[[Path], None]) -> Bundle:
-        """Publish the files that `build` writes into its folder as a new version, without an alias.
+        """Publish the files that `build` writes into its folder as a new version, whole or not at all.
 
-        The version appears complete or not at all, with read-only files. Raises Refused where a version of
-        this precedence exists, WorkbenchError where the draft does not describe the files or the registry
-        cannot be written.
+        Raises Refused where a version of this precedence exists, WorkbenchError where the draft does not
+        describe the files or the registry cannot be written.
         """
         self._check_free(draft)
         final = self._folder(draft.name) / draft.version
@@ -184,10 +181,9 @@ class Registry:
     def rollback(self, name: str, alias: str) -> Bundle:
         """Point an alias at its previous version; a second rollback goes back to the one before that.
 
-        A damaged or collected version is passed over, and the recorded reason names it. The present version
-        is not verified. Raises Refused where there is no version to return to.
+        A damaged or collected version is passed over, and the recorded reason names it. Raises Refused where
+        there is no version to return to.
         """
-        self._check_known(name)
         pointed = self._find_alias(name, alias)
         passed: list[str] = []
         for steps_back, before in enumerate(reversed(pointed.trail[:-1]), start=1):
@@ -199,8 +195,8 @@ class Registry:
             except WorkbenchError as error:
                 passed.append(f"{before.version} ({error.message.splitlines()[-1].strip()})")
                 continue
-            reason = f"rollback from {pointed.version}"
-            reason += f", passing over {'; '.join(passed)}" if passed else ""
+            over = f", passing over {'; '.join(passed)}" if passed else ""
+            reason = f"rollback from {pointed.version}{over}"
             self._move(name, alias, bundle, reason, pointed.generation, steps_back=steps_back)
             return bundle
         if passed:
@@ -255,22 +251,12 @@ class Registry:
             generation = before.generation if before else 0
             if expected not in (None, generation):
                 raise _move_error(alias, before)
-            target = (bundle.version, bundle.digest)
-            if before and (before.version, before.manifest_sha256) == target and not steps_back:
+            target: dict[str, Any] = {"version": bundle.version, "manifest_sha256": bundle.digest}
+            if before and before.model_dump(include=set(target)) == target and not steps_back:
                 return before
-            move = AliasMove(
-                version=bundle.version,
-                manifest_sha256=bundle.digest,
-                at=datetime.now(UTC),
-                reason=reason,
-                steps_back=steps_back,
-            )
-            after = Alias(
-                version=bundle.version,
-                manifest_sha256=bundle.digest,
-                generation=generation + 1,
-                history=(*(before.history if before else ()), move),
-            )
+            move = AliasMove(**target, at=datetime.now(UTC), reason=reason, steps_back=steps_back)
+            history = (*(before.history if before else ()), move)
+            after = Alias(**target, generation=generation + 1, history=history)
             write_record(self._folder(name) / ALIASES_NAME, AliasFile(aliases={**aliases, alias: after}))
         return after
 
@@ -286,21 +272,17 @@ class Registry:
         return folder
 
     def _require_names(self) -> list[str]:
-        """The models. Raises WorkbenchError where there is none."""
         if not (names := self.names()):
             state = "holds no model yet" if self.root.is_dir() else "does not exist"
             hint = "publish one with `krishi-bench promote`"
             raise WorkbenchError(f"the registry {self.root} {state}", hint=hint)
         return names
 
-    def _check_known(self, name: str) -> None:
-        if not self.versions(name):
-            known = ", ".join(f"`{other}`" for other in self._require_names())
-            raise WorkbenchError(f"{self.root} has no model `{name}`", hint=f"it has {known}")
-
     def _find_alias(self, name: str, alias: str) -> Alias:
         if (pointed := self.pointed(name, alias)) is None:
-            self._check_known(name)
+            if not self.versions(name):
+                known = ", ".join(f"`{other}`" for other in self._require_names())
+                raise WorkbenchError(f"{self.root} has no model `{name}`", hint=f"it has {known}")
             known = ", ".join(f"`{other}`" for other in sorted(self.aliases(name))) or "none yet"
             raise WorkbenchError(f"`{name}` in {self.root} has no alias `{alias}`", hint=f"it has {known}")
         return pointed
@@ -308,18 +290,14 @@ class Registry:
     def _check_free(self, draft: Draft) -> None:
         """Raise Refused for a number in use. Build metadata makes no other version (SemVer, rule 10)."""
         precedence = parse(draft.version).precedence
-        for version in self.versions(draft.name):
+        taken: dict[str, RetiredVersion | None] = {**self.retired(draft.name)}
+        for version, retired in (taken | dict.fromkeys(self.versions(draft.name))).items():
             if parse(version).precedence == precedence:
-                raise Refused(
-                    f"{draft.name} {version} exists already in {self.root}",
-                    hint="published versions never change; choose a higher number",
+                there = (
+                    f"existed in {self.root} and {retired}" if retired else f"exists already in {self.root}"
                 )
-        for version, retired in self.retired(draft.name).items():
-            if parse(version).precedence == precedence:
-                raise Refused(
-                    f"{draft.name} {version} existed in {self.root} and {retired}",
-                    hint="a number is never given twice; choose a higher one",
-                )
+                hint = "a number is never given twice; choose a higher one"
+                raise Refused(f"{draft.name} {version} {there}", hint=hint)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -359,8 +337,7 @@ def _seal(draft: Draft, folder: Path) -> None:
         )
         manifest = Manifest.model_validate({**dict(draft), "files": files})
     except ValidationError as error:
-        problems = "\n  ".join(problems_of(error))
-        raise WorkbenchError(f"{draft.name} {draft.version} cannot be published\n  {problems}") from error
+        raise invalid(f"{draft.name} {draft.version} cannot be published", error) from error
     target = folder / MANIFEST_NAME
     data = to_json(manifest)
     parse_manifest(data, target)  # Not every value survives JSON: NaN becomes null.
@@ -403,16 +380,13 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def leftovers(folder: Path) -> list[Problem]:
-    """Temporary files of interrupted writers, a day old or more; younger ones may be in use.
-
-    folder: a model's, or `.tmp`. No link is followed.
-    """
-    now = time.time()
+    """Temporary files of interrupted writers in a model's folder or `.tmp`; of a day, none is in use."""
+    oldest_s = time.time() - LEFTOVER_AGE_S
     prefix = ("",) if folder.name == ".tmp" else TEMPORARY
     return [
         Problem(path, "was left by an interrupted write; `krishi-bench gc --delete` removes it")
         for path in children(folder)
-        if path.name.startswith(prefix) and now - os.lstat(path).st_mtime > LEFTOVER_AGE_S
+        if path.name.startswith(prefix) and os.lstat(path).st_mtime < oldest_s
     ]
 
 

@@ -60,17 +60,11 @@ def output_change(old: Manifest, logits: Logits, got: Logits) -> Change:
 
 
 def next_version(
-    highest: Version | None,
-    change: Change | None,
-    *,
-    bump: Bump | None,
-    version: str | None,
-    forced: bool,
+    highest: Version | None, change: Change | None, *, bump: Bump | None, version: str | None, forced: bool
 ) -> str:
-    """The new version's number.
+    """The new version's number. highest, change: None where nothing is published yet.
 
-    highest, change: None where nothing is published yet. bump, version: the caller's choice, if any.
-    Raises Refused where the choice promises more than is true, unless forced.
+    Raises Refused where the caller's choice of a bump or version promises more than is true, unless forced.
     """
     wanted = parse(version) if version is not None else None
     if highest is None or change is None:

@@ -1,4 +1,4 @@
-"""The advice on recipes, in words and as JSON."""
+"""The advice on recipes, and what a recipe does, in words and as JSON: the keys of `--format json`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -6,20 +6,22 @@ from typing import Any
 
 from workbench.errors import plural
 from workbench.model.graph.facts import NetworkFacts
-from workbench.report.words import wrapped
+from workbench.report.words import listed, wrapped
 from workbench.run.advice.advise import Advice, Item
+from workbench.run.advice.explain import Explanation
+
+SHOWN = 8  # variants of a recipe listed by name; more are counted
 
 
 def answer(advice: Advice) -> dict[str, Any]:
-    """The keys of `--format json`."""
     return {**asdict(advice), "network": advice.network.model_dump(mode="json")}
 
 
 def headlines(advice: Advice) -> list[str]:
     """Two or three lines for the start of a run."""
     worth = [item.variant for item in _promising_first(advice.items) if item.worth]
-    lines = [f"network: {network(advice.network)}"]
-    lines.append(f"worth trying: {', '.join(worth) or 'nothing that is here'}")
+    tried = ", ".join(worth) or "nothing that is here"
+    lines = [f"network: {network(advice.network)}", f"worth trying: {tried}"]
     poor = [f"{title}: {len(found)} of {len(advice.items)}" for title, found in _poor(advice) if found]
     if poor:
         lines.append(f"{'; '.join(poor)} (`krishi-bench advise` says why)")
@@ -36,7 +38,6 @@ def _poor(advice: Advice) -> list[tuple[str, list[Item]]]:
 
 
 def text(advice: Advice) -> str:
-    """The advice for a terminal of 100 columns."""
     here = ", ".join(advice.features) or "its features are unknown"
     lines = [
         *wrapped(f"{advice.cpu}, {plural(advice.cores, 'core')}: {here}", ""),
@@ -110,3 +111,23 @@ def _range(item: Item) -> str:
     if item.low is None or item.high is None:
         return ""
     return f": expected {item.low:.2f} to {item.high:.2f} times the speed ({item.expected})"
+
+
+def explanation(found: Explanation) -> str:
+    lines = wrapped(f"{found.recipe}: {found.description}" if found.description else found.recipe, "")
+    lines += wrapped(f"{plural(len(found.variants), 'variant')}: {listed(found.variants, most=SHOWN)}", "")
+    for axis in found.axes:
+        lines += wrapped(f"varies {axis}", "  ")
+    if found.needs:
+        lines += wrapped(f"needs {', '.join(found.needs)}", "")
+    if found.unmet is not None:
+        lines += wrapped(f"skipped here: {found.unmet}", "")
+    described_before = ""  # a setting with several values is described once
+    for part in found.parts:
+        values = f": {', '.join(part.values)}" if part.values else ""
+        lines += ["", *wrapped(part.title + values, "")]
+        for label, statement in asdict(part.note).items():
+            if statement and (label != "does" or part.title != described_before):
+                lines += wrapped(statement, " " * 10, f"  {label:<8}")
+        described_before = part.title
+    return "\n".join(lines) + "\n"

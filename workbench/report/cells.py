@@ -51,37 +51,35 @@ def mark(row: Row) -> str:
     return WINNER if row.winner else "•" if row.pareto else ""
 
 
-SPEED: Mapping[str, Callable[[Row], str]] = {
-    "": mark,
-    "variant": lambda row: row.variant,
-    "MB": lambda row: rounded(row.size_bytes, 1e6),
-    "top-1 %": lambda row: percent(row.top1),
-    "drop, points [95 %]": lambda row: with_interval(row.drop, row.drop_ci, 0.01),
-    "p50 ms": lambda row: rounded(row.p50_ms),
-    "p99 ms": lambda row: rounded(row.p99_ms),
-    "speed-up [95 %]": lambda row: with_interval(row.speedup, row.speedup_ci),
-    "RAM MB": lambda row: whole(row.peak_memory_bytes, 1e6),
+COLUMNS: Mapping[Columns, Mapping[str, Callable[[Row], str]]] = {
+    "speed": {
+        "": mark,
+        "variant": lambda row: row.variant,
+        "MB": lambda row: rounded(row.size_bytes, 1e6),
+        "top-1 %": lambda row: percent(row.top1),
+        "drop, points [95 %]": lambda row: with_interval(row.drop, row.drop_ci, 0.01),
+        "p50 ms": lambda row: rounded(row.p50_ms),
+        "p99 ms": lambda row: rounded(row.p99_ms),
+        "speed-up [95 %]": lambda row: with_interval(row.speedup, row.speedup_ci),
+        "RAM MB": lambda row: whole(row.peak_memory_bytes, 1e6),
+    },
+    "audit": {
+        "": mark,
+        "variant": lambda row: row.variant,
+        "stored": lambda row: row.precision or ABSENT,
+        "computed": lambda row: row.computes or ABSENT,
+        "INT8 %": lambda row: whole(row.int8_share, 0.01),
+        "half %": lambda row: whole(row.half_share, 0.01),
+        "FP32 %": lambda row: whole(row.fp32_share, 0.01),
+        "casts": lambda row: whole(row.casts),
+        "Q/DQ": lambda row: whole(row.unfused_qdq),
+    },
 }
-AUDIT: Mapping[str, Callable[[Row], str]] = {
-    "": mark,
-    "variant": lambda row: row.variant,
-    "stored": lambda row: row.precision or ABSENT,
-    "computed": lambda row: row.computes or ABSENT,
-    "INT8 %": lambda row: whole(row.int8_share, 0.01),
-    "half %": lambda row: whole(row.half_share, 0.01),
-    "FP32 %": lambda row: whole(row.fp32_share, 0.01),
-    "casts": lambda row: whole(row.casts),
-    "Q/DQ": lambda row: whole(row.unfused_qdq),
-}
-
-
-def cells(row: Row, columns: Columns = "speed") -> tuple[str, ...]:
-    return tuple(cell(row) for cell in (SPEED if columns == "speed" else AUDIT).values())
 
 
 def grid(rows: Sequence[Row], columns: Columns) -> Grid:
-    headings = tuple(SPEED if columns == "speed" else AUDIT)
-    return Grid(headings, tuple(cells(row, columns) for row in rows), note=LEGEND)
+    shown = COLUMNS[columns]
+    return Grid(tuple(shown), tuple(tuple(cell(row) for cell in shown.values()) for row in rows), note=LEGEND)
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:

@@ -26,13 +26,12 @@ def contents(comparison: Comparison, columns: cells.Columns, *, verbose: bool, a
     """audit: say of each variant in which precision it really ran."""
     info, rows = comparison.info, cells.measured(comparison.rows)
     facts = (_photos(info), _machine(info), gpu.machine_line(info), SYNTHETIC if info.synthetic else None)
-    ran = [Section("What really ran", tuple(_audit_lines(rows)))] if audit else []
+    ran = _audit_lines(rows) if audit else []
+    found = [*sections(comparison, verbose=verbose), Section("What really ran", tuple(ran))]
     return Contents(
         facts=tuple(fact for fact in facts if fact is not None),
         grids=(cells.grid(rows, columns), *(gpu.grids(info, rows) if columns == "speed" else ())),
-        sections=tuple(
-            section for section in (*sections(comparison, verbose=verbose), *ran) if section.lines
-        ),
+        sections=tuple(section for section in found if section.lines),
     )
 
 

@@ -1,4 +1,4 @@
-"""Everything a run knows of one variant, in words and as JSON."""
+"""Everything a run knows of one variant, in words and as JSON: the keys of `--format json`."""
 
 from dataclasses import asdict
 
@@ -13,7 +13,6 @@ SHOWN = 10  # classes and confusions listed
 
 
 def answer(found: Details) -> dict[str, object]:
-    """The keys of `--format json`: the trial as it was recorded, its classes and confusions."""
     return {
         "run": found.info.run_id,
         **found.trial.model_dump(mode="json"),
@@ -23,7 +22,6 @@ def answer(found: Details) -> dict[str, object]:
 
 
 def text(found: Details) -> str:
-    """For a terminal."""
     return "\n".join(
         [_title(found), *_accuracy(found), *_latency(found), *_cost(found), *_gpu(found), *_audit(found)]
     )

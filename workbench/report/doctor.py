@@ -1,4 +1,4 @@
-"""What `doctor` found out about the machine, in words and as JSON."""
+"""What `doctor` found out about the machine, in words and as JSON: the keys of `--format json`."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,6 @@ from workbench.system.nvidia_check import Chain
 
 
 def answer(found: Diagnosis) -> dict[str, object]:
-    """The keys of `--format json`."""
     broken = found.nvidia.first_broken
     return {
         "machine": found.machine.model_dump(mode="json"),
@@ -66,8 +65,7 @@ def _why(chain: Chain, why: str | None) -> str:
 
 def _nvidia(chain: Chain) -> list[str]:
     """The first broken link in one line; then each link, unless there is no driver to begin with."""
-    broken = chain.first_broken
-    if broken is None:
+    if (broken := chain.first_broken) is None:
         head = "every link holds"
     else:
         head = f"first broken link: {broken.name} ({broken.needed_for}): {broken}"

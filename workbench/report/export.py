@@ -4,10 +4,8 @@ from workbench.run.export_checkpoint import Exported
 
 
 def text(done: Exported) -> str:
-    """For a terminal."""
-    probes = (
-        "photos of the workspace" if done.photos else "random inputs, there being no workspace with photos"
-    )
+    random = "random inputs, there being no workspace with photos"
+    probes = "photos of the workspace" if done.photos else random
     return (
         f"{done.output}: opset {done.report.opset} by exporter `{done.export.exporter}`, "
         f"{done.size_bytes / 1e6:.2f} MB, {done.report.classes} classes\n"

@@ -7,7 +7,6 @@ from workbench.report.cells import ABSENT, Grid, mark, rounded, whole
 from workbench.results.records import RunInfo
 from workbench.results.verdict import Row
 
-HEADINGS = ("", "variant", "p50 ms", "without copies", "GPU MB", "J/photo")
 GROWN = "* growth of the memory in use on the whole GPU: NVML gave no figures by process"
 
 
@@ -19,7 +18,7 @@ def grids(info: RunInfo, rows: Sequence[Row]) -> list[Grid]:
 def _use(info: RunInfo, used: Sequence[tuple[Row, GpuUse]]) -> Grid:
     return Grid(
         title="On the GPU, one photo a call; energy of the whole GPU, at the largest batch",
-        headings=HEADINGS,
+        headings=("", "variant", "p50 ms", "without copies", "GPU MB", "J/photo"),
         rows=tuple(_use_cells(info, row, use) for row, use in used),
         note=GROWN if any(use.whole_gpu for _, use in used) else "",
     )

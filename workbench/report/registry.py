@@ -1,4 +1,4 @@
-"""Versions, promotions, garbage collections and shadow reports, in words and as JSON."""
+"""Versions, promotions, collections and shadow reports in words; `..._answer`: keys of `--format json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,15 +6,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from workbench.errors import plural
+from workbench.registry.bundle_writer import Promotion
 from workbench.registry.gc import GRACE, Gone, Reclaimed
-from workbench.registry.promotion import Published
 from workbench.registry.shadow_report import Pair, ShadowReport
 from workbench.registry.store import Registry
 from workbench.report.cells import percent, rounded
 
 
 def versions_answer(registry: Registry) -> list[dict[str, Any]]:
-    """The keys of `models --format json`: all versions of all models, oldest version first."""
+    """All versions of all models, oldest version first."""
     found = []
     for name in registry.names():
         aliases = registry.aliases(name)
@@ -38,7 +38,6 @@ def versions_answer(registry: Registry) -> list[dict[str, Any]]:
 
 
 def versions(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned columns."""
     if not entries:
         return "nothing is published yet: `krishi-bench promote` publishes the winner of the latest run"
     rows = [("model", "version", "alias", "variant", "MB", "top-1 %", "published", "run")]
@@ -56,44 +55,38 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
         for entry in entries
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
 
 
-def promotion_answer(done: Published) -> dict[str, object]:
+def promotion_answer(done: Promotion) -> dict[str, object]:
     """The keys of `--format json`."""
     return {
-        "name": done.promotion.bundle.manifest.name,
-        "version": done.promotion.version,
+        "name": done.bundle.manifest.name,
+        "version": done.version,
         "variant": done.variant,
         "alias": done.alias,
-        "previous": done.promotion.previous,
-        "why": done.promotion.why,
-        "unchanged": done.promotion.unchanged,
-        "folder": str(done.promotion.bundle.folder),
+        "previous": done.previous,
+        "why": done.why,
+        "unchanged": done.unchanged,
+        "folder": str(done.bundle.folder),
     }
 
 
-def promotion(done: Published) -> str:
+def promotion(done: Promotion) -> str:
     """For a terminal."""
-    name, version = done.promotion.bundle.manifest.name, done.promotion.version
-    if done.promotion.unchanged:
-        return f"{done.alias} of {name} already points at {version}: {done.promotion.why}"
-    before = f" (was {done.promotion.previous})" if done.promotion.previous else ""
-    return (
-        f"{name} {version} is {done.alias}{before}: {done.variant}; {done.promotion.why}\n"
-        f"{done.promotion.bundle.folder}"
-    )
+    name, version = done.bundle.manifest.name, done.version
+    if done.unchanged:
+        return f"{done.alias} of {name} already points at {version}: {done.why}"
+    before = f" (was {done.previous})" if done.previous else ""
+    return f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}\n{done.bundle.folder}"
 
 
 def collection_answer(done: Reclaimed) -> dict[str, object]:
-    """The keys of `--format json`."""
     return {**asdict(done), "freed_bytes": done.freed_bytes}
 
 
 def collection(done: Reclaimed) -> str:
-    """For a terminal."""
     would = "" if done.done else "would be "
     lines = [
         *(f"keeps {kept.name} {kept.version}: {', '.join(kept.why)}" for kept in done.kept),
@@ -122,7 +115,6 @@ def _size(size_bytes: int) -> str:
 
 
 def shadow_answer(report: ShadowReport) -> dict[str, object]:
-    """The keys of `--format json`."""
     return {
         "url": report.url,
         "at": report.at.isoformat(timespec="seconds"),
@@ -132,13 +124,8 @@ def shadow_answer(report: ShadowReport) -> dict[str, object]:
 
 
 def shadow(report: ShadowReport) -> str:
-    """For a terminal."""
-    lines = [_pair(pair) for pair in report.pairs]
-    if not report.running:
-        lines.insert(
-            0, f"no shadow is running at {report.url}: `krishi-bench serve --shadow X.Y.Z` starts one"
-        )
-    return "\n".join(lines)
+    idle = f"no shadow is running at {report.url}: `krishi-bench serve --shadow X.Y.Z` starts one"
+    return "\n".join([*([] if report.running else [idle]), *map(_pair, report.pairs)])
 
 
 def _pair_answer(pair: Pair) -> dict[str, object]:

@@ -9,7 +9,7 @@ from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
 from workbench.report.words import listed, points, times
 from workbench.results import reasons
-from workbench.results.records import AdviceScore, Misjudgement, RunInfo, SearchSummary
+from workbench.results.records import AdviceScore, RunInfo, SearchSummary
 from workbench.results.verdict import Comparison
 
 OTHERS = 8  # variants that miss the budget, named where nothing fits it
@@ -87,8 +87,6 @@ def _decision(comparison: Comparison, *, verbose: bool) -> list[str]:
                 ends = ", ".join(f"{count} {status}" for status, count in counts.items())
                 warning = f" ({ends}): this says nothing about the others" if ends else ""
                 lines.append(f"nothing else was measured{warning}")
-            case _:
-                pass
     return lines
 
 
@@ -206,18 +204,8 @@ def _unmeasured(found: Sequence[reasons.Reason], *, verbose: bool) -> list[str]:
     """One line for each cause, with the variants that share it."""
     groups: dict[tuple[str, str], list[str]] = {}
     for reason in found:
-        match reason:
-            case (
-                reasons.NotFinalist()
-                | reasons.NotCertifiedInTurn()
-                | reasons.OutOfTime()
-                | reasons.Skipped()
-                | reasons.Failed()
-                | reasons.Pruned()
-            ):
-                groups.setdefault(cause(reason, verbose=verbose), []).append(reason.variant)
-            case _:
-                pass
+        if isinstance(reason, reasons.Unmeasured):
+            groups.setdefault(cause(reason, verbose=verbose), []).append(reason.variant)
     return [
         f"{', '.join(names) if verbose else listed(names, most=1)} {label}{f': {why}' if why else ''}"
         for (label, why), names in groups.items()
@@ -263,13 +251,10 @@ def _notes(comparison: Comparison, *, verbose: bool) -> list[str]:
     info = comparison.info
     lines = []
     for reason in comparison.verdict.reasons:
-        match reason:
-            case reasons.Winner(whole_path=paths) if paths:
-                lines += [whole_path(path) for path in paths] if verbose else [_whole_paths(paths)]
-            case reasons.Undecided():
-                lines.append(_undecided(reason, info))
-            case _:
-                pass
+        if isinstance(reason, reasons.Winner) and (paths := reason.whole_path):
+            lines += [whole_path(path) for path in paths] if verbose else [_whole_paths(paths)]
+        elif isinstance(reason, reasons.Undecided):
+            lines.append(_undecided(reason, info))
     lines += info.notes
     if (advice := info.advice) is not None and (advice.not_worth or advice.not_here):
         counts = {"not worth trying": advice.not_worth, "that cannot run here": advice.not_here}
@@ -288,14 +273,11 @@ def _whole_paths(paths: Sequence[WholePath]) -> str:
 
 def whole_path(path: WholePath) -> str:
     """Where the time of a photo goes, from its bytes to its class."""
-    stages = {
-        "decode": path.decode_ns,
-        "preprocess": path.preprocess_ns,
-        "inference": path.infer_ns,
-        "rest": path.rest_ns,
-    }
-    parts = " + ".join(f"{name} {time_ns / 1e6:.2f}" for name, time_ns in stages.items())
-    return f"photo of {path.photo}: {_total_ns(path) / 1e6:.2f} ms = {parts}"
+    return (
+        f"photo of {path.photo}: {_total_ns(path) / 1e6:.2f} ms = decode {path.decode_ns / 1e6:.2f} + "
+        f"preprocess {path.preprocess_ns / 1e6:.2f} + inference {path.infer_ns / 1e6:.2f} + "
+        f"rest {path.rest_ns / 1e6:.2f}"
+    )
 
 
 def _total_ns(path: WholePath) -> float:
@@ -314,16 +296,14 @@ def _undecided(reason: reasons.Undecided, info: RunInfo) -> str:
 
 
 def _advice(score: AdviceScore) -> list[str]:
-    lines = [_misjudged(wrong) for wrong in score.wrong]
+    lines = []
+    for wrong in score.wrong:
+        expected = f"expected {wrong.low:.2f} to {wrong.high:.2f} times, because {wrong.because}"
+        speed = times(wrong.speedup, wrong.speedup_ci)
+        lines.append(f"{wrong.variant} {MISJUDGEMENTS[wrong.kind]}: {speed} ({expected})")
     if score.timed:
         lines.append(f"right about {score.right} of {plural(score.timed, 'variant')} that were timed")
     return lines
-
-
-def _misjudged(wrong: Misjudgement) -> str:
-    expected = f"expected {wrong.low:.2f} to {wrong.high:.2f} times, because {wrong.because}"
-    speed = times(wrong.speedup, wrong.speedup_ci)
-    return f"{wrong.variant} {MISJUDGEMENTS[wrong.kind]}: {speed} ({expected})"
 
 
 def search(summary: SearchSummary) -> list[str]:

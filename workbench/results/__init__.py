@@ -19,10 +19,7 @@ def frame(run: "Path | str | None" = None, *, results: "Path | str" = "results")
 
 
 def samples(run: "Path | str | None" = None, *, results: "Path | str" = "results") -> "pd.DataFrame":
-    """One row a timed call; docs/notebook.md lists the columns.
-
-    run: its folder, or its id under `results`; None is the latest there. Raises WorkbenchError.
-    """
+    """One row a timed call; docs/notebook.md lists the columns. Arguments and errors as of `frame`."""
     from workbench.results import frames
 
     return frames.samples(run, results)

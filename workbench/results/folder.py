@@ -16,7 +16,7 @@ class RunFolder:
     """`results/<run-id>/`, being written or read."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.run_id = path, path.name
 
     @classmethod
     def create(cls, results: Path) -> "RunFolder":
@@ -39,10 +39,6 @@ class RunFolder:
         """Delete the folder of a run that was refused before it wrote `run.json`."""
         if not (self.path / "run.json").exists():
             shutil.rmtree(self.path)
-
-    @property
-    def run_id(self) -> str:
-        return self.path.name
 
     def log(self, variant: str) -> Path:
         return self.path / "logs" / f"{file_name(variant)}.txt"
@@ -73,9 +69,8 @@ class RunFolder:
             data = path.read_bytes()
         except OSError as error:
             raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
-        return parse_record(
-            data, path, RunInfo, what="run", hint="name another run, or move this folder away"
-        )
+        hint = "name another run, or move this folder away"
+        return parse_record(data, path, RunInfo, what="run", hint=hint)
 
     def trials(self) -> list[TrialResult]:
         """The last record of each variant, in the order they were first written.

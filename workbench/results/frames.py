@@ -1,9 +1,9 @@
 """Runs as pandas DataFrames. The tables of columns here are those of docs/notebook.md."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from workbench.errors import WorkbenchError
 from workbench.measure import samples as raw
@@ -26,43 +26,25 @@ class Column:
 
 
 TEXT, COUNT, FRACTION, FLAG = "string", "Int64", "float64", "bool"
+DTYPES = {int: COUNT, float: FRACTION, bool: FLAG}
+
+
+def _row_columns() -> Iterator[Column]:
+    """A column for each field of a row, for an interval two; `gpu` has columns of its own."""
+    for name, hint in get_type_hints(Row, include_extras=True).items():
+        kind, meaning = get_args(hint)
+        if name.endswith("_ci"):
+            yield Column(f"{name}_low", FRACTION, f"lower end of {meaning}")
+            yield Column(f"{name}_high", FRACTION, "upper end of it")
+        elif name != "gpu":
+            yield Column(
+                name, next((DTYPES[t] for t in (kind, *get_args(kind)) if t in DTYPES), TEXT), meaning
+            )
+
+
 ROW_COLUMNS = (
     Column("run", TEXT, "run id"),
-    Column("variant", TEXT, "name"),
-    Column("recipe", TEXT, "the recipe it comes from"),
-    Column("status", TEXT, "`ok`, `failed`, `skipped` or `pruned`"),
-    Column("reason", TEXT, "why it did not end `ok`"),
-    Column("backend", TEXT, "the runtime"),
-    Column("device", TEXT, "`cpu` or `cuda`"),
-    Column("opset", COUNT, "of the ONNX file"),
-    Column("digest", TEXT, "sha256 of what is built and how it runs"),
-    Column("size_bytes", COUNT, "bytes of all its files"),
-    Column("top1", FRACTION, "top-1 accuracy on the selection photos, a fraction of 1"),
-    Column("drop", FRACTION, "top-1 lost against the baseline on the same photos, a fraction of 1"),
-    Column("drop_ci_low", FRACTION, "lower end of the drop's two-sided 95 % interval"),
-    Column("drop_ci_high", FRACTION, "upper end of it"),
-    Column("p50_ms", FRACTION, "median of one hot call, milliseconds"),
-    Column("p90_ms", FRACTION, "90th percentile, milliseconds"),
-    Column("p95_ms", FRACTION, "95th percentile, milliseconds"),
-    Column("p99_ms", FRACTION, "99th percentile, milliseconds"),
-    Column("speedup", FRACTION, "baseline time over variant time"),
-    Column("speedup_ci_low", FRACTION, "lower end of the speed-up's 95 % interval over launches"),
-    Column("speedup_ci_high", FRACTION, "upper end of it"),
-    Column("throughput_ips", FRACTION, "photos a second of one session, one after the other"),
-    Column("load_ms", FRACTION, "from the file to a session that can be called, milliseconds"),
-    Column("peak_memory_bytes", COUNT, "bytes above a process with no runtime in it"),
-    Column("pareto", FLAG, "on the front of accuracy, speed and size"),
-    Column("winner", FLAG, "chosen under the budget"),
-    Column("crop", COUNT, "pixels of the input's side, where it is not the workspace's"),
-    Column("precision", TEXT, "the narrowest type the weights are stored in"),
-    Column("computes", TEXT, "the precision of nine tenths of the multiply-accumulates (MACs), else `mixed`"),
-    Column("int8_share", FRACTION, "fraction of the MACs in INT8"),
-    Column("half_share", FRACTION, "fraction of the MACs in FP16 and BF16"),
-    Column("fp32_share", FRACTION, "fraction of the MACs in FP32"),
-    Column("casts", COUNT, "nodes that only change the number format"),
-    Column("unfused_qdq", COUNT, "quantise and dequantise nodes that run on their own"),
-    Column("audit", TEXT, "what ran, in one sentence"),
-    Column("validated", TEXT, "kinds of processor on which its INT8 arithmetic is exact"),
+    *_row_columns(),
     Column("gpu_device_p50_ns", FRACTION, "median of one call without the copies, nanoseconds"),
     Column("gpu_memory_bytes", COUNT, "bytes of GPU memory held"),
     Column("gpu_joules", FRACTION, "joules a photo, of the whole GPU, at the largest batch"),
@@ -103,12 +85,8 @@ def comparison_frame(comparisons: Sequence[Comparison]) -> "pd.DataFrame":
     import pandas as pd
 
     records = [_record(comparison, row) for comparison in comparisons for row in comparison.rows]
-    return pd.DataFrame(
-        {
-            column.name: pd.Series([record[column.name] for record in records], dtype=column.dtype)
-            for column in ROW_COLUMNS
-        }
-    )
+    table = pd.DataFrame(records, columns=[column.name for column in ROW_COLUMNS], dtype=object)
+    return table.astype({column.name: column.dtype for column in ROW_COLUMNS})
 
 
 def _record(comparison: Comparison, row: Row) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError, did_you_mean
 from workbench.measure import samples
@@ -17,7 +17,6 @@ from workbench.results.verdict import Comparison, compare
 from workbench.system.files import load_arrays, read_plain
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -67,21 +66,19 @@ def details_of(results: Path, run_ids: Sequence[str], variant: str, *, reanalyse
 
 def details(folder: RunFolder, info: RunInfo, trial: TrialResult) -> Details:
     """What the run recorded of a trial, with the classes it loses on; older runs recorded no labels."""
-    labels_path = folder.path / "validation.npz"
-    if trial.accuracy is None or not labels_path.exists():
+    path = folder.path / "validation.npz"
+    if trial.accuracy is None or not path.exists():
         return Details(info, trial)
-    (labels,) = load_arrays(labels_path, read_plain(labels_path), "labels")
-    logits, reference = _logits(folder, trial.variant), _logits(folder, BASELINE)
+    labels = _array(path, "labels")
+    logits, reference = (_array(folder.predictions(name), "logits") for name in (trial.variant, BASELINE))
     confusions = new_confusions(logits, reference, labels.tolist(), info.class_names)
     changes = class_changes(trial.accuracy, info.class_names)
     ece = [t.accuracy.ece for t in folder.trials() if t.variant == BASELINE and t.accuracy]
     return Details(info, trial, tuple(changes), tuple(confusions), *ece[:1])
 
 
-def _logits(folder: RunFolder, variant: str) -> "NDArray[np.float32]":
-    path = folder.predictions(variant)
-    (logits,) = load_arrays(path, read_plain(path), "logits")
-    return logits
+def _array(path: Path, name: str) -> "NDArray[Any]":
+    return load_arrays(path, read_plain(path), name)[0]
 
 
 def find_trial(folder: RunFolder, variant: str) -> TrialResult:
@@ -91,17 +88,10 @@ def find_trial(folder: RunFolder, variant: str) -> TrialResult:
 
 def _named(folder: RunFolder, trials: Sequence[TrialResult], variant: str) -> TrialResult:
     known = {trial.variant: trial for trial in trials}
-    if variant not in known:
-        raise WorkbenchError(
-            f"run {folder.run_id} has no variant `{variant}`",
-            hint=did_you_mean(variant, known) or f"it has {', '.join(known)}",
-        )
-    return known[variant]
-
-
-def _read(folder: RunFolder, *, reanalyse: bool) -> tuple[RunInfo, list[TrialResult]]:
-    info, trials = folder.info(), folder.trials()
-    return _reanalysed(info, trials, folder.path / "latency.parquet") if reanalyse else (info, trials)
+    if variant in known:
+        return known[variant]
+    hint = did_you_mean(variant, known) or f"it has {', '.join(known)}"
+    raise WorkbenchError(f"run {folder.run_id} has no variant `{variant}`", hint=hint)
 
 
 def _folders(results: Path, run_ids: Sequence[str]) -> list[RunFolder]:
@@ -123,18 +113,18 @@ def _with_latency(trial: TrialResult, sessions: Mapping[str, Measured]) -> Trial
     latency = confirmed or summarize(race, trial.variant, BASELINE, confirmed=False)
     if latency is None:
         return trial
-    if (lost := race.pruned.get(trial.variant)) is not None:
-        return trial.model_copy(update={"latency": latency, "status": "pruned", "cause": lost})
-    return trial.model_copy(update={"latency": latency})
+    lost = race.pruned.get(trial.variant)
+    ended = {"status": "pruned", "cause": lost} if lost else {}
+    return trial.model_copy(update={"latency": latency, **ended})
 
 
-def _reanalysed(
-    info: RunInfo, trials: Sequence[TrialResult], path: Path
-) -> tuple[RunInfo, list[TrialResult]]:
-    """The run and its trials with every latency worked out again from the raw samples in `path`."""
+def _read(folder: RunFolder, *, reanalyse: bool) -> tuple[RunInfo, list[TrialResult]]:
+    info, trials = folder.info(), folder.trials()
+    if not reanalyse:
+        return info, trials
     # Of the trials: `info.runtimes` lacks those that this version no longer has.
     batch_sizes = {trial.variant: trial.latency.batch_size for trial in trials if trial.latency}
-    sessions = samples.load(path, batch_sizes)
+    sessions = samples.load(folder.path / "latency.parquet", batch_sizes)
     floors = [floor for measured in sessions.values() if (floor := noise_floor(measured)) is not None]
     again = []
     for trial in trials:

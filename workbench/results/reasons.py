@@ -84,18 +84,9 @@ class LeakShortfall(Record):
     cause: NoneHeldOut | str | None
 
 
-Shortfall = Annotated[
-    DropShortfall
-    | PhotosShortfall
-    | ClassShortfall
-    | SizeShortfall
-    | LatencyShortfall
-    | MemoryShortfall
-    | BatchShortfall
-    | UnmeasuredShortfall
-    | LeakShortfall,
-    Field(discriminator="kind"),
-]
+AccuracyShortfall = DropShortfall | PhotosShortfall | ClassShortfall | LeakShortfall
+CostShortfall = SizeShortfall | LatencyShortfall | MemoryShortfall | BatchShortfall
+Shortfall = Annotated[AccuracyShortfall | CostShortfall | UnmeasuredShortfall, Field(discriminator="kind")]
 
 
 # Why a trial did not end `ok`.
@@ -169,10 +160,8 @@ class Pruned(Record):
     message: str
 
 
-Cause = Annotated[
-    LostRace | NotFinalist | NotCertifiedInTurn | OverBudget | OutOfTime | Skipped | Failed | Pruned,
-    Field(discriminator="kind"),
-]
+Unmeasured = NotFinalist | NotCertifiedInTurn | OutOfTime | Skipped | Failed | Pruned
+Cause = Annotated[LostRace | OverBudget | Unmeasured, Field(discriminator="kind")]
 
 
 # What the verdict on a run rests on.
@@ -250,6 +239,9 @@ class NoneCertifies(Record):
     leak: bool
 
 
+Certification = Certified | NotCertified | NoneCertifies
+
+
 class NothingElse(Record):
     """Nothing besides the baseline was measured. counts: the other variants by how they ended."""
 
@@ -270,15 +262,7 @@ class Undecided(Record):
 
 
 Reason = Annotated[
-    Winner
-    | Outcome
-    | CloseBehind
-    | Certified
-    | NotCertified
-    | NoneCertifies
-    | NothingElse
-    | Undecided
-    | Cause,
+    Winner | Outcome | CloseBehind | Certification | NothingElse | Undecided | Cause,
     Field(discriminator="kind"),
 ]
 

@@ -38,11 +38,8 @@ def _still_there(runtimes: object) -> object:
     """Leave out runtimes that this version no longer has: their trials stay, but cannot be promoted."""
     if not isinstance(runtimes, dict):
         return runtimes
-    return {
-        variant: runtime
-        for variant, runtime in runtimes.items()
-        if not (isinstance(runtime, dict) and removed_setting(runtime))
-    }
+    gone = {name for name, given in runtimes.items() if isinstance(given, dict) and removed_setting(given)}
+    return {name: given for name, given in runtimes.items() if name not in gone}
 
 
 class TrialResult(Record):
@@ -102,8 +99,7 @@ class Budget(Record):
         "its one-sided 95 % upper bound must be within it.",
     )
     max_class_drop: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None,
-        description="Largest net loss of any class, as a fraction of its photos; no limit by default.",
+        None, description="Largest net loss of any class, as a fraction of its photos; no limit by default."
     )
     objective: Objective = Field(
         "latency",

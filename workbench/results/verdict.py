@@ -2,9 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter
 
 from workbench.measure.records import BASELINE, Accuracy, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
@@ -16,55 +18,54 @@ SMALLEST_DIFFERENCE = 0.01  # speeds closer than this, or than the noise floor, 
 CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
 SEEN = ("ok", "pruned")  # measured, if only until it could not win any more
-# The fields of a row that are those of the trial, and of its audit.
-RECORDED = (
-    *("variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes"),
-    *("peak_memory_bytes", "precision", "gpu"),
-)
-AUDITED = ("computes", "int8_share", "half_share", "fp32_share", "casts", "unfused_qdq")
+PRECISE = 0.02  # to either side: a speed known less precisely than that is undecided
+CAUSE: TypeAdapter[reasons.Cause] = TypeAdapter(reasons.Cause)
+
+Trials = Sequence[TrialResult]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the comparison; its fields are the keys of `--format json`.
+    """One line of the comparison: its fields, with their meaning, are the keys of `--format json`.
 
-    `frames.ROW_COLUMNS` says what each means, with its unit. What was not measured is None; drop_ci and
-    speedup_ci are None for the baseline itself. gpu: what was recorded of the GPU.
+    What was not measured is None; drop_ci and speedup_ci are None for the baseline itself.
     """
 
-    variant: str
-    recipe: str
-    status: reasons.Status
-    reason: str | None
-    backend: str
-    device: str
-    opset: int | None
-    digest: str
-    size_bytes: int | None
-    top1: float | None
-    drop: float | None
-    drop_ci: Interval | None
-    p50_ms: float | None
-    p90_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    speedup: float | None
-    speedup_ci: Interval | None
-    throughput_ips: float | None
-    load_ms: float | None
-    peak_memory_bytes: int | None
-    pareto: bool
-    winner: bool
-    crop: int | None = None
-    precision: str | None = None
-    computes: str | None = None
-    int8_share: float | None = None
-    half_share: float | None = None
-    fp32_share: float | None = None
-    casts: int | None = None
-    unfused_qdq: int | None = None
-    audit: str | None = None
-    validated: str | None = None
+    variant: Annotated[str, "name"]
+    recipe: Annotated[str, "the recipe it comes from"]
+    status: Annotated[reasons.Status, "`ok`, `failed`, `skipped` or `pruned`"]
+    reason: Annotated[str | None, "why it did not end `ok`"]
+    backend: Annotated[str, "the runtime"]
+    device: Annotated[str, "`cpu` or `cuda`"]
+    opset: Annotated[int | None, "of the ONNX file"]
+    digest: Annotated[str, "sha256 of what is built and how it runs"]
+    size_bytes: Annotated[int | None, "bytes of all its files"]
+    top1: Annotated[float | None, "top-1 accuracy on the selection photos, a fraction of 1"]
+    drop: Annotated[float | None, "top-1 lost against the baseline on the same photos, a fraction of 1"]
+    drop_ci: Annotated[Interval | None, "the drop's two-sided 95 % interval"]
+    p50_ms: Annotated[float | None, "median of one hot call, milliseconds"]
+    p90_ms: Annotated[float | None, "90th percentile, milliseconds"]
+    p95_ms: Annotated[float | None, "95th percentile, milliseconds"]
+    p99_ms: Annotated[float | None, "99th percentile, milliseconds"]
+    speedup: Annotated[float | None, "baseline time over variant time"]
+    speedup_ci: Annotated[Interval | None, "the speed-up's 95 % interval over launches"]
+    throughput_ips: Annotated[float | None, "photos a second of one session, one after the other"]
+    load_ms: Annotated[float | None, "from the file to a session that can be called, milliseconds"]
+    peak_memory_bytes: Annotated[int | None, "bytes above a process with no runtime in it"]
+    pareto: Annotated[bool, "on the front of accuracy, speed and size"]
+    winner: Annotated[bool, "chosen under the budget"]
+    crop: Annotated[int | None, "pixels of the input's side, where it is not the workspace's"] = None
+    precision: Annotated[str | None, "the narrowest type the weights are stored in"] = None
+    computes: Annotated[
+        str | None, "the precision of nine tenths of the multiply-accumulates (MACs), else `mixed`"
+    ] = None
+    int8_share: Annotated[float | None, "fraction of the MACs in INT8"] = None
+    half_share: Annotated[float | None, "fraction of the MACs in FP16 and BF16"] = None
+    fp32_share: Annotated[float | None, "fraction of the MACs in FP32"] = None
+    casts: Annotated[int | None, "nodes that only change the number format"] = None
+    unfused_qdq: Annotated[int | None, "quantise and dequantise nodes that run on their own"] = None
+    audit: Annotated[str | None, "what ran, in one sentence"] = None
+    validated: Annotated[str | None, "kinds of processor on which its INT8 arithmetic is exact"] = None
     gpu: GpuUse | None = None
 
 
@@ -90,7 +91,7 @@ class Comparison:
         return not measured_others(self.rows)
 
 
-def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
+def compare(info: RunInfo, trials: Trials) -> Comparison:
     """Judge the trials of one run under its budget."""
     front = pareto_front(trials, _tolerance(info))
     winner = choose(info, trials)
@@ -98,7 +99,7 @@ def compare(info: RunInfo, trials: Sequence[TrialResult]) -> Comparison:
     return Comparison(rows, _verdict(info, trials, winner), info)
 
 
-def _verdict(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult | None) -> reasons.Verdict:
+def _verdict(info: RunInfo, trials: Trials, winner: TrialResult | None) -> reasons.Verdict:
     timed, others = any(trial.latency for trial in trials), measured_others(trials)
     close: list[reasons.CloseBehind] = []
     found: list[reasons.Reason] = []
@@ -108,7 +109,7 @@ def _verdict(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult |
         judged = [t for t in trials if timed and t.accuracy and (t.latency or t.status == "ok")]
         found += _over_budget(info, judged)
     else:
-        close = _close_behind(info, trials, winner)
+        close = sorted(_close_behind(info, trials, winner), key=lambda behind: behind.ratio)
         found.append(_merits(info, winner))
         if winner.variant == BASELINE and others:
             found.append(reasons.Outcome(kind="baseline_wins"))
@@ -132,15 +133,11 @@ def cause_of(trial: TrialResult) -> reasons.Cause | None:
     """Why a trial did not end `ok`; older runs recorded a text alone."""
     if trial.status == "ok" or trial.cause is not None:
         return trial.cause
-    kinds: dict[str, type[reasons.Skipped | reasons.Failed | reasons.Pruned]] = {
-        "skipped": reasons.Skipped,
-        "failed": reasons.Failed,
-        "pruned": reasons.Pruned,
-    }
-    return kinds[trial.status](variant=trial.variant, message=trial.reason or "")
+    recorded = {"kind": trial.status, "variant": trial.variant, "message": trial.reason or ""}
+    return CAUSE.validate_python(recorded)
 
 
-def measured_others(results: Sequence[TrialResult] | Sequence[Row]) -> bool:
+def measured_others(results: Trials | Sequence[Row]) -> bool:
     """Was anything besides the baseline measured?"""
     return any(result.variant != BASELINE and result.status in SEEN for result in results)
 
@@ -188,16 +185,12 @@ def _limit(most: float | None) -> float:
     return math.inf if most is None else 1e6 * most
 
 
-def _over_budget(info: RunInfo, trials: Sequence[TrialResult]) -> list[reasons.OverBudget]:
+def _over_budget(info: RunInfo, trials: Trials) -> list[reasons.OverBudget]:
     return [
-        reasons.OverBudget(variant=trial.variant, shortfalls=missed, speedup=_speedup(trial))
-        for trial in trials
-        if (missed := shortfalls(trial, info))
+        reasons.OverBudget(variant=t.variant, shortfalls=missed, speedup=(r := speed(t)) and r.speedup)
+        for t in trials
+        if (missed := shortfalls(t, info))
     ]
-
-
-def _speedup(trial: TrialResult) -> float | None:
-    return ratio.speedup if (ratio := speed(trial)) else None
 
 
 def certification_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ...]:
@@ -215,24 +208,21 @@ def _accuracy_shortfalls(
 ) -> list[reasons.Shortfall]:
     if counts is None:
         return [reasons.UnmeasuredShortfall(what="accuracy")]
-    missed = [_drop_shortfall(_drop_of(counts), trial, info.budget), _class_shortfall(counts, info)]
+    missed = [_drop_shortfall(counts, trial, info.budget), _class_shortfall(counts, info)]
     return [shortfall for shortfall in missed if shortfall is not None]
 
 
-def _drop_shortfall(drop: PairedDrop, trial: TrialResult, budget: Budget) -> reasons.Shortfall | None:
+def _drop_shortfall(counts: Accuracy, trial: TrialResult, budget: Budget) -> reasons.Shortfall | None:
     # The one-sided 95 % upper bound decides (non-inferiority): no difference on few photos proves nothing.
-    limit = budget.max_accuracy_drop
+    drop, limit = _drop_of(counts), budget.max_accuracy_drop
     if drop.drop > limit:
         return reasons.DropShortfall(drop=drop.drop, limit=limit)
     # The baseline is what the drop is measured against: its own is zero by definition.
     if trial.variant == BASELINE or (bound := drop.upper_bound()) <= limit:
         return None
+    needed = drop.images_needed(limit) if drop.drop < limit else None
     return reasons.PhotosShortfall(
-        images=drop.total,
-        drop=drop.drop,
-        drop_upper=bound,
-        limit=limit,
-        images_needed=drop.images_needed(limit) if drop.drop < limit else None,
+        images=drop.total, drop=drop.drop, drop_upper=bound, limit=limit, images_needed=needed
     )
 
 
@@ -248,22 +238,19 @@ def _class_shortfall(counts: Accuracy, info: RunInfo) -> reasons.Shortfall | Non
     return reasons.ClassShortfall(class_name=name, drop=worst, limit=limit)
 
 
-def fitting(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
+def fitting(info: RunInfo, trials: Trials) -> list[TrialResult]:
     return [trial for trial in trials if trial.status == "ok" and not shortfalls(trial, info)]
 
 
-def ranked(info: RunInfo, trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """The trials that fit the budget, best first.
-
-    Where some were measured again after the race, only those: the best of many unconfirmed times is partly
-    luck.
-    """
+def ranked(info: RunInfo, trials: Trials) -> list[TrialResult]:
+    """The trials that fit the budget, best first; of some measured again after the race, only those."""
     fit = fitting(info, trials)
+    # The best of many unconfirmed times is partly luck.
     confirmed = [trial for trial in fit if trial.latency and trial.latency.confirmed]
     return sorted(confirmed or fit, key=lambda trial: _cost(trial, info))
 
 
-def choose(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
+def choose(info: RunInfo, trials: Trials) -> TrialResult | None:
     """The best trial under the budget by its objective.
 
     What differs by less than the noise floor (or 1 %) counts as equal: the file smaller by 1 % or more wins
@@ -277,31 +264,23 @@ def choose(info: RunInfo, trials: Sequence[TrialResult]) -> TrialResult | None:
     return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, info)))
 
 
-def _close_behind(
-    info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult
-) -> list[reasons.CloseBehind]:
-    """Those that fit the budget and equal the winner within the noise, or are little worse; best first."""
+def _close_behind(info: RunInfo, trials: Trials, winner: TrialResult) -> Iterator[reasons.CloseBehind]:
+    """Those that fit the budget and equal the winner within the noise, or are little worse."""
     tolerance, best = _cost_tolerance(info), _cost(winner, info)
-    found = []
     for trial in fitting(info, trials):
         ratio, speedup = _cost(trial, info) / best if best else 1.0, speed(trial)
         tied = 1 / (1 + tolerance) <= ratio <= 1 + tolerance
         if trial is not winner and (tied or (trial.variant != BASELINE and 1 <= ratio <= 1 + CLOSE)):
-            found.append(
-                reasons.CloseBehind(
-                    variant=trial.variant,
-                    ratio=ratio,
-                    tied=tied,
-                    speedup=speedup and speedup.speedup,
-                    speedup_ci=speedup and speedup.interval,
-                )
+            yield reasons.CloseBehind(
+                variant=trial.variant,
+                ratio=ratio,
+                tied=tied,
+                speedup=speedup and speedup.speedup,
+                speedup_ci=speedup and speedup.interval,
             )
-    return sorted(found, key=lambda close: close.ratio)
 
 
-def _better_ones_lost(
-    info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult
-) -> list[reasons.OverBudget]:
+def _better_ones_lost(info: RunInfo, trials: Trials, winner: TrialResult) -> list[reasons.OverBudget]:
     """The best of those that the objective would have preferred, had they kept the budget."""
     costs = [(_cost(t, info), t) for t in trials if t.status == "ok" and speed(t) is not None]
     better = sorted((pair for pair in costs if pair[0] < _cost(winner, info)), key=lambda pair: pair[0])
@@ -325,9 +304,7 @@ def _merits(info: RunInfo, trial: TrialResult) -> reasons.Winner:
     )
 
 
-def _certification(
-    info: RunInfo, winner: TrialResult
-) -> reasons.Certified | reasons.NotCertified | reasons.NoneCertifies:
+def _certification(info: RunInfo, winner: TrialResult) -> reasons.Certification:
     if (counts := winner.certification) is None:
         return reasons.NoneCertifies(variant=winner.variant, cause=info.uncertified, leak=info.leak)
     if missed := certification_shortfalls(winner, info):
@@ -344,16 +321,16 @@ def _certification(
     )
 
 
-def undecided(info: RunInfo, trials: Sequence[TrialResult], target: float = 0.02) -> reasons.Undecided | None:
-    """The variants whose speed is known less precisely than `target`, as a fraction to either side."""
+def undecided(info: RunInfo, trials: Trials) -> reasons.Undecided | None:
+    """The variants whose speed is known less precisely than PRECISE, as a fraction to either side."""
 
     def wide(ratio: Ratio) -> bool:
         interval = ratio.log_interval
-        return interval is None or math.expm1((interval[1] - interval[0]) / 2) > target
+        return interval is None or math.expm1((interval[1] - interval[0]) / 2) > PRECISE
 
     others = [trial for trial in trials if trial.status == "ok" and trial.variant != BASELINE]
     names = tuple(trial.variant for trial in others if (ratio := speed(trial)) and wide(ratio))
-    return reasons.Undecided(variants=names, target=target, ended=info.timing_end) if names else None
+    return reasons.Undecided(variants=names, target=PRECISE, ended=info.timing_end) if names else None
 
 
 def _tolerance(info: RunInfo) -> float:
@@ -364,14 +341,10 @@ def _tolerance(info: RunInfo) -> float:
 
 def _cost(trial: TrialResult, info: RunInfo) -> float:
     """What the objective minimises."""
-    match info.budget.objective:
-        case "latency":
-            speedup = _speedup(trial)
-            return 1 / speedup if speedup else math.inf
-        case "size":
-            return float(trial.size_bytes or 0)
-        case "memory":
-            return float(trial.peak_memory_bytes or 0)
+    if info.budget.objective == "latency":
+        return 1 / ratio.speedup if (ratio := speed(trial)) else math.inf
+    sizes = {"size": trial.size_bytes, "memory": trial.peak_memory_bytes}
+    return float(sizes[info.budget.objective] or 0)
 
 
 def _cost_tolerance(info: RunInfo) -> float:
@@ -379,11 +352,10 @@ def _cost_tolerance(info: RunInfo) -> float:
     return _tolerance(info) if info.budget.objective == "latency" else SMALLEST_DIFFERENCE
 
 
-def pareto_front(trials: Sequence[TrialResult], tolerance: float = SMALLEST_DIFFERENCE) -> set[str]:
+def pareto_front(trials: Trials, tolerance: float = SMALLEST_DIFFERENCE) -> set[str]:
     """Variants that no other beats: better in accuracy, speed or size, and worse in none of them.
 
-    Speeds closer than `tolerance` are the same, and sizes closer than 1 %, so that noise puts none on the
-    front.
+    Lest noise put one on the front, speeds closer than `tolerance` are the same, and sizes closer than 1 %.
     """
     points = {
         t.variant: (t.accuracy.top1, ratio.log_speedup, -math.log(t.size_bytes))
@@ -400,10 +372,11 @@ def pareto_front(trials: Sequence[TrialResult], tolerance: float = SMALLEST_DIFF
 
 
 def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
-    drop, ratio, timed = paired_drop(trial), speed(trial), trial.latency
-    other = trial.variant != BASELINE
-    recorded: dict[str, Any] = {name: getattr(trial, name) for name in RECORDED}
-    recorded |= {name: getattr(trial.audit, name, None) for name in AUDITED}
+    drop, ratio, timed, other = paired_drop(trial), speed(trial), trial.latency, trial.variant != BASELINE
+    names = {field.name for field in fields(Row)} - {"audit"}
+    recorded: dict[str, Any] = {
+        name: value for source in (trial, trial.audit) for name, value in source or () if name in names
+    }
     for name in ("p50", "p90", "p95", "p99"):
         time_ns = getattr(timed, f"{name}_ns", None)
         recorded[f"{name}_ms"] = None if time_ns is None else time_ns / 1e6

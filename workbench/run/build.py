@@ -3,10 +3,10 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench import steps
 from workbench.backends import Backend, TorchRuntime, backend_of, takes_onnx
@@ -37,11 +37,6 @@ from workbench.system.files import digest_of, sha256_file, write_atomic
 from workbench.system.packages import versions
 from workbench.workspace.recipe import Variant
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
 PROBES = 8  # photos an export's logits are compared on
 REFERENCE_BATCH = 16
 SATURATION_PHOTOS = 8
@@ -53,9 +48,8 @@ LAYER_SECONDS = 30.0
 class Job:
     """What all builds of a run share, of one preprocessing.
 
-    photos: to compare logits on. calibration: for the steps that calibrate. own_crop: pixels of the
-    workspace's own crop, where a recipe asks for another. choosing: rows of the photos that a step may choose
-    by, without those that certify; None: all.
+    photos: to compare logits on. own_crop: of the workspace, in pixels; a recipe may ask for another.
+    choosing: rows of the photos that a step may choose by, without those that certify; None: all.
     """
 
     source: ModelSource
@@ -108,10 +102,9 @@ def find(job: Job, variant: Variant) -> tuple[str, Artifact] | None:
 
 
 def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
-    """Build what the cache lacks. Runs in a process of its own. Raises WorkbenchError.
+    """Build what the cache lacks, in a process of its own. Raises WorkbenchError.
 
-    What the backend prepares, too, such as an engine: kept for this machine, where opening the artifact finds
-    it.
+    An engine that the backend prepares is kept for this machine, where opening the artifact finds it.
     """
     cache = ArtifactCache(job.cache)
     built = _chain(job, variant, lambda key, make: cache.find(key) or cache.store(key, make))
@@ -122,37 +115,25 @@ def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
 
 
 def _chain(
-    job: Job,
-    variant: Variant,
-    get: Callable[[str, Callable[[Path], Artifact]], Artifact | None],
+    job: Job, variant: Variant, get: Callable[[str, Callable[[Path], Artifact]], Artifact | None]
 ) -> tuple[str, Artifact] | None:
     steps.check_sequence(variant.steps)
-    key = _export_key(job, variant)
-    artifact = get(key, lambda folder: _export(job, variant, folder))
-    backend = backend_of(variant.runtime)
-    links = [_Link(step, backend) for step in variant.steps]
-    if backend.convert is not None and not any(link.native for link in links):
-        links.append(_Link(None, backend))
-    for link in links:
+    key, backend = _export_key(job, variant), backend_of(variant.runtime)
+    artifact = get(key, partial(_export, job, variant))
+    links: list[Step | None] = list(variant.steps)
+    if backend.convert is not None and not any(_native(step, backend) for step in variant.steps):
+        links.append(None)  # the conversion to what the backend opens
+    for step in links:
         if artifact is None:
             return None
-        source = artifact
-        key = _link_key(job, source, link)
-        artifact = get(key, lambda folder, link=link, source=source: _apply(job, link, source, folder))  # type: ignore[misc]
+        key, source = _link_key(job, artifact, step, backend), artifact
+        artifact = get(key, partial(_apply, job, step, backend, source))
     return (key, artifact) if artifact is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """One link of a build: a step, or None for the conversion to what the backend opens."""
-
-    step: Step | None
-    backend: Backend[Any]
-
-    @property
-    def native(self) -> bool:
-        """Whether the step writes what the backend opens, where that is no ONNX file."""
-        return self.step is not None and bool(self.step.NATIVE & self.backend.FORMATS)
+def _native(step: Step, backend: Backend[Any]) -> bool:
+    """Whether the step writes what the backend opens, where that is no ONNX file."""
+    return bool(step.NATIVE & backend.FORMATS)
 
 
 def _export_key(job: Job, variant: Variant) -> str:
@@ -173,8 +154,7 @@ def _export_key(job: Job, variant: Variant) -> str:
     )
 
 
-def _link_key(job: Job, source: Artifact, link: _Link) -> str:
-    step, backend = link.step, link.backend
+def _link_key(job: Job, source: Artifact, step: Step | None, backend: Backend[Any]) -> str:
     if step is None:
         return digest_of(["convert", backend.NAME, code_digest(), source.digest, versions(*backend.PACKAGES)])
     reads: dict[Reads, Callable[[], object]] = {
@@ -184,7 +164,8 @@ def _link_key(job: Job, source: Artifact, link: _Link) -> str:
         "processor": lambda: machine.collect().processor,
     }
     read = [reads[what]() for what in sorted(step.READS)]
-    given = [step.model_dump(mode="json"), versions(*step.PACKAGES), backend.NAME if link.native else None]
+    native = backend.NAME if _native(step, backend) else None
+    given = [step.model_dump(mode="json"), versions(*step.PACKAGES), native]
     return digest_of(["step", code_digest(), source.digest, *given, *read])
 
 
@@ -202,11 +183,11 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
                 hint="give the torch checkpoint, or an ONNX file that leaves height and width free",
             )
         facts = describe(onnx_file)
-        _check_size(job, lambda photo: logits_of(onnx_file, facts, photo), raw=facts.pixels)
+        _check_size(job, partial(logits_of, onnx_file, facts), raw=facts.pixels)
     else:
         model = load_model(job.source, job.classes)
-        samples = normalize(_probes(job), job.contract)
-        _check_size(job, lambda photo: torch_logits(model, photo), raw=False)
+        samples = normalize(_few(job.photos), job.contract)
+        _check_size(job, partial(torch_logits, model), raw=False)
         if isinstance(runtime, TorchRuntime):
             written = export_torch(model, torch_file, job.input_shape, samples, runtime)
             info = torch_artifact_info(torch_file, written, job.input_shape)
@@ -226,7 +207,7 @@ def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
     if job.contract.crop == job.own_crop:
         return
     try:
-        run(batch_of(_probes(job)[:1], job.contract, raw=raw))
+        run(batch_of(_few(job.photos)[:1], job.contract, raw=raw))
     except WorkbenchError as error:
         raise Unsuited(
             f"the network takes {job.own_crop} px only, not {job.contract.crop}: {error.message}",
@@ -234,20 +215,19 @@ def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
         ) from error
 
 
-def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
-    step = link.step
+def _apply(job: Job, step: Step | None, backend: Backend[Any], source: Artifact, folder: Path) -> Artifact:
     if step is None:
-        assert link.backend.convert is not None
-        return Artifact(folder, link.backend.convert(source, folder))
+        assert backend.convert is not None
+        return Artifact(folder, backend.convert(source, folder))
     raw = source.info.pixels
     photos = steps.Photos(
         job.contract,
         job.calibration and replace(job.calibration, raw=raw),
         replace(job.photos, raw=raw) if "validation" in step.READS else None,
-        batch_of(_probes(job), job.contract, raw=raw),
+        batch_of(_few(job.photos), job.contract, raw=raw),
         job.choosing,
     )
-    if link.native:
+    if _native(step, backend):
         return Artifact(folder, steps.apply_native(step, source.path, folder, photos))
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)
@@ -255,14 +235,8 @@ def _apply(job: Job, link: _Link, source: Artifact, folder: Path) -> Artifact:
     return Artifact(folder, artifact_info(target).model_copy(update={"bound_to": bound_to, "note": note}))
 
 
-def _probes(job: Job) -> "NDArray[np.uint8]":
-    """(n, crop, crop, 3) pixels of a few photos."""
-    pixels: NDArray[np.uint8] = _few(job.photos, PROBES, raw=True)
-    return pixels
-
-
-def _few(images: Images, count: int, *, raw: bool) -> Batch:
-    """A batch of photos that are spread over the classes."""
+def _few(images: Images, count: int = PROBES, *, raw: bool = True) -> Batch:
+    """A batch of photos that are spread over the classes. raw: as 8-bit pixels."""
     count = min(count, len(images))
     return next(iter(replace(images, raw=raw).spread(count, count)))
 
@@ -275,21 +249,18 @@ def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
     import numpy as np
 
     if kind_of(job.source.checkpoint) == "onnx":
-        facts = describe(baseline.path)
-        parts = [logits_of(baseline.path, facts, batch) for batch in job.photos.batches(REFERENCE_BATCH)]
+        run: Callable[[Batch], Batch] = partial(logits_of, baseline.path, describe(baseline.path))
     else:
-        model = load_model(job.source, job.classes)
-        parts = [torch_logits(model, batch) for batch in job.photos.batches(REFERENCE_BATCH)]
+        run = partial(torch_logits, load_model(job.source, job.classes))
     buffer = io.BytesIO()
-    np.save(buffer, np.concatenate(parts))
+    np.save(buffer, np.concatenate([run(batch) for batch in job.photos.batches(REFERENCE_BATCH)]))
     write_atomic(path, buffer.getvalue())
 
 
 def saturation(job: Job, artifact: Artifact) -> Saturation | None:
     """What 16-bit accumulation would change on a few calibration photos; in a process of its own."""
     assert job.calibration is not None
-    photos = _few(job.calibration, SATURATION_PHOTOS, raw=artifact.info.pixels)
-    return saturation_of(artifact.path, photos)
+    return saturation_of(artifact.path, _few(job.calibration, SATURATION_PHOTOS, raw=artifact.info.pixels))
 
 
 def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -> list[LayerSensitivity]:

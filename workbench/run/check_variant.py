@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 
 MEMORY_CALLS = 20  # enough for a runtime's arenas to reach their size
-REFERENCE_TIMEOUT_S = 3600.0
-SATURATION_TIMEOUT_S = 600.0
 
 # What every run measures against: the plain FP32 export on onnxruntime, one thread, by the first exporter
 # that can take the network.
@@ -156,16 +154,9 @@ def reference_logits(
     key = digest_of([job.source_digest, job.photos.digest, *code])
     path = job.cache / "reference" / f"{key}.npy"
     if not path.exists():
-        report(Progress("running the source model", 0, 1))
-        call(
-            build.save_reference,
-            job,
-            baseline,
-            path,
-            log=folder.path / "logs" / "reference.txt",
-            timeout_s=REFERENCE_TIMEOUT_S,
-            label="running the source model",
-        )
+        log, doing = folder.path / "logs" / "reference.txt", "running the source model"
+        report(Progress(doing, 0, 1))
+        call(build.save_reference, job, baseline, path, log=log, timeout_s=3600.0, label=doing)
     logits: NDArray[np.float32] = np.load(path)
     return logits
 
@@ -186,8 +177,7 @@ def check(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     if (reason := context.not_here(variant)) is not None:
         return ended(result, Skipped(variant=variant.name, message=reason))
     try:
-        built = context.build(variant, context.build_timeout_s)
-        return _checked(context, variant, built, stage)
+        return _checked(context, variant, context.build(variant, context.build_timeout_s), stage)
     except WorkbenchError as error:
         result = result.model_copy(update={"preprocess": context.contracts.get(variant.name)})
         return ended(result, cause_of(variant, error))
@@ -243,7 +233,6 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
     """Open the artifact and run every validation photo through it. Raises WorkbenchError."""
     opened, logits, measured = _measured(context, variant, built, stage)
     _as_asked(variant, built.artifact, opened)
-    agreement = parity(logits, context.reference)
     if variant.name == BASELINE:
         context.logits[BASELINE] = logits
     write_arrays(context.folder.predictions(variant.name), logits=logits)
@@ -260,7 +249,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "size_bytes": info.total_bytes,
             "build_s": built.build_s,
             "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
-            "parity": agreement,
+            "parity": parity(logits, context.reference),
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }
@@ -287,36 +276,31 @@ def _measured(
             worker.burst(MEMORY_CALLS)
             # Before the photos: they are mapped from a file, and its pages would count.
             memory = worker.memory()
-            on_gpu = _on_gpu(variant.runtime, opened, gpu, worker.pid, before_bytes)
+            on_gpu = _on_gpu(opened, gpu, worker.pid, before_bytes)
             audit = worker.audit()
             logits = worker.evaluate(lambda done, total: report(f"photo {done} of {total}"))
     # A start that built its engine is no start as the next ones are.
     built_now = opened.engine is not None and opened.engine.build_s is not None
-    return (
-        opened,
-        logits,
-        {
-            "device": opened.device,
-            "provider": opened.provider,
-            "threads": opened.threads,
-            "audit": audit,
-            "gpu": on_gpu,
-            "load_s": None if built_now else opened.load_s,
-            "cold_start_s": None if built_now else opened.cold_start_s,
-            "peak_memory_bytes": max(0, memory.peak_bytes - context.empty_worker.peak_bytes),
-            "steady_memory_bytes": max(0, memory.steady_bytes - context.empty_worker.steady_bytes),
-        },
-    )
+    measured = {
+        "device": opened.device,
+        "provider": opened.provider,
+        "threads": opened.threads,
+        "audit": audit,
+        "gpu": on_gpu,
+        "load_s": None if built_now else opened.load_s,
+        "cold_start_s": None if built_now else opened.cold_start_s,
+        "peak_memory_bytes": max(0, memory.peak_bytes - context.empty_worker.peak_bytes),
+        "steady_memory_bytes": max(0, memory.steady_bytes - context.empty_worker.steady_bytes),
+    }
+    return opened, logits, measured
 
 
-def _on_gpu(
-    runtime: Runtime, opened: Opened, gpu: Reader | None, pid: int, before_bytes: int | None
-) -> GpuUse | None:
+def _on_gpu(opened: Opened, gpu: Reader | None, pid: int, before_bytes: int | None) -> GpuUse | None:
     """What is known of a GPU variant before it is timed; None for the others.
 
     before_bytes: the GPU's memory in use before its process started.
     """
-    if runtime.device != "cuda":
+    if opened.device != "cuda":
         return None
     memory_bytes, whole_gpu = (None, False) if gpu is None else gpu.memory_of(pid, before_bytes)
     return GpuUse(memory_bytes=memory_bytes, whole_gpu=whole_gpu, engine=opened.engine)
@@ -333,14 +317,8 @@ def _saturation(context: Context, variant: Variant, built: Built) -> Saturation 
     path = job.cache / "saturation" / f"{key}.json"
     if path.exists():
         return TypeAdapter(Saturation | None).validate_json(path.read_bytes())
-    found = call(
-        build.saturation,
-        job,
-        built.artifact,
-        log=context.folder.log(variant.name),
-        timeout_s=SATURATION_TIMEOUT_S,
-        label="the emulation of 16-bit accumulation",
-    )
+    log, doing = context.folder.log(variant.name), "the emulation of 16-bit accumulation"
+    found = call(build.saturation, job, built.artifact, log=log, timeout_s=600.0, label=doing)
     write_atomic(path, TypeAdapter(Saturation | None).dump_json(found))
     return found
 
@@ -348,9 +326,8 @@ def _saturation(context: Context, variant: Variant, built: Built) -> Saturation 
 def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.float32]") -> Accuracy | None:
     if not rows:
         return None
-    chosen = list(rows)
-    labels = [context.job.photos.labels[row] for row in chosen]
-    return accuracy(logits[chosen], context.logits[BASELINE][chosen], labels)
+    chosen, labels = list(rows), context.job.photos.labels
+    return accuracy(logits[chosen], context.logits[BASELINE][chosen], [labels[row] for row in rows])
 
 
 def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:

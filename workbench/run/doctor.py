@@ -59,7 +59,15 @@ def diagnose(report: Report) -> Diagnosis:
         machine=machine.collect(),
         conditions=conditions(),
         usable_cores=machine.usable_cores(),
-        runtimes=_runtimes(),
+        # Each backend on each device it runs on, but for the one that stands on no library.
+        runtimes={
+            f"{name} {device}": backend.unavailable(
+                RUNTIME.validate_python({"backend": name, "device": device})
+            )
+            for name, backend in BACKENDS.items()
+            for device in SETTINGS[name].DEVICES
+            if backend.PACKAGES
+        },
         nvidia=chain(),
         clock=clock(report),
     )
@@ -98,13 +106,3 @@ def _time_copies(report: Report) -> Measured:
                 Progress("timing the clock against itself", timing.done, timing.total, left_s=timing.left_s)
             ),
         )
-
-
-def _runtimes() -> dict[str, str | None]:
-    """Each backend on each device it runs on, but for the one that stands on no library."""
-    return {
-        f"{name} {device}": backend.unavailable(RUNTIME.validate_python({"backend": name, "device": device}))
-        for name, backend in BACKENDS.items()
-        for device in SETTINGS[name].DEVICES
-        if backend.PACKAGES
-    }

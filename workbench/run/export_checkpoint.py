@@ -15,8 +15,7 @@ from workbench.photos.dataset import scan
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.run.prepare import inspect, resolve_contract
 from workbench.system.child import call
-from workbench.system.files import new_file
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder, new_file
 from workbench.system.progress import Progress, Report
 from workbench.system.records import problems_of
 from workbench.workspace.workspace import Workspace
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-TIMEOUT_S = 1800.0
 PROBES = 4  # inputs that torch's and ONNX's logits are compared on
 
 
@@ -51,8 +49,7 @@ class ExportRequest:
         try:
             export = Export(exporter=chosen, opset=self.opset)
         except ValidationError as error:
-            problems = "; ".join(problems_of(error))
-            raise WorkbenchError(f"--opset-version {self.opset}: {problems}") from error
+            raise WorkbenchError(f"--opset-version {self.opset}: {'; '.join(problems_of(error))}") from error
         check_opset(export)
         return export
 
@@ -75,18 +72,10 @@ def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Repo
     report(Progress("exporting", 0, 1, f"exporter {export.exporter}, opset {export.opset}"))
     source = _source(workspace, request.checkpoint, request.factory)
     probes = _photos(workspace, source, request.input_shape)
+    log = cache_folder() / "logs" / "export.txt"
     with new_file(request.output) as temporary:
-        made = call(
-            export_here,
-            source,
-            export,
-            temporary,
-            request.input_shape,
-            probes,
-            log=cache_folder() / "logs" / "export.txt",
-            timeout_s=TIMEOUT_S,
-            label="the export",
-        )
+        given = (source, export, temporary, request.input_shape, probes)
+        made = call(export_here, *given, log=log, timeout_s=1800.0, label="the export")
     return Exported(request.output, export, made, request.output.stat().st_size, photos=probes is not None)
 
 
@@ -97,9 +86,8 @@ def _check_output(output: Path, checkpoint: Path, workspace: Workspace) -> None:
         raise WorkbenchError(f"--output: {output} is a folder", hint=hint)
     sources = (checkpoint, workspace.model.checkpoint, workspace.model.class_names, workspace.file)
     if output.resolve() in {source.resolve() for source in sources if source is not None}:
-        raise WorkbenchError(
-            f"--output: {output} is what the export is made from", hint="choose another file"
-        )
+        hint = "choose another file"
+        raise WorkbenchError(f"--output: {output} is what the export is made from", hint=hint)
 
 
 def export_here(

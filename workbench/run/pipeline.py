@@ -34,12 +34,8 @@ from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import Workspace
 
 GOLDEN_IMAGES = 8
-NETWORK_TIMEOUT_S = 120.0
 # Recorded with a run: what may decide its numbers.
 LIBRARIES = ("krishi-bench", "numpy", "pillow", *(name for name in EXTRAS if EXTRAS[name] != "serve"))
-
-
-ShowAdvice = Callable[[Advice], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ def run_workspace(
     variants: Sequence[Variant],
     options: Options,
     report: Report,
-    show_advice: ShowAdvice = lambda _: None,
+    show_advice: Callable[[Advice], None] = lambda _: None,
 ) -> Comparison:
     """Build, check and time the variants in a new folder of the workspace's results.
 
@@ -114,12 +110,8 @@ def begin(
     prepared: Prepared, folder: RunFolder, options: Options, report: Report
 ) -> tuple[Context, TrialResult]:
     """A run with its baseline built and checked. Raises WorkbenchError where it cannot be."""
-    parts = split(
-        prepared.validation,
-        prepared.job.photos.pixels(),
-        prepared.calibration,
-        max_drop=prepared.workspace.budget.max_accuracy_drop,
-    )
+    pixels, max_drop = prepared.job.photos.pixels(), prepared.workspace.budget.max_accuracy_drop
+    parts = split(prepared.validation, pixels, prepared.calibration, max_drop=max_drop)
     prepared = replace(prepared, job=replace(prepared.job, choosing=parts.selection))
     baseline, built = build_baseline(prepared, options.build_timeout_s, report)
     info = _info(prepared, folder, parts, baseline, options.arguments)
@@ -149,13 +141,8 @@ def begin(
 
 def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Variant]) -> Advice:
     """Which of the variants are worth trying on this network and this machine. Raises WorkbenchError."""
-    facts = call(
-        network,
-        baseline,
-        log=prepared.job.cache / "logs" / "network.txt",
-        timeout_s=NETWORK_TIMEOUT_S,
-        label="reading the network",
-    )
+    log = prepared.job.cache / "logs" / "network.txt"
+    facts = call(network, baseline, log=log, timeout_s=120.0, label="reading the network")
     reasons = {variant.name: not_here(variant, prepared.source_kind, baseline) for variant in variants}
     absent = {name: reason for name, reason in reasons.items() if reason}
     return advise(facts, machine.collect(), absent, variants, objective=prepared.workspace.budget.objective)

@@ -11,16 +11,14 @@ from workbench.model.source.info import SourceInfo
 from workbench.model.source.model_source import ModelSource, source_digest
 from workbench.photos import dataset
 from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Dataset, Images
 from workbench.run import build
 from workbench.system.child import call
-from workbench.system.files import digest_of, write_atomic
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder, digest_of, write_atomic
 from workbench.system.progress import Progress, Report
 from workbench.system.records import problems_of
 from workbench.workspace.recipe import RecipePreprocess, scaled_side
 from workbench.workspace.workspace import Workspace
-
-INSPECT_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,8 @@ class Prepared:
     workspace: Workspace
     class_names: tuple[str, ...]
     job: build.Job
-    validation: dataset.Dataset
-    calibration: dataset.Dataset | None
+    validation: Dataset
+    calibration: Dataset | None
     source_kind: str
     calibrates: bool
 
@@ -45,21 +43,13 @@ class Prepared:
 
 
 def _decode(
-    validation: dataset.Dataset,
-    calibration: dataset.Dataset | None,
-    contract: Preprocess,
-    cache: Path,
-    report: Report,
-) -> tuple[dataset.Images, dataset.Images | None]:
-    def load(photos: dataset.Dataset, part: str) -> dataset.Images:
-        what = f"{part}, {contract.crop} px"
-        return dataset.load(
-            photos,
-            contract,
-            cache,
-            field=f"data.{part}",
-            progress=lambda done, total: report(Progress("decoding photos", done, total, what)),
-        )
+    validation: Dataset, calibration: Dataset | None, contract: Preprocess, cache: Path, report: Report
+) -> tuple[Images, Images | None]:
+    def load(photos: Dataset, part: str) -> Images:
+        def progress(done: int, total: int) -> None:
+            report(Progress("decoding photos", done, total, f"{part}, {contract.crop} px"))
+
+        return dataset.load(photos, contract, cache, field=f"data.{part}", progress=progress)
 
     return load(validation, "validation"), load(calibration, "calibration") if calibration else None
 
@@ -75,21 +65,18 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
     info = inspect(workspace.model, digest, cache)
     for line in (info.sentence(), *info.notes):
         report(Progress("model", 0, 0, line))
-    class_names = info.class_names
-    if class_names is None:
+    if (class_names := info.class_names) is None:
         raise WorkbenchError(
             f"{workspace.model.name()} does not say what its classes are called",
             hint="name a JSON list of them as `model.class_names` in krishi.yaml",
         )
     contract = resolve_contract(workspace, info)
-
     validation = dataset.scan(workspace.validation, class_names, field="data.validation")
     # Listed even where nothing is calibrated: its photos must not be among those that certify.
-    calibration = (
-        dataset.scan(workspace.calibration, class_names, field="data.calibration", labelled=False)
-        if workspace.calibration
-        else None
-    )
+    calibration = None
+    if workspace.calibration:
+        field = "data.calibration"
+        calibration = dataset.scan(workspace.calibration, class_names, field=field, labelled=False)
     photos, calibrating = _decode(validation, calibration if calibrate else None, contract, cache, report)
     job = build.Job(
         source=workspace.model,
@@ -109,13 +96,8 @@ def inspect(model: ModelSource, digest: str, cache: Path) -> SourceInfo:
     path = cache / "sources" / f"{digest_of([digest, build.code_digest()])}.json"
     if path.exists():
         return SourceInfo.model_validate_json(path.read_bytes())
-    info = call(
-        model_source.inspect,
-        model,
-        log=cache / "logs" / "inspect.txt",
-        timeout_s=INSPECT_TIMEOUT_S,
-        label="reading the checkpoint",
-    )
+    log = cache / "logs" / "inspect.txt"
+    info = call(model_source.inspect, model, log=log, timeout_s=120.0, label="reading the checkpoint")
     write_atomic(path, info.model_dump_json().encode())
     return info
 
@@ -133,9 +115,8 @@ def overridden(contract: Preprocess, stated: RecipePreprocess) -> Preprocess:
     try:
         return Preprocess(**{**contract.model_dump(), **given})
     except ValidationError as error:
-        problems = "; ".join(problems_of(error))
         hint = "give `crop` alone, and `resize` follows it"
-        raise WorkbenchError(f"preprocess: {problems}", hint=hint) from error
+        raise WorkbenchError(f"preprocess: {'; '.join(problems_of(error))}", hint=hint) from error
 
 
 def resolve_contract(workspace: Workspace, info: SourceInfo) -> Preprocess:
@@ -143,10 +124,8 @@ def resolve_contract(workspace: Workspace, info: SourceInfo) -> Preprocess:
 
     Raises WorkbenchError naming what neither of them says.
     """
-    known = {
-        **info.preprocess.model_dump(exclude_none=True),
-        **workspace.preprocess.model_dump(exclude_none=True),
-    }
+    stated = (info.preprocess, workspace.preprocess)
+    known = {key: value for each in stated for key, value in each.model_dump(exclude_none=True).items()}
     known.setdefault("interpolation", "bilinear")
     if "resize" not in known and "crop" in known:
         known["resize"] = known["crop"]

@@ -17,7 +17,7 @@ from workbench.measure.gpu.figures import sizes_of
 from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Lineup, Measured, Plan, measure, noise_floor
-from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, Conditions, GpuUse, WholePath
+from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, GpuUse, WholePath
 from workbench.measure.worker import Worker, use_of
 from workbench.photos.decode import decode
 from workbench.results.history import with_latency
@@ -61,18 +61,13 @@ def _time_all(
     contenders = [t.variant for t in trials if _may_win(t, info)]
     try:
         race = replace(plan, budget_s=plan.budget_s * (1 - FINAL_SHARE))
-        later_s = plan.budget_s - race.budget_s
-        _session(context, sessions, RACE, names, contenders, race, later_s=later_s)
+        _session(context, sessions, RACE, names, contenders, race, later_s=plan.budget_s - race.budget_s)
         raced = with_latency(trials, sessions)
-        info = _about(info, sessions).model_copy(update={"conditions": _conditions(context, names)})
+        gpu = gpu_conditions() if any(_on_gpu(context, name) for name in names) else None
+        info = _about(info, sessions).model_copy(update={"conditions": conditions(gpu=gpu)})
         finalists = _finalists(info, raced)
-        final = replace(
-            plan,
-            budget_s=plan.budget_s * FINAL_SHARE,
-            rounds=min(plan.rounds, FINAL_ROUNDS),
-            seed=plan.seed + 1,
-            insist=True,
-        )
+        rounds, budget_s = min(plan.rounds, FINAL_ROUNDS), plan.budget_s * FINAL_SHARE
+        final = replace(plan, budget_s=budget_s, rounds=rounds, seed=plan.seed + 1, insist=True)
         _session(context, sessions, FINAL, finalists, (), final)
     finally:
         samples.save(sessions, context.folder.path / "latency.parquet")
@@ -87,11 +82,6 @@ def _time_all(
 
 def _on_gpu(context: Context, variant: str) -> bool:
     return context.runtimes[variant].device == "cuda"
-
-
-def _conditions(context: Context, names: Sequence[str]) -> Conditions:
-    measured_on = any(_on_gpu(context, name) for name in names)
-    return conditions(gpu=gpu_conditions() if measured_on else None)
 
 
 def _may_win(trial: TrialResult, info: RunInfo) -> bool:
@@ -114,9 +104,7 @@ def _session(
     later_s: float = 0.0,
 ) -> None:
     """One session over the named variants and the second copy of the baseline, added to `sessions`.
-
-    later_s: what the sessions after it may take.
-    """
+    later_s: what the sessions after it may take."""
     runtimes = {name: context.runtimes[name] for name in names}
     runtimes[TWIN] = runtimes[BASELINE]
     # One set of processors for all, so that none is compared on a quieter one.

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, assert_never, get_args
 
 from pydantic import Field
 
-from workbench.errors import WorkbenchError
-from workbench.steps.base import BaseStep, Photos
+from workbench.steps.base import BaseStep, Photos, calibration_of
 from workbench.steps.batch import DynamicBatch, FixedBatch, resize
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
 from workbench.steps.fp16.settings import Fp16
@@ -18,7 +17,6 @@ from workbench.steps.simplify import Simplify, simplify
 
 if TYPE_CHECKING:
     from workbench.backends.artifact import ArtifactInfo
-    from workbench.photos.dataset import Images
 
 Step = Annotated[
     Simplify
@@ -63,12 +61,11 @@ def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
         case StaticInt8():
             from workbench.steps.int8.static import static_int8
 
-            static_int8(step, source, target, _calibration_of(step, photos))
+            static_int8(step, source, target, calibration_of(photos, step.use))
         case NncfInt8():
             from workbench.steps.nncf.quantize import nncf_onnx
 
-            calibration = _calibration_of(step, photos)
-            nncf_onnx(step, source, target, calibration, photos.validation, photos.choosing)
+            nncf_onnx(step, source, target, photos)
         case Fp16():
             from workbench.steps.fp16.convert import fp16
 
@@ -89,20 +86,10 @@ def apply_native(step: Step, source: Path, folder: Path, photos: Photos) -> "Art
     assert isinstance(step, NncfInt8), f"{step.use} writes ONNX alone"
     from workbench.steps.nncf.quantize import nncf_ir
 
-    return nncf_ir(step, source, folder, _calibration_of(step, photos), photos.validation, photos.choosing)
+    return nncf_ir(step, source, folder, photos)
 
 
 def _check_order_in(step: Step, source: Path) -> None:
     from workbench.model.graph.onnx_file import load, precision_of
 
     check_order(step, precision_of(load(source)))
-
-
-def _calibration_of(step: BaseStep, photos: Photos) -> "Images":
-    """Raises WorkbenchError where the workspace names none."""
-    if photos.calibration is None:
-        raise WorkbenchError(
-            f"{step.use} needs photos to calibrate on",
-            hint="name a folder of them as `data.calibration` in krishi.yaml",
-        )
-    return photos.calibration

@@ -1,10 +1,12 @@
 """The base of the steps: the facts that each class states, and the photos that a step may read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from workbench.backends.base import Operators
+from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch, Preprocess
 from workbench.system.records import Record
 
@@ -37,7 +39,17 @@ class Photos:
     calibration: "Images | None" = None
     validation: "Images | None" = None
     samples: "Batch | None" = None
-    choosing: tuple[int, ...] | None = None
+    choosing: Sequence[int] | None = None
+
+
+def calibration_of(photos: Photos, use: str) -> "Images":
+    """The photos that step `use` calibrates on. Raises WorkbenchError where the workspace names none."""
+    if photos.calibration is None:
+        raise WorkbenchError(
+            f"{use} needs photos to calibrate on",
+            hint="name a folder of them as `data.calibration` in krishi.yaml",
+        )
+    return photos.calibration
 
 
 class BaseStep(Record):
@@ -82,7 +94,7 @@ class BaseStep(Record):
 
     def note_of(self, result: Path) -> str | None:
         """The note about its work in the file it wrote, one sentence."""
-        from workbench.steps.fp16.notes import notes_of
+        from workbench.steps.fp16.casts import notes_of
 
         notes = notes_of(result) if self.HALVES else None
         return notes.text() if notes else None

@@ -49,12 +49,11 @@ def resize(step: FixedBatch | DynamicBatch, source: Path, target: Path) -> None:
     size = step.size if isinstance(step, FixedBatch) else 0
     facts = describe(source)
     model = load(source)
-    if facts.input_shape[0] == size:
-        onnx.save(model, target)
-        return
-    _rewrite(model, facts, size)
+    if other := facts.input_shape[0] != size:
+        _rewrite(model, facts, size)
     onnx.save(model, target)
-    _check(step.use, source, facts, target, size)
+    if other:
+        _check(step.use, source, facts, target, size)
 
 
 def _rewrite(model: "onnx.ModelProto", facts: "OnnxFacts", size: int) -> None:

@@ -1,21 +1,18 @@
 """The checks of every step's result."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from workbench.errors import WorkbenchError, first_line
 from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of, noise
 from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.steps.base import BaseStep
-from workbench.steps.fp16.casts import FLOAT16, cast_type, half_share, types_of
-from workbench.steps.fp16.notes import notes_of
+from workbench.steps.fp16.casts import cast_type, half_share, notes_of, types_of
 from workbench.steps.fp16.ranges import LARGEST, measured
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+from workbench.steps.graph import FLOAT16
 
 SAME = 1e-4  # of the largest logit: what folding constants may change
 SAME_INT8 = 0.05  # likewise where values on the edge between two levels may round the other way
@@ -64,10 +61,8 @@ def check(
         raise WorkbenchError(f"step `{step.use}`: {error.message}", hint=error.hint) from error
 
 
-def to_pixels(batch: "NDArray[np.float32]", contract: Preprocess) -> "NDArray[np.uint8]":
+def to_pixels(batch: NDArray[np.float32], contract: Preprocess) -> NDArray[np.uint8]:
     """(n, H, W, 3) uint8 pixels whose normalisation comes nearest to (n, 3, H, W) float32."""
-    import numpy as np
-
     units = batch.transpose(0, 2, 3, 1) * np.asarray(contract.std) + np.asarray(contract.mean)
     pixels: NDArray[np.uint8] = np.clip(np.rint(255 * units), 0, 255).astype(np.uint8)
     return pixels
@@ -99,9 +94,7 @@ def _same_contract(step: BaseStep, before: OnnxFacts, after: OnnxFacts) -> None:
             )
 
 
-def _finite(logits: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    import numpy as np
-
+def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(logits).all():
         raise WorkbenchError(
             "the result gives logits that are not finite (NaN or infinity)",
@@ -110,9 +103,7 @@ def _finite(logits: "NDArray[np.float32]") -> "NDArray[np.float32]":
     return logits
 
 
-def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]", tolerance: float) -> None:
-    import numpy as np
-
+def _same_logits(before: NDArray[np.float32], after: NDArray[np.float32], tolerance: float) -> None:
     difference, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
     if difference > tolerance * max(1.0, largest):
         raise WorkbenchError(
@@ -121,7 +112,7 @@ def _same_logits(before: "NDArray[np.float32]", after: "NDArray[np.float32]", to
         )
 
 
-def _fits_fp16(source: Path, result: Path, batch: "NDArray[np.float32]") -> None:
+def _fits_fp16(source: Path, result: Path, batch: NDArray[np.float32]) -> None:
     """Compare the FP32 activations with what FP16 holds.
 
     The result does not show it: on the CPU, onnxruntime runs it in FP32 between casts, and nothing overflows

@@ -16,10 +16,9 @@ import sys
 import traceback
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple
 
 from workbench.errors import Unsuited, WorkbenchError, summary
@@ -30,22 +29,16 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    """An exception in the child, as text: foreign exceptions do not pickle reliably."""
-
-    message: str
-    hint: str | None
-    expected: bool
-    unsuited: bool = False
-
-
 class ChildError(WorkbenchError):
     """The child could not do the job: it raised, died or took too long. Its log has the details."""
 
 
 class ChildUnsuited(ChildError, Unsuited):
     """The child found that the job is not for this model or machine."""
+
+
+class _Defect(Exception):
+    """What the child did not expect, as text: foreign exceptions do not pickle reliably."""
 
 
 Handler = Callable[[Any], object]
@@ -56,20 +49,16 @@ def child_command(module: str, *arguments: str) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """That of a process that looks for modules where this one does, and nowhere else.
-
-    `-m` alone would put the current folder first, and with it a user's own `workbench` or `torch.py`.
-    """
+    """That of a process that looks for modules where this one does, and nowhere else."""
+    # `-m` alone would put the current folder first, and with it a user's own `workbench` or `torch.py`.
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
-    factory: a function at the top of a module; called once in the child, returns the handler or a context
-    manager of one.
-    cpus: processors the child may use; all of the parent's by default.
-    log: file that stdout and stderr of the child are appended to.
+    factory: at the top of a module; called once in the child, it returns the handler or a context manager.
+    cpus: processors the child may use, of the parent's. log: file that its stdout and stderr are appended to.
     """
 
     def __init__(
@@ -101,6 +90,10 @@ class Child:
         """Wait until the factory has returned. Raises ChildError."""
         self._receive(timeout_s)
 
+    def poll(self, timeout_s: float) -> bool:
+        """Whether an answer comes, or the child ends, within this time."""
+        return self._pipe.poll(timeout_s)
+
     def ask(self, request: object, timeout_s: float) -> Any:
         """Send a request and wait for its answer. Raises ChildError; only one that answered lives on."""
         with contextlib.suppress(BrokenPipeError):
@@ -116,10 +109,10 @@ class Child:
             answer = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):  # OSError: it died in the middle of an answer, or of our request
             raise ChildError(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
-        if isinstance(answer, _Raised):
-            if answer.expected:
-                raise (ChildUnsuited if answer.unsuited else ChildError)(answer.message, hint=answer.hint)
-            raise ChildError(f"{self.label} failed: {answer.message}", hint=f"see {self.log}")
+        if isinstance(answer, ChildError):
+            raise answer
+        if isinstance(answer, _Defect):
+            raise ChildError(f"{self.label} failed: {answer}", hint=f"see {self.log}")
         return answer
 
     def _cause_of_death(self) -> str:
@@ -136,9 +129,7 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close(failed=kind is not None)
 
     def close(self, *, failed: bool = False) -> None:
@@ -153,15 +144,10 @@ class Child:
 
 
 def call(
-    function: Callable[[*Arguments], Result],
-    *arguments: *Arguments,
-    log: Path,
-    timeout_s: float,
-    label: str,
+    function: Callable[[*Arguments], Result], *arguments: *Arguments, log: Path, timeout_s: float, label: str
 ) -> Result:
-    """Run `function(*arguments)` in a process of its own and return what it returns.
+    """Run a function, which is at the top of a module, in a process of its own and return what it returns.
 
-    function: at the top of a module, so that the child finds it by its name.
     Raises ChildError where it raises, dies or takes longer than timeout_s.
     """
     with Child(one_call, function, arguments, log=log, label=label) as child:
@@ -186,13 +172,14 @@ def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
     return True
 
 
-def _raised(error: Exception) -> _Raised:
+def _raised(error: Exception) -> ChildError | _Defect:
     if isinstance(error, ModuleNotFoundError):
         error = missing_extra(error) or error
     if isinstance(error, WorkbenchError):
-        return _Raised(error.message, error.hint, expected=True, unsuited=isinstance(error, Unsuited))
+        kind = ChildUnsuited if isinstance(error, Unsuited) else ChildError
+        return kind(error.message, hint=error.hint)
     traceback.print_exception(error)
-    return _Raised(summary(error), None, expected=False)
+    return _Defect(summary(error))
 
 
 def main() -> None:
@@ -210,13 +197,12 @@ def main() -> None:
         if cpus is not None:
             os.sched_setaffinity(0, cpus)
     with contextlib.ExitStack() as stack:
-        handler: Callable[[object], object] | None = None
+        handlers: list[Handler] = []
 
         def start() -> None:
-            nonlocal handler
             factory, arguments = pickle.loads(job)
             made = factory(*arguments)
-            handler = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
+            handlers.append(stack.enter_context(made) if isinstance(made, AbstractContextManager) else made)
 
         if not _answer(pipe, start):
             return
@@ -225,8 +211,7 @@ def main() -> None:
                 request = pickle.loads(pipe.recv_bytes())
             except (EOFError, ConnectionResetError):
                 return
-            assert handler is not None
-            _answer(pipe, lambda handler=handler, request=request: handler(request))  # type: ignore[misc]
+            _answer(pipe, partial(handlers[0], request))
 
 
 if __name__ == "__main__":

@@ -70,10 +70,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, *, rights: int = 0o666) -> None:
-    """Write `data` so that a reader, or a crash, sees the old file or the new one, never a part.
-
-    rights: of a new file, less what the umask takes.
-    """
+    """Write a file whole or not at all. rights: of a new file, less what the umask takes."""
     with new_file(path) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights)
         with os.fdopen(handle, "wb") as file:
@@ -121,8 +118,7 @@ def exclusive(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
 def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not.
 
-    scratch: where the temporary folder lives, on the same file system; beside `final` by default.
-    Raises FileExistsError where `final` exists by then: a published folder is never replaced.
+    scratch: where it lives, on the same file system. Raises FileExistsError where `final` exists by then.
     """
     parent = scratch or final.parent
     temporary = parent / f".tmp-{final.name}-{os.getpid()}-{token()}"
@@ -198,3 +194,10 @@ def load_arrays(path: Path, data: bytes, *names: str) -> "list[NDArray[Any]]":
             return [archive[name] for name in names]
     except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise WorkbenchError(f"{path} does not hold the arrays {', '.join(names)}: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where build outputs and decoded pixels live: `$KRISHI_CACHE`, else in the user's cache."""
+    if chosen := os.environ.get("KRISHI_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "krishi-bench"

@@ -8,7 +8,6 @@ from pathlib import Path
 from workbench.system.files import digest_of
 from workbench.system.records import Record
 
-CPUINFO = Path("/proc/cpuinfo")
 # The instruction sets that decide which arithmetic is fast, as Linux names them.
 FEATURES = {
     "avx2": "256-bit vectors",
@@ -45,8 +44,7 @@ BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 class Machine(Record):
     """The parts of a computer that decide how fast a model runs on it.
 
-    cores: logical processors this process may use. memory_bytes: of the whole machine.
-    features: instruction sets that decide which arithmetic is fast, of those in FEATURES.
+    cores: logical processors this process may use. memory_bytes: of the whole machine. features: of FEATURES.
     """
 
     cpu: str
@@ -109,7 +107,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
-def read_cpuinfo(path: Path = CPUINFO) -> tuple[str, tuple[str, ...]]:
+def read_cpuinfo(path: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
     """The processor's model, and those of FEATURES that all its cores have; none where it does not tell."""
     text = path.read_text(errors="replace") if path.exists() else ""
     lines = [line.partition(":") for line in text.splitlines()]

@@ -22,16 +22,13 @@ Load = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`.
-
-    address: on the PCI bus; NVML has another order than CUDA, and shows all GPUs.
-    """
+    """The first GPU that CUDA shows. capability: `9.0`. cuda: the newest that the driver runs, `13.0`."""
 
     name: str
     capability: str
     cuda: str
     memory_bytes: int = 0
-    address: str | None = None
+    address: str | None = None  # on the PCI bus; NVML has another order than CUDA, and shows all GPUs
 
 
 @lru_cache(maxsize=1)
@@ -61,13 +58,9 @@ def read_gpu(load: Load) -> Gpu | str:
     driver.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, 0)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
     driver.cuDeviceGetPCIBusId(address, 32, 0)
-    return Gpu(
-        name.value.decode(errors="replace"),
-        f"{major.value}.{minor.value}",
-        version_of(version.value, 1000, 10),
-        memory.value,
-        address.value.decode() or None,
-    )
+    capability, cuda = f"{major.value}.{minor.value}", version_of(version.value, 1000, 10)
+    shown, place = name.value.decode(errors="replace"), address.value.decode() or None
+    return Gpu(shown, capability, cuda, memory.value, place)
 
 
 def driver_version() -> str | None:

@@ -3,7 +3,7 @@ refuses (an older GPU, MIG, a missing right) is None."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Literal, cast
 
 from workbench.system import nvidia
 
@@ -40,15 +40,12 @@ class Reader:
         except self._nvml.NVMLError:
             return None
 
-    def clock_mhz(self, which: str) -> int | None:
-        """which: `SM` or `MEM`."""
+    def clock_mhz(self, which: Literal["SM", "MEM"]) -> int | None:
         kind = getattr(self._nvml, f"NVML_CLOCK_{which}")
-        mhz: int | None = self.ask("DeviceGetClockInfo", kind)
-        return mhz
+        return cast("int | None", self.ask("DeviceGetClockInfo", kind))
 
     def celsius(self) -> int | None:
-        celsius: int | None = self.ask("DeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU)
-        return celsius
+        return cast("int | None", self.ask("DeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU))
 
     def watts(self, function: str = "DeviceGetPowerUsage") -> float | None:
         milliwatts = self.ask(function)
@@ -56,13 +53,11 @@ class Reader:
 
     def millijoules(self) -> int | None:
         """Spent since the driver was loaded, by the whole GPU; GPUs before Volta do not count."""
-        spent: int | None = self.ask("DeviceGetTotalEnergyConsumption")
-        return spent
+        return cast("int | None", self.ask("DeviceGetTotalEnergyConsumption"))
 
     def reasons(self) -> tuple[str, ...] | None:
         """Why clocks are lowered now, idling aside; None where NVML does not tell."""
-        bits = self.ask("DeviceGetCurrentClocksEventReasons")
-        if bits is None:  # before driver 535 they had another name
+        if (bits := self.ask("DeviceGetCurrentClocksEventReasons")) is None:  # its name from driver 535 on
             bits = self.ask("DeviceGetCurrentClocksThrottleReasons")
         return None if bits is None else decoded(self._nvml, bits)
 
@@ -86,12 +81,11 @@ class Reader:
     def memory_of(self, pid: int, before_bytes: int | None) -> tuple[int | None, bool]:
         """Bytes of the GPU that a process holds, and whether that is only what the whole GPU's use grew by.
 
-        before_bytes: `used_bytes` before the process opened the GPU. In a container NVML counts processes by
-        the host's numbers, if at all, and the growth is all there is.
+        before_bytes: `used_bytes` before the process opened the GPU.
         """
-        held = (self.processes() or {}).get(pid)
-        if held is not None:
+        if (held := (self.processes() or {}).get(pid)) is not None:
             return held, False
+        # In a container NVML counts processes by the host's numbers, if at all.
         now = self.used_bytes()
         return (None, False) if now is None or before_bytes is None else (max(0, now - before_bytes), True)
 
@@ -99,7 +93,6 @@ class Reader:
         return _text(self.ask("DeviceGetName"))
 
     def driver(self) -> str:
-        """The version of the driver."""
         try:
             return _text(self._nvml.nvmlSystemGetDriverVersion())
         except self._nvml.NVMLError:
@@ -108,12 +101,10 @@ class Reader:
 
 def decoded(nvml: Any, bits: int) -> tuple[str, ...]:
     """The reasons in a bit mask, by the names this NVML has for them; bits of later drivers by number."""
-    known: dict[int, str] = {}
+    known: dict[int | None, str] = {}
     for name, words in {IDLE: IDLE, **REASONS}.items():
         older = getattr(nvml, f"nvmlClocksThrottleReason{name}", None)
-        bit = getattr(nvml, f"nvmlClocksEventReason{name}", older)
-        if bit is not None:
-            known[bit] = words
+        known[getattr(nvml, f"nvmlClocksEventReason{name}", older)] = words
     found = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
     return tuple(known.get(bit, f"reason {bit:#x}") for bit in found if known.get(bit) != IDLE)
 
@@ -150,15 +141,12 @@ def opened_gpu(nvml: Any = None) -> Iterator[Reader | None]:
     """The GPU that CUDA uses; None where NVML cannot be read. nvml: `pynvml` unless given."""
     found = nvidia.gpu()
     address = found.address if isinstance(found, nvidia.Gpu) else None
-    with opened_nvml(nvml) as binding:
+    with opened_nvml(nvml) as lib:
         gpu = None
-        if binding is not None:
-            with suppress(binding.NVMLError):
-                by_address, by_index = (
-                    binding.nvmlDeviceGetHandleByPciBusId,
-                    binding.nvmlDeviceGetHandleByIndex,
-                )
-                gpu = Reader(binding, by_address(address) if address else by_index(0))
+        if lib is not None:
+            with suppress(lib.NVMLError):
+                find = lib.nvmlDeviceGetHandleByPciBusId if address else lib.nvmlDeviceGetHandleByIndex
+                gpu = Reader(lib, find(address or 0))
         yield gpu
 
 

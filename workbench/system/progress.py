@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A variant while it is timed.
+    """A variant while it is timed. dropped: it is timed no further.
 
-    speedup: over the baseline, above 1 is faster; None before its first round. interval: of it, at 95 %;
-    None with too few rounds. dropped: it is timed no further.
+    speedup: over the baseline, above 1 is faster. interval: of it, at 95 %. None with too few rounds.
     """
 
     variant: str

@@ -16,8 +16,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Record(BaseModel):
     """A frozen model that reads what earlier versions wrote.
 
-    REMOVED: fields that are gone, and their values that change nothing (None: all of them do not). Such a
-    field is dropped; any other value is an error.
+    REMOVED: fields that are gone, and the values that may be dropped (None: all); another is an error.
     REMOVED_VALUES: values that are gone, of fields that are still there.
     """
 
@@ -74,8 +73,7 @@ def parse_record(
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        problems = "\n  ".join(problems_of(error))
-        raise WorkbenchError(f"{where} is not a valid {what}\n  {problems}", hint=hint) from error
+        raise invalid(f"{where} is not a valid {what}", error, hint=hint) from error
 
 
 def write_record(path: Path, record: BaseModel) -> None:
@@ -87,13 +85,15 @@ def to_json(record: BaseModel) -> bytes:
     return record.model_dump_json(indent=2).encode() + b"\n"
 
 
+def invalid(message: str, error: ValidationError, *, hint: str | None = None) -> WorkbenchError:
+    """The message, and below it every problem in a line of its own."""
+    return WorkbenchError("\n  ".join([message, *problems_of(error)]), hint=hint)
+
+
 def problems_of(error: ValidationError) -> list[str]:
     """`steps[0].method: Field required`, for each problem; those of a whole model have no place."""
-    problems = []
-    for problem in error.errors():
-        message = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{dotted(problem['loc'])}: {message}" if problem["loc"] else message)
-    return problems
+    found = [(dotted(each["loc"]), each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+    return [f"{place}: {message}" if place else message for place, message in found]
 
 
 def dotted(place: Place) -> str:

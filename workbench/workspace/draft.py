@@ -19,6 +19,7 @@ LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "clas
 FACTORIES = ("create_model", "build_model", "make_model", "get_model")
 DEPTH = 3  # levels of folders that are searched
 KINDS = "Lightning, state dict, TorchScript, .pt2, .onnx; or a folder of transformers"
+FACTORY = "builds the network, for state dicts; or timm:name"
 TRUST = "  # trust_code: true                          # reading a .pt2 may run code stored in it\n"
 DRAFT = """\
 # What krishi-bench measures and serves. Paths are relative to this file.
@@ -95,13 +96,13 @@ def look(folder: Path) -> Found:
         return paths[0].relative_to(folder).as_posix() if paths else None
 
     def holds_a_model(path: Path) -> bool:
-        if path.is_dir():
-            return path in classifiers
         # Files in a folder of transformers are parts of that model.
-        return path.suffix in CHECKPOINTS and path.parent not in classifiers
+        in_file = path.suffix in CHECKPOINTS and path.parent not in classifiers
+        return path in classifiers if path.is_dir() else in_file
 
     def photos(names: tuple[str, ...]) -> str | None:
-        folders = [path for path in files if path.name.lower() in names and _has_photos(path)]
+        named = [path for path in files if path.name.lower() in names]
+        folders = [path for path in named if any(p.suffix.lower() in SUFFIXES for p in path.glob("*/*"))]
         return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
 
     factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
@@ -126,10 +127,6 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield from _below(path, depth - 1)
 
 
-def _has_photos(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.glob("*/*"))
-
-
 def _factories(path: Path) -> list[str]:
     """The factory functions that a Python file defines. The file is parsed, not run."""
     try:
@@ -144,10 +141,9 @@ def draft(found: Found) -> str:
     """The text of krishi.yaml; a missing part is a line to uncomment."""
     # Only the user may decide that a file may run code.
     asks_trust = found.checkpoint is not None and found.checkpoint.endswith(".pt2")
-    about_factory = "builds the network, for state dicts; or timm:name"
     return DRAFT.format(
         checkpoint=_line("checkpoint", found.checkpoint or "student.ckpt", KINDS),
-        factory=_line("factory", found.factory, about_factory, "student.py:create_model"),
+        factory=_line("factory", found.factory, FACTORY, "student.py:create_model"),
         trust_code=TRUST if asks_trust else "",
         class_names=_line("class_names", found.class_names, "else taken from the checkpoint", "labels.json"),
         validation=_line("validation", found.validation or "data/val", "accuracy is measured on these"),

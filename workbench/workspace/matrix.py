@@ -27,10 +27,8 @@ def assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Docume
     """Put `value` at a matrix key. Raises WorkbenchError where the recipe has no such place."""
     where = f"{document.where(('matrix', key))}: matrix: `{key}`"
     if key.partition(".")[0] in FIXED:
-        raise WorkbenchError(
-            f"{where} is the same for all variants",
-            hint="`export`, `steps`, `runtime` and `preprocess` can vary",
-        )
+        hint = "`export`, `steps`, `runtime` and `preprocess` can vary"
+        raise WorkbenchError(f"{where} is the same for all variants", hint=hint)
     target: Any = data
     *parents, last = key.split(".")
     for part in parents:
@@ -40,10 +38,8 @@ def assign(data: dict[str, Any], key: str, value: Any, document: yamlfile.Docume
     if isinstance(target, list):
         target = {last: _step(target, last, where)}
         if not isinstance(value, dict):
-            raise WorkbenchError(
-                f"{where}: {value!r} is no mapping to merge into the step",
-                hint="to vary which steps there are, give lists of steps under `steps`",
-            )
+            hint = "to vary which steps there are, give lists of steps under `steps`"
+            raise WorkbenchError(f"{where}: {value!r} is no mapping to merge into the step", hint=hint)
     if isinstance(value, dict) and isinstance(target.get(last), dict):
         target[last].update(value)
     else:
@@ -59,11 +55,7 @@ def _step(steps: list[Any], part: str, where: str) -> dict[str, Any]:
     if len(named) == 1:
         return named[0]
     if named:
-        raise WorkbenchError(
-            f"{where}: there are {len(named)} steps `{part}`",
-            hint="name the one you mean by its position, counted from 0",
-        )
-    raise WorkbenchError(
-        f"{where}: the recipe has no step `{part}`",
-        hint=did_you_mean(part, (str(step.get("use")) for step in steps)),
-    )
+        hint = "name the one you mean by its position, counted from 0"
+        raise WorkbenchError(f"{where}: there are {len(named)} steps `{part}`", hint=hint)
+    meant = did_you_mean(part, (str(step.get("use")) for step in steps))
+    raise WorkbenchError(f"{where}: the recipe has no step `{part}`", hint=meant)

@@ -22,6 +22,7 @@ from workbench.workspace.matrix import assign, labels_of
 from workbench.workspace.requirements import Need
 
 KIND = "recipe"
+SUFFIXES = (".yaml", ".yml")
 ASIDE = "_"  # first letter of files that other recipes extend and that are no recipes themselves
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -147,9 +148,8 @@ def load(paths: Sequence[Path]) -> list[Variant]:
     for path in dict.fromkeys(itertools.chain.from_iterable(_files(path) for path in paths)):
         found = read(path)
         if (name := found[0].recipe) in owners:
-            raise WorkbenchError(
-                f"{path} and {owners[name]} are both named `{name}`", hint="give one of them another `name`"
-            )
+            hint = "give one of them another `name`"
+            raise WorkbenchError(f"{path} and {owners[name]} are both named `{name}`", hint=hint)
         owners[name] = path
         variants += found
     _check_file_names(variants)
@@ -161,22 +161,18 @@ def _check_file_names(variants: Sequence[Variant]) -> None:
     from workbench.measure.records import BASELINE
 
     filed = {file_name(BASELINE): BASELINE}
-    for variant in variants:
-        if (other := filed.setdefault(file_name(variant.name), variant.name)) != variant.name:
+    for name in (variant.name for variant in variants):
+        if (other := filed.setdefault(file_name(name), name)) != name:
+            hint = "give one of their recipes another `name`"
             raise WorkbenchError(
-                f"variants `{other}` and `{variant.name}` would be filed under the same name",
-                hint="give one of their recipes another `name`",
+                f"variants `{other}` and `{name}` would be filed under the same name", hint=hint
             )
 
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [find(str(path))]
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix in (".yaml", ".yml") and not file.name.startswith(ASIDE)
-    )
+    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and not f.name.startswith(ASIDE))
     if not files:
         raise WorkbenchError(f"{path} holds no recipe", hint="recipes are .yaml files")
     return files
@@ -214,9 +210,8 @@ def _document(path: Path) -> yamlfile.Document:
             listed = " -> ".join(file.name for file in [*chain, found])
             raise WorkbenchError(f"{where}: a recipe cannot extend itself ({listed})")
         if not found.is_file():
-            raise WorkbenchError(
-                f"{where}: {found} does not exist", hint=f"the path is relative to {chain[-1].parent}"
-            )
+            hint = f"the path is relative to {chain[-1].parent}"
+            raise WorkbenchError(f"{where}: {found} does not exist", hint=hint)
         chain.append(found)
         holder = yamlfile.read(found, kind=KIND)
         holder.data.pop("name", None)
@@ -229,7 +224,7 @@ def _document(path: Path) -> yamlfile.Document:
 def find(given: str) -> Path:
     """The path of a recipe file, or of a shipped recipe by its name. Raises WorkbenchError."""
     path, known = Path(given), {file.stem: file for file in _files(shipped())}
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
+    if path.is_file() or path.suffix in SUFFIXES:
         return path
     if given in known:
         return known[given]
@@ -240,30 +235,18 @@ def find(given: str) -> Path:
 
 
 def _variants(document: yamlfile.Document, recipe: Recipe) -> list[Variant]:
-    variants = [_variant(label, resolved) for label, resolved in _expand(document, recipe)]
-    names: set[str] = set()
-    for variant in variants:
+    variants: dict[str, Variant] = {}
+    for label, one in _expand(document, recipe):
+        name = f"{one.name}[{label}]" if label else one.name
         # Compared as file names, because logs and predictions are filed under them.
-        if file_name(variant.name) in names:
+        if file_name(name) in variants:
             raise WorkbenchError(
-                f"{document.where(('matrix',))}: matrix: two variants would be named `{variant.name}`",
+                f"{document.where(('matrix',))}: matrix: two variants would be named `{name}`",
                 hint="remove the value that is there twice",
             )
-        names.add(file_name(variant.name))
-    return variants
-
-
-def _variant(label: str, recipe: Recipe) -> Variant:
-    return Variant(
-        f"{recipe.name}[{label}]" if label else recipe.name,
-        recipe.name,
-        recipe.description,
-        recipe.export,
-        recipe.steps,
-        recipe.runtime,
-        recipe.preprocess,
-        recipe.needs,
-    )
+        given = (one.description, one.export, one.steps, one.runtime, one.preprocess, one.needs)
+        variants[file_name(name)] = Variant(name, one.name, *given)
+    return list(variants.values())
 
 
 def _expand(document: yamlfile.Document, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:

@@ -13,7 +13,6 @@ from workbench.system.packages import EXTRAS, install, versions
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-
 Installed = Callable[[str], str | None]
 
 
@@ -45,7 +44,7 @@ def unmet(
     flags: the processor's; this one's by default. installed: a distribution's version, or None where it is
     not installed.
     """
-    here = cpu_flags() if flags is None else frozenset(flags)
+    here = frozenset(collect().features if flags is None else flags)
     lookup = installed or (lambda name: versions(name).get(name))
     for need in needs:
         problems = [_missing(part, here, lookup) for part in _alternatives(need)]
@@ -58,20 +57,14 @@ def _missing(part: str, flags: frozenset[str], installed: Installed) -> str | No
     if part in FEATURE_GROUPS:
         if FEATURE_GROUPS[part] & flags:
             return None
-        return (
-            f"this processor has no {part}" if flags else "this system does not tell what its processor has"
-        )
+        unknown = "this system does not tell what its processor has"
+        return f"this processor has no {part}" if flags else unknown
     name, versions = _library(part)
     if (version := installed(name)) is None:
         return f"{name} is not installed: {install(name if EXTRAS[name] else part)}"
     if _specifier(name, versions).contains(version, prereleases=True):
         return None
     return f"{name} {version} is installed"
-
-
-def cpu_flags() -> frozenset[str]:
-    """The processor's features as the kernel names them; empty where they are unknown."""
-    return frozenset(collect().features)
 
 
 def _alternatives(need: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The workspace: which model, on which data, within which budget (`krishi.yaml`)."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
 from workbench.results.records import Budget
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.system.records import Record, dotted
 from workbench.workspace import yamlfile
 from workbench.workspace.sample import CHECKPOINT, STUDENT, sample_folder
@@ -112,11 +111,14 @@ def load(path: Path) -> Workspace:
         return absolute
 
     given, calibration = content.model, content.data.calibration
+    file, _, function = (given.factory or "").partition(":")
+    in_file = file.endswith(".py")
+    factory = f"{existing(('model', 'factory'), Path(file))}:{function}" if in_file else given.factory
     model = given.model_copy(
         update={
             "checkpoint": given.checkpoint and existing(("model", "checkpoint"), given.checkpoint),
             "import_from": root / (given.import_from or ""),
-            "factory": _absolute_factory(given.factory, existing),
+            "factory": factory,
             "class_names": given.class_names and existing(("model", "class_names"), given.class_names),
         }
     )
@@ -166,11 +168,6 @@ def sample(start: Path) -> Workspace:
         results=start / "results",
         synthetic=True,
     )
-
-
-def _absolute_factory(factory: str | None, existing: Callable[[tuple[str, ...], Path], Path]) -> str | None:
-    file, _, function = (factory or "").partition(":")
-    return f"{existing(('model', 'factory'), Path(file))}:{function}" if file.endswith(".py") else factory
 
 
 def _slug(name: str) -> str:

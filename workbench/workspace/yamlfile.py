@@ -80,16 +80,14 @@ def merged(child: Document, parent: Document) -> Document:
     return Document(child.path, data, {**inherited, **child.lines}, {**files, **child.files})
 
 
-def _merge(
-    child: dict[str, Any], parent: dict[str, Any], place: Place, replaced: set[Place]
-) -> dict[str, Any]:
+def _merge(child: dict[str, Any], parent: dict[str, Any], at: Place, replaced: set[Place]) -> dict[str, Any]:
     """`child` over `parent`; adds the places of the parent's values that are dropped to `replaced`."""
     result = dict(parent)
     for key, value in child.items():
         if isinstance(value, dict) and isinstance(parent.get(key), dict):
-            result[key] = _merge(value, parent[key], (*place, key), replaced)
+            result[key] = _merge(value, parent[key], (*at, key), replaced)
             continue
-        replaced.add((*place, key))
+        replaced.add((*at, key))
         result[key] = value
         if value is None and key in parent:
             del result[key]
@@ -103,9 +101,8 @@ def _collect_lines(path: Path, node: yaml.Node, place: Place, lines: dict[Place,
             inner = (*place, str(key.value))
             line = key.start_mark.line + 1
             if inner in lines:
-                raise WorkbenchError(
-                    f"{path}:{line}: {dotted(inner)}: the key is given twice (first in line {lines[inner]})"
-                )
+                twice = f"the key is given twice (first in line {lines[inner]})"
+                raise WorkbenchError(f"{path}:{line}: {dotted(inner)}: {twice}")
             lines[inner] = line
             _collect_lines(path, value, inner, lines)
     elif isinstance(node, yaml.SequenceNode):
@@ -153,16 +150,13 @@ def _location(detail: Any) -> Place:
     return tuple(detail["loc"])
 
 
-def _place_in(data: object, location: tuple[str | int, ...], *, missing: bool) -> Place:
+def _place_in(data: object, location: Place, *, missing: bool) -> Place:
     """pydantic's location without the union tags it puts between the keys.
-
-    missing: the last part is a key that should be there, and not a tag.
-    """
+    missing: the last part is a key that should be there, and not a tag."""
     place: list[str | int] = []
     for index, part in enumerate(location):
-        if (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, dict) and part in data):
             data = data[part]  # type: ignore[index]
         elif not missing or index < len(location) - 1:
             continue
@@ -196,7 +190,7 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
 
 
-def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
     """The keys that are valid at a pydantic location."""
     members = [model]
     for part in location:

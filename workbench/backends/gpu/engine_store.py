@@ -20,8 +20,14 @@ from pydantic import ValidationError
 
 from workbench.errors import WorkbenchError
 from workbench.system import nvidia
-from workbench.system.files import digest_of, exclusive, sha256_bytes, translated_os_errors, write_atomic
-from workbench.system.folders import cache_folder
+from workbench.system.files import (
+    cache_folder,
+    digest_of,
+    exclusive,
+    sha256_bytes,
+    translated_os_errors,
+    write_atomic,
+)
 from workbench.system.records import Record, Sha256, to_json
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from workbench.backends.openvino import without_telemetry
 from workbench.backends.openvino.settings import OpenvinoRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder
 from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:

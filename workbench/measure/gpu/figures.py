@@ -49,10 +49,7 @@ def _calls(typical_s: float) -> int:
 
 
 def throughput(session: Session, batch: Batch, clock: Timer = time.perf_counter) -> GpuThroughput | None:
-    """Photos a second in calls of this batch; None where a call takes longer than LONGEST_CALL_S.
-
-    Raises WorkbenchError where the session does not take the batch.
-    """
+    """Photos a second; None where a call takes too long. Raises WorkbenchError where a batch is refused."""
     session.infer(batch)  # the first call of a size allocates, and may choose kernels
     typical_s = _seconds(session.infer, batch, clock)
     if typical_s > LONGEST_CALL_S:
@@ -73,10 +70,8 @@ def _seconds(infer: Infer, batch: Batch, clock: Timer) -> float:
 
 
 def joules(infer: Infer, batch: Batch, nvml: Any = None, clock: Timer = time.perf_counter) -> float | None:
-    """Energy per photo in calls of this batch, by the counter of the whole GPU, idle power included.
-
-    None where NVML has no counter, or it went back (the driver was loaded again).
-    """
+    """Energy per photo in calls of this batch, by the counter of the whole GPU, idle power included; None
+    where there is none, or it went back (the driver was loaded again)."""
     with opened_gpu(nvml) as gpu:
         if gpu is None or gpu.millijoules() is None:
             return None

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -46,7 +46,7 @@ def our_processes() -> frozenset[int]:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One reading; None where NVML has no answer. processes: ids of those with a CUDA context."""
+    """None where NVML has no answer. processes: ids of those with a CUDA context."""
 
     sm_mhz: int | None
     memory_mhz: int | None
@@ -64,31 +64,25 @@ class Watched:
     causes: tuple[str, ...]
 
 
+@dataclass(slots=True, kw_only=True)
 class GpuWatch:
     """Reads the GPU a few times a second, in a thread, from `begin` to `end`.
 
     nvml: `pynvml` unless given. ours: finds the ids of our processes at `begin`, when all are started.
     """
 
-    def __init__(
-        self,
-        *,
-        nvml: Any = None,
-        interval_s: float = INTERVAL_S,
-        ours: Callable[[], Collection[int]] = our_processes,
-    ) -> None:
-        self._nvml = nvml
-        self._interval_s = interval_s
-        self._find_ours = ours
-        # Those of earlier rounds too: NVML shows a process for a moment after its end.
-        self._ours: set[int] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread()
-        self._samples: list[GpuReading] = []
-        self._computing: dict[int, int] = {}
+    nvml: Any = None
+    interval_s: float = INTERVAL_S
+    ours: Callable[[], Collection[int]] = our_processes
+    # Those of earlier rounds too: NVML shows a process for a moment after its end.
+    _ours: set[int] = field(default_factory=set, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread = field(default_factory=threading.Thread, init=False)
+    _samples: list[GpuReading] = field(default_factory=list, init=False)
+    _computing: dict[int, int] = field(default_factory=dict, init=False)
 
     def begin(self) -> None:
-        self._ours |= set(self._find_ours())
+        self._ours |= set(self.ours())
         self._stop, self._samples, self._computing = threading.Event(), [], {}
         arguments = (self._stop, self._samples, self._computing)
         self._thread = threading.Thread(target=self._watch, args=arguments, name="gpu", daemon=True)
@@ -98,24 +92,34 @@ class GpuWatch:
         self._stop.set()
         self._thread.join(JOIN_S)
         samples = list(self._samples)
-        return Watched(state_of(samples, self._ours), self._causes(samples))
+        foreign = _foreign(samples, self._ours)
+        watts = [sample.watts for sample in samples if sample.watts is not None]
+        reasons = [sample.reasons for sample in samples if sample.reasons is not None]
+        state = GpuState(
+            sm_mhz=_span([sample.sm_mhz for sample in samples]),
+            memory_mhz=_span([sample.memory_mhz for sample in samples]),
+            celsius=max((sample.celsius for sample in samples if sample.celsius is not None), default=None),
+            watts=sum(watts) / len(watts) if watts else None,
+            throttled=tuple(dict.fromkeys(chain.from_iterable(reasons))) if reasons else None,
+            others=None if foreign is None else len(foreign),
+        )
+        return Watched(state, self._causes(state.throttled or (), foreign))
 
     def _watch(self, stop: threading.Event, samples: list[GpuReading], computing: dict[int, int]) -> None:
         since_us = time.time_ns() // 1000
-        with opened_gpu(self._nvml) as gpu:
+        with opened_gpu(self.nvml) as gpu:
             if gpu is None:
                 return
             ended = False
             while not ended:
                 # Once more after the end was called, so that a short stretch has a first and a last reading.
-                ended = stop.wait(self._interval_s) if samples else False
+                ended = stop.wait(self.interval_s) if samples else False
                 samples.append(_sample(gpu))
             computing |= gpu.computing(since_us)
 
-    def _causes(self, samples: Sequence[GpuReading]) -> tuple[str, ...]:
-        slowed = [reason for reason in _reasons(samples) or () if reason in DISTURBING]
+    def _causes(self, reasons: Sequence[str], foreign: set[int] | None) -> tuple[str, ...]:
+        slowed = [reason for reason in reasons if reason in DISTURBING]
         causes = [f"the GPU was slowed down ({', '.join(slowed)})"] if slowed else []
-        foreign = _foreign(samples, self._ours)
         # Where NVML knows the processes that compute, one that only holds memory is no disturbance.
         if foreign and self._computing.keys() & self._ours:
             foreign = {pid for pid in foreign if self._computing.get(pid, 0) > 0}
@@ -134,30 +138,9 @@ def _sample(gpu: Reader) -> GpuReading:
     )
 
 
-def state_of(samples: Sequence[GpuReading], ours: Collection[int]) -> GpuState:
-    """The state over all samples. ours: ids of our processes."""
-    watts = [sample.watts for sample in samples if sample.watts is not None]
-    foreign = _foreign(samples, ours)
-    return GpuState(
-        sm_mhz=_span([sample.sm_mhz for sample in samples]),
-        memory_mhz=_span([sample.memory_mhz for sample in samples]),
-        celsius=max((sample.celsius for sample in samples if sample.celsius is not None), default=None),
-        watts=sum(watts) / len(watts) if watts else None,
-        throttled=_reasons(samples),
-        others=None if foreign is None else len(foreign),
-    )
-
-
-def _reasons(samples: Sequence[GpuReading]) -> tuple[str, ...] | None:
-    known = [sample.reasons for sample in samples if sample.reasons is not None]
-    return tuple(dict.fromkeys(chain.from_iterable(known))) if known else None
-
-
 def _foreign(samples: Sequence[GpuReading], ours: Collection[int]) -> set[int] | None:
     """Processes on the GPU that are none of ours; None in a container, whose process ids NVML does not know.
-
-    One of ours is on the GPU while it is measured on, so NVML shows one wherever it knows them.
-    """
+    One of ours is on the GPU while it is measured on, so NVML shows one wherever it knows them."""
     pids = {pid for sample in samples for pid in sample.processes or ()}
     return pids.difference(ours) if pids.intersection(ours) else None
 

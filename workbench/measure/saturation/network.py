@@ -37,10 +37,9 @@ class Segment:
 
 
 class SplitNetwork:
-    """A network cut at the layers that multiply unsigned by signed bytes.
+    """A network cut at the layers that multiply unsigned by signed bytes; `layers` has their names, in order.
 
-    layers: their names, in the order of the graph. Raises WorkbenchError where onnxruntime cannot open the
-    file.
+    Raises WorkbenchError where onnxruntime cannot open the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,9 +47,7 @@ class SplitNetwork:
 
         self._model = _with_integer_layers(path)
         graph = self._model.graph
-        self._stored: Arrays = {
-            weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer
-        }
+        self._stored: Arrays = {w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer}
         source = inputs_of(graph)[0]
         self._input = source.name
         self._batch = max(1, int(source.type.tensor_type.shape.dim[0].dim_value))
@@ -59,10 +56,7 @@ class SplitNetwork:
         self.layers = tuple(_name(step) for step in self._steps if not isinstance(step, Segment))
 
     def run(self, photo: "NDArray[Any]", tally: Tally | None = None) -> "NDArray[np.float32]":
-        """Logits (1, classes) of one photo (1, C, H, W); a fixed batch is filled with it.
-
-        tally: sums are clipped to 16 bits and counted here; None: sums are exact.
-        """
+        """Logits (1, classes) of one photo (1, C, H, W). tally: of sums clipped to 16 bits; None: exact."""
         import numpy as np
 
         tensors: Arrays = {self._input: np.repeat(photo, self._batch, axis=0)}
@@ -128,10 +122,8 @@ def _with_integer_layers(path: Path) -> "onnx.ModelProto":
 def _steps(graph: "onnx.GraphProto", stored: Arrays) -> "Iterator[Segment | onnx.NodeProto]":
     """The layers to emulate, and what stands between them, in the order of the graph: onnxruntime saves its
     nodes so that each comes after what it reads."""
-    groups = [
-        (is_layer, tuple(nodes))
-        for is_layer, nodes in groupby(graph.node, lambda node: _pairs_bytes(node, stored))
-    ]
+    parts = groupby(graph.node, lambda node: _pairs_bytes(node, stored))
+    groups = [(is_layer, tuple(nodes)) for is_layer, nodes in parts]
     reads = [set[str]().union(*map(_reads, nodes)) for _, nodes in groups]
     for place, (is_layer, nodes) in enumerate(groups):
         if is_layer:
@@ -158,17 +150,11 @@ def _open(model: "onnx.ModelProto", segment: Segment, feed: Arrays) -> "onnxrunt
     import onnx
 
     read = {name for node in segment.nodes for name in _reads(node)}
-    graph = onnx.helper.make_graph(
-        segment.nodes,
-        "segment",
-        [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
-            )
-            for name, array in feed.items()
-        ],
-        [onnx.ValueInfoProto(name=name) for name in segment.gives],
-        [weight for weight in model.graph.initializer if weight.name in read],
-    )
+    weights = [weight for weight in model.graph.initializer if weight.name in read]
+    types = {name: onnx.helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feed.items()}
+    value = onnx.helper.make_tensor_value_info
+    needs = [value(name, types[name], [None] * array.ndim) for name, array in feed.items()]
+    gives = [onnx.ValueInfoProto(name=name) for name in segment.gives]
+    graph = onnx.helper.make_graph(segment.nodes, "segment", needs, gives, weights)
     part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return open_cpu(part)

@@ -1,7 +1,4 @@
-"""The advisor: which variants are worth trying on this machine, which are not, and why.
-
-It predicts, and nothing more: `hindsight` says afterwards where it was wrong.
-"""
+"""The advisor: which variants are worth trying here, and why; `hindsight` says where it was wrong."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -69,12 +66,7 @@ def advise(
     objective: what the winner is chosen by.
     """
     situation = Situation(facts, machine.architecture, machine.cores, frozenset(machine.features))
-    items = tuple(
-        _absent(variant, absent[variant.name])
-        if variant.name in absent
-        else _judged(variant, situation, objective)
-        for variant in variants
-    )
+    items = tuple(_judged(variant, situation, objective, absent.get(variant.name)) for variant in variants)
     return Advice(facts, machine.cpu, machine.cores, machine.features, objective, items)
 
 
@@ -87,11 +79,8 @@ def advised(advice: Advice, variants: Sequence[Variant]) -> list[Variant]:
 def hindsight(advice: Advice, comparison: Comparison) -> AdviceScore:
     """Where the advice was wrong, how often it was right, and how much `--advised` left out."""
     rows = {row.variant: row for row in comparison.rows}
-    judged = [
-        (item, rows[item.variant])
-        for item in advice.items
-        if item.variant in rows and rows[item.variant].speedup is not None and item.low
-    ]
+    paired = [(item, rows[item.variant]) for item in advice.items if item.variant in rows]
+    judged = [(item, row) for item, row in paired if row.speedup is not None and item.low]
     wrong = tuple(found for item, row in judged if (found := _misjudgement(item, row)) is not None)
     left_out = [item for item in advice.items if item.variant not in rows]
     not_here = sum(item.absent is not None for item in left_out)
@@ -104,12 +93,10 @@ def hindsight(advice: Advice, comparison: Comparison) -> AdviceScore:
     )
 
 
-def _absent(variant: Variant, reason: str) -> Item:
-    reasons = (Opinion(f"it cannot run here: {reason}", "this machine"),)
-    return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons, absent=reason)
-
-
-def _judged(variant: Variant, situation: Situation, objective: Objective) -> Item:
+def _judged(variant: Variant, situation: Situation, objective: Objective, absent: str | None) -> Item:
+    if absent is not None:
+        reasons = (Opinion(f"it cannot run here: {absent}", "this machine"),)
+        return Item(variant.name, variant.recipe, False, "unknown", None, None, reasons, absent)
     given = opinions(variant, situation)
     found = tuple(sorted(given, key=lambda o: (not o.stop, -abs(math.log(o.low * o.high)))))
     if not found:

@@ -1,15 +1,71 @@
-"""What a recipe does, when that helps and when it hurts, with the source of each statement."""
+"""What a recipe does, when that helps and when it hurts (evidence.yaml), with its sources."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from workbench.backends import takes_onnx
-from workbench.run.advice.evidence import Evidence, evidence
+from workbench.system.records import Record
 from workbench.workspace import requirements
 from workbench.workspace.fields import as_yaml, described, summary
 from workbench.workspace.recipe import Recipe, Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the evidence is of.
+
+    of: the `use` of a step, a backend, or a section of a recipe (`export`, `preprocess`, `runtime`).
+    field: a setting of it, dotted where it is in a section of its own; "" for the step or backend itself.
+    value: of the setting; None for every value but the default. gpu: on a GPU, where it replaces the key
+    without.
+    """
+
+    of: str
+    field: str = ""
+    value: str | bool | None = None
+    gpu: bool = False
+
+
+class Evidence(Record):
+    """helps, hurts: None where nothing is known. source: of both."""
+
+    key: Key
+    helps: str | None = None
+    hurts: str | None = None
+    source: str
+
+
+@lru_cache(maxsize=1)
+def _data() -> Any:
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("evidence.yaml").read_bytes())
+
+
+@lru_cache(maxsize=1)
+def phrases() -> dict[str, str]:
+    """Sources, figures and phrases that the evidence and the speed rules share."""
+    return {name: text.format_map(_data()["phrases"]) for name, text in _data()["phrases"].items()}
+
+
+@lru_cache(maxsize=1)
+def all_evidence() -> dict[Key, Evidence]:
+    entries = {}
+    for entry in _data()["evidence"]:
+        key = Key(**entry.pop("key"))
+        entries[key] = Evidence(key=key, **{name: text.format_map(phrases()) for name, text in entry.items()})
+    return entries
+
+
+def evidence(of: str, field: str, value: str | bool | None, *, gpu: bool) -> Evidence | None:
+    """The evidence for this value, or with None for any but the default; on a GPU, its own first."""
+    key = Key(of, field, value)
+    return (all_evidence().get(replace(key, gpu=True)) if gpu else None) or all_evidence().get(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +115,8 @@ def explain(
     is evidence for that value.
     """
     axes = tuple(f"{key}: {', '.join(map(as_yaml, values))}" for key, values in recipe.matrix.items())
-    return Explanation(
-        recipe.name,
-        recipe.description,
-        tuple(variant.name for variant in variants),
-        axes,
-        recipe.needs,
-        requirements.unmet(recipe.needs, flags=flags),
-        _merge(variants),
-    )
+    names, unmet = tuple(variant.name for variant in variants), requirements.unmet(recipe.needs, flags=flags)
+    return Explanation(recipe.name, recipe.description, names, axes, recipe.needs, unmet, _merge(variants))
 
 
 def _merge(variants: Sequence[Variant]) -> tuple[Part, ...]:
@@ -93,10 +142,7 @@ def _sections(variant: Variant) -> Iterator[list[Part]]:
         for step in variant.steps
         for part in (_heading("step", step.use, step, gpu=gpu), *_settings(step.use, step, gpu=gpu))
     ]
-    yield [
-        _heading("runtime", runtime.backend, runtime, gpu=gpu),
-        *_settings("runtime", runtime, gpu=gpu),
-    ]
+    yield [_heading("runtime", runtime.backend, runtime, gpu=gpu), *_settings("runtime", runtime, gpu=gpu)]
 
 
 def _heading(kind: str, name: str, model: BaseModel, *, gpu: bool) -> Part:

@@ -6,15 +6,18 @@ ranges span what was seen on few networks and machines: they order what to try, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
 from workbench.model.graph.facts import NetworkFacts
-from workbench.run.advice import sources
+from workbench.run.advice.explain import phrases
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.system.machine import BF16, INT8_DOT
 from workbench.workspace.recipe import Variant
+
+sources = SimpleNamespace(**phrases())
 
 ARITHMETIC = "multiply-accumulates of this network"
 
@@ -86,8 +89,6 @@ def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
                     yield from _dynamic(step, situation)
                 case _ if step.FAMILY == "fp16" and isinstance(runtime, OrtRuntime):
                     yield from _fp16(situation)
-                case _:
-                    pass
         yield from _runtime(variant, situation)
     yield from _calls(variant, situation)
 
@@ -112,8 +113,7 @@ def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     else:
         yield Opinion(f"{pixels}: the work shrinks with them", sources.MEASURED, low, high)
     if scale < 1:
-        text = f"{sources.CROPS}, so smaller photos often keep the accuracy"
-        yield Opinion(text, sources.TOUVRON)
+        yield Opinion(f"{sources.CROPS}, so smaller photos often keep the accuracy", sources.TOUVRON)
 
 
 def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -124,18 +124,16 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
         text = f"{sources.SATURATION}, and logits go wrong; set `reduce_range`"
         yield Opinion(text, sources.ORT_QUANTIZATION, stop=True)
     if situation.x86 and isinstance(variant.runtime, OrtRuntime) and step.activation == "int8":
-        yield Opinion(
-            "int8 activations take slower kernels on x86 than uint8 ones", sources.MEASURED, 0.4, 0.65
-        )
+        text = "int8 activations take slower kernels on x86 than uint8 ones"
+        yield Opinion(text, sources.MEASURED, 0.4, 0.65)
     if situation.facts.depthwise and not step.per_channel:
         text = "depthwise filters differ by orders of magnitude: one scale for all of them costs accuracy"
         yield Opinion(text, sources.NAGEL)
     if situation.facts.dead_channels and step.per_channel:
         text = (
-            f"{situation.facts.dead_channels} dead channels: their scales are so small that a bias overflows "
-            "(repaired here; per tensor is safe)"
+            f"{situation.facts.dead_channels} dead channels: their scales are so small that a bias overflows"
         )
-        yield Opinion(text, sources.ORT_DEAD_CHANNELS)
+        yield Opinion(f"{text} (repaired here; per tensor is safe)", sources.ORT_DEAD_CHANNELS)
 
 
 def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -175,26 +173,22 @@ def _dynamic(step: DynamicInt8, situation: Situation) -> Iterator[Opinion]:
     facts = situation.facts
     if "Conv" in step.op_types and 1 - facts.matmul_share > MUCH_MATMUL:
         signed = step.weight == "qint8"
-        text = (
-            "dynamic INT8 of convolutions runs ConvInteger, the slowest kernel there is for them: "
-            f"{sources.DYNAMIC_INT8 if signed else sources.DYNAMIC_UINT8}"
-        )
-        yield Opinion(text, sources.MEASURED, 0.1 if signed else 0.4, 0.3 if signed else 1.1)
+        speed, low, high = (sources.DYNAMIC_INT8, 0.1, 0.3) if signed else (sources.DYNAMIC_UINT8, 0.4, 1.1)
+        text = "dynamic INT8 of convolutions runs ConvInteger, the slowest kernel there is for them"
+        yield Opinion(f"{text}: {speed}", sources.MEASURED, low, high)
     elif facts.matmul_share < MUCH_MATMUL:
         text = f"only {100 * facts.matmul_share:.1f} % of the MACs are in matrix products: little changes"
         yield Opinion(text, ARITHMETIC, 0.95, 1.05)
     else:
         low, high = (1.1, 2.5) if situation.int8_dot else (0.8, 1.6)
-        yield Opinion(
-            "dynamic INT8 is made for the products of transformers", sources.ORT_QUANTIZATION, low, high
-        )
+        text = "dynamic INT8 is made for the products of transformers"
+        yield Opinion(text, sources.ORT_QUANTIZATION, low, high)
 
 
 def _fp16(situation: Situation) -> Iterator[Opinion]:
     if situation.x86:
-        casts = "x86 processors compute FP16 graphs in FP32 behind casts"
-        text = f"{casts}: half the file, and slower: {sources.FP16_X86}"
-        yield Opinion(text, f"{sources.MEASURED}; {sources.ORT_FP16}", 0.75, 0.95)
+        text = "x86 processors compute FP16 graphs in FP32 behind casts: half the file, and slower"
+        yield Opinion(f"{text}: {sources.FP16_X86}", f"{sources.MEASURED}; {sources.ORT_FP16}", 0.75, 0.95)
     else:
         text = "FP16 on ARM needs both the instructions and onnxruntime's kernels for them"
         yield Opinion(text, "onnxruntime issue 25824: four times slower on a Raspberry Pi 5", 0.25, 1.3)
@@ -211,8 +205,7 @@ def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         yield Opinion(text, sources.CUDA_GRAPHS, 0.4, 1.0)
     if runtime.computes == "tf32":
         yield Opinion("TF32 puts FP32 networks on the tensor cores", sources.TENSOR_CORES, 1.0, 3.0)
-    half = runtime.computes in ("f16", "bf16") or any(step.FAMILY == "fp16" for step in variant.steps)
-    if half:
+    if runtime.computes in ("f16", "bf16") or any(step.FAMILY == "fp16" for step in variant.steps):
         # Where starting kernels takes the time, faster kernels change little.
         low, high = (1.0, 2.0) if small else (1.3, 4.0)
         yield Opinion("FP16 runs on the tensor cores", sources.TENSOR_CORES, low, high)
@@ -227,19 +220,15 @@ def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
 def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
     for step in variant.steps:
         if isinstance(step, DynamicInt8):
-            yield Opinion(
-                "dynamic INT8 is made of operators that run on the CPU", "onnxruntime's kernels", stop=True
-            )
+            text = "dynamic INT8 is made of operators that run on the CPU"
+            yield Opinion(text, "onnxruntime's kernels", stop=True)
         elif isinstance(step, StaticInt8) and step.placement != "tensorrt":
-            text = (
-                "quantised for CPUs: on a GPU only `placement: tensorrt` puts the pairs where they are fused"
-            )
-            yield Opinion(text, sources.TENSORRT_TYPES, 0.4, 1.2)
+            text = "on a GPU only `placement: tensorrt` puts the pairs where they are fused"
+            yield Opinion(f"quantised for CPUs: {text}", sources.TENSORRT_TYPES, 0.4, 1.2)
         elif isinstance(step, StaticInt8):
             low, high = (0.8, 1.5) if small else (1.2, 4.0)
-            yield Opinion(
-                "INT8 runs on the tensor cores where pairs are fused", sources.TENSOR_CORES, low, high
-            )
+            text = "INT8 runs on the tensor cores where pairs are fused"
+            yield Opinion(text, sources.TENSOR_CORES, low, high)
 
 
 def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -252,10 +241,8 @@ def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
             yield Opinion(text, sources.MEASURED, low, high)
         else:
             low, high = (0.5, 1.0) if situation.gated else (0.85, 1.15)
-            text = (
-                "openvino's FP32 kernels are about as fast as onnxruntime's, slower for small gated networks"
-            )
-            yield Opinion(text, sources.MEASURED, low, high)
+            same = "openvino's FP32 kernels are about as fast as onnxruntime's"
+            yield Opinion(f"{same}, slower for small gated networks", sources.MEASURED, low, high)
     if isinstance(runtime, TorchRuntime):
         if not runtime.compile:
             yield Opinion("torch runs the network operator by operator", sources.MEASURED, 0.2, 0.65)
@@ -272,10 +259,8 @@ def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     runtime = variant.runtime
     threads = runtime.intra_threads
     if runtime.batch > 1:
-        text = (
-            f"batches of {runtime.batch} show throughput; the server answers photo by photo: they never win"
-        )
-        yield Opinion(text, "how krishi-bench measures and serves", stop=True)
+        text = f"batches of {runtime.batch} show throughput; the server answers photo by photo"
+        yield Opinion(f"{text}: they never win", "how krishi-bench measures and serves", stop=True)
     if runtime.device == "cpu" and threads > situation.cores:
         yield Opinion(f"{threads} threads, and {situation.cores} processors", "this machine", stop=True)
     elif runtime.device == "cpu" and threads > 1:
@@ -284,6 +269,5 @@ def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     sized = variant.preprocess.scale is not None or variant.preprocess.crop is not None
     plain = isinstance(runtime, OrtRuntime) and runtime.device == "cpu" and threads == 1
     if plain and not sized and all(step.FAMILY == "tidying" for step in variant.steps):
-        yield Opinion(
-            "opsets, exporters and tidier graphs leave the same multiplications", sources.MEASURED, 0.95, 1.05
-        )
+        text = "opsets, exporters and tidier graphs leave the same multiplications"
+        yield Opinion(text, sources.MEASURED, 0.95, 1.05)

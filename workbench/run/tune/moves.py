@@ -32,12 +32,11 @@ def sizes(crop: int) -> list[int]:
 
 def coarse(sizes: Sequence[int]) -> list[int]:
     """Every second size, from the second on: where a scan begins."""
-    return list(sizes[1::2]) or list(sizes)
+    return list(sizes[1::2] or sizes)
 
 
 def capped(variant: Variant, available: int) -> Variant:
     """The same, calibrated on no more photos than there are."""
-
     return replace(variant, steps=tuple(step.capped(available) for step in variant.steps))
 
 
@@ -84,19 +83,16 @@ def _new(variant: Variant, moves: Iterator[Move]) -> Iterator[Move]:
 
 
 def _repairs(variant: Variant, step: StaticInt8, absent: frozenset[Role]) -> Iterator[Move]:
-    quantized = ("Conv", "Gemm", "MatMul")
     if step.op_types is None:
-        yield Move(
-            with_step(variant, "conv-only", op_types=quantized), "INT8 in convolutions and products only"
-        )
+        products = with_step(variant, "conv-only", op_types=("Conv", "Gemm", "MatMul"))
+        yield Move(products, "INT8 in convolutions and products only")
     for roles, label in (
         (("squeeze_excite",), "float-se"),
         (("squeeze_excite", "hardswish"), "float-se-hs"),
         (("depthwise",), "float-dw"),
         (("first", "last"), "float-ends"),
     ):
-        played = [role for role in roles if role not in absent]
-        excluded = tuple(dict.fromkeys([*step.exclude_roles, *played]))
+        excluded = tuple(dict.fromkeys([*step.exclude_roles, *(r for r in roles if r not in absent)]))
         yield Move(with_step(variant, label, exclude_roles=excluded), "parts of the network left in float")
     yield Move(with_step(variant, "bias", bias_correction=True), "bias correction")
     yield Move(with_step(variant, "equalized", equalize=True), "cross-layer equalisation")
@@ -122,19 +118,13 @@ def _mixes(variant: Variant, layers: Sequence[LayerSensitivity]) -> Iterator[Mov
     idle = [layer.name for layer in layers if layer.gain_ns is not None and layer.gain_ns <= 0]
     if idle and len(idle) < len(layers):
         yield Move(_without(variant, idle, "gainful"), "INT8 only where it buys time")
-    order = sorted(layers, key=_price, reverse=True)
+    order, why = sorted(layers, key=_price, reverse=True), "the layers that cost most accuracy left in float"
     count = 1
     while count <= len(order) // 2:
-        names = [layer.name for layer in order[:count]]
-        yield Move(
-            _without(variant, names, f"float-{count}"), "the layers that cost most accuracy left in float"
-        )
-        rest = [name for name in idle if name not in names]
-        if rest and len(rest) + count < len(layers):
-            yield Move(
-                _without(variant, [*names, *rest], f"gainful-{count}"),
-                "the layers that cost most accuracy left in float",
-            )
+        names = {layer.name for layer in order[:count]}
+        yield Move(_without(variant, names, f"float-{count}"), why)
+        if len(names.union(idle)) < len(layers):
+            yield Move(_without(variant, names.union(idle), f"gainful-{count}"), why)
         count *= 2
 
 
@@ -146,7 +136,7 @@ def _price(layer: LayerSensitivity) -> float:
     return math.inf if gain <= 0 and layer.error > 0 else layer.error / max(gain, 1.0)
 
 
-def _without(variant: Variant, names: Sequence[str], label: str) -> Variant:
+def _without(variant: Variant, names: Collection[str], label: str) -> Variant:
     step = static_step(variant)
     assert step is not None
     # Sorted, so that the same choice is the same variant whichever way it was come by.

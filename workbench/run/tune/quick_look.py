@@ -128,24 +128,17 @@ class Looker:
         """Log ratio to the baseline's time, peak memory, and the logits on these rows. Raises ChildError."""
         baseline = self._opened()
         cpus = machine.available_cpus()[-variant.runtime.intra_threads :]
-        photos = self.context.job_of(variant.name).photos
-        log = self.context.folder.log(variant.name)
+        photos, log = self.context.job_of(variant.name).photos, self.context.folder.log(variant.name)
         with Worker(built.artifact, variant.runtime, photos, log=log, cpus=cpus) as worker:
             worker.ready()
             warm = worker.warm_up()
             log_ratio, typical_s = _alternate(baseline, worker, self._seconds, warm.typical_ns / 1e9)
-            memory = worker.memory()
-            rows = self._rows(typical_s)
-            return log_ratio, memory.peak_bytes, rows, worker.evaluate(lambda *_: None, rows)
+            peak_bytes, rows = worker.memory().peak_bytes, self._rows(typical_s)
+            return log_ratio, peak_bytes, rows, worker.evaluate(lambda *_: None, rows)
 
     def _opened(self) -> Worker:
         if self._baseline is None:
-            context = self.context
-            artifact, runtime = context.built[BASELINE].artifact, context.runtimes[BASELINE]
-            log = context.folder.log(BASELINE)
-            self._baseline = Worker(
-                artifact, runtime, context.job.photos, log=log, cpus=machine.available_cpus()[-1:]
-            )
+            self._baseline = self.context.worker(BASELINE, machine.available_cpus()[-1:])
             self._baseline.ready()
             self._seconds = self._baseline.warm_up().typical_ns / 1e9
         return self._baseline
@@ -195,9 +188,7 @@ class Looker:
 
 def _alternate(baseline: Worker, worker: Worker, baseline_s: float, typical_s: float) -> tuple[float, float]:
     """The median log ratio of alternating bursts, and the worker's typical seconds of a call.
-
-    The first call of a burst meets the caches that the other left and is not counted.
-    """
+    The first call of a burst meets the caches that the other left and is not counted."""
     calls = [max(3, min(50, round(BURST_S / seconds))) for seconds in (baseline_s, typical_s)]
     ratios, times = [], []
     for turn in range(TURNS):

@@ -107,33 +107,30 @@ class Search:
     def take(self, move: Move, until: float | None = None) -> Candidate | None:
         """Build the move's variant and look at it; None where time is up. A variant is looked at once."""
         move = replace(move, variant=self._renamed(move.variant))
-        variant = move.variant
-        if (before := self.candidates.get(variant.digest)) is not None:
+        if (before := self.candidates.get(move.variant.digest)) is not None:
             return before
         left = min(self.left_s, (until or self.until) - time.monotonic())
         if left <= 0:
             return None
         self._report(move, left)
-        self.candidates[variant.digest] = candidate = self._looked(move)
+        self.candidates[move.variant.digest] = candidate = self._looked(move)
         return candidate
 
     def _renamed(self, variant: Variant) -> Variant:
         """The variant, renamed where another one has its name: what is built and measured is kept by name.
-
-        `float-1` of a variant, for one, names other layers once its own layers were looked at.
-        """
-        others = [c.variant.name for key, c in self.candidates.items() if key != variant.digest]
-        filed = {file_name(name) for name in others}
+        `float-1` of a variant, for one, names other layers once its own layers were looked at."""
+        others = (c.variant.name for key, c in self.candidates.items() if key != variant.digest)
+        filed = set(map(file_name, others))
         name, number = variant.name, 2
         while file_name(name) in filed:
             name, number = f"{variant.name}~{number}", number + 1
         return replace(variant, name=name)
 
     def _report(self, move: Move, left: float) -> None:
-        best = next(iter(self.best()), None)
-        speed = f"{best.look.speedup:.2f} times" if best and best.look else ""
-        so_far = f"; best so far {best.variant.name}, {speed}" if best else ""
-        what = f"{move.variant.name} ({move.why}){so_far}"
+        what = f"{move.variant.name} ({move.why})"
+        for best in self.best()[:1]:
+            assert best.look is not None
+            what += f"; best so far {best.variant.name}, {best.look.speedup:.2f} times"
         self.context.report(Progress("searching", len(self.candidates), 0, what, left))
 
     def _looked(self, move: Move) -> Candidate:
@@ -142,8 +139,7 @@ class Search:
             return Candidate(variant, move.why, cause=Skipped(variant=variant.name, message=reason))
         self.context.runtimes[variant.name] = variant.runtime
         try:
-            built = self.build(variant)
-            return Candidate(variant, move.why, self.looker.look(variant, built))
+            return Candidate(variant, move.why, self.looker.look(variant, self.build(variant)))
         except WorkbenchError as error:
             late = OutOfTime(variant=variant.name, while_building=True) if self.left_s <= 0 else None
             return Candidate(variant, move.why, cause=late or cause_of(variant, error))
@@ -216,23 +212,20 @@ def scan_sizes(search: Search, plain: Variant) -> list[int]:
 
 def _families(search: Search) -> list[Variant]:
     """The fastest variant of each recipe that seems to keep its accuracy or nearly does, fastest first."""
-    best: dict[str, Candidate] = {}
-    for candidate in search.candidates.values():
-        if candidate.look is None or search.hopeless(candidate) or resized(candidate.variant):
-            continue
-        known = best.get(candidate.variant.recipe)
-        if known is None or search.cost(candidate) < search.cost(known):
-            best[candidate.variant.recipe] = candidate
-    ranked = sorted(best.values(), key=search.cost)
-    return [candidate.variant for candidate in ranked if search.cost(candidate) < 1][:3]
+    pool = [c for c in search.candidates.values() if not (search.hopeless(c) or resized(c.variant))]
+    best: dict[str, Variant] = {}
+    for candidate in sorted(pool, key=search.cost):
+        if search.cost(candidate) < 1:
+            best.setdefault(candidate.variant.recipe, candidate.variant)
+    return list(best.values())[:3]
 
 
 def _best_quantized(search: Search) -> list[Variant]:
     """Static INT8 variants worth refining: the fastest, and the fastest that seems accurate."""
     pool = [c for c in search.candidates.values() if c.look and moves.static_step(c.variant)]
     pool.sort(key=search.cost)
-    best = [*pool[:1], *[candidate for candidate in pool if search.within(candidate)][:1]]
-    return list({candidate.variant.digest: candidate.variant for candidate in best}.values())
+    best = [*pool[:1], *[c for c in pool if search.within(c)][:1]]
+    return list({c.variant.digest: c.variant for c in best}.values())
 
 
 def mix(search: Search, variant: Variant) -> None:
@@ -242,10 +235,9 @@ def mix(search: Search, variant: Variant) -> None:
         search.take(move)
     for move in moves.refinements(variant, search.absent):
         search.take(move)
-    refined = [t for t in search.best() if t.variant.name.startswith(f"{variant.name}+")]
-    if refined:
-        for move in moves.mixed(refined[0].variant, sensitivities):
-            search.take(move)
+    refined = [c.variant for c in search.best() if c.variant.name.startswith(f"{variant.name}+")]
+    for move in moves.mixed(refined[0], sensitivities) if refined else ():
+        search.take(move)
 
 
 def layers(search: Search, variant: Variant) -> list[LayerSensitivity]:
@@ -260,17 +252,10 @@ def layers(search: Search, variant: Variant) -> list[LayerSensitivity]:
     what = f"what each layer of {variant.name} costs and buys"
     context.report(Progress("searching", len(search.candidates), 0, what, search.left_s))
     try:
-        source, quantized = search.build(before), search.build(variant)
-        return call(
-            layers_of,
-            context.job_of(variant.name),
-            source.artifact,
-            quantized.artifact,
-            min(LAYER_SECONDS, search.left_s / 4),
-            log=context.folder.log(variant.name),
-            timeout_s=max(60.0, search.left_s),
-            label="profiling the layers",
-        )
+        files = (search.build(before).artifact, search.build(variant).artifact)
+        given = (context.job_of(variant.name), *files, min(LAYER_SECONDS, search.left_s / 4))
+        log, timeout_s = context.folder.log(variant.name), max(60.0, search.left_s)
+        return call(layers_of, *given, log=log, timeout_s=timeout_s, label="profiling the layers")
     except ChildError as error:
         context.report(Progress("failed", 0, 0, f"what each layer costs: {error.message}"))
         return []

@@ -5,12 +5,13 @@ INT8 variant. Candidates get a quick look each (`search`); the few that are left
 ordinary run, and the winner is written down as a recipe.
 """
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.backends import OrtRuntime, publishable
+from workbench.backends import DEFAULT, OrtRuntime, Runtime, publishable
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.model.graph.facts import NetworkFacts
@@ -32,14 +33,15 @@ from workbench.run.prepare import prepare
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, promise
-from workbench.run.tune.recipe_file import check_ours, write_recipe
 from workbench.run.tune.search import Candidate, Search, chosen, explore, resized
+from workbench.system.files import write_atomic
 from workbench.system.progress import Progress, Report
-from workbench.workspace.recipe import Variant
+from workbench.workspace.recipe import NAME_PATTERN, Variant
 from workbench.workspace.workspace import Workspace
 
 RACE_SHARE = 0.3  # of the budget, for checking and timing the finalists
 LEAST_RACE_S = 15.0
+HEADER = "# Written by `krishi-bench tune`"  # of the recipe that is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,7 @@ def _smaller_alone(variant: Variant) -> bool:
 
 def _comparable(variants: Iterable[Variant]) -> list[Variant]:
     """Those that can be published and use as much of the machine as the baseline: one thread, one photo.
-
-    More threads make one photo faster and the server slower; how many is the operator's choice.
-    """
-
+    More threads make one photo faster and the server slower; how many is the operator's choice."""
     return [
         variant
         for variant in variants
@@ -175,32 +174,26 @@ def certified_in_turn(
         else:
             fitting.append(result)
     fitting.sort(key=lambda result: -_promise(result, search))
-    passed: list[TrialResult] = []
+    passed, failed = fitting, None
     for number, result in enumerate(fitting):
-        if not (missed := certification_shortfalls(result, info)):
-            passed.append(result)
-            continue
-        for other in fitting[max(number, 1) :]:
-            cause = NotCertifiedInTurn(variant=other.variant, after=result.variant)
-            if other is result:
-                cause = NotCertifiedInTurn(variant=other.variant, shortfalls=missed)
-            search.context.folder.append(ended(other, cause))
-        return passed or fitting[:1], _sequence(passed, fitting, result)
-    return passed, _sequence(passed, fitting, None)
+        if missed := certification_shortfalls(result, info):
+            passed, failed = fitting[:number], result.variant
+            for other in fitting[max(number, 1) :]:
+                cause = NotCertifiedInTurn(variant=other.variant, after=failed)
+                if other is result:
+                    cause = NotCertifiedInTurn(variant=other.variant, shortfalls=missed)
+                search.context.folder.append(ended(other, cause))
+            break
+    sequence = None
+    if fitting and fitting[0].certification is not None:
+        order = tuple(result.variant for result in fitting)
+        sequence = CertificationSequence(order=order, passed=len(passed), failed=failed)
+    return passed or fitting[:1], sequence
 
 
 def _promise(result: TrialResult, search: Search) -> float:
     drop = paired_drop(result)
     return promise(drop, search.budget, search.photos) if drop else 0.0
-
-
-def _sequence(
-    passed: Sequence[TrialResult], fitting: Sequence[TrialResult], failed: TrialResult | None
-) -> CertificationSequence | None:
-    if not fitting or fitting[0].certification is None:
-        return None
-    order = tuple(result.variant for result in fitting)
-    return CertificationSequence(order=order, passed=len(passed), failed=failed and failed.variant)
 
 
 def _not_taken(candidate: Candidate, context: Context) -> TrialResult:
@@ -251,3 +244,47 @@ def _attempts(search: Search, why: str, group: Sequence[Candidate]) -> Attempts:
         images=best.look.images,
         outlook="within" if within else "beyond" if search.hopeless(best) else "uncertain",
     )
+
+
+def recipe_path(workspace: Workspace, name: str | None) -> Path:
+    """`recipes/tuned-<model>.yaml` of the workspace, or another name there. Raises WorkbenchError."""
+    stem = name or f"tuned-{workspace.name}"
+    if re.fullmatch(NAME_PATTERN, stem) is None:
+        hint = "use letters, digits, `.`, `_` and `-`, at most 60"
+        raise WorkbenchError(f"`{stem}` is not a name for a recipe", hint=hint)
+    return workspace.root / "recipes" / f"{stem}.yaml"
+
+
+def check_ours(path: Path) -> None:
+    """Raise WorkbenchError where a file is there that tune did not write."""
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
+        hint = "choose another --name, or move it away"
+        raise WorkbenchError(f"{path} is there, and tune did not write it", hint=hint)
+
+
+def _stated(runtime: Runtime) -> dict[str, object]:
+    """What was said of it; the backend too, where it is not the one that is taken where nothing is said."""
+    named = {} if runtime.backend == DEFAULT else {"backend": runtime.backend}
+    return named | runtime.model_dump(mode="json", exclude_unset=True, exclude={"backend"})
+
+
+def write_recipe(winner: Variant, path: Path, comparison: Comparison) -> None:
+    """The winner as a recipe that `run` reproduces it with."""
+    import yaml
+
+    row = next(row for row in comparison.rows if row.variant == winner.name)
+    assert row.speedup is not None
+    said = f"{row.speedup:.2f} times the baseline's speed on {comparison.info.machine.cpu}"
+    content: dict[str, object] = {
+        "name": path.stem,
+        "description": f"{winner.name}: {winner.description or 'found by tune'}",
+        "needs": list(winner.needs),
+        "export": winner.export.model_dump(mode="json", exclude_unset=True),
+        "steps": [step.model_dump(mode="json", exclude_unset=True) for step in winner.steps],
+        "runtime": _stated(winner.runtime),
+        "preprocess": winner.preprocess.model_dump(mode="json", exclude_none=True),
+    }
+    kept = {key: value for key, value in content.items() if value}
+    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, f"{HEADER} from run {comparison.info.run_id}: {said}.\n{text}".encode())

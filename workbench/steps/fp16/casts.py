@@ -1,17 +1,23 @@
-"""Casts of a graph, its element types, and how much of it is FP16."""
+"""Casts of a graph, its element types, how much of it is FP16, and the note of that in the file."""
 
+import json
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.backends.mac_count import in_order, macs_of, multiplying
-from workbench.steps.graph import integer
+from workbench.errors import plural, some
+from workbench.model.graph.onnx_file import load
+from workbench.steps.graph import FLOAT, FLOAT16, integer
 
 if TYPE_CHECKING:
     import onnx
 
 
-FLOAT, FLOAT16 = 1, 10  # onnx.TensorProto's numbers
+NOTES = "krishi_bench.fp16"  # the key of the file's metadata
 
 
 def without_cast_pairs(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -134,3 +140,32 @@ def count_casts(model: "onnx.ModelProto") -> int:
 def has_body(node: "onnx.NodeProto") -> bool:
     """Whether it is control flow, such as If and Loop."""
     return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+
+
+@dataclass(frozen=True, slots=True)
+class Fp16Notes:
+    """The note of a conversion, which `fp16` leaves in the file it writes.
+
+    kept: nodes that stayed in FP32 because FP16 would harm them, and why. half_share: fraction of the MACs in
+    FP16; None where shapes hide it. casts: between FP16 and FP32, those at both ends included.
+    """
+
+    kept: Mapping[str, str]
+    half_share: float | None
+    casts: int
+
+    def text(self) -> str:
+        """One line for the log."""
+        share = "" if self.half_share is None else f", {self.half_share:.1%} of the multiplications in FP16"
+        kept = [f"`{name}` ({reason})" for name, reason in self.kept.items()]
+        listed = f": {some(kept, quote='')}" if kept else ""
+        sensitive, casts = plural(len(kept), "sensitive node"), plural(self.casts, "cast")
+        return f"fp16: {sensitive} kept in FP32{listed}{share}, {casts}"
+
+
+def notes_of(path: Path) -> Fp16Notes | None:
+    """The note of `fp16` in a file, None without one. Raises WorkbenchError as `load` does."""
+    for entry in load(path).metadata_props:
+        if entry.key == NOTES:
+            return Fp16Notes(**json.loads(entry.value))
+    return None

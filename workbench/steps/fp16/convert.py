@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching
+from workbench.model.graph.onnx_file import describe, load, logits_of, noise, weights
 from workbench.photos.contract import Batch
-from workbench.steps.fp16.casts import count_casts, half_share, has_body, without_cast_pairs
+from workbench.photos.dataset import Images
+from workbench.steps.fp16.casts import NOTES, Fp16Notes, count_casts, half_share, has_body, without_cast_pairs
 from workbench.steps.fp16.graph import always_kept, between, by_onnxruntime, prepared, separated
-from workbench.steps.fp16.notes import NOTES, Fp16Notes
 from workbench.steps.fp16.ranges import sensitive
 from workbench.steps.fp16.settings import Fp16
 
 if TYPE_CHECKING:
     import onnx
-
-    from workbench.photos.dataset import Images
 
 
 log = logging.getLogger(__name__)
@@ -29,11 +28,7 @@ PHOTOS = 64  # that ranges are measured on
 
 
 def fp16(
-    step: Fp16,
-    source: Path,
-    target: Path,
-    images: "Images | None" = None,
-    samples: "Batch | None" = None,
+    step: Fp16, source: Path, target: Path, images: Images | None = None, samples: "Batch | None" = None
 ) -> None:
     """Convert the graph; the nodes that stay are logged and noted in the file (see `notes_of`).
 
@@ -42,8 +37,6 @@ def fp16(
     converter fails.
     """
     import onnx
-
-    from workbench.model.graph.onnx_file import load, weights
 
     original = load(source)
     op_types = known_op_types(step.exclude_op_types, original, field="fp16.exclude_op_types")
@@ -70,9 +63,7 @@ def fp16(
     log.info("%s", notes.text())
 
 
-def _batches(source: Path, images: "Images | None", samples: "Batch | None") -> Iterator[Batch]:
-    from workbench.model.graph.onnx_file import describe, noise
-
+def _batches(source: Path, images: Images | None, samples: "Batch | None") -> Iterator[Batch]:
     if images is not None:
         yield from images.spread(min(PHOTOS, len(images)), 1)
     else:
@@ -87,11 +78,9 @@ def _nothing_left(step: Fp16, found: Mapping[str, str]) -> str:
     return "exclude fewer nodes, or leave the step out"
 
 
-def _write(model: "onnx.ModelProto", notes: Fp16Notes, target: Path, batch: "Batch") -> None:
+def _write(model: "onnx.ModelProto", notes: Fp16Notes, target: Path, batch: Batch) -> None:
     """Raise WorkbenchError, and leave no file, where the converter left what cannot be opened or run."""
     import onnx
-
-    from workbench.model.graph.onnx_file import describe, logits_of
 
     model.metadata_props.add(key=NOTES, value=json.dumps(asdict(notes)))
     onnx.save(model, target)

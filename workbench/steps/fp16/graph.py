@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from workbench.backends.mac_count import MULTIPLYING, inputs_of
 from workbench.errors import WorkbenchError, summary
+from workbench.model.graph.onnx_file import opset_of
 from workbench.model.graph.roles import wiring_of
-from workbench.steps.fp16.casts import FLOAT, has_body, types_of
-from workbench.steps.graph import unused
+from workbench.steps.fp16.casts import has_body, types_of
+from workbench.steps.graph import FLOAT, Editor, unused, values_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,7 @@ def prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
         if value is None:
             nodes.append(node)
         else:
-            graph.initializer.append(onnx.numpy_helper.from_array(value, node.output[0]))
+            Editor(copy).weights(node.output[0], value)
     del graph.node[:]
     graph.node.extend(nodes)
     return copy
@@ -59,8 +60,7 @@ def _float_constant(node: "onnx.NodeProto") -> "NDArray[np.float32] | None":
 
     for attribute in node.attribute if node.op_type == "Constant" else ():
         if attribute.name == "value" and attribute.t.data_type == FLOAT:
-            value: NDArray[np.float32] = onnx.numpy_helper.to_array(attribute.t)
-            return value
+            return values_of(attribute.t)
         if attribute.name in ("value_float", "value_floats"):
             return np.array(onnx.helper.get_attribute_value(attribute), np.float32)
     return None
@@ -96,8 +96,6 @@ def separated(model: "onnx.ModelProto", kept: Collection[str]) -> None:
 
 def sizes_of(node: "onnx.NodeProto", model: "onnx.ModelProto") -> tuple[int, ...]:
     """Positions of the inputs of SIZES of a node."""
-    from workbench.model.graph.onnx_file import opset_of
-
     if node.op_type == "Resize" and opset_of(model) <= OLD_RESIZE:
         return (1,)
     return SIZES.get(node.op_type, ())
@@ -107,8 +105,6 @@ def always_kept(model: "onnx.ModelProto") -> set[str]:
     """Names of the nodes that onnxruntime's converter leaves in FP32 by itself, and of those that ONNX
     defines for FP32 and not for FP16 at the model's opset, such as Celu."""
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
-
-    from workbench.model.graph.onnx_file import opset_of
 
     version = opset_of(model)
     nodes = model.graph.node

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workbench.model.graph.onnx_file import image_input
-from workbench.steps.fp16.casts import FLOAT, types_of
+from workbench.steps.fp16.casts import types_of
 from workbench.steps.fp16.graph import sizes_of
-from workbench.steps.graph import batch_size, integer, runner
+from workbench.steps.graph import FLOAT, Editor, batch_size, integer, runner, values_of
 
 if TYPE_CHECKING:
     import onnx
-    from numpy.typing import NDArray
 
 
 LARGEST = 65504.0
@@ -90,10 +92,7 @@ def sensitive(model: "onnx.ModelProto", batches: "Sequence[NDArray[Any]]") -> di
 
 def measured(model: "onnx.ModelProto", batches: "Iterable[NDArray[Any]]") -> Peaks:
     """Run the network in FP32. The maxima are nodes of the graph: no activation leaves the runtime."""
-    import numpy as np
-
-    augmented = deepcopy(model)
-    graph, types, image = augmented.graph, types_of(model), image_input(model).name
+    editor, types, image = Editor(deepcopy(model)), types_of(model), image_input(model).name
     floats = [
         name
         for name in (image, *(name for node in model.graph.node for name in node.output))
@@ -104,10 +103,12 @@ def measured(model: "onnx.ModelProto", batches: "Iterable[NDArray[Any]]") -> Pea
         for node in model.graph.node
         if node.op_type in MEANS | SUMS and node.input and types.get(node.input[0]) == FLOAT
     ]
-    wanted = [_emit_peak(graph, name, f"peak/{number}") for number, name in enumerate(floats)]
-    wanted += [_emit_sum(graph, node, f"sum/{number}") for number, node in enumerate(counting)]
-    run, size = runner(augmented, wanted), batch_size(model)
-    highest = np.zeros(len(wanted))
+    for number, name in enumerate(floats):
+        _add_peak(editor, name, f"peak/{number}")
+    for number, node in enumerate(counting):
+        _add_sum(editor, node, f"sum/{number}")
+    run, size = editor.run(), batch_size(model)
+    highest = np.zeros(len(editor.outputs))
     for batch in batches:
         for start in range(0, len(batch), size):
             peaks = run(batch[start : start + size])
@@ -119,26 +120,12 @@ def measured(model: "onnx.ModelProto", batches: "Iterable[NDArray[Any]]") -> Pea
     )
 
 
-def _emit(graph: "onnx.GraphProto", op: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
-    import onnx
-
-    graph.node.append(onnx.helper.make_node(op, inputs, [output], **attributes))
-    return output
+def _add_peak(editor: Editor, name: str, at: str) -> None:
+    editor.node("Abs", [name], f"{at}/abs")
+    editor.output(editor.node("ReduceMax", [f"{at}/abs"], f"{at}/max", keepdims=0))
 
 
-def _emit_output(graph: "onnx.GraphProto", name: str) -> str:
-    import onnx
-
-    graph.output.append(onnx.helper.make_tensor_value_info(name, FLOAT, []))
-    return name
-
-
-def _emit_peak(graph: "onnx.GraphProto", name: str, at: str) -> str:
-    _emit(graph, "Abs", [name], f"{at}/abs")
-    return _emit_output(graph, _emit(graph, "ReduceMax", [f"{at}/abs"], f"{at}/max", keepdims=0))
-
-
-def _emit_sum(graph: "onnx.GraphProto", node: "onnx.NodeProto", at: str) -> str:
+def _add_sum(editor: Editor, node: "onnx.NodeProto", at: str) -> None:
     """The node once more, on absolute values: no partial sum is larger, in whichever order.
 
     A mean is multiplied by the number of values that each one is a mean of, or, where windows overlap, by the
@@ -147,16 +134,16 @@ def _emit_sum(graph: "onnx.GraphProto", node: "onnx.NodeProto", at: str) -> str:
     absolute = deepcopy(node)
     absolute.name, absolute.input[0], absolute.output[0] = "", f"{at}/abs", f"{at}/out"
     del absolute.output[1:]
-    _emit(graph, "Abs", [node.input[0]], f"{at}/abs")
-    graph.node.append(absolute)
-    peak = _emit(graph, "ReduceMax", [f"{at}/out"], f"{at}/max", keepdims=0)
+    editor.node("Abs", [node.input[0]], f"{at}/abs")
+    editor.graph.node.append(absolute)
+    peak = editor.node("ReduceMax", [f"{at}/out"], f"{at}/max", keepdims=0)
     if node.op_type in MEANS and node.op_type != "AveragePool":
         for part in ("abs", "out"):
-            _emit(graph, "Size", [f"{at}/{part}"], f"{at}/{part}/count")
-            _emit(graph, "Cast", [f"{at}/{part}/count"], f"{at}/{part}/size", to=FLOAT)
-        _emit(graph, "Div", [f"{at}/abs/size", f"{at}/out/size"], f"{at}/values")
-        peak = _emit(graph, "Mul", [peak, f"{at}/values"], f"{at}/sum")
-    return _emit_output(graph, peak)
+            editor.node("Size", [f"{at}/{part}"], f"{at}/{part}/count")
+            editor.node("Cast", [f"{at}/{part}/count"], f"{at}/{part}/size", to=FLOAT)
+        editor.node("Div", [f"{at}/abs/size", f"{at}/out/size"], f"{at}/values")
+        peak = editor.node("Mul", [peak, f"{at}/values"], f"{at}/sum")
+    editor.output(peak)
 
 
 def _window(node: "onnx.NodeProto") -> int:
@@ -173,12 +160,11 @@ def change_of_rounding(
     A fraction of the span of a photo's logits, the largest over the photos. In FP32, adding 0.75 and
     subtracting it leaves multiples of 2**-24: the numbers that FP16 has below SMALLEST.
     """
-    import numpy as np
     import onnx
 
     rounded = deepcopy(model)
     graph, chosen = rounded.graph, set(tensors) - {value.name for value in model.graph.output}
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.75, np.float32), "rounded/by"))
+    Editor(rounded).weights("rounded/by", np.array(0.75, np.float32))
     nodes = []
     for node in graph.node:
         nodes.append(node)
@@ -220,19 +206,13 @@ def _adding_up(node: "onnx.NodeProto", peaks: Peaks) -> str | None:
 
 
 def _weights_harmed(
-    node: "onnx.NodeProto",
-    weights: "Mapping[str, onnx.TensorProto]",
-    peaks: Peaks,
-    model: "onnx.ModelProto",
+    node: "onnx.NodeProto", weights: "Mapping[str, onnx.TensorProto]", peaks: Peaks, model: "onnx.ModelProto"
 ) -> str | None:
-    import numpy as np
-    import onnx
-
     skipped = (*BOUNDS.get(node.op_type, ()), *sizes_of(node, model))
     for position, name in enumerate(node.input):
         if name not in weights or position in skipped:
             continue
-        values = onnx.numpy_helper.to_array(weights[name])
+        values = values_of(weights[name])
         values = values[np.isfinite(values)]
         if not values.any():
             continue

@@ -5,16 +5,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workbench.model.graph.onnx_file import opset_of
 from workbench.model.graph.roles import Wiring, wiring_of
-from workbench.steps.graph import batch_size, bias_of, float_weights, output_axis, runner, unused
+from workbench.photos.dataset import Images
+from workbench.steps.graph import Editor, batch_size, bias_of, float_weights, output_axis, unused, values_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
-
-    from workbench.photos.dataset import Images
 
 
 PHOTOS = 64  # means settle long before the ranges do
@@ -31,12 +31,10 @@ class BiasedLayer:
     node: "onnx.NodeProto"
     scale: "onnx.TensorProto"
     zero_point: "onnx.TensorProto"
-    weights: "NDArray[np.float32]"
+    weights: NDArray[np.float32]
 
 
-def correct_biases(
-    model: "onnx.ModelProto", quantized: "onnx.ModelProto", images: "Images", count: int
-) -> int:
+def correct_biases(model: "onnx.ModelProto", quantized: "onnx.ModelProto", images: Images, count: int) -> int:
     """Shift the biases of `model`, in place, by what quantising shifts the outputs on average.
 
     Per output channel of each Conv and Gemm, the bias loses E[y'] - E[y], where y is the float output, y' the
@@ -46,12 +44,10 @@ def correct_biases(
 
     quantized: the same graph in QDQ form. Returns the number of layers corrected.
     """
-    import numpy as np
-
     layers = list(_layers(model, quantized))
     if not layers:
         return 0
-    run = runner(*_with_twins(model, layers))
+    run = _with_twins(model, layers).run()
     batches = images.spread(min(count, PHOTOS, len(images)), batch_size(model))
     shifts = zip(*(run(batch) for batch in batches), strict=True)
     for layer, found in zip(layers, shifts, strict=True):
@@ -87,50 +83,35 @@ def _can_shift(node: "onnx.NodeProto", wiring: Wiring) -> bool:
     return bias is not None and list(bias.dims) == [wiring.constants[node.input[1]].dims[output_axis(node)]]
 
 
-def _with_twins(model: "onnx.ModelProto", layers: list[BiasedLayer]) -> "tuple[onnx.ModelProto, list[str]]":
+def _with_twins(model: "onnx.ModelProto", layers: list[BiasedLayer]) -> Editor:
     """The float graph with a quantised twin of every layer, and the outputs that are their mean shifts."""
-    import numpy as np
-    import onnx
-
-    augmented = deepcopy(model)
-    graph, made = augmented.graph, onnx.helper.make_node
-    wanted = []
+    editor = Editor(deepcopy(model))
     for number, layer in enumerate(layers):
         q, dq, w, out, off, mean, axes = (f"twin/{number}/{part}" for part in range(7))
         scale, zero = f"{q}/scale", f"{q}/zero_point"
         twin = deepcopy(layer.node)
         twin.name, twin.input[0], twin.input[1], twin.output[0] = out, dq, w, out
         over = [0, *range(2, layer.weights.ndim)] if twin.op_type == "Conv" else [0]
-        for name, tensor in ((scale, layer.scale), (zero, layer.zero_point)):
-            graph.initializer.add().CopyFrom(tensor)
-            graph.initializer[-1].name = name
-        graph.initializer.append(onnx.numpy_helper.from_array(layer.weights, w))
-        graph.node.extend(
-            [
-                made("QuantizeLinear", [layer.node.input[0], scale, zero], [q]),
-                made("DequantizeLinear", [q, scale, zero], [dq]),
-                twin,
-                made("Sub", [out, layer.node.output[0]], [off]),
-            ]
-        )
+        editor.weights(scale, values_of(layer.scale))
+        editor.weights(zero, values_of(layer.zero_point))
+        editor.weights(w, layer.weights)
+        editor.node("QuantizeLinear", [layer.node.input[0], scale, zero], q)
+        editor.node("DequantizeLinear", [q, scale, zero], dq)
+        editor.graph.node.append(twin)
+        editor.node("Sub", [out, layer.node.output[0]], off)
         if opset_of(model) < AXES_AS_INPUT_OPSET:
-            graph.node.append(made("ReduceMean", [off], [mean], axes=over, keepdims=0))
+            editor.node("ReduceMean", [off], mean, axes=over, keepdims=0)
         else:
-            graph.initializer.append(onnx.numpy_helper.from_array(np.array(over, np.int64), axes))
-            graph.node.append(made("ReduceMean", [off, axes], [mean], keepdims=0))
-        graph.output.append(onnx.helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
-        wanted.append(mean)
-    return augmented, wanted
+            editor.weights(axes, np.array(over, np.int64))
+            editor.node("ReduceMean", [off, axes], mean, keepdims=0)
+        editor.output(mean, shape=None)
+    return editor
 
 
-def _subtract(model: "onnx.ModelProto", name: str, shift: "NDArray[np.float32]") -> None:
+def _subtract(model: "onnx.ModelProto", name: str, shift: NDArray[np.float32]) -> None:
     """Give the node a bias of its own, less `shift`."""
-    import onnx
-
     node = next(node for node in model.graph.node if node.name == name)
     stored, old = wiring_of(model).constants, bias_of(node)
-    values = onnx.numpy_helper.to_array(stored[old]) - shift if old else -shift
-    corrected = unused(f"{old or name}/corrected", set(stored))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(values, corrected))
+    values = values_of(stored[old]) - shift if old else -shift
     del node.input[2:]
-    node.input.append(corrected)
+    node.input.append(Editor(model).weights(unused(f"{old or name}/corrected", set(stored)), values))

@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workbench.backends.common import filled
 from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input
-from workbench.steps.graph import batch_size, runner
+from workbench.photos.dataset import Images
+from workbench.steps.graph import FLOAT, INT64, Editor, batch_size, runner
 from workbench.steps.int8.range_search import Range, entropy_threshold, percentile_limit, percentile_tails
 from workbench.steps.int8.settings import BINS, Calibration
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
 
-    from workbench.photos.dataset import Images
 
-    Activations = Mapping[str, NDArray[np.float32]]
-
+Activations = Mapping[str, NDArray[np.float32]]
 
 AT_ONCE_BYTES = 256 << 20  # of activations that leave the network in one run
 CHUNK = 1 << 16  # values counted at a time, which stay in the cache
@@ -55,7 +55,7 @@ class Summary:
 def find_ranges(
     model: "onnx.ModelProto",
     plan: Mapping[str, Calibration],
-    images: "Images",
+    images: Images,
     count: int,
     *,
     symmetric: bool,
@@ -75,7 +75,7 @@ def find_ranges(
     image = image_input(model).name
     summaries = pooled((summarise(batch) for batch in images.spread(count, size)), image)
 
-    def passes(names: Sequence[str]) -> "Iterator[Activations]":
+    def passes(names: Sequence[str]) -> Iterator[Activations]:
         run = _instrumented(model, names)
         return (run(batch) for batch in images.spread(count, size))
 
@@ -111,7 +111,7 @@ def _not_finite(name: str, photo: bool) -> WorkbenchError:
 def ranges_of(
     summaries: Mapping[str, Summary],
     plan: Mapping[str, Calibration],
-    passes: "Callable[[Sequence[str]], Iterator[Activations]]",
+    passes: Callable[[Sequence[str]], Iterator[Activations]],
     *,
     symmetric: bool,
 ) -> dict[str, Range]:
@@ -135,7 +135,7 @@ def ranges_of(
     return {name: _wide_enough(ends) for name, ends in found.items()}
 
 
-def _cut(counts: "NDArray[np.int64]", span: Range, calibration: Calibration, *, symmetric: bool) -> Range:
+def _cut(counts: NDArray[np.int64], span: Range, calibration: Calibration, *, symmetric: bool) -> Range:
     if calibration.method == "percentile" and not symmetric:
         return percentile_tails(counts, span, calibration.percentile)
     if calibration.method == "percentile":
@@ -168,11 +168,9 @@ def _groups(names: Iterable[str], summaries: Mapping[str, Summary]) -> Iterator[
 
 
 def _histograms(
-    activations: "Iterator[Activations]", spans: Mapping[str, Range]
-) -> "dict[str, NDArray[np.int64]]":
+    activations: Iterator[Activations], spans: Mapping[str, Range]
+) -> dict[str, NDArray[np.int64]]:
     """Counts of each tensor over its span, of |x| where the span starts at zero."""
-    import numpy as np
-
     counts: defaultdict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(BINS, np.int64))
     for batch in activations:
         for name, values in batch.items():
@@ -182,9 +180,7 @@ def _histograms(
     return counts
 
 
-def _counted(values: "NDArray[np.float32]", span: Range) -> "NDArray[np.int64]":
-    import numpy as np
-
+def _counted(values: NDArray[np.float32], span: Range) -> NDArray[np.int64]:
     low, high = span
     offsets = np.abs(values) if low == 0.0 else values - np.float32(low)
     offsets *= np.float32(BINS / (high - low))
@@ -194,52 +190,37 @@ def _counted(values: "NDArray[np.float32]", span: Range) -> "NDArray[np.int64]":
 
 def _summariser(
     model: "onnx.ModelProto", tensors: Sequence[str]
-) -> "Callable[[NDArray[np.float32]], dict[str, Summary]]":
+) -> Callable[[NDArray[np.float32]], dict[str, Summary]]:
     """A run of the network that sums up the named tensors of a batch, the input among them.
-
-    The sums are nodes of the graph, so that each activation is dropped as soon as the network has used it.
-    """
-    import onnx
-
-    augmented = deepcopy(model)
-    graph, wanted = augmented.graph, list[str]()
-    float32, int64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-    sums = {"ReduceMin": float32, "ReduceMax": float32, "ReduceMean": float32, "Size": int64}
+    The sums are nodes of the graph, so that each activation is dropped as soon as the network has used it."""
+    editor = Editor(deepcopy(model))
     for number, name in enumerate(tensors):
-        for op, kind in sums.items():
-            output, attributes = f"summary/{number}/{op}", {} if op == "Size" else {"keepdims": 0}
-            graph.node.append(onnx.helper.make_node(op, [name], [output], **attributes))
-            graph.output.append(onnx.helper.make_tensor_value_info(output, kind, []))
-            wanted.append(output)
-    run = runner(augmented, wanted)
+        for op in ("ReduceMin", "ReduceMax", "ReduceMean", "Size"):
+            kind, attributes = (INT64, {}) if op == "Size" else (FLOAT, {"keepdims": 0})
+            editor.output(editor.node(op, [name], f"summary/{number}/{op}", **attributes), kind)
+    run = editor.run()
 
-    def summarise(batch: "NDArray[np.float32]") -> dict[str, Summary]:
+    def summarise(batch: NDArray[np.float32]) -> dict[str, Summary]:
         values = iter([float(value) for value in run(batch)])
-        found = {}
-        for name, low, high, mean, count in zip(tensors, values, values, values, values, strict=True):
-            found[name] = Summary(int(count), int(count), low, high, mean)
-        return found
+        rows = zip(tensors, values, values, values, values, strict=True)
+        return {name: Summary(int(n), int(n), low, high, mean) for name, low, high, mean, n in rows}
 
     return summarise
 
 
 def _instrumented(
     model: "onnx.ModelProto", tensors: Sequence[str]
-) -> "Callable[[NDArray[np.float32]], Activations]":
+) -> Callable[[NDArray[np.float32]], Activations]:
     """A run of the network that returns the named tensors of a batch, the input among them."""
-    import onnx
-
-    augmented = deepcopy(model)
-    image, outputs = image_input(model).name, {output.name for output in augmented.graph.output}
+    editor = Editor(deepcopy(model))
+    image, outputs = image_input(model).name, {output.name for output in model.graph.output}
     wanted = [name for name in tensors if name != image]
-    augmented.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in wanted
-        if name not in outputs
-    )
-    run, size = runner(augmented, wanted), batch_size(model)
+    for name in wanted:
+        if name not in outputs:
+            editor.output(name, shape=None)
+    run, size = runner(editor.model, wanted), batch_size(model)
 
-    def activations(batch: "NDArray[np.float32]") -> "Activations":
+    def activations(batch: NDArray[np.float32]) -> Activations:
         found = dict(zip(wanted, run(batch), strict=True))
         return {**found, image: filled(batch, size)} if image in tensors else found
 

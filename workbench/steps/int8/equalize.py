@@ -3,18 +3,18 @@
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workbench.model.graph.roles import Wiring, group_of, wiring_of
-from workbench.steps.graph import bias_of, output_axis
+from workbench.steps.graph import bias_of, output_axis, store, values_of
+from workbench.steps.int8.range_search import Range
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
 
-    from workbench.steps.int8.range_search import Range
 
-    Overrides = dict[str, list[dict[str, float | int]]]
-
+Overrides = dict[str, list[dict[str, float | int]]]
 
 SWEEPS = 20  # over all pairs; scales settle long before
 SETTLED = 1e-3  # change of a scale that ends the sweeps
@@ -32,14 +32,12 @@ def equalize(model: "onnx.ModelProto") -> int:
     and bias correction", ICCV 2019): the function stays the same, as ReLU(s x) = s ReLU(x) for s > 0. That
     does not hold for ReLU6 or hard-swish, so pairs around them are left alone, as are tensors read twice.
     """
-    import numpy as np
-
     wiring = wiring_of(model)
     pairs = [pair for node in model.graph.node if (pair := _pair(node, model, wiring))]
     touched = {node.input[1] for pair in pairs for node in pair}
-    weights = {name: _array(wiring.constants[name]) for name in touched}
+    weights = {name: values_of(wiring.constants[name]) for name in touched}
     biases = {
-        first.input[2]: _array(wiring.constants[first.input[2]]) for first, _ in pairs if bias_of(first)
+        first.input[2]: values_of(wiring.constants[first.input[2]]) for first, _ in pairs if bias_of(first)
     }
     for _ in range(SWEEPS):
         change = 0.0
@@ -55,7 +53,7 @@ def equalize(model: "onnx.ModelProto") -> int:
         if change < SETTLED:
             break
     for name, values in {**weights, **biases}.items():
-        _store(wiring.constants[name], values)
+        store(wiring.constants[name], values)
     return len(pairs)
 
 
@@ -88,16 +86,14 @@ def _own_weights(node: "onnx.NodeProto", wiring: Wiring) -> bool:
     return all(name in wiring.constants and len(wiring.readers[name]) == 1 for name in stored)
 
 
-def _by_input(node: "onnx.NodeProto", weights: "NDArray[np.float32]") -> "NDArray[np.float32]":
+def _by_input(node: "onnx.NodeProto", weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weights (O, I / groups, ...) as a view (groups, O / groups, I / groups, positions)."""
     groups, outputs, inputs = group_of(node), *weights.shape[:2]
     return weights.reshape(groups, outputs // groups, inputs, -1)
 
 
-def _scales(first: "NDArray[np.float32]", by_input: "NDArray[np.float32]") -> "NDArray[np.float32]":
+def _scales(first: NDArray[np.float32], by_input: NDArray[np.float32]) -> NDArray[np.float32]:
     """sqrt(r1 / r2) of each channel between two layers; 1 where either end is dead."""
-    import numpy as np
-
     out = np.abs(first).reshape(len(first), -1).max(axis=1)
     into = np.abs(by_input).max(axis=(1, 3)).reshape(-1)
     alive = (out > DEAD * out.max()) & (into > DEAD * into.max())
@@ -106,9 +102,7 @@ def _scales(first: "NDArray[np.float32]", by_input: "NDArray[np.float32]") -> "N
     return scales
 
 
-def mend_channels(
-    model: "onnx.ModelProto", nodes: Collection[str], ranges: "Mapping[str, Range]"
-) -> "Overrides":
+def mend_channels(model: "onnx.ModelProto", nodes: Collection[str], ranges: Mapping[str, Range]) -> Overrides:
     """Zero the weights of dead channels in place, and give channels safe scales where theirs are not.
 
     Per channel, next to no weight means next to no scale, and the bias divided by it overflows int32
@@ -117,8 +111,6 @@ def mend_channels(
 
     nodes: names of those that will be quantised. ranges: of the activations.
     """
-    import numpy as np
-
     wiring = wiring_of(model)
     found: Overrides = {}
     for node in model.graph.node:
@@ -126,19 +118,19 @@ def mend_channels(
             continue
         if node.input[1] not in wiring.constants or node.input[0] not in ranges:
             continue
-        weights = _array(wiring.constants[node.input[1]])
+        weights = values_of(wiring.constants[node.input[1]])
         axis = output_axis(node)
         by_channel = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
         largest = np.abs(by_channel).max(axis=1)
         dead = largest <= DEAD * largest.max()
         if (dead & (largest > 0)).any():
             weights[(slice(None),) * axis + (dead,)] = 0
-            _store(wiring.constants[node.input[1]], weights)
+            store(wiring.constants[node.input[1]], weights)
         needed = np.where(dead, FINEST * largest.max(), largest)
         if (bias := bias_of(node)) in wiring.constants:
             low, high = ranges[node.input[0]]
             step = (max(high, 0.0) - min(low, 0.0)) / 255
-            values = np.abs(_array(wiring.constants[bias]).astype(np.float64)).reshape(-1)
+            values = np.abs(values_of(wiring.constants[bias]).astype(np.float64)).reshape(-1)
             needed = np.maximum(needed, 127 * values / (step * LARGEST_BIAS))
         if (needed > largest).any() and needed.max() > 0:
             found[node.input[1]] = _merged(found.get(node.input[1]), needed, axis)
@@ -146,22 +138,8 @@ def mend_channels(
 
 
 def _merged(
-    known: "list[dict[str, float | int]] | None", needed: "NDArray[np.float64]", axis: int
-) -> "list[dict[str, float | int]]":
+    known: list[dict[str, float | int]] | None, needed: NDArray[np.float64], axis: int
+) -> list[dict[str, float | int]]:
     """The channels' ranges; weights that two layers share take the wider one."""
     limits = needed if known is None else [max(a["rmax"], b) for a, b in zip(known, needed, strict=True)]
     return [{"axis": axis, "rmin": -float(limit), "rmax": float(limit)} for limit in limits]
-
-
-def _array(tensor: "onnx.TensorProto") -> "NDArray[np.float32]":
-    """A copy of a stored tensor that can be written to."""
-    import onnx
-
-    values: NDArray[np.float32] = onnx.numpy_helper.to_array(tensor).copy()
-    return values
-
-
-def _store(tensor: "onnx.TensorProto", values: "NDArray[np.float32]") -> None:
-    import onnx
-
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))

@@ -10,17 +10,18 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workbench.backends.common import cpu_options, filled, open_cpu, profiled_nodes
 from workbench.backends.softmax import log_softmax
 from workbench.model.graph.onnx_file import image_input, load
 from workbench.model.graph.roles import Wiring, wiring_of
 from workbench.photos.contract import Batch
-from workbench.steps.graph import float_weights
+from workbench.steps.graph import FLOAT16, float_weights, store, values_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
 
 
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -111,47 +112,37 @@ def errors_of(
     One session serves all layers: in a copy of the float graph, the input of every layer passes a switch
     between itself and its quantised self, and its weights can be fed.
     """
-    import numpy as np
-
-    graph = _switched(source, quantized)
-    session = open_cpu(graph.model, cpu_options("ORT_ENABLE_ALL"))
+    switched, by_layer = _switched(source, quantized)
+    session = open_cpu(switched, cpu_options("ORT_ENABLE_ALL"))
     images = image_input(source)
     fixed = images.type.tensor_type.shape.dim[0].dim_value
 
-    def logits(batch: Batch, feeds: "Mapping[str, NDArray[Any]]") -> "NDArray[np.float64]":
+    def logits(batch: Batch, feeds: "Mapping[str, NDArray[Any]]") -> NDArray[np.float64]:
         size = fixed or len(batch)
         parts = [filled(batch[start : start + size], size) for start in range(0, len(batch), size)]
         rows = [session.run(None, {images.name: part, **feeds})[0] for part in parts]
         return np.concatenate(rows)[: len(batch)].astype(float)
 
-    off = {switch: np.asarray(False) for switch in graph.switches.values()}
+    off = {_switch_of(name): np.asarray(False) for name in by_layer}
     started = time.perf_counter()
     logits(photos[:1], off)
     logits(photos[:1], off)
     each = (time.perf_counter() - started) / 2
-    count = max(2, min(len(photos), int(seconds / max(each, 1e-6) / max(1, len(graph.switches)))))
+    count = max(2, min(len(photos), int(seconds / max(each, 1e-6) / max(1, len(by_layer)))))
     chosen = photos[np.arange(count) * len(photos) // count]
     before = log_softmax(logits(chosen, off))
     errors = {}
-    for name, switch in graph.switches.items():
-        after = log_softmax(logits(chosen, {**off, switch: np.asarray(True), **graph.weights[name]}))
+    for name, feeds in by_layer.items():
+        after = log_softmax(logits(chosen, {**off, **feeds}))
         errors[name] = float((np.exp(before) * (before - after)).sum(axis=1).mean())
     return errors
 
 
-@dataclass(frozen=True, slots=True)
-class _Switched:
-    """model: takes, beside the image, one boolean per layer and any layer's weights.
-
-    switches: the input that quantises a layer's activations, by layer. weights: its quantised ones, as feeds.
-    """
-
-    model: "onnx.ModelProto"
-    switches: dict[str, str]
-    weights: "dict[str, dict[str, NDArray[Any]]]"
-
-
-def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switched:
+def _switched(
+    source: "onnx.ModelProto", quantized: "onnx.ModelProto"
+) -> "tuple[onnx.ModelProto, dict[str, dict[str, NDArray[Any]]]]":
+    """A graph that takes, beside the image, one boolean per layer and any layer's weights.
+    Returned with what to feed to quantise a layer, by its name: its switch and its quantised weights."""
     import onnx
 
     wiring = wiring_of(quantized)
@@ -160,8 +151,7 @@ def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switc
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
-    switches: dict[str, str] = {}
-    weights: dict[str, dict[str, NDArray[Any]]] = {}
+    feeds: dict[str, dict[str, NDArray[Any]]] = {}
     listed = {value.name for value in graph.input}
     for node in graph.node:
         twin = twins.get(node.name)
@@ -169,9 +159,9 @@ def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switc
         stored = _dequantizer(twin, 1, wiring) if twin and twin.input[1] else None
         scale = _input_scale(twin, wiring) if twin else None
         if scale and stored and node.input[1] in constants:
-            weight, switch = node.input[1], f"quantise {node.name}"
-            switches[node.name] = switch
-            weights[node.name] = {weight: float_weights(stored, wiring.constants)}
+            weight, switch = node.input[1], _switch_of(node.name)
+            weights = float_weights(stored, wiring.constants)
+            feeds[node.name] = {switch: np.asarray(True), weight: weights}
             nodes += _fake_quantized(node, switch, scale)
             graph.initializer.extend(scale)
             graph.input.append(onnx.helper.make_tensor_value_info(switch, onnx.TensorProto.BOOL, []))
@@ -182,7 +172,11 @@ def _switched(source: "onnx.ModelProto", quantized: "onnx.ModelProto") -> _Switc
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    return _Switched(model, switches, weights)
+    return model, feeds
+
+
+def _switch_of(layer: str) -> str:
+    return f"quantise {layer}"
 
 
 def _dequantizer(node: "onnx.NodeProto", position: int, wiring: Wiring) -> "onnx.NodeProto | None":
@@ -196,18 +190,14 @@ def _dequantizer(node: "onnx.NodeProto", position: int, wiring: Wiring) -> "onnx
 
 def _input_scale(twin: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.TensorProto] | None":
     """Scale and zero point of what a quantised layer reads, renamed for it; None where it reads floats."""
-    import numpy as np
-    import onnx
-
     reader = _dequantizer(twin, 0, wiring)
     if reader is None or len(reader.input) < 3:
         return None
     found = []
     for what, name in zip(("scale", "zero"), reader.input[1:], strict=True):
         tensor = deepcopy(wiring.constants[name])
-        if tensor.data_type == onnx.TensorProto.FLOAT16:  # what stays float there is fp16; here it is fp32
-            scale = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(scale))
+        if tensor.data_type == FLOAT16:  # what stays float there is fp16; here it is fp32
+            store(tensor, values_of(tensor).astype(np.float32))
         tensor.name = f"{what} of {twin.name}"
         found.append(tensor)
     return found

@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching
 from workbench.model.graph.roles import roles_of, wiring_of
-from workbench.steps.int8.settings import Calibration
+from workbench.steps.int8.settings import Calibration, StaticInt8
 
 if TYPE_CHECKING:
     import onnx
-
-    from workbench.steps.int8.settings import StaticInt8
 
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})  # that the quantiser merges into the range
 
 
-def chosen_nodes(step: "StaticInt8", model: "onnx.ModelProto") -> list[str]:
+def chosen_nodes(step: StaticInt8, model: "onnx.ModelProto") -> list[str]:
     """Names of the nodes that `step` quantises in a prepared graph (see `prepare`), in graph order."""
     excluded = {*matching(step.exclude_nodes, model, field="static_int8.exclude_nodes")}
     if step.exclude_roles:
@@ -38,7 +36,7 @@ def _merged(names: Collection[str], model: "onnx.ModelProto") -> set[str]:
 
 
 def calibration_plan(
-    step: "StaticInt8", model: "onnx.ModelProto", chosen: Collection[str]
+    step: StaticInt8, model: "onnx.ModelProto", chosen: Collection[str]
 ) -> dict[str, Calibration]:
     """The calibration of each tensor that a chosen node reads or writes, weights aside."""
     plan = dict.fromkeys(activations(model, chosen), step.calibration)
@@ -51,7 +49,7 @@ def calibration_plan(
     return plan
 
 
-def _types_of(step: "StaticInt8", model: "onnx.ModelProto") -> set[str]:
+def _types_of(step: StaticInt8, model: "onnx.ModelProto") -> set[str]:
     """The types of node that `step` quantises. Raises WorkbenchError where one is unknown."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 

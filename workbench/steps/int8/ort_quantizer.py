@@ -9,26 +9,21 @@ from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import prepare
 from workbench.model.graph.onnx_file import load, precision_of
 from workbench.model.graph.roles import wiring_of
+from workbench.steps.int8.equalize import Overrides
 from workbench.steps.int8.range_search import Range
+from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 
 if TYPE_CHECKING:
     import onnx
-
-    from workbench.steps.int8.equalize import Overrides
-    from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 
 
 RANGES = "ranges.json"
 
 
 def quantized(
-    step: "StaticInt8",
-    model: "onnx.ModelProto",
-    folder: Path,
-    chosen: Collection[str],
-    widened: "Overrides",
-) -> Path:
-    """The file that onnxruntime's quantiser makes in `folder`, with the ranges of the file `RANGES` there."""
+    step: StaticInt8, model: "onnx.ModelProto", folder: Path, chosen: Collection[str], widened: Overrides
+) -> "onnx.ModelProto":
+    """What onnxruntime's quantiser makes, in `folder`, with the ranges of the file `RANGES` there."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -48,15 +43,12 @@ def quantized(
         weight_type=types[step.weight],
         extra_options={"ActivationSymmetric": step.symmetric_activations, "TensorQuantOverrides": widened},
     )
-    onnx.save(_with_float_logits(onnx.load(quantized)), quantized)
-    return quantized
+    return _with_float_logits(onnx.load(quantized))
 
 
 def _with_float_logits(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Leave out the pair behind the last product: 256 levels make ties of logits that are not equal.
-
-    Its INT8 kernel writes floats as fast; other operators would lose theirs, and are left as they are.
-    """
+    Its INT8 kernel writes floats as fast; other operators would lose theirs, and are left as they are."""
     wiring, graph = wiring_of(model), model.graph
     for output in graph.output:
         pair = wiring.maker.get(output.name)
@@ -88,7 +80,7 @@ def save_ranges(ranges: Mapping[str, Range], path: Path) -> None:
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), path)
 
 
-def dynamic_int8(step: "DynamicInt8", source: Path, target: Path) -> None:
+def dynamic_int8(step: DynamicInt8, source: Path, target: Path) -> None:
     """Quantise the weights. Raises WorkbenchError where the graph has no node of `op_types`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.registry import IntegerOpsRegistry
@@ -117,7 +109,7 @@ def dynamic_int8(step: "DynamicInt8", source: Path, target: Path) -> None:
         raise _nothing_to_do(step)
 
 
-def _nothing_to_do(step: "DynamicInt8") -> WorkbenchError:
+def _nothing_to_do(step: DynamicInt8) -> WorkbenchError:
     return WorkbenchError(
         f"dynamic_int8.op_types: the graph has no {' or '.join(step.op_types)} with constant weights: "
         "nothing to quantise",

@@ -2,26 +2,26 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from workbench.model.graph.roles import wiring_of
-from workbench.steps.graph import unused
+from workbench.steps.graph import Editor, unused, values_of
 from workbench.steps.int8.equalize import DEAD, FINEST
+from workbench.steps.int8.range_search import Range
 from workbench.steps.int8.tensorrt_placement import Placement, axis_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
-
-    from workbench.steps.int8.range_search import Range
 
 
 LEVELS = 127  # on each side of zero
 
 
 def quantized(
-    model: "onnx.ModelProto", placement: Placement, ranges: "Mapping[str, Range]", *, half: bool = False
+    model: "onnx.ModelProto", placement: Placement, ranges: Mapping[str, Range], *, half: bool = False
 ) -> "onnx.ModelProto":
     """A copy of the prepared float graph with its pairs, and its weights in INT8.
 
@@ -51,7 +51,7 @@ class _Writer:
     """Makes the nodes, and stores their scales, under names that the graph does not have yet."""
 
     def __init__(self, model: "onnx.ModelProto", *, half: bool) -> None:
-        self.graph, self.half, self.wiring = model.graph, half, wiring_of(model)
+        self.editor, self.half, self.wiring = Editor(model), half, wiring_of(model)
         self.taken = {*self.wiring.constants, *self.wiring.readers, *self.wiring.maker}
         self.done: dict[tuple[str, int], str] = {}  # weights by axis: two layers may share theirs
         self.names: dict[str, str] = {}
@@ -62,8 +62,7 @@ class _Writer:
             self.names[tensor] = unused(f"{tensor}_dequantized", self.taken)
         return self.names[tensor]
 
-    def pair(self, tensor: str, ranges: "Mapping[str, Range]") -> "Iterator[onnx.NodeProto]":
-        import numpy as np
+    def pair(self, tensor: str, ranges: Mapping[str, Range]) -> "Iterator[onnx.NodeProto]":
         import onnx
 
         limit = np.asarray(max(abs(end) for end in ranges[tensor]))
@@ -77,7 +76,6 @@ class _Writer:
 
     def weights(self, node: "onnx.NodeProto") -> "Iterator[onnx.NodeProto]":
         """Let `node` read its weights in INT8, from a node that is returned where there is none yet."""
-        import numpy as np
         import onnx
 
         axis = axis_of(node, self.wiring)
@@ -86,7 +84,7 @@ class _Writer:
         output = self.done.get((name, axis))
         if output is None:
             output = self.done[name, axis] = unused(f"{name}_dequantized", self.taken)
-            values = onnx.numpy_helper.to_array(self.wiring.constants[name])
+            values = values_of(self.wiring.constants[name])
             scale = _scale(_limits(values, axis), half=self.half)
             shape = [-1 if i == axis else 1 for i in range(values.ndim)]
             levels = np.clip(np.rint(values / scale.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
@@ -94,24 +92,16 @@ class _Writer:
             yield onnx.helper.make_node("DequantizeLinear", stored, [output], f"{output}_node", axis=axis)
         node.input[1] = output
 
-    def _stored(self, name: str, scale: "NDArray[np.float32]") -> list[str]:
-        import numpy as np
-
+    def _stored(self, name: str, scale: NDArray[np.float32]) -> list[str]:
         zeros = np.zeros(scale.shape, np.int8)
         return [self._store(f"{name}_scale", scale), self._store(f"{name}_zero_point", zeros)]
 
-    def _store(self, name: str, values: "NDArray[np.float32] | NDArray[np.int8]") -> str:
-        import onnx
-
-        name = unused(name, self.taken)
-        self.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-        return name
+    def _store(self, name: str, values: NDArray[Any]) -> str:
+        return self.editor.weights(unused(name, self.taken), values)
 
 
-def _limits(weights: "NDArray[np.float32]", axis: int) -> "NDArray[np.float64]":
+def _limits(weights: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
     """The largest |weight| of each output channel; of a dead one, what gives it a scale above zero."""
-    import numpy as np
-
     largest = np.abs(np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)).max(axis=1)
     largest = largest.astype(np.float64)
     top = float(largest.max()) or 1.0
@@ -119,10 +109,8 @@ def _limits(weights: "NDArray[np.float32]", axis: int) -> "NDArray[np.float64]":
     return limits
 
 
-def _scale(limits: "NDArray[np.float64]", *, half: bool) -> "NDArray[np.float32]":
+def _scale(limits: NDArray[np.float64], *, half: bool) -> NDArray[np.float32]:
     """Limits over LEVELS; with `half`, the next larger number of FP16, so that nothing is clipped."""
-    import numpy as np
-
     scale = np.maximum(limits / LEVELS, np.finfo(np.float32).tiny).astype(np.float32)
     if half:
         near = scale.astype(np.float16)

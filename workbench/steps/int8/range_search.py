@@ -1,12 +1,9 @@
 """Where a histogram of activations is cut: pure functions of counts."""
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+import numpy as np
+from numpy.typing import NDArray
 
 Range = tuple[float, float]  # lowest, highest
 
@@ -14,22 +11,18 @@ LEVELS = 128  # of |x| in 8 bits with a sign: what `entropy` quantises to
 MOST_CLIPPED = 0.01  # of the values, by `entropy`
 
 
-def percentile_limit(counts: "NDArray[np.int64]", largest: float, percentile: float) -> float:
+def percentile_limit(counts: NDArray[np.int64], largest: float, percentile: float) -> float:
     """The bin edge that `percentile` of |x| do not exceed. counts: histogram of |x| over (0, largest)."""
-    import numpy as np
-
     cumulative = np.cumsum(counts)
     spare = int(cumulative[-1] * (1 - percentile / 100))
     return float(largest * (np.searchsorted(cumulative, cumulative[-1] - spare) + 1) / len(counts))
 
 
-def percentile_tails(counts: "NDArray[np.int64]", span: Range, percentile: float) -> Range:
+def percentile_tails(counts: NDArray[np.int64], span: Range, percentile: float) -> Range:
     """The bin edges between which `percentile` of x lie, half of the rest at each end.
 
     counts: histogram of x over `span`.
     """
-    import numpy as np
-
     cumulative = np.cumsum(counts)
     tail = int(cumulative[-1] * (1 - percentile / 100) / 2)
     width = (span[1] - span[0]) / len(counts)
@@ -38,7 +31,7 @@ def percentile_tails(counts: "NDArray[np.int64]", span: Range, percentile: float
     return float(span[0] + width * first), float(span[0] + width * (last + 1))
 
 
-def entropy_threshold(counts: "NDArray[np.int64]", largest: float) -> float:
+def entropy_threshold(counts: NDArray[np.int64], largest: float) -> float:
     """The |x| to clip at so that 128 levels lose least information (Kullback-Leibler divergence).
 
     counts: histogram of |x| over (0, largest). For every threshold T on a bin edge, P is the distribution
@@ -51,8 +44,6 @@ def entropy_threshold(counts: "NDArray[np.int64]", largest: float) -> float:
     thresholds at once, from prefix sums: sum over P log Q needs the mass and the number of non-empty bins of
     each level only.
     """
-    import numpy as np
-
     bins = counts.astype(np.float64)
     bins[0] = bins[1]
     if bins.sum() == 0 or len(bins) <= LEVELS:
@@ -81,13 +72,9 @@ def entropy_threshold(counts: "NDArray[np.int64]", largest: float) -> float:
 @lru_cache(maxsize=1)
 def _levels(bins: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
     """Candidate thresholds as bin counts (k,), and the (k, LEVELS + 1) bin edges of their levels."""
-    import numpy as np
-
     ends = np.arange(LEVELS, bins + 1)
     return ends, ends[:, None] * np.arange(LEVELS + 1) // LEVELS
 
 
-def _x_log_x(x: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    import numpy as np
-
+def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return x * np.log(np.where(x > 0, x, 1.0))

@@ -3,7 +3,7 @@
 import io
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from math import inf
@@ -13,13 +13,13 @@ from workbench.backends.common import cpu_options, open_cpu
 from workbench.backends.openvino import without_telemetry
 from workbench.backends.softmax import log_softmax
 from workbench.errors import WorkbenchError, first_line
+from workbench.photos.dataset import Images
+from workbench.steps.base import Photos
+from workbench.steps.nncf.settings import AccuracyControl, NncfInt8
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from workbench.photos.dataset import Images
-    from workbench.steps.nncf.settings import AccuracyControl, NncfInt8
 
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class PhotoBatches:
     labelled: these rows alone, one photo at a time and with its label.
     """
 
-    images: "Images"
+    images: Images
     count: int
     size: int
     labelled: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class PhotoBatches:
 
 
 def quantized(
-    step: "NncfInt8",
+    step: NncfInt8,
     model: Any,
     ignored: list[str],
     photos: PhotoBatches,
@@ -89,7 +89,7 @@ def quantized(
         )
 
 
-def _settings(step: "NncfInt8", photos: int, ignored: list[str]) -> dict[str, Any]:
+def _settings(step: NncfInt8, photos: int, ignored: list[str]) -> dict[str, Any]:
     """The arguments that both of NNCF's functions take. photos: how many it calibrates on."""
     import nncf
 
@@ -104,7 +104,7 @@ def _settings(step: "NncfInt8", photos: int, ignored: list[str]) -> dict[str, An
     }
 
 
-def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
+def _advanced(step: NncfInt8, *, per_channel: bool | None) -> Any:
     """per_channel: whether each channel of the activations has a range; None leaves it to NNCF."""
     import nncf
     from nncf.quantization.advanced_parameters import QuantizationParameters
@@ -121,19 +121,14 @@ def _advanced(step: "NncfInt8", *, per_channel: bool | None) -> Any:
     return parameters
 
 
-def selection_of(
-    control: "AccuracyControl | None",
-    validation: "Images | None",
-    choosing: Sequence[int] | None,
-    size: int,
-) -> PhotoBatches | None:
+def selection_of(control: AccuracyControl | None, photos: Photos, size: int) -> PhotoBatches | None:
     """The photos for accuracy control, which must not be among those that certify; None without it.
 
-    choosing: rows of `validation` that it may use; None: all. size: photos that the model takes at a time.
+    size: photos that the model takes at a time.
     """
     if control is None:
         return None
-    if validation is None:
+    if (validation := photos.validation) is None:
         raise WorkbenchError(
             "nncf_int8.accuracy_control needs labelled photos to choose by",
             hint="name a folder of them as `data.validation` in krishi.yaml",
@@ -143,7 +138,7 @@ def selection_of(
             f"nncf_int8.accuracy_control takes photos one by one, the model {size} at a time",
             hint="put `fixed_batch` after `nncf_int8`, or export with a free batch size",
         )
-    rows = tuple(range(len(validation)) if choosing is None else choosing)
+    rows = tuple(range(len(validation)) if photos.choosing is None else photos.choosing)
     count = control.images or len(rows)
     if count > len(rows):
         raise WorkbenchError(
@@ -191,9 +186,7 @@ def _runner(model: Any) -> "Callable[[Any], NDArray[np.float32]]":
 @contextmanager
 def _nncf() -> Iterator[None]:
     """NNCF draws progress bars and logs on stdout, which is for data: its messages go to our log instead.
-
-    Raises WorkbenchError where it refuses the network.
-    """
+    Raises WorkbenchError where it refuses the network."""
     with redirect_stdout(io.StringIO()):
         import nncf
         from nncf.common.logging import nncf_logger

@@ -1,6 +1,5 @@
 """INT8 by NNCF: OpenVINO's quantiser, with bias correction and accuracy control, for IR and for ONNX."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,8 @@ from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.openvino import ir
 from workbench.errors import WorkbenchError
 from workbench.model.graph.node_names import known_op_types, matching, named
+from workbench.model.graph.onnx_file import image_input, opset_of
+from workbench.steps.base import Photos, calibration_of
 from workbench.steps.graph import batch_size
 from workbench.steps.nncf.call import PhotoBatches, quantized, selection_of
 from workbench.steps.nncf.settings import NncfInt8
@@ -15,29 +16,17 @@ from workbench.steps.nncf.settings import NncfInt8
 if TYPE_CHECKING:
     import onnx
 
-    from workbench.photos.dataset import Images
-
 
 LOWEST_OPSET = 13  # below it, ONNX cannot quantise weights per channel
 
 
-def nncf_onnx(
-    step: NncfInt8,
-    source: Path,
-    target: Path,
-    images: "Images",
-    validation: "Images | None",
-    choosing: Sequence[int] | None = None,
-) -> None:
+def nncf_onnx(step: NncfInt8, source: Path, target: Path, photos: Photos) -> None:
     """Quantise an ONNX file into an ONNX file (QDQ).
 
-    choosing: rows of `validation` that accuracy control may look at; None: all.
     Raises WorkbenchError where there are too few photos, where an exclusion fits nothing, where nothing is
     left to quantise, or where NNCF refuses the network.
     """
     import onnx
-
-    from workbench.model.graph.onnx_file import image_input, opset_of
 
     model = named(source)
     if opset_of(model) < LOWEST_OPSET:
@@ -47,9 +36,9 @@ def nncf_onnx(
         )
     name = image_input(model).name
     ignored = [node.name for node in _ignored(step, model)]
-    photos = _photos(step, model, images)
-    selection = selection_of(step.accuracy_control, validation, choosing, photos.size)
-    result = quantized(step, model, ignored, photos, selection, lambda batch: {name: batch})
+    batches = _batches(step, model, photos)
+    selection = selection_of(step.accuracy_control, photos, batches.size)
+    result = quantized(step, model, ignored, batches, selection, lambda batch: {name: batch})
     stored = {weight.name for weight in result.graph.initializer}
     if not any(node.op_type == "DequantizeLinear" and node.input[0] in stored for node in result.graph.node):
         raise _nothing_left(step)
@@ -57,33 +46,24 @@ def nncf_onnx(
     onnx.save(result, target)
 
 
-def nncf_ir(
-    step: NncfInt8,
-    source: Path,
-    folder: Path,
-    images: "Images",
-    validation: "Images | None",
-    choosing: Sequence[int] | None = None,
-) -> ArtifactInfo:
+def nncf_ir(step: NncfInt8, source: Path, folder: Path, photos: Photos) -> ArtifactInfo:
     """Quantise an ONNX file into an IR in `folder` (see `ir.save`). Raises as `nncf_onnx` does."""
     model = named(source)
-    photos = _photos(step, model, images)
+    batches = _batches(step, model, photos)
     network = ir.read(source.read_bytes(), source.name)
     ignored = ir.names_of(network, model, _ignored(step, model))
-    selection = selection_of(step.accuracy_control, validation, choosing, photos.size)
-    result = quantized(step, network, ignored, photos, selection, lambda batch: batch)
+    selection = selection_of(step.accuracy_control, photos, batches.size)
+    result = quantized(step, network, ignored, batches, selection, lambda batch: batch)
     if ir.precision_of(result) != "int8":
         raise _nothing_left(step)
-    _check_finite(result, next(iter(photos)))
+    _check_finite(result, next(iter(batches)))
     ir.save(result, folder)
     return ir.ir_info(folder)
 
 
 def _to_unsigned(model: "onnx.ModelProto") -> None:
     """Store activations as uint8 where NNCF chose int8: the same 256 steps, with the zero point moved.
-
-    onnxruntime's kernels for x86 are made for uint8 activations, and slow with int8 ones.
-    """
+    onnxruntime's kernels for x86 are made for uint8 activations, and slow with int8 ones."""
     import numpy as np
     import onnx
 
@@ -112,7 +92,8 @@ def _ignored(step: NncfInt8, model: "onnx.ModelProto") -> "list[onnx.NodeProto]"
     return [node for node in model.graph.node if node.name in names or node.op_type in types]
 
 
-def _photos(step: NncfInt8, model: "onnx.ModelProto", images: "Images") -> PhotoBatches:
+def _batches(step: NncfInt8, model: "onnx.ModelProto", photos: Photos) -> PhotoBatches:
+    images = calibration_of(photos, step.use)
     if step.images > len(images):
         raise WorkbenchError(
             f"nncf_int8.images: {step.images} photos asked for, data.calibration has {len(images)}",

@@ -58,8 +58,7 @@ class NncfInt8(BaseStep):
         "which is more exact and takes many times longer.",
     )
     channel_alignment: bool = Field(
-        False,
-        description="Even out the channels of neighbouring convolutions first, for depthwise networks.",
+        False, description="Even out the channels of neighbouring convolutions first, for depthwise networks."
     )
     overflow_fix: Literal["enable", "disable", "first_layer"] = Field(
         "first_layer",

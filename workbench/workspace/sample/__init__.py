@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.system.files import new_folder
-from workbench.system.folders import cache_folder
+from workbench.system.files import cache_folder, new_folder
 
 if TYPE_CHECKING:
     from workbench.workspace.sample.leaves import Split
@@ -20,21 +19,20 @@ STUDENT = CHECKPOINT.with_name("student.py")
 CALIB_PER_CLASS = 20
 VAL_PER_CLASS = 100
 
-DrawProgress = Callable[[int, int], None]  # (photos drawn, photos in all)
-
 
 def ensure_sample(
     cache: Path | None = None,
-    progress: DrawProgress = lambda *_: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
     *,
     calib_per_class: int = CALIB_PER_CLASS,
     val_per_class: int = VAL_PER_CLASS,
 ) -> Path:
     """The folder with `data/calib/<class>/*.jpg` and `data/val/<class>/*.jpg`, drawn if it is not there.
 
-    cache: `cache_folder()` by default. The folder's name carries a digest of the generator and the counts,
-    so a changed generator draws new photos. It appears whole or not at all, also when two processes draw it
-    at once. Raises WorkbenchError where the cache cannot be written.
+    cache: `cache_folder()` by default. progress: takes the photos drawn and those in all. The folder's name
+    carries a digest of the generator and the counts, so a changed generator draws new photos. It appears
+    whole or not at all, also when two processes draw it at once. Raises WorkbenchError where the cache cannot
+    be written.
     """
     folder = sample_folder(cache or cache_folder(), calib_per_class, val_per_class)
     if not folder.is_dir():
@@ -44,21 +42,16 @@ def ensure_sample(
     return folder
 
 
-def sample_folder(
-    cache: Path, calib_per_class: int = CALIB_PER_CLASS, val_per_class: int = VAL_PER_CLASS
-) -> Path:
-    """Where `ensure_sample` keeps the photos; may not exist yet."""
+def sample_folder(cache: Path, calib: int = CALIB_PER_CLASS, val: int = VAL_PER_CLASS) -> Path:
+    """Where `ensure_sample` keeps this many photos per class; may not exist yet."""
     generator = Path(__file__).with_name("leaves.py").read_bytes()
-    counts = f"{calib_per_class} {val_per_class}".encode()
-    return cache / f"sample-{hashlib.sha256(generator + counts).hexdigest()[:12]}"
+    return cache / f"sample-{hashlib.sha256(generator + f'{calib} {val}'.encode()).hexdigest()[:12]}"
 
 
-def _draw(root: Path, counts: dict["Split", int], progress: DrawProgress) -> None:
+def _draw(root: Path, counts: dict["Split", int], progress: Callable[[int, int], None]) -> None:
     from workbench.workspace.sample.leaves import CLASS_NAMES, photo, photo_seed
 
-    photos = [
-        (split, name, i) for split, count in counts.items() for name in CLASS_NAMES for i in range(count)
-    ]
+    photos = [(split, name, i) for split in counts for name in CLASS_NAMES for i in range(counts[split])]
     for done, (split, name, index) in enumerate(photos, start=1):
         path = root / split / name / f"{index:03}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

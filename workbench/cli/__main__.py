@@ -1,7 +1,0 @@
-"""`python -m workbench.cli`: the command line."""
-
-import sys
-
-from workbench.cli import main
-
-sys.exit(main())
