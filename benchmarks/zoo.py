@@ -1,12 +1,11 @@
 """Twenty networks of timm and ten of transformers, each from its checkpoint to a served photo.
 
-    python benchmarks/zoo.py --work DIR [--out docs/zoo.md] [--only NAME] [--limit 15m]
+    python benchmarks/zoo.py --work DIR [--out docs/zoo.md] [--only NAME...] [--limit 900]
 
 Each network (see `zoo_networks.py`) goes the way of a user, by the commands alone: `run` with an INT8 and an
-OpenVINO recipe, `promote` of the plain FP32 export, `serve`, and one photo by POST, whose class must be the one of
-the run.
-What failed is a sentence in the table. Results are kept in DIR as they come: a network that is there already is
-not tried again without --again, and --only tries one.
+OpenVINO recipe, `promote` of the plain FP32 export, `serve`, and one photo by POST, whose class must be the
+run's. What failed is a sentence in the table. Results are kept in DIR as they come: a network that is there
+already is not tried again without --again. Several calls may share DIR, with other networks in --only.
 """
 
 import argparse
@@ -38,7 +37,7 @@ from workbench.system.packages import versions
 LIBRARIES = ("torch", "timm", "transformers", "onnx", "onnxruntime", "openvino")
 READY_S = 120.0
 RECIPES = {
-    "int8": "steps: [{use: simplify}, {use: static_int8, calibration: {method: minmax, images: 24}}]\n",
+    "int8": "steps: [{use: simplify}, {use: static_int8, calibration: {method: minmax, images: 16}}]\n",
     "openvino": "runtime: {backend: openvino}\n",
 }
 STEPS = ("checkpoint", "export", "int8", "openvino", "served")
@@ -68,14 +67,15 @@ class StepFailed(Exception):
 def main() -> None:
     options = arguments()
     options.work.mkdir(parents=True, exist_ok=True)
-    names = [name for name in NAMES if options.only in (None, name, name.partition(":")[2])]
-    if not names:
-        sys.exit(f"no network `{options.only}`; there are {', '.join(NAMES)}")
+    short = {name.partition(":")[2]: name for name in NAMES}
+    if unknown := [name for name in options.only if name not in (*NAMES, *short)]:
+        sys.exit(f"no network {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    names = [short.get(name, name) for name in options.only or NAMES]
     for name in names:
         kept = options.work / f"{name.replace(':', '-')}.json"
-        if kept.exists() and not (options.again or options.only):
+        if kept.exists() and not options.again:
             continue
-        outcome = tried(name, options.work / "workspace", options.limit)
+        outcome = tried(name, kept.with_suffix(""), options.limit)
         write_atomic(kept, json.dumps(asdict(outcome), indent=1).encode())
         failed = [f"{step}: {said}" for step, said in outcome.steps.items() if said != "ok"]
         print(f"{name}: {'; '.join(failed) or 'ok'} ({outcome.seconds:.0f} s)", flush=True)
@@ -90,7 +90,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="from checkpoints of many kinds to a served photo")
     parser.add_argument("--work", type=Path, required=True, help="kept between calls")
     parser.add_argument("--out", type=Path, help="the Markdown page")
-    parser.add_argument("--only", metavar="NAME", help="one network, such as resnet18")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="such as resnet18")
     parser.add_argument("--limit", type=float, default=900.0, metavar="SECONDS", help="for one network")
     parser.add_argument("--again", action="store_true", help="try those that are kept, too")
     return parser.parse_args()
@@ -110,7 +110,7 @@ def tried(name: str, folder: Path, limit_s: float) -> Outcome:
         for recipe, body in RECIPES.items():
             (folder / f"{recipe}.yaml").write_text(f"name: {recipe}\n{body}")
         left = limit_s - (time.monotonic() - start)
-        run = ["run", *(f"{folder / recipe}.yaml" for recipe in RECIPES), "--rounds", "1", "--turns", "1"]
+        run = ["run", *(f"{folder / recipe}.yaml" for recipe in RECIPES), "--time-budget", "1s"]
         command(*run, "--quiet", folder=folder, limit_s=left)
         outcome.steps["checkpoint"] = "ok"
         _add_trials(outcome, find_run(folder / "results", None).trials())
@@ -168,7 +168,7 @@ def _error_in(stderr: str) -> str:
 
 
 def command(*words: str, folder: Path, limit_s: float) -> str:
-    return finished(["-m", "workbench.cli", *words], folder, limit_s)
+    return finished(["-m", "workbench", *words], folder, limit_s)
 
 
 def served(folder: Path) -> str:
@@ -178,7 +178,7 @@ def served(folder: Path) -> str:
         wanted = CLASSES[run["logits"][0].argmax()]
     with (folder / "serve.txt").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "workbench.cli", "serve", "--port", "0"],
+            [sys.executable, "-m", "workbench", "serve", "--port", "0"],
             stdout=log,
             stderr=log,
             cwd=folder,
@@ -224,9 +224,9 @@ def markdown(outcomes: list[Outcome]) -> str:
         "",
         f"Made by `python benchmarks/zoo.py` on {datetime.now(UTC):%Y-%m-%d}, on {here.cpu}, with {used}.",
         f"Weights are random (nothing is downloaded), {len(CLASSES)} classes. Exported and served in FP32: "
-        f"{min(counts['export'], counts['served'])} of {len(outcomes)}; static INT8: {counts['int8']}; OpenVINO: "
-        f"{counts['openvino']}. Percentages are photos answered as torch does; random weights leave narrow margins, "
-        "so INT8 loses more here than with trained ones.",
+        f"{min(counts['export'], counts['served'])} of {len(outcomes)}; static INT8: {counts['int8']}; "
+        f"OpenVINO: {counts['openvino']}. Percentages are photos answered as torch does; random weights "
+        "leave narrow margins, so INT8 loses more here than with trained ones.",
         "",
         "| network | pixels | parameters | exporter | export | INT8 | OpenVINO | served |",
         "| --- | ---: | ---: | --- | --- | --- | --- | --- |",

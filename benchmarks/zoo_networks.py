@@ -2,9 +2,8 @@
 
     python benchmarks/zoo_networks.py timm:resnet18 FOLDER
 
-Nothing is downloaded: weights are random, batch norms have the statistics of photos, and the last layer is scaled
-so that the answers to the photos differ. Each photo's label is the network's own answer, so that top-1 is the
-agreement with torch.
+Nothing is downloaded: weights are random, batch norms have the statistics of photos, and the last layer is
+scaled so that the answers to the photos differ. A photo's label is the network's own answer.
 """
 
 import colorsys
@@ -12,15 +11,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CLASSES = [f"leaf_{number:02}" for number in range(17)]
-VALIDATION, CALIBRATION = 48, 24
+VALIDATION, CALIBRATION = 32, 16
 SPREAD = 3.0  # standard deviation of a logit over the photos
 SCALED = 64  # pixels of the networks of transformers
 
@@ -74,13 +74,15 @@ NAMES = (*(f"timm:{name}" for name in TIMM), *(f"transformers:{name}" for name i
 
 
 def main() -> None:
+    import torch
+
     name, folder = sys.argv[1], Path(sys.argv[2])
     torch.manual_seed(0)
     library, _, short = name.partition(":")
     network, settings, side, mean, std = _timm(short) if library == "timm" else _transformers(short)
     photos = [_photo(np.random.default_rng(seed)) for seed in range(VALIDATION + CALIBRATION)]
     images = _tensor(photos, side, mean, std)
-    _settle(network, images[:24])
+    _settle(network, images[:16])
     answers = _spread_answers(network, images)
     _save_photos(folder, photos, answers)
     if library == "timm":
@@ -96,7 +98,7 @@ def main() -> None:
     print(json.dumps({"side": side, "parameters": sum(p.numel() for p in network.parameters())}))
 
 
-def _timm(name: str) -> tuple[nn.Module, dict[str, Any], int, list[float], list[float]]:
+def _timm(name: str) -> tuple["nn.Module", dict[str, Any], int, list[float], list[float]]:
     import timm
 
     network = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
@@ -115,8 +117,11 @@ def _transformers(name: str) -> tuple[Any, dict[str, Any], int, list[float], lis
     return network, {"checkpoint": "student"}, SCALED, [0.5] * 3, [0.5] * 3
 
 
-def _settle(network: nn.Module, images: Tensor) -> None:
-    """Batch norms as training leaves them: with the statistics of photos, and weights that are not 1 and 0."""
+def _settle(network: "nn.Module", images: "Tensor") -> None:
+    """Batch norms as training leaves them: statistics of photos, and weights that are not 1 and 0."""
+    import torch
+    from torch import nn
+
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
@@ -128,29 +133,36 @@ def _settle(network: nn.Module, images: Tensor) -> None:
     network.eval()
 
 
-def _spread_answers(network: nn.Module, images: Tensor) -> list[int]:
+def _spread_answers(network: "nn.Module", images: "Tensor") -> list[int]:
     """Scale the last layers of the network so that its logits spread over the photos; its answers."""
+    import torch
+
     with torch.no_grad():
-        for _ in range(2):  # a distilled network averages two last layers
-            logits = _logits(network, images)
-            centre, scale = logits.mean(0), logits.std(0).clamp_min(1e-12)
-            for layer in _last_layers(network):
-                layer.weight *= (SPREAD / scale)[:, None]
-                layer.bias.copy_((layer.bias - centre) * SPREAD / scale)
-        return [int(answer) for answer in _logits(network, images).argmax(1)]
+        logits = _logits(network, images)
+        centre, scale = logits.mean(0), logits.std(0).clamp_min(1e-12)
+        for layer in _last_layers(network):  # two, averaged, where the network is distilled
+            layer.weight *= (SPREAD / scale)[:, None]
+            layer.bias.copy_((layer.bias - centre) * SPREAD / scale)
+    return [int(answer) for answer in ((logits - centre) / scale).argmax(1)]
 
 
-def _tensor(photos: list[Image.Image], side: int, mean: list[float], std: list[float]) -> Tensor:
+def _tensor(photos: list[Image.Image], side: int, mean: list[float], std: list[float]) -> "Tensor":
+    import torch
+
     pixels = np.stack([np.asarray(photo.resize((side, side), Image.Resampling.BILINEAR)) for photo in photos])
     return torch.from_numpy((pixels / 255 - np.array(mean)) / np.array(std)).float().permute(0, 3, 1, 2)
 
 
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
+def _logits(network: "nn.Module", images: "Tensor") -> "Tensor":
+    import torch
+
     outputs = [network(part) for part in images.split(8)]
     return torch.cat([getattr(output, "logits", output) for output in outputs])
 
 
-def _last_layers(network: nn.Module) -> Iterator[nn.Linear]:
+def _last_layers(network: "nn.Module") -> "Iterator[nn.Linear]":
+    from torch import nn
+
     for module in network.modules():
         if isinstance(module, nn.Linear) and module.out_features == len(CLASSES):
             yield module

@@ -57,9 +57,9 @@ def read(data: bytes, name: str) -> Any:
 
 
 def _fit_pools(model: "onnx.ModelProto") -> None:
-    """Shrink the windows of `ceil_mode` that are larger than their input, which openvino refuses, to all of it.
+    """Shrink windows of `ceil_mode` that are larger than their input, which openvino refuses, to all of it.
 
-    EfficientNet of transformers ends in one: the sum and the number of its elements stay what they were.
+    EfficientNet of transformers ends in one. What lies in the window stays the same.
     """
     import onnx
 

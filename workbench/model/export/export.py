@@ -15,7 +15,6 @@ from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import Unsuited, WorkbenchError, first_line
 from workbench.model.export.settings import Export, Exporter, choices, failure, other_exporter
 from workbench.model.export.torch_exporters import (
-    NETWORK_ERRORS,
     chatter_on_stderr,
     write_onnx,
     write_package,
@@ -234,7 +233,7 @@ def torch_logits(
     try:
         with torch.inference_mode():
             output = model(torch.from_numpy(samples))
-    except NETWORK_ERRORS as error:
+    except Exception as error:  # the network's own code, of which nothing is known
         raise WorkbenchError(
             f"the network cannot run on a batch of shape {samples.shape}: {first_line(error)}",
             hint="check `preprocess.crop` and `model.factory_args` in krishi.yaml",

@@ -1,17 +1,17 @@
 """Merge, for inference, the branches of networks that were made for it: RepVGG, MobileOne, FastViT, LeViT, …
 
-Such networks train with parallel branches and batch norms that one convolution can replace. Each library calls
-the method that does it otherwise, and others use the same names for other things; so every method is tried on
-a copy, which is kept where its structure changed and its logits did not.
+Such networks train with parallel branches and batch norms that one convolution can replace. The method that
+does it has many names, and some mean other things elsewhere; so each is tried on a copy, which is kept where
+its structure changed and its logits did not.
 """
 
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from workbench.errors import WorkbenchError, summary
+from workbench.backends.artifact import Merging
+from workbench.errors import Unsuited, WorkbenchError, summary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,37 +36,28 @@ Logits = Callable[["torch.nn.Module", "NDArray[np.float32]"], "NDArray[np.float3
 Written = TypeVar("Written")
 
 
-@dataclass(frozen=True, slots=True)
-class Merging:
-    """methods: that merged branches. problem: why nothing was merged where a network offers it, or None.
-
-    before, after: the number of modules.
-    """
-
-    methods: tuple[str, ...]
-    before: int
-    after: int
-    problem: str | None = None
-
-
 def write_merged(
     model: "torch.nn.Module",
     samples: "NDArray[np.float32]",
     logits: Logits,
     write: Callable[["torch.nn.Module"], Written],
+    *,
+    merge: bool,
 ) -> tuple[Written, Merging | None]:
-    """`write` the merged network, or the network itself where that fails. None: there is nothing to merge.
+    """`write` the merged network, or the network itself where that fails, or without `merge`.
 
-    samples: (n, C, H, W) photos that the logits are compared on. logits: raises WorkbenchError.
+    samples: (n, C, H, W) photos that the logits are compared on. logits: raises WorkbenchError. Merging is
+    None where there is nothing to merge.
     """
-    network, merging = merge_branches(model, samples, logits)
+    network, merging = merge_branches(model, samples, logits) if merge else (model, None)
     if network is model:
         return write(model), merging
     try:
         return write(network), merging
+    except Unsuited:
+        raise
     except WorkbenchError as error:
-        count = _size(model)
-        return write(model), Merging((), count, count, f"merged, it fails: {error.message}")
+        return write(model), _merging([], model, model, f"once they are, {error.message}")
 
 
 def merge_branches(
@@ -93,7 +84,7 @@ def merge_branches(
             problems.append(f"`{name}` changes the logits by {difference:.2g} of the largest")
     if not methods and not problems:
         return model, None
-    return best, Merging(tuple(methods), _size(model), _size(best), None if methods else "; ".join(problems))
+    return best, _merging(methods, model, best, None if methods else "; ".join(problems))
 
 
 def _merges(model: "torch.nn.Module") -> list[tuple[str, Merge]]:
@@ -156,8 +147,11 @@ def _structure(model: "torch.nn.Module") -> list[object]:
     return [*parts, *((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())]
 
 
-def _size(model: "torch.nn.Module") -> int:
-    return sum(1 for _ in model.modules())
+def _merging(
+    methods: list[str], model: "torch.nn.Module", best: "torch.nn.Module", problem: str | None
+) -> Merging:
+    before, after = (sum(1 for _ in network.modules()) for network in (model, best))
+    return Merging(methods=tuple(methods), before=before, after=after, problem=problem)
 
 
 def _difference(

@@ -9,8 +9,8 @@ from workbench.system.records import Record
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
 
-# The opsets that each writes, tried with torch 2.13: below 18, dynamo writes 18 without an error. `auto` tries
-# them in this order.
+# The opsets that each writes, in the order of `auto`; tried with torch 2.13: below 18, dynamo writes 18 and
+# says nothing.
 OPSETS: dict[Exporter, tuple[int, int]] = {"dynamo": (18, 25), "torchscript": (7, 23)}
 
 
@@ -31,9 +31,9 @@ class Export(Record):
     dynamic_batch: bool = Field(True, description="The batch size stays free; `false` fixes it at 1.")
     reparameterize: bool = Field(
         True,
-        description="A network whose branches can be merged for inference (RepVGG, MobileOne, FastViT: it has "
-        "methods such as `reparameterize`, `switch_to_deploy` or `fuse`) is merged before the export, where "
-        "its logits stay the same within rounding. The trial records it.",
+        description="Branches that can be merged for inference (RepVGG, MobileOne, FastViT: networks with "
+        "methods such as `reparameterize`, `switch_to_deploy` or `fuse`) are merged before the export, where "
+        "the logits stay the same within rounding; the trial records it.",
     )
 
 
@@ -44,7 +44,7 @@ def choices(export: Export, *, scripted: bool) -> list[Export]:
     """
     if export.exporter != "auto":
         check_opset(export)
-        names = [export.exporter]
+        names: list[Exporter] = [export.exporter]
     else:
         names = [name for name, (low, high) in OPSETS.items() if low <= export.opset <= high]
     if scripted and "torchscript" not in names:
@@ -54,16 +54,19 @@ def choices(export: Export, *, scripted: bool) -> list[Export]:
             "export.exporter: `dynamo` cannot read a TorchScript module",
             hint=f"set `export.exporter: torchscript`{opset}",
         )
-    names = ["torchscript"] if scripted else names
-    return [export.model_copy(update={"exporter": name}) for name in names]
+    return [export.model_copy(update={"exporter": name}) for name in (["torchscript"] if scripted else names)]
+
+
+def writes_opset(export: Export) -> bool:
+    """Whether the exporter writes the opset; together they write all."""
+    lowest, highest = OPSETS.get(export.exporter, (export.opset, export.opset))
+    return lowest <= export.opset <= highest
 
 
 def check_opset(export: Export) -> None:
     """Raise WorkbenchError, before any export, where the exporter does not write this opset."""
-    if export.exporter == "auto":
-        return  # together they write all
-    lowest, highest = OPSETS[export.exporter]
-    if not lowest <= export.opset <= highest:
+    if not writes_opset(export):
+        lowest, highest = OPSETS[export.exporter]
         raise WorkbenchError(
             f"export.opset: exporter `{export.exporter}` cannot write opset {export.opset}: "
             f"it writes {lowest} to {highest}",
