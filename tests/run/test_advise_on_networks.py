@@ -54,22 +54,13 @@ def test_the_parts_of_the_sample_are_counted(tmp_path: Path, exporter: str) -> N
     found = facts(create_model(12), tmp_path, exporter=exporter)
     assert (found.convolutions, found.depthwise, found.squeeze_excite, found.hard_swish) == (38, 8, 6, 12)
     assert found.swish == found.attention == found.dead_channels == 0
-    assert 0 < found.depthwise_share < 0.3 and found.any_size and not found.transformer
+    assert 0 < found.depthwise_share < 0.3 and not found.transformer
     assert found.first != found.last
     assert found.input_shape == (3, 64, 64)
 
 
-def test_attention_and_its_position_embedding_are_seen(tmp_path: Path) -> None:
-    found = facts(Attention(), tmp_path)
-    assert found.attention == 1
-    assert not found.any_size
-
-
-def test_a_network_that_flattens_its_feature_map_takes_one_size(tmp_path: Path) -> None:
-    layers = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, 4), torch.nn.Flatten(), torch.nn.Linear(4 * 16 * 16, 5)
-    )
-    assert not facts(layers, tmp_path).any_size
+def test_attention_is_seen(tmp_path: Path) -> None:
+    assert facts(Attention(), tmp_path).attention == 1
 
 
 def test_dead_channels_and_swish_are_counted(tmp_path: Path) -> None:
@@ -81,12 +72,12 @@ def test_dead_channels_and_swish_are_counted(tmp_path: Path) -> None:
         first, torch.nn.SiLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)
     )
     found = facts(layers, tmp_path)
-    assert (found.dead_channels, found.swish, found.hard_swish, found.any_size) == (2, 1, 0, True)
+    assert (found.dead_channels, found.swish, found.hard_swish) == (2, 1, 0)
     assert found.parameters == 8 * 27 + 8 + 8 * 5 + 5
 
 
 def test_the_sentence_names_what_decides(tmp_path: Path) -> None:
-    said = network(facts(create_model(12), tmp_path))
+    said = network(facts(create_model(12), tmp_path).model_copy(update={"any_size": True}))
     assert said.startswith("38 convolutions (8 depthwise, ")
     assert "6 squeeze-and-excitation blocks, 12 hard-swish, " in said
     assert said.endswith("photos of 64x64 pixels, other sizes work too")
@@ -94,7 +85,8 @@ def test_the_sentence_names_what_decides(tmp_path: Path) -> None:
 
 def test_on_this_machine_the_shipped_recipes_are_all_judged(tmp_path: Path) -> None:
     variants = recipe.load([recipe.shipped()])
-    advice = advise(facts(create_model(12), tmp_path), machine.collect(), {}, variants)
+    free = facts(create_model(12), tmp_path).model_copy(update={"any_size": True})
+    advice = advise(free, machine.collect(), {}, variants)
     assert [item.variant for item in advice.items] == [variant.name for variant in variants]
     assert {variant.recipe for variant in advised(advice, variants)} >= {"resolution"}
     assert all(item.reasons for item in advice.items)

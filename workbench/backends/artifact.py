@@ -29,6 +29,43 @@ class Companion(Record):
     size_bytes: NonNegativeInt
 
 
+class Merging(Record):
+    """Branches of a network that were merged for inference.
+
+    methods: that merged them. before, after: the number of modules. problem: why nothing was merged although
+    the network offers it; None where something was.
+    """
+
+    methods: tuple[str, ...]
+    before: int
+    after: int
+    problem: str | None = None
+
+
+class ExportRecord(Record):
+    """How a torch network was exported.
+
+    exporter: that wrote the ONNX file; None for torch's formats. passed_over: the exporter that `auto` tried
+    before it, and why it failed. merging: None where the network has nothing to merge.
+    any_size: the network takes photos of other sizes too, whatever this file takes.
+    """
+
+    exporter: str | None = None
+    passed_over: str | None = None
+    merging: Merging | None = None
+    any_size: bool = False
+
+    def sentences(self) -> tuple[str, ...]:
+        """What a user should know of it."""
+        found = [f"exported by {self.exporter}, because of {self.passed_over}"] if self.passed_over else []
+        if (merging := self.merging) is not None and merging.problem is not None:
+            found.append(f"no branches were merged for inference: {merging.problem}")
+        elif merging is not None:
+            what = f"{merging.before} modules became {merging.after}"
+            found.append(f"branches were merged for inference, {what}, by {', '.join(merging.methods)}")
+        return tuple(found)
+
+
 class ArtifactInfo(Record):
     """The content of `artifact.json`, read back from the model file.
 
@@ -36,7 +73,7 @@ class ArtifactInfo(Record):
     domain. precision: the narrowest type its weights are stored in. input_shape: (N, C, H, W), 0 where the
     size is free, whatever the layout. classes: logits per image. pixels: it takes (N, H, W, 3) uint8 pixels
     and normalises them itself. bound_to: the one processor it runs on; None for all.
-    note: one sentence of the last step that has one.
+    note: one sentence of the last step that has one. export: None for what was never a torch network.
     """
 
     schema_version: Literal[1] = 1
@@ -52,6 +89,7 @@ class ArtifactInfo(Record):
     pixels: bool = False
     bound_to: str | None = None
     note: str | None = None
+    export: ExportRecord | None = None
 
     @property
     def total_bytes(self) -> int:

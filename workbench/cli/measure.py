@@ -43,8 +43,11 @@ InputShape = Annotated[
 ]
 OpsetVersion = Annotated[int, option("--opset-version", "opset to write (default: 18)", metavar="N")]
 Exporter = Annotated[
-    Literal["dynamo", "torchscript"] | None,
-    option("--exporter", "default: dynamo from opset 18 on, else torchscript"),
+    Literal["auto", "dynamo", "torchscript"],
+    option("--exporter", "auto: dynamo, and torchscript where that fails or does not write the opset"),
+]
+Unmerged = Annotated[
+    bool, option("--no-reparameterize", "leave branches that could be merged for inference as they are")
 ]
 Factory = Annotated[
     str | None, option("--factory", "builds the network a state dict fits", metavar="FILE.py:CALLABLE")
@@ -142,7 +145,8 @@ def export(
     output: Annotated[Path, option("--output", metavar="FILE")],
     input_shape: InputShape = (1, 3, 224, 224),
     opset_version: OpsetVersion = 18,
-    exporter: Exporter = None,
+    exporter: Exporter = "auto",
+    no_reparameterize: Unmerged = False,
     factory: Factory = None,
     workspace: WorkspaceOption = None,
     quiet: Quiet = False,
@@ -153,7 +157,9 @@ def export(
     from workbench.report import export as words
     from workbench.run.export_checkpoint import ExportRequest, export_checkpoint
 
-    request = ExportRequest(checkpoint, output, input_shape, opset_version, exporter, factory)
+    request = ExportRequest(
+        checkpoint, output, input_shape, opset_version, exporter, not no_reparameterize, factory
+    )
     with ProgressDisplay(quiet=quiet) as report:
         exported = export_checkpoint(find_workspace(workspace), request, report)
     print(words.text(exported))

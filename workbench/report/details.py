@@ -55,6 +55,7 @@ def _audit(found: Details) -> list[str]:
         *([f"calibrated on {plural(images, 'photo')}"] if images is not None else []),
         *([f"what ran: {audit.verdict}"] if audit else []),
         *([f"  {found.trial.note}"] if found.trial.note else []),
+        *(f"  {sentence}" for sentence in (found.trial.export.sentences() if found.trial.export else ())),
         *([f"  {saturation_words(saturation)}"] if saturation else []),
     ]
 

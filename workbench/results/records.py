@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from workbench.backends import Runtime, removed_setting
+from workbench.backends.artifact import ExportRecord
 from workbench.backends.audit import Audit
 from workbench.measure.records import (
     Accuracy,
@@ -49,7 +50,8 @@ class TrialResult(Record):
     cause: why it did not end `ok`; reason: its message, and in older runs the only record of it.
     calibration_images: photos that INT8 ranges were found on; None without, and in older runs.
     digest: of the variant; artifact_digest: of the model file; size_bytes: of all its files.
-    provider, threads, opset, precision: read back from the session and the file. note: of the artifact.
+    provider, threads, opset, precision: read back from the session and the file. note, export: of the
+    artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
     runtime in it. accuracy: on the selection photos; certification: on the held-out photos.
     saturated_ips: photos a second with every processor busy, as the server would run it.
@@ -71,6 +73,7 @@ class TrialResult(Record):
     opset: int | None = None
     precision: str | None = None
     note: str | None = None
+    export: ExportRecord | None = None
     steps: int = 0
     calibration_images: int | None = None
     artifact_digest: str | None = None

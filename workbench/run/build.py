@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import steps
 from workbench.backends import Backend, TorchRuntime, backend_of, takes_onnx
-from workbench.backends.artifact import Artifact, ArtifactCache
+from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, ExportRecord
 from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.records import Saturation
 from workbench.measure.saturation.emulator import saturation_of
@@ -21,6 +21,7 @@ from workbench.model.export.export import (
     torch_artifact_info,
     torch_logits,
 )
+from workbench.model.export.reparameterize import write_merged
 from workbench.model.graph.facts import NetworkFacts, facts_of
 from workbench.model.graph.node_names import prepare
 from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of
@@ -35,13 +36,20 @@ from workbench.steps.int8.layer_sensitivity import LayerSensitivity, layers
 from workbench.system import machine
 from workbench.system.files import digest_of, sha256_file, write_atomic
 from workbench.system.packages import versions
-from workbench.workspace.recipe import Variant
+from workbench.workspace.recipe import Variant, scaled_side
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
 
 PROBES = 8  # photos an export's logits are compared on
 REFERENCE_BATCH = 16
 SATURATION_PHOTOS = 8
 LAYER_PHOTOS = 32
 LAYER_SECONDS = 30.0
+OTHER_SCALES = (0.86, 0.71, 0.57)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +131,21 @@ def _chain(
     links: list[Step | None] = list(variant.steps)
     if backend.convert is not None and not any(_native(step, backend) for step in variant.steps):
         links.append(None)  # the conversion to what the backend opens
+    exported = artifact
     for step in links:
         if artifact is None:
             return None
         key, source = _link_key(job, artifact, step, backend), artifact
         artifact = get(key, partial(_apply, job, step, backend, source))
-    return (key, artifact) if artifact is not None else None
+    if artifact is None or exported is None:
+        return None
+    # Not read from the links: two exports may have given the same bytes.
+    return key, replace(artifact, info=artifact.info.model_copy(update={"export": exported.info.export}))
+
+
+def is_exported(job: Job, variant: Variant) -> bool:
+    """Whether the first link of the chain is in the cache."""
+    return ArtifactCache(job.cache).find(_export_key(job, variant)) is not None
 
 
 def _native(step: Step, backend: Backend[Any]) -> bool:
@@ -139,8 +156,6 @@ def _native(step: Step, backend: Backend[Any]) -> bool:
 def _export_key(job: Job, variant: Variant) -> str:
     runtime, export = variant.runtime, variant.export
     onnx = takes_onnx(runtime)
-    # An ONNX source is held against what was asked for in so many words, not against defaults.
-    asked = export.model_fields_set if kind_of(job.source.checkpoint) == "onnx" else ()
     return digest_of(
         [
             "export",
@@ -148,7 +163,10 @@ def _export_key(job: Job, variant: Variant) -> str:
             "onnx" if onnx else runtime.backend,
             runtime.decides(),
             job.source_digest,
-            [export.model_dump(mode="json"), sorted(asked)] if onnx else None,
+            # An ONNX source is held against what was asked for in so many words, not against defaults.
+            [export.model_dump(mode="json"), sorted(export.model_fields_set)]
+            if onnx
+            else export.reparameterize,
             job.input_shape,
             versions("torch", "onnx", "onnxscript", "transformers", "timm"),
         ]
@@ -171,9 +189,7 @@ def _link_key(job: Job, source: Artifact, step: Step | None, backend: Backend[An
 
 
 def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
-    onnx_file, torch_file = folder / "model.onnx", folder / "model.pt2"
-    export, runtime = variant.export, variant.runtime
-    checkpoint = job.source.checkpoint
+    onnx_file, export, checkpoint = folder / "model.onnx", variant.export, job.source.checkpoint
     if checkpoint is not None and kind_of(checkpoint) == "onnx":
         adopt_onnx(checkpoint, export, onnx_file)
         info = artifact_info(onnx_file)
@@ -189,12 +205,11 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
         model = load_model(job.source, job.classes)
         samples = normalize(_few(job.photos), job.contract)
         _check_size(job, partial(torch_logits, model), raw=False)
-        if isinstance(runtime, TorchRuntime):
-            written = export_torch(model, torch_file, job.input_shape, samples, runtime)
-            info = torch_artifact_info(torch_file, written, job.input_shape)
-        else:
-            export_onnx(model, export, onnx_file, job.input_shape, samples)
-            info = artifact_info(onnx_file)
+        write = partial(_write, job, variant, folder, samples)
+        any_size = _takes_other_sizes(job, model)
+        info, merging = write_merged(model, samples, torch_logits, write, merge=export.reparameterize)
+        record = (info.export or ExportRecord()).model_copy(update={"merging": merging, "any_size": any_size})
+        info = info.model_copy(update={"export": record})
     if info.classes != job.classes:
         raise WorkbenchError(
             f"the network tells {plural(info.classes, 'class')} apart, but there are "
@@ -202,6 +217,37 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
             hint="mend `model.class_names`, or `num_classes` in `model.factory_args`, in krishi.yaml",
         )
     return Artifact(folder, info)
+
+
+def _takes_other_sizes(job: Job, model: "torch.nn.Module") -> bool:
+    """Whether the network takes photos of another size. Its export may not: it freezes adaptive pools."""
+    import numpy as np
+
+    own = job.contract.size
+    # Those of shipped recipes, and what a network that halves its input five times takes.
+    scaled = [tuple(scaled_side(side, scale) for side in own) for scale in OTHER_SCALES]
+    others = {*scaled, tuple(max(32, side // 64 * 32) for side in own), tuple(2 * side for side in own)}
+    for height, width in sorted(others - {own}):
+        try:
+            logits = torch_logits(model, np.full((2, 3, height, width), 0.5, np.float32))
+        except WorkbenchError:
+            continue
+        if logits.shape[1] == job.classes:
+            return True
+    return False
+
+
+def _write(
+    job: Job, variant: Variant, folder: Path, samples: "NDArray[np.float32]", model: "torch.nn.Module"
+) -> ArtifactInfo:
+    """Export the network for the variant's runtime, into `folder`."""
+    onnx_file, torch_file, runtime = folder / "model.onnx", folder / "model.pt2", variant.runtime
+    if isinstance(runtime, TorchRuntime):
+        written = export_torch(model, torch_file, job.input_shape, samples, runtime)
+        return torch_artifact_info(torch_file, written, job.input_shape)
+    report = export_onnx(model, variant.export, onnx_file, job.input_shape, samples)
+    record = ExportRecord(exporter=report.exporter, passed_over=report.passed_over)
+    return artifact_info(onnx_file).model_copy(update={"export": record})
 
 
 def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
@@ -281,4 +327,6 @@ def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -
 
 def network(baseline: Artifact) -> NetworkFacts:
     """What the network is made of; in a process of its own, because it loads onnx."""
-    return facts_of(load(baseline.path))
+    facts, record = facts_of(load(baseline.path)), baseline.info.export
+    # An ONNX source takes what the file takes.
+    return facts if record is None else facts.model_copy(update={"any_size": record.any_size})

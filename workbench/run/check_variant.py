@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of, takes_onnx
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, ExportRecord
 from workbench.backends.null import null_artifact
 from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.accuracy import accuracy, parity
@@ -18,14 +18,14 @@ from workbench.measure.records import BASELINE, Accuracy, GpuUse, Saturation
 from workbench.measure.session_process import Memory, Opened
 from workbench.measure.split import Parts
 from workbench.measure.worker import Worker
-from workbench.model.export.settings import Export
+from workbench.model.export.settings import Export, writes_opset
 from workbench.photos.contract import Preprocess
 from workbench.results.folder import RunFolder
 from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
 from workbench.run.prepare import Prepared, overridden
-from workbench.system.child import ChildError, call
+from workbench.system.child import ChildDied, ChildError, call
 from workbench.system.files import digest_of, write_arrays, write_atomic
 from workbench.system.machine import usable_cores
 from workbench.system.nvml import Reader, opened_gpu
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 MEMORY_CALLS = 20  # enough for a runtime's arenas to reach their size
 
-# What every run measures against: the plain FP32 export on onnxruntime, one thread, by the first exporter
-# that can take the network.
-BASELINE_EXPORTS = (Export(exporter="dynamo", opset=18), Export(exporter="torchscript", opset=17))
-
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -53,6 +49,16 @@ class Built:
     key: str
     artifact: Artifact
     build_s: float | None
+
+    @property
+    def export(self) -> ExportRecord:
+        return self.artifact.info.export or ExportRecord()
+
+    def after(self, passed_over: str) -> "Built":
+        """With why another exporter was not taken."""
+        export = self.export.model_copy(update={"passed_over": passed_over})
+        info = self.artifact.info.model_copy(update={"export": export})
+        return replace(self, artifact=replace(self.artifact, info=info))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,39 +114,37 @@ class Context:
 
 
 def build_baseline(prepared: Prepared, timeout_s: float, report: Report) -> tuple[Variant, Built]:
-    """The baseline, by the first exporter that can take the network. Raises WorkbenchError where none can."""
+    """The plain FP32 export, by the first exporter that takes the network. Raises WorkbenchError where none
+    does."""
     what = "plain FP32 export, onnxruntime, 1 thread"
-    # An ONNX file is taken as it is, whatever its opset.
-    exports = (Export(),) if prepared.source_kind == "onnx" else BASELINE_EXPORTS
-    choices = [Variant(BASELINE, BASELINE, what, export, (), OrtRuntime()) for export in exports]
-    for variant in choices:
-        # An exporter that could not take the network last time is not tried again.
-        if (found := build.find(prepared.job, variant)) is not None:
-            return variant, Built(*found, build_s=None)
+    variant = Variant(BASELINE, BASELINE, what, Export(), (), OrtRuntime())
     # Logged in the cache: the run folder goes where there is no baseline to begin with.
     log = prepared.job.cache / "logs" / "baseline.txt"
-    problems: dict[str, ChildError] = {}
-    for variant in choices:
-        how = f"{variant.export.exporter}, opset {variant.export.opset}"
-        report(Progress("building the baseline", 0, 1, how))
-        try:
-            return variant, build_variant(prepared.job, variant, log, timeout_s)
-        except ChildError as error:
-            problems[how] = error
-    (first, *others) = problems.values()
-    message = "the FP32 baseline cannot be exported, so there is nothing to compare with"
-    if all(error.message == first.message for error in others):
-        raise WorkbenchError(f"{message}: {first.message}", hint=first.hint or f"see {log}")
-    listed = "\n".join(f"  {how}: {error.message}" for how, error in problems.items())
-    raise WorkbenchError(f"{message}\n{listed}", hint=f"see {log}")
+    report(Progress("building the baseline", 0, 1, f"opset {variant.export.opset}"))
+    try:
+        built = build_variant(prepared.job, variant, log, timeout_s)
+    except ChildError as error:
+        message = "the FP32 baseline cannot be exported, so there is nothing to compare with"
+        raise WorkbenchError(f"{message}: {error.message}", hint=error.hint or f"see {log}") from error
+    for sentence in built.export.sentences():
+        report(Progress("model", 0, 0, sentence))
+    return variant, built
 
 
 def build_variant(job: build.Job, variant: Variant, log: Path, timeout_s: float) -> Built:
     """From the cache, or in a process of its own. Raises ChildError."""
     if (found := build.find(job, variant)) is not None:
         return Built(*found, build_s=None)
-    started = time.monotonic()
-    found = call(build.build, job, variant, log=log, timeout_s=timeout_s, label="the build")
+    started, first = time.monotonic(), variant.export
+    try:
+        found = call(build.build, job, variant, log=log, timeout_s=timeout_s, label="the build")
+    except ChildDied as error:
+        # Out of memory, say: dynamo takes more of it than torchscript.
+        torchscript = first.model_copy(update={"exporter": "torchscript"})
+        if first.exporter != "auto" or not writes_opset(torchscript) or build.is_exported(job, variant):
+            raise
+        built = build_variant(job, replace(variant, export=torchscript), log, timeout_s)
+        return built.after(f"dynamo, opset {first.opset}: {error.message}")
     return Built(*found, time.monotonic() - started)
 
 
@@ -245,6 +249,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "opset": info.opset,
             "precision": info.precision,
             "note": info.note,
+            "export": info.export,
             "artifact_digest": built.artifact.digest,
             "artifact_key": built.key,
             "size_bytes": info.total_bytes,

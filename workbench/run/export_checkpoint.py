@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from workbench.backends.artifact import ExportRecord
 from workbench.errors import WorkbenchError
-from workbench.model.export.export import ExportReport, Shape, export_onnx
-from workbench.model.export.settings import OPSETS, Export, Exporter, check_opset
+from workbench.model.export.export import ExportReport, Shape, export_onnx, torch_logits
+from workbench.model.export.reparameterize import write_merged
+from workbench.model.export.settings import Export, Exporter, check_opset
 from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.model_source import ModelSource, load_with_words, source_digest
 from workbench.photos.contract import ImageError
@@ -23,6 +25,7 @@ from workbench.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 
@@ -31,24 +34,20 @@ PROBES = 4  # inputs that torch's and ONNX's logits are compared on
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """exporter: None takes dynamo where it writes the opset, else torchscript. factory: None takes the
-    workspace's."""
+    """factory: None takes the workspace's."""
 
     checkpoint: Path
     output: Path
     input_shape: Shape
     opset: int
-    exporter: Exporter | None = None
+    exporter: Exporter = "auto"
+    reparameterize: bool = True
     factory: str | None = None
 
     def settings(self) -> Export:
         """Raises WorkbenchError for an opset that the exporter does not write."""
-        chosen = self.exporter
-        if chosen is None:
-            scripted = self.checkpoint.is_file() and kind_of(self.checkpoint) == "torchscript"
-            chosen = "torchscript" if scripted or self.opset < OPSETS["dynamo"][0] else "dynamo"
         try:
-            export = Export(exporter=chosen, opset=self.opset)
+            export = Export(exporter=self.exporter, opset=self.opset, reparameterize=self.reparameterize)
         except ValidationError as error:
             raise WorkbenchError(f"--opset-version {self.opset}: {'; '.join(problems_of(error))}") from error
         check_opset(export)
@@ -61,8 +60,8 @@ class Exported:
     the checkpoint's were taken."""
 
     output: Path
-    export: Export
     report: ExportReport
+    record: ExportRecord
     size_bytes: int
     no_photos: str
     weights: tuple[str, ...] = ()
@@ -78,8 +77,8 @@ def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Repo
     log = cache_folder() / "logs" / "export.txt"
     with new_file(request.output) as temporary:
         given = (source, export, temporary, request.input_shape, probes)
-        made, weights = call(export_here, *given, log=log, timeout_s=1800.0, label="the export")
-    return Exported(request.output, export, made, request.output.stat().st_size, no_photos, weights)
+        made, record, weights = call(export_here, *given, log=log, timeout_s=1800.0, label="the export")
+    return Exported(request.output, made, record, request.output.stat().st_size, no_photos, weights)
 
 
 def _check_output(output: Path, checkpoint: Path, workspace: Workspace) -> None:
@@ -99,14 +98,20 @@ def export_here(
     target: Path,
     input_shape: Shape,
     probes: "NDArray[np.float32] | None",
-) -> tuple[ExportReport, tuple[str, ...]]:
+) -> tuple[ExportReport, ExportRecord, tuple[str, ...]]:
     """The part of `export_checkpoint` that loads torch."""
     import numpy as np
 
     if probes is None:
         probes = np.random.default_rng(0).standard_normal((PROBES, *input_shape[1:]), dtype=np.float32)
-    model, weights = load_with_words(source, None)
-    return export_onnx(model, export, target, input_shape, probes), weights
+    (model, weights), inputs = load_with_words(source, None), probes
+
+    def write(network: "torch.nn.Module") -> ExportReport:
+        return export_onnx(network, export, target, input_shape, inputs)
+
+    report, merging = write_merged(model, inputs, torch_logits, write, merge=export.reparameterize)
+    record = ExportRecord(exporter=report.exporter, passed_over=report.passed_over, merging=merging)
+    return report, record, weights
 
 
 def _source(workspace: Workspace, checkpoint: Path, factory: str | None) -> ModelSource:

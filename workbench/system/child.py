@@ -33,6 +33,10 @@ class ChildError(WorkbenchError):
     """The child could not do the job: it raised, died or took too long. Its log has the details."""
 
 
+class ChildDied(ChildError):
+    """The child's process ended before it answered."""
+
+
 class ChildUnsuited(ChildError, Unsuited):
     """The child found that the job is not for this model or machine."""
 
@@ -108,7 +112,7 @@ class Child:
                 raise ChildError(f"{self.label} took longer than {timeout_s:g} s and was stopped")
             answer = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):  # OSError: it died in the middle of an answer, or of our request
-            raise ChildError(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
+            raise ChildDied(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
         if isinstance(answer, ChildError):
             raise answer
         if isinstance(answer, _Defect):

@@ -39,6 +39,7 @@ def read(data: bytes, name: str) -> Any:
     for part in (onnx_model, onnx_model.graph, *onnx_model.graph.node):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    _fit_pools(onnx_model)
     try:
         model = openvino.convert_model(io.BytesIO(onnx_model.SerializeToString()))
     except (
@@ -53,6 +54,32 @@ def read(data: bytes, name: str) -> Any:
         raise WorkbenchError(f"openvino cannot read {name}: {_reason(error)}") from error
     _number(model)
     return model
+
+
+def _fit_pools(model: "onnx.ModelProto") -> None:
+    """Shrink windows of `ceil_mode` that are larger than their input, which openvino refuses, to all of it.
+
+    EfficientNet of transformers ends in one. What lies in the window stays the same.
+    """
+    import onnx
+
+    pools = [node for node in model.graph.node if node.op_type in ("AveragePool", "MaxPool")]
+    inferred = onnx.shape_inference.infer_shapes(model).graph if pools else model.graph
+    shapes = {
+        value.name: value.type.tensor_type.shape.dim for value in (*inferred.value_info, *inferred.input)
+    }
+    for node in pools:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        sides = [dim.dim_value for dim in shapes.get(node.input[0], ())][2:]
+        window = attributes["kernel_shape"].ints
+        padded = any(attributes["pads"].ints) if "pads" in attributes else False
+        dilated = (
+            any(step != 1 for step in attributes["dilations"].ints) if "dilations" in attributes else False
+        )
+        ceiled = "ceil_mode" in attributes and attributes["ceil_mode"].i
+        if not ceiled or padded or dilated or not all(sides) or len(sides) != len(window):
+            continue
+        window[:] = [min(pair) for pair in zip(window, sides, strict=True)]
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Export a torch network to a file for a runtime: ONNX with the requested opset, or torch's formats."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from workbench.backends.common import filled
 from workbench.backends.torch.cuda import tensor_float
 from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import Unsuited, WorkbenchError, first_line
-from workbench.model.export.settings import Export, check_opset, other_exporter
+from workbench.model.export.settings import Export, Exporter, choices, failure, other_exporter
 from workbench.model.export.torch_exporters import (
     DEPENDENT,
     DEPENDENT_HINT,
@@ -43,17 +44,24 @@ ROUNDING, SLACK = 1e-6, 10.0  # of float32, relative; times what such a change o
 # tolerance tells a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
 COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
 STORED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # of a compiled package's frozen weights
+BRANCHES = "a forward that branches on its input is a usual cause"
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """max_abs: the largest difference of a logit from torch's. max_rel: that over torch's largest logit."""
+    """max_abs: the largest difference of a logit from torch's. max_rel: that over torch's largest logit.
+
+    exporter: that wrote the file. passed_over: the exporter that `auto` tried before it, and why it failed;
+    None where it took the first.
+    """
 
     max_abs: float
     max_rel: float
     opset: int
     classes: int
+    exporter: Exporter
+    passed_over: str | None = None
 
 
 def export_onnx(
@@ -63,21 +71,55 @@ def export_onnx(
 
     input_shape: (N, C, H, W); N is the batch size where `export.dynamic_batch` is false.
     samples: (n, C, H, W) preprocessed photos, at least one.
-    Raises WorkbenchError, and leaves no file, where the file has another opset, where the exporter fails, or
-    where the logits differ by more than TOLERANCE.
+    Exporter `auto` takes the first that works. Raises WorkbenchError, and leaves no file, where the file has
+    another opset, where the exporter fails, or where the logits differ by more than TOLERANCE.
     """
-    check_opset(export)
     assert samples.shape[1:] == input_shape[1:]
+    tried = choices(export, scripted=_scripted(model))
     _refuse_large(model)
     expected = _steady_logits(model, samples)
+    problems: list[str] = []
+    for choice in tried:
+        try:
+            report = _export_by(model, choice, target, input_shape, samples, expected)
+        except WorkbenchError as error:
+            if len(tried) == 1:
+                raise
+            reason = error.message.removeprefix(failure(choice))
+            problems.append(f"{choice.exporter}, opset {choice.opset}: {reason}")
+        else:
+            return dataclasses.replace(report, passed_over=problems[0] if problems else None)
+    listed = "\n".join(f"  {problem}" for problem in problems)
+    raise WorkbenchError(
+        f"no exporter can take the network\n{listed}",
+        hint="mend its forward for one of them, or give an `.onnx` file of it as `model.checkpoint`",
+    )
+
+
+def _scripted(model: "torch.nn.Module") -> bool:
+    import torch
+
+    return isinstance(model, torch.jit.ScriptModule)
+
+
+def _export_by(
+    model: "torch.nn.Module",
+    export: Export,
+    target: Path,
+    input_shape: Shape,
+    samples: "NDArray[np.float32]",
+    expected: "NDArray[np.float32]",
+) -> ExportReport:
     size = 2 if export.dynamic_batch else max(1, input_shape[0])  # the exporter would make 1 a constant
     with _removed_on_error(target):
-        write_onnx(model, export, target, filled(samples[:size], size), hint=other_exporter(export))
+        other = None if _scripted(model) else other_exporter(export)
+        write_onnx(model, export, target, filled(samples[:size], size), hint=other)
         facts = _check_file(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
-        max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch))
+        hint = f"{f'{other}; ' if other else ''}{BRANCHES}"
+        max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch), hint)
         if export.exporter == "torchscript":
             _refuse_branches(model, samples[:2], lambda batch: logits_of(target, facts, batch))
-    return ExportReport(max_abs, max_rel, facts.opset, facts.classes)
+    return ExportReport(max_abs, max_rel, facts.opset, facts.classes, export.exporter)
 
 
 def export_torch(
@@ -120,9 +162,7 @@ def _compile(
     expected: "NDArray[np.float32]",
     runtime: TorchRuntime,
 ) -> None:
-    import torch
-
-    if isinstance(model, torch.jit.ScriptModule):
+    if _scripted(model):
         raise Unsuited(
             "runtime.compile: a TorchScript module cannot be compiled ahead of time",
             hint="give the checkpoint with `model.factory`",
@@ -134,7 +174,7 @@ def _compile(
         write_package(model, target, images, precision=precision, threads=threads, device=device)
         package, tolerance = _open_torch(target, "torch-aoti"), COARSE.get(precision, TOLERANCE)
         try:
-            _compare(expected, samples, lambda given: torch_logits(package, given), tolerance)
+            _compare(expected, samples, lambda given: torch_logits(package, given), tolerance=tolerance)
         except WorkbenchError as error:
             if precision != "f16":
                 raise
@@ -307,7 +347,11 @@ def _check_file(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
 
 
 def _compare(
-    expected: "NDArray[np.float32]", samples: "NDArray[np.float32]", run: Logits, tolerance: float = TOLERANCE
+    expected: "NDArray[np.float32]",
+    samples: "NDArray[np.float32]",
+    run: Logits,
+    hint: str = BRANCHES,
+    tolerance: float = TOLERANCE,
 ) -> tuple[float, float]:
     """Largest absolute difference, and that over the largest expected logit: one photo alone, then all."""
     import numpy as np
@@ -326,7 +370,7 @@ def _compare(
         raise WorkbenchError(
             f"the exported file does not compute what torch does: a logit differs by {worst:.3g} "
             f"(largest logit {largest:.3g}, tolerance {tolerance:g} of it)",
-            hint="try the other `export.exporter`; a forward that branches on its input is a usual cause",
+            hint=hint,
         )
     return worst, worst / largest if largest else worst
 
@@ -350,7 +394,7 @@ def _refuse_branches(model: "torch.nn.Module", samples: "NDArray[np.float32]", r
             continue  # torch itself gives no finite logits for it
         own = SLACK * float(np.abs(moved - expected).max()) / max(1.0, float(np.abs(expected).max()))
         try:
-            _compare(expected, changed, run, TOLERANCE + own)
+            _compare(expected, changed, run, tolerance=TOLERANCE + own)
         except WorkbenchError as error:
             raise WorkbenchError(
                 "the forward of the network branches on the values of its input, and the exported file keeps "

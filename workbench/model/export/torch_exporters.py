@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import Unsuited, WorkbenchError, first_line, summary
+from workbench.model.export.settings import Export, failure
 from workbench.model.graph.onnx_file import load
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-
-    from workbench.model.export.settings import Export
 
 
 # The errors that a network's forward, or an exporter that follows it, raises for unsupported networks.
@@ -63,22 +62,17 @@ def unable(model: object, shape: tuple[int, ...], error: BaseException) -> Workb
 
 
 def write_onnx(
-    model: "torch.nn.Module", export: "Export", target: Path, images: "NDArray[np.float32]", *, hint: str
+    model: "torch.nn.Module", export: Export, target: Path, images: "NDArray[np.float32]", *, hint: str | None
 ) -> None:
     """Trace the network on `images`, (n, C, H, W), and write it with the names `images` and `logits`.
 
-    hint: of the error where the exporter fails. Raises WorkbenchError.
+    hint: of the error where the exporter fails for another reason than the opset. Raises WorkbenchError.
     """
     import torch
 
     names = {"input_names": ["images"], "output_names": ["logits"]}
     shared: dict[str, Any] = {"opset_version": export.opset, "external_data": False, **names}
     arguments = (torch.from_numpy(images),)
-    if export.exporter == "dynamo" and isinstance(model, torch.jit.ScriptModule):
-        raise WorkbenchError(
-            "export.exporter: `dynamo` cannot read a TorchScript module",
-            hint="set `export.exporter: torchscript`",
-        )
     try:
         with chatter_on_stderr(), _plain_attention(), torch.no_grad():
             if export.exporter == "dynamo":
@@ -89,10 +83,10 @@ def write_onnx(
             else:
                 axes = {"images": {0: "batch"}, "logits": {0: "batch"}} if export.dynamic_batch else None
                 torch.onnx.export(model, arguments, str(target), dynamo=False, dynamic_axes=axes, **shared)
-    except NETWORK_ERRORS as error:
-        raise WorkbenchError(
-            f"exporter `{export.exporter}` failed at opset {export.opset}: {_root_cause(error)}", hint=hint
-        ) from error
+    except Exception as error:  # the exporters, and the network's own code, raise whatever they like
+        if (since := re.search(r"added in version (\d+)", str(error))) is not None:
+            hint = f"set `export.opset: {since[1]}`, or later"
+        raise WorkbenchError(f"{failure(export)}{_root_cause(error)}", hint=hint) from error
     _strip_traces(target)
 
 

@@ -1,14 +1,12 @@
 """The structure of a network, as far as it decides which optimisations help."""
 
-import copy
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
-from workbench.backends.common import open_cpu, translated_ort_errors
+from workbench.backends.artifact import Precision
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
-from workbench.errors import WorkbenchError
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
 from workbench.model.graph.roles import POOLS, WEIGHTED, Wiring, roles_of, wiring_of
 from workbench.system.records import Record
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
 DEAD = 1e-5  # of a layer's largest weight: a channel below it is dead, and its scale would be next to 0
 PASSING = frozenset({"Where", "Cast", "Dropout", "Identity", "Reshape", "Transpose"})
-OTHER_SIZE = 0.75  # of the input: the size tried to find out whether it is free
 
 
 class NetworkFacts(Record):
@@ -34,7 +31,7 @@ class NetworkFacts(Record):
 
     operators: dict[str, int]
     opset: int
-    precision: str
+    precision: Precision
     macs: int | None
     parameters: int
     input_shape: tuple[int, int, int]
@@ -62,7 +59,7 @@ class NetworkFacts(Record):
 
 
 def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
-    """Read a float network with one input and one output, before it is quantised, and run it once."""
+    """Read a float network with one input and one output, before it is quantised."""
     import onnx
 
     wiring, roles, macs = wiring_of(model), roles_of(model), macs_of(model)
@@ -91,7 +88,7 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
         swish=soft,
         attention=_attentions(model, wiring),
         dead_channels=sum(_dead_channels(node, wiring) for node in nodes),
-        any_size=takes_any_size(model),
+        any_size=not all(size[1:]),
         first=next(iter(_nodes_with("first", roles)), None),
         last=next(iter(_nodes_with("last", roles)), None),
     )
@@ -151,35 +148,3 @@ def _dead_channels(node: "onnx.NodeProto", wiring: Wiring) -> int:
         weight = weight.swapaxes(-1, 0)
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     return int((largest < DEAD * largest.max()).sum())
-
-
-def takes_any_size(model: "onnx.ModelProto") -> bool:
-    """Whether the network takes a smaller photo too, with the same number of classes.
-
-    Tried in onnxruntime rather than read off the shapes, which exporters leave open in places: a flattened
-    feature map, a stored position embedding or a window of fixed size does not fit then.
-    """
-    import numpy as np
-
-    batch, channels, height, width = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
-    if not height or not width:
-        return True
-    changed = copy.deepcopy(model)
-    del changed.graph.value_info[:]
-    changed.graph.output[0].type.tensor_type.ClearField("shape")
-    shape = (batch or 1, channels, _other_side(height), _other_side(width))
-    for dim, side in zip(image_input(changed).type.tensor_type.shape.dim, shape, strict=True):
-        dim.dim_value = side
-    try:
-        with translated_ort_errors("run it"):
-            (logits,) = open_cpu(changed).run(None, {image_input(model).name: np.zeros(shape, np.float32)})
-    except WorkbenchError:
-        return False
-    # A reshape that infers the batch size runs too, and gives several rows for one photo.
-    return bool(logits.shape[0] == shape[0])
-
-
-def _other_side(side: int) -> int:
-    """A smaller side that divides by 32, for networks that halve their input five times; else a larger."""
-    smaller = 32 * round(OTHER_SIZE * side / 32)
-    return smaller if 0 < smaller < side else 2 * side

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
-from workbench.errors import plural
+from workbench.errors import WorkbenchError, plural
 from workbench.model.graph.facts import NetworkFacts
 from workbench.photos.contract import sides
 from workbench.run.advice.explain import phrases
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
+from workbench.steps.rules import check_order
 from workbench.system.machine import BF16, INT8_DOT
 from workbench.workspace.recipe import Variant
 
@@ -29,6 +30,9 @@ MUCH_DEPTHWISE = 0.3  # of the MACs
 MUCH_MATMUL = 0.2  # of the MACs
 # A photo's: on a data-centre GPU less than 0.1 ms of work in FP32, as long as starting ten kernels.
 FEW_MACS = 2e9
+TINY_MACS = 1e6  # on a CPU some 20 microseconds, about what calling a session takes
+TINIEST_MACS = 1e5  # fewer pixels are less work without any work of their own
+SAME_SPEED = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,35 @@ class Situation:
 
 def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     """Every rule that has something to say of the variant. Factors of several rules multiply."""
+    if refusals := list(_refusals(variant, situation)):
+        yield from refusals
+        return
+    sized = _kept(_size(variant, situation), situation, TINIEST_MACS)
+    yield from dict.fromkeys([*sized, *_kept(_opinions(variant, situation), situation, TINY_MACS)])
+
+
+def _kept(given: Iterator[Opinion], situation: Situation, least: float) -> list[Opinion]:
+    """The opinions, without the promises where the network has fewer MACs than `least`."""
+    found, macs = list(given), situation.facts.macs
+    promises = [opinion for opinion in found if opinion.high > SAME_SPEED and not opinion.stop]
+    if macs is None or macs >= least or not promises:
+        return found
+    text = f"too small to gain: its {macs / 1e6:.2g} million MACs take less time than a call does"
+    small = Opinion(text, ARITHMETIC, 0.85, 1.05)
+    return [small, *(opinion for opinion in found if opinion not in promises)]
+
+
+def _refusals(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    """Steps that will not take this network, such as INT8 of one that is quantised already."""
+    for step in variant.steps:
+        try:
+            check_order(step, situation.facts.precision)
+        except WorkbenchError as error:
+            yield Opinion(error.message, "types in the network's graph", stop=True)
+
+
+def _opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     runtime = variant.runtime
-    yield from _size(variant, situation)
     if runtime.device == "cuda":
         yield from _gpu(variant, situation)
     else:
@@ -237,6 +268,7 @@ def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
 def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     runtime = variant.runtime
     quantised = any(isinstance(step, StaticInt8 | NncfInt8) for step in variant.steps)
+    quantised |= situation.facts.precision == "int8"
     if isinstance(runtime, OpenvinoRuntime) and not quantised:
         if runtime.precision in ("bf16", "f16") and situation.bf16:
             low, high = (0.8, 1.8) if situation.gated else (1.4, 2.1)
