@@ -6,10 +6,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 
 
 LONGEST_NAME = 180  # bytes; file systems take 255, and temporary files add to the name
+# Made by macOS, Windows, NAS systems, network file systems, desktops and notebooks beside what they show.
+_JUNK = re.compile(
+    r"""\._.*|\.ds_store|\.appledouble|\.apdisk|\.localized|\.fseventsd|\.spotlight-v100|\.temporaryitems"""
+    r"""|\.documentrevisions-v100|__macosx|icon\r|\.trashe?s?|\.trash-\d+"""
+    r"""|(eh)?thumbs(_vista)?\.db(:encryptable)?|desktop\.ini|\$recycle\.bin|system\ volume\ information"""
+    r"""|@eadir|@recycle|\#recycle|@recently-snapshot|@syno.*|@__thumb|\.@__thumb|\.synoworkingdirectory"""
+    r"""|\.nfs[0-9a-f]+|\.smbdelete[0-9a-f]+|\.fuse_hidden[0-9a-f]+|\.snapshots?|\.zfs|lost\+found"""
+    r"""|\.directory|\.thumbnails|\.dropbox(\.attr|\.cache)?|\.stfolder|\.ipynb_checkpoints|~\$.*|\.~lock\..*\#""",
+    re.IGNORECASE,
+)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -47,6 +58,11 @@ def file_name(name: str) -> str:
     if len(plain.encode()) <= LONGEST_NAME:
         return plain
     return f"{plain.encode()[:LONGEST_NAME].decode(errors='ignore')}-{sha256_bytes(name.encode())[:8]}"
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is one that systems and programs leave in any folder."""
+    return _JUNK.fullmatch(name) is not None
 
 
 def fsync_path(path: Path) -> None:
@@ -164,14 +180,32 @@ def translated_os_errors(path: Path) -> Iterator[None]:
         raise WorkbenchError(problem, hint=hint) from error
 
 
+def unreadable(path: Path, error: OSError) -> WorkbenchError:
+    """The error for a file or folder that cannot be read; where rights are missing, with which and whose."""
+    message = f"{path} cannot be read: {error.strerror}"
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return WorkbenchError(message)
+    for place in (path, *path.parents):  # the first of which anything is known stands in the way
+        with suppress(OSError):
+            status = place.stat()
+            kind, rights = ("folder", "rX") if stat.S_ISDIR(status.st_mode) else ("file", "r")
+            whose = f"the {kind} {place.name} has the mode {stat.S_IMODE(status.st_mode):04o} and the owner "
+            hint = f"`chmod -R a+{rights} {place.name}`, or run as its owner"
+            return WorkbenchError(
+                f"{message} ({whose}{status.st_uid}; this is user {os.geteuid()})", hint=hint
+            )
+    return WorkbenchError(message)
+
+
 def open_plain(path: Path) -> io.BufferedReader:
     """Open a regular file for reading. Raises WorkbenchError for a link, a device or a file not there."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        what = "is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
-        raise WorkbenchError(f"{path} {what}") from error
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise WorkbenchError(f"{path} is a symbolic link") from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise WorkbenchError(f"{path} is not a plain file")
