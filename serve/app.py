@@ -13,14 +13,16 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from serve import gpu
+from serve.accepting import PortTurns
 from serve.engine.engine import ServingEngine
 from serve.engine.loader import Loader
 from serve.http import kserve_v1, page, predict, protocol, responses, upload
 from serve.http.middleware import RequestMiddleware
 from serve.http.predict import engine_of
-from serve.http.schemas import Alive, ErrorBody, InputContract, Measurements, ModelCard, Ready
+from serve.http.schemas import Alive, ErrorBody, InputContract, Measurements, ModelCard, Ready, Wanted
 from serve.metrics import Metrics
 from serve.settings import Settings
+from serve.shared_metrics import SharedFiles
 from workbench import __version__
 from workbench.photos.contract import MAX_PIXELS
 from workbench.photos.decode import readable_formats
@@ -79,9 +81,14 @@ class App(FastAPI):
         return schema
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Make an app with its own engine and metrics. Nothing is loaded before its lifespan begins."""
-    engine = ServingEngine(settings, Metrics())
+def create_app(
+    settings: Settings, turns: PortTurns | None = None, shared: SharedFiles | None = None
+) -> FastAPI:
+    """Make an app with its own engine and metrics. Nothing is loaded before its lifespan begins.
+
+    turns, shared: of one of several workers.
+    """
+    engine = ServingEngine(settings, Metrics(shared), turns)
     loader = Loader(engine)
 
     @asynccontextmanager
@@ -131,11 +138,13 @@ async def healthz(request: Request) -> Alive:
     return Alive()
 
 
-@router.get("/readyz", responses=_NOT_READY)
+@router.get("/readyz", responses=_NOT_READY, response_model_exclude_none=True)
 async def readyz(request: Request) -> Ready:
     """A model is loaded, verified and warm, and the server is not shutting down."""
-    model = engine_of(request).ready_model()
-    return Ready(name=model.bundle.manifest.name, version=model.version)
+    engine = engine_of(request)
+    model = engine.ready_model()
+    wanted = Wanted(**engine.wanted._asdict()) if engine.wanted else None
+    return Ready(name=model.bundle.manifest.name, version=model.version, wanted=wanted)
 
 
 @router.get(

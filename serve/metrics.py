@@ -1,14 +1,10 @@
 """The metrics for Prometheus. Their names are stable: dashboards use them, docs/serving.md lists them."""
 
 import math
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import psutil
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -22,9 +18,9 @@ from prometheus_client import (
     generate_latest,
     values,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from serve.shared_metrics import SharedFiles, WorkerProcesses
 
 if TYPE_CHECKING:
     from workbench.registry.bundle import Bundle
@@ -42,39 +38,33 @@ REASONS = (
 )  # fmt: skip
 
 
-def share_files(folder: Path, slot: int) -> None:
-    """Keep the metrics of worker `slot` in files that all workers expose. Called before `Metrics` is made."""
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    forget_gauges(folder, slot)
-    # By slot, not by process id: a worker continues the files of the dead one it replaces.
-    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
-
-
-def forget_gauges(folder: Path, slot: int) -> None:
-    """Remove the gauges of a worker that ended; its counters stay."""
-    for path in folder.glob(f"gauge_*_{slot}.db"):
-        path.unlink(missing_ok=True)
-
-
 class Metrics:
-    """One app's metrics, apart from those of another. prometheus_client appends `_total` to counters."""
+    """One app's metrics, apart from those of another. prometheus_client appends `_total` to counters.
 
-    def __init__(self) -> None:
+    shared: where several workers expose theirs together.
+    """
+
+    def __init__(self, shared: SharedFiles | None = None) -> None:
         # For the whole process. `_created` would double the series, and nothing reads it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # see `share_files`
+        if shared is None:
+            # Whatever PROMETHEUS_MULTIPROC_DIR says: if it is set, another program's metrics are there.
+            values.ValueClass = values.MutexValue
         own = CollectorRegistry()
         self._add_counters(own)
         self._add_histograms(own)
         self._add_gauges(own)
         self._exposed = CollectorRegistry()
+        self._shared = shared
         source: Collector = own
-        if folder is None:
+        if shared is None:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self._exposed)
         else:
-            source = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
-            self._exposed.register(_WorkerProcesses())
+            source = shared
+            shared.count_damaged_by(self.damaged_files.inc)
+            shared.restore()  # it has to know its files before they can go
+            self._exposed.register(WorkerProcesses())
         self._exposed.register(_FiniteSamples(source))
 
     def _add_counters(self, registry: CollectorRegistry) -> None:
@@ -99,6 +89,10 @@ class Metrics:
             ["version", "shadow_version", "result"],
         )
         self.predictions = counter("predictions", "Predictions made by class id.", ["class_id"])
+        self.damaged_files = counter(
+            "metrics_files_damaged",
+            "Files of the workers' metrics that could not be read: what they counted is left out.",
+        )
         for code in CODES:
             self.requests.labels(code)
         for reason in REASONS:
@@ -146,6 +140,11 @@ class Metrics:
         self.model_info = largest(
             "model_info", "1 for each model that is loaded.", ["name", "version", "digest", "backend", "role"]
         )
+        self.next_try = largest(
+            "model_next_try_timestamp_seconds",
+            "Unix time of the next attempt to load a version that is wanted and could not be loaded.",
+            ["name", "version"],
+        )
         self.model_load = largest(
             "model_load_seconds", "Time to verify, open, check and warm up the model served."
         )
@@ -168,6 +167,15 @@ class Metrics:
         backend = manifest.runtime.backend
         info = self.model_info.labels(manifest.name, manifest.version, bundle.digest, backend, role)
         info.set(1 if loaded else -math.inf)
+
+    def set_next_try(self, name: str, version: str, at_s: float | None) -> None:
+        """Show when a version that could not be loaded is tried again; None removes it."""
+        self.next_try.labels(name, version).set(-math.inf if at_s is None else at_s)
+
+    def restore_files(self) -> None:
+        """Write the files that this worker shares again where they are gone."""
+        if self._shared is not None:
+            self._shared.restore()
 
     def expose(self) -> bytes:
         """Prometheus' text format, for all workers together."""
@@ -222,21 +230,3 @@ class _FiniteSamples(Collector):
         for metric in self._source.collect():
             metric.samples = [sample for sample in metric.samples if math.isfinite(sample.value)]
             yield metric
-
-
-class _WorkerProcesses(Collector):
-    """The figures of ProcessCollector, summed over all workers."""
-
-    def collect(self) -> Iterator[Metric]:
-        figures = [(0.0, 0, 0, 0)]
-        for process in psutil.Process(os.getppid()).children():
-            with suppress(psutil.Error), process.oneshot():  # it may have ended
-                times = process.cpu_times()
-                figures.append((times.user + times.system, process.memory_info().rss, process.num_fds(), 1))
-        cpu_s, resident, opened, workers = map(sum, zip(*figures, strict=True))
-        yield CounterMetricFamily("process_cpu_seconds", "CPU time of the live workers.", value=cpu_s)
-        yield GaugeMetricFamily(
-            "process_resident_memory_bytes", "Resident memory of the live workers.", value=resident
-        )
-        yield GaugeMetricFamily("process_open_fds", "Open files of the live workers.", value=opened)
-        yield GaugeMetricFamily("workers", "Worker processes.", value=workers)

@@ -11,6 +11,8 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,11 +21,12 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from serve import process, workers
+from serve.accepting import PortTurns, WorkerStates
 from serve.app import create_app
 from serve.engine.engine import ServingEngine
 from serve.http.http_limits import BoundedProtocol
-from serve.metrics import share_files
 from serve.settings import Settings
+from serve.shared_metrics import SharedFiles
 
 log = logging.getLogger("serve.server")
 
@@ -48,9 +51,17 @@ def run(settings: Settings) -> None:
     process.handle_end_signals(signal.SIG_IGN)  # it ends: one more would only make a traceback of that
 
 
-def run_on(settings: Settings, listener: socket.socket) -> None:
-    """Serve the connections of `listener` in this process until SIGTERM or Ctrl+C."""
-    app = create_app(settings)
+def run_on(
+    settings: Settings,
+    listener: socket.socket,
+    turns: PortTurns | None = None,
+    shared: SharedFiles | None = None,
+) -> None:
+    """Serve the connections of `listener` in this process until SIGTERM or Ctrl+C.
+
+    turns, shared: of one of several workers.
+    """
+    app = create_app(settings, turns, shared)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -79,16 +90,18 @@ def run_on(settings: Settings, listener: socket.socket) -> None:
     server.forced_exit.cancel()
 
 
-def run_worker(folder: str, descriptor: str, slot: str) -> None:
+def run_worker(states: str, folder: str, descriptor: str, slot: str) -> None:
     """Serve as one of the processes of `workers.supervise`, with the settings on stdin.
 
-    folder, slot: see `share_files`. descriptor: of the listening socket.
+    states, descriptor: the descriptors of `WorkerStates` and of the listening socket. folder, slot: of
+    `SharedFiles`.
     """
     settings: Settings = pickle.load(sys.stdin.buffer)
-    share_files(Path(folder), int(slot))
+    turns = PortTurns(WorkerStates(int(states)), int(slot))
+    shared = SharedFiles(Path(folder), int(slot))
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     with socket.socket(fileno=int(descriptor)) as listener:
-        run_on(settings, listener)
+        run_on(settings, listener, turns, shared)
 
 
 def _end_with_parent() -> None:
@@ -100,12 +113,16 @@ def _end_with_parent() -> None:
 
 
 class DrainingServer(uvicorn.Server):
-    """After SIGTERM `/readyz` answers 503 and the port stays open for the drain delay, for load balancers."""
+    """After SIGTERM `/readyz` answers 503 and the port stays open for the drain delay, for load balancers.
+
+    Of several workers each takes connections only when it is its turn.
+    """
 
     def __init__(self, config: uvicorn.Config, engine: ServingEngine) -> None:
         super().__init__(config)
         settings = engine.settings
-        self._alone = settings.workers == 1  # no other process accepts from the same port
+        self._turns = engine.turns  # None where no other process accepts from the same port
+        self._shared_socket: socket.socket | None = None
         self._engine = engine
         self._delay_s = settings.drain_delay_s
         self.forced_exit = _forced_exit(settings.drain_timeout_s + FORCE_EXIT_S)
@@ -120,12 +137,48 @@ class DrainingServer(uvicorn.Server):
                 return
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._turns is None:
+            await super().startup(sockets)
+            return
+        (self._shared_socket,) = sockets or []
+        await super().startup([])
+
+    async def on_tick(self, counter: int) -> bool:
+        await self._take_turn()
+        if counter % 5 == 0:
+            with suppress(OSError):  # as of a full disk: the next tick tries again
+                self._engine.metrics.restore_files()
+        return await super().on_tick(counter)
+
+    async def _take_turn(self) -> None:
+        """Begin or stop to take connections from the port that all workers share."""
+        if self._turns is None or self._shared_socket is None:
+            return
+        has_model, accepting = self._engine.model is not None, bool(self.servers)
+        takes = self._turns.update(has_model=has_model, draining=self._engine.draining, accepting=accepting)
+        if takes and not accepting:
+            protocol = partial(
+                BoundedProtocol,
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            loop, backlog = asyncio.get_running_loop(), self.config.backlog
+            self.servers = [
+                await loop.create_server(protocol, sock=self._shared_socket.dup(), backlog=backlog)
+            ]
+        elif accepting and not takes:
+            # Connections that were made stay: to close one would reset a request that is on its way.
+            self.servers.pop().close()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         started = time.monotonic()
+        await self._take_turn()
         while time.monotonic() - started < self._delay_s:
             await asyncio.sleep(0.05)
         self.forced_exit.start()
-        if self._alone:
+        if self._turns is None:
             for listener in sockets or []:
                 process.drop_new_connections(listener)
         # Give connections accepted during the delay time to send their request.

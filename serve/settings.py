@@ -157,7 +157,9 @@ class Settings(BaseSettings):
         "", description="Path below which a proxy publishes the server, whether or not it takes it away."
     )
     retry_s: Pause = Field(
-        5.0, description="Seconds between two attempts to load the first model, 0.01 or more."
+        5.0,
+        description="Seconds before a model that could not be loaded is tried again, 0.01 or more. Beside "
+        "one that serves they double each time, up to 5 minutes.",
     )
     watch_s: Pause = Field(1.0, description="Seconds between two looks at the alias, 0.01 or more.")
     api_key: Annotated[str, AfterValidator(_clean_key)] | None = Field(

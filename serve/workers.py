@@ -8,12 +8,13 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve import process
-from serve.metrics import forget_gauges
+from serve.accepting import WorkerStates
 from serve.settings import Settings
+from serve.shared_metrics import forget_gauges
 from workbench.system.child import child_command, child_environment
 
 log = logging.getLogger("serve.workers")
@@ -31,6 +32,7 @@ class _Worker:
     command: list[str]
     settings: Settings
     listener: socket.socket
+    states: WorkerStates = field(default_factory=WorkerStates)
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     pause_s: float = 0.0
@@ -46,7 +48,7 @@ class _Worker:
                 [*self.command, str(descriptor), str(self.slot)],
                 env=child_environment(),
                 stdin=subprocess.PIPE,
-                pass_fds=[descriptor],
+                pass_fds=[descriptor, self.states.descriptor],
                 start_new_session=True,
             )
         finally:
@@ -81,6 +83,7 @@ class _Worker:
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
         self.process = None
+        self.states.forget(self.slot)
         forget_gauges(folder, self.slot)
 
     def wait(self, timeout_s: float) -> None:
@@ -105,15 +108,16 @@ def supervise(settings: Settings, listener: socket.socket) -> None:
     with (
         # No event to wake the loop below: setting one in a signal handler can deadlock its thread.
         process.signal_handlers(dict.fromkeys(numbers, lambda number, _: received.append(number))),
-        tempfile.TemporaryDirectory(prefix="krishi-metrics-") as name,
+        tempfile.TemporaryDirectory(prefix="krishi-metrics-", ignore_cleanup_errors=True) as name,
     ):
         _run_workers(settings, listener, Path(name), received)
 
 
 def _run_workers(settings: Settings, listener: socket.socket, folder: Path, received: list[int]) -> None:
-    command = child_command("serve.server", str(folder))
-    workers = [_Worker(slot, command, settings, listener) for slot in range(settings.workers)]
-    while (number := _forward(received, workers)) is None:
+    states = WorkerStates()
+    command = child_command("serve.server", str(states.descriptor), str(folder))
+    workers = [_Worker(slot, command, settings, listener, states) for slot in range(settings.workers)]
+    while (number := _forward(received, workers, states)) is None:
         for worker in workers:
             worker.replace_if_dead(folder)
         time.sleep(POLL_S)
@@ -129,10 +133,12 @@ def _run_workers(settings: Settings, listener: socket.socket, folder: Path, rece
         worker.wait(deadline - time.monotonic())
 
 
-def _forward(received: list[int], workers: list[_Worker]) -> int | None:
+def _forward(received: list[int], workers: list[_Worker], states: WorkerStates) -> int | None:
     """Pass the signals on to the workers; returns the first that asks to end."""
     while received:
         number = received.pop(0)
+        if number != signal.SIGHUP:
+            states.end()  # else each would leave the port to the others
         _send(number, workers)
         if number != signal.SIGHUP:
             return number

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
+from serve.accepting import PortTurns
 from serve.engine.model import Model
 from serve.engine.predict_job import Canary, Classification, Routing, ServedModel
 from serve.engine.queue import STUCK_S, QueuedJob, RequestQueue
@@ -29,21 +31,33 @@ class NotReady(NamedTuple):
     message: str
 
 
-STUCK = NotReady("stuck", "the model has not answered for a minute")
-DRAINING = NotReady("draining", "the server is shutting down")
-NOT_LOADED = NotReady("not-ready", "no model is loaded; /readyz says why")
+STUCK = NotReady("stuck", "the model has not answered for a minute; restart the server")
+DRAINING = NotReady(
+    "draining", "the server is shutting down; send the request again, to another or a new one"
+)
+LOADING = NotReady("loading", "the model is being loaded; send the request again in a moment")
+
+
+class WantedVersion(NamedTuple):
+    """A version that the alias points at and that could not be loaded. next_try_at: in UTC."""
+
+    version: str
+    reason: str
+    next_try_at: datetime
 
 
 class ServingEngine:
     """Answers from the installed model. A `Loader` installs models from its own thread; everything else
     happens on the event loop."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, turns: PortTurns | None = None) -> None:
         self.settings = settings
         self.metrics = metrics
         # The model served. After a swap it is the new one only when the old one gave its last answer.
         self.model: Model | None = None
-        self.not_ready = NotReady("loading", "the model is being loaded")  # while there is no model
+        self.not_ready = LOADING  # while there is no model
+        self.wanted: WantedVersion | None = None  # while there is one, and another is wanted
+        self.turns = turns
         self.loop: asyncio.AbstractEventLoop | None = None
         self.draining = False
         self.closing = False
@@ -62,7 +76,7 @@ class ServingEngine:
     def loaded_model(self) -> Model:
         """The model served. Raises ApiError (503) where there is none."""
         if self.model is None:
-            raise self._unavailable(NOT_LOADED)
+            raise self._not_loaded()
         return self.model
 
     def ready_model(self) -> Model:
@@ -79,14 +93,14 @@ class ServingEngine:
         if self.closing:
             raise self._unavailable(DRAINING)
         if self._routing is None:
-            raise self._unavailable(NOT_LOADED)
+            raise self._not_loaded()
         self._queue.check_wait()
 
     @contextmanager
     def routing(self) -> Iterator[Routing]:
         """The models to answer with, kept open until the end of the block. Raises ApiError (503)."""
         if (routing := self._routing) is None:
-            raise self._unavailable(NOT_LOADED)
+            raise self._not_loaded()
         primary = routing.primary.model
         primary.users += 1
         try:
@@ -117,6 +131,14 @@ class ServingEngine:
         if self._shadow is not None and result.model is routing.primary.model:
             self._shadow.offer(result)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the next request of a client should come over another connection, to another process."""
+        return self.draining or (self.turns is not None and self.model is None)
+
+    def _not_loaded(self) -> ApiError:
+        return self._unavailable(NotReady("not-ready", f"no model is loaded: {self.not_ready.message}"))
+
     def _unavailable(self, reason: NotReady) -> ApiError:
         retry_s = max(1, round(self.settings.retry_s))
         return ApiError(503, reason.code, reason.message, headers={"Retry-After": str(retry_s)})
@@ -125,6 +147,8 @@ class ServingEngine:
 
     def install(self, model: Model) -> Model | None:
         """Answer with `model` from now on. Returns the one before, after its last answer."""
+        if self.turns is not None and self.model is None:
+            self.turns.take_over()
         return self._on_loop(self._install(model))
 
     def add_canary(self, model: Model, weight: float) -> None:

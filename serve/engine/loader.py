@@ -1,13 +1,16 @@
 """Follows the alias: finds, tries, loads and installs the version it points at, in its own thread."""
 
 import logging
+import math
 import os
 import threading
 import time
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from serve import process
-from serve.engine.engine import NotReady, ServingEngine
+from serve.engine.engine import NotReady, ServingEngine, WantedVersion
 from serve.engine.model import Model, load_model, load_once
 from serve.metrics import ModelRole
 from workbench.errors import WorkbenchError
@@ -20,6 +23,7 @@ log = logging.getLogger("serve.engine.loader")
 TRIAL_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 TRIAL_POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
+MAX_PAUSE_S = 300.0  # between two attempts at a version that could not be loaded
 
 
 class LoaderStopped(Exception):
@@ -29,7 +33,8 @@ class LoaderStopped(Exception):
 class Loader:
     """Loads the first model as soon as the registry has one, then a new one whenever the alias moves.
 
-    Where a version cannot be served, the one before serves on until the alias moves again.
+    Where a version cannot be served, the one before serves on; it is tried again after growing pauses, and
+    at once where the alias moves or `check_now` is called.
     """
 
     def __init__(self, engine: ServingEngine) -> None:
@@ -39,12 +44,17 @@ class Loader:
         self._registry = Registry(engine.settings.registry)
         self._served: Model | None = None
         self._alias_stamp: object = None  # of the alias file when it was last read
+        self._asked = False  # to look at once
+        self._pause_s = 0.0  # after the latest failure
+        self._next_try = math.inf  # time.monotonic()
+        self._refusal = ExitStack()  # the record of it in the registry
         self._stop = threading.Event()
         self._wake = threading.Event()
         self.thread = threading.Thread(target=self._follow, name="loader", daemon=True)
 
     def check_now(self) -> None:
-        """Check the alias at once. Called in a signal handler: only sets a flag."""
+        """Check the alias at once, and try again what failed. Called in a signal handler: only sets flags."""
+        self._asked = True
         self._wake.set()
 
     def stop(self) -> None:
@@ -62,13 +72,15 @@ class Loader:
                 self._load_first()
             elif self._settings.pin is None:
                 self._swap_if_moved(self._served)
-            self._wake.wait(self._settings.retry_s if self._served is None else self._settings.watch_s)
+            pause_s = self._settings.retry_s if self._served is None else self._settings.watch_s
+            self._wake.wait(max(0.0, min(pause_s, self._next_try - time.monotonic())))
             self._wake.clear()
+        self._forget_refusal()
 
     def _load_first(self) -> None:
         """Load the first model; why it cannot be loaded is logged once."""
         settings, registry = self._settings, self._registry
-        code = "no-model"
+        code, bundle = "no-model", None
         try:
             name = registry.model_name(settings.model)
             if settings.pin is not None:
@@ -83,7 +95,11 @@ class Loader:
             if reason != self._engine.not_ready:
                 log.error("not ready: %s", reason.message)
             self._engine.not_ready = reason
+            self._forget_refusal()
+            if bundle is not None:
+                self._refuse(bundle.manifest.name, bundle.version, reason.message, settings.retry_s)
             return
+        self._forget_refusal()
         self._load_companions(self._served)
 
     def _swap_if_moved(self, served: Model) -> None:
@@ -91,15 +107,18 @@ class Loader:
         name, target = served.bundle.manifest.name, "the next"
         try:
             stamp = self._stamp(name)
-            if stamp == self._alias_stamp:
+            moved, asked = stamp != self._alias_stamp, self._asked
+            if not moved and not asked and time.monotonic() < self._next_try:
                 return
-            # Also where loading fails: a version is not tried again until the alias moves.
-            self._alias_stamp = stamp
+            self._alias_stamp, self._asked = stamp, False
+            if moved:
+                self._forget_refusal()
             pointed = self._registry.pointed(name, self._settings.alias)
             if pointed is None:
                 log.warning("`%s` is gone; %s goes on serving", self._settings.alias, served.version)
-                return
-            if (pointed.version, pointed.manifest_sha256) == (served.version, served.bundle.digest):
+            mine = (served.version, served.bundle.digest)
+            if pointed is None or (pointed.version, pointed.manifest_sha256) == mine:
+                self._forget_refusal()
                 return
             target = pointed.version
             bundle = self._registry.resolve(name, self._settings.alias)
@@ -109,11 +128,34 @@ class Loader:
             return
         except Exception as error:
             self._metrics.swaps.labels("failed").inc()
-            log.error("%s goes on serving, not %s: %s", served.version, target, self._explain(error, target))
+            reason = self._explain(error, target)
+            longest_s = max(MAX_PAUSE_S, self._settings.retry_s)
+            pause_s = min(longest_s, max(self._settings.retry_s, 2 * self._pause_s))
+            log.error(
+                "%s goes on serving, not %s: %s; next try in %g s", served.version, target, reason, pause_s
+            )
+            self._refuse(name, target, reason, pause_s)
             return
+        self._forget_refusal()
         self._metrics.swaps.labels("ok").inc()
         self._metrics.set_loaded(served.bundle, "primary", loaded=False)
         self._free(served)
+
+    def _refuse(self, name: str, version: str, reason: str, pause_s: float) -> None:
+        """Have `/readyz`, `/metrics` and the registry say that `version` cannot be loaded, and wait."""
+        self._forget_refusal()
+        self._pause_s, self._next_try = pause_s, time.monotonic() + pause_s
+        at = datetime.now(UTC) + timedelta(seconds=pause_s)
+        self._engine.wanted = WantedVersion(version, reason, at)
+        self._metrics.set_next_try(name, version, at.timestamp())
+        self._refusal.callback(self._metrics.set_next_try, name, version, None)
+        with suppress(OSError):  # as of a disk that was removed
+            self._refusal.enter_context(self._registry.refusal(name, version, reason, at))
+
+    def _forget_refusal(self) -> None:
+        self._pause_s, self._next_try, self._engine.wanted = 0.0, math.inf, None
+        with suppress(OSError):
+            self._refusal.close()
 
     def _free(self, model: Model) -> None:
         if model.users:
@@ -185,11 +227,12 @@ class Loader:
         return self._load(bundle)
 
     def _explain(self, error: Exception, name: str) -> str:
-        """Why `name` cannot be loaded: one line, without the registry's place on this machine."""
+        """Why `name` cannot be loaded, and what helps: one line, without the registry's place here."""
         if not isinstance(error, WorkbenchError):
             log.error("%s could not be loaded", name, exc_info=error)
             return f"{name} could not be loaded; the server's log has the details"
-        message = "; ".join(line.strip() for line in error.message.splitlines())
+        lines = [*error.message.splitlines(), *([error.hint] if error.hint else [])]
+        message = "; ".join(line.strip() for line in lines)
         for path in (self._settings.registry.resolve(), self._settings.registry.absolute()):
             message = message.replace(f"{path}/", "").replace(str(path), path.name)
         return message
@@ -215,5 +258,7 @@ def run_load_trial(registry: Path, bundle: Bundle, stop: threading.Event) -> Non
         except ChildError as error:
             if (code := trial.process.returncode or 0) < 0:
                 message = f"{trial.label} ends the process with signal {-code}"
-                raise WorkbenchError(message) from error
+                raise WorkbenchError(message, hint="give it more memory, or roll back") from error
+            if error.hint == f"see {os.devnull}":
+                raise WorkbenchError(error.message) from error
             raise

@@ -28,7 +28,11 @@ class QueuedJob(Generic[Result]):
     def __call__(self) -> Result:
         now = time.perf_counter()
         if now > self._deadline:
-            raise ApiError(504, "deadline-passed", "the request waited too long for its turn and was dropped")
+            raise ApiError(
+                504,
+                "deadline-passed",
+                "the request waited too long for its turn and was dropped; send it again",
+            )
         self.started_at = now
         try:
             return self._work()
@@ -64,7 +68,8 @@ class RequestQueue:
             raise ApiError(
                 429,
                 "overloaded",
-                "the server has more requests than it can answer in time",
+                "the server has more requests than it can answer in time; send this one again after the "
+                "seconds in Retry-After",
                 headers={"Retry-After": str(max(1, math.ceil(wait_s)))},
             )
 

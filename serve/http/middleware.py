@@ -180,9 +180,10 @@ class _Exchange:
         # The rest of a small body is discarded and the connection kept; for a large one it is closed.
         small = self._declared.isdecimal() and int(self._declared) <= MAX_DISCARDED_BYTES
         too_large = self._body_open and not small
-        if not closes and (too_large or self._engine.draining):
-            headers.append((b"connection", b"close"))  # while draining: the next request goes elsewhere
-        self._lingering = self._body_open and (closes or too_large)
+        leaving = self._engine.leaving
+        if not closes and (too_large or leaving):
+            headers.append((b"connection", b"close"))  # where it leaves: the next request goes elsewhere
+        self._lingering = self._body_open and (closes or too_large or leaving)
         return headers
 
     async def linger(self) -> None:

@@ -84,10 +84,20 @@ class Alive(Record):
     status: str = "ok"
 
 
+class Wanted(Record):
+    """The version that the alias points at, where it cannot be loaded and another is served: why, and when it
+    is tried again (UTC)."""
+
+    version: str
+    reason: str
+    next_try_at: datetime
+
+
 class Ready(Record):
     status: str = "ready"
     name: str
     version: str
+    wanted: Wanted | None = None
 
 
 class InputContract(Record):

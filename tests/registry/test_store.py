@@ -170,7 +170,6 @@ def replace_by_pipe(bundle: Bundle) -> None:
         (replace_by_link, "model.bin", "is a symbolic link"),
         (lambda bundle: (bundle.folder / "more").symlink_to("/etc"), "more", "is a symbolic link"),
         (replace_by_pipe, "model.bin", "is not a plain file"),
-        (lambda bundle: (bundle.folder / "model.bin").chmod(0o666), "model.bin", "can be written by others"),
     ],
 )
 def test_a_changed_bundle_is_found_and_no_alias_can_be_pointed_at_it(
@@ -411,11 +410,17 @@ def test_rollback_does_not_look_at_the_damaged_version_it_leaves(registry: Regis
     assert registry.resolve("leaf", "production").version == "1.0.0"
 
 
-def test_rollback_passes_over_a_damaged_version_and_records_it(registry: Registry) -> None:
+def test_rollback_passes_over_a_damaged_version_only_when_asked_to_and_records_it(registry: Registry) -> None:
     publish(registry, "1.2.0")
     move(registry, "1.2.0")
     flip_a_bit(registry.bundle("leaf", "1.1.0"))
-    assert registry.rollback("leaf", "production").version == "1.0.0"
+    with pytest.raises(
+        Refused, match=r"cannot be returned to: 1\.1\.0 \(.*model\.bin: was changed"
+    ) as caught:
+        registry.rollback("leaf", "production")
+    assert caught.value.hint == "repair it, or `krishi-bench rollback --past-damaged` returns to 1.0.0"
+    assert registry.aliases("leaf")["production"].version == "1.2.0"
+    assert registry.rollback("leaf", "production", past_damaged=True).version == "1.0.0"
     alias = registry.aliases("leaf")["production"]
     assert "passing over 1.1.0 (" in alias.history[-1].reason
     assert [move.version for move in alias.trail] == ["1.0.0"]

@@ -340,7 +340,8 @@ def test_readiness_waits_for_the_model(registry: Path, monkeypatch: pytest.Monke
 def test_with_no_model_it_says_why_and_takes_the_first_one_published(tmp_path: Path) -> None:
     root = tmp_path / "models"
     with running(Settings(registry=root, retry_s=0.05)) as server:
-        assert not_ready(server.client, "no-model") == "the registry models does not exist"
+        promote = "publish one with `krishi-bench promote`"
+        assert not_ready(server.client, "no-model") == f"the registry models does not exist; {promote}"
         for response in (server.post(encoded(noise(1))), server.client.get("/model")):
             assert (response.status_code, error_code(response)) == (503, "not-ready")
             assert "retry-after" in response.headers

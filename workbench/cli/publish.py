@@ -38,6 +38,8 @@ ForceOption = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
 AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"
 RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
 Keep = Annotated[int, count("--keep", "steps each alias can be rolled back (default: 3)", least=0)]
+PAST_DAMAGED = "pass over versions that are damaged or were collected (default: refuse, and name them)"
+PastDamaged = Annotated[bool, option("--past-damaged", PAST_DAMAGED)]
 DELETE = "do it: move them to the trash, and delete what lay there for a day (default: only say so)"
 Delete = Annotated[bool, option("--delete", DELETE)]
 
@@ -93,6 +95,7 @@ def models(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
 def rollback(
     alias: AliasOption = "production",
     name: ModelName = None,
+    past_damaged: PastDamaged = False,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
@@ -101,9 +104,11 @@ def rollback(
     from workbench.registry.store import Registry
 
     found = find_workspace(workspace)
-    bundle = Registry(found.registry).rollback(name or found.name, alias)
-    answer = {"name": bundle.manifest.name, "alias": alias, "version": bundle.version}
-    print_answer(answer, f"{alias} of {bundle.manifest.name} points at {bundle.version} again", form)
+    registry, model = Registry(found.registry), name or found.name
+    version = registry.rollback(model, alias, past_damaged=past_damaged).version
+    reason = registry.aliases(model)[alias].history[-1].reason
+    answer = {"name": model, "alias": alias, "version": version, "reason": reason}
+    print_answer(answer, f"{alias} of {model} points at {version} again: {reason}", form)
     return 0
 
 
@@ -114,11 +119,15 @@ def verify(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
 
     registry = Registry(find_workspace(workspace).registry)
     problems = registry.verify()
+    harmful = [str(problem) for problem in problems if not problem.harmless]
+    notes = [str(problem) for problem in problems if problem.harmless]
     versions = sum(len(registry.versions(name)) for name in registry.names())
-    answer = {"versions": versions, "problems": [str(problem) for problem in problems]}
-    text = "\n".join(map(str, problems)) or f"{plural(versions, 'version')}, every file as it was published"
-    print_answer(answer, text, form)
-    return int(bool(problems))
+    answer = {"versions": versions, "problems": harmful} | ({"notes": notes} if notes else {})
+    lines = [*harmful, *(f"note: {note}" for note in notes)]
+    if not harmful:
+        lines.append(f"{plural(versions, 'version')}, every file as it was published")
+    print_answer(answer, "\n".join(lines), form)
+    return int(bool(harmful))
 
 
 def gc(

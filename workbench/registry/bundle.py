@@ -3,17 +3,29 @@ MODEL_CARD.md."""
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+from pydantic import ValidationError
 
 from workbench.backends import Infer
 from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
-from workbench.registry.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from workbench.system.files import load_arrays, open_plain, read_plain, sha256_bytes
+from workbench.registry.manifest import MANIFEST_NAME, Draft, FileEntry, Manifest, parse_manifest
+from workbench.system.files import (
+    is_junk,
+    load_arrays,
+    open_plain,
+    read_plain,
+    sha256_bytes,
+    sha256_file,
+    unreadable,
+)
+from workbench.system.records import invalid, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +38,11 @@ Logits: TypeAlias = "NDArray[np.float32]"  # (n, classes)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A fault of a file or folder of a registry."""
+    """A fault of a file or folder of a registry. harmless: it is said, and nothing is refused for it."""
 
     path: Path
     what: str
+    harmless: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}"
@@ -70,26 +83,32 @@ class Bundle:
                 raise WorkbenchError(f"{path}: `{name}` is {found}, should be {dtype} {shape}")
         return pixels, logits
 
-    def problems(self) -> list[Problem]:
-        """Every difference from what was published. Hashes every file; follows no link."""
+    def problems(self, *, hashed: bool = True) -> list[Problem]:
+        """Every difference from what was published, but for the junk of systems, which is never read.
+
+        hashed: read every file; else only its size is looked at. No link is followed.
+        """
         expected: dict[str, tuple[str, int | None]] = {MANIFEST_NAME: (self.digest, None)}
         expected |= {entry.path: (entry.sha256, entry.size_bytes) for entry in self.manifest.files}
         try:
             found = {path.name for path in self.folder.iterdir()}
         except OSError as error:
-            return [Problem(self.folder, f"cannot be listed: {error.strerror}")]
+            return [Problem(self.folder, unreadable(self.folder, error).message)]
         problems = [Problem(self.folder / name, "is missing") for name in sorted(expected.keys() - found)]
         for path in [self.folder / name for name in sorted(found)]:
             if path.name in expected:
-                what = _difference(path, *expected[path.name])
+                problem = _difference(path, *expected[path.name], hashed=hashed)
+            elif is_junk(path.name):
+                continue
             else:
                 what = "is a symbolic link" if path.is_symlink() else "is not in the manifest"
-            problems += [Problem(path, what)] if what else []
+                problem = Problem(path, f"{what}: move it elsewhere")
+            problems += [problem] if problem else []
         return problems
 
     def verify(self) -> None:
-        """Raise WorkbenchError with every problem."""
-        if problems := self.problems():
+        """Raise WorkbenchError with every problem that is not harmless."""
+        if problems := [problem for problem in self.problems() if not problem.harmless]:
             listed = "\n  ".join(map(str, problems))
             raise WorkbenchError(
                 f"{self.manifest.name} {self.version} is not what was published\n  {listed}",
@@ -97,18 +116,45 @@ class Bundle:
             )
 
 
-def _difference(path: Path, sha256: str, size_bytes: int | None) -> str | None:
+def _difference(path: Path, sha256: str, size_bytes: int | None, *, hashed: bool) -> Problem | None:
     try:
         with open_plain(path) as file:
             status = os.fstat(file.fileno())
             if size_bytes is not None and status.st_size != size_bytes:
-                return f"has {status.st_size} bytes, was published with {size_bytes}"
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                return "was changed since it was published: its sha256 differs"
+                return Problem(path, f"has {status.st_size} bytes, was published with {size_bytes}")
+            if hashed and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return Problem(path, "was changed since it was published: its sha256 differs")
     except WorkbenchError as error:
-        return error.message.removeprefix(f"{path} ")
-    # The owner's own bit is not checked: it does not survive every copy, such as a git checkout.
-    return "can be written by others than its owner" if status.st_mode & 0o022 else None
+        hint = f": {error.hint}" if error.hint else ""
+        return Problem(path, error.message.removeprefix(f"{path} ") + hint)
+    # A volume's own modes, a umask or a copy do this. What is served is the bytes that were hashed.
+    if mode := status.st_mode & 0o022:
+        others = "anybody" if mode & 0o002 else "its group"
+        return Problem(path, f"can be written by {others}; unless you mean that: `chmod go-w`", harmless=True)
+    return None
+
+
+def seal(draft: Draft, folder: Path) -> None:
+    """Write the manifest of the files in `folder` and make all of them read-only."""
+    paths = sorted(path for path in folder.iterdir() if not is_junk(path.name))
+    for path in paths:
+        if path.is_symlink() or not path.is_file():
+            raise WorkbenchError(f"a bundle holds plain files only, and {path.name} is none")
+    try:
+        files = tuple(
+            FileEntry(path=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
+            for path in paths
+        )
+        manifest = Manifest.model_validate({**dict(draft), "files": files})
+    except ValidationError as error:
+        raise invalid(f"{draft.name} {draft.version} cannot be published", error) from error
+    target = folder / MANIFEST_NAME
+    data = to_json(manifest)
+    parse_manifest(data, target)  # Not every value survives JSON: NaN becomes null.
+    target.write_bytes(data)
+    for path in (target, *paths):
+        with suppress(PermissionError):  # a volume that keeps no modes; what counts is the digest
+            path.chmod(0o444)
 
 
 def load_bundle(folder: Path) -> Bundle:

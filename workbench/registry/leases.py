@@ -2,6 +2,8 @@
 
 <registry>/.leases/<token>.json    {name, version, at, host, pid}, valid while its process holds a flock
 
+A server that cannot load a version it wants says so in one too, with `refused` and `next_try_at`.
+
 The kernel releases the lock when the process ends, however it ends, so no lease is stale.
 """
 
@@ -31,7 +33,10 @@ _NOT_WRITABLE = frozenset(
 
 
 class Lease(Record):
-    """The use of a version by a process. at: its start. host, pid: shown to users only."""
+    """The use of a version by a process. at: its start. host, pid: shown to users only.
+
+    refused: why the process cannot load the version, which it wants. next_try_at: of it, in UTC.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -39,18 +44,39 @@ class Lease(Record):
     at: datetime
     host: str
     pid: int
+    refused: str | None = None
+    next_try_at: datetime | None = None
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.host}"
 
+    @property
+    def state(self) -> str:
+        """What the process does with the version."""
+        if self.refused is None:
+            return f"{self} serves it"
+        again = f"; it tries again at {self.next_try_at:%H:%M:%S} UTC" if self.next_try_at else ""
+        return f"{self} cannot load it: {self.refused}{again}"
+
 
 @contextmanager
-def hold(root: Path, name: str, version: str) -> Iterator[bool]:
+def hold(
+    root: Path, name: str, version: str, *, refused: str | None = None, next_try_at: datetime | None = None
+) -> Iterator[bool]:
     """Hold a lease during the block; yields False where the folder cannot be written."""
+    lease = Lease(
+        name=name,
+        version=version,
+        at=datetime.now(UTC),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        refused=refused,
+        next_try_at=next_try_at,
+    )
     path = root / LEASES_NAME / f"{token()}.json"
     handle = None
     with _suppress_not_writable():
-        handle = _write(path, name, version)
+        handle = _write(path, lease)
     try:
         yield handle is not None
     finally:
@@ -90,17 +116,15 @@ def read_leases(root: Path) -> tuple[list[Lease], list[Path]]:
     return held, ended
 
 
-def _write(path: Path, name: str, version: str) -> int:
+def _write(path: Path, lease: Lease) -> int:
     """The open handle of a new lease. Its file appears under `path` complete and locked."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.stem}")
-    lease = Lease(
-        name=name, version=version, at=datetime.now(UTC), host=socket.gethostname(), pid=os.getpid()
-    )
     handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
-        os.write(handle, lease.model_dump_json().encode())
+        # Without what is not set: an older krishi-bench reads no other fields.
+        os.write(handle, lease.model_dump_json(exclude_none=True).encode())
         os.rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -14,24 +14,19 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from workbench.errors import Refused, WorkbenchError
-from workbench.registry.bundle import Bundle, Problem, load_bundle
-from workbench.registry.leases import hold
+from workbench.registry.bundle import Bundle, Problem, load_bundle, seal
+from workbench.registry.leases import hold, read_leases
 from workbench.registry.manifest import (
     MANIFEST_NAME,
     NAME_PATTERN,
     Draft,
-    FileEntry,
-    Manifest,
     check_name,
-    parse_manifest,
 )
 from workbench.registry.records import (
     ALIASES_NAME,
@@ -43,8 +38,8 @@ from workbench.registry.records import (
     RetiredVersion,
 )
 from workbench.registry.semver import is_version, parse
-from workbench.system.files import fsync_path, new_folder, sha256_file, translated_os_errors
-from workbench.system.records import invalid, read_record, to_json, write_record
+from workbench.system.files import fsync_path, is_junk, new_folder, translated_os_errors, unreadable
+from workbench.system.records import read_record, write_record
 
 LEFTOVER_AGE_S = 24 * 3600
 PATIENCE_S = 5.0
@@ -71,7 +66,7 @@ class Registry:
     def aliases(self, name: str) -> dict[str, Alias]:
         """The aliases of a model. Raises WorkbenchError where `aliases.json` is not valid."""
         path = self._folder(name) / ALIASES_NAME
-        return read_record(path, AliasFile, what="list of aliases").aliases if os.path.lexists(path) else {}
+        return read_record(path, AliasFile, what="list of aliases").aliases if _exists(path) else {}
 
     def pointed(self, name: str, alias: str) -> Alias | None:
         """The record of an alias, if it exists. Its version is not checked."""
@@ -80,18 +75,13 @@ class Registry:
     def alias_stamp(self, name: str) -> tuple[int, int, int] | None:
         """What changes whenever an alias of the model moves: time in ns, inode and size of `aliases.json`."""
         path = self._folder(name) / ALIASES_NAME
-        try:
-            status = os.lstat(path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise WorkbenchError(f"{path} cannot be looked at: {error.strerror}") from error
-        return status.st_mtime_ns, status.st_ino, status.st_size
+        status = _status(path)
+        return (status.st_mtime_ns, status.st_ino, status.st_size) if status else None
 
     def retired(self, name: str) -> dict[str, RetiredVersion]:
         """The versions that were collected. Raises WorkbenchError where `collected.json` is not valid."""
         path = self._folder(name) / COLLECTED_NAME
-        if not os.path.lexists(path):
+        if not _exists(path):
             return {}
         return read_record(path, RetiredFile, what="list of versions").versions
 
@@ -118,11 +108,17 @@ class Registry:
             self._check_unchanged(bundle)
             yield held
 
+    def refusal(
+        self, name: str, version: str, reason: str, next_try_at: datetime
+    ) -> AbstractContextManager[bool]:
+        """Have `models` and `verify` say during the block that this process wants a version in vain."""
+        return hold(self.root, name, version, refused=reason, next_try_at=next_try_at)
+
     def bundle(self, name: str, version: str) -> Bundle:
         """A version, with its files not verified. Raises WorkbenchError where it is missing or not valid."""
         parse(version)
         folder = self._folder(name) / version
-        if not folder.is_symlink() and not folder.is_dir():
+        if not _exists(folder):
             known = f"it has {', '.join(self.versions(name)) or 'none'}"
             if (retired := self.retired(name).get(version)) is not None:
                 raise WorkbenchError(f"version {version} of `{name}` {retired}", hint=known)
@@ -161,7 +157,7 @@ class Registry:
             try:
                 with new_folder(final, scratch=self.root / ".tmp") as folder:
                     build(folder)
-                    _seal(draft, folder)
+                    seal(draft, folder)
                     stack.enter_context(self.locked())
                     self._check_free(draft)
             except FileExistsError as error:
@@ -178,11 +174,11 @@ class Registry:
         """
         return self._move(name, alias, self.bundle(name, version), reason, expected, steps_back=0)
 
-    def rollback(self, name: str, alias: str) -> Bundle:
+    def rollback(self, name: str, alias: str, *, past_damaged: bool = False) -> Bundle:
         """Point an alias at its previous version; a second rollback goes back to the one before that.
 
-        A damaged or collected version is passed over, and the recorded reason names it. Raises Refused where
-        there is no version to return to.
+        past_damaged: pass over versions that are damaged or were collected; the recorded reason names them.
+        Raises Refused where there is no version to return to, or one would be passed over.
         """
         pointed = self._find_alias(name, alias)
         passed: list[str] = []
@@ -195,6 +191,11 @@ class Registry:
             except WorkbenchError as error:
                 passed.append(f"{before.version} ({error.message.splitlines()[-1].strip()})")
                 continue
+            if passed and not past_damaged:
+                raise Refused(
+                    f"`{alias}` pointed before at what cannot be returned to: {'; '.join(passed)}",
+                    hint=f"repair it, or `krishi-bench rollback --past-damaged` returns to {before.version}",
+                )
             over = f", passing over {'; '.join(passed)}" if passed else ""
             reason = f"rollback from {pointed.version}{over}"
             self._move(name, alias, bundle, reason, pointed.generation, steps_back=steps_back)
@@ -212,18 +213,19 @@ class Registry:
             raise WorkbenchError(f"there is no registry at {self.root}")
         problems = leftovers(self.root / ".tmp")
         for path in sorted(self.root.iterdir()):
-            if path.name.startswith("."):
+            if path.name.startswith(".") or is_junk(path.name):
                 continue
             if _is_folder(path) and NAME_PATTERN.fullmatch(path.name):
                 problems += self._verify_model(path)
             else:
                 problems.append(Problem(path, "does not belong to a registry"))
-        return problems
+        refusals = [lease for lease in read_leases(self.root)[0] if lease.refused]
+        return problems + [Problem(self.root / one.name / one.version, one.state) for one in refusals]
 
     def _verify_model(self, folder: Path) -> list[Problem]:
         problems = leftovers(folder)
         for path in sorted(folder.iterdir()):
-            if path.name in RECORDS or path.name.startswith(TEMPORARY):
+            if path.name in RECORDS or path.name.startswith(TEMPORARY) or is_junk(path.name):
                 continue
             if not (_is_folder(path) and is_version(path.name)):
                 problems.append(Problem(path, "does not belong to a registry"))
@@ -267,7 +269,7 @@ class Registry:
 
     def _folder(self, name: str) -> Path:
         folder = self.root / check_name(name, "a model")
-        if folder.is_symlink():
+        if (status := _status(folder)) and stat.S_ISLNK(status.st_mode):
             raise WorkbenchError(f"{folder} is a symbolic link")
         return folder
 
@@ -324,28 +326,6 @@ class Registry:
             return  # Without a lock file there is no writer on this machine.
 
 
-def _seal(draft: Draft, folder: Path) -> None:
-    """Write the manifest of the files in `folder` and make all of them read-only."""
-    paths = sorted(folder.iterdir())
-    for path in paths:
-        if path.is_symlink() or not path.is_file():
-            raise WorkbenchError(f"a bundle holds plain files only, and {path.name} is none")
-    try:
-        files = tuple(
-            FileEntry(path=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-            for path in paths
-        )
-        manifest = Manifest.model_validate({**dict(draft), "files": files})
-    except ValidationError as error:
-        raise invalid(f"{draft.name} {draft.version} cannot be published", error) from error
-    target = folder / MANIFEST_NAME
-    data = to_json(manifest)
-    parse_manifest(data, target)  # Not every value survives JSON: NaN becomes null.
-    target.write_bytes(data)
-    for path in (target, *paths):
-        path.chmod(0o444)
-
-
 @contextmanager
 def _collect_error(problems: list[Problem], path: Path, prefix: str = "") -> Iterator[None]:
     """Append a WorkbenchError of the block to the problems."""
@@ -365,8 +345,22 @@ def _move_error(alias: str, now: Alias | None) -> Refused:
     )
 
 
+def _status(path: Path) -> os.stat_result | None:
+    """That of the path itself, if it exists. Raises WorkbenchError where it cannot be looked at."""
+    try:
+        return os.lstat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise unreadable(path, error) from error
+
+
+def _exists(path: Path) -> bool:
+    return _status(path) is not None
+
+
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    return (status := _status(path)) is not None and stat.S_ISDIR(status.st_mode)
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -375,7 +369,7 @@ def _folders(parent: Path) -> list[Path]:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return []
-        raise WorkbenchError(f"{parent} cannot be listed: {error.strerror}") from error
+        raise unreadable(parent, error) from error
     return [path for path in found if _is_folder(path)]
 
 

@@ -1,25 +1,33 @@
 """Versions, promotions, collections and shadow reports in words; `..._answer`: keys of `--format json`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from workbench.errors import plural
+from workbench.errors import WorkbenchError, plural
 from workbench.registry.bundle_writer import Promotion
 from workbench.registry.gc import GRACE, Gone, Reclaimed
+from workbench.registry.leases import read_leases
 from workbench.registry.shadow_report import Pair, ShadowReport
 from workbench.registry.store import Registry
 from workbench.report.cells import percent, rounded
 
 
 def versions_answer(registry: Registry) -> list[dict[str, Any]]:
-    """All versions of all models, oldest version first."""
+    """All versions of all models, oldest version first.
+
+    problems: of its files, which are not hashed; servers: what those that run on this registry do with it.
+    """
     found = []
+    leases = read_leases(registry.root)[0]
     for name in registry.names():
         aliases = registry.aliases(name)
         for version in registry.versions(name):
-            manifest = registry.bundle(name, version).manifest
+            bundle = registry.bundle(name, version)
+            manifest = bundle.manifest
+            problems = [problem for problem in bundle.problems(hashed=False) if not problem.harmless]
             accuracy, provenance = manifest.measured.accuracy, manifest.provenance
             found.append(
                 {
@@ -32,12 +40,15 @@ def versions_answer(registry: Registry) -> list[dict[str, Any]]:
                     "size_bytes": manifest.artifact.total_bytes,
                     "top1": accuracy.top1 if accuracy else None,
                     "forced": provenance.forced,
+                    "problems": [f"{problem.path.name} {problem.what}" for problem in problems],
+                    "servers": [one.state for one in leases if (one.name, one.version) == (name, version)],
                 }
             )
     return found
 
 
 def versions(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Aligned columns, and below them what is to be said of single versions."""
     if not entries:
         return "nothing is published yet: `krishi-bench promote` publishes the winner of the latest run"
     rows = [("model", "version", "alias", "variant", "MB", "top-1 %", "published", "run")]
@@ -55,12 +66,16 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
         for entry in entries
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    for entry in entries:
+        said = [*entry["problems"], *entry["servers"]]
+        lines += [f"{entry['name']} {entry['version']}: {what}" for what in said]
     return "\n".join(lines)
 
 
 def promotion_answer(done: Promotion) -> dict[str, object]:
-    """The keys of `--format json`."""
+    """The keys of `--format json`. servers: those that do not serve it, and why, if any."""
+    servers = _servers(done)
     return {
         "name": done.bundle.manifest.name,
         "version": done.version,
@@ -70,16 +85,33 @@ def promotion_answer(done: Promotion) -> dict[str, object]:
         "why": done.why,
         "unchanged": done.unchanged,
         "folder": str(done.bundle.folder),
+        **({"servers": servers} if servers else {}),
     }
 
 
 def promotion(done: Promotion) -> str:
     """For a terminal."""
     name, version = done.bundle.manifest.name, done.version
+    servers = "".join(f"\n{state}" for state in _servers(done))
     if done.unchanged:
-        return f"{done.alias} of {name} already points at {version}: {done.why}"
+        return f"{done.alias} of {name} already points at {version}: {done.why}{servers}"
     before = f" (was {done.previous})" if done.previous else ""
-    return f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}\n{done.bundle.folder}"
+    what = f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}"
+    return f"{what}\n{done.bundle.folder}{servers}"
+
+
+def _servers(done: Promotion) -> list[str]:
+    """What the servers do that cannot load the version, or serve the one before."""
+    states = []
+    with suppress(WorkbenchError):  # a lease that cannot be read: the promotion is done all the same
+        for lease in read_leases(done.bundle.folder.parents[1])[0]:
+            if lease.name == done.bundle.manifest.name and lease.version == done.version and lease.refused:
+                states.append(lease.state)
+            elif lease.name == done.bundle.manifest.name and lease.version == done.previous != done.version:
+                states.append(
+                    f"{lease} serves {lease.version}; `krishi-bench models` says when it has changed"
+                )
+    return states
 
 
 def collection_answer(done: Reclaimed) -> dict[str, object]:

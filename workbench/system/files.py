@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,14 +236,32 @@ def translated_os_errors(path: Path) -> Iterator[None]:
         raise WorkbenchError(problem, hint=hint) from error
 
 
+def unreadable(path: Path, error: OSError) -> WorkbenchError:
+    """The error for a file or folder that cannot be read; where rights are missing, with which and whose."""
+    message = f"{path} cannot be read: {error.strerror}"
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return WorkbenchError(message)
+    for place in (path, *path.parents):  # the first of which anything is known stands in the way
+        with suppress(OSError):
+            status = place.stat()
+            kind, rights = ("folder", "rX") if stat.S_ISDIR(status.st_mode) else ("file", "r")
+            whose = f"the {kind} {place.name} has the mode {stat.S_IMODE(status.st_mode):04o} and the owner "
+            hint = f"`chmod -R a+{rights} {place.name}`, or run as its owner"
+            return WorkbenchError(
+                f"{message} ({whose}{status.st_uid}; this is user {os.geteuid()})", hint=hint
+            )
+    return WorkbenchError(message)
+
+
 def open_plain(path: Path) -> io.BufferedReader:
     """Open a regular file for reading. Raises WorkbenchError for a link, a device or a file not there."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        what = "is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
-        raise WorkbenchError(f"{path} {what}") from error
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise WorkbenchError(f"{path} is a symbolic link") from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise WorkbenchError(f"{path} is not a plain file")
