@@ -41,8 +41,9 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     import onnx
 
     from workbench.model.graph.onnx_file import image_input, load
+    from workbench.model.graph.plain_graph import plain
 
-    model = load(source)
+    model = plain(load(source))
     images, graph = image_input(model), model.graph
     if images.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         raise WorkbenchError("fold_preprocess: the graph takes pixels already")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+from workbench.backends.artifact import Precision
 from workbench.backends.common import open_cpu, translated_ort_errors
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
 from workbench.errors import WorkbenchError
@@ -34,7 +35,7 @@ class NetworkFacts(Record):
 
     operators: dict[str, int]
     opset: int
-    precision: str
+    precision: Precision
     macs: int | None
     parameters: int
     input_shape: tuple[int, int, int]

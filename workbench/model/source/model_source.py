@@ -163,7 +163,7 @@ def source_digest(source: ModelSource) -> str:
     factory = None if timm_network.name_of(source.factory) else source.factory
     return digest_of(
         [
-            path and (transformers_folder.digests(path) if path.is_dir() else sha256_file(path)),
+            path and _file_digests(path),
             names and sha256_file(names),
             source.factory,
             source.factory_args,
@@ -171,6 +171,15 @@ def source_digest(source: ModelSource) -> str:
             digests(factory, source.import_from, DATA) if factory and path is None else [],
         ]
     )
+
+
+def _file_digests(path: Path) -> object:
+    """Of all files of a checkpoint."""
+    from workbench.model.graph.onnx_source import digest_parts
+
+    if path.is_dir():
+        return transformers_folder.digests(path)
+    return digest_parts(path) if path.suffix.lower() == ".onnx" else sha256_file(path)
 
 
 def _require_trust(source: ModelSource, path: Path) -> Path:
@@ -215,9 +224,9 @@ def _factory(source: ModelSource) -> str:
 
 
 def _onnx_info(path: Path) -> SourceInfo:
-    from workbench.model.graph.onnx_file import describe
+    from workbench.model.graph.onnx_source import describe_source
 
-    facts = describe(path)
+    facts = describe_source(path)
     height, width = facts.input_shape[2:]
     if height and width and height != width:
         raise WorkbenchError(

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
+from workbench.errors import WorkbenchError
 from workbench.model.graph.facts import NetworkFacts
 from workbench.run.advice import sources
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
+from workbench.steps.rules import check_order
 from workbench.system.machine import BF16, INT8_DOT
 from workbench.workspace.recipe import Variant
 
@@ -72,6 +74,9 @@ class Situation:
 def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     """Every rule that has something to say of the variant. Factors of several rules multiply."""
     runtime = variant.runtime
+    if refused := list(_precision(variant, situation)):
+        yield from refused
+        return
     yield from _size(variant, situation)
     if runtime.device == "cuda":
         yield from _gpu(variant, situation)
@@ -88,6 +93,15 @@ def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
                     yield from _fp16(situation)
         yield from _runtime(variant, situation)
     yield from _calls(variant, situation)
+
+
+def _precision(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    """A network that is quantised, or FP16, already: steps refuse to change its precision again."""
+    for step in variant.steps:
+        try:
+            check_order(step, situation.facts.precision)
+        except WorkbenchError as error:
+            yield Opinion(error.message, "quantisation-aware training, or an earlier conversion", stop=True)
 
 
 def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
