@@ -271,7 +271,7 @@ def test_a_foreign_file_with_free_sizes_and_undeclared_classes_is_read(tmp_path:
         ([1, 32, 32, 3], {}, "channels come last: NHWC"),
         (["n", 1, "h", "w"], {}, r"takes an input of shape \['n', 1, 'h', 'w'\]"),
         ([1, 3, 32, 32], {"kind": 10}, r"`x` is tensor\(float16\)"),
-        ([1, 3, 32, 32], {"outputs": 2}, "has 1 inputs and 2 outputs"),
+        ([1, 3, 32, 32], {"outputs": 2}, "has 1 input and 2 outputs"),
     ],
 )
 def test_an_onnx_file_that_is_no_image_classifier_is_refused(

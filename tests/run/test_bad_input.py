@@ -292,12 +292,12 @@ def halved(*, inside: bool) -> Any:
         (custom(), "com.acme:Magic(-1) is not a registered function/op", "export it with ONNX's own"),
         (
             with_another("input"),
-            "has 2 inputs and 1 outputs (image, mask; logits)",
+            "has 2 inputs and 1 output (image, mask; logits)",
             "onnx.utils.extract_model",
         ),
         (
             with_another("output"),
-            "has 1 inputs and 2 outputs (image; logits, features)",
+            "has 1 input and 2 outputs (image; logits, features)",
             "onnx.utils.extract_model",
         ),
         (network(classes=1), "has 1 class: a classifier tells at least 2 apart", "give two logits"),

@@ -59,8 +59,7 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
         constants["fold_scale"] = scale
     nodes, last = [], PIXELS
     for op, others, output, attributes in chain:
-        name = f"fold_{op.lower()}"
-        nodes.append(onnx.helper.make_node(op, [last, *others], [output], name, **attributes))
+        nodes.append(onnx.helper.make_node(op, [last, *others], [output], f"fold_{op.lower()}", **attributes))
         last = output
     for node in graph.node:
         node.input[:] = [last if given == images.name else given for given in node.input]

@@ -1,7 +1,7 @@
 """The first node of a converted graph that computes something else, found by bisecting its tensors."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,25 @@ def first_difference(
     which the runtime fuses), or where the time was not even enough to begin.
     """
     deadline = time.monotonic() + seconds
+    wrong = _remembered(differs, deadline)
     makers = {name: node for node in in_order(model.graph) for name in node.output if name}
+    found, target = None, model.graph.output[0].name
+    while True:
+        suspects = [name for name in _leading_to(target, makers) if shared is None or name in shared]
+        found = _bisected(suspects, wrong) or found
+        if found is None:
+            return None
+        earlier = [name for name in _read(found, makers, suspects) if name != found and wrong(name)]
+        if not earlier:
+            break
+        target = found = earlier[0]
+    node = makers[found]
+    where = f"`{node.name}` ({node.op_type})" if node.name else f"the {node.op_type} that gives `{found}`"
+    return f"{where} or before it" if time.monotonic() >= deadline else where
+
+
+def _remembered(differs: Callable[[str], bool], deadline: float) -> Callable[[str], bool]:
+    """`differs`, asked once a tensor, and not after the deadline."""
     known: dict[str, bool] = {}
 
     def wrong(name: str) -> bool:
@@ -43,25 +61,16 @@ def first_difference(
                 known[name] = False
         return known.get(name, False)
 
-    found, target = None, model.graph.output[0].name
-    while True:
-        before = _leading_to(target, makers)
-        suspects = [name for name in before if shared is None or name in shared]
-        low, high = -1, len(suspects)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if wrong(suspects[middle]) else (middle, high)
-        if high < len(suspects):
-            found = suspects[high]
-        if found is None:
-            return None
-        earlier = [name for name in _read(found, makers, suspects) if name != found and wrong(name)]
-        if not earlier:
-            break
-        target = found = earlier[0]
-    node = makers[found]
-    where = f"`{node.name}` ({node.op_type})" if node.name else f"the {node.op_type} that gives `{found}`"
-    return f"{where} or before it" if time.monotonic() >= deadline else where
+    return wrong
+
+
+def _bisected(suspects: Sequence[str], wrong: Callable[[str], bool]) -> str | None:
+    """One that is wrong where the one before is not; None where none was found."""
+    low, high = -1, len(suspects)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if wrong(suspects[middle]) else (middle, high)
+    return suspects[high] if high < len(suspects) else None
 
 
 def _leading_to(target: str, makers: "dict[str, onnx.NodeProto]") -> list[str]:

@@ -51,14 +51,14 @@ class OnnxFacts:
         return (channels or 3, height or PROBE_SIDE, width or PROBE_SIDE)
 
 
-def describe(path: Path, *, whole: bool = False) -> OnnxFacts:
-    """Read a file back. whole: its weights may be in other files (see `onnx_source`).
+def describe(path: Path, model: "onnx.ModelProto | None" = None) -> OnnxFacts:
+    """Read a file back. model: what it holds, where its weights are in other files (see `onnx_source`).
 
     Raises WorkbenchError where it is no ONNX file, keeps weights in other files, or is not a classifier:
     one input of (N, 3, H, W) float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
     """
-    model = open_model(path) if whole else load(path)
-    session = open_cpu(path)
+    given, model = model, model or load(path)
+    session = open_cpu(given or path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         logits = next((value for value in outputs if len(value.shape) == 2), outputs[0])

@@ -39,7 +39,7 @@ def describe_source(path: Path) -> OnnxFacts:
             "one ONNX file holds at most 2 GB (protobuf)",
             hint="models are kept in one file so that they can be verified: choose a smaller network",
         )
-    return describe(path, whole=True)
+    return describe(path, load_source(path) if files else None)
 
 
 def load_source(path: Path) -> "onnx.ModelProto":
