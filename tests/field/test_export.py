@@ -307,7 +307,9 @@ def convolutions(network: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    "network", [*(lambda kind=kind: of_its_own(kind()) for kind in MERGED), Whole, Another], ids=str
+    "network",
+    [*(lambda kind=kind: of_its_own(kind()) for kind in MERGED), Whole, Another],
+    ids=[kind.__name__ for kind in (*MERGED, Whole, Another)],
 )
 def test_branches_are_merged_and_the_logits_stay(network: Callable[[], nn.Module], samples: Any) -> None:
     original = network().eval()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,11 +44,42 @@ def translated_ort_errors(doing: str, *more: type[Exception]) -> Iterator[None]:
         native.RuntimeException,
         *more,
     ) as error:
-        unknown = "not a registered function/op" in str(error)
-        raise WorkbenchError(
-            f"onnxruntime cannot {doing}: {error}",
-            hint="it has operators of another library's: export it with ONNX's own" if unknown else None,
-        ) from error
+        reason, hint = _ort_reason(str(error))
+        raise WorkbenchError(f"onnxruntime cannot {doing}: {reason}", hint=hint) from error
+
+
+# onnxruntime prints a status, the file and its own C++ signature before what is wrong.
+_BEFORE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed: ?|"
+    r"/\S+\.(?:cc|h|cpp|cu):\d+ .*?\)(?: const)?(?: \[with .*?\])? (?=[A-Z!])"
+)
+_NEWER = (
+    ("IR version", re.compile(r"IR version: (\d+), max supported IR version: (\d+)")),
+    ("opset", re.compile(r"Opset (\d+) is under development.*till opset (\d+)")),
+)
+_UNKNOWN = re.compile(r"No Op registered for (\S+) with domain_version of (\d+)")
+
+
+def _ort_reason(message: str) -> tuple[str, str | None]:
+    """onnxruntime's words without its own code, and what to do where that is known."""
+    import onnxruntime
+
+    text = _BEFORE.sub("", " ".join(message.split()))
+    for what, pattern in _NEWER:
+        if found := pattern.search(text):
+            has, most = found.groups()
+            older = f"`opset_version={most if what == 'opset' else 17}`"
+            return (
+                f"its {what} is {has}, and onnxruntime {onnxruntime.__version__} reads up to {most}",
+                f"upgrade onnxruntime, or export it again with {older}",
+            )
+    if found := _UNKNOWN.search(text):
+        operator, opset = found.groups()
+        hint = f"export it again with an opset that has `{operator}`, or without it"
+        return f"opset {opset} of ONNX has no operator `{operator}`", hint
+    if "not a registered function/op" in text:
+        return text, "it has operators of another library's: export it with ONNX's own"
+    return text, None
 
 
 def cpu_options(level: str = "ORT_DISABLE_ALL", *, threads: int = 1) -> "onnxruntime.SessionOptions":

@@ -1,6 +1,6 @@
 """What `tune` found, in words."""
 
-from workbench.report.verdict import search
+from workbench.report.verdict import plain_export, search
 from workbench.run.tune.tune import Tuned
 
 
@@ -11,10 +11,11 @@ def text(tuned: Tuned) -> str:
 
 
 def _outcome(tuned: Tuned) -> str:
-    if tuned.recipe is None and tuned.comparison.nothing_else:
-        return "nothing besides the plain FP32 export could be measured: no recipe was written"
     if tuned.recipe is None:
-        return "nothing that keeps the budget beat the plain FP32 export: no recipe was written"
+        plain, nothing_else = plain_export(tuned.comparison), tuned.comparison.nothing_else
+        if nothing_else:
+            return f"nothing besides the {plain} could be measured: no recipe was written"
+        return f"nothing that keeps the budget beat the {plain}: no recipe was written"
     again = f"wrote {tuned.recipe}: `krishi-bench run {tuned.recipe}` measures it again"
     if not tuned.comparison.certified:
         return f"{again}; the held-out photos did not certify it, so `promote` will refuse it"

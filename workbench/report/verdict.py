@@ -20,7 +20,7 @@ ENDS: dict[TimingEnd, str] = {
     "baseline_failed": "the baseline failed",
 }
 OUTCOMES = {
-    "baseline_wins": "nothing that fits the budget beats the plain FP32 export: use that",
+    "baseline_wins": "nothing that fits the budget beats the {plain}: use that",
     "nothing_fits": "nothing fits the budget",
     "cut_short": "the run was cut short before anything was timed: run it again",
 }
@@ -74,7 +74,7 @@ def _decision(comparison: Comparison, *, verbose: bool) -> list[str]:
                 speed = "" if reason.speedup is None else times(reason.speedup, reason.speedup_ci)
                 lines.append(f"{reason.variant}: {', '.join(part for part in (speed, size) if part)}")
             case reasons.Outcome():
-                lines.append(OUTCOMES[reason.kind])
+                lines.append(OUTCOMES[reason.kind].format(plain=plain_export(comparison)))
             case reasons.Certified() | reasons.NotCertified():
                 lines.append(_certification(reason, verbose=verbose))
             case reasons.NoneCertifies():
@@ -88,6 +88,14 @@ def _decision(comparison: Comparison, *, verbose: bool) -> list[str]:
                 warning = f" ({ends}): this says nothing about the others" if ends else ""
                 lines.append(f"nothing else was measured{warning}")
     return lines
+
+
+def plain_export(comparison: Comparison) -> str:
+    """What the others are compared with: a network may come quantised, or in FP16."""
+    precision = next((row.precision for row in comparison.rows if row.variant == BASELINE), None)
+    if precision in (None, "fp32", "unknown"):
+        return "plain FP32 export"
+    return f"plain export, which is {precision.upper()} as the network comes"
 
 
 def _drop(drop: float, upper: float, limit: float) -> str:

@@ -76,7 +76,7 @@ class Job:
 
 
 # The packages and modules whose code decides what an artifact holds.
-BUILDING = ("backends", "measure/saturation", "model", "photos", "run/build", "steps")
+BUILDING = ("backends", "measure/agreement", "measure/saturation", "model", "photos", "run/build", "steps")
 
 
 @lru_cache(maxsize=1)
@@ -120,6 +120,19 @@ def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
     if (prepare := backend_of(variant.runtime).prepare) is not None:
         prepare(built[1], variant.runtime)
     return built
+
+
+def onnx_links(job: Job, variant: Variant) -> list[Artifact]:
+    """The ONNX files on the way to the built variant, the export first; none where it needs no ONNX."""
+    cache, links = ArtifactCache(job.cache), list[Artifact]()
+
+    def found(key: str, _: object) -> Artifact | None:
+        artifact = cache.find(key)
+        links.extend([artifact] if artifact is not None and artifact.info.format == "onnx" else [])
+        return artifact
+
+    _chain(job, variant, found)
+    return links
 
 
 def _chain(

@@ -24,6 +24,7 @@ from workbench.results.folder import RunFolder
 from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
+from workbench.run.conversion_check import hold
 from workbench.run.prepare import Prepared, overridden
 from workbench.system.child import ChildDied, ChildError, call
 from workbench.system.files import digest_of, write_arrays, write_atomic
@@ -235,9 +236,23 @@ def not_here(variant: Variant, source_kind: str, baseline: Artifact) -> str | No
 
 
 def _checked(context: Context, variant: Variant, built: Built, stage: Progress) -> TrialResult:
-    """Open the artifact and run every validation photo through it. Raises WorkbenchError."""
+    """Open the artifact, run every validation photo through it, and hold it to what it came from (`hold`).
+
+    Raises WorkbenchError.
+    """
     opened, logits, measured = _measured(context, variant, built, stage)
     _as_asked(variant, built.artifact, opened)
+    distance = parity(logits, context.reference)
+    own = context.contracts.get(variant.name) is not None
+    hold(
+        context.job_of(variant.name),
+        variant,
+        built.artifact,
+        logits,
+        None if own else context.reference,
+        context.prepared.validation.paths,
+        context.folder.log(variant.name),
+    )
     if variant.name == BASELINE:
         context.logits[BASELINE] = logits
     write_arrays(context.folder.predictions(variant.name), logits=logits)
@@ -256,7 +271,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "build_s": built.build_s,
             "calibration_images": calibration_images(variant, context.job),
             "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
-            "parity": parity(logits, context.reference),
+            "parity": distance,
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }

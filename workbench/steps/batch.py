@@ -45,10 +45,11 @@ def resize(step: FixedBatch | DynamicBatch, source: Path, target: Path) -> None:
     import onnx
 
     from workbench.model.graph.onnx_file import describe, load
+    from workbench.model.graph.plain_graph import plain
 
     size = step.size if isinstance(step, FixedBatch) else 0
     facts = describe(source)
-    model = load(source)
+    model = plain(load(source))
     if other := facts.input_shape[0] != size:
         _rewrite(model, facts, size)
     onnx.save(model, target)

@@ -41,8 +41,9 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
     import onnx
 
     from workbench.model.graph.onnx_file import image_input, load
+    from workbench.model.graph.plain_graph import plain
 
-    model = load(source)
+    model = plain(load(source))
     images, graph = image_input(model), model.graph
     if images.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         raise WorkbenchError("fold_preprocess: the graph takes pixels already")
@@ -58,8 +59,7 @@ def fold_preprocess(source: Path, target: Path, contract: Preprocess) -> None:
         constants["fold_scale"] = scale
     nodes, last = [], PIXELS
     for op, others, output, attributes in chain:
-        name = f"fold_{op.lower()}"
-        nodes.append(onnx.helper.make_node(op, [last, *others], [output], name, **attributes))
+        nodes.append(onnx.helper.make_node(op, [last, *others], [output], f"fold_{op.lower()}", **attributes))
         last = output
     for node in graph.node:
         node.input[:] = [last if given == images.name else given for given in node.input]

@@ -26,8 +26,9 @@ def simplify(step: Simplify, source: Path, target: Path) -> None:
     import onnx
 
     from workbench.model.graph.onnx_file import load
+    from workbench.model.graph.plain_graph import plain
 
-    model = load(source)
+    model = plain(load(source))
     if step.tool == "onnxslim":
         import onnxslim
 

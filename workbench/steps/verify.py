@@ -6,13 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import WorkbenchError, first_line, plural
+from workbench.measure.agreement import Disagreement, coarsest, disagreement
+from workbench.model.graph.first_difference import cut, first_difference
 from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of, noise
 from workbench.photos.contract import Batch, Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.steps.base import BaseStep
 from workbench.steps.fp16.casts import cast_type, half_share, notes_of, types_of
 from workbench.steps.fp16.ranges import LARGEST, measured
-from workbench.steps.graph import FLOAT16
+from workbench.steps.graph import FLOAT16, runner
 
 SAME = 1e-4  # of the largest logit: what folding constants may change
 SAME_INT8 = 0.05  # likewise where values on the edge between two levels may round the other way
@@ -30,8 +32,9 @@ def check(
 
     samples: photos as the source takes them; noise by default. contract: of a step that folds it.
     Raises WorkbenchError naming the step where the file is invalid, where its opset, input or classes
-    changed, where logits are not finite; where it should have kept precision and logits and did not; where an
-    activation became FP16 and does not fit.
+    changed, where logits are not finite; where it should have kept the precision and did not; where logits
+    changed by more than `agreement.disagreement` grants its precision, with the first node that differs;
+    where an activation became FP16 and does not fit.
     """
     before = describe(source)
     batch = noise(before) if samples is None else samples
@@ -44,18 +47,16 @@ def check(
             given = to_pixels(batch, contract)
             batch = normalize(given, contract)
         logits = _finite(logits_of(result, after, given))
-        if step.keeps_logits:
-            if after.precision != before.precision:
-                raise WorkbenchError(
-                    f"turned {before.precision} weights into {after.precision}",
-                    hint=f"put `{step.use}` before the steps that change the precision",
-                )
-            tolerance = SAME_INT8 if before.precision == "int8" else SAME
-            _same_logits(logits_of(source, before, batch), logits, tolerance)
+        if step.keeps_logits and after.precision != before.precision:
+            raise WorkbenchError(
+                f"turned {before.precision} weights into {after.precision}",
+                hint=f"put `{step.use}` before the steps that change the precision",
+            )
         if step.HALVES:
             _fits_fp16(source, result, batch)
         if step.FAMILY == "fp16":
             _mostly_half(result)
+        _same_logits(step, source, result, batch, given, logits)
     except WorkbenchError as error:
         result.unlink(missing_ok=True)
         raise WorkbenchError(f"step `{step.use}`: {error.message}", hint=error.hint) from error
@@ -103,13 +104,49 @@ def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits
 
 
-def _same_logits(before: NDArray[np.float32], after: NDArray[np.float32], tolerance: float) -> None:
-    difference, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
-    if difference > tolerance * max(1.0, largest):
-        raise WorkbenchError(
-            f"a logit changed by {difference:.3g} (largest logit {largest:.3g}); it should stay the same",
-            hint="leave the step out, or for `simplify` try the other `tool`",
+def _same_logits(
+    step: BaseStep, source: Path, result: Path, batch: Batch, given: Batch, logits: NDArray[np.float32]
+) -> None:
+    """batch, given: the same photos as the source and as the result take them."""
+    before = describe(source)
+    expected = logits_of(source, before, batch)
+    precision = "fp32" if step.keeps_logits else coarsest((step.FAMILY, describe(result).precision))
+    tolerance = SAME_INT8 if before.precision == "int8" else SAME
+    off = disagreement(expected, logits, precision, rounding=tolerance)
+    if off is None:
+        return
+    there = first_step_difference(source, result, batch, given, off, precision, tolerance)
+    node = f"; the first node that differs is {there}" if there else ""
+    hint = "leave the step out, or for `simplify` try the other `tool`"
+    if not step.keeps_logits:
+        hint = "leave the step out, or leave that node out of it (`exclude_nodes`, `ignored_nodes`)"
+    raise WorkbenchError(f"on photo {off.row + 1} of {len(batch)} {off.text}{node}", hint=hint)
+
+
+def first_step_difference(
+    source: Path,
+    result: Path,
+    batch: Batch,
+    given: Batch,
+    off: Disagreement,
+    precision: str,
+    tolerance: float,
+) -> str | None:
+    """The first node of the result whose output, which the source has too, is another on that photo."""
+    models = load(source), load(result)
+    photos = batch[off.row : off.row + 1], given[off.row : off.row + 1]
+
+    def differs(name: str) -> bool:
+        (expected,), (got,) = (
+            runner(cut(model, name))(photo) for model, photo in zip(models, photos, strict=True)
         )
+        if len(expected) != len(got):  # another batch, filled up with the same photo
+            expected, got = expected[:1], got[:1]
+        found = disagreement(expected, got, precision, rounding=tolerance, classes=False)
+        return found is not None
+
+    made = {name for node in models[0].graph.node for name in node.output}
+    return first_difference(models[1], differs, shared=made)
 
 
 def _fits_fp16(source: Path, result: Path, batch: NDArray[np.float32]) -> None:

@@ -23,7 +23,7 @@ from workbench.backends.artifact import Artifact, ArtifactInfo, Format
 from workbench.backends.audit import COMPUTED, Audit
 from workbench.backends.base import ANY_OPERATORS, Operators, Session
 from workbench.backends.common import for_any_batch
-from workbench.backends.openvino import without_telemetry
+from workbench.backends.openvino import reason, without_telemetry
 from workbench.backends.openvino.settings import OpenvinoRuntime
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch
@@ -125,7 +125,7 @@ class _Network:
             found = request.infer([batch], share_inputs=True, share_outputs=True)
         except (RuntimeError, TypeError, ValueError) as error:
             raise WorkbenchError(
-                f"openvino cannot run a batch of shape {batch.shape}: {_reason(error)}"
+                f"openvino cannot run a batch of shape {batch.shape}: {reason(error)}"
             ) from error
         logits: NDArray[np.float32] = found[0].copy()
         return logits
@@ -156,7 +156,7 @@ def _compile(artifact: Artifact, runtime: OpenvinoRuntime, size: int) -> Any:
             model.reshape([size, *image])
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        raise WorkbenchError(f"openvino cannot open {artifact.path.name}: {_reason(error)}") from error
+        raise WorkbenchError(f"openvino cannot open {artifact.path.name}: {reason(error)}") from error
     _check_taken(compiled, settings)
     return compiled
 
@@ -213,9 +213,3 @@ def _capabilities() -> frozenset[str]:
     import openvino
 
     return frozenset(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-
-
-def _reason(error: Exception) -> str:
-    """The last line of openvino's message, after places in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

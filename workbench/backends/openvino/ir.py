@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo, Companion, Precision
 from workbench.backends.common import PROBE_SIDE
-from workbench.backends.openvino import without_telemetry
-from workbench.errors import WorkbenchError, first_line, plural
+from workbench.backends.openvino import reason, without_telemetry
+from workbench.errors import WorkbenchError, plural
 from workbench.system.files import sha256_file
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def read(data: bytes, name: str) -> Any:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     _fit_pools(onnx_model)
+    for node in onnx_model.graph.node:
+        while len(node.input) and not node.input[-1]:  # openvino reads some operators wrongly with them
+            del node.input[-1]
     try:
         model = openvino.convert_model(io.BytesIO(onnx_model.SerializeToString()))
     except (
@@ -51,7 +54,11 @@ def read(data: bytes, name: str) -> Any:
         frontend.OpConversionFailure,
         frontend.OpValidationFailure,
     ) as error:
-        raise WorkbenchError(f"openvino cannot read {name}: {_reason(error)}") from error
+        raise WorkbenchError(
+            f"openvino cannot read {name}: {reason(error)}",
+            hint="another `export.exporter` or `export.opset` may write operators that it has; "
+            "onnxruntime runs them all",
+        ) from error
     _number(model)
     return model
 
@@ -80,12 +87,6 @@ def _fit_pools(model: "onnx.ModelProto") -> None:
         if not ceiled or padded or dilated or not all(sides) or len(sides) != len(window):
             continue
         window[:] = [min(pair) for pair in zip(window, sides, strict=True)]
-
-
-def _reason(error: Exception) -> str:
-    """The line that names the problem, such as an operator without a conversion; else the first."""
-    _, _, named = f"\n{error}".partition("\n-- ")
-    return first_line(ValueError(named)) if named else first_line(error)
 
 
 def save(model: Any, folder: Path) -> None:
@@ -146,7 +147,7 @@ def ir_info(folder: Path) -> ArtifactInfo:
     try:
         model = openvino.Core().read_model(path.read_bytes(), weights.read_bytes())
     except (OSError, RuntimeError) as error:
-        raise WorkbenchError(f"{path} is not an OpenVINO network: {first_line(error)}") from error
+        raise WorkbenchError(f"{path} is not an OpenVINO network: {reason(error)}") from error
     pixels = _check_ends(path, model)
     return ArtifactInfo(
         format="openvino",

@@ -26,6 +26,7 @@ from workbench.model.export.torch_exporters import (
     write_program,
 )
 from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of
+from workbench.model.graph.onnx_source import companions, describe_source, load_source
 from workbench.system.files import sha256_file
 from workbench.system.machine import collect
 
@@ -40,6 +41,7 @@ Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 TOLERANCE = 1e-3  # of max(1, the largest logit)
 STEADY = 1e-5  # what the same input may move a logit by, in the same process
 ROUNDING, SLACK = 1e-6, 10.0  # of float32, relative; times what such a change of the input moves
+QUANTISED = 0.05  # likewise, of a network trained quantised: values between two levels may round either way
 # bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; a deep network rounds many times. The
 # tolerance tells a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
 COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
@@ -115,10 +117,15 @@ def _export_by(
         other = None if _scripted(model) else other_exporter(export)
         write_onnx(model, export, target, filled(samples[:size], size), hint=other)
         facts = _check_file(target, export, (0 if export.dynamic_batch else size, *input_shape[1:]))
+        tolerance = QUANTISED if facts.precision == "int8" else TOLERANCE
+
+        def run(batch: "NDArray[np.float32]") -> "NDArray[np.float32]":
+            return logits_of(target, facts, batch)
+
         hint = f"{f'{other}; ' if other else ''}{BRANCHES}"
-        max_abs, max_rel = _compare(expected, samples, lambda batch: logits_of(target, facts, batch), hint)
+        max_abs, max_rel = _compare(expected, samples, run, hint, tolerance)
         if export.exporter == "torchscript":
-            _refuse_branches(model, samples[:2], lambda batch: logits_of(target, facts, batch))
+            _refuse_branches(model, samples[:2], run, tolerance)
     return ExportReport(max_abs, max_rel, facts.opset, facts.classes, export.exporter)
 
 
@@ -203,14 +210,14 @@ def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> Arti
 
 
 def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
-    """Copy an ONNX file that is a classifier as it is.
+    """Copy an ONNX file that is a classifier as it is; weights in other files come into the one.
 
-    Raises WorkbenchError where it is none (see `onnx_file.describe`), or contradicts a key that the recipe
-    sets in `export`; defaults contradict nothing.
+    Raises WorkbenchError where it is none (see `onnx_source.describe_source`), or contradicts a key that the
+    recipe sets in `export`; defaults contradict nothing.
     """
     import onnx
 
-    facts = describe(source)
+    facts = describe_source(source)
     asked = {} if export is None else export.model_dump(exclude_unset=True)
     if asked.get("opset", facts.opset) != facts.opset:
         raise WorkbenchError(
@@ -220,8 +227,11 @@ def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
     if asked.get("dynamic_batch", facts.dynamic_batch) != facts.dynamic_batch:
         has = "free" if facts.dynamic_batch else f"fixed at {facts.input_shape[0]}"
         raise WorkbenchError(f"export.dynamic_batch: the batch size of {source.name} is {has}")
-    target.write_bytes(source.read_bytes())
     with _removed_on_error(target):
+        if companions(source):
+            onnx.save(load_source(source), target)
+        else:
+            target.write_bytes(source.read_bytes())
         try:
             onnx.checker.check_model(str(target))
         except onnx.checker.ValidationError as error:
@@ -375,7 +385,9 @@ def _compare(
     return worst, worst / largest if largest else worst
 
 
-def _refuse_branches(model: "torch.nn.Module", samples: "NDArray[np.float32]", run: Logits) -> None:
+def _refuse_branches(
+    model: "torch.nn.Module", samples: "NDArray[np.float32]", run: Logits, tolerance: float
+) -> None:
     """Compare the logits on inputs unlike photos too. Raises WorkbenchError where they differ: a trace
     keeps the branch that its example took, and photos that take another may be rare."""
     import numpy as np
@@ -394,7 +406,7 @@ def _refuse_branches(model: "torch.nn.Module", samples: "NDArray[np.float32]", r
             continue  # torch itself gives no finite logits for it
         own = SLACK * float(np.abs(moved - expected).max()) / max(1.0, float(np.abs(expected).max()))
         try:
-            _compare(expected, changed, run, tolerance=TOLERANCE + own)
+            _compare(expected, changed, run, tolerance=tolerance + own)
         except WorkbenchError as error:
             raise WorkbenchError(
                 "the forward of the network branches on the values of its input, and the exported file keeps "

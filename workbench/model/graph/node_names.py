@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from workbench.backends.common import translated_ort_errors
 from workbench.errors import WorkbenchError, did_you_mean, some
 from workbench.model.graph.onnx_file import load
+from workbench.model.graph.plain_graph import plain
 
 if TYPE_CHECKING:
     import onnx
@@ -32,9 +33,9 @@ def prepare(source: Path, target: Path) -> "onnx.ModelProto":
 
 
 def named(source: Path) -> "onnx.ModelProto":
-    """The model with a name of its own for every node, by its output where it has none: unique and the same
-    in every build."""
-    model = load(source)
+    """The model in plain form, with a name of its own for every node, by its output where it has none: unique
+    and the same in every build."""
+    model = plain(load(source))
     used, earlier = {node.name for node in model.graph.node}, set[str]()
     for node in model.graph.node:
         if not node.name or node.name in earlier:

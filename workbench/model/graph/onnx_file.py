@@ -51,20 +51,22 @@ class OnnxFacts:
         return (channels or 3, height or PROBE_SIDE, width or PROBE_SIDE)
 
 
-def describe(path: Path) -> OnnxFacts:
-    """Read a file back.
+def describe(path: Path, model: "onnx.ModelProto | None" = None) -> OnnxFacts:
+    """Read a file back. model: what it holds, where its weights are in other files (see `onnx_source`).
 
     Raises WorkbenchError where it is no ONNX file, keeps weights in other files, or is not a classifier:
     one input of (N, 3, H, W) float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
     """
-    model = load(path)
-    session = open_cpu(path)
+    given, model = model, model or load(path)
+    session = open_cpu(given or path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
+        logits = next((value for value in outputs if len(value.shape) == 2), outputs[0])
         raise WorkbenchError(
             f"{path} has {plural(len(inputs), 'input')} and {plural(len(outputs), 'output')} "
             f"({_names(inputs)}; {_names(outputs)}): a classifier takes photos alone and gives logits alone",
-            hint="cut it down: `onnx.utils.extract_model(path, shorter, [image_input], [logits_output])`",
+            hint="cut it down, where these are the photos and the logits: `onnx.utils.extract_model("
+            f"'{path}', '{path.stem}-logits.onnx', ['{inputs[0].name}'], ['{logits.name}'])`",
         )
     pixels = inputs[0].type == "tensor(uint8)"
     for value in outputs if pixels else [*inputs, *outputs]:
@@ -103,8 +105,8 @@ def artifact_info(path: Path) -> ArtifactInfo:
     )
 
 
-def load(path: Path) -> "onnx.ModelProto":
-    """The whole model. Raises WorkbenchError where the file is no ONNX, or keeps its weights elsewhere."""
+def open_model(path: Path) -> "onnx.ModelProto":
+    """The model as far as it is in this file. Raises WorkbenchError where that is no ONNX."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -116,10 +118,18 @@ def load(path: Path) -> "onnx.ModelProto":
         raise WorkbenchError(f"{path} is not an ONNX file, or it is damaged: {error}") from error
     if not model.graph.node:
         raise WorkbenchError(f"{path} is not an ONNX file, or it is damaged: its graph is empty")
+    return model
+
+
+def load(path: Path) -> "onnx.ModelProto":
+    """The whole model. Raises WorkbenchError where the file is no ONNX, or keeps its weights elsewhere."""
+    import onnx
+
+    model = open_model(path)
     if outside := [w.name for w in model.graph.initializer if w.data_location == onnx.TensorProto.EXTERNAL]:
         raise WorkbenchError(
             f"{path} keeps {len(outside)} of its weights in other files (external data)",
-            hint="save it as one file: `onnx.save(onnx.load('model.onnx'), 'whole.onnx')`",
+            hint=f"save it as one file: `onnx.save(onnx.load('{path}'), '{path.stem}-whole.onnx')`",
         )
     return model
 
@@ -150,7 +160,8 @@ def _count_classes(session: "onnxruntime.InferenceSession", facts: OnnxFacts) ->
     logits = _run(session, facts, filled(black, facts.input_shape[0] or 1))
     if logits.ndim != 2:
         raise WorkbenchError(
-            f"the output `{facts.output_name}` has the shape {logits.shape}: a classifier gives (N, classes)"
+            f"the output `{facts.output_name}` has the shape {logits.shape}: a classifier gives (N, classes)",
+            hint="have the network give its logits as they are: flattened, `x.flatten(1)`, and no argmax",
         )
     return int(logits.shape[1])
 
@@ -160,11 +171,13 @@ def _input_shape(path: Path, declared: list[Any], *, pixels: bool) -> tuple[int,
     channels_last = len(sizes) == 4 and sizes[3] == 3
     if pixels and channels_last:
         return (sizes[0], 3, sizes[1], sizes[2])
-    if len(sizes) != 4 or sizes[1] not in (0, 3):
-        nhwc = " (channels come last: NHWC)" if channels_last else ""
+    if len(sizes) != 4 or sizes[1] not in (0, 3) or pixels:
+        nhwc = " (channels come last: NHWC)" if channels_last else " of uint8" if pixels else ""
+        tensorflow = " (`--inputs-as-nchw` of tf2onnx)" if channels_last else ""
         raise WorkbenchError(
             f"{path} takes an input of shape {declared}{nhwc}",
-            hint="photos go in as (N, 3, height, width) float32: export the network with that input",
+            hint="photos go in as (N, 3, height, width) float32, or as (N, height, width, 3) uint8: export "
+            f"the network with that input{tensorflow}",
         )
     return (sizes[0], sizes[1], sizes[2], sizes[3])
 

@@ -139,9 +139,9 @@ def _group(place: str, tensors: Iterable[tuple[str, "torch.Tensor"]]) -> WeightG
 
 
 def _onnx(path: Path) -> FileFacts:
-    from workbench.model.graph.onnx_file import load
+    from workbench.model.graph.onnx_file import open_model
 
-    weights = load(path).graph.initializer
+    weights = open_model(path).graph.initializer
     shapes = {weight.name: tuple(weight.dims) for weight in weights}
     size = sum(map(math.prod, shapes.values()))
     first = dict(list(shapes.items())[:SHOWN])

@@ -123,9 +123,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 def onnx_info(path: Path) -> SourceInfo:
     """The classes and the input's size that an ONNX file states."""
-    from workbench.model.graph.onnx_file import describe
+    from workbench.model.graph.onnx_source import describe_source
 
-    facts = describe(path)
+    facts = describe_source(path)
     height, width = facts.input_shape[2:]
     fixed = joined((height or width, width or height))
     stated = StatedPreprocess(crop=fixed or None)

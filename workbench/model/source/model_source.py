@@ -210,7 +210,7 @@ def source_digest(source: ModelSource) -> str:
     factory = None if timm_network.name_of(source.factory) else source.factory
     return digest_of(
         [
-            path and (transformers_folder.digests(path) if path.is_dir() else sha256_file(path)),
+            path and _file_digests(path),
             names and sha256_file(names),
             source.factory,
             source.factory_args,
@@ -219,6 +219,15 @@ def source_digest(source: ModelSource) -> str:
             *([source.weights] if source.weights else []),  # so that digests from before it stay
         ]
     )
+
+
+def _file_digests(path: Path) -> object:
+    """Of all files of a checkpoint."""
+    from workbench.model.graph.onnx_source import digest_parts
+
+    if path.is_dir():
+        return transformers_folder.digests(path)
+    return digest_parts(path) if path.suffix.lower() == ".onnx" else sha256_file(path)
 
 
 def _require_trust(source: ModelSource, path: Path) -> Path:

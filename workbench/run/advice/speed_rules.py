@@ -100,12 +100,12 @@ def _kept(given: Iterator[Opinion], situation: Situation, least: float) -> list[
 
 
 def _refusals(variant: Variant, situation: Situation) -> Iterator[Opinion]:
-    """Steps that will not take this network, such as INT8 of one that is quantised already."""
+    """A network that is quantised, or FP16, already: steps refuse to change its precision again."""
     for step in variant.steps:
         try:
             check_order(step, situation.facts.precision)
         except WorkbenchError as error:
-            yield Opinion(error.message, "types in the network's graph", stop=True)
+            yield Opinion(error.message, "quantisation-aware training, or an earlier conversion", stop=True)
 
 
 def _opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:

@@ -4,17 +4,16 @@ from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from workbench.backends.mac_count import MULTIPLYING, inputs_of
+from workbench.backends.mac_count import MULTIPLYING
 from workbench.errors import WorkbenchError, summary
 from workbench.model.graph.onnx_file import opset_of
+from workbench.model.graph.plain_graph import plain
 from workbench.model.graph.roles import wiring_of
 from workbench.steps.fp16.casts import has_body, types_of
-from workbench.steps.graph import FLOAT, Editor, unused, values_of
+from workbench.steps.graph import FLOAT, unused
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
 
 
 # Inputs that ONNX wants in FP32 whatever the data is, by operator: scales that decide a size.
@@ -34,36 +33,11 @@ def prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
     copy = deepcopy(model)
     if copy.functions:
         copy = onnx.inliner.inline_local_functions(copy)
-    graph = copy.graph
-    inputs = inputs_of(graph)
-    if len(inputs) < len(graph.input):
-        del graph.input[:]
-        graph.input.extend(inputs)
-        copy.ir_version = max(copy.ir_version, 4)
+    plain(copy)
     names: set[str] = set()
-    nodes = []
-    for node in graph.node:
+    for node in copy.graph.node:
         node.name = unused(node.name or f"{node.op_type}_{next(iter(node.output), '')}", names)
-        value = _float_constant(node)
-        if value is None:
-            nodes.append(node)
-        else:
-            Editor(copy).weights(node.output[0], value)
-    del graph.node[:]
-    graph.node.extend(nodes)
     return copy
-
-
-def _float_constant(node: "onnx.NodeProto") -> "NDArray[np.float32] | None":
-    import numpy as np
-    import onnx
-
-    for attribute in node.attribute if node.op_type == "Constant" else ():
-        if attribute.name == "value" and attribute.t.data_type == FLOAT:
-            return values_of(attribute.t)
-        if attribute.name in ("value_float", "value_floats"):
-            return np.array(onnx.helper.get_attribute_value(attribute), np.float32)
-    return None
 
 
 def separated(model: "onnx.ModelProto", kept: Collection[str]) -> None:

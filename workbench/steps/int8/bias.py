@@ -77,8 +77,10 @@ def _can_shift(node: "onnx.NodeProto", wiring: Wiring) -> bool:
     """Whether the bias is a stored vector, or can be added; a Gemm's is not scaled."""
     if any(a.name == "beta" and a.f != 1.0 for a in node.attribute):
         return False
+    if node.input[1] not in wiring.constants:
+        return False
     if not bias_of(node):
-        return node.input[1] in wiring.constants
+        return True
     bias = wiring.constants.get(bias_of(node))
     return bias is not None and list(bias.dims) == [wiring.constants[node.input[1]].dims[output_axis(node)]]
 

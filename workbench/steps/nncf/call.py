@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.common import cpu_options, open_cpu
 from workbench.backends.openvino import without_telemetry
 from workbench.backends.softmax import log_softmax
-from workbench.errors import WorkbenchError, first_line
+from workbench.errors import WorkbenchError, summary
 from workbench.photos.dataset import Images
 from workbench.steps.base import Photos
 from workbench.steps.nncf.settings import AccuracyControl, NncfInt8
@@ -188,6 +188,7 @@ def _nncf() -> Iterator[None]:
         refused = (
             *(nncf.ValidationError, nncf.InternalError, nncf.ParameterNotSupportedError),
             *(nncf.UnsupportedModelError, RuntimeError, ValueError),
+            *(AttributeError, IndexError, KeyError, TypeError),  # where it does not know a form of a node
         )
         before = nncf_logger.handlers, nncf_logger.propagate
         nncf_logger.handlers, nncf_logger.propagate = [], True
@@ -195,7 +196,7 @@ def _nncf() -> Iterator[None]:
             yield
         except refused as error:
             raise WorkbenchError(
-                f"nncf_int8: NNCF cannot quantise this network: {first_line(error)}",
+                f"nncf_int8: NNCF cannot quantise this network: {summary(error)}",
                 hint="`static_int8` is another way to INT8",
             ) from error
         finally:
