@@ -144,9 +144,7 @@ def build_variant(job: build.Job, variant: Variant, log: Path, timeout_s: float)
     return Built(*found, time.monotonic() - started)
 
 
-def reference_logits(
-    job: build.Job, baseline: Artifact, folder: RunFolder, report: Report
-) -> "NDArray[np.float32]":
+def reference_logits(job: build.Job, baseline: Artifact, log: Path, report: Report) -> "NDArray[np.float32]":
     """(n, classes) FP32 logits of the source model itself on the validation photos; remembered."""
     import numpy as np
 
@@ -154,7 +152,7 @@ def reference_logits(
     key = digest_of([job.source_digest, job.photos.digest, *code])
     path = job.cache / "reference" / f"{key}.npy"
     if not path.exists():
-        log, doing = folder.path / "logs" / "reference.txt", "running the source model"
+        doing = "running the source model"
         report(Progress(doing, 0, 1))
         call(build.save_reference, job, baseline, path, log=log, timeout_s=3600.0, label=doing)
     logits: NDArray[np.float32] = np.load(path)
@@ -249,7 +247,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "size_bytes": info.total_bytes,
             "build_s": built.build_s,
             "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
-            "parity": parity(logits, context.reference),
+            "parity": parity(logits, context.reference, context.info.outputs),
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
         }
@@ -327,7 +325,8 @@ def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.floa
     if not rows:
         return None
     chosen, labels = list(rows), context.job.photos.labels
-    return accuracy(logits[chosen], context.logits[BASELINE][chosen], [labels[row] for row in rows])
+    baseline, truth = context.logits[BASELINE][chosen], [labels[row] for row in rows]
+    return accuracy(logits[chosen], baseline, truth, context.info.outputs)
 
 
 def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:
