@@ -14,11 +14,13 @@ from PIL import Image
 from serve.engine.model import load_model
 from serve.engine.predict_job import Routing, ServedModel, classify
 from serve.metrics import Meter, Metrics
-from tests.builders import onnx_model, run_info, trial
+from tests.builders import coloured_photos, onnx_model, run_info, trial
+from workbench.backends.artifact import Artifact
 from workbench.errors import Refused
 from workbench.measure.latency import Plan
+from workbench.model.graph.onnx_file import artifact_info
 from workbench.photos.contract import Preprocess
-from workbench.photos.dataset import Dataset
+from workbench.photos.dataset import Dataset, Images
 from workbench.registry.promotion import publish
 from workbench.report import render
 from workbench.report.remarks import ORDERS, SAYS, sentence
@@ -29,7 +31,15 @@ from workbench.results.verdict import compare
 from workbench.run import pipeline
 from workbench.run.sanity.answers import of_answers, output_kind
 from workbench.run.sanity.class_order import known_orders
-from workbench.run.sanity.inputs import of_inputs, of_stated, of_tried, unstable
+from workbench.run.sanity.inputs import (
+    of_inputs,
+    of_stated,
+    of_tried,
+    outputs_of,
+    repeat,
+    try_inputs,
+    unstable,
+)
 from workbench.run.sanity.photos import of_photos
 from workbench.workspace.workspace import find
 
@@ -288,6 +298,47 @@ def test_every_form_can_be_said() -> None:
 class Anything(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         return "names" if key == "names" else 0.5
+
+
+def colour_network(folder: Path, photos: Images, mean: float, std: float, *more: Any, last: str) -> Artifact:
+    """It gives the class whose colour is nearest. more: nodes before the output `last`."""
+    labels = np.asarray(photos.labels)
+    colours = np.stack([photos.pixels()[labels == k].mean(axis=(0, 1, 2)) for k in range(4)]) / 255
+    colours = (colours - mean) / std
+    node, side = onnx.helper.make_node, photos.contract.crop
+    weights = {"w": 2 * colours, "b": -(colours**2).sum(axis=1)}
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "w", "b"], ["g"], transB=1),
+        *more,
+    ]
+    model = onnx_model(nodes, weights, ("x", ["n", 3, side, side]), (last, ["n", 4]))
+    onnx.save(model, folder / "model.onnx")
+    return Artifact(folder, artifact_info(folder / "model.onnx"))
+
+
+def test_the_normalisation_of_the_training_is_found_by_trying(tmp_path: Path) -> None:
+    contract = Preprocess(resize=8, crop=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+    photos = coloured_photos(tmp_path, 64, 4, contract, 10)
+    rows = np.arange(64)
+    baseline = colour_network(tmp_path, photos, 0.0, 1 / 255, last="g")
+    right = try_inputs(baseline, photos, rows)
+    stated = int((outputs_of(baseline, photos, rows).argmax(axis=1) == photos.labels).sum())
+    (remark,) = of_tried(right, stated, 64)
+    assert "values of 0 to 255" in remark.names[0]
+    assert "give `preprocess` as the network was trained" in sentence(remark)
+
+
+def test_noise_and_dependence_on_the_batch_are_found_by_asking_again(tmp_path: Path) -> None:
+    contract = Preprocess(resize=8, crop=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+    photos, node = coloured_photos(tmp_path, 16, 4, contract, 10), onnx.helper.make_node
+    noisy = [node("RandomNormalLike", ["g"], ["r"]), node("Add", ["g", "r"], ["y"])]
+    centred = [node("ReduceMean", ["g"], ["m"], axes=[0]), node("Sub", ["g", "m"], ["y"])]
+    for more, forms in ((noisy, ["again"]), (centred, ["batch"]), ([node("Relu", ["g"], ["y"])], [])):
+        baseline = colour_network(tmp_path, photos, 0.0, 1.0, *more, last="y")
+        changes = repeat(baseline, photos, np.arange(0, 16, 2))
+        assert [remark.form for remark in unstable(*changes)] == forms
 
 
 # One real run: names in another order than the outputs of a network that ends in softmax.

@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Outputs = NDArray[np.float32]
+
 TOP5 = 5
 
 
 def accuracy(
-    logits: "NDArray[np.float32]",
-    baseline: "NDArray[np.float32]",
-    labels: Sequence[int],
-    kind: OutputKind = "logits",
+    logits: "Outputs", baseline: "Outputs", labels: Sequence[int], kind: OutputKind = "logits"
 ) -> Accuracy:
     """Count the photos that the variant gets right, and those it loses and gains against the baseline.
 
@@ -59,9 +58,7 @@ def accuracy(
     )
 
 
-def parity(
-    logits: "NDArray[np.float32]", reference: "NDArray[np.float32]", kind: OutputKind = "logits"
-) -> Parity:
+def parity(logits: "Outputs", reference: "Outputs", kind: OutputKind = "logits") -> Parity:
     """Compare logits with the reference's, both (n, classes).
 
     Raises WorkbenchError for NaN and infinite logits: no accuracy means anything then.

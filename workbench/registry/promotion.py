@@ -42,17 +42,9 @@ def publish(
     info = _read_info(run, workspace)
     trial = _choose(run, info, variant)
     missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
-    if missed and not force:
-        raise Refused(
-            f"`{trial.variant}` of run {run.run_id} misses the budget: {missed}",
-            hint="choose another with --variant, or give a reason: --force REASON; the manifest will say so",
-        )
     doubts = describe([remark for remark in info.remarks if remark.gravity == "grave"])
-    if doubts and not force:
-        raise Refused(
-            f"something is wrong with the model or the photos of run {run.run_id}: {doubts}",
-            hint="mend it and run again, or give a reason: --force REASON; the manifest will say so",
-        )
+    if (missed or doubts) and not force:
+        raise _refusal(f"run {run.run_id}", trial.variant, missed, doubts)
     request = PromotionRequest(
         run,
         trial,
@@ -65,6 +57,18 @@ def publish(
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
+
+
+def _refusal(run: str, variant: str, missed: str, doubts: str) -> Refused:
+    """What is wrong with the model comes first: another variant would not do either."""
+    remedy = "or give a reason: --force REASON; the manifest will say so"
+    if doubts:
+        message = f"something is wrong with the model or the photos of {run}: {doubts}"
+        more = f"; and `{variant}` misses the budget: {missed}" if missed else ""
+        return Refused(message + more, hint=f"mend it and run again, {remedy}")
+    return Refused(
+        f"`{variant}` of {run} misses the budget: {missed}", hint=f"choose another with --variant, {remedy}"
+    )
 
 
 def _read_info(run: RunFolder, workspace: Workspace) -> RunInfo:
