@@ -173,6 +173,7 @@ async def model_card(request: Request) -> ModelCard:
             max_pixels=MAX_PIXELS,
             preprocess=manifest.preprocess,
         ),
+        outputs=manifest.outputs,
         runtime=manifest.runtime,
         provider=model.session.provider,
         threads=model.session.threads,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from serve.engine.model import Model
 from serve.errors import ApiError
 from serve.metrics import Meter
-from workbench.backends.softmax import softmax
+from workbench.backends.softmax import probabilities_of
 from workbench.photos.contract import ImageError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def classify(routing: Routing, read_photo: Callable[[], bytes]) -> Classificatio
 
 
 def _top1(model: Model, logits: "NDArray[np.float32]", infer_s: float, photo: bytes) -> Classification:
-    probabilities = softmax(logits)
+    probabilities = probabilities_of(logits, model.bundle.manifest.outputs)
     result = Classification(model, int(probabilities.argmax()), probabilities, infer_s, photo)
     # One NaN among the logits makes every probability NaN. That is the model's fault, never the photo's.
     if not math.isfinite(result.confidence):

@@ -20,7 +20,7 @@ from serve.http.schemas import (
     ServerMetadata,
     TensorMetadata,
 )
-from serve.http.tensors import DTYPES, HEADER_LENGTH, INPUT, OUTPUT, input_spec, run_request
+from serve.http.tensors import DTYPES, HEADER_LENGTH, INPUT, input_spec, run_request
 from workbench import __version__
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -66,12 +66,13 @@ async def model_metadata(request: Request) -> ModelMetadata:
     model = check_path(engine_of(request).loaded_model(), request)
     datatype, row_shape = input_spec(model)
     manifest = model.bundle.manifest
+    output = TensorMetadata(name=manifest.outputs, datatype="FP32", shape=(-1, len(manifest.class_names)))
     return ModelMetadata(
         name=manifest.name,
         versions=(manifest.version,),
         platform=f"{manifest.runtime.backend}_{manifest.artifact.format}",
         inputs=(TensorMetadata(name=INPUT, datatype=datatype, shape=(-1, *row_shape)),),
-        outputs=(TensorMetadata(name=OUTPUT, datatype="FP32", shape=(-1, len(manifest.class_names))),),
+        outputs=(output,),
     )
 
 
@@ -108,7 +109,7 @@ _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: {**described, "model": ProtocolError} for status, described in ERRORS.items()},
     **MODEL_ERRORS,
     200: {
-        "description": "The logits, in the JSON or, if requested, as bytes after it",
+        "description": "The outputs, in the JSON or, if requested, as bytes after it",
         "content": {"application/octet-stream": _BYTES},
         "headers": {"Inference-Header-Content-Length": _JSON_BYTES},
     },

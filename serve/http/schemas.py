@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from workbench.backends import Runtime
+from workbench.backends.softmax import OutputKind
 from workbench.photos.contract import Preprocess
 from workbench.system.records import Record
 
@@ -129,7 +130,10 @@ class Measurements(Record):
 
 
 class ModelCard(Record):
-    """digest: of the bundle's manifest. concurrency: images computed at the same time."""
+    """digest: of the bundle's manifest. outputs: of the network; /predict makes probabilities of both.
+
+    concurrency: images computed at the same time.
+    """
 
     name: str
     version: str
@@ -137,6 +141,7 @@ class ModelCard(Record):
     created_at: datetime
     class_names: tuple[str, ...]
     input: InputContract
+    outputs: OutputKind
     runtime: Runtime
     provider: str
     threads: int

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"  # the output is called by what the network gives: `logits`, or `probabilities`
 MAX_ROWS = 32
 MAX_JSON_BYTES = 6_000_000  # no other thread runs while JSON is parsed, health included: 0.3 s for 24 MB
 EXTRA_TOKENS = 1000  # commas, brackets and quotes besides those of the tensor
@@ -41,9 +41,10 @@ def run_request(served: ServedModel, body: bytes, header: str | None) -> tuple[b
     datatype, row_shape = input_spec(model)
     request, binary = _split(body, header, row_shape)
     batch = _batch(request, binary, datatype, row_shape)
-    wants_binary = _wants_binary(request)
+    name = model.bundle.manifest.outputs
+    wants_binary = _wants_binary(request, name)
     logits = compute_logits(served, batch)
-    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(logits.shape)}
+    output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(logits.shape)}
     answer: dict[str, Any] = {
         "model_name": model.bundle.manifest.name,
         "model_version": model.version,
@@ -159,14 +160,14 @@ def _only_numbers(data: list[Any], depth: int) -> bool:
     return kinds <= {int, float}
 
 
-def _wants_binary(request: dict[str, Any]) -> bool:
+def _wants_binary(request: dict[str, Any], name: str) -> bool:
     binary = _parameter(request, "binary_data_output") is True
     outputs = request.get("outputs", [])
     if not (isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)):
-        raise _bad(f"`outputs` must be a list of tensors; there is `{OUTPUT}`")
+        raise _bad(f"`outputs` must be a list of tensors; there is `{name}`")
     for output in outputs:
-        if output.get("name") != OUTPUT:
-            raise _bad(f"the only output is `{OUTPUT}`")
+        if output.get("name") != name:
+            raise _bad(f"the only output is `{name}`")
         choice = _parameter(output, "binary_data")
         binary = choice is True if choice is not None else binary
         if _parameter(output, "classification"):

@@ -251,7 +251,7 @@ def test_a_defect_of_ours_is_a_500_that_tells_nothing(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("serve.engine.predict_job.softmax", broken)
+    monkeypatch.setattr("serve.engine.predict_job.probabilities_of", broken)
     response = server.post(encoded(noise(1)))
     assert (response.status_code, error_code(response)) == (500, "internal")
     assert "secret" not in response.text

@@ -1,10 +1,25 @@
-"""From logits to probabilities: the one function of evaluation, measurement and server."""
+"""From what a network gives to probabilities: the functions of evaluation, measurement and server."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+OutputKind = Literal["logits", "probabilities"]
+
+
+def probabilities_of(outputs: "NDArray[Any]", kind: OutputKind) -> "NDArray[np.float64]":
+    """`softmax` of logits; of a network that ends in softmax its own probabilities, scaled to sum up to 1."""
+    import numpy as np
+
+    if kind == "logits":
+        return softmax(outputs)
+    # INT8 rounds them, and percentages sum up to 100. NaN where there is nothing to scale.
+    positive = outputs.astype("float64").clip(0)
+    with np.errstate(invalid="ignore"):
+        positive /= positive.sum(axis=-1, keepdims=True)
+    return positive
 
 
 def softmax(logits: "NDArray[Any]") -> "NDArray[np.float64]":

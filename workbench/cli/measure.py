@@ -1,6 +1,7 @@
 """`run`, `tune` and `export`: what builds and measures."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,6 +24,7 @@ from workbench.cli.options import (
 from workbench.cli.output import check_output, print_comparisons
 
 if TYPE_CHECKING:
+    from workbench.results.remarks import Remark
     from workbench.run.advice.advise import Advice
     from workbench.system.progress import Report
 
@@ -82,13 +84,14 @@ def run(
     from workbench.report import html
     from workbench.run import pipeline
 
-    settings = pipeline.Options(
-        plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed),
-        build_timeout_s=build_timeout,
-        arguments=tuple(sys.argv[1:]),
-        advised=advised,
-    )
     with ProgressDisplay(quiet=quiet) as report:
+        settings = pipeline.Options(
+            plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed),
+            build_timeout_s=build_timeout,
+            arguments=tuple(sys.argv[1:]),
+            advised=advised,
+            show_remarks=partial(_report_remarks, report),
+        )
         comparison = pipeline.run_workspace(
             found, variants, settings, report, partial(_report_advice, report)
         )
@@ -102,6 +105,14 @@ def _report_advice(report: "Report", given: "Advice") -> None:
 
     for line in headlines(given):
         report(Progress("advice", 0, 0, line))
+
+
+def _report_remarks(report: "Report", remarks: "Sequence[Remark]") -> None:
+    from workbench.report.remarks import sentence
+    from workbench.system.progress import Progress
+
+    for remark in remarks:
+        report(Progress("wrong" if remark.gravity == "grave" else "note", 0, 0, sentence(remark)))
 
 
 def tune(
@@ -129,10 +140,14 @@ def tune(
     from workbench.workspace import recipe
 
     found = find_workspace(workspace)
-    settings = pipeline.Options(plan=Plan(budget_s=budget, seed=seed), arguments=tuple(sys.argv[1:]))
     target = recipe_path(found, name)
     with ProgressDisplay(quiet=quiet) as report:
         variants = recipe.load(recipes or [recipe.shipped()])
+        settings = pipeline.Options(
+            plan=Plan(budget_s=budget, seed=seed),
+            arguments=tuple(sys.argv[1:]),
+            show_remarks=partial(_report_remarks, report),
+        )
         tuned = search(found, variants, target, settings, report)
     html.write(tuned.comparison, found.results)
     code = print_comparisons([tuned.comparison], form, verbose=verbose, output=output)

@@ -31,8 +31,8 @@ BumpOption = Annotated[
 ]
 VersionOption = Annotated[str | None, option("--version", "instead of --bump", metavar="X.Y.Z")]
 FORCE = (
-    "publish what misses the budget, or under a number that promises too much; the reason is recorded in the "
-    "manifest"
+    "publish what misses the budget or has a grave remark, or under a number that promises too much; the "
+    "reason is recorded in the manifest"
 )
 ForceOption = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
 AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"

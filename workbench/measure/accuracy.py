@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.backends.softmax import softmax
+from workbench.backends.softmax import OutputKind, probabilities_of
 from workbench.errors import WorkbenchError, plural
 from workbench.measure.per_class import expected_calibration_error, mean_kl
 from workbench.measure.records import Accuracy, Parity
@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Outputs = NDArray[np.float32]
+
 TOP5 = 5
 
 
 def accuracy(
-    logits: "NDArray[np.float32]", baseline: "NDArray[np.float32]", labels: Sequence[int]
+    logits: "Outputs", baseline: "Outputs", labels: Sequence[int], kind: OutputKind = "logits"
 ) -> Accuracy:
     """Count the photos that the variant gets right, and those it loses and gains against the baseline.
 
-    logits, baseline: (n, classes). labels: (n,) class indices in the order of the class names.
+    logits, baseline: (n, classes), of this kind. labels: (n,) class indices in the order of the class names.
     """
     import numpy as np
 
@@ -52,11 +54,11 @@ def accuracy(
         gains=int(gained.sum()),
         class_losses=per_class(lost),
         class_gains=per_class(gained),
-        ece=expected_calibration_error(softmax(logits), truth),
+        ece=expected_calibration_error(probabilities_of(logits, kind), truth),
     )
 
 
-def parity(logits: "NDArray[np.float32]", reference: "NDArray[np.float32]") -> Parity:
+def parity(logits: "Outputs", reference: "Outputs", kind: OutputKind = "logits") -> Parity:
     """Compare logits with the reference's, both (n, classes).
 
     Raises WorkbenchError for NaN and infinite logits: no accuracy means anything then.
@@ -71,5 +73,5 @@ def parity(logits: "NDArray[np.float32]", reference: "NDArray[np.float32]") -> P
         max_abs=max_abs,
         max_rel=max_abs / max(float(np.abs(reference).max()), 1e-12),
         top1_agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
-        kl=mean_kl(reference, logits),
+        kl=mean_kl(reference, logits, kind),
     )

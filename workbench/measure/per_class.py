@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.backends.softmax import softmax
+from workbench.backends.softmax import OutputKind, probabilities_of
 from workbench.measure.records import Accuracy
 from workbench.measure.stats import PairedDrop
 
@@ -100,10 +100,12 @@ def expected_calibration_error(
     return float(np.abs(np.bincount(slot, right - confidence)).sum() / len(labels))
 
 
-def mean_kl(reference: "NDArray[np.float32]", logits: "NDArray[np.float32]") -> float:
-    """Mean Kullback-Leibler divergence of softmax(logits) from softmax(reference), in nats."""
+def mean_kl(
+    reference: "NDArray[np.float32]", logits: "NDArray[np.float32]", kind: OutputKind = "logits"
+) -> float:
+    """Mean Kullback-Leibler divergence of the logits' probabilities from the reference's, in nats."""
     import numpy as np
 
-    p, q = softmax(reference), softmax(logits)
+    p, q = probabilities_of(reference, kind), probabilities_of(logits, kind)
     tiny = math.ulp(0.0)
     return float((p * (np.log(p + tiny) - np.log(q + tiny))).sum(axis=1).mean())

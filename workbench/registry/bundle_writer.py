@@ -39,6 +39,7 @@ class PromotionRequest:
 
     bump, version: the number of the caller's choice, at most one of the two; else it is derived.
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
+    caveats: the run's remarks in words, for the model card.
     """
 
     run: RunFolder
@@ -49,6 +50,7 @@ class PromotionRequest:
     version: str | None = None
     forced: str | None = None
     shadow: Demand | None = None
+    caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version is not None:
@@ -158,13 +160,15 @@ def _find_published(
     registry: Registry, name: str, candidate: _Candidate, *, first: str | None
 ) -> Bundle | None:
     """The intact version of this very model; `first` where there are several, else the highest."""
-    model = (candidate.artifact.digest, candidate.info.class_names, candidate.contract, candidate.runtime)
+    info = candidate.info
+    model = (candidate.artifact.digest, info.class_names, candidate.contract, info.outputs, candidate.runtime)
     versions = sorted(registry.versions(name), key=lambda version: version == first)
     for version in reversed(versions):
         try:
             bundle = registry.bundle(name, version)
-            manifest = bundle.manifest
-            if (bundle.artifact.digest, manifest.class_names, manifest.preprocess, manifest.runtime) == model:
+            found = bundle.manifest
+            takes = (found.class_names, found.preprocess, found.outputs, found.runtime)
+            if (bundle.artifact.digest, *takes) == model:
                 bundle.verify()
                 return bundle
         except WorkbenchError:
@@ -255,7 +259,7 @@ def _publish(
     highest, forced = parse(versions[-1]) if versions else None, request.forced is not None
     number = next_version(highest, change, bump=request.bump, version=request.version, forced=forced)
     draft = _draft(request, candidate, number, golden, batching)
-    bundle = registry.publish(draft, lambda folder: _write(folder, draft, candidate, golden))
+    bundle = registry.publish(draft, lambda folder: _write(folder, draft, request, candidate, golden))
     return bundle, change.why if change else "the first version"
 
 
@@ -330,6 +334,7 @@ def _draft(
             runtime=candidate.runtime,
             class_names=info.class_names,
             preprocess=candidate.contract,
+            outputs=info.outputs,
             golden=Golden(file=GOLDEN_NAME, images=len(golden.pixels), atol=golden.atol),
             measured=trial,
             machine=info.machine,
@@ -345,12 +350,15 @@ def _draft(
                 synthetic=info.synthetic,
             ),
             batching=batching,
+            remarks=info.remarks,
         )
     except ValidationError as error:
         raise invalid(f"`{trial.variant}` cannot be published", error) from error
 
 
-def _write(folder: Path, draft: Draft, candidate: _Candidate, golden: _GoldenSet) -> None:
+def _write(
+    folder: Path, draft: Draft, request: PromotionRequest, candidate: _Candidate, golden: _GoldenSet
+) -> None:
     import numpy as np
 
     (folder / draft.artifact.file).write_bytes(candidate.artifact.read())
@@ -360,5 +368,5 @@ def _write(folder: Path, draft: Draft, candidate: _Candidate, golden: _GoldenSet
     packed = io.BytesIO()
     np.savez_compressed(packed, pixels=golden.pixels, logits=golden.logits)
     (folder / GOLDEN_NAME).write_bytes(packed.getvalue())
-    card = model_card(draft, noise_floor=candidate.info.noise_floor)
+    card = model_card(draft, noise_floor=candidate.info.noise_floor, caveats=request.caveats)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")

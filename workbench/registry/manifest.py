@@ -10,10 +10,12 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 
 from workbench.backends import Runtime
 from workbench.backends.artifact import ArtifactInfo, Companion
+from workbench.backends.softmax import OutputKind
 from workbench.errors import WorkbenchError, plural
 from workbench.registry.batch_gain import Batching
 from workbench.registry.semver import is_version
 from workbench.results.records import Recorded, TrialResult
+from workbench.results.remarks import Remark
 from workbench.system.machine import Machine
 from workbench.system.records import Record, Sha256, parse_record
 
@@ -75,7 +77,7 @@ class Provenance(Record):
 
 
 class Draft(Record):
-    """A manifest without its list of files."""
+    """A manifest without its list of files. outputs: what the network gives. remarks: of the run on it."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -85,11 +87,13 @@ class Draft(Record):
     runtime: Runtime
     class_names: tuple[str, ...]
     preprocess: Recorded
+    outputs: OutputKind = "logits"
     golden: Golden
     measured: TrialResult
     machine: Machine
     provenance: Provenance
     batching: Batching | None = None
+    remarks: tuple[Remark, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Draft":

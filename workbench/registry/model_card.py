@@ -1,5 +1,7 @@
 """MODEL_CARD.md: a published model in words."""
 
+from collections.abc import Sequence
+
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import plural, some
 from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
@@ -9,12 +11,15 @@ from workbench.registry.manifest import Draft
 from workbench.system.files import sha256_bytes
 
 
-def model_card(draft: Draft, *, noise_floor: float | None) -> str:
-    """noise_floor: the difference of a second copy of the baseline in that run, a fraction of 1, if known."""
+def model_card(draft: Draft, *, noise_floor: float | None, caveats: Sequence[str] = ()) -> str:
+    """noise_floor: the difference of a second copy of the baseline in that run, a fraction of 1, if known.
+
+    caveats: what the sanity look of the run remarked on, in words.
+    """
     sections = {
         "What it takes": _contract(draft),
         "Measured": _measured(draft, noise_floor),
-        "Limits": _limits(draft),
+        "Limits": [*_limits(draft), *(f"- {caveat}" for caveat in caveats)],
         "Where it came from": _provenance(draft),
         "Classes": [f"{i}. `{name}`" for i, name in enumerate(draft.class_names)],
     }
@@ -39,7 +44,8 @@ def _contract(draft: Draft) -> list[str]:
         f"- {_resized(contract)}{_cut(contract)}.",
         f"- {_scaled(contract)} normalised: mean {_triple(contract.mean)}, std {_triple(contract.std)}"
         f"{' (by the network itself)' if draft.artifact.pixels else ''}.",
-        f"- The network reads {_shape(draft.artifact)} and gives {len(draft.class_names)} logits an image.",
+        f"- The network reads {_shape(draft.artifact)} and gives {len(draft.class_names)} {draft.outputs} an "
+        "image.",
     ]
 
 

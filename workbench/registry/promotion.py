@@ -12,6 +12,7 @@ from workbench.results.folder import RunFolder, find_run
 from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
+from workbench.results.remarks import Remark
 from workbench.results.verdict import certification_shortfalls, compare, shortfalls
 from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace
@@ -26,25 +27,24 @@ def publish(
     version: str | None,
     alias: str,
     force: str | None,
-    describe: Callable[[Sequence[Shortfall]], str],
+    describe: Callable[[Sequence[Shortfall | Remark]], str],
     require_shadow: float | None = None,
 ) -> Promotion:
     """Promote the winner of a run, or the named variant.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
-    describe: puts shortfalls in words. require_shadow: the least agreement in a shadow run, a fraction of 1.
-    Raises Refused where that was not reached, where the variant was skipped or failed, and where it misses
-    the workspace's budget, unless forced. WorkbenchError for an unknown run or variant.
+    describe: puts shortfalls and remarks in words. require_shadow: the least agreement in a shadow run, a
+    fraction of 1. Raises Refused where that was not reached, where the variant was skipped or failed, and,
+    unless forced, where it misses the workspace's budget or the sanity look found something grave.
+    WorkbenchError for an unknown run or variant.
     """
     run = find_run(workspace.results, run_id)
     info = _read_info(run, workspace)
     trial = _choose(run, info, variant)
     missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
-    if missed and not force:
-        raise Refused(
-            f"`{trial.variant}` of run {run.run_id} misses the budget: {missed}",
-            hint="choose another with --variant, or give a reason: --force REASON; the manifest will say so",
-        )
+    doubts = describe([remark for remark in info.remarks if remark.gravity == "grave"])
+    if (missed or doubts) and not force:
+        raise _refusal(f"run {run.run_id}", trial.variant, missed, doubts)
     request = PromotionRequest(
         run,
         trial,
@@ -52,10 +52,23 @@ def publish(
         alias=alias,
         bump=bump,
         version=version,
-        forced="; ".join(filter(None, [force, missed])) if force else None,
+        forced="; ".join(filter(None, [force, missed, doubts])) if force else None,
+        caveats=tuple(describe([remark]) for remark in info.remarks),
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
+
+
+def _refusal(run: str, variant: str, missed: str, doubts: str) -> Refused:
+    """What is wrong with the model comes first: another variant would not do either."""
+    remedy = "or give a reason: --force REASON; the manifest will say so"
+    if doubts:
+        message = f"something is wrong with the model or the photos of {run}: {doubts}"
+        more = f"; and `{variant}` misses the budget: {missed}" if missed else ""
+        return Refused(message + more, hint=f"mend it and run again, {remedy}")
+    return Refused(
+        f"`{variant}` of {run} misses the budget: {missed}", hint=f"choose another with --variant, {remedy}"
+    )
 
 
 def _read_info(run: RunFolder, workspace: Workspace) -> RunInfo:

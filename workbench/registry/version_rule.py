@@ -38,6 +38,8 @@ def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: A
     # No client sees the batch size.
     if old.artifact.input_shape[1:] != artifact.input_shape[1:]:
         return Change("major", f"the input shape changed since {old.version}")
+    if old.outputs != info.outputs:
+        return Change("major", f"the network gives {info.outputs}, not {old.outputs} as {old.version} does")
     if old.artifact.pixels != artifact.pixels:
         return Change("major", f"the network takes another type of input than {old.version}")
     if moved := _moved(old.preprocess, contract, SLIGHT):

@@ -1,11 +1,12 @@
 """The advice on recipes, and what a recipe does, in words and as JSON: the keys of `--format json`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from workbench.errors import plural
 from workbench.model.graph.facts import NetworkFacts
+from workbench.report.remarks import sentence
 from workbench.report.words import listed, millions, wrapped
 from workbench.run.advice.advise import Advice, Item
 from workbench.run.advice.explain import Explanation
@@ -14,7 +15,9 @@ SHOWN = 8  # variants of a recipe listed by name; more are counted
 
 
 def answer(advice: Advice) -> dict[str, Any]:
-    return {**asdict(advice), "network": advice.network.model_dump(mode="json")}
+    remarks = [remark.model_dump(mode="json") for remark in advice.remarks]
+    network = advice.network.model_dump(mode="json")
+    return {**asdict(replace(advice, remarks=())), "network": network, "remarks": remarks}
 
 
 def headlines(advice: Advice) -> list[str]:
@@ -43,6 +46,9 @@ def text(advice: Advice) -> str:
         *wrapped(f"{advice.cpu}, {plural(advice.cores, 'core')}: {here}", ""),
         *wrapped(network(advice.network), ""),
     ]
+    if advice.remarks:
+        lines += ["", "first of all:"]
+        lines += [line for remark in advice.remarks for line in wrapped(sentence(remark), "      ", "  - ")]
     sources: dict[str, int] = {}  # numbered as they are met: each is given in full once, at the end
     unfit, away = _poor(advice)
     promising = _promising_first([item for item in advice.items if item.worth])

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from workbench.results.reasons import Verdict
+from workbench.results.remarks import Remark
 from workbench.results.verdict import Comparison, Row
 from workbench.system.records import Record
 
@@ -23,6 +24,7 @@ class RunAnswer(Record):
 
     run: str
     verdict: Verdict
+    remarks: tuple[Remark, ...]
     rows: tuple[RunRow, ...]
 
 
@@ -50,6 +52,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
         {
             "run": comparison.info.run_id,
             "verdict": comparison.verdict,
+            "remarks": comparison.info.remarks,
             "rows": [RunRow(**asdict(row), run=comparison.info.run_id) for row in comparison.rows],
         }
         for comparison in comparisons

@@ -7,9 +7,11 @@ from typing import assert_never
 from workbench.errors import plural
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
+from workbench.report.remarks import sentence
 from workbench.report.words import listed, points, times
 from workbench.results import reasons
 from workbench.results.records import AdviceScore, RunInfo, SearchSummary
+from workbench.results.remarks import Remark
 from workbench.results.verdict import Comparison
 
 OTHERS = 8  # variants that miss the budget, named where nothing fits it
@@ -51,13 +53,15 @@ class Section:
 def sections(comparison: Comparison, *, verbose: bool) -> list[Section]:
     """What a comparison says below its table. verbose: every reason, the advice and the search."""
     verdict, info = comparison.verdict, comparison.info
+    grave, light = ([sentence(r) for r in info.remarks if r.gravity == g] for g in ("grave", "note"))
     found = [
+        Section("Notes: mend these before anything else", tuple(grave)),
         Section("Winner" if verdict.winner else "No winner", tuple(_decision(comparison, verbose=verbose))),
         Section("Close behind", tuple(_close_behind(verdict.reasons))),
         Section("Over the budget", tuple(_over_budget(verdict, verbose=verbose))),
         Section("Not measured here", tuple(_unmeasured(verdict.reasons, verbose=verbose)), not verbose),
         Section("Dropped early", tuple(_dropped(verdict.reasons)) if verbose else ()),
-        Section("Notes", tuple(_notes(comparison, verbose=verbose))),
+        Section("Notes", (*light, *_notes(comparison, verbose=verbose))),
         Section("The search", tuple(search(info.search)) if verbose and info.search else ()),
         Section("The advice", tuple(_advice(info.advice)) if verbose and info.advice else ()),
     ]
@@ -172,13 +176,15 @@ def _over_budget(verdict: reasons.Verdict, *, verbose: bool) -> list[str]:
     return lines if verbose or more <= 0 else [*lines[:OTHERS], f"{more} more"]
 
 
-def shortfalls(missed: Sequence[reasons.Shortfall]) -> str:
-    """What a variant misses of the budget."""
+def shortfalls(missed: Sequence[reasons.Shortfall | Remark]) -> str:
+    """What a variant misses of the budget, and what is wrong besides."""
     return "; ".join(map(shortfall, missed))
 
 
-def shortfall(missed: reasons.Shortfall) -> str:
+def shortfall(missed: reasons.Shortfall | Remark) -> str:
     match missed:
+        case Remark():
+            return sentence(missed)
         case reasons.DropShortfall():
             return f"drop {points(missed.drop)} points (budget {100 * missed.limit:g})"
         case reasons.PhotosShortfall():

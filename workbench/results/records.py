@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from workbench.backends import Runtime, removed_setting
 from workbench.backends.artifact import ExportRecord
 from workbench.backends.audit import Audit
+from workbench.backends.softmax import OutputKind
 from workbench.measure.records import (
     Accuracy,
     Conditions,
@@ -23,6 +24,7 @@ from workbench.measure.records import (
 from workbench.measure.stats import Interval
 from workbench.photos.contract import Preprocess
 from workbench.results.reasons import Cause, Objective, Status
+from workbench.results.remarks import Remark
 from workbench.system.machine import Machine
 from workbench.system.records import Record
 
@@ -195,8 +197,9 @@ class RunInfo(Record):
 
     certification_images: photos held out to certify the winner; uncertified: why there are none;
     leak: because calibration and validation share photos. notes: sentences on the data, and in older runs on
-    the advice and the search. noise_floor: difference of a second copy of the baseline, a fraction; None
-    before it is known. environments: of every round of timing, the confirming ones last.
+    the advice and the search. outputs: of the network. remarks: of the sanity look, grave ones first.
+    noise_floor: difference of a second copy of the baseline, a fraction; None before it is known.
+    environments: of every round of timing, the confirming ones last.
     timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
     """
 
@@ -222,6 +225,8 @@ class RunInfo(Record):
     uncertified: NoneHeldOut | str | None = None
     leak: bool = False
     notes: tuple[str, ...] = ()
+    outputs: OutputKind = "logits"
+    remarks: tuple[Remark, ...] = ()
     advice: AdviceScore | None = None
     search: SearchSummary | None = None
     noise_floor: float | None = None

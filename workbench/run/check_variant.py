@@ -149,9 +149,7 @@ def build_variant(job: build.Job, variant: Variant, log: Path, timeout_s: float)
     return Built(*found, time.monotonic() - started)
 
 
-def reference_logits(
-    job: build.Job, baseline: Artifact, folder: RunFolder, report: Report
-) -> "NDArray[np.float32]":
+def reference_logits(job: build.Job, baseline: Artifact, log: Path, report: Report) -> "NDArray[np.float32]":
     """(n, classes) FP32 logits of the source model itself on the validation photos; remembered."""
     import numpy as np
 
@@ -159,7 +157,7 @@ def reference_logits(
     key = digest_of([job.source_digest, job.photos.digest, *code])
     path = job.cache / "reference" / f"{key}.npy"
     if not path.exists():
-        log, doing = folder.path / "logs" / "reference.txt", "running the source model"
+        doing = "running the source model"
         report(Progress(doing, 0, 1))
         call(build.save_reference, job, baseline, path, log=log, timeout_s=3600.0, label=doing)
     logits: NDArray[np.float32] = np.load(path)
@@ -242,7 +240,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
     """
     opened, logits, measured = _measured(context, variant, built, stage)
     _as_asked(variant, built.artifact, opened)
-    distance = parity(logits, context.reference)
+    distance = parity(logits, context.reference, context.info.outputs)
     own = context.contracts.get(variant.name) is not None
     hold(
         context.job_of(variant.name),
@@ -355,7 +353,8 @@ def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.floa
     if not rows:
         return None
     chosen, labels = list(rows), context.job.photos.labels
-    return accuracy(logits[chosen], context.logits[BASELINE][chosen], [labels[row] for row in rows])
+    baseline, truth = context.logits[BASELINE][chosen], [labels[row] for row in rows]
+    return accuracy(logits[chosen], baseline, truth, context.info.outputs)
 
 
 def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:

@@ -12,6 +12,7 @@ from workbench.measure.split import Parts, split
 from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
+from workbench.results.remarks import Remark, graver_first
 from workbench.results.verdict import Comparison, compare
 from workbench.run.advice.advise import Advice, advise, advised, hindsight
 from workbench.run.build import network
@@ -25,6 +26,8 @@ from workbench.run.check_variant import (
     reference_logits,
 )
 from workbench.run.prepare import FEW, Prepared, notes_on, prepare
+from workbench.run.sanity.answers import output_kind
+from workbench.run.sanity.look import look, look_quickly, of_parity
 from workbench.run.time_variants import time_all
 from workbench.system import machine
 from workbench.system.child import call
@@ -43,13 +46,15 @@ LIBRARIES = ("krishi-bench", "numpy", "pillow", *(name for name in EXTRAS if EXT
 class Options:
     """build_timeout_s: for one variant's export and steps together.
 
-    advised: try only the variants that the advisor finds worth trying.
+    advised: try only the variants that the advisor finds worth trying. show_remarks: is given what the sanity
+    look found, before anything but the baseline is built.
     """
 
     plan: Plan = field(default_factory=Plan)
     build_timeout_s: float = 900.0
     arguments: tuple[str, ...] = ()
     advised: bool = False
+    show_remarks: Callable[[Sequence[Remark]], None] = lambda _: None
 
 
 def run_workspace(
@@ -113,10 +118,14 @@ def _report_end(result: TrialResult, report: Report) -> None:
 
 
 def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Advice:
-    """The advice alone: the network is exported and read, nothing is measured. Raises WorkbenchError."""
+    """The advice, and the sanity look: nothing is measured but the source model's accuracy.
+
+    Raises WorkbenchError.
+    """
     prepared = prepare(workspace, report, calibrate=False)
     _, built = build_baseline(prepared, Options().build_timeout_s, report)
-    return advice_for(prepared, built.artifact, variants)
+    remarks = look_quickly(prepared, built.artifact, prepared.job.cache / "logs" / "sanity.txt")
+    return replace(advice_for(prepared, built.artifact, variants), remarks=remarks)
 
 
 def begin(
@@ -130,13 +139,15 @@ def begin(
     info = _info(prepared, folder, parts, baseline, options.arguments)
     folder.save_info(info)
     _save_photos(folder, prepared.job.photos, parts)
+    logs = folder.path / "logs"
+    reference = reference_logits(prepared.job, built.artifact, logs / "reference.txt", report)
     context = Context(
         prepared,
         folder,
         parts,
-        info,
+        info.model_copy(update={"outputs": output_kind(reference)}),
         baseline,
-        reference=reference_logits(prepared.job, built.artifact, folder, report),
+        reference=reference,
         empty_worker=empty_worker(prepared.job, folder),
         build_timeout_s=options.build_timeout_s,
         report=report,
@@ -149,7 +160,12 @@ def begin(
             f"the baseline cannot be measured: {result.reason}",
             hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
         )
-    return context, result
+    remarks = look(prepared, built.artifact, reference, logs / "sanity.txt")
+    remarks += of_parity(prepared.job.photos, built.artifact, result.parity, logs / "sanity.txt")
+    info = context.info.model_copy(update={"remarks": graver_first(remarks)})
+    folder.save_info(info)
+    options.show_remarks(info.remarks)
+    return replace(context, info=info), result
 
 
 def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Variant]) -> Advice:

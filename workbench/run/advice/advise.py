@@ -8,6 +8,7 @@ from typing import Literal
 from workbench.model.graph.facts import NetworkFacts
 from workbench.results.reasons import Objective
 from workbench.results.records import AdviceScore, Misjudgement, MisjudgementKind
+from workbench.results.remarks import Remark
 from workbench.results.verdict import Comparison, Row
 from workbench.run.advice.speed_rules import Opinion, Situation, opinions
 from workbench.system.machine import Machine
@@ -42,7 +43,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Items in the order of the variants. cpu, features: of the machine it is for."""
+    """Items in the order of the variants. cpu, features: of the machine. remarks: of the sanity look."""
 
     network: NetworkFacts
     cpu: str
@@ -50,6 +51,7 @@ class Advice:
     features: tuple[str, ...]
     objective: Objective
     items: tuple[Item, ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 def advise(

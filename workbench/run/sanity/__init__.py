@@ -1,0 +1,1 @@
+"""The sanity look: what is wrong with a network or its photos, before any variant is judged."""
