@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from workbench.errors import plural, some
 from workbench.model.source.file_facts import FileFacts, WeightGroup
 from workbench.model.source.info import NAMES
+from workbench.report.remarks import sentence
 from workbench.report.words import listed, wrapped
+from workbench.run.sanity.inputs import of_stated
 
 MEANS = "[0.485, 0.456, 0.406]"
 STDS = "[0.229, 0.224, 0.225]"
@@ -33,7 +35,9 @@ def text(found: FileFacts) -> str:
             lines += wrapped(f"{label}: {listed(named, most=12)}", "")
     if found.stand_ins:
         lines += wrapped(f"named in the file, and neither imported nor run: {some(found.stand_ins)}", "")
-    for note in info.notes:
+    stated = info.preprocess
+    remarks = of_stated(stated.mean, stated.std) if stated.rescale is None else []
+    for note in (*info.notes, *map(sentence, remarks)):
         lines += wrapped(note, "")
     return "\n".join([*lines, "", "krishi.yaml needs:", *(f"  {line}" for line in lines_needed(found))])
 
