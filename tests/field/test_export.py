@@ -199,7 +199,9 @@ def job(factory: str, folder: Path) -> build.Job:
     np.save(folder / "pixels.npy", np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3), np.uint8))
     photos = Images(folder / "pixels.npy", (0, 1, 2, 3, 0, 1), contract, "digest")
     source = ModelSource(factory=f"{__file__}:{factory}")
-    return build.Job(source, factory, CLASSES, contract, photos, None, folder / "cache", own_crop=SIDE)
+    return build.Job(
+        source, factory, CLASSES, contract, photos, None, folder / "cache", own_size=(SIDE, SIDE)
+    )
 
 
 def variant(**export: Any) -> Variant:

@@ -30,6 +30,7 @@ NEVER_ONE = {
     *(
         "size",
         "FEW",
+        "use",
         "MAX_ROWS",
         "MAX_BATCH",
         "MAX_HEAD_BYTES",

@@ -193,9 +193,8 @@ def test_a_network_that_branches_on_its_input_is_refused_by_the_exporter_that_ke
 
 
 def test_a_network_that_branches_on_its_input_is_refused_by_the_newer_exporter(tmp_path: Path) -> None:
-    assert "exporter `dynamo` failed at opset 18" in refused(
-        lambda: exported(Branching(), tmp_path, Export())
-    )
+    export = Export(exporter="dynamo")
+    assert "exporter `dynamo` failed at opset 18" in refused(lambda: exported(Branching(), tmp_path, export))
     assert not (tmp_path / "model.onnx").exists()
 
 

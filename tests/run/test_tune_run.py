@@ -176,7 +176,7 @@ def test_nothing_that_beats_the_baseline_is_said_and_no_recipe_is_written(
     assert "`NoSuchOperator` cannot be quantised" in (tried["wrong"].reason or "")
     smaller = [trial for name, trial in tried.items() if name.startswith("plain@")]
     assert smaller and all(trial.status == "skipped" for trial in smaller)
-    assert f"the model comes as an ONNX file for {SIDE} x {SIDE} pixels" in (smaller[0].reason or "")
+    assert f"the model comes as an ONNX file for {SIDE} pixels" in (smaller[0].reason or "")
 
 
 # What is refused

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from workbench.errors import plural
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -88,4 +90,5 @@ def _by_chance(
         return None
     if agreeing / count > chance + LEAST_KAPPA * (1 - chance):
         return None
-    return Disagreement(row, f"{off}, and its class is the expected one for {agreeing} of {count} photos")
+    what = f"its class is the expected one for {agreeing} of {plural(count, 'photo')}"
+    return Disagreement(row, f"{off}, and {what}")

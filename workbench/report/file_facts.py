@@ -65,7 +65,7 @@ def lines_needed(found: FileFacts) -> list[str]:
     if info.kind == "torch-export":
         lines.append(_line("trust_code: true", "where you trust the file: reading it may run code"))
     if not info.class_names:
-        count = f"{info.num_classes} names" if info.num_classes else "names"
+        count = plural(info.num_classes, "name") if info.num_classes else "names"
         lines.append(_line("class_names: labels.json", f"{count}, in the order of the network's outputs"))
     lines += ["data:", _line("validation: data/val", "class folders of photos"), "  calibration: data/calib"]
     stated = info.preprocess
