@@ -22,6 +22,7 @@ from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.source.file_facts import examine  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402
 from workbench.report import file_facts as words  # noqa: E402
+from workbench.workspace.draft import write_draft  # noqa: E402
 
 nn = torch.nn
 NAMES = ["a_healthy", "b_rust", "c_blight", "d_mold"]
@@ -338,6 +339,25 @@ def test_of_two_sets_that_fit_it_says_which_it_took_and_how_to_choose(
     assert same(load_model(chosen, None), net)
     assert not same(load_model(source, None), net)
     assert f"weights taken from `{second}` ({role})" in inspect(chosen).sentence()
+
+
+def test_one_mapping_under_two_names_is_two_sets(saved: Save, sd: Weights, net: Any) -> None:
+    source = saved({"model": sd, "model_ema": sd, "history": [sd] * 20})
+    groups = [(group.place, group.tensors) for group in examine(source.checkpoint or Path()).groups]
+    few = 6 * len(sd)  # a mapping is named 8 times at most
+    assert groups == [("model", len(sd)), ("model_ema", len(sd)), ("history.*", few)]
+    chosen = source.model_copy(update={"weights": "model_ema"})
+    assert same(load_model(chosen, None), net)
+    assert "weights taken from `model_ema` (an EMA)" in inspect(chosen).sentence()
+
+
+def test_init_reads_the_names_and_the_preprocessing_of_a_checkpoint(saved: Save, sd: Weights) -> None:
+    source = saved(krishi_sahayak(sd))
+    _, findings = write_draft((source.checkpoint or Path()).parent)
+    assert findings[0].startswith(
+        "checkpoint: student.ckpt, a Lightning checkpoint: 4 classes, named; resize"
+    )
+    assert "class names: those of the checkpoint" in findings
 
 
 def test_a_student_and_its_teacher_in_one_shell_are_told_apart(
