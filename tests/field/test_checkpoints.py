@@ -76,6 +76,15 @@ class InHalf(nn.Module):
 
 def parallel(num_classes):
     return nn.DataParallel(Net(num_classes))
+
+def configured(model_config, num_classes, lr=0.1):
+    return Net(num_classes)
+
+def only_weights():
+    return Net(4).state_dict()
+
+def nothing():
+    Net(4)
 """
 Weights = dict[str, Any]
 Save = Callable[..., ModelSource]
@@ -358,6 +367,26 @@ def test_init_reads_the_names_and_the_preprocessing_of_a_checkpoint(saved: Save,
         "checkpoint: student.ckpt, a Lightning checkpoint: 4 classes, named; resize"
     )
     assert "class names: those of the checkpoint" in findings
+
+
+@pytest.mark.parametrize(
+    ("factory", "said", "remedy"),
+    [
+        ("configured", "needs `model_config`", "`model.factory_args: {model_config: ...}`"),
+        ("only_weights", "returned `OrderedDict`", "`return model`"),
+        ("nothing", "returned `NoneType`", "`return model`"),
+    ],
+)
+def test_a_factory_that_cannot_be_used_says_what_to_give(
+    saved: Save, sd: Weights, factory: str, said: str, remedy: str
+) -> None:
+    error = error_of(lambda: load_model(saved(sd, factory), None))
+    assert said in error.message and remedy in (error.hint or "")
+
+
+def test_a_factory_s_further_arguments_stand_in_krishi_yaml(saved: Save, sd: Weights, net: Any) -> None:
+    source = saved(sd, "configured", factory_args={"model_config": {"depth": 18}})
+    assert same(load_model(source, None), net)
 
 
 def test_a_student_and_its_teacher_in_one_shell_are_told_apart(
@@ -715,5 +744,6 @@ def test_inspect_takes_every_kind_of_file(tmp_path: Path) -> None:
     assert {facts.info.kind for facts in found.values()} == {"torchscript", "onnx", "torch-export"}
     assert [found[name].groups[0].tensors for name in ("m.pt", "m.onnx")] == [2, 2]
     assert found["m.onnx"].info.num_classes == 4
+    assert f"preprocess: {{resize: {SHAPE[2]}, mean: [" in words.text(found["m.onnx"])
     assert "trust_code: true" in words.text(found["m.pt2"])
     assert "factory" not in words.text(found["m.pt"])
