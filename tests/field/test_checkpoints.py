@@ -360,6 +360,23 @@ def test_one_mapping_under_two_names_is_two_sets(saved: Save, sd: Weights, net: 
     assert "weights taken from `model_ema` (an EMA)" in inspect(chosen).sentence()
 
 
+@pytest.mark.parametrize(
+    "size",
+    [
+        [96, 128], (96, 128), [3, 96, 128], [96, 128, 3], [96.0, 128.0], ["96", "128"],
+        {"height": 96, "width": 128}, np.array([96, 128]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_size_and_the_mean_are_read_however_they_are_written(
+    saved: Save, sd: Weights, size: object
+) -> None:
+    stats = {"image_size": size, "mean": torch.full((3, 1, 1), 0.5), "std": np.full((1, 3, 1, 1), 0.25)}
+    stated = inspect(saved({"state_dict": sd, "preprocessing_stats": stats})).preprocess
+    assert (stated.resize, stated.crop) == ((96, 128), (96, 128))
+    assert (stated.mean, stated.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
 def test_init_reads_the_names_and_the_preprocessing_of_a_checkpoint(saved: Save, sd: Weights) -> None:
     source = saved(krishi_sahayak(sd))
     _, findings = write_draft((source.checkpoint or Path()).parent)
