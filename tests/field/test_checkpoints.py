@@ -377,6 +377,17 @@ def test_the_size_and_the_mean_are_read_however_they_are_written(
     assert (stated.mean, stated.std) == ((0.5,) * 3, (0.25,) * 3)
 
 
+def test_a_statement_that_cannot_be_followed_leaves_the_word_to_krishi_yaml(
+    saved: Save, sd: Weights, tmp_path: Path
+) -> None:
+    stats = {"mean": [0.5], "std": [0.25]}
+    info = inspect(saved({"state_dict": sd, "class_names": NAMES, "preprocessing_stats": stats}))
+    assert (info.preprocess.mean, info.class_names) == (None, tuple(NAMES))
+    assert info.notes == (
+        f"{tmp_path}/student.ckpt: preprocessing_stats: mean and std must be three numbers, scale a number",
+    )
+
+
 def test_init_reads_the_names_and_the_preprocessing_of_a_checkpoint(saved: Save, sd: Weights) -> None:
     source = saved(krishi_sahayak(sd))
     _, findings = write_draft((source.checkpoint or Path()).parent)

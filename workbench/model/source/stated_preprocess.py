@@ -16,12 +16,6 @@ def stated_preprocess(
     side); `interpolation`, `color`, `scale`, `mean`, `std`. config: `input_height`, `input_width`.
     """
     where = f"{path}: preprocessing_stats"
-    color = str(stats.get("color", "RGB")).upper()
-    if color not in ("RGB", "BGR"):
-        raise WorkbenchError(
-            f"{where}.color is {stats['color']}: photos are given to the network as RGB or BGR",
-            hint="convert them in the network's forward",
-        )
     shorter, size = stats.get("resize_shorter_side"), _size(stats.get("image_size"))
     squeezed = [size, size] if isinstance(size, int) else size
     height, width = config.get("input_height"), config.get("input_width")
@@ -33,10 +27,21 @@ def stated_preprocess(
         "interpolation": interpolation(stats.get("interpolation"), where),
         # As this layout documents it: the crop begins at the difference // 2.
         "rounding": "albumentations" if shorter else None,
-        "channels": "BGR" if color == "BGR" else None,
+        "channels": "BGR" if color_of(stats, path) == "BGR" else None,
         "mean": mean,
         "std": std,
     }
+
+
+def color_of(stats: Mapping[str, object], path: Path) -> str:
+    """RGB or BGR. Raises WorkbenchError for another order, which nothing in krishi.yaml can give."""
+    color = str(stats.get("color", "RGB")).upper()
+    if color not in ("RGB", "BGR"):
+        raise WorkbenchError(
+            f"{path}: preprocessing_stats.color is {stats['color']}: photos go in as RGB or BGR",
+            hint="convert them in the network's forward",
+        )
+    return color
 
 
 def _size(value: object) -> object:
