@@ -93,7 +93,7 @@ class Loader:
         except Exception as error:
             reason = NotReady(code, self._explain(error, "the model"))
             if reason != self._engine.not_ready:
-                log.error("not ready: %s", reason.message)
+                log.error("not ready: %s (in %s)", reason.message, settings.registry.absolute())
             self._engine.not_ready = reason
             self._forget_refusal()
             if bundle is not None:
@@ -234,6 +234,7 @@ class Loader:
         lines = [*error.message.splitlines(), *([error.hint] if error.hint else [])]
         message = "; ".join(line.strip() for line in lines)
         for path in (self._settings.registry.resolve(), self._settings.registry.absolute()):
+            message = message.replace(f"the registry {path}", "the registry")
             message = message.replace(f"{path}/", "").replace(str(path), path.name)
         return message
 

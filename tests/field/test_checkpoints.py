@@ -22,6 +22,7 @@ from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.source.file_facts import examine  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402
 from workbench.report import file_facts as words  # noqa: E402
+from workbench.workspace.draft import write_draft  # noqa: E402
 
 nn = torch.nn
 NAMES = ["a_healthy", "b_rust", "c_blight", "d_mold"]
@@ -75,6 +76,15 @@ class InHalf(nn.Module):
 
 def parallel(num_classes):
     return nn.DataParallel(Net(num_classes))
+
+def configured(model_config, num_classes, lr=0.1):
+    return Net(num_classes)
+
+def only_weights():
+    return Net(4).state_dict()
+
+def nothing():
+    Net(4)
 """
 Weights = dict[str, Any]
 Save = Callable[..., ModelSource]
@@ -338,6 +348,73 @@ def test_of_two_sets_that_fit_it_says_which_it_took_and_how_to_choose(
     assert same(load_model(chosen, None), net)
     assert not same(load_model(source, None), net)
     assert f"weights taken from `{second}` ({role})" in inspect(chosen).sentence()
+
+
+def test_one_mapping_under_two_names_is_two_sets(saved: Save, sd: Weights, net: Any) -> None:
+    source = saved({"model": sd, "model_ema": sd, "history": [sd] * 20})
+    groups = [(group.place, group.tensors) for group in examine(source.checkpoint or Path()).groups]
+    few = 6 * len(sd)  # a mapping is named 8 times at most
+    assert groups == [("model", len(sd)), ("model_ema", len(sd)), ("history.*", few)]
+    chosen = source.model_copy(update={"weights": "model_ema"})
+    assert same(load_model(chosen, None), net)
+    assert "weights taken from `model_ema` (an EMA)" in inspect(chosen).sentence()
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        [96, 128], (96, 128), [3, 96, 128], [96, 128, 3], [96.0, 128.0], ["96", "128"],
+        {"height": 96, "width": 128}, np.array([96, 128]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_size_and_the_mean_are_read_however_they_are_written(
+    saved: Save, sd: Weights, size: object
+) -> None:
+    stats = {"image_size": size, "mean": torch.full((3, 1, 1), 0.5), "std": np.full((1, 3, 1, 1), 0.25)}
+    stated = inspect(saved({"state_dict": sd, "preprocessing_stats": stats})).preprocess
+    assert (stated.resize, stated.crop) == ((96, 128), (96, 128))
+    assert (stated.mean, stated.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+def test_a_statement_that_cannot_be_followed_leaves_the_word_to_krishi_yaml(
+    saved: Save, sd: Weights, tmp_path: Path
+) -> None:
+    stats = {"mean": [0.5], "std": [0.25]}
+    info = inspect(saved({"state_dict": sd, "class_names": NAMES, "preprocessing_stats": stats}))
+    assert (info.preprocess.mean, info.class_names) == (None, tuple(NAMES))
+    assert info.notes == (
+        f"{tmp_path}/student.ckpt: preprocessing_stats: mean and std must be three numbers, scale a number",
+    )
+
+
+def test_init_reads_the_names_and_the_preprocessing_of_a_checkpoint(saved: Save, sd: Weights) -> None:
+    source = saved(krishi_sahayak(sd))
+    _, findings = write_draft((source.checkpoint or Path()).parent)
+    assert findings[0].startswith(
+        "checkpoint: student.ckpt, a Lightning checkpoint: 4 classes, named; resize"
+    )
+    assert "class names: those of the checkpoint" in findings
+
+
+@pytest.mark.parametrize(
+    ("factory", "said", "remedy"),
+    [
+        ("configured", "needs `model_config`", "`model.factory_args: {model_config: ...}`"),
+        ("only_weights", "returned `OrderedDict`", "`return model`"),
+        ("nothing", "returned `NoneType`", "`return model`"),
+    ],
+)
+def test_a_factory_that_cannot_be_used_says_what_to_give(
+    saved: Save, sd: Weights, factory: str, said: str, remedy: str
+) -> None:
+    error = error_of(lambda: load_model(saved(sd, factory), None))
+    assert said in error.message and remedy in (error.hint or "")
+
+
+def test_a_factory_s_further_arguments_stand_in_krishi_yaml(saved: Save, sd: Weights, net: Any) -> None:
+    source = saved(sd, "configured", factory_args={"model_config": {"depth": 18}})
+    assert same(load_model(source, None), net)
 
 
 def test_a_student_and_its_teacher_in_one_shell_are_told_apart(
@@ -695,5 +772,6 @@ def test_inspect_takes_every_kind_of_file(tmp_path: Path) -> None:
     assert {facts.info.kind for facts in found.values()} == {"torchscript", "onnx", "torch-export"}
     assert [found[name].groups[0].tensors for name in ("m.pt", "m.onnx")] == [2, 2]
     assert found["m.onnx"].info.num_classes == 4
+    assert f"preprocess: {{resize: {SHAPE[2]}, mean: [" in words.text(found["m.onnx"])
     assert "trust_code: true" in words.text(found["m.pt2"])
     assert "factory" not in words.text(found["m.pt"])

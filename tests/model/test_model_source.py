@@ -230,7 +230,7 @@ def test_a_factory_that_is_not_there_is_noticed_before_anything_runs(
     [
         ("broken", "raised ZeroDivisionError: no width"),
         ("absent", "has no callable `absent`"),
-        ("no_network", "returned a int, not a torch.nn.Module"),
+        ("no_network", "returned `int`, not a torch.nn.Module"),
     ],
 )
 def test_an_error_of_the_factory_names_it(

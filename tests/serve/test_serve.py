@@ -337,11 +337,14 @@ def test_readiness_waits_for_the_model(registry: Path, monkeypatch: pytest.Monke
         assert server.post(encoded(noise(1))).status_code == 200
 
 
-def test_with_no_model_it_says_why_and_takes_the_first_one_published(tmp_path: Path) -> None:
+def test_with_no_model_it_says_why_and_takes_the_first_one_published(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "models"
     with running(Settings(registry=root, retry_s=0.05)) as server:
         promote = "publish one with `krishi-bench promote`"
-        assert not_ready(server.client, "no-model") == f"the registry models does not exist; {promote}"
+        assert not_ready(server.client, "no-model") == f"the registry does not exist; {promote}"
+        assert f"(in {root})" in caplog.text  # the place is for those who run it, not for clients
         for response in (server.post(encoded(noise(1))), server.client.get("/model")):
             assert (response.status_code, error_code(response)) == (503, "not-ready")
             assert "retry-after" in response.headers

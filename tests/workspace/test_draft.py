@@ -135,7 +135,7 @@ def test_the_written_file_is_a_workspace_that_loads(tmp_path: Path) -> None:
     assert found.model.class_names == tmp_path / "labels.json"
     assert (found.validation, found.calibration) == (tmp_path / "data/val", tmp_path / "data/calib")
     assert findings == [
-        "checkpoint: student.ckpt",
+        f"checkpoint: student.ckpt, which cannot be used: model.checkpoint: {tmp_path}/student.ckpt is empty",
         "factory: student.py:create_model",
         "class names: labels.json",
         "validation photos: data/val: 1 photo",

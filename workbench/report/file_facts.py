@@ -69,7 +69,8 @@ def lines_needed(found: FileFacts) -> list[str]:
         lines.append(_line("class_names: labels.json", f"{count}, in the order of the network's outputs"))
     lines += ["data:", _line("validation: data/val", "class folders of photos"), "  calibration: data/calib"]
     stated = info.preprocess
-    missing = [] if stated.crop else ["resize: 256", "crop: 224"]
+    side = list(stated.crop) if isinstance(stated.crop, tuple) else stated.crop
+    missing = [] if stated.resize else [f"resize: {side}"] if side else ["resize: 256", "crop: 224"]
     missing += [] if stated.mean else [f"mean: {MEANS}"]
     missing += [] if stated.std else [f"std: {STDS}"]
     return lines + ([f"preprocess: {{{', '.join(missing)}}}  # as in training"] if missing else [])

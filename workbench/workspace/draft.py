@@ -4,10 +4,12 @@ import ast
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.model.source.checkpoint_file import kind_of
+from workbench.model.source.file_facts import examine
 from workbench.model.source.transformers_folder import CONFIG, describe, is_classifier
 from workbench.photos.folders import Walk, survey
 from workbench.system.files import is_junk, write_atomic
@@ -66,9 +68,10 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
     found = look(folder)
     write_atomic(path, draft(found).encode())
     model = folder / found.checkpoint if found.checkpoint else None
-    whole, named = model is not None and _is_whole(model), model is not None and model.is_dir()
+    whole = model is not None and _is_whole(model)
+    summary, named = _summary(model, found.checkpoint or "") if model else (None, False)
     what = {
-        "checkpoint": found.checkpoint and _summary(folder, found.checkpoint),
+        "checkpoint": summary,
         "factory": found.factory or ("not needed" if whole else None),
         "class names": found.class_names or ("those of the checkpoint" if named else None),
         "validation photos": _photos_in(folder, found.validation),
@@ -81,16 +84,19 @@ def _photos_in(folder: Path, name: str | None) -> str | None:
     return name and f"{name}: {survey(folder / name)}"
 
 
-def _summary(folder: Path, checkpoint: str) -> str:
-    """A checkpoint, with its own description where that is read without torch."""
-    path = folder / checkpoint
-    if not path.is_dir():
-        return checkpoint
+def _summary(path: Path, name: str) -> tuple[str, bool]:
+    """A checkpoint with its own description, and whether that names the classes. A file that cannot be read
+    without its network is described by its name alone."""
     try:
-        info = describe(path)
+        if path.is_dir():
+            info = describe(path)
+        elif not _is_whole(path) and find_spec("torch"):
+            info = examine(path).info
+        else:
+            return name, False
     except WorkbenchError as error:
-        return f"{checkpoint}, which cannot be used: {error.message}"
-    return "; ".join([f"{checkpoint}, a {info.sentence()}", *info.notes])
+        return f"{name}, which cannot be used: {error.message}", path.is_dir()
+    return "; ".join([f"{name}, a {info.sentence()}", *info.notes]), path.is_dir() or bool(info.class_names)
 
 
 def look(folder: Path) -> Found:

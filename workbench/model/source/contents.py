@@ -1,5 +1,6 @@
 """What a checkpoint file holds: its tensors in groups, and the facts that stand beside them."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 DEEPEST = 24  # levels of a file that are looked at for tensors
 FACTS_DEEPEST = 4  # levels that are looked at for class names and the like
 MOST_CHILDREN, MOST_PARTS = 100_000, 5_000  # of one mapping; mappings within a group
+MOST_PLACES = 8  # of one group, so that a small file cannot name a large one without end
 # What other programs call a list of class names, or the table of their numbers.
 NAME_LISTS = ("class_names", "classes", "CLASSES")
 NAME_TABLES = ("class_to_idx", "idx_to_class", "id2label", "label2id", "idx_to_label", "names")
@@ -90,17 +92,22 @@ class CheckpointContents:
 
 
 def _tensors(root: object) -> Iterator[StoredTensor]:
-    """Every tensor below `root`, in the order of the file; what lies there twice is named once."""
+    """Every tensor below `root`, in the order of the file. What lies there twice is named twice where it is a
+    group, such as an EMA that is the weights' own mapping, and once elsewhere."""
     waiting: list[tuple[tuple[str, ...], int | None, object]] = [((), None, root)]
-    seen: set[int] = set()
+    seen: set[tuple[tuple[str, ...] | None, int]] = set()  # by the group that it lies in; None outside of one
+    places: Counter[int] = Counter()  # of groups
     while waiting:
         path, top, value = waiting.pop()  # top: how much of the path is the group's; None outside of one
         if (tensor := _as_tensor(value)) is not None:
             cut = max(0, len(path) - 1) if top is None else top
             yield StoredTensor(".".join(path[:cut]), ".".join(path[cut:]) or "tensor", tensor)
-        elif len(path) < DEEPEST and id(value) not in seen:
-            seen.add(id(value))
-            group = len(path) if top is None and _is_group(value) else top
+            continue
+        group = len(path) if top is None and _is_group(value) else top
+        key = (None if group is None else path[:group], id(value))
+        places[id(value)] += top is None and group is not None
+        if len(path) < DEEPEST and key not in seen and places[id(value)] <= MOST_PLACES:
+            seen.add(key)
             waiting += reversed([((*path, str(key)), group, child) for key, child in _children(value)])
 
 

@@ -26,7 +26,7 @@ from workbench.model.source.fit import (
     sentences,
 )
 from workbench.model.source.info import SourceInfo, checked_info, onnx_info, read_class_names
-from workbench.model.source.stated_preprocess import stated_preprocess
+from workbench.model.source.stated_preprocess import color_of, stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.system.files import digest_of, sha256_file
 from workbench.system.records import Record
@@ -277,13 +277,18 @@ def _checkpoint_info(source: ModelSource, path: Path, contents: CheckpointConten
     stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
     names = contents.class_names(fitted.classes)
     known = {
+        "kind": "state-dict",
         "layout": "lightning" if contents.lightning else "plain",
         "class_names": names,
         "num_classes": fitted.classes or contents.num_classes(),
-        "preprocess": stated_preprocess(stats, config, path),
         "weights": sentences(fitted.fits, contents, source.weights),
     }
-    return checked_info({"kind": "state-dict", **known}, path)
+    info = checked_info(known, path)
+    color_of(stats, path)
+    try:
+        return checked_info(known | {"preprocess": stated_preprocess(stats, config, path)}, path)
+    except WorkbenchError as error:  # krishi.yaml may say all of it
+        return info.model_copy(update={"notes": (error.message,)})
 
 
 def _class_names(source: ModelSource, info: SourceInfo) -> tuple[str, ...] | None:

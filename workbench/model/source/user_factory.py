@@ -39,12 +39,28 @@ def build(
         arguments: dict[str, Any] = dict(args)
         if num_classes and "num_classes" in inspect.signature(factory).parameters:
             arguments.setdefault("num_classes", num_classes)
+        if lacking := _lacking(factory, arguments):
+            raise WorkbenchError(
+                f"model.factory: `{spec}` needs {some(lacking)}",
+                hint=f"give it as in training: `model.factory_args: {{{lacking[0]}: ...}}` in krishi.yaml",
+            )
         model = factory(**arguments)
     if not isinstance(model, torch.nn.Module):
         raise WorkbenchError(
-            f"model.factory: `{spec}` returned a {type(model).__name__}, not a torch.nn.Module"
+            f"model.factory: `{spec}` returned `{type(model).__name__}`, not a torch.nn.Module",
+            hint="end it with `return model`: the network itself, not its weights",
         )
     return model
+
+
+def _lacking(factory: Callable[..., object], given: Collection[str]) -> list[str]:
+    """The parameters without a default that are not given."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        name
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind in named and parameter.default is inspect.Parameter.empty and name not in given
+    ]
 
 
 def parts(spec: str) -> tuple[str, str]:
