@@ -35,6 +35,7 @@ OF_PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"job", "alertname", "aler
 OF_THE_TARGET = {"job", "instance"}
 # There is no sample of these without a GPU, so their labels cannot be read from a page.
 OF_A_GPU = {"gpu_utilization": {"gpu"}, "gpu_memory_used": {"gpu"}, "gpu_memory_total": {"gpu"}}
+OF_A_FAILED_SWAP = {"model_next_try_timestamp_seconds": {"name", "version"}}
 
 
 def dashboard_queries() -> list[str]:
@@ -262,9 +263,10 @@ def accepts(operator: str, pattern: str, value: str) -> bool:
 def test_every_query_asks_for_what_the_server_exposes(server: ServerProcess) -> None:
     """Metrics, labels, and values: `role="cannary"` would be a valid query that never finds anything."""
     samples, empty = samples_of(server)
-    assert set(OF_A_GPU) <= empty | set(samples)
+    assert {*OF_A_GPU, *OF_A_FAILED_SWAP} <= empty | set(samples)
     labels = {name: set(of_sample) | OF_THE_TARGET for name, of_sample in samples.items()}
-    labels |= {name: of_gpu | OF_THE_TARGET for name, of_gpu in OF_A_GPU.items()} | OF_PROMETHEUS
+    unseen = OF_A_GPU | OF_A_FAILED_SWAP
+    labels |= {name: of_it | OF_THE_TARGET for name, of_it in unseen.items()} | OF_PROMETHEUS
     for rule in RULES:  # in order: a rule may use what was recorded above it
         grouping = check_query(rule["expr"], labels, samples)
         if "record" in rule:
@@ -439,13 +441,13 @@ def test_prometheus_evaluates_every_rule(prometheus: Prometheus) -> None:
 
 @pytest.mark.usefixtures("refused")
 def test_every_query_of_the_dashboard_has_an_answer(server: ServerProcess, prometheus: Prometheus) -> None:
-    """All but those about a GPU, and those that compare with a week ago."""
+    """All but those about a GPU or a failed swap, and those that compare with a week ago."""
     too_large = server.client.post(
         "/predict", content=b"x" * 10_000_001, headers={"Content-Type": "image/jpeg"}
     )
     assert too_large.status_code == 413
     predict(server, 5)
-    asked = [query for query in dashboard_queries() if not re.search(r"\bgpu_|:past_", query)]
+    asked = [query for query in dashboard_queries() if not re.search(r"\bgpu_|:past_|_next_try_", query)]
 
     def unanswered() -> list[str]:
         return [query for query in asked if not prometheus.ask(query)]

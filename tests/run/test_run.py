@@ -616,7 +616,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_what_to_do(
     write_workspace(elsewhere.root, bench.root, factory=f"{other}:create_model")
     said = refused(elsewhere, capsys)
     assert said.count("do not fit the network of") == 1
-    assert "`1.weight` (4, 32) for (4, 3)" in said
+    assert ".weight (4, 32) for (4, 3)" in said
     assert "hint: check `model.factory` and `model.factory_args`" in said
 
 

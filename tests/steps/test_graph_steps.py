@@ -155,7 +155,9 @@ def test_a_batch_that_is_so_already_is_left_alone(
 
 def test_a_batch_that_would_change_the_answer_is_not_freed(tmp_path: Path) -> None:
     source, fixed = tmp_path / "source.onnx", Export(exporter="torchscript", opset=17, dynamic_batch=False)
-    write_onnx(Net(mixed).eval(), fixed, source, normalize(photos(1), CONTRACT))  # `export` would refuse it
+    write_onnx(
+        Net(mixed).eval(), fixed, source, normalize(photos(1), CONTRACT), hint=None
+    )  # `export` refuses it
     error = error_of(lambda: apply(step("dynamic_batch"), source, tmp_path / "m.onnx", PHOTOS))
     assert "dynamic_batch: the graph is made for 1 at a time: with 3 photos at once" in error.message
     assert "export.dynamic_batch: true" in (error.hint or "")
