@@ -226,7 +226,8 @@ def markdown(outcomes: list[Outcome]) -> str:
         f"Weights are random (nothing is downloaded), {len(CLASSES)} classes. Exported and served in FP32: "
         f"{min(counts['export'], counts['served'])} of {len(outcomes)} tried ({len(NAMES)} are listed); "
         f"static INT8: {counts['int8']}; OpenVINO: {counts['openvino']}. "
-        "Percentages are photos answered as torch does; random weights leave narrow margins, so INT8 loses more here than with trained ones.",
+        "Percentages are photos answered as torch does; random weights leave narrow margins, so "
+        "INT8 loses more here than with trained ones.",
         "",
         "| network | pixels | parameters | exporter | export | INT8 | OpenVINO | served |",
         "| --- | ---: | ---: | --- | --- | --- | --- | --- |",
