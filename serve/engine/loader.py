@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from serve import process
 from serve.engine.engine import NotReady, ServingEngine, WantedVersion
@@ -49,13 +50,14 @@ class Loader:
         self._next_try = math.inf  # time.monotonic()
         self._refusal = ExitStack()  # the record of it in the registry
         self._stop = threading.Event()
-        self._wake = threading.Event()
+        # No event: a second signal while the handler of the first sets one would wait for itself.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self.thread = threading.Thread(target=self._follow, name="loader", daemon=True)
 
     def check_now(self) -> None:
-        """Check the alias at once, and try again what failed. Called in a signal handler: only sets flags."""
+        """Check the alias at once, and try again what failed. Called in a signal handler."""
         self._asked = True
-        self._wake.set()
+        self._wake.put(None)
 
     def stop(self) -> None:
         """End the thread, or leave it after STOP_TIMEOUT_S: opening a model cannot be interrupted.
@@ -63,7 +65,7 @@ class Loader:
         Not called on the event loop, which the thread may be waiting for.
         """
         self._stop.set()
-        self._wake.set()
+        self._wake.put(None)
         self.thread.join(STOP_TIMEOUT_S)
 
     def _follow(self) -> None:
@@ -73,8 +75,10 @@ class Loader:
             elif self._settings.pin is None:
                 self._swap_if_moved(self._served)
             pause_s = self._settings.retry_s if self._served is None else self._settings.watch_s
-            self._wake.wait(max(0.0, min(pause_s, self._next_try - time.monotonic())))
-            self._wake.clear()
+            with suppress(Empty):
+                self._wake.get(timeout=max(0.0, min(pause_s, self._next_try - time.monotonic())))
+                while True:
+                    self._wake.get_nowait()
         self._forget_refusal()
 
     def _load_first(self) -> None:

@@ -415,7 +415,7 @@ def test_a_defect_and_a_server_without_a_model_are_readable_for_the_page_too(
         raise ZeroDivisionError
 
     headers = {"X-API-Key": KEY, "Origin": FARM, "Content-Type": "image/jpeg"}
-    monkeypatch.setattr("serve.engine.predict_job.softmax", broken)
+    monkeypatch.setattr("serve.engine.predict_job.probabilities_of", broken)
     answer = farm.client.post("/predict", content=PHOTO, headers=headers)
     assert answer.status_code == 500 and allows(answer, FARM)
     with running(Settings(registry=tmp_path, cors_origins=("*",))) as empty:

@@ -164,7 +164,7 @@ def test_the_student_in_the_layout_of_krishi_sahayak_is_inspected_and_exported(
     factory = f"{STUDENT / 'student.py'}:create_model"
     files = ["--checkpoint", f"{checkpoint}", "--factory", factory, "--output", f"{tmp_path / 'm.onnx'}"]
     done = bench.run("export", *files, "--opset-version", "13", "--quiet")
-    assert "weights taken from `state_dict.model`; left aside `loss_fn.weight`" in done.stdout
+    assert "weights taken from `state_dict.model`\nleft aside `loss_fn.weight`\n" in done.stdout
     assert "34 classes" in done.stdout
 
 
