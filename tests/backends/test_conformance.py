@@ -50,7 +50,8 @@ def opened_by(runtime: Any, source: Artifact, folder: Path) -> tuple[Artifact, N
     backend: Backend[Any] = BACKENDS[runtime.backend]
     if isinstance(runtime, TorchRuntime):
         torch = pytest.importorskip("torch", reason="the network is a torch program")
-        from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits
+        from workbench.model.export.comparison import torch_logits
+        from workbench.model.export.export import export_torch, torch_artifact_info
 
         torch.manual_seed(0)
         layers = [

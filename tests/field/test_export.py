@@ -19,7 +19,8 @@ from torch import nn  # noqa: E402
 from tests.builders import error_of  # noqa: E402
 from workbench.backends import OrtRuntime  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.model.export.export import export_onnx, torch_logits  # noqa: E402
+from workbench.model.export.comparison import torch_logits  # noqa: E402
+from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.reparameterize import merge_branches, write_merged  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.facts import facts_of  # noqa: E402

@@ -16,7 +16,8 @@ from workbench.backends import Runtime, TorchRuntime  # noqa: E402
 from workbench.backends.artifact import Artifact  # noqa: E402
 from workbench.backends.table import BACKENDS  # noqa: E402
 from workbench.errors import Unsuited  # noqa: E402
-from workbench.model.export.export import export_torch, torch_artifact_info, torch_logits  # noqa: E402
+from workbench.model.export.comparison import torch_logits  # noqa: E402
+from workbench.model.export.export import export_torch, torch_artifact_info  # noqa: E402
 
 MISSING = missing_link("GPU")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]

@@ -14,13 +14,8 @@ pytest.importorskip("onnxruntime", reason="exports are compared in onnxruntime")
 from tests.builders import error_of  # noqa: E402
 from workbench.backends.artifact import Artifact, Format  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
-from workbench.model.export.export import (  # noqa: E402
-    adopt_onnx,
-    export_onnx,
-    export_torch,
-    torch_artifact_info,
-    torch_logits,
-)
+from workbench.model.export.comparison import torch_logits  # noqa: E402
+from workbench.model.export.export import adopt_onnx, export_onnx, export_torch, torch_artifact_info  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect  # noqa: E402

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch", reason="models are read with torch")
 
 from tests.builders import error_of  # noqa: E402
 from workbench.backends import TorchRuntime  # noqa: E402
-from workbench.model.export.export import export_onnx, export_torch, torch_logits  # noqa: E402
+from workbench.model.export.comparison import torch_logits  # noqa: E402
+from workbench.model.export.export import export_onnx, export_torch  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.source import timm_network, transformers_folder  # noqa: E402
 from workbench.model.source.info import SourceInfo  # noqa: E402

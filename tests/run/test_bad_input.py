@@ -24,7 +24,8 @@ from tests.e2e.tiny import CLASS_NAMES, MEAN, STD, Bench, draw_photos  # noqa: E
 from workbench.cli import main  # noqa: E402
 from workbench.errors import Unsuited  # noqa: E402
 from workbench.measure.records import BASELINE  # noqa: E402
-from workbench.model.export.export import export_onnx, torch_logits  # noqa: E402
+from workbench.model.export.comparison import torch_logits  # noqa: E402
+from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.onnx_file import describe  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402

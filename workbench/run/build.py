@@ -14,13 +14,8 @@ from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, E
 from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.records import Saturation
 from workbench.measure.saturation.emulator import saturation_of
-from workbench.model.export.export import (
-    adopt_onnx,
-    export_onnx,
-    export_torch,
-    torch_artifact_info,
-    torch_logits,
-)
+from workbench.model.export.comparison import torch_logits
+from workbench.model.export.export import adopt_onnx, export_onnx, export_torch, torch_artifact_info
 from workbench.model.export.reparameterize import write_merged
 from workbench.model.graph.facts import NetworkFacts, facts_of
 from workbench.model.graph.node_names import prepare

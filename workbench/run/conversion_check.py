@@ -15,7 +15,7 @@ from workbench.backends import Runtime, backend_of, takes_onnx
 from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError
 from workbench.measure.agreement import coarsest, disagreement
-from workbench.model.export.export import torch_logits
+from workbench.model.export.comparison import torch_logits
 from workbench.model.graph.first_difference import cut, first_difference
 from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of
 from workbench.model.source.model_source import load_model

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from workbench.backends.artifact import ExportRecord
 from workbench.errors import WorkbenchError
-from workbench.model.export.export import ExportReport, Shape, export_onnx, torch_logits
+from workbench.model.export.comparison import torch_logits
+from workbench.model.export.export import ExportReport, Shape, export_onnx
 from workbench.model.export.reparameterize import write_merged
 from workbench.model.export.settings import Export, Exporter, check_opset
 from workbench.model.source.checkpoint_file import kind_of

@@ -13,14 +13,17 @@ from workbench.backends.common import filled
 from workbench.backends.torch.cuda import tensor_float
 from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import Unsuited, WorkbenchError, first_line
+from workbench.model.export.comparison import (
+    BRANCHES,
+    TOLERANCE,
+    compare,
+    refuse_branches,
+    steady_logits,
+    torch_logits,
+)
 from workbench.model.export.settings import Export, Exporter, choices, failure, other_exporter
 from workbench.model.export.torch_exporters import (
-    DEPENDENT,
-    DEPENDENT_HINT,
-    NETWORK_ERRORS,
-    TWO_LOGITS,
     chatter_on_stderr,
-    unable,
     write_onnx,
     write_package,
     write_program,
@@ -37,16 +40,11 @@ if TYPE_CHECKING:
 
 
 Shape = tuple[int, int, int, int]
-Logits = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
-TOLERANCE = 1e-3  # of max(1, the largest logit)
-STEADY = 1e-5  # what the same input may move a logit by, in the same process
-ROUNDING, SLACK = 1e-6, 10.0  # of float32, relative; times what such a change of the input moves
 QUANTISED = 0.05  # likewise, of a network trained quantised: values between two levels may round either way
 # bf16 keeps 8 bits, 0.4 % per rounding, tf32 and f16 three more; a deep network rounds many times. The
 # tolerance tells a wrong program from a coarse one; the accuracy shows the cost of the coarseness.
 COARSE: dict[Hint, float] = {"bf16": 0.1, "f16": 0.05, "tf32": 0.05}
 STORED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # of a compiled package's frozen weights
-BRANCHES = "a forward that branches on its input is a usual cause"
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; the weights must leave room for the graph
 
 
@@ -79,7 +77,7 @@ def export_onnx(
     assert samples.shape[1:] == input_shape[1:]
     tried = choices(export, scripted=_scripted(model))
     _refuse_large(model)
-    expected = _steady_logits(model, samples)
+    expected = steady_logits(model, samples)
     problems: list[str] = []
     for choice in tried:
         try:
@@ -123,9 +121,9 @@ def _export_by(
             return logits_of(target, facts, batch)
 
         hint = f"{f'{other}; ' if other else ''}{BRANCHES}"
-        max_abs, max_rel = _compare(expected, samples, run, hint, tolerance)
+        max_abs, max_rel = compare(expected, samples, run, hint, tolerance)
         if export.exporter == "torchscript":
-            _refuse_branches(model, samples[:2], run, tolerance)
+            refuse_branches(model, samples[:2], run, tolerance)
     return ExportReport(max_abs, max_rel, facts.opset, facts.classes, export.exporter)
 
 
@@ -146,7 +144,7 @@ def export_torch(
     import torch
 
     assert samples.shape[1:] == input_shape[1:]
-    expected = _steady_logits(model, samples)
+    expected = steady_logits(model, samples)
     if runtime.compile:
         _compile(model, target, samples, expected, runtime)
         return "torch-aoti"
@@ -158,7 +156,7 @@ def export_torch(
             written = "torch-export"
             write_program(model, target, filled(samples[:2], 2))
         reopened = _open_torch(target, written)
-        _compare(expected, samples, lambda given: torch_logits(reopened, given))
+        compare(expected, samples, lambda given: torch_logits(reopened, given))
     return written
 
 
@@ -181,7 +179,7 @@ def _compile(
         write_package(model, target, images, precision=precision, threads=threads, device=device)
         package, tolerance = _open_torch(target, "torch-aoti"), COARSE.get(precision, TOLERANCE)
         try:
-            _compare(expected, samples, lambda given: torch_logits(package, given), tolerance=tolerance)
+            compare(expected, samples, lambda given: torch_logits(package, given), tolerance=tolerance)
         except WorkbenchError as error:
             if precision != "f16":
                 raise
@@ -237,56 +235,6 @@ def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
         except onnx.checker.ValidationError as error:
             raise WorkbenchError(f"{source} is not valid ONNX: {first_line(error)}") from error
     return facts
-
-
-def torch_logits(
-    model: "Callable[[torch.Tensor], object]", samples: "NDArray[np.float32]"
-) -> "NDArray[np.float32]":
-    """(n, classes) logits of (n, C, H, W) samples. Raises WorkbenchError where the network returns anything
-    but one finite float tensor of that shape."""
-    import numpy as np
-    import torch
-
-    try:
-        with torch.inference_mode():
-            output = model(torch.from_numpy(samples))
-    except NETWORK_ERRORS as error:
-        raise unable(model, samples.shape, error) from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(samples):
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
-        raise WorkbenchError(
-            f"the network returns {got}; expected one tensor of logits, ({len(samples)}, classes)",
-            hint=TWO_LOGITS
-            if isinstance(output, torch.Tensor) and output.shape == samples.shape[:1]
-            else "have the factory return a module whose forward gives the logits alone",
-        )
-    if output.shape[1] == 1:
-        raise WorkbenchError("the network has 1 class: a classifier tells at least 2 apart", hint=TWO_LOGITS)
-    logits: NDArray[np.float32] = output.float().numpy()
-    if not np.isfinite(logits).all():
-        raise WorkbenchError(
-            "the network gives logits that are not finite (NaN or infinity)",
-            hint="check the checkpoint: its weights may hold NaN, or training may have diverged",
-        )
-    return logits
-
-
-def _steady_logits(model: "torch.nn.Module", samples: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """The logits, where a photo gets the same ones again, and alone. Raises WorkbenchError."""
-    import numpy as np
-
-    batch = samples if len(samples) > 1 else np.concatenate([samples, -samples])
-    expected = torch_logits(model, batch)
-    largest = float(np.abs(expected).max())
-    if float(np.abs(torch_logits(model, batch) - expected).max()) > STEADY * (1 + largest):
-        raise WorkbenchError(
-            "the network gives other answers for the same photo",
-            hint="`eval()` does not end the chance in its forward: pass `self.training` to F.dropout, leave "
-            "noise out",
-        )
-    if float(np.abs(torch_logits(model, batch[:1]) - expected[:1]).max()) > STEADY + TOLERANCE * largest:
-        raise WorkbenchError(DEPENDENT, hint=DEPENDENT_HINT)
-    return expected[: len(samples)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,65 +302,6 @@ def _check_file(path: Path, export: Export, wanted: Shape) -> OnnxFacts:
             "does not: mend it, or set `export.dynamic_batch: false`",
         )
     return facts
-
-
-def _compare(
-    expected: "NDArray[np.float32]",
-    samples: "NDArray[np.float32]",
-    run: Logits,
-    hint: str = BRANCHES,
-    tolerance: float = TOLERANCE,
-) -> tuple[float, float]:
-    """Largest absolute difference, and that over the largest expected logit: one photo alone, then all."""
-    import numpy as np
-
-    worst = 0.0
-    for count in sorted({1, len(samples)}):
-        got = run(samples[:count])
-        if got.shape != expected[:count].shape:
-            raise WorkbenchError(
-                f"the exported file gives {got.shape} logits, torch {expected[:count].shape}"
-            )
-        difference = float(np.abs(got - expected[:count]).max())
-        worst = difference if np.isnan(difference) else max(worst, difference)
-    largest = float(np.abs(expected).max())
-    if not worst <= tolerance * max(1.0, largest):
-        raise WorkbenchError(
-            f"the exported file does not compute what torch does: a logit differs by {worst:.3g} "
-            f"(largest logit {largest:.3g}, tolerance {tolerance:g} of it)",
-            hint=hint,
-        )
-    return worst, worst / largest if largest else worst
-
-
-def _refuse_branches(
-    model: "torch.nn.Module", samples: "NDArray[np.float32]", run: Logits, tolerance: float
-) -> None:
-    """Compare the logits on inputs unlike photos too. Raises WorkbenchError where they differ: a trace
-    keeps the branch that its example took, and photos that take another may be rare."""
-    import numpy as np
-
-    noise = np.random.default_rng(0).standard_normal(samples.shape, dtype=np.float32)
-    for factor in (-1, 4, 1 / 64, 0):
-        changed = samples * np.float32(factor)
-        try:
-            expected = torch_logits(model, changed)
-            # A norm makes much of rounding where an input is nearly even: what torch's own answers move by
-            # when the input moves as little is no sign of a branch.
-            moved = torch_logits(
-                model, changed + noise * np.float32(ROUNDING * max(1.0, np.abs(changed).max()))
-            )
-        except WorkbenchError:
-            continue  # torch itself gives no finite logits for it
-        own = SLACK * float(np.abs(moved - expected).max()) / max(1.0, float(np.abs(expected).max()))
-        try:
-            _compare(expected, changed, run, tolerance=tolerance + own)
-        except WorkbenchError as error:
-            raise WorkbenchError(
-                "the forward of the network branches on the values of its input, and the exported file keeps "
-                f"one branch: on other inputs {error.message}",
-                hint="write the branch with torch.where, or move it out of the network",
-            ) from error
 
 
 def _refuse_large(model: "torch.nn.Module") -> None:
