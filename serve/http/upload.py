@@ -13,6 +13,7 @@ from python_multipart.multipart import MultipartState, parse_options_header
 
 from serve.errors import ApiError
 from workbench.errors import plural
+from workbench.photos.signatures import HEAD, PHOTOS, kind_of_file
 
 CLIENT_CLOSED = 499  # nginx's status: only the counter sees it
 FIELD, BATCH_FIELD = "file", "files"
@@ -30,7 +31,6 @@ _USUAL_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z_-]{1,70})"
 _EXTENDED_NAME = re.compile(rb"(?i);\s*filename\*(?:0\*?)?\s*=\s*\"?(?:[^'\";]*'[^'\";]*')?([^\";]*)")
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic", "image/heif")
 FORM, BYTES, CURLS_DEFAULT = "multipart/form-data", "octet-stream", "application/x-www-form-urlencoded"
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 _ONE_PHOTO = f"send {FORM} with the photo in the field `{FIELD}`, or the photo as {RAW_TYPES[0]}"
 _PHOTOS = f"send {FORM} with up to {MAX_BATCH} photos in the field `{BATCH_FIELD}`"
 _BASE64 = "; base64 in JSON goes to /v1/models/NAME:predict"
@@ -44,8 +44,8 @@ def _ignore(_: Fields) -> None:
 
 
 def is_photo(data: bytes | bytearray) -> bool:
-    """Whether the first bytes are those of a photo: a JPEG, a PNG, a WebP, or HEIC and AVIF."""
-    return data.startswith(_SIGNATURES) or data[4:8] == b"ftyp"
+    """Whether the first bytes are those of a photo, of a kind that is read here or not."""
+    return kind_of_file(bytes(data[:HEAD])) in PHOTOS
 
 
 def photo_reader(content_type: str | None, take_fields: TakeFields = _ignore) -> Callable[[bytes], bytes]:

@@ -265,20 +265,19 @@ def folder_missing(folder: Path) -> Mend:
     return lambda: away.rename(folder)
 
 
-def file_cut_short(folder: Path) -> Mend:
-    path = folder / "golden.npz"
+def cut_short(path: Path) -> Mend:
     data = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(data[:100])
     return lambda: path.write_bytes(data)
+
+
+def file_cut_short(folder: Path) -> Mend:
+    return cut_short(folder / "golden.npz")
 
 
 def manifest_cut_short(folder: Path) -> Mend:
-    path = folder / "manifest.json"
-    data = path.read_bytes()
-    path.chmod(0o644)
-    path.write_bytes(data[:100])
-    return lambda: path.write_bytes(data)
+    return cut_short(folder / "manifest.json")
 
 
 def stranger_in_the_folder(folder: Path) -> Mend:
@@ -287,10 +286,7 @@ def stranger_in_the_folder(folder: Path) -> Mend:
 
 
 def aliases_cut_short(folder: Path) -> Mend:
-    path = folder.parent / "aliases.json"
-    data = path.read_bytes()
-    path.write_bytes(data[:100])
-    return lambda: path.write_bytes(data)
+    return cut_short(folder.parent / "aliases.json")
 
 
 HARMS = [

@@ -3,6 +3,8 @@
 import re
 from codecs import getincrementaldecoder
 
+from workbench.system.files import LFS_HEAD
+
 HEAD = 512  # bytes that `kind_of_file` looks at
 # Named where a photo is refused; everything else that is no photo is counted only.
 PHOTOS = frozenset(
@@ -36,7 +38,7 @@ _STARTS = {
     b"PAR1": "Parquet file",
     b"\x93NUMPY": "NumPy array",
     b"\x1aE\xdf\xa3": "video",
-    b"version https://git-lfs.github.com/spec/": "Git LFS pointer",
+    LFS_HEAD: "Git LFS pointer",
 }
 _PNM = re.compile(rb"P[4-6]\s+(?:#|\d+\s)")
 _HTML = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head)\b", re.IGNORECASE | re.DOTALL)
