@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from workbench.backends.artifact import Merging
 from workbench.errors import Unsuited, WorkbenchError, summary
+from workbench.model.export.comparison import TOLERANCE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,6 @@ METHODS = (
     "fuse",
     "deploy",
 )
-ROUNDING = 1e-3  # of the largest logit, as for exports; measured: 2e-6 (LeViT), 2e-4 (MobileOne)
 
 Merge = Callable[["torch.nn.Module"], "torch.nn.Module"]
 Logits = Callable[["torch.nn.Module", "NDArray[np.float32]"], "NDArray[np.float32]"]
@@ -77,7 +77,7 @@ def merge_branches(
         except Exception as error:  # the network's own code, of which nothing is known
             problems.append(f"`{name}`: {summary(error)}")
             continue
-        if difference <= ROUNDING:
+        if difference <= TOLERANCE:  # measured: 2e-6 (LeViT), 2e-4 (MobileOne)
             best = candidate
             methods.append(name)
         else:
