@@ -14,8 +14,9 @@ what the engine has: same memory, same lock of the interpreter. As many processe
 faster and took no less CPU when measured (1.64 ms a photo, threads 1.59), so this is the harder comparison.
 
 CPU is user + system time of the process tree, per photo; a ratio is taken within a round, and its interval is
-that of the median over rounds (order statistics, 95 %). The client takes its share of the processors: the
-throughput is shown as it was, and over what the bare loop does on the processors the client left.
+that of the centre over rounds (`workbench.measure.launches`, 95 %). The client takes its share of the
+processors: the throughput is shown as it was, and over what the bare loop does on the processors the client
+left.
 
 Then photos of 12 megapixels (4000 x 3000, enlarged, with a camera's noise): a request against a full decode.
 """
@@ -50,7 +51,7 @@ from PIL import Image
 
 from workbench.backends import Session
 from workbench.backends.table import BACKENDS
-from workbench.measure.stats import median_interval
+from workbench.measure import launches
 from workbench.photos.contract import Preprocess
 from workbench.photos.decode import decode
 from workbench.photos.preprocess import preprocess
@@ -286,7 +287,7 @@ def rounds(arms: Mapping[str, Arm], count: int, what: str) -> list[Round]:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The median over rounds and its 95 % interval (None with fewer than 6 rounds)."""
+    """The centre over rounds and its 95 % interval (None with fewer than 6 rounds)."""
 
     name: str
     ratio: float
@@ -312,7 +313,7 @@ class Ratio:
 def ratio_of(
     name: str, values: Sequence[float], target: float | None = None, *, at_most: bool = True
 ) -> Ratio:
-    return Ratio(name, median(values), median_interval(values), target, at_most)
+    return Ratio(name, launches.centre(values), launches.interval(values), target, at_most)
 
 
 def small_ratios(found: Sequence[Round]) -> list[Ratio]:
@@ -395,7 +396,7 @@ def table(name: str, bundle: Bundle, found: Sequence[Round], found_large: Sequen
     side = bundle.manifest.preprocess.crop
     lines = [
         f"### {name}, {side} px, {bundle.manifest.runtime.sessions} at a time\n",
-        "| ratio | median | 95 % | target |",
+        "| ratio | centre | 95 % | target |",
         "| --- | ---: | --- | --- |",
         *(ratio.row() for ratio in small_ratios(found) + large_ratios(found_large)),
         "",

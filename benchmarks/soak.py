@@ -41,7 +41,7 @@ from urllib.request import urlopen
 from openloop import Answer, Load, Plan, poisson, request_of
 from serving import large_photos, production, publish_sample, say, served, small_photos, tree_cpu_s
 
-from workbench.measure.stats import student_t_quantile
+from workbench.measure.student_t import student_t_quantile
 from workbench.registry.bundle import Bundle
 from workbench.registry.manifest import Draft
 from workbench.registry.store import Registry

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from workbench.measure.stats import median_interval, student_t_quantile
+from workbench.measure import launches
+from workbench.measure.student_t import student_t_quantile
 from workbench.system.records import Record
 
 LogRatios = Mapping[str, Mapping[int, float]]  # variant -> round -> log(its time / the baseline's)
@@ -75,5 +76,5 @@ def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) ->
 
 def narrow(log_ratios: LogRatios, names: Collection[str], target: float) -> bool:
     """Is half the width of each of these 95 % intervals, as a fraction, within the target?"""
-    intervals = [median_interval(list(log_ratios.get(name, {}).values())) for name in names]
+    intervals = [launches.interval(list(log_ratios.get(name, {}).values())) for name in names]
     return all(ends is not None and math.expm1((ends[1] - ends[0]) / 2) <= target for ends in intervals)

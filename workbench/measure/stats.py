@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from statistics import NormalDist, median
+from statistics import NormalDist
 
-Interval = tuple[float, float]
+from workbench.measure import launches
 
-CONFIDENCE = 0.95
+Interval = launches.Interval
+
+CONFIDENCE = launches.CONFIDENCE
 TWO_SIDED = 0.5 + CONFIDENCE / 2  # of each end of a two-sided interval
 
 
@@ -22,38 +24,6 @@ def hodges_lehmann(values: Sequence[float]) -> float:
     array = np.asarray(values, dtype=np.float64)
     rows, columns = np.triu_indices(len(array))
     return float(np.median((array[rows] + array[columns]) / 2))
-
-
-def median_interval(values: Sequence[float]) -> Interval | None:
-    """A distribution-free 95 % interval of the median from order statistics, or None with too few values.
-
-    The k-th smallest and k-th largest of n values enclose the median with probability
-    1 - 2 P(Binomial(n, 1/2) < k): it takes 6 values to reach 95 %, and [min, max] of 6 reaches 96.9 %.
-    As k is a whole number, the interval is interpolated between k and k + 1: T. P. Hettmansperger and
-    S. J. Sheather, "Confidence intervals based on interpolated order statistics", Statistics & Probability
-    Letters 4, 1986.
-    """
-    ordered = sorted(values)
-    n = len(ordered)
-
-    def coverage(k: int) -> float:
-        return 1.0 - 2 * sum(math.comb(n, i) for i in range(k)) / float(2**n)
-
-    k = max((k for k in range(1, n // 2 + 1) if coverage(k) >= CONFIDENCE), default=0)
-    if k == 0:
-        return None
-    low, high = ordered[k - 1], ordered[n - k]
-    if 2 * (k + 1) > n:
-        return low, high
-    share = (coverage(k) - CONFIDENCE) / (coverage(k) - coverage(k + 1))
-    inward = (n - k) * share / (k + (n - 2 * k) * share)
-    return (1 - inward) * low + inward * ordered[k], (1 - inward) * high + inward * ordered[n - k - 1]
-
-
-def student_t_quantile(probability: float, freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, probability))
 
 
 def samples_for_percentile(fraction: float) -> int:
@@ -181,10 +151,7 @@ class PairedDrop:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Speed relative to the baseline, from the paired log-ratios of rounds of fresh launches.
-
-    The launch is the statistical unit: iterations of one process agree far better than two processes do.
-    """
+    """Speed relative to the baseline, from the paired log-ratios of rounds of fresh launches (`launches`)."""
 
     log_ratios: tuple[float, ...]
 
@@ -195,7 +162,7 @@ class Ratio:
 
     @property
     def log_speedup(self) -> float:
-        return -median(self.log_ratios)
+        return -launches.centre(self.log_ratios)
 
     @property
     def interval(self) -> Interval | None:
@@ -206,4 +173,4 @@ class Ratio:
     @property
     def log_interval(self) -> Interval | None:
         """The same for the logarithm of variant time over baseline time."""
-        return median_interval(self.log_ratios)
+        return launches.interval(self.log_ratios)
