@@ -63,11 +63,11 @@ def timed(arena: Arena, budget_s: float) -> tuple[Measured, Measured, str]:
     """Everybody in one session; then, in fresh rounds, ours and the best of the others. Fills the rows."""
     lock = arena.prepared.job.cache / "timing.lock"
     with exclusive(lock, lambda: say("  waiting for another run on this machine to finish timing")):
-        race = session(arena, list(arena.entries), Plan(budget_s=budget_s * (1 - DUEL_SHARE), insist=True))
+        race = session(arena, list(arena.entries), Plan(budget_s=budget_s * (1 - DUEL_SHARE)))
         note_speeds(arena, race, confirmed=False)
         against = fastest_within(list(arena.rows.values()), arena.max_drop).name
         names = [name for name in dict.fromkeys((FP32, against, OURS)) if name in arena.entries]
-        duel = session(arena, names, Plan(budget_s=budget_s * DUEL_SHARE, insist=True, seed=1))
+        duel = session(arena, names, Plan(budget_s=budget_s * DUEL_SHARE, seed=1))
         note_speeds(arena, duel, confirmed=True)
     return race, duel, against
 

@@ -46,7 +46,7 @@ def test_samples_of_repeated_rounds_are_kept_and_marked(tmp_path: Path) -> None:
     samples.save({"race": measured()}, tmp_path / "latency.parquet")
     table = pq.read_table(tmp_path / "latency.parquet").to_pydict()
     assert set(table) == {
-        "session", "variant", "round", "order", "turn", "place", "call", "time_ns", "used",
+        "session", "variant", "round", "order", "turn", "place", "call", "time_ns", "heat", "used",
     }  # fmt: skip
     assert {(number, used) for number, used in zip(table["round"], table["used"], strict=True)} == {
         (0, True),
@@ -60,6 +60,13 @@ def test_the_file_appears_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> 
         samples.save({"race": session}, tmp_path / "latency.parquet")
         assert [path.name for path in tmp_path.iterdir()] == ["latency.parquet"]
         assert samples.load(tmp_path / "latency.parquet", {})["race"].samples == session.samples
+
+
+def test_a_file_from_before_there_were_heats_is_one_heat(tmp_path: Path) -> None:
+    path = tmp_path / "latency.parquet"
+    samples.save({"race": measured()}, path)
+    pq.write_table(pq.read_table(path).drop_columns(["heat"]), path)
+    assert samples.load(path, {})["race"].samples == measured().samples
 
 
 def test_a_session_without_samples_is_no_session(tmp_path: Path) -> None:

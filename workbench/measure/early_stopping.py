@@ -1,15 +1,17 @@
-"""Rules for dropping a candidate early and for stopping, from the log-ratios of rounds to the baseline.
+"""Rules for dropping a candidate early and for how many rounds to make, from the log-ratios of rounds to the
+baseline.
 
-None of them stops because a difference became significant: that would find differences where there are none.
+No session stops because of its own ratios: stopping where a difference became significant finds differences
+where there are none, and stopping where an interval looks narrow makes intervals that are too narrow.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from workbench.measure import launches
+from workbench.measure.stats import TWO_SIDED
 from workbench.measure.student_t import student_t_quantile
 from workbench.system.records import Record
 
@@ -21,14 +23,11 @@ LAUNCH_SD = 0.01  # launches of one file differ by 1 to 1.6 %: a smaller spread 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """target: half-width at which an interval is narrow enough, as a fraction.
-
-    smallest: differences below it do not matter, so no variant is dropped for less.
+    """smallest: differences below it do not matter, so no variant is dropped for less.
     error: the chance, over a whole session, that the truly fastest candidate is dropped; it is shared out
     over candidates and `looks`, the comparisons that a session makes (Bonferroni).
     """
 
-    target: float = 0.02
     smallest: float = 0.01
     error: float = 0.01
     looks: int = 20
@@ -74,7 +73,17 @@ def dropped(log_ratios: LogRatios, contenders: Collection[str], rules: Rules) ->
     return found
 
 
-def narrow(log_ratios: LogRatios, names: Collection[str], target: float) -> bool:
-    """Is half the width of each of these 95 % intervals, as a fraction, within the target?"""
-    intervals = [launches.interval(list(log_ratios.get(name, {}).values())) for name in names]
-    return all(ends is not None and math.expm1((ends[1] - ends[0]) / 2) <= target for ends in intervals)
+def rounds_needed(log_ratios: Iterable[Sequence[float]], half_width: float, *, least: int, most: int) -> int:
+    """Rounds after which the widest 95 % interval is expected to reach no further than this to either side.
+
+    log_ratios: one a round, of each variant, from a first stage that takes no part in the interval.
+    C. Stein, "A two-sample test for a linear hypothesis whose power is independent of the variance", Ann.
+    Math. Stat. 16, 1945.
+    """
+    needed = least
+    for values in log_ratios:
+        if len(values) < 2:
+            return most
+        slack = student_t_quantile(TWO_SIDED, len(values) - 1) * stdev(values)
+        needed = max(needed, math.ceil((slack / half_width) ** 2))
+    return min(needed, most)

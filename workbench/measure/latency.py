@@ -1,9 +1,11 @@
 """Paired latency: rounds of fresh launches, timed in turns.
 
 The speed of a shared machine drifts: two artifacts timed one after the other can differ by a third for no
-reason. Here all artifacts are open at once, one computes at a time, and its ratio to the baseline is taken
+reason. Here artifacts are open together, one computes at a time, and its ratio to the baseline is taken
 within a turn, milliseconds apart. Launches differ too (memory layout, for one), so they are repeated and are
 the unit of the interval.
+
+How many rounds are made is fixed beforehand. The clock may end a session sooner, its ratios never do.
 """
 
 import math
@@ -15,15 +17,12 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Protocol
 
-from workbench.measure import early_stopping
+from workbench.measure import early_stopping, heats
+from workbench.measure.bursts import FEWEST_TURNS, plan_turns
 from workbench.measure.records import BASELINE, TWIN, Environment, Latency, TimingEnd
 from workbench.measure.stats import Ratio, hodges_lehmann, percentile, percentile_upper_bound
 from workbench.system.child import ChildError
 from workbench.system.progress import Progress, Report, Standing, time_left_s
-
-BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
-BURST_CALLS = (2, 20)  # and within these bounds
-TURNS_NS = 3e8  # of hot calls in a round, per variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,10 @@ Launch = Callable[[str], AbstractContextManager[Subject]]
 class Plan:
     """How much to measure.
 
-    rounds: at most; fewer where every interval is narrow enough sooner. least_rounds: 6 are the fewest that
-    give a 95 % interval. turns: per round, at most. budget_s: for all rounds. repeats: of disturbed rounds.
-    insist: make `least_rounds` whatever the budget, with fewer turns once it is spent.
+    rounds: that are made, but for those that the budget does not hold. least_rounds: 6 are the fewest that
+    give a 95 % interval. turns: per round, at most. least_turns: fewer where `least_rounds` would not fit.
+    budget_s: for all rounds. repeats: of disturbed rounds, while there is time. insist: make `least_rounds`
+    whatever the budget. memory_bytes: for all that is open at once; None: no limit.
     """
 
     rounds: int = 20
@@ -72,9 +72,14 @@ class Plan:
     least_turns: int = 10
     budget_s: float = 180.0
     repeats: int = 3
-    insist: bool = False
+    insist: bool = True
     seed: int = 0
     rules: early_stopping.Rules = field(default_factory=early_stopping.Rules)
+    memory_bytes: int | None = None
+
+    @property
+    def least(self) -> int:
+        return min(self.least_rounds, self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Lineup:
     """What is timed in one session. variants: all, with the baseline and its twin, a second copy of it.
 
     contenders: a variant that cannot be the fastest of these is dropped. batch_sizes: where not 1.
+    needs_bytes: memory of one process each, for `Plan.memory_bytes`.
     """
 
     variants: Sequence[str]
@@ -89,12 +95,14 @@ class Lineup:
     twin: str
     contenders: Collection[str] = ()
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    needs_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One timed call. order: position among the launches of its round; place: within its turn; call: within
-    its burst, where call 0 finds another session's data in the caches (cold)."""
+    """One timed call. order: position among the launches of its round; turn: of its heat; place: within its
+    turn; call: within its burst, where call 0 finds another session's data in the caches (cold); heat: the
+    launches of its round that were open together."""
 
     variant: str
     round: int
@@ -103,12 +111,14 @@ class Sample:
     place: int
     call: int
     time_ns: int
+    heat: int = 0
 
 
 @dataclass(slots=True)
 class Measured:
     """One session. batch_sizes: where not 1. environments: per round. unused: rounds that were repeated
-    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early."""
+    because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early.
+    launch_s: seconds that a launch of the last round took with its turns."""
 
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -118,6 +128,7 @@ class Measured:
     pruned: dict[str, early_stopping.LostRace] = field(default_factory=dict)
     unsettled: set[str] = field(default_factory=set)
     ended: TimingEnd | None = None
+    launch_s: float = 0.0
 
     @property
     def rounds(self) -> int:
@@ -135,7 +146,7 @@ def measure(
     clock: Callable[[], float] = time.monotonic,
     into: Measured | None = None,
 ) -> Measured:
-    """Time all variants against the baseline until every interval is narrow enough, or the budget ends.
+    """Time all variants against the baseline in as many rounds as are planned, or until the budget ends.
 
     A variant that fails is left out from there on; the baseline's failure ends the session. into: filled
     round by round, so that an interruption leaves what was measured.
@@ -170,14 +181,15 @@ class _Timing:
 
     def make_round(self) -> None:
         """Time one round, drop the variants that cannot win, and end the session where that was the last."""
-        measured, baseline = self.measured, self.lineup.baseline
-        began = self.clock()
-        late = began - self.started > self.plan.budget_s
-        self._time_round(self.plan.least_turns if late else self.plan.turns)
+        measured, baseline, began = self.measured, self.lineup.baseline, self.clock()
+        launches = self._time_round(began)
         if baseline in measured.failed:
             measured.ended = "baseline_failed"
             return
-        number = len(measured.environments) - 1
+        number, cost_s = len(measured.environments) - 1, self.clock() - began
+        measured.launch_s = cost_s / launches
+        if measured.environments[-1].disturbed and self._may_repeat(cost_s):
+            measured.unused.add(number)
         for name, values in log_ratios(measured, baseline, only_round=number).items():
             self.ratios.setdefault(name, {}).update(values)
         known = [name for name in self._running() if name in self.ratios]
@@ -189,58 +201,83 @@ class _Timing:
         measured.pruned |= lost
         self.standings = self._rank()
         self._report_progress()
-        measured.ended = self._end(racing.keys() - lost.keys() - {baseline}, began)
+        measured.ended = self._end(cost_s)
 
     def _running(self) -> list[str]:
         ended = self.measured.failed.keys() | self.measured.pruned.keys()
         return [name for name in self.lineup.variants if name not in ended]
 
-    def _end(self, racing: Collection[str], began: float) -> TimingEnd | None:
-        """Why no round follows the one that began at this time."""
+    def _left_s(self) -> float:
+        return self.plan.budget_s - (self.clock() - self.started)
+
+    def _may_repeat(self, cost_s: float) -> bool:
+        """Whether the round just made can be made again, and the fewest rounds still fit after it."""
+        rounds = max(1, self.plan.least - (self.measured.rounds - 1))
+        return len(self.measured.unused) < self.plan.repeats and rounds * cost_s <= self._left_s()
+
+    def _end(self, cost_s: float) -> TimingEnd | None:
+        """Why no round follows the one that took this time. The ratios have no say in it."""
         measured, plan = self.measured, self.plan
         if measured.rounds >= plan.rounds:
             return "rounds"
-        if measured.rounds >= plan.least_rounds:
-            if early_stopping.narrow(self.ratios, racing, plan.rules.target):
-                return "narrow"
-        elif plan.insist:
-            return None
-        now = self.clock()
-        if (now - self.started) + (now - began) <= plan.budget_s:
+        if cost_s <= self._left_s():
             return None
         # What there was no time to repeat counts after all, where there would be no interval without.
-        while measured.unused and measured.rounds < plan.least_rounds:
+        while measured.unused and measured.rounds < plan.least:
             measured.unused.remove(max(measured.unused))
-        return "budget"
+        return None if plan.insist and measured.rounds < plan.least else "budget"
 
-    def _time_round(self, most_turns: int) -> None:
-        """Launch all in random order, warm all up, and let them take turns; report progress after each."""
-        measured, order = self.measured, self._running()
-        number = len(measured.environments)
-        self.rng.shuffle(order)
+    def _time_round(self, began: float) -> int:
+        """Time all that run, in heats that have an equal part of the time each, and count the launches."""
+        measured, lineup, plan = self.measured, self.lineup, self.plan
+        # What the rounds that must be made leave to each other.
+        share_s = self._left_s() / max(1, plan.least - measured.rounds)
+        always = (lineup.baseline, lineup.twin)
+        dealt = heats.deal(self._running(), always, lineup.needs_bytes, plan.memory_bytes, self.rng)
+        environments: list[Environment] = []
+        launches = 0
+        for number, order in enumerate(dealt):
+            until = began + share_s * (number + 1) / len(dealt)
+            environments.append(self._time_heat(order, number, launches, until))
+            launches += len(order)
+            if lineup.baseline in measured.failed:
+                break
+        measured.environments.append(heats.merge(environments))
+        return launches
+
+    def _time_heat(self, order: Sequence[str], heat: int, launches: int, until: float) -> Environment:
+        """Launch all in this order, warm all up, and let them take turns; report progress after each.
+
+        launches: of the round, before these. until: on the clock; after it only the fewest turns are made.
+        """
+        measured, plan, number = self.measured, self.plan, len(self.measured.environments)
         with ExitStack() as stack:
             subjects = {name: stack.enter_context(self.launch(name)) for name in order}
             warm = _warm_up(order, subjects, measured)
-            calls = {name: _bounded(BURST_NS / w.typical_ns, *BURST_CALLS) for name, w in warm.items()}
+            calls, turns = plan_turns(
+                {name: state.typical_ns for name, state in warm.items()},
+                least=plan.least_turns,
+                most=plan.turns,
+                left_s=until - self.clock(),
+            )
             before = sum(subject.preemptions() for subject in subjects.values())
             self.watch.begin()
-            # The middle variant is timed for TURNS_NS.
-            bursts_ns = [calls[name] * warm[name].typical_ns for name in subjects]
-            turns = TURNS_NS / median(bursts_ns) if bursts_ns else 0
-            for turn in range(_bounded(turns, self.plan.least_turns, most_turns)):
+            for turn in range(turns):
+                if turn >= FEWEST_TURNS and self.clock() > until:
+                    break
                 permutation = list(subjects)
                 self.rng.shuffle(permutation)
                 for place, name in enumerate(permutation):
                     with _failure_noted(name, subjects, measured):
                         times = subjects[name].burst(1 + calls[name])
-                        of_turn = (name, number, order.index(name), turn, place)
-                        measured.samples += [Sample(*of_turn, call, ns) for call, ns in enumerate(times)]
+                        of_turn = (name, number, launches + order.index(name), turn, place)
+                        measured.samples += [
+                            Sample(*of_turn, call, ns, heat) for call, ns in enumerate(times)
+                        ]
                 self._report_progress()
             environment = self.watch.end()
             preemptions = sum(subject.preemptions() for subject in subjects.values()) - before
-        measured.environments.append(environment.model_copy(update={"preemptions": preemptions}))
-        if environment.disturbed and len(measured.unused) < self.plan.repeats:
-            measured.unused.add(number)
+        return environment.model_copy(update={"preemptions": preemptions})
 
     def _report_progress(self) -> None:
         plan, done, elapsed_s = self.plan, self.measured.rounds, self.clock() - self.started
@@ -260,19 +297,18 @@ class _Timing:
 
 
 def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measured) -> dict[str, WarmUp]:
-    """Wait for every session and warm it up, in the order they were launched."""
+    """Wait for every session, then warm each up, in the order they were launched."""
     states = {}
     for name in order:
         with _failure_noted(name, subjects, measured):
             subjects[name].ready()
+    # Not before all are open: opening one would disturb another's warm-up.
+    for name in list(subjects):
+        with _failure_noted(name, subjects, measured):
             states[name] = subjects[name].warm_up()
             if not states[name].settled:
                 measured.unsettled.add(name)
     return states
-
-
-def _bounded(number: float, least: int, most: int) -> int:
-    return min(max(math.ceil(number), least), most)
 
 
 @contextmanager
@@ -290,19 +326,23 @@ def log_ratios(
     """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns.
 
     Each is the time of one photo, a burst the median of its hot calls. Paired first, then summarised: the
-    machine has the same speed in the bursts of one turn.
+    machine has the same speed in the bursts of one turn. Of what ran in several heats of a round, the first
+    launch counts.
     """
-    turns: dict[tuple[int, int], dict[str, list[int]]] = {}
+    turns: dict[tuple[int, int, int], dict[str, list[int]]] = {}
+    first: dict[tuple[int, str], int] = {}
     for s in measured.samples:
         if s.call > 0 and s.round not in measured.unused and only_round in (None, s.round):
-            turns.setdefault((s.round, s.turn), {}).setdefault(s.variant, []).append(s.time_ns)
+            turns.setdefault((s.round, s.heat, s.turn), {}).setdefault(s.variant, []).append(s.time_ns)
+            first.setdefault((s.round, s.variant), s.heat)
     logs: dict[str, dict[int, list[float]]] = {}
-    for (number, _), times in turns.items():
+    for (number, heat, _), times in turns.items():
         if baseline not in times:
             continue
         reference = median(times[baseline])
         for name, own in times.items():
-            logs.setdefault(name, {}).setdefault(number, []).append(math.log(median(own) / reference))
+            if heat == first[number, name]:
+                logs.setdefault(name, {}).setdefault(number, []).append(math.log(median(own) / reference))
     per_photo = {name: math.log(measured.batch_sizes.get(name, 1)) for name in logs}
     return {
         name: {

@@ -8,7 +8,8 @@ from workbench.backends import Engine
 from workbench.system.records import Record
 
 BASELINE = "baseline"
-# Why no more rounds were timed: all were made, every interval was narrow enough, the time budget was spent.
+# Why no more rounds were timed: all were made, the time budget was spent; in older runs, every interval was
+# narrow enough.
 TimingEnd = Literal["rounds", "narrow", "budget", "baseline_failed"]
 
 

@@ -49,7 +49,13 @@ def read(path: Path) -> "pa.Table":
 
     if not path.is_file():
         raise WorkbenchError(f"{path} is not there: this run kept no raw samples", hint="run it again")
+    wanted = ["session", *FIELDS, "used"]
     try:
-        return pq.read_table(path, columns=["session", *FIELDS, "used"])
+        table = pq.read_table(path)
+        if "heat" not in table.column_names:  # older runs: every round was one heat
+            table = table.append_column("heat", pa.array([0] * len(table), pa.int64()))
+        return table.select(wanted)
+    except KeyError as error:
+        raise WorkbenchError(f"{path} cannot be read: {error}", hint="run it again") from error
     except (OSError, pa.ArrowInvalid) as error:
         raise WorkbenchError(f"{path} cannot be read: {error}", hint="run it again") from error

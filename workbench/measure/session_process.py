@@ -1,7 +1,8 @@
 """The measuring process. It reads the clock itself; the parent only says whose turn it is."""
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,16 +62,24 @@ Request = tuple[Callable[..., object], tuple[Any, ...]]  # a method of `OpenSess
 
 @contextmanager
 def hold(
-    artifact: Artifact, runtime: Runtime, images: Images, spawned_s: float
+    artifact: Artifact,
+    runtime: Runtime,
+    images: Images,
+    spawned_s: float,
+    cpus: Collection[int] | None = None,
 ) -> Iterator[Callable[[Request], object]]:
     """In the child: open the session and answer requests about it.
 
     spawned_s: the parent's time.monotonic() when it started this process; the clock is the machine's.
+    cpus: processors to stay on; all of the parent's by default.
     """
     backend = backend_of(runtime)
     # Imports the runtime, so that load_s below is the model's alone.
     if (reason := backend.unavailable(runtime)) is not None:
         raise WorkbenchError(reason)
+    if cpus is not None:
+        # Not sooner: the imports above take longest, and many processes start at once.
+        _stay_on(cpus)
     images = replace(images, raw=artifact.info.pixels)
     started = time.perf_counter()
     with backend.session(artifact, runtime) as session:
@@ -81,6 +90,13 @@ def hold(
         opened = Opened(load_s, cold_start_s, *read_back)
         target = OpenSession(artifact, runtime, images, session, opened)
         yield lambda request: request[0](target, *request[1])
+
+
+def _stay_on(cpus: Collection[int]) -> None:
+    """This process, with the threads that its libraries have started."""
+    tasks = Path("/proc/self/task")
+    for thread in tasks.iterdir() if tasks.is_dir() else ():
+        os.sched_setaffinity(int(thread.name), cpus)
 
 
 class OpenSession:

@@ -42,8 +42,8 @@ class Worker:
         log: Path,
         cpus: Collection[int] | None = None,
     ) -> None:
-        arguments = (artifact, runtime, images, time.monotonic())
-        self._child = Child(hold, *arguments, log=log, cpus=cpus, label="the measuring process")
+        arguments = (artifact, runtime, images, time.monotonic(), cpus)
+        self._child = Child(hold, *arguments, log=log, label="the measuring process")
         self._images = len(images)
         self._open_timeout_s = GPU_OPEN_TIMEOUT_S if runtime.device == "cuda" else OPEN_TIMEOUT_S
 

@@ -97,7 +97,8 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
         if latency.round_log_ratios:
             ratio = Ratio(latency.round_log_ratios)
             speedup = f"{ratio.speedup:.2f} x"
-            rows.append(("speed-up against the baseline", speedup, _interval(ratio.interval, ".2f")))
+            ends = ratio.interval if trial.status == "ok" else None
+            rows.append(("speed-up against the baseline", speedup, _interval(ends, ".2f")))
     if trial.peak_memory_bytes is not None:
         rows.append(("peak memory", f"{trial.peak_memory_bytes / 1e6:.0f} MB", "–"))
     table = ["| | value | 95 % interval |", "| --- | ---: | ---: |"]

@@ -114,8 +114,9 @@ def _latency(found: Details) -> list[str]:
         return f"{value_ns / 1e6:.2f}{bound}"
 
     tails = f"p95 {ms(latency.p95_ns, latency.p95_upper_ns)}, p99 {ms(latency.p99_ns, latency.p99_upper_ns)}"
-    sure = "confirmed in fresh rounds" if latency.confirmed else "from the race"
-    interval = f" [{ratio.interval[0]:.3f}, {ratio.interval[1]:.3f}]" if ratio.interval else ""
+    sure = "from the final rounds" if latency.confirmed else "from the race"
+    ends = None if found.trial.status == "pruned" else ratio.interval
+    interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
     return [
         f"latency, {sure}: {plural(latency.samples, 'hot call')} in "
         f"{plural(len(latency.round_log_ratios), 'round')}",

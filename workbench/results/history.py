@@ -104,16 +104,16 @@ def with_latency(trials: Sequence[TrialResult], sessions: Mapping[str, Measured]
 
 
 def _with_latency(trial: TrialResult, sessions: Mapping[str, Measured]) -> TrialResult:
-    race, final = sessions[RACE], sessions.get(FINAL)
-    for measured in (race, *([final] if final else [])):
+    race, final = sessions.get(RACE), sessions.get(FINAL)
+    for measured in filter(None, (race, final)):
         if (reason := measured.failed.get(trial.variant)) is not None:
             cause = Failed(variant=trial.variant, message=reason, while_timing=True)
             return trial.model_copy(update={"status": "failed", "reason": reason, "cause": cause})
     confirmed = final and summarize(final, trial.variant, BASELINE, confirmed=True)
-    latency = confirmed or summarize(race, trial.variant, BASELINE, confirmed=False)
+    latency = confirmed or (race and summarize(race, trial.variant, BASELINE, confirmed=False))
     if latency is None:
         return trial
-    lost = race.pruned.get(trial.variant)
+    lost = race and race.pruned.get(trial.variant)
     ended = {"status": "pruned", "cause": lost} if lost else {}
     return trial.model_copy(update={"latency": latency, **ended})
 

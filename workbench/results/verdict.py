@@ -388,7 +388,7 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         drop=drop.drop if drop else None,
         drop_ci=drop.interval() if drop and other else None,
         speedup=ratio.speedup if ratio else None,
-        speedup_ci=ratio.interval if ratio and other else None,
+        speedup_ci=ratio.interval if ratio and other and trial.status == "ok" else None,  # pruned: a bound
         throughput_ips=1e9 * timed.batch_size / timed.mean_ns if timed else None,
         load_ms=None if trial.load_s is None else 1e3 * trial.load_s,
         pareto=pareto,

@@ -1,10 +1,11 @@
 """Timing the variants that passed: a race that drops those that cannot win, then the finalists once more.
 
 The fastest of many was partly lucky, so the winner, the runner-up and the baseline are measured again in
-fresh rounds, and those are the numbers published.
+fresh rounds, and those are the numbers published. How many rounds is fixed before the first of them.
 """
 
 import io
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,24 +14,26 @@ from statistics import median
 
 from workbench.errors import WorkbenchError, plural
 from workbench.measure import samples
+from workbench.measure.early_stopping import rounds_needed
 from workbench.measure.gpu.figures import sizes_of
 from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
 from workbench.measure.host_watch import HostWatch, conditions
-from workbench.measure.latency import Lineup, Measured, Plan, measure, noise_floor
+from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure, noise_floor
 from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, GpuUse, WholePath
 from workbench.measure.worker import Worker, use_of
 from workbench.photos.decode import decode
 from workbench.results.history import with_latency
 from workbench.results.records import RunInfo, TrialResult
-from workbench.results.verdict import choose, ranked, untimed_shortfalls
+from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfalls
 from workbench.run.check_variant import Context
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
 from workbench.system.machine import available_cpus
 from workbench.system.progress import Progress
 
-FINAL_SHARE = 0.3  # of the time budget
-FINAL_ROUNDS = 12  # at most
+FINAL_SHARE = 0.3  # of the time budget, at least
+FIRST_STAGE = 0.4  # of the rounds: made by a race, and by a final without one, as nothing is known beforehand
+FINALISTS = 3  # of no more variants, all are finalists, and there is no race
 SATURATE_S = 0.3
 SATURATE_TIMES = 3
 LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
@@ -58,16 +61,20 @@ def _time_all(
 ) -> tuple[list[TrialResult], RunInfo]:
     sessions: dict[str, Measured] = {}
     names = [trial.variant for trial in trials]
-    contenders = [t.variant for t in trials if _may_win(t, info)]
+    final = replace(plan, rounds=math.ceil(FIRST_STAGE * plan.rounds))
+    finalists, began = names, time.monotonic()
     try:
-        race = replace(plan, budget_s=plan.budget_s * (1 - FINAL_SHARE))
-        _session(context, sessions, RACE, names, contenders, race, later_s=plan.budget_s - race.budget_s)
-        raced = with_latency(trials, sessions)
+        if len(names) > FINALISTS:
+            race = replace(final, budget_s=plan.budget_s * (1 - FINAL_SHARE), insist=False)
+            contenders = [t.variant for t in trials if _may_win(t, info)]
+            _session(context, sessions, RACE, names, contenders, race, later_s=plan.budget_s - race.budget_s)
+            raced, left_s = sessions[RACE], plan.budget_s - (time.monotonic() - began)
+            finalists = _finalists(_about(info, sessions), with_latency(trials, sessions))
+            finalists = _affordable(finalists, raced, plan, left_s)
+            rounds = _final_rounds(finalists, raced, plan)
+            final = replace(plan, budget_s=left_s, rounds=rounds, seed=plan.seed + 1)
         gpu = gpu_conditions() if any(_on_gpu(context, name) for name in names) else None
-        info = _about(info, sessions).model_copy(update={"conditions": conditions(gpu=gpu)})
-        finalists = _finalists(info, raced)
-        rounds, budget_s = min(plan.rounds, FINAL_ROUNDS), plan.budget_s * FINAL_SHARE
-        final = replace(plan, budget_s=budget_s, rounds=rounds, seed=plan.seed + 1, insist=True)
+        info = info.model_copy(update={"conditions": conditions(gpu=gpu)})
         _session(context, sessions, FINAL, finalists, (), final)
     finally:
         samples.save(sessions, context.folder.path / "latency.parquet")
@@ -147,6 +154,19 @@ def _finalists(info: RunInfo, raced: Sequence[TrialResult]) -> list[str]:
     others = [t for t in ranked(info, raced) if winner is not None and t.variant != winner.variant]
     names = [BASELINE, *([winner.variant] if winner else []), *[t.variant for t in others[:1]]]
     return list(dict.fromkeys(names))
+
+
+def _affordable(finalists: list[str], race: Measured, plan: Plan, left_s: float) -> list[str]:
+    """Without the runner-up where the fewest rounds would take longer than the time left."""
+    launches = len(finalists) + 1  # and the second copy of the baseline
+    return finalists[: FINALISTS - 1] if plan.least * launches * race.launch_s > left_s else finalists
+
+
+def _final_rounds(finalists: Sequence[str], race: Measured, plan: Plan) -> int:
+    """Enough for intervals half as wide as a speed must be known to, as far as the race shows the spread."""
+    ratios = log_ratios(race, BASELINE)
+    spread = [list(ratios.get(name, {}).values()) for name in finalists if name != BASELINE]
+    return rounds_needed(spread, math.log1p(PRECISE / 2), least=plan.least, most=plan.rounds)
 
 
 def _with_extras(

@@ -1,0 +1,34 @@
+"""How long a variant's turns are, and how many there are in a round."""
+
+import math
+from collections.abc import Mapping
+from statistics import median
+
+BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
+BURST_CALLS = (2, 20)  # and within these bounds
+FEWEST_TURNS = 4  # of a round, where there is no time for more
+TURNS_NS = 1.5e8  # of hot calls in a round, per variant: launches decide the interval, not calls
+
+
+def plan_turns(
+    typical_ns: Mapping[str, float], *, least: int, most: int, left_s: float
+) -> tuple[dict[str, int], int]:
+    """The hot calls of a burst of each session, and the turns, from `least` to `most`.
+
+    typical_ns: of a call of each. left_s: turns get fewer to fit into it, down to FEWEST_TURNS, and then
+    bursts get shorter.
+    """
+    if not typical_ns:
+        return {}, 0
+    calls = {name: _bounded(BURST_NS / call_ns, *BURST_CALLS) for name, call_ns in typical_ns.items()}
+    # The middle variant is timed for TURNS_NS.
+    turns = TURNS_NS / median(calls[name] * call_ns for name, call_ns in typical_ns.items())
+    turn_s = sum((1 + calls[name]) * call_ns for name, call_ns in typical_ns.items()) / 1e9
+    fitting = max(0.0, left_s) / turn_s
+    if fitting < FEWEST_TURNS:
+        calls = {name: max(1, int(number * fitting / FEWEST_TURNS)) for name, number in calls.items()}
+    return calls, max(min(FEWEST_TURNS, most), min(_bounded(turns, least, most), int(fitting)))
+
+
+def _bounded(number: float, least: int, most: int) -> int:
+    return min(max(math.ceil(number), least), most)
