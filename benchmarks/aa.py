@@ -1,20 +1,26 @@
 """How far each way of timing can be trusted: A/A sessions, and sessions against a copy that is truly slower.
 
-    python benchmarks/aa.py [--sessions 30] [--output docs/measured-aa.md]
+    python benchmarks/aa.py [--sessions 30] [--designs rounds] [--kept FILE] [--output docs/measured-aa.md]
 
 Every session times three sessions of onnxruntime: A, A again, and B, which is A with one more block (about
 9 % slower). Four designs look at the same files in turn, so that all of them meet the same machine:
 
-    rounds       ours: fresh launches in random order, turns, paired ratios, order statistics over launches
+    rounds       ours: a number of rounds fixed beforehand, of fresh launches in random order; turns; paired
+                 ratios; the interval of `workbench.measure.launches`
     sequential   A fully, then the others: ratio of medians, bootstrap interval
     loop         onnxruntime's usual example: warm up, N runs in one process, mean and standard error
     repetition   like hyperfine: six launches of one, then six of the next, mean and error propagation
 
 Half of the sessions run beside a process that never stops computing. Coverage is how often the 95 % interval
-holds the true ratio, which a long session of the first design finds beforehand.
+holds the true ratio, which long sessions of the first design find, before the others and after them, with the
+neighbour where the others have it. A session without an interval holds nothing.
+
+`rounds` alone, 30 sessions: half an hour, on a machine with nothing else to do. --kept: a file that gets a
+line after every session; the same command goes on from there. --output: the new section comes first in it.
 """
 
 import argparse
+import json
 import math
 import multiprocessing
 import platform
@@ -24,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,12 +40,13 @@ from numpy.typing import NDArray
 from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.measure.host_watch import HostWatch
-from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
+from workbench.measure.latency import Lineup, Plan, log_ratios, measure
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
 from workbench.model.graph.onnx_file import artifact_info
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
+from workbench.run.time_variants import FIRST_STAGE
 from workbench.system import machine
 from workbench.system.progress import silent
 
@@ -47,9 +54,10 @@ SIDE, CHANNELS, BLOCKS = 56, 48, 11
 A, TWIN, B = "a", "a (again)", "b"
 SEQUENTIAL_CALLS, LOOP_CALLS, LAUNCHES, LAUNCH_CALLS = 300, 200, 6, 20
 BUDGET_S = 20.0  # of a session of ours
-TRUTH_ROUNDS = 30
+TRUTH_ROUNDS = 60  # before the sessions, and as many after them
+BEFORE, AFTER = "truth, before", "truth, after"
 
-Estimate = tuple[float, float, float]  # ratio of times to A's, and its 95 % interval
+Estimate = tuple[float, float, float]  # ratio of times to A's, and its 95 % interval; nan where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +76,57 @@ class Bench:
         return Worker(self.artifacts[name], OrtRuntime(), self.images, log=self.log, cpus=self.cpus)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One session of a design. neighbour: whether a process computed beside it."""
+
+    neighbour: bool
+    design: str
+    number: int
+    seconds: float
+    estimates: dict[str, Estimate]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A/A benchmark of timing designs")
     parser.add_argument("--sessions", type=int, default=30)
+    parser.add_argument("--designs", nargs="+", choices=list(DESIGNS), default=list(DESIGNS))
+    parser.add_argument("--kept", type=Path)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    log = Log(options.kept)
     with tempfile.TemporaryDirectory() as folder:
         bench = prepare(Path(folder))
-        truth = true_ratio(bench)
-        say(f"true ratio of B to A: {truth:.4f}, from {TRUTH_ROUNDS} rounds")
-        tables = [table(bench, truth, options.sessions, neighbour=busy) for busy in (False, True)]
-    report = "\n".join([heading(truth, options.sessions), *tables])
+        for neighbour in (False, True):
+            time_sessions(bench, log, options.designs, options.sessions, neighbour=neighbour)
+    report = "\n".join(
+        [
+            heading(options.sessions, options.designs),
+            *(table(log.found, options.designs, neighbour=neighbour) for neighbour in (False, True)),
+        ]
+    )
     print(report)
     if options.output:
-        options.output.write_text(report + "\n")
+        title, earlier = options.output.read_text().split("\n", 1)
+        options.output.write_text(f"{title}\n\n{report}\n{earlier}")
+
+
+class Log:
+    """The sessions so far, in a file too where there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self.found = [Found(**json.loads(line)) for line in lines]
+
+    def add(self, found: Found) -> None:
+        self.found.append(found)
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(asdict(found)) + "\n")
+
+    def has(self, design: str, number: int, *, neighbour: bool) -> bool:
+        return any((f.design, f.number, f.neighbour) == (design, number, neighbour) for f in self.found)
 
 
 def prepare(folder: Path) -> Bench:
@@ -122,24 +167,56 @@ def network(folder: Path, blocks: int) -> Artifact:
     return Artifact(folder, artifact_info(folder / "model.onnx"))
 
 
-def session(bench: Bench, plan: Plan) -> Measured:
+def time_sessions(bench: Bench, log: Log, designs: Sequence[str], sessions: int, *, neighbour: bool) -> None:
+    """The truth, `sessions` of every design, in random order within each, and the truth again."""
+    rng = random.Random(0)
+    steps = [(BEFORE, 0)]
+    for number in range(sessions):
+        steps += [(name, number) for name in rng.sample(list(designs), len(designs))]
+    steps.append((AFTER, 1))
+    busy = multiprocessing.Process(target=spin, daemon=True) if neighbour else None
+    if busy:
+        busy.start()
+    try:
+        for design, number in steps:
+            if log.has(design, number, neighbour=neighbour):
+                continue
+            started = time.monotonic()
+            estimates = DESIGNS.get(design, truth)(bench, number)
+            log.add(Found(neighbour, design, number, time.monotonic() - started, estimates))
+            beside = "with" if neighbour else "without"
+            shown = ", ".join(
+                f"{name} {ratio:.4f} [{low:.4f}, {high:.4f}]"
+                for name, (ratio, low, high) in estimates.items()
+            )
+            say(f"{beside} neighbour: {design} {number + 1} of {sessions}: {shown}")
+    finally:
+        if busy:
+            busy.kill()
+
+
+def ours(bench: Bench, plan: Plan) -> dict[str, Estimate]:
+    """One session of the first design."""
     lineup = Lineup([A, TWIN, B], A, TWIN)
-    return measure(lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent)
+    measured = measure(lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent)
+    estimates = {}
+    for name in (TWIN, B):
+        ratio = Ratio(tuple(log_ratios(measured, A)[name].values()))
+        low, high = ratio.log_interval or (math.nan, math.nan)
+        estimates[name] = (math.exp(-ratio.log_speedup), math.exp(low), math.exp(high))
+    return estimates
 
 
-def true_ratio(bench: Bench) -> float:
-    plan = Plan(rounds=TRUTH_ROUNDS, least_rounds=TRUTH_ROUNDS, budget_s=600, repeats=10)
-    return math.exp(statistics.median(log_ratios(session(bench, plan), A)[B].values()))
+def truth(bench: Bench, seed: int) -> dict[str, Estimate]:
+    return ours(
+        bench, Plan(rounds=TRUTH_ROUNDS, least_rounds=TRUTH_ROUNDS, budget_s=400, repeats=10, seed=seed)
+    )
 
 
 def rounds(bench: Bench, seed: int) -> dict[str, Estimate]:
-    found = log_ratios(session(bench, Plan(seed=seed, budget_s=BUDGET_S)), A)
-    estimates = {}
-    for name in (TWIN, B):
-        ratio = Ratio(tuple(found[name].values()))
-        low, high = ratio.log_interval or (-math.inf, math.inf)
-        estimates[name] = (math.exp(-ratio.log_speedup), math.exp(low), math.exp(high))
-    return estimates
+    """As a run times one variant and the baseline: with no race before, and a fixed number of rounds."""
+    plan = Plan(seed=seed, budget_s=BUDGET_S)
+    return ours(bench, replace(plan, rounds=math.ceil(FIRST_STAGE * plan.rounds)))
 
 
 def sequential(bench: Bench, seed: int) -> dict[str, Estimate]:
@@ -214,36 +291,31 @@ DESIGNS: dict[str, Callable[[Bench, int], dict[str, Estimate]]] = {
 }
 
 
-def table(bench: Bench, truth: float, sessions: int, *, neighbour: bool) -> str:
-    """Run all designs `sessions` times, in random order within each."""
-    rng = random.Random(0)
-    found: dict[str, list[dict[str, Estimate]]] = {name: [] for name in DESIGNS}
-    seconds: dict[str, list[float]] = {name: [] for name in DESIGNS}
-    busy = multiprocessing.Process(target=spin, daemon=True) if neighbour else None
-    if busy:
-        busy.start()
-    try:
-        for number in range(sessions):
-            for name in rng.sample(list(DESIGNS), len(DESIGNS)):
-                started = time.monotonic()
-                found[name].append(DESIGNS[name](bench, number))
-                seconds[name].append(time.monotonic() - started)
-            say(f"{'with' if neighbour else 'without'} neighbour: session {number + 1} of {sessions}")
-    finally:
-        if busy:
-            busy.kill()
+def table(found: Sequence[Found], designs: Sequence[str], *, neighbour: bool) -> str:
+    here = [each for each in found if each.neighbour == neighbour]
+    long = [each.estimates[B] for each in here if each.design in (BEFORE, AFTER)]
+    true_ratio = math.exp(statistics.fmean(math.log(ratio) for ratio, _, _ in long))
+    halves = " and ".join(
+        f"{100 * (ratio - 1):.2f} % [{100 * (low - 1):.2f}, {100 * (high - 1):.2f}]"
+        for ratio, low, high in long
+    )
     lines = [
-        f"\n## {'Beside a process that never stops computing' if neighbour else 'No neighbour'}\n",
+        f"\n### {'Beside a process that never stops computing' if neighbour else 'No neighbour'}\n",
+        f"B is truly {100 * (true_ratio - 1):.2f} % slower: {halves} before and after the sessions.\n",
         "| design | A/A covered | worst A/A error | B covered | B called | B called wrongly "
-        "| mean half-width | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| mean half-width | no interval | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    return "\n".join(lines + [row(name, found[name], seconds[name], truth) for name in DESIGNS])
+    return "\n".join(
+        lines + [row(name, [each for each in here if each.design == name], true_ratio) for name in designs]
+    )
 
 
-def row(name: str, found: Sequence[dict[str, Estimate]], seconds: Sequence[float], truth: float) -> str:
-    same, slower = [each[TWIN] for each in found], [each[B] for each in found]
+def row(name: str, found: Sequence[Found], truth: float) -> str:
+    same, slower = [each.estimates[TWIN] for each in found], [each.estimates[B] for each in found]
     n = len(found)
+    # Comparisons with nan are false: no interval holds nothing and calls nothing.
+    half_widths = [(high - low) / 2 for _, low, high in same + slower if not math.isnan(low)]
     cells = [
         name,
         f"{sum(low <= 1 <= high for _, low, high in same)} of {n}",
@@ -251,21 +323,24 @@ def row(name: str, found: Sequence[dict[str, Estimate]], seconds: Sequence[float
         f"{sum(low <= truth <= high for _, low, high in slower)} of {n}",
         f"{sum(low > 1 or high < 1 for _, low, high in slower)} of {n}",
         f"{sum(high < 1 for _, _, high in slower)}",
-        f"{100 * statistics.fmean((high - low) / 2 for _, low, high in same + slower):.1f} %",
-        f"{statistics.median(seconds):.1f}",
+        f"{100 * statistics.fmean(half_widths):.1f} %" if half_widths else "–",
+        f"{2 * n - len(half_widths)}",
+        f"{statistics.median(each.seconds for each in found):.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def heading(truth: float, sessions: int) -> str:
+def heading(sessions: int, designs: Sequence[str]) -> str:
     here = machine.collect()
+    named = "" if list(designs) == list(DESIGNS) else f" --designs {' '.join(designs)}"
     return (
-        "# How far each way of timing can be trusted\n\n"
-        f"Output of `python benchmarks/aa.py --sessions {sessions}`, {datetime.now(UTC):%Y-%m-%d}, "
-        f"{here.cpu}, {here.cores} cores, {platform.system()}, Python {here.python}.\n\n"
-        "A and A again are the same file; B has one more block and is truly "
-        f"{100 * (truth - 1):.1f} % slower ({TRUTH_ROUNDS} rounds). Intervals are nominally 95 %; covered: "
-        "the interval holds the true ratio; called: it excludes 1. An A/A interval without 1 is a wrong call."
+        f"## {datetime.now(UTC):%Y-%m-%d}\n\n"
+        f"Output of `python benchmarks/aa.py --sessions {sessions}{named}`, {here.cpu}, {here.cores} cores, "
+        f"{platform.system()}, Python {here.python}.\n\n"
+        "A and A again are the same file; B has one more block. The true ratio of B is that of "
+        f"{2 * TRUTH_ROUNDS} rounds, half of them before the sessions and half after, with the neighbour "
+        "where they have it. Intervals are nominally 95 %; covered: the interval holds the true ratio; "
+        "called: it excludes 1. An A/A interval without 1 is a wrong call."
     )
 
 

@@ -24,10 +24,11 @@ from coverage_machine import KINDS, Kind, Machine
 from coverage_sessions import RATIOS, ROUNDS, SCENARIOS, Scenario
 
 from workbench.measure import launches
-from workbench.measure.early_stopping import Rules, dropped, rounds_needed
+from workbench.measure.early_stopping import Rules, dropped
 from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
 from workbench.measure.records import BASELINE, TWIN
-from workbench.results.verdict import PRECISE, SMALLEST_DIFFERENCE
+from workbench.results.verdict import SMALLEST_DIFFERENCE
+from workbench.run import time_variants
 from workbench.system.progress import silent
 
 TODAY = "median, order statistics"  # the estimator before this comparison
@@ -35,12 +36,28 @@ CHOSEN = "mean trimmed by 10 %, Student (Yuen)"
 COUNTS = range(launches.LEAST, ROUNDS + 1)
 SHOWN = (6, 8, 10, 12, 16, 20)
 HOLM = 0.995  # the confidence of the first of ten pairs after Holm
-SLOW_SESSIONS = 1000  # of an estimator that resamples
+SLOW_SESSIONS = 500  # of an estimator that resamples, after SHOWN rounds alone
 TRUTH = (400, 120)  # sessions, rounds of each
 DROPPING_SESSIONS = 400  # a scenario
 NOMINAL_MS = {BASELINE: 4.0, "same": 4.0, "best": 3.7, "close": 3.74, "slow": 8.0}
 BUDGETS_S = (15.0, 60.0)
-FIRST_STAGE, FINAL_SHARE = 8, 0.3  # rounds of a race; the final's share of the time
+
+ABOUT = """# How often an interval holds the truth, simulated
+
+Output of `python benchmarks/coverage.py --sessions {sessions} --whole {whole}`, {today}, Python {python}.
+
+{sessions} sessions of each of {kinds} kinds, judged after every number of rounds (a bootstrap: {few} of
+them, after {shown}). A round's ratio is a launch of the variant over one of the baseline, estimated from
+turns; launches differ as the kind says. The truth is the true ratio; where only the variant has slow
+launches it is what the estimator says of very many rounds, as no two estimators mean the same there.
+
+Chosen is the mean without the lowest and the highest tenth of the rounds, with Student's interval from
+the winsorised variance (K. K. Yuen 1974). Up to nine rounds that is the plain mean; from ten on one far
+launch does not count. Of what holds the truth in at least 92 % of every kind after every number of rounds
+it has the narrowest intervals. Order statistics are wider, and neither they nor signed ranks can be surer
+than 96.9 % with six rounds, so that no pair could be told apart after Holm. The plain mean fails where
+one side has rare slow launches. More trimming throws away what few rounds there are. Resampling six
+launches knows no more than the six."""
 
 Cell = tuple[str, int]  # scenario, rounds
 
@@ -90,9 +107,10 @@ def judge(sessions: int) -> dict[str, Score]:
         many, _ = scenario.rounds(rng, *TRUTH)
         hold_to_shipped(variant)
         for name, estimator in ESTIMATORS.items():
-            few = SLOW_SESSIONS if "bootstrap" in name else sessions
+            slow = "bootstrap" in name
             truth = 0.0 if scenario.symmetric else float(estimator(many, 0.95)[0].mean())
-            for count in COUNTS:
+            for count in SHOWN if slow else COUNTS:
+                few = SLOW_SESSIONS if slow else sessions
                 made = variant[:few, :count], twin[:few, :count]
                 judge_cell(scores[name], (kind, count), estimator, made, truth + drifted(scenario, count))
     return scores
@@ -184,7 +202,7 @@ def rounds_table(score: Score) -> str:
     lines.append(
         "\nWrong directions, where the true difference is 1 % or more (ratios "
         f"{', '.join(f'{ratio:g}' for ratio in RATIOS)}): the interval lies on the wrong side of 1 in "
-        f" {1000 * mean(score.wrong_side):.2f} of 1,000 sessions; called faster where it is "
+        f"{1000 * mean(score.wrong_side):.2f} of 1,000 sessions; called faster where it is "
         "slower, beyond the noise floor and 1 %: in "
         f"{1000 * mean(score.wrong_call):.2f} of 1,000."
     )
@@ -267,10 +285,10 @@ def whole_table(sessions: int) -> str:
 
 def tally_cells(tally: Tally) -> str:
     cells = [
-        f"{sum(tally.held)} of {len(tally.held)} ({percent(float(np.mean(tally.held)))})",
+        of_all(tally.held),
         percent(float(np.mean(tally.half_widths)), 2),
         f"{min(tally.rounds)} to {max(tally.rounds)}",
-        f"{sum(tally.raced_held)} of {len(tally.raced_held)} ({percent(float(np.mean(tally.raced_held)))})",
+        of_all(tally.raced_held),
         str(tally.wrong),
         str(tally.missing),
         str(tally.dropped),
@@ -278,24 +296,33 @@ def tally_cells(tally: Tally) -> str:
     return " | ".join(cells)
 
 
+def of_all(held: Sequence[bool]) -> str:
+    return f"{sum(held)} of {len(held)} ({percent(sum(held) / len(held))})" if held else "–"
+
+
 def count_session(tally: Tally, kind: Kind, budget_s: float, seed: int) -> None:
     """One race and its final, as a run makes them."""
     machine = Machine(kind, NOMINAL_MS, random.Random(seed))
     plan = Plan(seed=seed, budget_s=budget_s)
-    first = replace(plan, rounds=FIRST_STAGE, budget_s=budget_s * (1 - FINAL_SHARE), insist=False)
-    raced = session(machine, list(NOMINAL_MS), first)
+    first = replace(
+        plan,
+        rounds=math.ceil(time_variants.FIRST_STAGE * plan.rounds),
+        budget_s=budget_s * (1 - time_variants.FINAL_SHARE),
+        insist=False,
+    )
+    raced = session(machine, list(NOMINAL_MS), list(NOMINAL_MS), first)
     tally.dropped += "best" in raced.pruned
     for held, _, _ in judged(raced):
         tally.raced_held.append(held)
-    spread = {name: list(values.values()) for name, values in log_ratios(raced, BASELINE).items()}
+    centres = {name: launches.centre(list(r.values())) for name, r in log_ratios(raced, BASELINE).items()}
     running = [name for name in NOMINAL_MS if name not in raced.pruned]
-    finalists = sorted(running, key=lambda name: launches.centre(spread[name]))[:2]
-    finalists = list(dict.fromkeys((BASELINE, *finalists)))
-    rounds = rounds_needed(
-        [spread[name] for name in finalists[1:]], math.log1p(PRECISE / 2), least=plan.least, most=plan.rounds
-    )
+    fastest = sorted(running, key=lambda name: centres[name])[:2]
     left_s = budget_s - machine.now_s
-    final = session(machine, finalists, replace(plan, rounds=rounds, budget_s=left_s, seed=seed + 1))
+    finalists = list(dict.fromkeys((BASELINE, *fastest)))
+    finalists = time_variants._affordable(finalists, raced, plan, left_s)
+    rounds = time_variants._final_rounds(finalists, raced, plan)
+    confirming = replace(plan, rounds=rounds, budget_s=left_s, seed=seed + 1)
+    final = session(machine, finalists, (), confirming)
     for held, half_width, wrong in judged(final):
         tally.held.append(held)
         tally.half_widths.append(half_width)
@@ -304,8 +331,7 @@ def count_session(tally: Tally, kind: Kind, budget_s: float, seed: int) -> None:
     tally.missing += final.rounds < launches.LEAST
 
 
-def session(machine: Machine, names: Sequence[str], plan: Plan) -> Measured:
-    contenders = names if plan.rounds == FIRST_STAGE else ()
+def session(machine: Machine, names: Sequence[str], contenders: Sequence[str], plan: Plan) -> Measured:
     lineup = Lineup([*names, TWIN], BASELINE, TWIN, contenders)
     return measure(lineup, machine, plan, watch=machine, report=silent, clock=lambda: machine.now_s)
 
@@ -336,23 +362,14 @@ def by_rounds(tallies: Sequence[Tally]) -> str:
 
 
 def heading(sessions: int, whole: int) -> str:
-    return (
-        "# How often an interval holds the truth, simulated\n\n"
-        f"Output of `python benchmarks/coverage.py --sessions {sessions} --whole {whole}`, "
-        f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}. "
-        f"{sessions} sessions of each of {len(SCENARIOS)} kinds, judged after every number of rounds "
-        f"(a bootstrap: {SLOW_SESSIONS} of them). A round's ratio is a launch of the variant over one of "
-        "the baseline, estimated from turns; launches differ as the kind says. The truth is the true ratio; "
-        "where only the variant has slow launches it is what the estimator says of very many rounds, as no "
-        "two estimators mean the same there.\n\n"
-        "Chosen is the mean without the lowest and the highest tenth of the rounds, with Student's interval "
-        "from the winsorised variance (K. K. Yuen 1974). Up to nine rounds that is the plain mean, the "
-        "sharpest there is where nothing can be left out; from ten on one far launch no longer counts. Of "
-        "what holds the truth in at least 92 % of every kind after every number of rounds it has the "
-        "narrowest intervals. Order statistics of few rounds are wide, and neither they nor signed ranks can "
-        "be surer than 96.9 % with six rounds, so no pair could be told apart after Holm; the plain mean "
-        "breaks where one side has rare slow launches; more trimming throws away what few rounds there are; "
-        "resampling six launches knows no more than the six."
+    return ABOUT.format(
+        sessions=sessions,
+        whole=whole,
+        today=f"{datetime.now(UTC):%Y-%m-%d}",
+        python=platform.python_version(),
+        kinds=len(SCENARIOS),
+        few=SLOW_SESSIONS,
+        shown=", ".join(map(str, SHOWN)),
     )
 
 

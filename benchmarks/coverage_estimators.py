@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 Estimates = tuple[Array, Array, Array]  # centres, lower ends, upper ends
 Estimator = Callable[[Array, float], Estimates]  # values, confidence
 
-RESAMPLES = 1000
+RESAMPLES = 500
 
 
 def inwards(confidence: float, most: int, cover: Callable[[int], float]) -> tuple[int, float]:

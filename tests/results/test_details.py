@@ -71,7 +71,7 @@ def test_the_text_is_this(folder: RunFolder, measured: TrialResult) -> None:
         "  new confusion: rust taken for scab, 2\n"
         "  new confusion: rust taken for well, 1\n"
         "latency, from the final rounds: 300 hot calls in 6 rounds\n"
-        "  speed-up 2.049 [1.935, 2.264]; batch 1\n"
+        "  speed-up 2.079 [1.931, 2.238]; batch 1\n"
         "  ms: p50 4.76, p90 5.24, p95 5.71 (at most 6.50), p99 of too few samples, cold p50 7.14\n"
         "  at least one launch never settled in its warm-up\n"
         "cost\n"

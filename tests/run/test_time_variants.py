@@ -81,9 +81,9 @@ def test_who_was_never_timed_stays_as_it_was(checked: list[TrialResult]) -> None
 
 def test_the_noise_floor_is_the_far_end_of_what_the_second_copy_may_differ_by() -> None:
     assert noise_floor(session(TIMES)) == 0.0
-    # 5/14 of the way from the largest round to the next, on the far side only.
+    # One round of six is off: the mean and its error are a sixth each, and 2.571 is Student's quantile.
     floor = noise_floor(session(TIMES, spread=0.07))
-    assert floor == pytest.approx(math.expm1(0.07 * 9 / 14), rel=1e-3)
+    assert floor == pytest.approx(math.expm1(0.07 / 6 * (1 + 2.5706)), rel=1e-3)
     assert noise_floor(session(TIMES, spread=-0.07)) == pytest.approx(floor, rel=1e-3)
 
 
