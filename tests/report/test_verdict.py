@@ -121,6 +121,14 @@ def test_every_shortfall_has_its_numbers(shortfall: reasons.Shortfall, text: str
         ),
         (reasons.OutOfTime(variant="x"), "not tried: the search ended before its turn", None),
         (
+            reasons.TooLarge(
+                variant="x", needs_bytes=900_000_000, beside_bytes=600_000_000, limit_bytes=1_400_000_000
+            ),
+            "skipped: it needs 900 MB of memory and the baseline and its second copy 600; 1400 may be used "
+            "at a time",
+            None,
+        ),
+        (
             reasons.Skipped(variant="x", message="no GPU", hint="buy one"),
             "skipped: no GPU",
             "skipped: no GPU (buy one)",

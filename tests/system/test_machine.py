@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from workbench.system.machine import Machine, available_cpus, collect, read_cpuinfo, usable_cores
+from workbench.system.machine import (
+    Machine,
+    available_cpus,
+    collect,
+    free_memory_bytes,
+    read_cpuinfo,
+    usable_cores,
+)
 
 X86 = """\
 processor\t: 0
@@ -118,3 +125,16 @@ def test_a_container_has_the_cores_it_may_use(
     path.write_text(quota)
     assert usable_cores(path) == cores
     assert usable_cores(tmp_path / "absent") == 4
+
+
+def test_a_container_has_the_memory_that_its_limit_leaves(tmp_path: Path) -> None:
+    def container(limit: str) -> int:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        return free_memory_bytes(tmp_path)
+
+    (tmp_path / "memory.current").write_text("30000000\n")
+    (tmp_path / "memory.stat").write_text("anon 12\ninactive_file 10000000\n")
+    assert container("50000000") == 30_000_000
+    assert container("10000000") == 0
+    assert container("max") > 50_000_000
+    assert free_memory_bytes(tmp_path / "absent") > 50_000_000

@@ -15,6 +15,7 @@ from workbench.cli.options import (
     Tables,
     Verbose,
     WorkspaceOption,
+    amount,
     count,
     find_workspace,
     option,
@@ -34,6 +35,10 @@ TimeBudget = Annotated[
 ]
 Rounds = Annotated[int, count("--rounds", "rounds of fresh launches, at most (default: 20)")]
 Turns = Annotated[int, count("--turns", "timed turns a round, at most (default: 60)")]
+MemoryLimit = Annotated[
+    int | None,
+    amount("--memory", "that timing may hold at a time: 2GB, 500MB (default: nine tenths of the free)"),
+]
 BuildTimeout = Annotated[float, seconds("--build-timeout", "for one variant (default: 15m)")]
 Advised = Annotated[bool, option("--advised", "only what `advise` finds worth trying")]
 Start = Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")]
@@ -61,6 +66,7 @@ def run(
     time_budget: TimeBudget = 180.0,
     rounds: Rounds = 20,
     turns: Turns = 60,
+    memory: MemoryLimit = None,
     build_timeout: BuildTimeout = 900.0,
     seed: Seed = 0,
     advised: Advised = False,
@@ -86,7 +92,7 @@ def run(
 
     with ProgressDisplay(quiet=quiet) as report:
         settings = pipeline.Options(
-            plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed),
+            plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed, memory_bytes=memory),
             build_timeout_s=build_timeout,
             arguments=tuple(sys.argv[1:]),
             advised=advised,

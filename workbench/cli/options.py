@@ -1,5 +1,6 @@
 """The kinds of values that commands take, and the options that several of them share."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,6 +28,19 @@ def parse_seconds(given: object) -> float:
     return seconds
 
 
+def parse_bytes(given: object) -> int:
+    """`500MB`, `2GB` or `2GiB`."""
+    found = re.fullmatch(r"([0-9.]+) ?([MG])(i?)B", str(given), re.IGNORECASE)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if found is None or number <= 0:
+        raise typer.BadParameter(f"`{given}` is not an amount of memory: give 500MB, 2GB or 2GiB")
+    base = 1024 if found[3] else 1000
+    return int(number * base ** {"M": 2, "G": 3}[found[2].upper()])
+
+
 def parse_whole(given: object, least: int = 0, most: int | None = None) -> int:
     text = str(given)
     if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
@@ -52,6 +66,10 @@ def option(flag: str, text: str | None = None, **settings: Any) -> Any:
 
 def seconds(flag: str, text: str) -> Any:
     return option(flag, text, parser=parse_seconds, metavar="T")
+
+
+def amount(flag: str, text: str) -> Any:
+    return option(flag, text, parser=parse_bytes, metavar="SIZE")
 
 
 def count(flag: str, text: str, least: int = 1, most: int | None = None, metavar: str = "N") -> Any:

@@ -247,6 +247,12 @@ def cause(reason: reasons.Cause, *, verbose: bool = True) -> tuple[str, str]:
         case reasons.OutOfTime():
             when = "during the build" if reason.while_building else "before its turn"
             return "not tried", f"the search ended {when}"
+        case reasons.TooLarge():
+            needs, beside, limit = (
+                round(count / 1e6) for count in (reason.needs_bytes, reason.beside_bytes, reason.limit_bytes)
+            )
+            two = f"the baseline and its second copy {beside}"
+            return "skipped", f"it needs {needs} MB of memory and {two}; {limit} may be used at a time"
         case reasons.Failed() | reasons.Skipped():
             timing = "while timing: " if isinstance(reason, reasons.Failed) and reason.while_timing else ""
             hint = f" ({reason.hint})" if reason.hint and verbose else ""

@@ -135,6 +135,19 @@ class OutOfTime(Record):
     while_building: bool = False
 
 
+class TooLarge(Record):
+    """It is not timed: it does not fit into memory beside the baseline and its second copy.
+
+    needs_bytes: of its process. beside_bytes: of those two. limit_bytes: what may be used at a time.
+    """
+
+    kind: Literal["too_large"] = "too_large"
+    variant: str
+    needs_bytes: int
+    beside_bytes: int
+    limit_bytes: int
+
+
 class Skipped(Record):
     """It cannot run here, or is not for this model."""
 
@@ -160,7 +173,7 @@ class Pruned(Record):
     message: str
 
 
-Unmeasured = NotFinalist | NotCertifiedInTurn | OutOfTime | Skipped | Failed | Pruned
+Unmeasured = NotFinalist | NotCertifiedInTurn | OutOfTime | TooLarge | Skipped | Failed | Pruned
 Cause = Annotated[LostRace | OverBudget | Unmeasured, Field(discriminator="kind")]
 
 

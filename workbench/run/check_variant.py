@@ -21,7 +21,7 @@ from workbench.measure.worker import Worker
 from workbench.model.export.settings import Export, writes_opset
 from workbench.photos.contract import Preprocess
 from workbench.results.folder import RunFolder
-from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped
+from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped, TooLarge
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
 from workbench.run.conversion_check import hold
@@ -210,7 +210,7 @@ def ended(result: TrialResult, cause: Cause) -> TrialResult:
         case Skipped() | Failed():
             reason = f"{cause.message} ({cause.hint})" if cause.hint else cause.message
             return result.model_copy(update={"status": cause.kind, "reason": reason, "cause": cause})
-        case OutOfTime():
+        case OutOfTime() | TooLarge():
             return result.model_copy(update={"status": "skipped", "cause": cause})
         case _:
             return result.model_copy(update={"status": "pruned", "cause": cause})

@@ -26,6 +26,7 @@ from workbench.results.history import with_latency
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfalls
 from workbench.run.check_variant import Context
+from workbench.run.memory import fitted, needs_of, with_room
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
 from workbench.system.machine import available_cpus
@@ -60,14 +61,17 @@ def _time_all(
     context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan
 ) -> tuple[list[TrialResult], RunInfo]:
     sessions: dict[str, Measured] = {}
-    names = [trial.variant for trial in trials]
+    plan, needs = with_room(plan), needs_of(context, trials)
+    trials = fitted(trials, needs, plan.memory_bytes or 0)
+    names = [trial.variant for trial in trials if trial.status == "ok"]
     final = replace(plan, rounds=math.ceil(FIRST_STAGE * plan.rounds))
     finalists, began = names, time.monotonic()
     try:
         if len(names) > FINALISTS:
             race = replace(final, budget_s=plan.budget_s * (1 - FINAL_SHARE), insist=False)
             contenders = [t.variant for t in trials if _may_win(t, info)]
-            _session(context, sessions, RACE, names, contenders, race, later_s=plan.budget_s - race.budget_s)
+            later_s = plan.budget_s - race.budget_s
+            _session(context, sessions, RACE, names, contenders, race, needs, later_s=later_s)
             raced, left_s = sessions[RACE], plan.budget_s - (time.monotonic() - began)
             finalists = _finalists(_about(info, sessions), with_latency(trials, sessions))
             finalists = _affordable(finalists, raced, plan, left_s)
@@ -75,7 +79,7 @@ def _time_all(
             final = replace(plan, budget_s=left_s, rounds=rounds, seed=plan.seed + 1)
         gpu = gpu_conditions() if any(_on_gpu(context, name) for name in names) else None
         info = info.model_copy(update={"conditions": conditions(gpu=gpu)})
-        _session(context, sessions, FINAL, finalists, (), final)
+        _session(context, sessions, FINAL, finalists, (), final, needs)
     finally:
         samples.save(sessions, context.folder.path / "latency.parquet")
     timed = with_latency(trials, sessions)
@@ -107,11 +111,12 @@ def _session(
     names: Sequence[str],
     contenders: Sequence[str],
     plan: Plan,
+    needs: Mapping[str, int],
     *,
     later_s: float = 0.0,
 ) -> None:
     """One session over the named variants and the second copy of the baseline, added to `sessions`.
-    later_s: what the sessions after it may take."""
+    needs: bytes of memory, by variant. later_s: what the sessions after it may take."""
     runtimes = {name: context.runtimes[name] for name in names}
     runtimes[TWIN] = runtimes[BASELINE]
     # One set of processors for all, so that none is compared on a quieter one.
@@ -119,7 +124,7 @@ def _session(
     # Where nothing runs on a GPU, nothing of NVIDIA's is touched.
     gpu = GpuWatch() if any(_on_gpu(context, name) for name in names) else None
     batch_sizes = {name: runtime.batch for name, runtime in runtimes.items() if runtime.batch > 1}
-    lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes)
+    lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes, needs)
     measured = sessions[session] = Measured()
 
     def launch(name: str) -> Worker:

@@ -107,6 +107,23 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
+def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that can be had without swapping; less where a container's limit leaves less."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+    except OSError:
+        return free
+    if limit == "max":
+        return free
+    # Pages of files that nobody has used for a while are given back where memory is wanted.
+    cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return max(0, min(free, int(limit) - int(used) + cached))
+
+
 def read_cpuinfo(path: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
     """The processor's model, and those of FEATURES that all its cores have; none where it does not tell."""
     text = path.read_text(errors="replace") if path.exists() else ""
