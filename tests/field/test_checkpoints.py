@@ -20,6 +20,7 @@ from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.source.file_facts import examine  # noqa: E402
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402
 from workbench.report import file_facts as words  # noqa: E402
 from workbench.workspace.draft import write_draft  # noqa: E402
@@ -361,6 +362,29 @@ def test_one_mapping_under_two_names_is_two_sets(saved: Save, sd: Weights, net: 
 
 
 @pytest.mark.parametrize(
+def test_an_export_takes_the_weights_it_is_told_to(
+    saved: Save, sd: Weights, noise: Weights, net: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = saved({"model": noise, "model_ema": sd}), tmp_path / "m.onnx"
+    words = ["export", "--checkpoint", f"{source.checkpoint}", "--factory", f"{source.factory}", "--quiet"]
+    words += ["--output", str(output), "--input-shape", "1", "3", "16", "16", "--opset-version", "17"]
+    assert main([*words, "--weights", "model_ema"]) == 0
+    assert "weights taken from `model_ema` (an EMA)" in capsys.readouterr().out
+    logits = logits_of(output, describe(output), PHOTOS)
+    np.testing.assert_allclose(logits, net(torch.from_numpy(PHOTOS)).detach().numpy(), rtol=1e-4)
+    again = [
+        "export",
+        "--checkpoint",
+        str(output),
+        "--output",
+        str(tmp_path / "again.onnx"),
+        "--weights",
+        "model",
+    ]
+    assert main(again) == 2
+    assert f"--weights model: {output} is a whole network, and has one set" in capsys.readouterr().err
+
+
     "size",
     [
         [96, 128], (96, 128), [3, 96, 128], [96, 128, 3], [96.0, 128.0], ["96", "128"],
