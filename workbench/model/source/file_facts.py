@@ -12,7 +12,7 @@ from workbench.model.source.checkpoint_file import kind_of, load_contents, load_
 from workbench.model.source.contents import CheckpointContents, StoredTensor
 from workbench.model.source.fit import BOOKKEEPING, guess_classes, role
 from workbench.model.source.info import Layout, SourceInfo, checked_info, onnx_info
-from workbench.model.source.stated_preprocess import stated_preprocess
+from workbench.model.source.stated_preprocess import SETTINGS, stated_in, stated_preprocess
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def examine(path: Path) -> FileFacts:
 
 
 def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
-    stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
+    stats, config = stated_in(contents)
     layout: Layout = "lightning" if contents.lightning else "plain"
     count = contents.num_classes() or guess_classes(contents)
     known = {"kind": "state-dict", "layout": layout, "num_classes": count}
@@ -93,7 +93,7 @@ def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
         info=info,
         groups=_groups(contents),
         timm=arch if isinstance(arch, str) else None,
-        settings=tuple(contents.mapping("hyper_parameters", "hparams", "args", "cfg", "config")),
+        settings=tuple(contents.mapping(*SETTINGS)),
         others=tuple(str(key) for key in root if str(key) not in weights),
         stand_ins=contents.stand_ins,
     )
