@@ -293,6 +293,28 @@ def test_weights_in_a_second_file_come_into_the_copy(dynamo: Path, tmp_path: Pat
     assert describe(tmp_path / "copy.onnx") == describe(dynamo)
 
 
-def test_another_file_is_refused_as_no_onnx(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_text('{"not": "a model"}')
-    assert "is not an ONNX file" in error_of(lambda: describe(tmp_path / "m.onnx")).message
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'{"not": "a model"}', "file but a text file"),
+        (b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>", "file but a web page"),
+        (b"", "file but an empty file"),
+        (b"\x08\x01garbage", "file, or it is damaged"),
+    ],
+)
+def test_another_file_is_refused_as_no_onnx(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    error = error_of(lambda: describe(tmp_path / "m.onnx"))
+    assert error.message == f"{tmp_path / 'm.onnx'} is not an ONNX {what}"
+    assert error.hint == "export it, copy it or download it again"
+
+
+def test_an_opset_before_those_of_onnxruntime_is_refused_with_a_way_to_a_later_one(tmp_path: Path) -> None:
+    model = onnx.load(saved(tmp_path / "f.onnx", ["batch", 3, "height", "width"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["y0", "y0"], ["y1"]))
+    model.graph.output[0].name = "y1"
+    model.opset_import[0].version = 6
+    onnx.save(model, tmp_path / "f.onnx")
+    error = error_of(lambda: describe(tmp_path / "f.onnx"))
+    assert error.message == f"{tmp_path / 'f.onnx'} is of opset 6: onnxruntime runs opset 7 and later"
+    assert "onnx.version_converter.convert_version(onnx.load(" in (error.hint or "")
