@@ -304,6 +304,28 @@ def coloured_photos(folder: Path, count: int, classes: int, contract: Preprocess
     return Images(folder / "pixels.npy", tuple(labels.tolist()), contract, "digest")
 
 
+def checked(
+    workspace: Path, recipes: Sequence[Path], build_timeout_s: float = 900.0
+) -> dict[str, TrialResult]:
+    """The baseline and these recipes, built and checked in a new run of the workspace but not timed, by name.
+
+    workspace: its `krishi.yaml`. Raises WorkbenchError where the baseline cannot be measured.
+    """
+    from workbench.results.folder import RunFolder
+    from workbench.run import pipeline
+    from workbench.run.prepare import prepare
+    from workbench.system.progress import Progress, silent
+    from workbench.workspace import recipe
+    from workbench.workspace.workspace import load
+
+    loaded = load(workspace)
+    options, stage = pipeline.Options(build_timeout_s=build_timeout_s), Progress("checking", 0, 0)
+    prepared = prepare(loaded, silent, calibrate=True)
+    context, baseline = pipeline.begin(prepared, RunFolder.create(loaded.results), options, silent)
+    found = [pipeline.checked(context, variant, stage) for variant in recipe.load(recipes)]
+    return {trial.variant: trial for trial in (baseline, *found)}
+
+
 def error_of(call: Callable[[], object]) -> WorkbenchError:
     """The error that a call raises."""
     with pytest.raises(WorkbenchError) as caught:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from workbench.system.files import exclusive
 # No deadline: a busy machine is not a defect. The same examples every time: a test fails for a change.
 hypothesis.settings.register_profile("krishi-bench", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("krishi-bench")
+# The tests start hundreds of processes, and without its bytecode each would compile the product anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(autouse=True)

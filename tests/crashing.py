@@ -443,18 +443,21 @@ def say(line: str) -> None:
 
 
 def main(what: str, *rest: str) -> None:
-    signal.alarm(60)  # A child that is waited for may have ended otherwise.
     if what != "race-gc":
         workbench.registry.store.LEFTOVER_AGE_S = -1  # Everything an interrupted write leaves is looked at.
-    *operation, last = rest
-    folder = Path(last)
-    if what in HAPPENINGS:
-        everywhere(what, operation[0], folder)
-    elif what in ON_DISK:
-        ON_DISK[what](operation[0], folder)
-    elif what in RACES:
-        RACES[what](folder)
-    else:
+    *operations, last = rest
+    signal.alarm(60)  # A child that is waited for may have ended otherwise.
+    for operation in operations:
+        signal.alarm(60)
+        say(f"operation {operation}")
+        (folder := Path(last) / operation).mkdir(parents=True)
+        if what in HAPPENINGS:
+            everywhere(what, operation, folder)
+        else:
+            ON_DISK[what](operation, folder)
+    if what in RACES:
+        RACES[what](Path(last))
+    elif not operations:
         say(str(can_mount()))
 
 

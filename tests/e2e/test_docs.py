@@ -21,16 +21,25 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
-def help_of(*command: str) -> str:
+def helps_of_all() -> dict[str, str]:
+    """The help of every command, "" for that of all, as a terminal of 100 columns shows it."""
+    script = (
+        "import sys\nfrom workbench.cli import main\n"
+        "for command in sys.argv[1:]:\n    print('\\f' + command); main([*command.split(), '--help'])\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "workbench", *command, "--help"],
+        [sys.executable, "-c", script, "", *MODULES],
         capture_output=True,
         text=True,
         check=True,
         env={"COLUMNS": "100", "PATH": ""},
         cwd=ROOT,
     )
-    return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip()
+    parts = [part.partition("\n") for part in done.stdout.split("\f")[1:]]
+    return {name: "\n".join(map(str.rstrip, text.splitlines())).strip() for name, _, text in parts}
+
+
+helps = pytest.fixture(helps_of_all, scope="module")
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -38,8 +47,8 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["", *MODULES])
-def test_the_help_of_every_command_is_the_one_in_the_documents(command: str) -> None:
-    assert f"```\n{help_of(*command.split())}\n```" in (ROOT / "docs" / "commands.md").read_text()
+def test_the_help_of_every_command_is_the_one_in_the_documents(command: str, helps: dict[str, str]) -> None:
+    assert f"```\n{helps[command]}\n```" in (ROOT / "docs" / "commands.md").read_text()
 
 
 def test_every_command_there_is_is_in_the_readme() -> None:

@@ -15,10 +15,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints are read with torch")
 
 from tests.builders import error_of  # noqa: E402
+from tests.e2e.plain import network  # noqa: E402
 from workbench.cli import main  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.onnx_file import describe, logits_of  # noqa: E402
 from workbench.model.source.file_facts import examine  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402
 from workbench.report import file_facts as words  # noqa: E402
@@ -358,6 +360,29 @@ def test_one_mapping_under_two_names_is_two_sets(saved: Save, sd: Weights, net: 
     chosen = source.model_copy(update={"weights": "model_ema"})
     assert same(load_model(chosen, None), net)
     assert "weights taken from `model_ema` (an EMA)" in inspect(chosen).sentence()
+
+
+def test_an_export_takes_the_weights_it_is_told_to(
+    saved: Save, sd: Weights, noise: Weights, net: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = saved({"model": noise, "model_ema": sd}), tmp_path / "m.onnx"
+    words = ["export", "--checkpoint", f"{source.checkpoint}", "--factory", f"{source.factory}", "--quiet"]
+    words += ["--output", str(output), "--input-shape", "1", "3", "16", "16", "--opset-version", "17"]
+    assert main([*words, "--weights", "model_ema"]) == 0
+    assert "weights taken from `model_ema` (an EMA)" in capsys.readouterr().out
+    logits = logits_of(output, describe(output), PHOTOS)
+    np.testing.assert_allclose(logits, net(torch.from_numpy(PHOTOS)).detach().numpy(), rtol=1e-4)
+    again = [
+        "export",
+        "--checkpoint",
+        str(output),
+        "--output",
+        str(tmp_path / "again.onnx"),
+        "--weights",
+        "model",
+    ]
+    assert main(again) == 2
+    assert f"--weights model: {output} is a whole network, and has one set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -775,3 +800,29 @@ def test_inspect_takes_every_kind_of_file(tmp_path: Path) -> None:
     assert f"preprocess: {{resize: {SHAPE[2]}, mean: [" in words.text(found["m.onnx"])
     assert "trust_code: true" in words.text(found["m.pt2"])
     assert "factory" not in words.text(found["m.pt"])
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (
+            [("Softmax", "logits", "y")],
+            "the network ends in softmax: its probabilities are served as they are",
+        ),
+        ([("LogSoftmax", "logits", "p"), ("Identity", "p", "y")], "the network ends in log-softmax"),
+        ([("Sigmoid", "logits", "y")], "the network ends in a sigmoid"),
+        ([("Relu", "logits", "y")], None),
+    ],
+    ids=lambda last: last[0][0] if isinstance(last, list) else "",
+)
+def test_inspect_says_where_an_onnx_file_gives_no_logits(
+    tmp_path: Path, last: list[tuple[str, str, str]], said: str | None
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = network()
+    model.graph.node.extend(onnx.helper.make_node(op, [given], [made]) for op, given, made in last)
+    model.graph.output[0].name = "y"
+    onnx.save(model, tmp_path / "m.onnx")
+    found = examine(tmp_path / "m.onnx")
+    assert said in words.text(found) if said else "the network ends" not in words.text(found)
+    assert (found.outputs is None) == (said is None)

@@ -107,6 +107,30 @@ def test_the_input_size_is_the_crop_where_nothing_better_is_said(saved: Save, we
     assert inspect(saved(lightning(weights, model_config=config))).preprocess.crop == 128
 
 
+@pytest.mark.parametrize(("size", "crop"), [(96, 96), ([96, 128], (96, 128)), (None, None), ("large", None)])
+def test_what_lies_flat_in_the_hyper_parameters_is_read(
+    saved: Save, weights: Weights, size: object, crop: object
+) -> None:
+    settings = {"num_classes": 3, "mean": [0.5, 0.4, 0.3], "std": [0.2] * 3, "image_size": size}
+    stated = inspect(saved(lightning(weights, hyper_parameters=settings))).preprocess
+    assert stated == StatedPreprocess(crop=crop, mean=(0.5, 0.4, 0.3), std=(0.2,) * 3)
+
+
+def test_what_is_flat_and_no_mean_is_left_and_stats_have_the_first_word(
+    saved: Save, weights: Weights
+) -> None:
+    settings = {"mean": 0.5, "std": [0.2] * 3, "image_size": 96}
+    assert inspect(saved(lightning(weights, hyper_parameters=settings))).preprocess == StatedPreprocess(
+        crop=96
+    )
+    settings = {"mean": [0.1] * 3, "std": [0.1] * 3, "image_size": 64}
+    stats = {"image_size": [128, 128], "mean": [0.5] * 3, "std": [0.2] * 3}
+    source = saved(lightning(weights, hyper_parameters=settings, preprocessing_stats=stats))
+    assert inspect(source).preprocess == StatedPreprocess(
+        resize=(128, 128), crop=(128, 128), mean=(0.5,) * 3, std=(0.2,) * 3
+    )
+
+
 def test_the_order_of_the_colours_is_read_and_others_than_red_green_blue_are_refused(
     saved: Save, weights: Weights
 ) -> None:

@@ -4,17 +4,24 @@ What happens is in tests/crashing.py, a program of one thread, so that it may fo
 """
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.builders import Once
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ("promote", "publish", "point", "rollback", "gc", "lease")
 WRITERS = ("promote", "rollback", "gc", "lease")  # a promotion publishes and points
+FILLING = ("promote", "rollback", "gc")
+DONE_BY = {"kill": OPERATIONS, "full": WRITERS, "forbidden": WRITERS, "disk": FILLING, "mount": WRITERS}
+Lines = Callable[[str, str], list[str]]
 
 
 def crash(*arguments: str | Path) -> list[str]:
@@ -26,7 +33,7 @@ def crash(*arguments: str | Path) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
@@ -36,18 +43,40 @@ def steps(lines: list[str]) -> int:
     return int(lines[-1].removeprefix("steps "))
 
 
-def can_mount() -> bool:
-    return sys.platform == "linux" and crash("can-mount", "-") == ["True"]
+@pytest.fixture(scope="module")
+def lines_of(once: Once) -> Lines:
+    """The lines that the program says of one operation. One process does all of a happening's,
+    because its start takes longer than many of them."""
+
+    def do_all(happening: str, folder: Path) -> None:
+        folder.mkdir()
+        lines = crash(happening, *DONE_BY[happening], folder / "registries")
+        parts = re.split(r"^operation (\w+)\n", "\n".join(lines), flags=re.MULTILINE)[1:]
+        for operation, said in zip(parts[::2], parts[1::2], strict=True):
+            (folder / f"{operation}.txt").write_text(said)
+
+    def lines(happening: str, operation: str) -> list[str]:
+        folder = once(f"crash-{happening}", lambda folder: do_all(happening, folder))
+        return (folder / f"{operation}.txt").read_text().splitlines()
+
+    return lines
 
 
-needs_mount = pytest.mark.skipif(not can_mount(), reason="mounting a disk takes root, or CAP_SYS_ADMIN")
+@pytest.fixture(scope="module")
+def mount(once: Once) -> None:
+    def ask(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "said").write_text(crash("can-mount", "-")[0])
+
+    if sys.platform != "linux" or (once("can-mount", ask) / "said").read_text() != "True":
+        pytest.skip("mounting a disk takes root, or CAP_SYS_ADMIN")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_kill_9_at_every_step_leaves_a_valid_registry_and_it_can_be_done_again(
-    operation: str, tmp_path: Path
+    operation: str, lines_of: Lines
 ) -> None:
-    lines = crash("kill", operation, tmp_path)
+    lines = lines_of("kill", operation)
     assert steps(lines) >= {"promote": 25, "publish": 20, "gc": 15}.get(operation, 5)
     assert lines[0] == "step 1.2.0"
     if operation in ("promote", "point", "rollback"):
@@ -59,29 +88,29 @@ def test_kill_9_at_every_step_leaves_a_valid_registry_and_it_can_be_done_again(
     ("happening", "message"), [("full", "No space left on device"), ("forbidden", "Read-only file system")]
 )
 def test_a_disk_that_fills_up_or_turns_read_only_at_any_step_is_one_clear_error(
-    happening: str, message: str, operation: str, tmp_path: Path
+    happening: str, message: str, operation: str, lines_of: Lines
 ) -> None:
-    lines = crash(happening, operation, tmp_path)
+    lines = lines_of(happening, operation)
     errors = [line for line in lines if line.startswith("told: ")]
     assert len(errors) == (steps(lines) - 1 if operation != "lease" else 0)
     assert all("cannot write" in line and line.endswith(f": {message}") for line in errors)
 
 
-@needs_mount
-@pytest.mark.parametrize("operation", ("promote", "rollback", "gc"))
-def test_on_a_disk_that_is_really_full_nothing_is_lost(operation: str, tmp_path: Path) -> None:
-    lines = crash("disk", operation, tmp_path)
+@pytest.mark.usefixtures("mount")
+@pytest.mark.parametrize("operation", FILLING)
+def test_on_a_disk_that_is_really_full_nothing_is_lost(operation: str, lines_of: Lines) -> None:
+    lines = lines_of("disk", operation)
     # A collection gets its room from what it deletes first.
     assert steps(lines) >= {"promote": 4, "rollback": 1, "gc": 0}[operation]
     assert all(line.endswith(": No space left on device") for line in lines if line.startswith("told: "))
 
 
-@needs_mount
+@pytest.mark.usefixtures("mount")
 @pytest.mark.parametrize("operation", WRITERS)
 def test_from_a_disk_that_is_really_read_only_versions_are_served_and_nothing_is_written(
-    operation: str, tmp_path: Path
+    operation: str, lines_of: Lines
 ) -> None:
-    lines = crash("mount", operation, tmp_path)
+    lines = lines_of("mount", operation)
     assert lines[-1] == "steps 1"
     assert [line for line in lines if line.endswith(": Read-only file system")] or operation == "lease"
 

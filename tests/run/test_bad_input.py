@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="networks run in its sessions")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from tests.builders import error_of  # noqa: E402
+from tests.builders import checked, error_of  # noqa: E402
 from tests.e2e.plain import PREPROCESS, fitted, network, write_workspace  # noqa: E402
 from tests.e2e.tiny import CLASS_NAMES, MEAN, STD, Bench, draw_photos  # noqa: E402
 from workbench.cli import main  # noqa: E402
@@ -31,16 +31,10 @@ from workbench.model.graph.onnx_file import describe  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
-from workbench.results.folder import RunFolder  # noqa: E402
 from workbench.results.records import TrialResult  # noqa: E402
-from workbench.run import pipeline  # noqa: E402
 from workbench.run.build import Job, _check_size  # noqa: E402
-from workbench.run.prepare import prepare  # noqa: E402
 from workbench.steps.int8.settings import StaticInt8  # noqa: E402
 from workbench.steps.int8.static import static_int8  # noqa: E402
-from workbench.system.progress import Progress  # noqa: E402
-from workbench.workspace import recipe  # noqa: E402
-from workbench.workspace.workspace import load  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -68,14 +62,7 @@ class Place:
         write_workspace(folder, model, source=self.root, **changed)
         for name in names:
             (folder / f"{name}.yaml").write_text(RECIPES[name])
-        workspace = load(folder / "krishi.yaml")
-        prepared = prepare(workspace, lambda _: None, calibrate=True)
-        context, baseline = pipeline.begin(
-            prepared, RunFolder.create(workspace.results), pipeline.Options(), lambda _: None
-        )
-        variants = recipe.load([folder / f"{name}.yaml" for name in names])
-        stage = Progress("checking", 0, 0)
-        return {BASELINE: baseline} | {one.name: pipeline.checked(context, one, stage) for one in variants}
+        return checked(folder / "krishi.yaml", [folder / f"{name}.yaml" for name in names])
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +115,21 @@ def test_photos_of_one_colour_still_give_a_file_that_answers(tmp_path: Path, met
     assert (session.precision, session.classes) == ("int8", 4)
 
 
-def test_one_photo_is_enough_whatever_number_is_asked_for(place: Place, good: Any, tmp_path: Path) -> None:
-    alone = tmp_path / "alone"
+@pytest.fixture(scope="module")
+def of_one_photo(place: Place, good: Any) -> dict[str, TrialResult]:
+    """A network of any size, with one photo to calibrate on."""
+    alone = place.root / "alone"
     alone.mkdir()
     Image.new("RGB", (64, 64), (60, 150, 50)).save(alone / "photo.jpg")
-    found = place.trials(tmp_path / "workspace", good, "greedy", calibration=alone)
-    assert (found["greedy"].status, found["greedy"].calibration_images) == ("ok", 1)
-    (results,) = (tmp_path / "workspace" / "results").glob("*/run.json")
+    return place.trials(place.root / "workspace", good, "greedy", "smaller", calibration=alone)
+
+
+def test_one_photo_is_enough_whatever_number_is_asked_for(
+    place: Place, of_one_photo: dict[str, TrialResult], tmp_path: Path
+) -> None:
+    found = of_one_photo["greedy"]
+    assert (found.status, found.calibration_images) == ("ok", 1)
+    (results,) = (place.root / "workspace" / "results").glob("*/run.json")
     assert "data.calibration: 1 photo: INT8 ranges of fewer than 16 are rough" in results.read_text()
     one = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
     assert describe(calibrated(tmp_path, one, CONTRACT)).precision == "int8"
@@ -366,10 +361,8 @@ def test_a_network_of_one_size_skips_the_other_sizes_with_the_reason(place: Plac
     assert f"an ONNX file for {side} pixels, not {side // 2}" in (found.reason or "")
 
 
-def test_a_network_of_any_size_is_evaluated_at_the_other_size(
-    place: Place, good: Any, tmp_path: Path
-) -> None:
-    found = place.trials(tmp_path, good, "smaller")["smaller"]
+def test_a_network_of_any_size_is_evaluated_at_the_other_size(of_one_photo: dict[str, TrialResult]) -> None:
+    found = of_one_photo["smaller"]
     assert (found.status, found.preprocess and found.preprocess.crop) == ("ok", PREPROCESS["crop"] // 2)
 
 

@@ -13,10 +13,8 @@ torch = pytest.importorskip("torch", reason="the network is exported from torch"
 onnx = pytest.importorskip("onnx", reason="steps transform ONNX files")
 pytest.importorskip("onnxruntime", reason="steps are onnxruntime's")
 
-from tests.builders import error_of, smooth_photos  # noqa: E402
+from tests.builders import error_of, exported, mobile_network, smooth_photos  # noqa: E402
 from tests.steps.graphs import drift, operators  # noqa: E402
-from workbench.model.export.export import export_onnx  # noqa: E402
-from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.onnx_file import describe  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
@@ -63,20 +61,14 @@ def samples(photos: Images) -> NDArray[np.float32]:
     return normalize(photos.pixels()[:4], CONTRACT)
 
 
-def exported(path: Path, samples: NDArray[np.float32], **fields: Any) -> Path:
+@pytest.fixture(scope="module")
+def source(folder: Path) -> Path:
+    """The sample's network, untrained: batch norm, depthwise, hard-swish, squeeze-and-excitation."""
     torch.manual_seed(0)
-    model = create_model(CLASSES).eval()
+    model = create_model(CLASSES)
     with torch.no_grad():
         model.classifier[1].weight *= 30  # untrained logits are too alike to compare
-    export = Export(exporter="torchscript", **{"opset": 17, **fields})
-    export_onnx(model, export, path, (1, 3, 32, 32), samples)
-    return path
-
-
-@pytest.fixture(scope="module")
-def source(folder: Path, samples: NDArray[np.float32]) -> Path:
-    """The sample's network, untrained: batch norm, depthwise, hard-swish, squeeze-and-excitation."""
-    return exported(folder / "model.onnx", samples)
+    return exported(model, folder / "model.onnx", 32)
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +181,8 @@ def test_static_int8_without_photos_says_where_to_name_them(tmp_path: Path, sour
     assert "data.calibration" in (error.hint or "")
 
 
-def test_per_channel_qdq_needs_a_newer_opset(
-    tmp_path: Path, photos: Images, samples: NDArray[np.float32]
-) -> None:
-    old = exported(tmp_path / "old.onnx", samples, opset=12)
+def test_per_channel_qdq_needs_a_newer_opset(tmp_path: Path, photos: Images) -> None:
+    old = exported(mobile_network(CLASSES), tmp_path / "old.onnx", 32, opset=12)
     error = error_of(lambda: apply(step("static_int8"), old, tmp_path / "m.onnx", photos))
     assert (
         error.message == "static_int8.per_channel: QDQ per channel needs opset 13 or later, the model has 12"
@@ -201,13 +191,8 @@ def test_per_channel_qdq_needs_a_newer_opset(
     assert describe(tmp_path / "m.onnx").opset == 12
 
 
-def test_a_network_with_a_fixed_batch_can_be_calibrated(
-    tmp_path: Path, photos: Images, samples: NDArray[np.float32]
-) -> None:
-    torch.manual_seed(0)
-    fixed = tmp_path / "fixed.onnx"
-    export = Export(exporter="torchscript", opset=17, dynamic_batch=False)
-    export_onnx(create_model(CLASSES, width=0.25).eval(), export, fixed, (5, 3, 32, 32), samples)
+def test_a_network_with_a_fixed_batch_can_be_calibrated(tmp_path: Path, photos: Images) -> None:
+    fixed = exported(mobile_network(CLASSES), tmp_path / "fixed.onnx", 32, batch=5)
     apply(step("static_int8"), fixed, tmp_path / "m.onnx", photos)
     assert describe(tmp_path / "m.onnx").input_shape == (5, 3, 32, 32)
 

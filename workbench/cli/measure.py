@@ -59,6 +59,9 @@ Unmerged = Annotated[
 Factory = Annotated[
     str | None, option("--factory", "builds the network a state dict fits", metavar="FILE.py:CALLABLE")
 ]
+Weights = Annotated[
+    str | None, option("--weights", "their place in a state dict, as `inspect` lists them", metavar="NAME")
+]
 
 
 def run(
@@ -169,6 +172,7 @@ def export(
     exporter: Exporter = "auto",
     no_reparameterize: Unmerged = False,
     factory: Factory = None,
+    weights: Weights = None,
     workspace: WorkspaceOption = None,
     quiet: Quiet = False,
     _debug: Debug = False,
@@ -179,7 +183,7 @@ def export(
     from workbench.run.export_checkpoint import ExportRequest, export_checkpoint
 
     request = ExportRequest(
-        checkpoint, output, input_shape, opset_version, exporter, not no_reparameterize, factory
+        checkpoint, output, input_shape, opset_version, exporter, not no_reparameterize, factory, weights
     )
     with ProgressDisplay(quiet=quiet) as report:
         exported = export_checkpoint(find_workspace(workspace), request, report)

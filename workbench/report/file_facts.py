@@ -7,6 +7,7 @@ from workbench.model.source.file_facts import FileFacts, WeightGroup
 from workbench.model.source.info import NAMES
 from workbench.report.remarks import sentence
 from workbench.report.words import listed, wrapped
+from workbench.results.remarks import Remark
 from workbench.run.sanity.inputs import of_stated
 
 MEANS = "[0.485, 0.456, 0.406]"
@@ -37,6 +38,8 @@ def text(found: FileFacts) -> str:
         lines += wrapped(f"named in the file, and neither imported nor run: {some(found.stand_ins)}", "")
     stated = info.preprocess
     remarks = of_stated(stated.mean, stated.std) if stated.rescale is None else []
+    if found.outputs:
+        remarks.append(Remark(kind="outputs", gravity="note", form=found.outputs))
     for note in (*info.notes, *map(sentence, remarks)):
         lines += wrapped(note, "")
     return "\n".join([*lines, "", "krishi.yaml needs:", *(f"  {line}" for line in lines_needed(found))])

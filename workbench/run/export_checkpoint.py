@@ -35,7 +35,7 @@ PROBES = 4  # inputs that torch's and ONNX's logits are compared on
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """factory: None takes the workspace's."""
+    """factory, weights: None takes the workspace's."""
 
     checkpoint: Path
     output: Path
@@ -44,6 +44,7 @@ class ExportRequest:
     exporter: Exporter = "auto"
     reparameterize: bool = True
     factory: str | None = None
+    weights: str | None = None
 
     def settings(self) -> Export:
         """Raises WorkbenchError for an opset that the exporter does not write."""
@@ -74,6 +75,13 @@ def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Repo
     export = request.settings()
     report(Progress("exporting", 0, 1, f"exporter {export.exporter}, opset {export.opset}"))
     source = _source(workspace, request.checkpoint, request.factory)
+    if request.weights is not None:
+        if kind_of(request.checkpoint) != "state-dict":
+            raise WorkbenchError(
+                f"--weights {request.weights}: {request.checkpoint} is a whole network, and has one set",
+                hint="leave `--weights` out",
+            )
+        source = source.model_copy(update={"weights": request.weights})
     probes, no_photos = _photos(workspace, source, request.input_shape)
     log = cache_folder() / "logs" / "export.txt"
     with new_file(request.output) as temporary:

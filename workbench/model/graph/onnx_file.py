@@ -11,6 +11,7 @@ from workbench.backends.common import PROBE_SIDE, filled, open_cpu, translated_o
 from workbench.backends.mac_count import inputs_of
 from workbench.errors import WorkbenchError, plural
 from workbench.photos.contract import Batch
+from workbench.photos.signatures import HEAD, kind_of_file
 from workbench.system.files import refuse_lfs_pointer, sha256_file
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 QUANTIZING = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 )
+LEAST_OPSET = 7  # that onnxruntime implements
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,16 @@ def describe(path: Path, model: "onnx.ModelProto | None" = None) -> OnnxFacts:
     one input of (N, 3, H, W) float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
     """
     given, model = model, model or load(path)
-    session = open_cpu(given or path)
+    try:
+        session = open_cpu(given or path)
+    except WorkbenchError as error:
+        if (opset := opset_of(model)) < LEAST_OPSET:
+            raise WorkbenchError(
+                f"{path} is of opset {opset}: onnxruntime runs opset {LEAST_OPSET} and later",
+                hint="export it again with a later one, or convert it: `onnx.save(onnx.version_converter."
+                f"convert_version(onnx.load('{path}'), 13), '{path.stem}-13.onnx')`",
+            ) from error
+        raise
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         logits = next((value for value in outputs if len(value.shape) == 2), outputs[0])
@@ -114,11 +125,21 @@ def open_model(path: Path) -> "onnx.ModelProto":
         refuse_lfs_pointer(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
-    except (DecodeError, OSError) as error:
-        raise WorkbenchError(f"{path} is not an ONNX file, or it is damaged: {error}") from error
+    except OSError as error:
+        raise WorkbenchError(f"{path} cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise _no_onnx(path) from error
     if not model.graph.node:
-        raise WorkbenchError(f"{path} is not an ONNX file, or it is damaged: its graph is empty")
+        raise _no_onnx(path)
     return model
+
+
+def _no_onnx(path: Path) -> WorkbenchError:
+    with path.open("rb") as file:
+        kind = kind_of_file(file.read(HEAD))
+    article = "an" if kind[0] in "aeA" else "a"
+    what = "file, or it is damaged" if kind == "unknown file" else f"file but {article} {kind}"
+    return WorkbenchError(f"{path} is not an ONNX {what}", hint="export it, copy it or download it again")
 
 
 def load(path: Path) -> "onnx.ModelProto":

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from workbench.errors import WorkbenchError
 from workbench.model.source import transformers_folder
@@ -12,14 +12,22 @@ from workbench.model.source.checkpoint_file import kind_of, load_contents, load_
 from workbench.model.source.contents import CheckpointContents, StoredTensor
 from workbench.model.source.fit import BOOKKEEPING, guess_classes, role
 from workbench.model.source.info import Layout, SourceInfo, checked_info, onnx_info
-from workbench.model.source.stated_preprocess import stated_preprocess
+from workbench.model.source.stated_preprocess import SETTINGS, stated_in, stated_preprocess
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 
 SHOWN = 3  # tensors of a group
+Outputs = Literal["probabilities", "log_probabilities", "sigmoid"]
+LAST: dict[str, Outputs] = {
+    "Softmax": "probabilities",
+    "LogSoftmax": "log_probabilities",
+    "Sigmoid": "sigmoid",
+}
+PASSING = {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "QuantizeLinear", "DequantizeLinear"}
 ALIKE = 3  # groups whose places differ in numbers alone; more are counted as one
 
 
@@ -38,7 +46,7 @@ class FileFacts(Record):
     of the last layer of its largest group.
 
     settings: the names of hyper-parameters. others: what else lies at the top. stand_ins: the names of what
-    was not run. timm: the network that timm names.
+    was not run. timm: the network that timm names. outputs: what an ONNX file's last layer makes of logits.
     """
 
     file: str
@@ -48,6 +56,7 @@ class FileFacts(Record):
     settings: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
+    outputs: Outputs | None = None
 
 
 def examine(path: Path) -> FileFacts:
@@ -71,7 +80,7 @@ def examine(path: Path) -> FileFacts:
 
 
 def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
-    stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
+    stats, config = stated_in(contents)
     layout: Layout = "lightning" if contents.lightning else "plain"
     count = contents.num_classes() or guess_classes(contents)
     known = {"kind": "state-dict", "layout": layout, "num_classes": count}
@@ -93,7 +102,7 @@ def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
         info=info,
         groups=_groups(contents),
         timm=arch if isinstance(arch, str) else None,
-        settings=tuple(contents.mapping("hyper_parameters", "hparams", "args", "cfg", "config")),
+        settings=tuple(contents.mapping(*SETTINGS)),
         others=tuple(str(key) for key in root if str(key) not in weights),
         stand_ins=contents.stand_ins,
     )
@@ -141,12 +150,22 @@ def _group(place: str, tensors: Iterable[tuple[str, "torch.Tensor"]]) -> WeightG
 def _onnx(path: Path) -> FileFacts:
     from workbench.model.graph.onnx_file import open_model
 
-    weights = open_model(path).graph.initializer
-    shapes = {weight.name: tuple(weight.dims) for weight in weights}
+    graph = open_model(path).graph
+    shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     size = sum(map(math.prod, shapes.values()))
     first = dict(list(shapes.items())[:SHOWN])
     return FileFacts(
         file=path.name,
         info=onnx_info(path),
         groups=(WeightGroup(place="", tensors=len(shapes), parameters=size, shapes=first),),
+        outputs=_outputs(graph),
     )
+
+
+def _outputs(graph: "onnx.GraphProto") -> Outputs | None:
+    """What the last layer makes of logits; None where it gives them as they are."""
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(graph.output[0].name)
+    while node is not None and node.op_type in PASSING:
+        node = makers.get(node.input[0])
+    return None if node is None else LAST.get(node.op_type)

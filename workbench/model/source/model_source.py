@@ -26,7 +26,7 @@ from workbench.model.source.fit import (
     sentences,
 )
 from workbench.model.source.info import SourceInfo, checked_info, onnx_info, read_class_names
-from workbench.model.source.stated_preprocess import color_of, stated_preprocess
+from workbench.model.source.stated_preprocess import color_of, stated_in, stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.system.files import digest_of, sha256_file
 from workbench.system.records import Record
@@ -274,7 +274,7 @@ def _factory(source: ModelSource) -> str:
 def _checkpoint_info(source: ModelSource, path: Path, contents: CheckpointContents) -> SourceInfo:
     """Read `class_names`, `preprocessing_stats` and `model_config` where the checkpoint has them."""
     fitted = _fit(source, path, contents, None)
-    stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
+    stats, config = stated_in(contents)
     names = contents.class_names(fitted.classes)
     known = {
         "kind": "state-dict",

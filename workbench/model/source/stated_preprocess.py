@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.model.source.contents import CheckpointContents
 from workbench.model.source.info import folded, interpolation
+
+SETTINGS = ("hyper_parameters", "hparams", "args", "cfg", "config")
 
 
 def stated_preprocess(
@@ -31,6 +34,28 @@ def stated_preprocess(
         "mean": mean,
         "std": std,
     }
+
+
+def stated_in(contents: CheckpointContents) -> tuple[dict[str, object], dict[str, object]]:
+    """`preprocessing_stats` and `model_config`; of what these leave open, a `mean` and a `std` of three
+    numbers and an `image_size`, the input's, that lie flat in the settings of the training."""
+    stats, config = contents.mapping("preprocessing_stats"), contents.mapping("model_config")
+    settings = contents.mapping(*SETTINGS)
+    flat = {name: _flat(settings.get(name)) for name in ("mean", "std")}
+    if not {"mean", "std"} & stats.keys() and all(map(_is_triple, flat.values())):
+        stats |= flat
+    if not {"image_size", "center_crop"} & stats.keys() and not config.get("input_height"):
+        size = _size(settings.get("image_size"))
+        match [size, size] if isinstance(size, int) else size:
+            case [int(height), int(width)]:
+                config |= {"input_height": height, "input_width": width}
+    return stats, config
+
+
+def _is_triple(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(x, int | float) for x in value)
+    )
 
 
 def color_of(stats: Mapping[str, object], path: Path) -> str:
