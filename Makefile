@@ -2,9 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-quick check bench clean
+.PHONY: help install demo test test-quick check bench site clean
 
-install: .venv/installed
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed  ## .venv with everything that was tested
 
 # Ranges are in pyproject.toml; constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -31,6 +34,9 @@ check: install  ## formatting, lint and types
 bench: install  ## speed and memory, as ratios; never part of the tests
 	$(BIN)/python -m pytest benchmarks --benchmark-only -s
 
-clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+site: install  ## the documentation as pages, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:  ## what was made here
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
