@@ -18,7 +18,8 @@ from workbench.workspace.recipe import Recipe, shipped
 from workbench.workspace.workspace import WorkspaceFile
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*(ROOT / name for name in ("README.md", "SECURITY.md", "SKILL.md")), *(ROOT / "docs").glob("*.md")])
+PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "SKILL.md")]
+DOCUMENTS = sorted([*PAGES, *(ROOT / "docs").glob("*.md")])
 
 
 def helps_of_all() -> dict[str, str]:
