@@ -21,6 +21,9 @@ hypothesis.settings.register_profile("krishi-bench", deadline=None, derandomize=
 hypothesis.settings.load_profile("krishi-bench")
 # The tests start hundreds of processes, and without its bytecode each would compile the product anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Several tests share the processors, and threads of OpenMP that wait for a taken one wait busily: the few
+# steps of training that tests make took twenty times as long. What a recipe says of threads goes before it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

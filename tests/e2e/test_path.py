@@ -117,7 +117,7 @@ def serving(command: list[str], environment: dict[str, str], cwd: Path) -> Itera
     reader = threading.Thread(target=log.extend, args=(process.stderr,))
     reader.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=False) as client:
             yield Server(process, client, log)
     finally:
         process.send_signal(signal.SIGTERM)

@@ -353,7 +353,7 @@ class Prometheus:
                 stdout=log,
                 stderr=log,
             )
-        self.client = httpx.Client(base_url=f"http://{address}", timeout=10)
+        self.client = httpx.Client(base_url=f"http://{address}", timeout=10, verify=False)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()

@@ -304,7 +304,10 @@ def test_under_load_the_shadow_is_shed_first(registry: Path, monkeypatch: pytest
     with accompanied(
         Settings(registry=registry, shadow=OTHER, sample=1.0, queue_budget_s=30), "shadow"
     ) as server:
-        with httpx.Client(base_url=server.url, timeout=20) as client, ThreadPoolExecutor(10) as pool:
+        with (
+            httpx.Client(base_url=server.url, timeout=20, verify=False) as client,
+            ThreadPoolExecutor(10) as pool,
+        ):
             headers = {"Content-Type": "image/jpeg"}
             statuses = pool.map(
                 lambda photo: client.post("/predict", content=photo, headers=headers).status_code, PHOTOS

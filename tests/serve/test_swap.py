@@ -46,7 +46,7 @@ def served(client: httpx.Client) -> str:
 
 
 def test_swaps_and_rollbacks_under_load_lose_nothing(tmp_path: Path) -> None:
-    """8 promotions, 3 rollbacks and a candidate that does not load, beside Poisson arrivals."""
+    """5 promotions, 2 rollbacks and a candidate that does not load, beside Poisson arrivals."""
     registry = tmp_path / "registry"
     publish(registry)
     publish_cut(registry, "2.0.0")
@@ -58,7 +58,7 @@ def test_swaps_and_rollbacks_under_load_lose_nothing(tmp_path: Path) -> None:
 
         def moved(move: Callable[[], object], version: str) -> None:
             if not loads or time.monotonic() > loads[-1].ends - 2:
-                loads.append(Load(process.port, tmp_path / "load", rate=60, seconds=6))
+                loads.append(Load(process.port, tmp_path / "load", rate=40, seconds=6))
             move()
             wait_for(lambda: served(client) == version)
             acknowledged.append((time.monotonic(), version))
@@ -66,23 +66,23 @@ def test_swaps_and_rollbacks_under_load_lose_nothing(tmp_path: Path) -> None:
             assert digests.setdefault(version, digest) == digest
 
         moved(lambda: None, "1.0.0")
-        for number in range(1, 9):
+        for number in range(1, 6):
             publish(registry, version=f"1.0.{number}", seed=number, alias=None)
             moved(lambda number=number: point(registry, f"1.0.{number}"), f"1.0.{number}")  # type: ignore[misc]
         point(registry, "2.0.0")
         wait_for(lambda: swaps(client, "failed") == 1)
-        assert served(client) == "1.0.8"
+        assert served(client) == "1.0.5"
         Registry(registry).rollback("leaf", "production")  # to what is served all the same
-        for number in range(7, 4, -1):
+        for number in range(4, 2, -1):
             moved(lambda: Registry(registry).rollback("leaf", "production"), f"1.0.{number}")
         results = [load.result() for load in loads]
         # Back at the version it serves, the alias moved twice without a swap.
-        assert (swaps(client, "ok"), swaps(client, "failed")) == (11, 1)
+        assert (swaps(client, "ok"), swaps(client, "failed")) == (7, 1)
     answers = [answer for result in results for answer in result.answers]
-    assert len(set(digests.values())) == 9
+    assert len(set(digests.values())) == 6
     assert {answer.outcome for answer in answers} == {"200"}
     check_versions(answers, acknowledged)
-    assert process.log.count("1.0.8 goes on serving, not 2.0.0: ") == 1
+    assert process.log.count("1.0.5 goes on serving, not 2.0.0: ") == 1
     slowest_ms = 1e3 * max(answer.latency_s for answer in answers)
     say(f"{len(answers)} answers over {len(acknowledged) - 1} swaps, all 200, slowest {slowest_ms:.0f} ms")
 
