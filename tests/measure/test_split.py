@@ -133,12 +133,25 @@ def test_calibration_photos_of_their_own_are_no_leak() -> None:
 
 
 def test_a_half_must_be_able_to_certify_a_model_that_loses_nothing() -> None:
-    # 20 photos without a loss show a drop under 11.9 points, 19 under 12.5.
-    assert split(dataset([0] * 40), photos(40), None, max_drop=0.12).certification
-    got = split(dataset([0] * 39), photos(39), None, max_drop=0.12)
+    # 20 photos without a loss show a drop under 13.9 points, 19 under 14.6.
+    assert split(dataset([0] * 40), photos(40), None, max_drop=0.14).certification
+    got = split(dataset([0] * 39), photos(39), None, max_drop=0.14)
     assert (got.selection, got.certification, got.leak) == (tuple(range(39)), (), False)
     assert isinstance(got.uncertified, TooFewToSplit)
-    assert (got.uncertified.images, got.uncertified.drop_upper) == (39, pytest.approx(0.1246, abs=1e-4))
+    assert (got.uncertified.images, got.uncertified.drop_upper) == (39, pytest.approx(0.1459, abs=1e-4))
+
+
+def test_near_duplicates_count_once() -> None:
+    pixels = np.stack([photo(seed // 2 if seed < 20 else seed) for seed in range(40)])
+    got = split(dataset([0] * 40), pixels, None, max_drop=0.9)
+    # Ten pairs and twenty photos of their own, so that a half may hold five pairs and ten others.
+    assert got.independent(range(20)) == 10
+    assert got.independent(range(20, 40)) is None
+    assert got.independent(range(40)) == pytest.approx(40**2 / (10 * 4 + 20))
+    assert sum(len({got.groups[row] for row in part}) for part in (got.selection, got.certification)) == 30
+    # Twenty photos a half would do, fifteen do not.
+    assert split(dataset([0] * 40), pixels, None, max_drop=0.14).certification == ()
+    assert Parts((0, 1), (2,)).independent((0, 1)) is None
 
 
 def test_photos_that_all_look_the_same_cannot_be_split() -> None:

@@ -17,6 +17,7 @@ from workbench.measure.stats import (
     hodges_lehmann,
     percentile,
     percentile_upper_bound,
+    proportion_upper_bound,
     samples_for_percentile,
     wilson,
 )
@@ -34,7 +35,7 @@ def drops(draw: st.DrawFn) -> PairedDrop:
 @pytest.mark.parametrize(
     ("losses", "gains", "total", "points"),
     [
-        (0, 0, 300, 0.89),
+        (0, 0, 300, 0.99),  # the exact bound; the score's is 0.89
         (3, 3, 1000, 0.48),
         (10, 10, 1000, 0.78),
         (25, 25, 2000, 0.60),
@@ -69,6 +70,30 @@ def test_mcnemar_survives_thousands_of_discordant_photos() -> None:
 def test_no_loss_certifies_one_point_in_299_photos_and_nothing_in_a_handful() -> None:
     assert PairedDrop(0, 0, 299).upper_bound() <= 0.01
     assert PairedDrop(0, 0, 10).upper_bound() > 0.2
+
+
+@given(drops(), st.floats(0.0005, 0.9))
+def test_what_is_within_a_margin_is_what_the_bound_says(drop: PairedDrop, margin: float) -> None:
+    if abs(drop.upper_bound() - margin) > 1e-6:
+        assert drop.within(margin) == (drop.upper_bound() <= margin)
+
+
+@pytest.mark.parametrize(("count", "total", "upper"), [(0, 299, 0.0100), (3, 50, 0.1478), (50, 50, 1.0)])
+def test_the_upper_bound_of_a_proportion_is_the_exact_one(count: int, total: int, upper: float) -> None:
+    assert proportion_upper_bound(count, total) == pytest.approx(upper, abs=5e-5)
+    if count < total:
+        below = sum(math.comb(total, i) * upper**i * (1 - upper) ** (total - i) for i in range(count + 1))
+        assert below == pytest.approx(0.05, abs=2e-3)
+
+
+def test_near_duplicates_count_as_the_photos_that_they_come_from() -> None:
+    pairs, apart = PairedDrop(6, 4, 400, independent=200), PairedDrop(3, 2, 200)
+    assert (pairs.drop, pairs.upper_bound()) == (apart.drop, pytest.approx(apart.upper_bound()))
+    assert pairs.interval() == pytest.approx(apart.interval())
+    assert PairedDrop(6, 4, 400, independent=400).upper_bound() == PairedDrop(6, 4, 400).upper_bound()
+    # Half a loss lies between none and one.
+    half = PairedDrop(1, 0, 200, independent=100).upper_bound()
+    assert PairedDrop(0, 0, 100).upper_bound() < half < PairedDrop(1, 0, 100).upper_bound()
 
 
 @given(drops())

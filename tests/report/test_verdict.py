@@ -52,12 +52,11 @@ def lines(comparison: Comparison, title: str, *, verbose: bool = False) -> list[
         (DROP, "drop 5.00 points (budget 1)"),
         (
             reasons.PhotosShortfall(images=200, drop=-0.0, drop_upper=0.021, limit=0.01, images_needed=1631),
-            "too few photos (200): drop 0.00 points, at most 2.10 with 95 % confidence (budget 1); "
-            "about 1,631 would do",
+            "too few photos (200): drop 0.00 points (95 % bound 2.10, budget 1); about 1,631 would do",
         ),
         (
             reasons.PhotosShortfall(images=1000, drop=0.01, drop_upper=0.015, limit=0.01, images_needed=None),
-            "too few photos (1,000): drop 1.00 points, at most 1.50 with 95 % confidence (budget 1); "
+            "too few photos (1,000): drop 1.00 points (95 % bound 1.50, budget 1); "
             "more photos will not help, as the drop itself reaches the budget",
         ),
         (
@@ -173,8 +172,7 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
                 limit=0.01,
                 mcnemar_p=1.0,
             ),
-            "certified on 600 held-out photos: drop −0.17 points, at most 0.28 with 95 % confidence "
-            "(budget 1)",
+            "certified on 600 held-out photos: drop −0.17 points (95 % bound 0.28, budget 1)",
         ),
         (
             reasons.Certified(
@@ -218,8 +216,7 @@ def test_without_held_out_photos_the_drop_is_that_of_the_photos_it_was_chosen_on
     none = reasons.NoneCertifies(variant="int8", cause="they are too few", leak=False)
     assert lines(judged(run_info(), WINNER, none, winner="int8"), "Winner") == [
         "int8: 2.00 times the baseline's speed [1.90, 2.10], 1.06 MB",
-        "on the 1,200 photos it was chosen on: drop −0.17 points, at most 0.28 with 95 % confidence "
-        "(budget 1)",
+        "on the 1,200 photos it was chosen on: drop −0.17 points (95 % bound 0.28, budget 1)",
         "not certified: they are too few",
     ]
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from tests.builders import absent_trial, counts, per_class, run_info, trial
 from workbench.measure.early_stopping import LostRace
-from workbench.measure.records import Latency, TooFewToSplit, WholePath
+from workbench.measure.records import Latency, SameAnswers, TooFewToSplit, WholePath
 from workbench.results import reasons
+from workbench.results.certification import certification_shortfalls
 from workbench.results.records import Budget, TrialResult
 from workbench.results.verdict import (
     Comparison,
     Row,
-    certification_shortfalls,
     compare,
     pareto_front,
     ranked,
@@ -23,6 +23,8 @@ from workbench.results.verdict import (
     undecided,
     untimed_shortfalls,
 )
+
+SAME = SameAnswers(images=20, max_rel=1e-6, bound=1e-4)
 
 Kind = TypeVar("Kind", bound=reasons.Reason)
 
@@ -60,7 +62,7 @@ def test_the_fastest_that_fits_the_budget_wins() -> None:
     winner = only(got, reasons.Winner)
     assert (winner.variant, winner.size_bytes, winner.images, winner.drop) == ("better", 8_000_000, 1000, 0)
     assert (winner.speedup, winner.speedup_ci) == (pytest.approx(3.0), pytest.approx((3.0, 3.0)))
-    assert winner.drop_upper == pytest.approx(0.0027, abs=1e-4)
+    assert winner.drop_upper == pytest.approx(0.0030, abs=1e-4)
 
 
 def test_a_faster_one_that_loses_accuracy_is_passed_over_with_its_shortfall() -> None:
@@ -281,7 +283,8 @@ def test_the_keys_of_a_row_are_the_documented_ones() -> None:
     assert " ".join(field.name for field in fields(Row)) == (
         "variant recipe status reason backend device opset digest size_bytes top1 drop drop_ci p50_ms p90_ms "
         "p95_ms p99_ms speedup speedup_ci throughput_ips load_ms peak_memory_bytes pareto winner "
-        "crop precision computes int8_share half_share fp32_share casts unfused_qdq audit validated gpu"
+        "crop precision computes int8_share half_share fp32_share casts unfused_qdq audit validated "
+        "same_answers gpu"
     )
 
 
@@ -427,10 +430,48 @@ def test_the_baseline_needs_no_certificate_against_itself() -> None:
 def test_too_few_photos_to_hold_any_out_is_a_reason_and_no_shortfall() -> None:
     few = TooFewToSplit(images=200, drop_upper=0.027)
     info = run_info(uncertified=few)
-    got = compare(info, [trial("baseline"), trial("good", speedup=2.0)])
+    good = trial("good", speedup=2.0, losses=1, gains=1, images=500, correct=490)
+    rivals = [trial(f"rival {number}", images=500, correct=490) for number in range(9)]
+    got = compare(info, [trial("baseline", images=500, correct=490), good, *rivals])
+    assert (got.winner, got.certified) == ("good", True)
+    none = only(got, reasons.NoneCertifies)
+    assert (none.variant, none.cause, none.leak, none.candidates) == ("good", few, False, 10)
+    assert none.drop_upper == pytest.approx(0.0149, abs=1e-4)
+    assert certification_shortfalls(good, info) == ()
+
+
+def test_with_too_few_photos_to_split_the_bound_that_allows_for_the_choice_certifies() -> None:
+    info = run_info(uncertified=TooFewToSplit(images=500, drop_upper=0.012))
+    cause = reasons.NotFinalist(variant="looked at", why="", speedup=1.0, drop=0.0, images=96)
+    looked_at = absent_trial("looked at", "pruned", "").model_copy(update={"cause": cause})
+    alike = trial("alike", images=500, correct=490).model_copy(update={"same_answers": SAME})
+    good = trial("good", speedup=2.0, images=500, correct=490)
+    got = compare(info, [trial("baseline", images=500, correct=490), good, looked_at, alike])
+    certified = only(got, reasons.CertifiedTogether)
+    # Two bounds at 97.5 % hold at 95 % together; none lost of 500 is below 0.77 points then.
+    assert (certified.candidates, certified.confidence) == (2, 0.975)
+    assert (certified.images, certified.drop, certified.limit) == (500, 0.0, 0.01)
+    assert certified.drop_upper == pytest.approx(0.0076, abs=1e-4)
     assert got.certified
-    assert only(got, reasons.NoneCertifies) == reasons.NoneCertifies(variant="good", cause=few, leak=False)
-    assert certification_shortfalls(trial("good"), info) == ()
+
+
+def test_the_same_function_is_certified_by_that_whatever_the_photos() -> None:
+    few = {"images": 20, "correct": 19}
+    alike = trial("alike", speedup=2.0, **few).model_copy(update={"same_answers": SAME})
+    for info in (
+        run_info(),
+        run_info(uncertified="3 photos are in both", leak=True),
+        run_info(uncertified=TooFewToSplit(images=20, drop_upper=0.1)),
+    ):
+        got = compare(info, [trial("baseline", **few), alike, trial("else", speedup=3.0, **few)])
+        assert (got.winner, got.certified) == ("alike", True)
+        expected = reasons.CertifiedAsSame(variant="alike", images=20, max_rel=1e-6, bound=1e-4)
+        assert only(got, reasons.CertifiedAsSame) == expected
+        winner, row = only(got, reasons.Winner), got.rows[1]
+        assert (winner.drop, winner.drop_upper) == (0.0, None)
+        assert (row.same_answers, row.drop, row.drop_ci) == (True, 0.0, None)
+        assert not got.rows[0].same_answers
+        assert [s.kind for s in only(got, reasons.OverBudget).shortfalls] == ["too_few_photos"]
 
 
 def test_photos_used_for_calibration_certify_nothing() -> None:

@@ -74,7 +74,7 @@ def test_the_facts_are_json_and_hold_what_the_text_says() -> None:
     facts = json.loads(json.dumps(answer(DIAGNOSIS), allow_nan=False))
     assert set(facts) == {
         "machine", "fingerprint", "features", "conditions", "usable_cores", "runtimes", "nvidia", "clock",
-        "photos",
+        "photos", "power",
     }  # fmt: skip
     assert facts["conditions"] == {
         "affinity": [0, 1, 2, 3],

@@ -20,11 +20,18 @@ def init(
     _debug: Debug = False,
 ) -> int:
     """Write a commented krishi.yaml from what a folder holds."""
-    from workbench.workspace.draft import write_draft
+    from workbench.measure.power import power
+    from workbench.photos.folders import count_photos
+    from workbench.report.power import sentence
+    from workbench.results.records import Budget
+    from workbench.workspace.draft import look, write_draft
 
     path, findings = write_draft(folder)
     for finding in findings:
         print(finding)
+    validation = look(folder).validation
+    if validation is not None and (photos := count_photos(folder / validation)):
+        print(sentence(power(photos, Budget().max_accuracy_drop)))
     print(f"wrote {path}: read it through, then `krishi-bench run`")
     return 0
 
@@ -52,17 +59,19 @@ def doctor(
     """Say what this machine can run, how good its clock is, and which photos a workspace has."""
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.report import doctor as words
+    from workbench.results.records import Budget
     from workbench.run.doctor import diagnose
 
     try:
-        data = find_workspace(workspace).photos()
+        found = find_workspace(workspace)
+        data, budget = found.photos(), found.budget
     except WorkbenchError as error:
         if workspace is not None:
             raise
-        data = {}  # the machine can be looked at all the same
+        data, budget = {}, Budget()  # the machine can be looked at all the same
         print(f"warning: {error.message}", file=sys.stderr)
     with ProgressDisplay(quiet=quiet) as report:
-        diagnosis = diagnose(report, data)
+        diagnosis = diagnose(report, data, budget.max_accuracy_drop)
     print_answer(words.answer(diagnosis), words.text(diagnosis), form)
     return 0
 

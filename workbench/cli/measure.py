@@ -25,6 +25,7 @@ from workbench.cli.options import (
 from workbench.cli.output import check_output, print_comparisons
 
 if TYPE_CHECKING:
+    from workbench.measure.power import Power
     from workbench.results.remarks import Remark
     from workbench.run.advice.advise import Advice
     from workbench.system.progress import Report
@@ -100,6 +101,7 @@ def run(
             arguments=tuple(sys.argv[1:]),
             advised=advised,
             show_remarks=partial(_report_remarks, report),
+            show_power=partial(_report_power, report),
         )
         comparison = pipeline.run_workspace(
             found, variants, settings, report, partial(_report_advice, report)
@@ -122,6 +124,13 @@ def _report_remarks(report: "Report", remarks: "Sequence[Remark]") -> None:
 
     for remark in remarks:
         report(Progress("wrong" if remark.gravity == "grave" else "note", 0, 0, sentence(remark)))
+
+
+def _report_power(report: "Report", found: "Power") -> None:
+    from workbench.report.power import sentence
+    from workbench.system.progress import Progress
+
+    report(Progress("photos", 0, 0, sentence(found)))
 
 
 def tune(
@@ -156,6 +165,7 @@ def tune(
             plan=Plan(budget_s=budget, seed=seed),
             arguments=tuple(sys.argv[1:]),
             show_remarks=partial(_report_remarks, report),
+            show_power=partial(_report_power, report),
         )
         tuned = search(found, variants, target, settings, report)
     html.write(tuned.comparison, found.results)

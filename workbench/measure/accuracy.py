@@ -18,11 +18,16 @@ TOP5 = 5
 
 
 def accuracy(
-    logits: "Outputs", baseline: "Outputs", labels: Sequence[int], kind: OutputKind = "logits"
+    logits: "Outputs",
+    baseline: "Outputs",
+    labels: Sequence[int],
+    kind: OutputKind = "logits",
+    independent: float | None = None,
 ) -> Accuracy:
     """Count the photos that the variant gets right, and those it loses and gains against the baseline.
 
     logits, baseline: (n, classes), of this kind. labels: (n,) class indices in the order of the class names.
+    independent: see `Accuracy`.
     """
     import numpy as np
 
@@ -55,6 +60,7 @@ def accuracy(
         class_losses=per_class(lost),
         class_gains=per_class(gained),
         ece=expected_calibration_error(probabilities_of(logits, kind), truth),
+        independent=independent,
     )
 
 

@@ -4,12 +4,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.errors import plural
+from workbench.measure.records import SameAnswers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+# Of the largest logit: what float32 arithmetic in another order changes, with room: re-exports and other
+# runtimes differ by 1e-7 to 1e-5, and FP16 by 1e-3. Photos whose two best classes are closer than that, and
+# whose answer is thus open, are as rare.
+SAME = 1e-4
 ROUNDING = 1e-3  # of the largest logit: what another order of float32 additions may change, and far above it
 SMALLEST = 0.1  # logits below count as this large: float32 rounds them as the terms that they add up
 # Of the spread of the logits: a coarse format may cost accuracy, which is measured; beyond this it is another
@@ -66,6 +71,21 @@ def disagreement(
         text = f"{off}, on average by {share:.2g} of the spread; {precision} explains {bound:g}"
         return Disagreement(row, text)
     return _by_chance(expected.argmax(axis=1), got.argmax(axis=1), row, off) if classes else None
+
+
+def same_answers(expected: "NDArray[np.float32]", got: "NDArray[np.float32]") -> SameAnswers | None:
+    """Whether the logits in FP32, both (n, classes), are those of one function; None where they are not.
+
+    The same class on every photo, ties included, and no logit off by more than SAME of the largest one.
+    """
+    import numpy as np
+
+    if got.shape != expected.shape or not np.array_equal(expected.argmax(axis=1), got.argmax(axis=1)):
+        return None
+    furthest = float(np.abs(got.astype(np.float64) - expected).max(initial=0.0))
+    share = furthest / max(SMALLEST, float(np.abs(expected).max(initial=0.0)))
+    # NaN is within no bound.
+    return SameAnswers(images=len(got), max_rel=share, bound=SAME) if share <= SAME else None
 
 
 def _rms(logits: "NDArray[np.floating]") -> float:

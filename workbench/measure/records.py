@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt
 
 from workbench.backends import Engine
+from workbench.measure.stats import PairedDrop
 from workbench.system.records import Record
 
 BASELINE = "baseline"
@@ -46,6 +47,17 @@ class Parity(Record):
     kl: float = 0.0
 
 
+class SameAnswers(Record):
+    """The variant computes the baseline's function: on every photo the same class, and no logit further off.
+
+    max_rel: the largest difference of a logit, and `bound` what rounding explains, over the largest logit.
+    """
+
+    images: int
+    max_rel: float
+    bound: float
+
+
 class Accuracy(Record):
     """Counts on one part of the validation photos; rates and intervals are derived on read.
 
@@ -53,6 +65,8 @@ class Accuracy(Record):
     losses, gains: photos the baseline gets right and the variant wrong, and the reverse.
     class_...: the same per class, in the order of the class names.
     ece: expected calibration error of the softmax confidence (15 bins), a fraction of 1.
+    independent: photos that these count as, near-duplicates together as one; None where none are alike, and
+    in older runs.
     """
 
     images: int
@@ -66,6 +80,12 @@ class Accuracy(Record):
     class_losses: tuple[int, ...] = ()
     class_gains: tuple[int, ...] = ()
     ece: float | None = None
+    independent: float | None = None
+
+    @property
+    def paired(self) -> PairedDrop:
+        """What is lost against the baseline."""
+        return PairedDrop(self.losses, self.gains, self.images, self.independent)
 
     @property
     def top1(self) -> float:

@@ -4,6 +4,7 @@ The best of many candidates is selected partly by noise, so it is certified once
 in its selection.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,11 +27,30 @@ NEAR_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Row numbers of the validation photos, ascending. uncertified: why all are for selection."""
+    """Row numbers of the validation photos, ascending. uncertified: why all are for selection.
+
+    groups: of every validation photo, a number that its near-duplicates share.
+    """
 
     selection: tuple[int, ...]
     certification: tuple[int, ...]
     uncertified: NoneHeldOut | None = None
+    groups: tuple[int, ...] = ()
+
+    def independent(self, rows: Sequence[int]) -> float | None:
+        """The photos that these count as: near-duplicates change their answers together, and count as one.
+
+        The effective sample size of clusters of unequal size (L. Kish, "Survey Sampling", 1965, with full
+        correlation within a cluster). None where no two are alike.
+        """
+        sizes = Counter(self.groups[row] for row in rows) if self.groups else Counter[int]()
+        if max(sizes.values(), default=1) == 1:
+            return None
+        return len(rows) ** 2 / sum(size**2 for size in sizes.values())
+
+    def least_bound(self, rows: Sequence[int]) -> float:
+        """The upper bound of a drop that these would show for a variant that loses nothing."""
+        return PairedDrop(0, 0, len(rows), self.independent(rows)).upper_bound() if rows else 1.0
 
     @property
     def leak(self) -> bool:
@@ -47,36 +67,41 @@ def split(
     loses nothing, all photos are for selection.
     """
     everything = tuple(range(len(validation)))
+    alike = [
+        group
+        for label in sorted(set(validation.labels))
+        for group in groups_of([row for row in everything if validation.labels[row] == label], pixels)
+    ]
+    number = {row: index for index, group in enumerate(alike) for row in group}
+    groups = tuple(number[row] for row in everything)
     known = set(calibration.contents if calibration is not None else ())
     photos = zip(validation.paths, validation.contents, strict=True)
     if shared := [str(path) for path, content in photos if content in known]:
-        return Parts(everything, (), SharedPhotos(images=len(shared), paths=tuple(shared[:SHOWN])))
+        leak = SharedPhotos(images=len(shared), paths=tuple(shared[:SHOWN]))
+        return Parts(everything, (), leak, groups)
     chosen: list[int] = []
     dealt = 0
     for label in sorted(set(validation.labels)):
-        rows = [row for row in everything if validation.labels[row] == label]
+        mine = [group for group in alike if validation.labels[group[0]] == label]
         # The odd photo of a class goes to the part that has fewer photos so far.
-        chosen += _half(rows, validation.contents, pixels, more=2 * len(chosen) <= dealt)
-        dealt += len(rows)
+        chosen += _half(mine, validation.contents, more=2 * len(chosen) <= dealt)
+        dealt += sum(map(len, mine))
     known = {validation.contents[row] for row in chosen}
     # A photo that stands in two classes must not be in both parts.
     certifying = {row for row in set(everything) - set(chosen) if validation.contents[row] not in known}
-    smaller = min(len(chosen), len(certifying))
-    best = PairedDrop(0, 0, smaller).upper_bound() if smaller else 1.0
+    halves = Parts(tuple(sorted(chosen)), tuple(sorted(certifying)), None, groups)
+    best = max(halves.least_bound(halves.selection), halves.least_bound(halves.certification))
     if best > max_drop:
-        return Parts(everything, (), TooFewToSplit(images=len(validation), drop_upper=best))
-    return Parts(tuple(sorted(chosen)), tuple(sorted(certifying)))
+        return Parts(everything, (), TooFewToSplit(images=len(validation), drop_upper=best), groups)
+    return halves
 
 
-def _half(
-    rows: Sequence[int], contents: Sequence[str], pixels: "NDArray[np.uint8]", *, more: bool
-) -> list[int]:
+def _half(alike: Sequence[Sequence[int]], contents: Sequence[str], *, more: bool) -> list[int]:
     """About half of one class's photos, in whole groups of near-duplicates. more: also the odd photo."""
     # Groups are dealt out in the order of their contents' digests, each to the part that has fewer photos.
-    groups = sorted(groups_of(rows, pixels), key=lambda group: min(contents[row] for row in group))
     mine: list[int] = []
     others = 0
-    for group in groups:
+    for group in sorted(alike, key=lambda group: min(contents[row] for row in group)):
         if len(mine) < others or (len(mine) == others and more):
             mine += group
         else:

@@ -184,6 +184,11 @@ def class_folders(source: Path, classes: ClassNames, where: str) -> tuple[list[t
     return pairs, [*walk.notes(), *merged]
 
 
+def count_photos(source: Path) -> int | None:
+    """How many photos a folder holds; None where it is none: a CSV is read with the names of the classes."""
+    return sum(1 for _ in Walk().photos(source)) if source.is_dir() else None
+
+
 def survey(source: Path) -> str:
     """`80 photos; passed over: 2 of macOS`: what a folder of photos holds, in words; a CSV's name."""
     if not source.is_dir():

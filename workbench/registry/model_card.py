@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import plural, some
 from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
-from workbench.measure.stats import Interval, PairedDrop, Ratio, wilson
+from workbench.measure.stats import Interval, Ratio, wilson
 from workbench.photos.contract import Preprocess, sides
 from workbench.registry.manifest import Draft
 from workbench.system.files import sha256_bytes
@@ -86,10 +86,13 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
         if accuracy is None:
             continue
         top1 = _interval(wilson(accuracy.correct, accuracy.images), ".1%")
-        paired = PairedDrop(accuracy.losses, accuracy.gains, accuracy.images)
+        paired, lost = accuracy.paired, "top-1 lost against the baseline"
+        drop = (lost, f"{paired.drop:+.2%}", _interval(paired.interval(), "+.2%"))
+        if trial.same_answers is not None:
+            drop = (lost, "none: same answers", "–")
         rows += [
             (f"top-1, {plural(accuracy.images, 'photo')} {part}", f"{accuracy.top1:.1%}", top1),
-            ("top-1 lost against the baseline", f"{paired.drop:+.2%}", _interval(paired.interval(), "+.2%")),
+            drop,
             (f"macro F1{accuracy.macro_scope()}", f"{accuracy.macro_f1:.3f}", "–"),
         ]
     if (latency := trial.latency) is not None:

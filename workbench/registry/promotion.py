@@ -8,12 +8,13 @@ from workbench.registry.bundle_writer import Promotion, PromotionRequest, promot
 from workbench.registry.semver import Bump
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
+from workbench.results.certification import certification_shortfalls
 from workbench.results.folder import RunFolder, find_run
 from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.remarks import Remark
-from workbench.results.verdict import certification_shortfalls, compare, shortfalls
+from workbench.results.verdict import compare, shortfalls
 from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace
 

@@ -10,6 +10,7 @@ from workbench.results.verdict import Row
 
 ABSENT = "–"
 WINNER = "▶"
+SAME_ANSWERS = "same answers"
 LEGEND = f"{WINNER} winner   • on the Pareto front of accuracy, speed and size   × slower: dropped early"
 Columns = Literal["speed", "audit"]
 
@@ -44,6 +45,10 @@ def with_interval(value: float | None, interval: Interval | None, unit: float = 
     return f"{rounded(value, unit)} [{rounded(interval[0], unit)}, {rounded(interval[1], unit)}]"
 
 
+def drop(row: Row) -> str:
+    return SAME_ANSWERS if row.same_answers else with_interval(row.drop, row.drop_ci, 0.01)
+
+
 def mark(row: Row) -> str:
     # What was pruned before it was timed was not too slow: its reason stands below the table.
     if row.status == "pruned" and row.p50_ms is not None:
@@ -57,7 +62,7 @@ COLUMNS: Mapping[Columns, Mapping[str, Callable[[Row], str]]] = {
         "variant": lambda row: row.variant,
         "MB": lambda row: rounded(row.size_bytes, 1e6),
         "top-1 %": lambda row: percent(row.top1),
-        "drop, points [95 %]": lambda row: with_interval(row.drop, row.drop_ci, 0.01),
+        "drop, points [95 %]": drop,
         "p50 ms": lambda row: rounded(row.p50_ms),
         "p99 ms": lambda row: rounded(row.p99_ms),
         "speed-up [95 %]": lambda row: with_interval(row.speedup, row.speedup_ci),

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from workbench.errors import plural
+from workbench.measure.stats import PairedDrop
 from workbench.registry.model_card import saturation_words
 from workbench.report.verdict import cause, whole_path
 from workbench.report.words import points
@@ -76,13 +77,11 @@ def _accuracy(found: Details) -> list[str]:
     if counts is None or drop is None or parity is None:
         return []
     top5 = "" if counts.correct_top5 is None else f", top-5 {100 * counts.correct_top5 / counts.images:.2f} %"
-    low, high = drop.interval()
     lines = [
         f"accuracy on {plural(counts.images, 'photo')} for selection",
         f"  top-1 {100 * counts.top1:.2f} %{top5}, macro-F1 {100 * counts.macro_f1:.2f} %"
         f"{counts.macro_scope()}",
-        f"  drop {points(drop.drop)} points [{points(low)}, {points(high)}]: "
-        f"{plural(drop.losses, 'photo')} lost, {drop.gains} gained, McNemar p {drop.mcnemar_p():.2f}",
+        _drop(found, drop),
         f"  agrees with the source model on {100 * parity.top1_agreement:.2f} % of "
         f"{plural(parity.images, 'photo')}; largest logit difference {parity.max_abs:.3g}; "
         f"KL {parity.kl:.2g} nats",
@@ -100,6 +99,20 @@ def _accuracy(found: Details) -> list[str]:
         for confusion in found.confusions[:SHOWN]
     ]
     return lines
+
+
+def _drop(found: Details, drop: PairedDrop) -> str:
+    if (same := found.trial.same_answers) is not None:
+        off = f"logits differ by at most {same.max_rel:.1g} of the largest"
+        return f"  same answers as the baseline: {off}; rounding explains {same.bound:g}"
+    low, high = drop.interval()
+    counts = f"{plural(drop.losses, 'photo')} lost, {drop.gains} gained"
+    if drop.independent is not None:
+        counts += f", near-duplicates counted once: {drop.independent:.0f} photos"
+    return (
+        f"  drop {points(drop.drop)} points [{points(low)}, {points(high)}]: {counts}, "
+        f"McNemar p {drop.mcnemar_p():.2f}"
+    )
 
 
 def _latency(found: Details) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from workbench.errors import plural
+from workbench.report.power import sentence
 from workbench.run.doctor import Clock, Diagnosis
 from workbench.system.machine import FEATURES
 from workbench.system.nvidia_check import Chain
@@ -23,6 +24,7 @@ def answer(found: Diagnosis) -> dict[str, object]:
         },
         "clock": asdict(found.clock),
         "photos": found.photos,
+        "power": found.power and asdict(found.power),
     }
 
 
@@ -49,6 +51,8 @@ def text(found: Diagnosis) -> str:
             f"          {count} of {plural(clock.tries, 'round')}{again} were disturbed: {clock.disturbed[0]}"
         )
     lines += [f"photos    {field}: {what}" for field, what in found.photos.items()]
+    if found.power is not None:
+        lines.append(f"          {sentence(found.power)}")
     return "\n".join(lines)
 
 

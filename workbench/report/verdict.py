@@ -79,14 +79,19 @@ def _decision(comparison: Comparison, *, verbose: bool) -> list[str]:
                 lines.append(f"{reason.variant}: {', '.join(part for part in (speed, size) if part)}")
             case reasons.Outcome():
                 lines.append(OUTCOMES[reason.kind].format(plain=plain_export(comparison)))
-            case reasons.Certified() | reasons.NotCertified():
+            case (
+                reasons.Certified()
+                | reasons.CertifiedTogether()
+                | reasons.CertifiedAsSame()
+                | reasons.NotCertified()
+            ):
                 lines.append(_certification(reason, verbose=verbose))
             case reasons.NoneCertifies():
                 if winner is not None and winner.drop is not None and winner.drop_upper is not None:
                     photos = plural(winner.images or 0, "photo")
                     drop = _drop(winner.drop, winner.drop_upper, comparison.info.budget.max_accuracy_drop)
                     lines.append(f"on the {photos} it was chosen on: {drop}")
-                lines.append(f"not certified: {none_held_out(reason.cause)}")
+                lines.append(f"not certified: {none_held_out(reason.cause)}{_allowance(reason)}")
             case reasons.NothingElse(counts=counts):
                 ends = ", ".join(f"{count} {status}" for status, count in counts.items())
                 warning = f" ({ends}): this says nothing about the others" if ends else ""
@@ -102,15 +107,33 @@ def plain_export(comparison: Comparison) -> str:
     return f"plain export, which is {precision.upper()} as the network comes"
 
 
-def _drop(drop: float, upper: float, limit: float) -> str:
-    return (
-        f"drop {points(drop)} points, at most {points(upper)} with 95 % confidence (budget {100 * limit:g})"
-    )
+def _drop(drop: float, upper: float, limit: float, percent: float = 95.0) -> str:
+    return f"drop {points(drop)} points ({percent:.4g} % bound {points(upper)}, budget {100 * limit:g})"
 
 
-def _certification(reason: reasons.Certified | reasons.NotCertified, *, verbose: bool) -> str:
-    held_out = plural(reason.images, "held-out photo")
+def _allowance(reason: reasons.NoneCertifies) -> str:
+    """The drop that may be, where the choice among several is allowed for."""
+    if reason.drop_upper is None:
+        return ""
+    candidates = plural(reason.candidates, "variant")
+    return f"; allowing for a choice among {candidates}, the drop may be {points(reason.drop_upper)} points"
+
+
+def _certification(
+    reason: reasons.Certified | reasons.CertifiedTogether | reasons.CertifiedAsSame | reasons.NotCertified,
+    *,
+    verbose: bool,
+) -> str:
+    photos, held_out = plural(reason.images, "photo"), plural(reason.images, "held-out photo")
     match reason:
+        case reasons.CertifiedAsSame():
+            off = f"logits differ by at most {reason.max_rel:.1g} of the largest"
+            return f"same answers as the baseline on {photos}: {off}; rounding explains {reason.bound:g}"
+        case reasons.CertifiedTogether():
+            candidates = plural(reason.candidates, "variant")
+            known = _drop(reason.drop, reason.drop_upper, reason.limit, 100 * reason.confidence)
+            chosen = f"certified on the {photos} it was chosen on, too few to hold half of them out"
+            return f"{chosen}: {known}, which allows for a choice among {candidates}"
         case reasons.Certified(drop=float(drop), drop_upper=float(upper), mcnemar_p=float(p)):
             test = f"; McNemar p {p:.2f}" if verbose else ""
             return f"certified on {held_out}: {_drop(drop, upper, reason.limit)}{test}"

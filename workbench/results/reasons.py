@@ -181,7 +181,8 @@ Cause = Annotated[LostRace | OverBudget | Unmeasured, Field(discriminator="kind"
 
 
 class Winner(Record):
-    """The variant chosen. speedup, drop and their bounds are None for the baseline.
+    """The variant chosen. speedup, drop and their bounds are None for the baseline; drop_upper also where
+    the answers are the baseline's.
 
     images: photos it was chosen on. tolerance: costs closer than that fraction are the same.
     whole_path: from a photo's bytes to its class.
@@ -236,6 +237,35 @@ class Certified(Record):
     mcnemar_p: float | None
 
 
+class CertifiedTogether(Record):
+    """With too few photos to hold any out, the winner keeps the budget on those that it was chosen on.
+
+    confidence: of `drop_upper`, such that at 95 % no bound of the `candidates` is too low (Bonferroni).
+    """
+
+    kind: Literal["certified_together"] = "certified_together"
+    variant: str
+    images: int
+    candidates: int
+    confidence: float
+    drop: float
+    drop_upper: float
+    limit: float
+
+
+class CertifiedAsSame(Record):
+    """The winner computes the baseline's function, so that it loses nothing, whatever the photos.
+
+    max_rel, bound: see `SameAnswers`.
+    """
+
+    kind: Literal["same_answers"] = "same_answers"
+    variant: str
+    images: int
+    max_rel: float
+    bound: float
+
+
 class NotCertified(Record):
     kind: Literal["not_certified"] = "not_certified"
     variant: str
@@ -244,15 +274,20 @@ class NotCertified(Record):
 
 
 class NoneCertifies(Record):
-    """No photos were held out. cause: None where the run did not record why, text in older runs."""
+    """No photos were held out. cause: None where the run did not record why, text in older runs.
+
+    drop_upper: the bound that holds for all `candidates` at once, beyond the budget; None without one.
+    """
 
     kind: Literal["none_certifies"] = "none_certifies"
     variant: str
     cause: NoneHeldOut | str | None
     leak: bool
+    candidates: int = 0
+    drop_upper: float | None = None
 
 
-Certification = Certified | NotCertified | NoneCertifies
+Certification = Certified | CertifiedTogether | CertifiedAsSame | NotCertified | NoneCertifies
 
 
 class NothingElse(Record):

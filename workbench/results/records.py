@@ -17,6 +17,7 @@ from workbench.measure.records import (
     Latency,
     NoneHeldOut,
     Parity,
+    SameAnswers,
     Saturation,
     TimingEnd,
     WholePath,
@@ -56,6 +57,7 @@ class TrialResult(Record):
     artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
     runtime in it. accuracy: on the selection photos; certification: on the held-out photos.
+    same_answers: it computes the baseline's function; None where it does not, and in older runs.
     saturated_ips: photos a second with every processor busy, as the server would run it.
     preprocess: its own, where it is not the run's. audit: what really ran.
     saturation: what 16-bit accumulation, as on CPUs without VNNI, would change; None where nothing could.
@@ -89,6 +91,7 @@ class TrialResult(Record):
     parity: Parity | None = None
     accuracy: Accuracy | None = None
     certification: Accuracy | None = None
+    same_answers: SameAnswers | None = None
     latency: Latency | None = None
     saturated_ips: float | None = None
     whole_path: tuple[WholePath, ...] = ()

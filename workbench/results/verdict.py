@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
-from workbench.measure.records import BASELINE, Accuracy, GpuUse
+from workbench.measure.records import BASELINE, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.results import reasons
-from workbench.results.records import Budget, RunInfo, TrialResult
+from workbench.results.certification import accuracy_shortfalls, certification, certification_shortfalls
+from workbench.results.records import RunInfo, TrialResult
 
 UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
 SMALLEST_DIFFERENCE = 0.01  # speeds closer than this, or than the noise floor, are the same
@@ -28,7 +29,8 @@ Trials = Sequence[TrialResult]
 class Row:
     """One line of the comparison: its fields, with their meaning, are the keys of `--format json`.
 
-    What was not measured is None; drop_ci and speedup_ci are None for the baseline itself.
+    What was not measured is None; drop_ci and speedup_ci are None for the baseline itself, drop_ci also where
+    the answers are the baseline's.
     """
 
     variant: Annotated[str, "name"]
@@ -68,6 +70,7 @@ class Row:
     unfused_qdq: Annotated[int | None, "quantise and dequantise nodes that run on their own"] = None
     audit: Annotated[str | None, "what ran, in one sentence"] = None
     validated: Annotated[str | None, "kinds of processor on which its INT8 arithmetic is exact"] = None
+    same_answers: Annotated[bool, "it computes the baseline's function: no photo tells them apart"] = False
     gpu: GpuUse | None = None
 
 
@@ -115,7 +118,7 @@ def _verdict(info: RunInfo, trials: Trials, winner: TrialResult | None) -> reaso
         found.append(_merits(info, winner))
         if winner.variant == BASELINE and others:
             found.append(reasons.Outcome(kind="baseline_wins"))
-        found += [_certification(info, winner), *close, *_better_ones_lost(info, trials, winner)]
+        found += [certification(info, trials, winner), *close, *_better_ones_lost(info, trials, winner)]
     if (winner or timed) and not others:
         counts = Counter(trial.status for trial in trials if trial.variant != BASELINE)
         found.append(reasons.NothingElse(counts=dict(counts)))
@@ -145,11 +148,7 @@ def measured_others(results: Trials | Sequence[Row]) -> bool:
 
 
 def paired_drop(trial: TrialResult) -> PairedDrop | None:
-    return _drop_of(trial.accuracy) if trial.accuracy else None
-
-
-def _drop_of(counts: Accuracy) -> PairedDrop:
-    return PairedDrop(counts.losses, counts.gains, counts.images)
+    return trial.accuracy.paired if trial.accuracy else None
 
 
 def speed(trial: TrialResult) -> Ratio | None:
@@ -173,7 +172,7 @@ def shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ..
 
 def untimed_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ...]:
     """Those of the `shortfalls` that are known before the trial is timed."""
-    found = _accuracy_shortfalls(trial, trial.accuracy, info)
+    found = list(accuracy_shortfalls(trial, trial.accuracy, info))
     size_bytes, memory_bytes = trial.size_bytes or 0, trial.peak_memory_bytes or 0
     if size_bytes > (limit := _limit(info.budget.max_size_mb)):
         found.append(reasons.SizeShortfall(size_bytes=size_bytes, limit_bytes=limit))
@@ -193,51 +192,6 @@ def _over_budget(info: RunInfo, trials: Trials) -> list[reasons.OverBudget]:
         for t in trials
         if (missed := shortfalls(t, info))
     ]
-
-
-def certification_shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ...]:
-    """Why the trial's drop is not certified on held-out photos; empty where it is.
-
-    Too few photos to hold any out is no shortfall: the run says so, and those that chose must do.
-    """
-    if trial.certification is not None:
-        return tuple(_accuracy_shortfalls(trial, trial.certification, info))
-    return (reasons.LeakShortfall(cause=info.uncertified),) if info.leak else ()
-
-
-def _accuracy_shortfalls(
-    trial: TrialResult, counts: Accuracy | None, info: RunInfo
-) -> list[reasons.Shortfall]:
-    if counts is None:
-        return [reasons.UnmeasuredShortfall(what="accuracy")]
-    missed = [_drop_shortfall(counts, trial, info.budget), _class_shortfall(counts, info)]
-    return [shortfall for shortfall in missed if shortfall is not None]
-
-
-def _drop_shortfall(counts: Accuracy, trial: TrialResult, budget: Budget) -> reasons.Shortfall | None:
-    # The one-sided 95 % upper bound decides (non-inferiority): no difference on few photos proves nothing.
-    drop, limit = _drop_of(counts), budget.max_accuracy_drop
-    if drop.drop > limit:
-        return reasons.DropShortfall(drop=drop.drop, limit=limit)
-    # The baseline is what the drop is measured against: its own is zero by definition.
-    if trial.variant == BASELINE or (bound := drop.upper_bound()) <= limit:
-        return None
-    needed = drop.images_needed(limit) if drop.drop < limit else None
-    return reasons.PhotosShortfall(
-        images=drop.total, drop=drop.drop, drop_upper=bound, limit=limit, images_needed=needed
-    )
-
-
-def _class_shortfall(counts: Accuracy, info: RunInfo) -> reasons.Shortfall | None:
-    if (limit := info.budget.max_class_drop) is None:
-        return None
-    counted = zip(counts.class_images, counts.class_losses, counts.class_gains, strict=True)
-    drops = [(losses - gains) / images if images else 0.0 for images, losses, gains in counted]
-    if (worst := max(drops, default=0.0)) <= limit:
-        return None
-    label = drops.index(worst)
-    name = info.class_names[label] if label < len(info.class_names) else f"class {label}"
-    return reasons.ClassShortfall(class_name=name, drop=worst, limit=limit)
 
 
 def fitting(info: RunInfo, trials: Trials) -> list[TrialResult]:
@@ -298,28 +252,11 @@ def _merits(info: RunInfo, trial: TrialResult) -> reasons.Winner:
         speedup=ratio and ratio.speedup,
         speedup_ci=ratio and ratio.interval,
         drop=drop and drop.drop,
-        drop_upper=drop and drop.upper_bound(),
+        drop_upper=drop and (None if trial.same_answers else drop.upper_bound()),
         images=trial.accuracy and trial.accuracy.images,
         size_bytes=trial.size_bytes,
         tolerance=_cost_tolerance(info),
         whole_path=trial.whole_path,
-    )
-
-
-def _certification(info: RunInfo, winner: TrialResult) -> reasons.Certification:
-    if (counts := winner.certification) is None:
-        return reasons.NoneCertifies(variant=winner.variant, cause=info.uncertified, leak=info.leak)
-    if missed := certification_shortfalls(winner, info):
-        return reasons.NotCertified(variant=winner.variant, images=counts.images, shortfalls=missed)
-    drop = None if winner.variant == BASELINE else _drop_of(counts)
-    return reasons.Certified(
-        variant=winner.variant,
-        images=counts.images,
-        top1=counts.top1,
-        drop=drop and drop.drop,
-        drop_upper=drop and drop.upper_bound(),
-        limit=info.budget.max_accuracy_drop,
-        mcnemar_p=drop and drop.mcnemar_p(),
     )
 
 
@@ -375,7 +312,7 @@ def pareto_front(trials: Trials, tolerance: float = SMALLEST_DIFFERENCE) -> set[
 
 def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
     drop, ratio, timed, other = paired_drop(trial), speed(trial), trial.latency, trial.variant != BASELINE
-    names = {field.name for field in fields(Row)} - {"audit"}
+    names = {field.name for field in fields(Row)} - {"audit", "same_answers"}
     recorded: dict[str, Any] = {
         name: value for source in (trial, trial.audit) for name, value in source or () if name in names
     }
@@ -386,7 +323,7 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         **recorded,
         top1=trial.accuracy.top1 if trial.accuracy else None,
         drop=drop.drop if drop else None,
-        drop_ci=drop.interval() if drop and other else None,
+        drop_ci=drop.interval() if drop and other and not trial.same_answers else None,
         speedup=ratio.speedup if ratio else None,
         speedup_ci=ratio.interval if ratio and other and trial.status == "ok" else None,  # pruned: a bound
         throughput_ips=1e9 * timed.batch_size / timed.mean_ns if timed else None,
@@ -396,4 +333,5 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
         crop=trial.preprocess.size[0] if trial.preprocess else None,
         audit=trial.audit.verdict if trial.audit else None,
         validated="; ".join(trial.saturation.validated) if trial.saturation else None,
+        same_answers=trial.same_answers is not None,
     )

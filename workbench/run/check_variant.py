@@ -14,7 +14,8 @@ from workbench.backends.artifact import Artifact, ExportRecord
 from workbench.backends.null import null_artifact
 from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.accuracy import accuracy, parity
-from workbench.measure.records import BASELINE, Accuracy, GpuUse, Saturation
+from workbench.measure.agreement import coarsest, same_answers
+from workbench.measure.records import BASELINE, Accuracy, GpuUse, SameAnswers, Saturation
 from workbench.measure.session_process import Memory, Opened
 from workbench.measure.split import Parts
 from workbench.measure.worker import Worker
@@ -272,6 +273,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "parity": distance,
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
+            "same_answers": _same_answers(context, variant, built.artifact, logits),
         }
     )
 
@@ -354,7 +356,18 @@ def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.floa
         return None
     chosen, labels = list(rows), context.job.photos.labels
     baseline, truth = context.logits[BASELINE][chosen], [labels[row] for row in rows]
-    return accuracy(logits[chosen], baseline, truth, context.info.outputs)
+    alone = context.parts.independent(rows)
+    return accuracy(logits[chosen], baseline, truth, context.info.outputs, alone)
+
+
+def _same_answers(
+    context: Context, variant: Variant, artifact: Artifact, logits: "NDArray[np.float32]"
+) -> SameAnswers | None:
+    """Whether it computes the baseline's function; only FP32 may, on the photos as the baseline gets them."""
+    if variant.name == BASELINE or variant.name in context.contracts:
+        return None
+    exact = coarsest((artifact.info.precision, variant.runtime.computes)) == "fp32"
+    return same_answers(context.logits[BASELINE], logits) if exact else None
 
 
 def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:

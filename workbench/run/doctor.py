@@ -11,18 +11,20 @@ from workbench.backends.null import null_artifact
 from workbench.backends.table import BACKENDS
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
+from workbench.measure.power import Power, power
 from workbench.measure.records import Conditions
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
-from workbench.photos.folders import survey
+from workbench.photos.folders import count_photos, survey
 from workbench.system import machine
 from workbench.system.machine import Machine
 from workbench.system.nvidia_check import Chain, chain
 from workbench.system.progress import Progress, Report
 
 CLOCK_PLAN = Plan(rounds=8, least_rounds=8, turns=40, budget_s=30.0, repeats=4)
+VALIDATION = "data.validation"
 CLOCK_SIDE = 512  # pixels: about as long a call as a small network's
 
 
@@ -46,7 +48,10 @@ class Clock:
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """runtimes: what can run here, None, or why not and what to install. nvidia: what its GPUs hang on.
-    photos: what the workspace's data hold, by their field in krishi.yaml."""
+
+    photos: what the workspace's data hold, by their field in krishi.yaml. power: what the validation photos
+    can certify; None where they are not counted.
+    """
 
     machine: Machine
     conditions: Conditions
@@ -55,10 +60,14 @@ class Diagnosis:
     nvidia: Chain
     clock: Clock
     photos: dict[str, str]
+    power: Power | None = None
 
 
-def diagnose(report: Report, photos: Mapping[str, Path]) -> Diagnosis:
-    """Look at the machine and time it against itself, for a few seconds. photos: folders to look through."""
+def diagnose(report: Report, photos: Mapping[str, Path], max_drop: float) -> Diagnosis:
+    """Look at the machine and time it against itself, for a few seconds. photos: folders to look through.
+    max_drop: of the budget."""
+    validation = photos.get(VALIDATION)
+    count = count_photos(validation) if validation else None
     return Diagnosis(
         machine=machine.collect(),
         conditions=conditions(),
@@ -75,6 +84,7 @@ def diagnose(report: Report, photos: Mapping[str, Path]) -> Diagnosis:
         nvidia=chain(),
         clock=clock(report),
         photos={field: survey(source) for field, source in photos.items()},
+        power=power(count, max_drop) if count else None,
     )
 
 

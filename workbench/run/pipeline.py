@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError, some
 from workbench.measure.latency import Plan
+from workbench.measure.power import Power, power
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
 from workbench.photos.dataset import Images, copies
@@ -47,7 +48,8 @@ class Options:
     """build_timeout_s: for one variant's export and steps together.
 
     advised: try only the variants that the advisor finds worth trying. show_remarks: is given what the sanity
-    look found, before anything but the baseline is built.
+    look found, before anything but the baseline is built. show_power: is given what
+    the photos can certify, before anything is built.
     """
 
     plan: Plan = field(default_factory=Plan)
@@ -55,6 +57,7 @@ class Options:
     arguments: tuple[str, ...] = ()
     advised: bool = False
     show_remarks: Callable[[Sequence[Remark]], None] = lambda _: None
+    show_power: Callable[[Power], None] = lambda _: None
 
 
 def run_workspace(
@@ -74,7 +77,7 @@ def run_workspace(
     try:
         calibrate = any("calibration" in step.READS for variant in variants for step in variant.steps)
         prepared = prepare(workspace, report, calibrate=calibrate)
-        context, baseline = begin(prepared, folder, options, report)
+        context, baseline = begin(prepared, folder, options, report, candidates=len(variants))
     finally:
         folder.remove_if_never_begun()
     advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants)
@@ -129,11 +132,13 @@ def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: 
 
 
 def begin(
-    prepared: Prepared, folder: RunFolder, options: Options, report: Report
+    prepared: Prepared, folder: RunFolder, options: Options, report: Report, *, candidates: int = 1
 ) -> tuple[Context, TrialResult]:
-    """A run with its baseline built and checked. Raises WorkbenchError where it cannot be."""
-    pixels, max_drop = prepared.job.photos.pixels(), prepared.workspace.budget.max_accuracy_drop
-    parts = split(prepared.validation, pixels, prepared.calibration, max_drop=max_drop)
+    """A run with its baseline built and checked. Raises WorkbenchError where it cannot be.
+
+    candidates: variants that the photos choose among.
+    """
+    parts = _split(prepared, options, candidates)
     prepared = replace(prepared, job=replace(prepared.job, choosing=parts.selection))
     baseline, built = build_baseline(prepared, options.build_timeout_s, report)
     info = _info(prepared, folder, parts, baseline, options.arguments)
@@ -166,6 +171,17 @@ def begin(
     folder.save_info(info)
     options.show_remarks(info.remarks)
     return replace(context, info=info), result
+
+
+def _split(prepared: Prepared, options: Options, candidates: int) -> Parts:
+    """The photos for selection and those held out; shows what they can certify."""
+    pixels, limit = prepared.job.photos.pixels(), prepared.workspace.budget.max_accuracy_drop
+    parts = split(prepared.validation, pixels, prepared.calibration, max_drop=limit)
+    if not parts.leak:
+        everything = range(len(prepared.validation))
+        count = round(parts.independent(everything) or len(everything))
+        options.show_power(power(count, limit, max(1, candidates)))
+    return parts
 
 
 def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Variant]) -> Advice:

@@ -16,16 +16,11 @@ from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.roles import Role
+from workbench.results.certification import certification_shortfalls
 from workbench.results.folder import RunFolder
 from workbench.results.reasons import Cause, NotCertifiedInTurn, NotFinalist, OverBudget
 from workbench.results.records import Attempts, CertificationSequence, RunInfo, SearchSummary, TrialResult
-from workbench.results.verdict import (
-    Comparison,
-    certification_shortfalls,
-    compare,
-    paired_drop,
-    untimed_shortfalls,
-)
+from workbench.results.verdict import Comparison, compare, paired_drop, untimed_shortfalls
 from workbench.run import pipeline
 from workbench.run.advice.advise import Advice, advised
 from workbench.run.check_variant import Context, ended, new_trial
@@ -189,6 +184,8 @@ def certified_in_turn(
 
 
 def _promise(result: TrialResult, search: Search) -> float:
+    if result.same_answers is not None:
+        return 1.0
     drop = paired_drop(result)
     return promise(drop, search.budget, search.photos) if drop else 0.0
 
