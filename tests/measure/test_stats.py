@@ -1,6 +1,5 @@
 """The statistics behind the numbers, against published values, brute force and simulation."""
 
-import itertools
 import math
 import random
 import statistics
@@ -16,7 +15,6 @@ from workbench.measure.stats import (
     Ratio,
     hodges_lehmann,
     percentile,
-    percentile_upper_bound,
     proportion_upper_bound,
     samples_for_percentile,
     wilson,
@@ -194,35 +192,6 @@ def test_a_percentile_is_one_of_the_samples_by_nearest_rank() -> None:
     values = list(range(1, 1001))
     random.Random(3).shuffle(values)
     assert (percentile(values, 0.95), percentile(values, 0.99)) == (950.0, 990.0)
-
-
-@pytest.mark.parametrize("fraction", [0.5, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("count", [1, 5, 28, 29, 46, 58, 59, 93, 208, 299, 300, 473, 700])
-def test_the_bound_of_a_percentile_is_the_smallest_value_that_is_one(count: int, fraction: float) -> None:
-    each = (math.comb(count, k) * fraction**k * (1 - fraction) ** (count - k) for k in range(count))
-    ranks = [rank for rank, below in enumerate(itertools.accumulate(each), start=1) if below >= 0.95]
-    values = list(range(1, count + 1))
-    random.Random(1).shuffle(values)
-    assert percentile_upper_bound(values, fraction) == (ranks[0] if ranks else None)
-
-
-@pytest.mark.parametrize(
-    ("count", "fraction", "above"),
-    [(59, 0.95, 0), (93, 0.95, 1), (208, 0.95, 5), (299, 0.99, 0), (473, 0.99, 1), (1049, 0.99, 5)],
-)
-def test_the_samples_allowed_above_the_bound_are_mlperfs(count: int, fraction: float, above: int) -> None:
-    assert percentile_upper_bound(range(count), fraction) == count - 1 - above
-    # With one sample fewer, one fewer may lie above: the bound is the same value.
-    fewer = percentile_upper_bound(range(count - 1), fraction)
-    assert fewer == (None if above == 0 else count - 1 - above)
-
-
-@pytest.mark.parametrize(("count", "fraction"), [(24_000, 0.95), (80_000, 0.99)])
-def test_the_bound_of_a_percentile_of_very_many_samples_is_the_normal_approximations(
-    count: int, fraction: float
-) -> None:
-    rank = count * fraction + 1.645 * math.sqrt(count * fraction * (1 - fraction))
-    assert percentile_upper_bound(range(count), fraction) == pytest.approx(rank, abs=3)
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=30))

@@ -38,32 +38,33 @@ def test_a_variant_that_was_never_timed_in_a_round_that_counts_has_no_latency() 
     assert summarize(measured, "none", "a", confirmed=False) is None
 
 
+def rounds_of(times_ns: list[int], rounds: int) -> list[Sample]:
+    return [sample for number in range(rounds) for sample in samples_of(times_ns, number=number)]
+
+
 @pytest.mark.parametrize(
-    ("samples", "known"),
+    ("samples", "rounds", "known"),
     [
-        (28, (False, False, False)),
-        (29, (True, False, False)),
-        (58, (True, False, False)),
-        (59, (True, True, False)),
-        (298, (True, True, False)),
-        (299, (True, True, True)),
+        (28, 1, (False, False, False)),
+        (29, 1, (True, False, False)),
+        (400, 5, (True, False, False)),
+        (30, 6, (True, True, False)),
+        (400, 6, (True, True, True)),
     ],
 )
-def test_percentiles_of_few_samples_are_none_and_so_are_their_bounds(
-    samples: int, known: tuple[bool, bool, bool]
+def test_a_percentile_that_the_rounds_do_not_bound_is_none(
+    samples: int, rounds: int, known: tuple[bool, bool, bool]
 ) -> None:
-    latency = of(samples_of(list(range(1, samples + 1))))
+    latency = of(rounds_of(list(range(1, samples + 1)), rounds))
     assert tuple(p is not None for p in (latency.p90_ns, latency.p95_ns, latency.p99_ns)) == known
-    assert tuple(p is not None for p in (latency.p95_upper_ns, latency.p99_upper_ns)) == known[1:]
+    assert tuple(p is not None for p in (latency.p95_ns_ci, latency.p99_ns_ci)) == known[1:]
 
 
-def test_a_percentile_stands_with_a_bound_above_it() -> None:
-    latency = of(samples_of(list(range(1, 1001))))
+def test_a_percentile_stands_in_an_interval_over_rounds() -> None:
+    latency = of(rounds_of(list(range(1, 1001)), 6))
     assert (latency.p95_ns, latency.p99_ns) == (950.0, 990.0)
-    assert latency.p95_upper_ns is not None
-    assert latency.p99_upper_ns is not None
-    assert 950 < latency.p95_upper_ns < 970
-    assert 990 < latency.p99_upper_ns <= 1000
+    assert latency.p95_ns_ci is not None
+    assert 940 < latency.p95_ns_ci[0] < 950 < latency.p95_ns_ci[1] < 960
 
 
 def test_a_turn_that_only_one_of_the_two_took_part_in_does_not_count() -> None:

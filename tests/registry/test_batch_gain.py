@@ -45,8 +45,14 @@ def test_a_network_whose_answers_depend_on_the_neighbours_never_gets_any() -> No
     assert (found.size, found.why) == (1, "answers depend on the other photos of a batch")
 
 
-def test_a_fixed_batch_is_left_alone() -> None:
-    assert batching_of(plain, PHOTOS, fixed=1, sessions=1).size == 1
+@pytest.mark.parametrize("fixed", [1, 3, 8])
+def test_of_a_fixed_batch_as_many_photos_are_gathered(fixed: int) -> None:
+    def infer(batch: Any) -> Any:
+        assert len(batch) <= fixed
+        return plain(batch)
+
+    found = batching_of(infer, PHOTOS, fixed=fixed, sessions=1)
+    assert (found.size, found.photos_per_s) == (fixed, {})
 
 
 @pytest.mark.parametrize(

@@ -201,21 +201,24 @@ ms |   speed-up [95 %] |   RAM MB |
 
 B64, O64, F64 = "b" * 64, "1" * 64, "f" * 64
 RUN = "2026-01-02 03:04:05+00:00,Test CPU @ 2.00GHz,4,0.02"
+NO_RANGES = "," * 15
 CSV = f"""\
 run,variant,recipe,status,reason,backend,device,opset,digest,size_bytes,top1,drop,drop_ci_low,drop_ci_high,\
 p50_ms,p90_ms,p95_ms,p99_ms,speedup,speedup_ci_low,speedup_ci_high,throughput_ips,load_ms,peak_memory_bytes,\
 pareto,winner,crop,precision,computes,int8_share,half_share,fp32_share,casts,unfused_qdq,audit,validated,\
-same_answers,gpu_device_p50_ns,gpu_memory_bytes,gpu_joules,created_at,machine,cores,noise_floor
+same_answers,p95_ms_ci_low,p95_ms_ci_high,p99_ms_ci_low,p99_ms_ci_high,load_ms_range_low,load_ms_range_high,cold_start_ms,\
+cold_start_ms_range_low,cold_start_ms_range_high,peak_memory_bytes_range_low,peak_memory_bytes_range_high,\
+saturated_ips,saturated_ratio,saturated_ratio_ci_low,saturated_ratio_ci_high,gpu_device_p50_ns,gpu_memory_bytes,gpu_joules,created_at,machine,cores,noise_floor
 20260102-030405,baseline,baseline,ok,,onnxruntime,cpu,18,{B64},8000000,0.97,0.0,,,\
-10.0,11.0,12.0,13.0,1.0,,,95.5,50.0,40000000,True,False,,,,,,,,,,,False,,,,{RUN}
+10.0,11.0,12.0,13.0,1.0,,,95.5,50.0,40000000,True,False,,,,,,,,,,,False,{NO_RANGES},,,{RUN}
 20260102-030405,int8-static[method=entropy],int8-static,ok,,onnxruntime,cpu,18,{O64},2130000,0.9675,0.0025,\
--0.003,0.00987,4.85,11.0,12.0,,2.05,2.0,2.1,95.5,50.0,40000000,True,True,,,,,,,,,,,False,,,,{RUN}
+-0.003,0.00987,4.85,11.0,12.0,,2.05,2.0,2.1,95.5,50.0,40000000,True,True,,,,,,,,,,,False,{NO_RANGES},,,{RUN}
 20260102-030405,fp16,fp16,ok,,onnxruntime,cpu,18,{F64},8000000,0.97,-0.001,-0.004,0.002,\
-10.0,11.0,12.0,13.0,0.996,0.981,1.012,95.5,50.0,40000000,False,False,,,,,,,,,,,False,,,,{RUN}
+10.0,11.0,12.0,13.0,0.996,0.981,1.012,95.5,50.0,40000000,False,False,,,,,,,,,,,False,{NO_RANGES},,,{RUN}
 20260102-030405,"broken[a,b]",broken,failed,"RuntimeError: <class 'Conv'> & ""more"" to come",\
-onnxruntime,cpu,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,False,,,,{RUN}
+onnxruntime,cpu,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,False,{NO_RANGES},,,{RUN}
 20260102-030405,gpu,gpu,skipped,no CUDA device,\
-onnxruntime,cuda,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,False,,,,{RUN}
+onnxruntime,cuda,,{B64},,,,,,,,,,,,,,,,False,False,,,,,,,,,,,False,{NO_RANGES},,,{RUN}
 """
 
 

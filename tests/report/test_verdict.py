@@ -71,10 +71,11 @@ def lines(comparison: Comparison, title: str, *, verbose: bool = False) -> list[
         (reasons.LatencyShortfall(p50_ns=10e6, limit_ns=2.5e6), "p50 10.00 ms (budget 2.5)"),
         (
             reasons.BatchShortfall(batch_size=8),
-            "timed in batches of 8, and the server answers photo by photo",
+            "timed in batches of 8, which win only with `objective: throughput`",
         ),
         (reasons.UnmeasuredShortfall(what="accuracy"), "accuracy not measured"),
         (reasons.UnmeasuredShortfall(what="latency"), "not measured to the end"),
+        (reasons.UnmeasuredShortfall(what="throughput"), "throughput not measured"),
         (reasons.LeakShortfall(cause="3 photos are in both"), "3 photos are in both"),
         (
             reasons.LeakShortfall(cause=SHARED),

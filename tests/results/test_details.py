@@ -1,6 +1,7 @@
 """Everything a run knows of one variant, read from a small run folder."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tests.builders import absent_trial, run_info, trial
 from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
+from workbench.measure.readings import Readings
 from workbench.measure.records import Saturation, WholePath
 from workbench.registry.model_card import saturation_words
 from workbench.report.details import answer, text
@@ -50,10 +52,12 @@ def measured() -> TrialResult:
         cold_start_s=0.25,
         steady_memory_bytes=30_000_000,
         saturated_ips=321.0,
+        saturated_log_ratios=(math.log(1.8),) * 6,
+        readings=Readings(load_s=(0.05, 0.045, 0.07), peak_memory_bytes=(40_000_000, 41_000_000)),
         whole_path=(PATH,),
     )
     assert made.latency is not None
-    known = {"confirmed": True, "settled": False, "p95_upper_ns": 6.5e6, "p99_ns": None}
+    known = {"confirmed": True, "settled": False, "p95_ns_ci": (5.5e6, 6.5e6), "p99_ns": None}
     return made.model_copy(update={"latency": made.latency.model_copy(update=known)})
 
 
@@ -72,15 +76,16 @@ def test_the_text_is_this(folder: RunFolder, measured: TrialResult) -> None:
         "  new confusion: rust taken for well, 1\n"
         "latency, from the final rounds: 300 hot calls in 6 rounds\n"
         "  speed-up 2.079 [1.931, 2.238]; batch 1\n"
-        "  ms: p50 4.76, p90 5.24, p95 5.71 (at most 6.50), p99 of too few samples, cold p50 7.14\n"
+        "  ms: p50 4.76, p90 5.24, p95 5.71 [5.50, 6.50], p99 of too few rounds, cold p50 7.14\n"
         "  at least one launch never settled in its warm-up\n"
         "cost\n"
         "  file 8.0 MB\n"
-        "  load 50.0 ms\n"
+        "  load 50.0 ms (45.0 to 70.0 in 3 launches)\n"
         "  cold start 250.0 ms\n"
-        "  peak memory 40.0 MB\n"
+        "  peak memory 40.0 MB (40.0 to 41.0 in 2 launches)\n"
         "  steady memory 30.0 MB\n"
         "  all processors 321.0 photos/s\n"
+        "  1.80 times the baseline's photos a second [1.80, 1.80]\n"
         "  photo of 256 px: 8.00 ms = decode 2.00 + preprocess 1.00 + inference 4.50 + rest 0.50"
     )
 

@@ -1,5 +1,6 @@
 """From measured trials to a decision, and the reasons that are given for it."""
 
+import math
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.builders import absent_trial, counts, per_class, run_info, trial
 from workbench.measure.early_stopping import LostRace
+from workbench.measure.readings import Readings
 from workbench.measure.records import Latency, SameAnswers, TooFewToSplit, WholePath
 from workbench.results import reasons
 from workbench.results.certification import certification_shortfalls
@@ -205,6 +207,38 @@ def test_the_objective_decides_what_best_means(objective: str, winner: str) -> N
     assert compare(run_info(budget=Budget(objective=objective)), rivals).winner == winner
 
 
+def saturated(made: TrialResult, ratio: float, launches: int = 6) -> TrialResult:
+    return made.model_copy(update={"saturated_log_ratios": (math.log(ratio),) * launches})
+
+
+def test_by_throughput_a_batch_may_win_and_what_was_not_measured_may_not() -> None:
+    batched = saturated(timing(trial("batched", speedup=1.2), batch_size=8), 1.8)
+    rivals = [saturated(trial("baseline"), 1.0), saturated(trial("fast", speedup=3.0), 1.5), batched]
+    unknown = trial("unknown", speedup=5.0)
+    got = compare(run_info(budget=Budget(objective="throughput")), [*rivals, unknown])
+    assert got.winner == "batched"
+    winner = only(got, reasons.Winner)
+    assert (winner.objective, winner.saturated_ratio) == ("throughput", pytest.approx(1.8))
+    assert winner.saturated_ratio_ci == pytest.approx((1.8, 1.8))
+    assert shortfalls(unknown, got.info) == (reasons.UnmeasuredShortfall(what="throughput"),)
+    assert [row.saturated_ratio for row in got.rows] == [1.0, pytest.approx(1.5), pytest.approx(1.8), None]
+    assert got.rows[0].saturated_ratio_ci is None
+
+
+def test_few_launches_give_a_ratio_of_throughput_without_an_interval() -> None:
+    (row,) = compare(run_info(), [saturated(trial("few"), 1.5, launches=5)]).rows
+    assert (row.saturated_ratio, row.saturated_ratio_ci) == (pytest.approx(1.5), None)
+
+
+def test_a_row_has_the_ranges_of_several_launches_in_its_own_units() -> None:
+    read = Readings(load_s=(0.05, 0.07, 0.04), cold_start_s=(0.3,), peak_memory_bytes=(10, 30))
+    made = timing(trial("any", readings=read, cold_start_s=0.3), p95_ns_ci=(5e6, 7e6))
+    (row,) = compare(run_info(), [made]).rows
+    assert (row.p95_ms_ci, row.p99_ms_ci) == (pytest.approx((5.0, 7.0)), None)
+    assert (row.load_ms_range, row.peak_memory_bytes_range) == (pytest.approx((40.0, 70.0)), (10, 30))
+    assert (row.cold_start_ms, row.cold_start_ms_range) == (pytest.approx(300.0), None)
+
+
 def test_the_noise_of_times_does_not_blur_sizes_or_memory() -> None:
     info = run_info(noise_floor=0.5, budget=Budget(objective="memory"))
     rivals = [
@@ -284,7 +318,8 @@ def test_the_keys_of_a_row_are_the_documented_ones() -> None:
         "variant recipe status reason backend device opset digest size_bytes top1 drop drop_ci p50_ms p90_ms "
         "p95_ms p99_ms speedup speedup_ci throughput_ips load_ms peak_memory_bytes pareto winner "
         "crop precision computes int8_share half_share fp32_share casts unfused_qdq audit validated "
-        "same_answers gpu"
+        "same_answers p95_ms_ci p99_ms_ci load_ms_range cold_start_ms cold_start_ms_range "
+        "peak_memory_bytes_range saturated_ips saturated_ratio saturated_ratio_ci gpu"
     )
 
 
@@ -360,7 +395,7 @@ def test_what_is_known_before_timing_leaves_out_the_latency_and_nothing_else() -
     assert shortfalls(missed, info) == (*known, reasons.LatencyShortfall(p50_ns=10e6, limit_ns=3e6))
 
 
-def test_times_of_batches_do_not_make_a_winner_because_the_server_answers_photo_by_photo() -> None:
+def test_times_of_batches_do_not_make_a_winner_because_each_photo_would_wait() -> None:
     batched = timing(trial("batched", speedup=3.0), batch_size=8)
     got = compare(run_info(), [trial("baseline"), batched])
     assert got.winner == "baseline"

@@ -52,7 +52,9 @@ ROW_KEYS = [
     "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes", "top1",
     "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci", "throughput_ips",
     "load_ms", "peak_memory_bytes", "pareto", "winner", "crop", "precision", "computes", "int8_share",
-    "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated", "gpu",
+    "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated", "p95_ms_ci", "p99_ms_ci",
+    "load_ms_range", "cold_start_ms", "cold_start_ms_range", "peak_memory_bytes_range", "saturated_ips",
+    "saturated_ratio", "saturated_ratio_ci", "gpu",
 ]  # fmt: skip
 # The checkpoint states `resize_shorter_side`, and sizes are rounded as its layout documents.
 CONTRACT = Preprocess(resize=36, crop=32, mean=MEAN, std=STD, rounding="albumentations")
@@ -222,6 +224,12 @@ def test_what_was_measured_is_complete(run_folder: RunFolder) -> None:
         assert trial.accuracy.images + (trial.certification.images if trial.certification else 0) == 40
         assert trial.size_bytes and trial.load_s and trial.build_s
         assert 1e6 < (trial.peak_memory_bytes or 0) < 2e9
+        # Finalists are launched again: two rounds at least, after the check's own launch.
+        if trial.latency.confirmed:
+            assert trial.readings is not None
+            assert {len(values) >= 3 for values in trial.readings.model_dump().values()} == {True}
+            assert trial.saturated_ips and len(trial.saturated_log_ratios) >= 2
+            assert trial.whole_path
 
 
 def test_opset_precision_and_provider_are_read_back(run_folder: RunFolder) -> None:

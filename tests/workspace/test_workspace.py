@@ -119,7 +119,11 @@ def test_everything_that_is_named_must_be_there(folder: Path, section: str, key:
             "budget.max_acuracy_drop: unknown key",
             "did you mean `max_accuracy_drop`?",
         ),
-        ("budget: {objective: speed}", "budget.objective: `speed` is not one of latency, size, memory", None),
+        (
+            "budget: {objective: speed}",
+            "budget.objective: `speed` is not one of latency, size, memory, throughput",
+            None,
+        ),
         (
             "budget: {max_accuracy_drop: -0.1}",
             "budget.max_accuracy_drop: input should be greater than or equal to 0 (got -0.1)",

@@ -71,8 +71,8 @@ class RuntimeSettings(Record):
     )
     batch: PositiveInt = Field(
         1,
-        description="Photos per call while timing. Larger ones are reported and never win: the server "
-        "answers photo by photo.",
+        description="Photos per call while timing. Larger ones make each photo wait, and win only with "
+        "`objective: throughput`.",
     )
     precision: Hint | None = Field(
         None,

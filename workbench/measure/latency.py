@@ -20,7 +20,8 @@ from typing import Protocol
 from workbench.measure import early_stopping, heats
 from workbench.measure.bursts import FEWEST_TURNS, plan_turns
 from workbench.measure.records import BASELINE, TWIN, Environment, Latency, TimingEnd
-from workbench.measure.stats import Ratio, hodges_lehmann, percentile, percentile_upper_bound
+from workbench.measure.stats import Ratio, hodges_lehmann, percentile
+from workbench.measure.tails import percentile_interval
 from workbench.system.child import ChildError
 from workbench.system.progress import Progress, Report, Standing, time_left_s
 
@@ -361,16 +362,21 @@ def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: boo
     if not hot:
         return None
     ratios = log_ratios(replace(measured, samples=pair), baseline)
+    rounds: dict[int, list[int]] = {}
+    for sample in own:
+        if sample.call > 0:
+            rounds.setdefault(sample.round, []).append(sample.time_ns)
+    p95_ci, p99_ci = (percentile_interval(list(rounds.values()), fraction) for fraction in (0.95, 0.99))
     return Latency(
         batch_size=measured.batch_sizes.get(variant, 1),
         samples=len(hot),
         mean_ns=fmean(hot),
         p50_ns=median(hot),
         p90_ns=percentile(hot, 0.90),
-        p95_ns=percentile(hot, 0.95),
-        p99_ns=percentile(hot, 0.99),
-        p95_upper_ns=percentile_upper_bound(hot, 0.95),
-        p99_upper_ns=percentile_upper_bound(hot, 0.99),
+        p95_ns=p95_ci and percentile(hot, 0.95),
+        p99_ns=p99_ci and percentile(hot, 0.99),
+        p95_ns_ci=p95_ci,
+        p99_ns_ci=p99_ci,
         cold_p50_ns=median(s.time_ns for s in own if s.call == 0),
         round_log_ratios=tuple(ratios.get(variant, {}).values()),
         settled=variant not in measured.unsettled,

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt
 
 from workbench.backends import Engine
-from workbench.measure.stats import PairedDrop
+from workbench.measure.stats import Interval, PairedDrop
 from workbench.system.records import Record
 
 BASELINE = "baseline"
@@ -193,13 +193,16 @@ class Environment(Record):
 class Latency(Record):
     """One session, one batch at a time. The raw samples are in `latency.parquet`.
 
-    p90_ns, p95_ns, p99_ns: None where there are too few samples to bound them (29, 59 and 299).
-    p95_upper_ns, p99_upper_ns: their distribution-free 95 % upper bounds.
+    p90_ns: None with fewer than 29 samples. p95_ns, p99_ns: None where the rounds give no interval for them.
+    p95_ns_ci, p99_ns_ci: their two-sided 95 % intervals over rounds; None in older runs.
     cold_p50_ns: median of the first call after other sessions had the processor; all others are hot.
     round_log_ratios: per round of fresh launches, log(variant time / baseline time) of one photo, paired.
     settled: every launch reached a steady state in its warm-up.
     confirmed: timed in the final rounds, which are published.
     """
+
+    # Upper bounds that took the calls as independent.
+    REMOVED: ClassVar = dict.fromkeys(("p95_upper_ns", "p99_upper_ns"))
 
     batch_size: int
     samples: int
@@ -208,8 +211,8 @@ class Latency(Record):
     p90_ns: float | None
     p95_ns: float | None
     p99_ns: float | None
-    p95_upper_ns: float | None = None
-    p99_upper_ns: float | None = None
+    p95_ns_ci: Interval | None = None
+    p99_ns_ci: Interval | None = None
     cold_p50_ns: float
     round_log_ratios: tuple[float, ...]
     settled: bool

@@ -42,17 +42,6 @@ def percentile(values: Sequence[float], fraction: float) -> float | None:
     return float(sorted(values)[math.ceil(fraction * len(values)) - 1])
 
 
-def percentile_upper_bound(values: Sequence[float], fraction: float) -> float | None:
-    """A distribution-free 95 % upper bound of a percentile: the k-th smallest value, for the smallest k with
-    P(Binomial(n, fraction) < k) >= 95 %; None where not even the largest value is one."""
-    import numpy as np
-    from scipy.special import bdtr
-
-    n = len(values)
-    below = np.searchsorted(bdtr(np.arange(n), n, fraction), CONFIDENCE)
-    return float(sorted(values)[below]) if below < n else None
-
-
 def wilson(correct: int, total: int) -> Interval:
     """Two-sided 95 % score interval of a proportion, as fractions of 1.
 

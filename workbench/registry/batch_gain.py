@@ -34,17 +34,22 @@ class Batching(Record):
 def batching_of(infer: Infer, photos: Batch, *, fixed: int, sessions: int, device: str = "cpu") -> Batching:
     """Time calls of one photo against calls of several, of photos (n, ...) as the session takes them.
 
-    fixed: batch size of the artifact, 0 where it is free. sessions: calls a server makes at a time.
+    fixed: batch size of the artifact, 0 where it is free: a call of fewer costs as much, so as many are
+    gathered. sessions: calls a server makes at a time.
     """
     import numpy as np
 
-    if fixed != 0:
-        return Batching(size=1, photos_per_s={}, why=f"the artifact takes {plural(fixed, 'photo')} a call")
+    why = f"the artifact takes {plural(fixed, 'photo')} a call"
+    if fixed == 1:
+        return Batching(size=1, photos_per_s={}, why=why)
+    photos = photos[: fixed or len(photos)]
     single = np.concatenate([infer(photos[i : i + 1]) for i in range(len(photos))])
     together = infer(photos)
     # Dynamic quantisation takes its scale from the whole batch.
     if not np.allclose(single, together, rtol=0, atol=SAME[device] * float(np.abs(single).max())):
         return Batching(size=1, photos_per_s={}, why="answers depend on the other photos of a batch")
+    if fixed:
+        return Batching(size=fixed, photos_per_s={}, why=why)
     batches = {}
     for size in (1, *SIZES):
         batch = np.resize(photos, (size, *photos.shape[1:]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from workbench.errors import plural
 from workbench.measure.records import AT_RISK
-from workbench.report import cells, gpu
+from workbench.report import cells, gpu, throughput
 from workbench.report.verdict import Section, sections
 from workbench.results.records import RunInfo
 from workbench.results.verdict import Comparison, Row
@@ -30,9 +30,13 @@ def contents(comparison: Comparison, columns: cells.Columns, *, verbose: bool, a
     found = [*sections(comparison, verbose=verbose), Section("What really ran", tuple(ran))]
     return Contents(
         facts=tuple(fact for fact in facts if fact is not None),
-        grids=(cells.grid(rows, columns), *(gpu.grids(info, rows) if columns == "speed" else ())),
+        grids=(cells.grid(rows, columns), *(_more_grids(info, rows) if columns == "speed" else ())),
         sections=tuple(section for section in found if section.lines),
     )
+
+
+def _more_grids(info: RunInfo, rows: Sequence[Row]) -> list[cells.Grid]:
+    return [*throughput.grids(info, rows), *gpu.grids(info, rows)]
 
 
 def _photos(info: RunInfo) -> str:

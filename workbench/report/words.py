@@ -26,10 +26,10 @@ def points(fraction: float) -> str:
     return signed(100 * fraction)
 
 
-def times(speedup: float, interval: tuple[float, float] | None = None) -> str:
+def times(ratio: float, interval: tuple[float, float] | None = None, what: str = "speed") -> str:
     """`1.05 times the baseline's speed [1.04, 1.07]`."""
     bounds = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-    return f"{speedup:.2f} times the baseline's speed{bounds}"
+    return f"{ratio:.2f} times the baseline's {what}{bounds}"
 
 
 def wrapped(text: str, indent: str, first: str | None = None, width: int = WIDTH) -> list[str]:

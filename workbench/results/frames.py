@@ -27,13 +27,14 @@ class Column:
 
 TEXT, COUNT, FRACTION, FLAG = "string", "Int64", "float64", "bool"
 DTYPES = {int: COUNT, float: FRACTION, bool: FLAG}
+ENDS = ("_ci", "_range")  # fields that are two numbers
 
 
 def _row_columns() -> Iterator[Column]:
-    """A column for each field of a row, for an interval two; `gpu` has columns of its own."""
+    """A column for each field of a row, for its ends two; `gpu` has columns of its own."""
     for name, hint in get_type_hints(Row, include_extras=True).items():
         kind, meaning = get_args(hint)
-        if name.endswith("_ci"):
+        if name.endswith(ENDS):
             yield Column(f"{name}_low", FRACTION, f"lower end of {meaning}")
             yield Column(f"{name}_high", FRACTION, "upper end of it")
         elif name != "gpu":
@@ -103,7 +104,7 @@ def _record(comparison: Comparison, row: Row) -> dict[str, object]:
         value = getattr(row, name)
         if name == "gpu":
             record |= {f"gpu_{figure}": value and getattr(value, figure) for figure in GPU_FIGURES}
-        elif name.endswith("_ci"):
+        elif name.endswith(ENDS):
             record[f"{name}_low"], record[f"{name}_high"] = value or (None, None)
         else:
             record[name] = value

@@ -13,7 +13,7 @@ from workbench.measure.records import NoneHeldOut, TimingEnd, WholePath
 from workbench.measure.stats import Interval
 from workbench.system.records import Record
 
-Objective = Literal["latency", "size", "memory"]
+Objective = Literal["latency", "size", "memory", "throughput"]
 Status = Literal["ok", "failed", "skipped", "pruned"]
 
 
@@ -74,7 +74,7 @@ class BatchShortfall(Record):
 
 class UnmeasuredShortfall(Record):
     kind: Literal["unmeasured"] = "unmeasured"
-    what: Literal["accuracy", "latency"]
+    what: Literal["accuracy", "latency", "throughput"]
 
 
 class LeakShortfall(Record):
@@ -185,7 +185,7 @@ class Winner(Record):
     the answers are the baseline's.
 
     images: photos it was chosen on. tolerance: costs closer than that fraction are the same.
-    whole_path: from a photo's bytes to its class.
+    whole_path: from a photo's bytes to its class. saturated_ratio: photos a second over the baseline's.
     """
 
     kind: Literal["winner"] = "winner"
@@ -199,6 +199,8 @@ class Winner(Record):
     size_bytes: int | None
     tolerance: float
     whole_path: tuple[WholePath, ...] = ()
+    saturated_ratio: float | None = None
+    saturated_ratio_ci: Interval | None = None
 
 
 class Outcome(Record):

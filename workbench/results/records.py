@@ -9,6 +9,7 @@ from workbench.backends import Runtime, removed_setting
 from workbench.backends.artifact import ExportRecord
 from workbench.backends.audit import Audit
 from workbench.backends.softmax import OutputKind
+from workbench.measure.readings import Readings
 from workbench.measure.records import (
     Accuracy,
     Conditions,
@@ -59,6 +60,8 @@ class TrialResult(Record):
     runtime in it. accuracy: on the selection photos; certification: on the held-out photos.
     same_answers: it computes the baseline's function; None where it does not, and in older runs.
     saturated_ips: photos a second with every processor busy, as the server would run it.
+    saturated_log_ratios: per fresh launch, log(that / the baseline's), paired; empty where not measured so.
+    readings: of several launches, whose medians are load_s, cold_start_s and *_memory_bytes.
     preprocess: its own, where it is not the run's. audit: what really ran.
     saturation: what 16-bit accumulation, as on CPUs without VNNI, would change; None where nothing could.
     """
@@ -94,6 +97,8 @@ class TrialResult(Record):
     same_answers: SameAnswers | None = None
     latency: Latency | None = None
     saturated_ips: float | None = None
+    saturated_log_ratios: tuple[float, ...] = ()
+    readings: Readings | None = None
     whole_path: tuple[WholePath, ...] = ()
     preprocess: Recorded | None = None
     audit: Audit | None = None
@@ -114,7 +119,8 @@ class Budget(Record):
     )
     objective: Objective = Field(
         "latency",
-        description="The winner has the least `latency`, `size` or `memory` of all within the budget.",
+        description="The winner has the least `latency`, `size` or `memory` of all within the budget, or the "
+        "most `throughput`: photos a second with every processor busy, as a server calls, batches included.",
     )
     max_size_mb: Annotated[float, Field(gt=0)] | None = Field(
         None,

@@ -12,10 +12,10 @@ from workbench.measure.records import BASELINE, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.results import reasons
 from workbench.results.certification import accuracy_shortfalls, certification, certification_shortfalls
+from workbench.results.cost import SMALLEST_DIFFERENCE, cost, cost_tolerance, throughput, tolerance
+from workbench.results.ranges import ranges_of
 from workbench.results.records import RunInfo, TrialResult
 
-UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
-SMALLEST_DIFFERENCE = 0.01  # speeds closer than this, or than the noise floor, are the same
 CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
 SEEN = ("ok", "pruned")  # measured, if only until it could not win any more
@@ -71,6 +71,15 @@ class Row:
     audit: Annotated[str | None, "what ran, in one sentence"] = None
     validated: Annotated[str | None, "kinds of processor on which its INT8 arithmetic is exact"] = None
     same_answers: Annotated[bool, "it computes the baseline's function: no photo tells them apart"] = False
+    p95_ms_ci: Annotated[Interval | None, "p95's 95 % interval over rounds"] = None
+    p99_ms_ci: Annotated[Interval | None, "p99's 95 % interval over rounds"] = None
+    load_ms_range: Annotated[Interval | None, "load_ms over launches"] = None
+    cold_start_ms: Annotated[float | None, "from a process's start to its first answer, milliseconds"] = None
+    cold_start_ms_range: Annotated[Interval | None, "cold_start_ms over launches"] = None
+    peak_memory_bytes_range: Annotated[Interval | None, "peak_memory_bytes over launches"] = None
+    saturated_ips: Annotated[float | None, "photos a second with every processor busy"] = None
+    saturated_ratio: Annotated[float | None, "saturated_ips over the baseline's, paired"] = None
+    saturated_ratio_ci: Annotated[Interval | None, "saturated_ratio's 95 % interval over launches"] = None
     gpu: GpuUse | None = None
 
 
@@ -98,7 +107,7 @@ class Comparison:
 
 def compare(info: RunInfo, trials: Trials) -> Comparison:
     """Judge the trials of one run under its budget."""
-    front = pareto_front(trials, _tolerance(info))
+    front = pareto_front(trials, tolerance(info))
     winner = choose(info, trials)
     rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
     return Comparison(rows, _verdict(info, trials, winner), info)
@@ -162,7 +171,11 @@ def shortfalls(trial: TrialResult, info: RunInfo) -> tuple[reasons.Shortfall, ..
     if trial.status not in SEEN or trial.latency is None or trial.size_bytes is None:
         return (reasons.UnmeasuredShortfall(what="latency"),)
     found = list(untimed_shortfalls(trial, info))
-    if trial.latency.batch_size > 1:
+    batched, objective = trial.latency.batch_size > 1, info.budget.objective
+    if objective == "throughput" and throughput(trial) is None:
+        found.append(reasons.UnmeasuredShortfall(what="throughput"))
+    # A server gathers photos into batches: that takes longer for each, and does more of them a second.
+    if batched and objective != "throughput":
         found.append(reasons.BatchShortfall(batch_size=trial.latency.batch_size))
     limit_ns = _limit(info.budget.max_latency_ms)
     if trial.latency.p50_ns > limit_ns:
@@ -203,7 +216,7 @@ def ranked(info: RunInfo, trials: Trials) -> list[TrialResult]:
     fit = fitting(info, trials)
     # The best of many unconfirmed times is partly luck.
     confirmed = [trial for trial in fit if trial.latency and trial.latency.confirmed]
-    return sorted(confirmed or fit, key=lambda trial: _cost(trial, info))
+    return sorted(confirmed or fit, key=lambda trial: cost(trial, info))
 
 
 def choose(info: RunInfo, trials: Trials) -> TrialResult | None:
@@ -214,17 +227,17 @@ def choose(info: RunInfo, trials: Trials) -> TrialResult | None:
     """
     if not (pool := ranked(info, trials)):
         return None
-    tied = [t for t in pool if _cost(t, info) <= _cost(pool[0], info) * (1 + _cost_tolerance(info))]
+    tied = [t for t in pool if cost(t, info) <= cost(pool[0], info) * (1 + cost_tolerance(info))]
     smallest = min(trial.size_bytes or 0 for trial in tied)
     small = [t for t in tied if (t.size_bytes or 0) <= smallest * (1 + SMALLEST_DIFFERENCE)]
-    return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, _cost(trial, info)))
+    return min(small, key=lambda trial: (trial.steps, trial.variant != BASELINE, cost(trial, info)))
 
 
 def _close_behind(info: RunInfo, trials: Trials, winner: TrialResult) -> Iterator[reasons.CloseBehind]:
     """Those that fit the budget and equal the winner within the noise, or are little worse."""
-    tolerance, best = _cost_tolerance(info), _cost(winner, info)
+    tolerance, best = cost_tolerance(info), cost(winner, info)
     for trial in fitting(info, trials):
-        ratio, speedup = _cost(trial, info) / best if best else 1.0, speed(trial)
+        ratio, speedup = cost(trial, info) / best if best else 1.0, speed(trial)
         tied = 1 / (1 + tolerance) <= ratio <= 1 + tolerance
         if trial is not winner and (tied or (trial.variant != BASELINE and 1 <= ratio <= 1 + CLOSE)):
             yield reasons.CloseBehind(
@@ -238,14 +251,15 @@ def _close_behind(info: RunInfo, trials: Trials, winner: TrialResult) -> Iterato
 
 def _better_ones_lost(info: RunInfo, trials: Trials, winner: TrialResult) -> list[reasons.OverBudget]:
     """The best of those that the objective would have preferred, had they kept the budget."""
-    costs = [(_cost(t, info), t) for t in trials if t.status == "ok" and speed(t) is not None]
-    better = sorted((pair for pair in costs if pair[0] < _cost(winner, info)), key=lambda pair: pair[0])
+    costs = [(cost(t, info), t) for t in trials if t.status == "ok" and speed(t) is not None]
+    better = sorted((pair for pair in costs if pair[0] < cost(winner, info)), key=lambda pair: pair[0])
     return _over_budget(info, [trial for _, trial in better[:BETTER_ONES]])
 
 
 def _merits(info: RunInfo, trial: TrialResult) -> reasons.Winner:
     # The baseline's own speed-up and drop are 1 and 0 by definition.
     ratio, drop = (None, None) if trial.variant == BASELINE else (speed(trial), paired_drop(trial))
+    more = None if trial.variant == BASELINE else throughput(trial)
     return reasons.Winner(
         variant=trial.variant,
         objective=info.budget.objective,
@@ -255,8 +269,10 @@ def _merits(info: RunInfo, trial: TrialResult) -> reasons.Winner:
         drop_upper=drop and (None if trial.same_answers else drop.upper_bound()),
         images=trial.accuracy and trial.accuracy.images,
         size_bytes=trial.size_bytes,
-        tolerance=_cost_tolerance(info),
+        tolerance=cost_tolerance(info),
         whole_path=trial.whole_path,
+        saturated_ratio=more and more.ratio,
+        saturated_ratio_ci=more and more.interval,
     )
 
 
@@ -270,25 +286,6 @@ def undecided(info: RunInfo, trials: Trials) -> reasons.Undecided | None:
     others = [trial for trial in trials if trial.status == "ok" and trial.variant != BASELINE]
     names = tuple(trial.variant for trial in others if (ratio := speed(trial)) and wide(ratio))
     return reasons.Undecided(variants=names, target=PRECISE, ended=info.timing_end) if names else None
-
-
-def _tolerance(info: RunInfo) -> float:
-    """What speeds must differ by, as a fraction, to be told apart."""
-    floor = UNKNOWN_FLOOR if info.noise_floor is None else info.noise_floor
-    return max(floor, SMALLEST_DIFFERENCE)
-
-
-def _cost(trial: TrialResult, info: RunInfo) -> float:
-    """What the objective minimises."""
-    if info.budget.objective == "latency":
-        return 1 / ratio.speedup if (ratio := speed(trial)) else math.inf
-    sizes = {"size": trial.size_bytes, "memory": trial.peak_memory_bytes}
-    return float(sizes[info.budget.objective] or 0)
-
-
-def _cost_tolerance(info: RunInfo) -> float:
-    """The noise floor is of times; sizes and memory have none."""
-    return _tolerance(info) if info.budget.objective == "latency" else SMALLEST_DIFFERENCE
 
 
 def pareto_front(trials: Trials, tolerance: float = SMALLEST_DIFFERENCE) -> set[str]:
@@ -316,18 +313,14 @@ def _row(trial: TrialResult, *, pareto: bool, winner: bool) -> Row:
     recorded: dict[str, Any] = {
         name: value for source in (trial, trial.audit) for name, value in source or () if name in names
     }
-    for name in ("p50", "p90", "p95", "p99"):
-        time_ns = getattr(timed, f"{name}_ns", None)
-        recorded[f"{name}_ms"] = None if time_ns is None else time_ns / 1e6
     return Row(
-        **recorded,
+        **{**recorded, **ranges_of(trial)},
         top1=trial.accuracy.top1 if trial.accuracy else None,
         drop=drop.drop if drop else None,
         drop_ci=drop.interval() if drop and other and not trial.same_answers else None,
         speedup=ratio.speedup if ratio else None,
         speedup_ci=ratio.interval if ratio and other and trial.status == "ok" else None,  # pruned: a bound
         throughput_ips=1e9 * timed.batch_size / timed.mean_ns if timed else None,
-        load_ms=None if trial.load_s is None else 1e3 * trial.load_s,
         pareto=pareto,
         winner=winner,
         crop=trial.preprocess.size[0] if trial.preprocess else None,

@@ -4,13 +4,10 @@ The fastest of many was partly lucky, so the winner, the runner-up and the basel
 fresh rounds, and those are the numbers published. How many rounds is fixed before the first of them.
 """
 
-import io
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from statistics import median
 
 from workbench.errors import WorkbenchError, plural
 from workbench.measure import samples
@@ -19,13 +16,13 @@ from workbench.measure.gpu.figures import sizes_of
 from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure, noise_floor
-from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, GpuUse, WholePath
+from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, GpuUse
 from workbench.measure.worker import Worker, use_of
-from workbench.photos.decode import decode
 from workbench.results.history import with_latency
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfalls
 from workbench.run.check_variant import Context
+from workbench.run.extras import candidates, saturated, with_extras
 from workbench.run.memory import fitted, needs_of, with_room
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
@@ -35,11 +32,7 @@ from workbench.system.progress import Progress
 FINAL_SHARE = 0.3  # of the time budget, at least
 FIRST_STAGE = 0.4  # of the rounds: made by a race, and by a final without one, as nothing is known beforehand
 FINALISTS = 3  # of no more variants, all are finalists, and there is no race
-SATURATE_S = 0.3
-SATURATE_TIMES = 3
-LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
 GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
-PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
 
 def time_all(
@@ -73,6 +66,10 @@ def _time_all(
             later_s = plan.budget_s - race.budget_s
             _session(context, sessions, RACE, names, contenders, race, needs, later_s=later_s)
             raced, left_s = sessions[RACE], plan.budget_s - (time.monotonic() - began)
+            if info.budget.objective == "throughput":
+                # Before the finalists are chosen, by it; theirs is measured again after them.
+                named = candidates(info, with_latency(trials, sessions))
+                trials = saturated(context, trials, named, budget_s=plan.budget_s)
             finalists = _finalists(_about(info, sessions), with_latency(trials, sessions))
             finalists = _affordable(finalists, raced, plan, left_s)
             rounds = _final_rounds(finalists, raced, plan)
@@ -83,11 +80,7 @@ def _time_all(
     finally:
         samples.save(sessions, context.folder.path / "latency.parquet")
     timed = with_latency(trials, sessions)
-    try:
-        timed = _with_extras(context, finalists, timed)
-    except ChildError as error:
-        # All that was timed counts without these figures.
-        context.report(Progress("failed", 0, 0, f"throughput and whole path: {error.message}"))
+    timed = with_extras(context, finalists, timed, timing_s=time.monotonic() - began)
     return _with_gpu_use(context, finalists, timed), _about(info, sessions)
 
 
@@ -174,28 +167,6 @@ def _final_rounds(finalists: Sequence[str], race: Measured, plan: Plan) -> int:
     return rounds_needed(spread, math.log1p(PRECISE / 2), least=plan.least, most=plan.rounds)
 
 
-def _with_extras(
-    context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
-) -> list[TrialResult]:
-    """The finalists with their throughput on all processors and the cost of the whole path of a photo."""
-    photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
-    ips: dict[str, list[float]] = {name: [] for name in finalists}
-    walks: dict[str, tuple[WholePath, ...]] = {}
-    with ExitStack() as stack:
-        workers = {name: stack.enter_context(context.worker(name)) for name in finalists}
-        for worker in workers.values():
-            worker.ready()
-            worker.warm_up()
-        for number in range(SATURATE_TIMES):
-            context.report(Progress("throughput and whole path", number, SATURATE_TIMES + 1))
-            for name, worker in workers.items():
-                ips[name].append(worker.saturate(SATURATE_S))
-        for name, worker in workers.items():
-            walks[name] = tuple(worker.walk_path(*photo) for photo in photos)
-    figures = {name: {"saturated_ips": median(ips[name]), "whole_path": walks[name]} for name in walks}
-    return [trial.model_copy(update=figures.get(trial.variant, {})) for trial in trials]
-
-
 def _with_gpu_use(
     context: Context, finalists: Sequence[str], trials: Sequence[TrialResult]
 ) -> list[TrialResult]:
@@ -235,14 +206,3 @@ def _gpu_use(context: Context, trial: TrialResult) -> GpuUse:
 
 def _gpu_failed(context: Context, variant: str, problem: str) -> None:
     context.report(Progress("failed", 0, 0, f"figures of the GPU for {variant}: {problem}"))
-
-
-def _resized_jpeg(context: Context, shorter_side: int) -> bytes:
-    """A validation photo as a JPEG whose shorter side has this many pixels, 4:3 where it is a large one."""
-    from PIL import Image
-
-    image = decode(context.prepared.validation.paths[0].read_bytes())
-    size = (shorter_side, shorter_side) if shorter_side < LARGE else (shorter_side * 4 // 3, shorter_side)
-    target = io.BytesIO()
-    image.resize(size, Image.Resampling.BICUBIC).save(target, "JPEG", quality=90)
-    return target.getvalue()

@@ -39,7 +39,7 @@ data:                                         # class folders of photos, or a CS
 #              mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}
 budget:
   max_accuracy_drop: 0.01                     # fraction of top-1, against FP32, proved at 95 %
-  objective: latency                          # or size, or memory
+  objective: latency                          # or throughput, size, memory
   # max_size_mb: 10
   # max_latency_ms: 20
   # max_memory_mb: 100

@@ -111,7 +111,7 @@ def _judged(variant: Variant, situation: Situation, objective: Objective, absent
     uncertain = expected == "unknown" and high >= PROMISING and math.sqrt(low * high) >= UNLIKELY
     promising = expected == "faster" or uncertain
     smaller = any(step.FAMILY != "tidying" for step in variant.steps)
-    worth = not found[0].stop and (promising if objective == "latency" else smaller)
+    worth = not found[0].stop and (promising if objective in ("latency", "throughput") else smaller)
     return Item(variant.name, variant.recipe, worth, expected, round(low, 2), round(high, 2), found)
 
 

@@ -1,0 +1,108 @@
+"""Photos a second at saturation, paired like latency: fresh launches, timed in turns with the baseline's.
+
+A launch is opened while no other computes, so its start and its memory are read on the way.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+from workbench.measure.latency import WarmUp
+from workbench.system.child import ChildError
+
+ROUNDS = 6  # of fresh launches: the fewest that give an interval
+LEAST_ROUNDS = 2
+WINDOW_S = 0.1
+TURNS = 3  # windows of each launch
+TOGETHER = 2  # variants that are open beside the baseline: each launch holds memory
+
+
+class Launched(Protocol):
+    """One process with one session (`worker.Worker`, or a simulated one in tests)."""
+
+    def ready(self) -> None: ...
+    def warm_up(self) -> WarmUp: ...
+    def saturate(self, seconds: float) -> float:
+        """Photos a second with every processor busy."""
+
+
+Open = Callable[[str], AbstractContextManager[Launched]]
+
+
+@dataclass(slots=True)
+class Saturated:
+    """Of one variant, per launch: photos a second, and the logarithm of that over the baseline's."""
+
+    ips: list[float] = field(default_factory=list)
+    log_ratios: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SaturatedLaunches:
+    """Rounds of fresh launches of all variants.
+
+    read: is given each launch once it is warm. report: takes the rounds made and asked.
+    found: by variant. failed: by variant, the message; those are launched no more.
+    """
+
+    baseline: str
+    open: Open
+    read: Callable[[str, Launched], None]
+    report: Callable[[int, int], None]
+    clock: Callable[[], float] = time.monotonic
+    seed: int = 0
+    found: dict[str, Saturated] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def measure(self, variants: Sequence[str], budget_s: float) -> None:
+        """As many rounds as the first one says that the budget holds. Raises ChildError where the baseline
+        fails."""
+        rng, others = random.Random(self.seed), [name for name in variants if name != self.baseline]
+        began, made, rounds = self.clock(), 0, ROUNDS
+        while made < rounds:
+            self.report(made, rounds)
+            rng.shuffle(others)
+            running = [name for name in others if name not in self.failed]
+            for start in range(0, max(1, len(running)), TOGETHER):
+                self._make_round([self.baseline, *running[start : start + TOGETHER]], rng)
+            made += 1
+            if made == 1:
+                cost_s = self.clock() - began
+                rounds = max(LEAST_ROUNDS, min(ROUNDS, int(budget_s / max(cost_s, 1e-9))))
+
+    def _make_round(self, names: list[str], rng: random.Random) -> None:
+        """One launch of each of these, one after the other; then they take turns."""
+        rng.shuffle(names)
+        launched: dict[str, Launched] = {}
+        turns: list[dict[str, float]] = []
+        with ExitStack() as stack:
+            for name in names:
+                with self._failure_noted(name, launched):
+                    launched[name] = stack.enter_context(self.open(name))
+                    launched[name].ready()
+                    launched[name].warm_up()
+                    self.read(name, launched[name])
+            for _ in range(TURNS):
+                turns.append({})
+                for name in rng.sample(list(launched), len(launched)):
+                    with self._failure_noted(name, launched):
+                        turns[-1][name] = launched[name].saturate(WINDOW_S)
+        for name in launched:
+            found = self.found.setdefault(name, Saturated())
+            found.ips.append(median(turn[name] for turn in turns))
+            found.log_ratios.append(median(math.log(turn[name] / turn[self.baseline]) for turn in turns))
+
+    @contextmanager
+    def _failure_noted(self, name: str, launched: dict[str, Launched]) -> Iterator[None]:
+        try:
+            yield
+        except ChildError as error:
+            if name == self.baseline:
+                raise
+            self.failed[name] = error.message
+            launched.pop(name, None)

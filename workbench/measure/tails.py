@@ -1,0 +1,42 @@
+"""Tail percentiles of calls that depend on each other, with their intervals: pure functions."""
+
+import math
+from collections.abc import Sequence
+
+from workbench.measure.launches import LEAST
+from workbench.measure.stats import TWO_SIDED, Interval, student_t_quantile
+
+
+def percentile_interval(rounds: Sequence[Sequence[float]], fraction: float) -> Interval | None:
+    """The two-sided 95 % interval of a percentile of all calls. rounds: the calls of each.
+
+    The calls of a launch are alike, so the rounds are the blocks: how the share of calls above the percentile
+    differs between them says how many independent calls they are worth. For so many, Clopper and Pearson's
+    interval of that share is read off the pooled calls. E. L. Korn and B. I. Graubard, "Confidence intervals
+    for proportions with small expected number of positive counts estimated from survey data", Survey
+    Methodology 24, 1998; R. S. Woodruff, JASA 47, 1952. None with fewer than `LEAST` rounds, and where the
+    largest call does not bound the percentile.
+    """
+    import numpy as np
+    from scipy.special import betaincinv
+
+    calls = sum(map(len, rounds))
+    if len(rounds) < LEAST or not all(map(len, rounds)):
+        return None
+    pooled = np.sort(np.concatenate([np.asarray(each, dtype=np.float64) for each in rounds]))
+    middle = pooled[math.ceil(fraction * calls) - 1]
+    above = [
+        len(each) / calls * (float(np.mean(np.asarray(each) > middle)) - 1 + fraction) for each in rounds
+    ]
+    error2 = len(rounds) / (len(rounds) - 1) * math.fsum(part * part for part in above)
+    worth = fraction * (1 - fraction) / error2 if error2 else math.inf
+    of_calls, of_rounds = (student_t_quantile(TWO_SIDED, count - 1) for count in (calls, len(rounds)))
+    # Never worth more than the calls there are.
+    worth = min(calls, worth * (of_calls / of_rounds) ** 2)
+    below, rest = worth * fraction, worth * (1 - fraction)
+    low = float(betaincinv(below, rest + 1, 1 - TWO_SIDED))
+    high = float(betaincinv(below + 1, rest, TWO_SIDED))
+    if (1 - high) * calls < 1:
+        return None  # Not even the largest call bounds it.
+    first, last = max(0, math.floor(low * calls) - 1), math.ceil(high * calls) - 1
+    return float(pooled[first]), float(pooled[last])
