@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from workbench.measure.records import BASELINE, Accuracy, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
@@ -19,7 +19,7 @@ CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
 SEEN = ("ok", "pruned")  # measured, if only until it could not win any more
 PRECISE = 0.02  # to either side: a speed known less precisely than that is undecided
-CAUSE: TypeAdapter[reasons.Cause] = TypeAdapter(reasons.Cause)
+CAUSE: TypeAdapter[reasons.Cause] = TypeAdapter(reasons.Cause, config=ConfigDict(defer_build=True))
 
 Trials = Sequence[TrialResult]
 
