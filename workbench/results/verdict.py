@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 from workbench.measure.records import BASELINE, Accuracy, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.results import reasons
+from workbench.results.ahead import ahead
 from workbench.results.records import Budget, RunInfo, TrialResult
 
 UNKNOWN_FLOOR = 0.1  # with too few rounds for a noise floor: what a busy machine may show
@@ -112,7 +113,7 @@ def _verdict(info: RunInfo, trials: Trials, winner: TrialResult | None) -> reaso
         found += _over_budget(info, judged)
     else:
         close = sorted(_close_behind(info, trials, winner), key=lambda behind: behind.ratio)
-        found.append(_merits(info, winner))
+        found += [_merits(info, winner), *ahead(info, winner, ranked(info, trials))]
         if winner.variant == BASELINE and others:
             found.append(reasons.Outcome(kind="baseline_wins"))
         found += [_certification(info, winner), *close, *_better_ones_lost(info, trials, winner)]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 from workbench.errors import WorkbenchError, plural
@@ -28,6 +29,7 @@ from workbench.system.child import ChildError
 from workbench.system.files import exclusive
 from workbench.system.machine import available_cpus
 from workbench.system.progress import Progress
+from workbench.system.spans import Stage
 
 FINAL_SHARE = 0.3  # of the time budget
 FINAL_ROUNDS = 12  # at most
@@ -35,6 +37,7 @@ SATURATE_S = 0.3
 SATURATE_TIMES = 3
 LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
 GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
+STAGES: dict[str, Stage] = {RACE: "race", FINAL: "final"}
 PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
 
@@ -46,11 +49,16 @@ def time_all(
     Returns the trials with their latency, or why they have none, and what was learnt of the machine. Raises
     WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
     """
-    with exclusive(
-        context.job.cache / "timing.lock",
-        lambda: context.report(Progress("waiting", 0, 0, "for another run on this machine to finish timing")),
-    ):
+    with ExitStack() as stack:
+        with context.spans.span("waiting"):
+            stack.enter_context(
+                exclusive(context.job.cache / "timing.lock", partial(_report_waiting, context))
+            )
         return _time_all(context, info, trials, plan)
+
+
+def _report_waiting(context: Context) -> None:
+    context.report(Progress("waiting", 0, 0, "for another run on this machine to finish timing"))
 
 
 def _time_all(
@@ -122,7 +130,8 @@ def _session(
         what = f"{session} of {plural(len(names), 'variant')}, rounds at most"
         context.report(replace(progress, what=what, left_s=(progress.left_s or 0.0) + later_s))
 
-    measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)
+    with context.spans.span(STAGES[session]):
+        measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)
     if (reason := measured.failed.get(BASELINE)) is not None:
         raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
 
