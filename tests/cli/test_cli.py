@@ -292,6 +292,15 @@ def test_reanalyse_shows_what_the_raw_samples_say(run: Run, workspace: Path) -> 
     assert "speed-up 3.000 [3.000, 3.000]" in shown.out
 
 
+def test_pairs_want_the_raw_samples_and_a_format_that_holds_them(run: Run, workspace: Path) -> None:
+    asked = ("compare", "--workspace", workspace, "--pairs")
+    shown = run(*asked)
+    assert (shown.code, shown.out) == (2, "")
+    assert "latency.parquet is not there: this run kept no raw samples" in shown.err
+    assert "with --pairs it is table, csv, json" in run(*asked, "--format", "html").err
+    assert "not allowed with --variant" in run(*asked, "--variant", "fp32").err
+
+
 def test_one_variant_is_shown_in_full_as_text_or_json(run: Run, workspace: Path) -> None:
     asked = ("compare", "--workspace", workspace, "--variant", "int8-static[method=minmax]")
     shown, data = run(*asked), run(*asked, "--format", "json")

@@ -12,9 +12,10 @@ from workbench.measure.early_stopping import LostRace
 from workbench.measure.latency import Measured, Sample, noise_floor
 from workbench.measure.records import FINAL, RACE, TWIN
 from workbench.results.folder import RunFolder, find_run
-from workbench.results.history import compare_runs, details_of, find_trial, with_latency
+from workbench.results.history import compare_runs, details_of, find_trial, record_timings, with_latency
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.machine import Machine
+from workbench.system.spans import Spans
 
 
 def saved_run(results: Path, info: RunInfo, trials: list[TrialResult]) -> str:
@@ -25,37 +26,38 @@ def saved_run(results: Path, info: RunInfo, trials: list[TrialResult]) -> str:
     return folder.run_id
 
 
+def test_where_the_time_went_is_added_to_the_run(tmp_path: Path) -> None:
+    run_id = saved_run(tmp_path, run_info(), [trial("baseline")])
+    (found,) = compare_runs(tmp_path, [], reanalyse=False)
+    spans = Spans()
+    spans.add("reading", 0.5)
+    assert record_timings(tmp_path, found, spans).info.timings == {"reading": 0.5}
+    assert RunFolder(tmp_path / run_id).info().timings == {"reading": 0.5}
+
+
 def test_the_latest_run_is_compared_unless_others_are_named(tmp_path: Path) -> None:
     first = saved_run(tmp_path, run_info(), [trial("baseline")])
     second = saved_run(tmp_path, run_info(), [trial("baseline"), trial("a", speedup=2.0)])
-    (latest,) = compare_runs(tmp_path, [], mix_machines=False, reanalyse=False)
+    (latest,) = compare_runs(tmp_path, [], reanalyse=False)
     assert latest.info.run_id == second
-    both = compare_runs(tmp_path, [first, second], mix_machines=False, reanalyse=False)
+    both = compare_runs(tmp_path, [first, second], reanalyse=False)
     assert [(c.info.run_id, c.winner) for c in both] == [(first, "baseline"), (second, "a")]
 
 
-def test_runs_of_different_machines_are_not_shown_together_unless_asked(tmp_path: Path) -> None:
-    info = run_info()
-    other: Machine = info.machine.model_copy(update={"cpu": "Another CPU"})
-    runs = [
-        saved_run(tmp_path, info, [trial("baseline")]),
-        saved_run(tmp_path, run_info(machine=other), [trial("baseline")]),
-    ]
-    with pytest.raises(WorkbenchError) as caught:
-        compare_runs(tmp_path, runs, mix_machines=False, reanalyse=False)
-    assert caught.value.message == "these runs were measured on 2 different machines"
-    assert "--mix-machines" in (caught.value.hint or "")
-    assert len(compare_runs(tmp_path, runs, mix_machines=True, reanalyse=False)) == 2
+def test_a_run_that_was_copied_from_elsewhere_is_named_by_its_folder(tmp_path: Path) -> None:
+    other: Machine = run_info().machine.model_copy(update={"cpu": "Another CPU"})
+    here = saved_run(tmp_path / "results", run_info(), [trial("baseline")])
+    there = saved_run(tmp_path / "elsewhere", run_info(machine=other), [trial("baseline")])
+    found = compare_runs(tmp_path / "results", [here, str(tmp_path / "elsewhere" / there)], reanalyse=False)
+    assert [comparison.info.machine.cpu for comparison in found] == ["Test CPU @ 2.00GHz", "Another CPU"]
+    with pytest.raises(WorkbenchError, match=r"elsewhere is not the folder of a run: it holds no run.json"):
+        compare_runs(tmp_path / "results", [str(tmp_path / "elsewhere")], reanalyse=False)
 
 
-def test_a_new_python_or_kernel_is_not_a_new_machine(tmp_path: Path) -> None:
-    info = run_info()
-    upgraded = info.machine.model_copy(update={"python": "3.14.0", "system": "Linux 7"})
-    runs = [
-        saved_run(tmp_path, info, [trial("baseline")]),
-        saved_run(tmp_path, run_info(machine=upgraded), [trial("baseline")]),
-    ]
-    assert len(compare_runs(tmp_path, runs, mix_machines=False, reanalyse=False)) == 2
+def test_a_new_python_or_kernel_is_not_a_new_machine() -> None:
+    machine = run_info().machine
+    upgraded = machine.model_copy(update={"python": "3.14.0", "system": "Linux 7"})
+    assert upgraded.fingerprint == machine.fingerprint
 
 
 def session(fast_ns: int, twin_off: float) -> Measured:
@@ -97,8 +99,8 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_the_raw_samples_give_the_same_comparison_again(results: Path) -> None:
-    stored = compare_runs(results, [], mix_machines=False, reanalyse=False)
-    again = compare_runs(results, [], mix_machines=False, reanalyse=True)
+    stored = compare_runs(results, [], reanalyse=False)
+    again = compare_runs(results, [], reanalyse=True)
     assert again == stored
     assert stored[0].info.noise_floor is not None
     assert stored[0].info.noise_floor > 0
@@ -113,7 +115,7 @@ def test_what_is_worked_out_again_comes_from_the_samples_and_not_from_the_record
     forged = fast.latency.model_copy(update={"p50_ns": 1.0, "round_log_ratios": (-3.0,) * 6, "samples": 1})
     folder.append(fast.model_copy(update={"latency": forged}))
     folder.save_info(folder.info().model_copy(update={"noise_floor": 0.5}))
-    (again,) = compare_runs(results, [], mix_machines=False, reanalyse=True)
+    (again,) = compare_runs(results, [], reanalyse=True)
     assert again.rows[1].speedup == pytest.approx(1.9, rel=0.02)
     assert again.rows[1].p50_ms == pytest.approx(2.1, rel=0.3)
     assert again.info.noise_floor is not None
@@ -134,7 +136,7 @@ def test_the_details_can_be_worked_out_again_too(results: Path) -> None:
 def test_a_run_that_kept_no_samples_cannot_be_worked_out_again(tmp_path: Path) -> None:
     saved_run(tmp_path, run_info(), [trial("baseline")])
     with pytest.raises(WorkbenchError, match="kept no raw samples"):
-        compare_runs(tmp_path, [], mix_machines=False, reanalyse=True)
+        compare_runs(tmp_path, [], reanalyse=True)
 
 
 def test_an_unknown_variant_is_answered_with_the_one_that_was_probably_meant(tmp_path: Path) -> None:
@@ -162,5 +164,5 @@ def test_times_of_batches_stay_by_photo_where_the_runtime_is_gone(tmp_path: Path
     info = run_info(runtimes={"baseline": OrtRuntime()})
     run_id = saved_run(tmp_path, info, [measured[0], measured[1].model_copy(update={"latency": eight})])
     samples.save({RACE: session(8_000_000, 0.0)}, tmp_path / run_id / "latency.parquet")
-    ((_, fast),) = (c.rows for c in compare_runs(tmp_path, [run_id], mix_machines=False, reanalyse=True))
+    ((_, fast),) = (c.rows for c in compare_runs(tmp_path, [run_id], reanalyse=True))
     assert fast.speedup == pytest.approx(4.0, rel=0.05)

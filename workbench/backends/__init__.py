@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from workbench.backends.base import Backend, Engine, Infer, OnDevice, RuntimeSettings, Session, backend_name
 from workbench.backends.null import NullRuntime
@@ -40,7 +40,7 @@ def _complete(given: object) -> object:
 
 
 Runtime = Annotated[_Settings, Field(discriminator="backend"), BeforeValidator(_complete)]
-RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
+RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime, config=ConfigDict(defer_build=True))
 
 
 def removed_setting(runtime: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """`compare`, `advise` and `explain`: what helps to choose."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
@@ -12,6 +13,7 @@ from workbench.cli.options import (
     Output,
     Quiet,
     Recipes,
+    TableFormat,
     Tables,
     Verbose,
     WorkspaceOption,
@@ -24,10 +26,14 @@ from workbench.cli.options import (
 from workbench.cli.output import ColumnSet, check_output, print_answer, print_comparisons
 
 PANEL = "Decide"
+PAIR_FORMATS: tuple[TableFormat, ...] = ("table", "csv", "json")
 Runs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="RUN", help="run ids (default: the latest)", autocompletion=run_ids, show_default=False
+        metavar="RUN",
+        help="ids, or folders of runs from anywhere (default: the latest)",
+        autocompletion=run_ids,
+        show_default=False,
     ),
 ]
 VariantOption = Annotated[
@@ -38,7 +44,9 @@ Reanalyse = Annotated[bool, option("--reanalyse", "work every latency out again 
 ColumnsOption = Annotated[
     ColumnSet, typer.Option("--columns", help="audit: in which precision the multiplications really ran")
 ]
-MixMachines = Annotated[bool, option("--mix-machines", "show runs of different machines together")]
+# Runs of different machines are shown side by side without it; scripts may still give it.
+MixMachines = Annotated[bool, option("--mix-machines", hidden=True, expose_value=False)]
+PairsOption = Annotated[bool, option("--pairs", "every two variants: which is faster, and by how much")]
 OneRecipe = Annotated[str, recipes("a file, or the name of one that is shipped")]
 
 
@@ -47,7 +55,8 @@ def compare(
     variant: VariantOption = None,
     reanalyse: Reanalyse = False,
     columns: ColumnsOption = "speed",
-    mix_machines: MixMachines = False,
+    pairs: PairsOption = False,
+    _mix_machines: MixMachines = False,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -59,6 +68,10 @@ def compare(
         raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
     if variant is not None and output is not None:
         raise typer.BadParameter("not allowed with --variant", param_hint="'--output'")
+    if pairs and variant is not None:
+        raise typer.BadParameter("not allowed with --variant", param_hint="'--pairs'")
+    if pairs and form not in PAIR_FORMATS:
+        raise typer.BadParameter(f"with --pairs it is {', '.join(PAIR_FORMATS)}", param_hint="'--format'")
     check_output(form, output)
 
     from workbench.report import details as words
@@ -69,8 +82,24 @@ def compare(
         details = details_of(results, runs or [], variant, reanalyse=reanalyse)
         print_answer(words.answer(details), words.text(details), form)
         return 0
-    found = compare_runs(results, runs or [], mix_machines=mix_machines, reanalyse=reanalyse)
+    if pairs:
+        _print_pairs(results, runs or [], form, output)
+        return 0
+    found = compare_runs(results, runs or [], reanalyse=reanalyse)
     return print_comparisons(found, form, columns=columns, verbose=verbose, output=output)
+
+
+def _print_pairs(results: Path, runs: list[str], form: TableFormat, output: Path | None) -> None:
+    from workbench.report import pairs as words
+    from workbench.results.pairs import pairs_of
+    from workbench.system.files import write_atomic
+
+    found = pairs_of(results, runs)
+    text = {"csv": words.as_csv, "json": words.as_json}.get(form, words.text)(found)
+    if output is not None:
+        write_atomic(output, text.encode())
+    else:
+        print(text, end="")
 
 
 def advise(

@@ -27,8 +27,11 @@ from workbench.cli.output import check_output, print_comparisons
 if TYPE_CHECKING:
     from workbench.measure.power import Power
     from workbench.results.remarks import Remark
+    from workbench.results.verdict import Comparison
     from workbench.run.advice.advise import Advice
     from workbench.system.progress import Report
+    from workbench.system.spans import Spans
+    from workbench.workspace.workspace import Workspace
 
 PANEL = "Measure"
 TimeBudget = Annotated[
@@ -42,6 +45,7 @@ MemoryLimit = Annotated[
 ]
 BuildTimeout = Annotated[float, seconds("--build-timeout", "for one variant (default: 15m)")]
 Advised = Annotated[bool, option("--advised", "only what `advise` finds worth trying")]
+Timings = Annotated[bool, option("--timings", "say where the time went, on stderr")]
 Start = Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")]
 SearchBudget = Annotated[float, seconds("--budget", "time for all of it (default: 10m)")]
 RecipeName = Annotated[str | None, option("--name", "of the recipe (default: tuned-<model>)", metavar="NAME")]
@@ -74,6 +78,7 @@ def run(
     build_timeout: BuildTimeout = 900.0,
     seed: Seed = 0,
     advised: Advised = False,
+    timings: Timings = False,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -91,7 +96,6 @@ def run(
 
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
-    from workbench.report import html
     from workbench.run import pipeline
 
     with ProgressDisplay(quiet=quiet) as report:
@@ -102,12 +106,40 @@ def run(
             advised=advised,
             show_remarks=partial(_report_remarks, report),
             show_power=partial(_report_power, report),
+            spans=(spans := _spans()),
         )
         comparison = pipeline.run_workspace(
             found, variants, settings, report, partial(_report_advice, report)
         )
-    html.write(comparison, found.results)
-    return print_comparisons([comparison], form, verbose=verbose, output=output)
+    comparison = _recorded(comparison, found, spans)
+    code = print_comparisons([comparison], form, verbose=verbose, output=output)
+    _print_timings(comparison, wanted=timings)
+    return code
+
+
+def _spans() -> "Spans":
+    from workbench.system.spans import Spans, seconds_since_start
+
+    spans = Spans()
+    spans.add("starting", seconds_since_start())
+    return spans
+
+
+def _recorded(comparison: "Comparison", workspace: "Workspace", spans: "Spans") -> "Comparison":
+    """The comparison, once its page is written, with where the time went."""
+    from workbench.report import html
+    from workbench.results.history import record_timings
+
+    with spans.span("report"):
+        html.write(comparison, workspace.results)
+    return record_timings(workspace.results, comparison, spans)
+
+
+def _print_timings(comparison: "Comparison", *, wanted: bool) -> None:
+    from workbench.report import timings
+
+    if wanted and comparison.info.timings is not None:
+        print(timings.text(comparison.info.timings), file=sys.stderr)
 
 
 def _report_advice(report: "Report", given: "Advice") -> None:
@@ -138,6 +170,7 @@ def tune(
     budget: SearchBudget = 600.0,
     name: RecipeName = None,
     seed: Seed = 0,
+    timings: Timings = False,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -150,7 +183,6 @@ def tune(
 
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
-    from workbench.report import html
     from workbench.report import tune as words
     from workbench.run import pipeline
     from workbench.run.tune.tune import recipe_path
@@ -166,11 +198,13 @@ def tune(
             arguments=tuple(sys.argv[1:]),
             show_remarks=partial(_report_remarks, report),
             show_power=partial(_report_power, report),
+            spans=(spans := _spans()),
         )
         tuned = search(found, variants, target, settings, report)
-    html.write(tuned.comparison, found.results)
-    code = print_comparisons([tuned.comparison], form, verbose=verbose, output=output)
+    comparison = _recorded(tuned.comparison, found, spans)
+    code = print_comparisons([comparison], form, verbose=verbose, output=output)
     print(words.text(tuned), file=sys.stderr)
+    _print_timings(comparison, wanted=timings)
     return code
 
 

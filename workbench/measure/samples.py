@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Measured, Sample
@@ -11,6 +11,7 @@ from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 FIELDS = tuple(Sample.__dataclass_fields__)
 
@@ -38,6 +39,21 @@ def load(path: Path, batch_sizes: Mapping[str, int]) -> dict[str, Measured]:
         if not row["used"]:
             measured.unused.add(row["round"])
     return sessions
+
+
+def hot_calls(path: Path) -> "dict[str, NDArray[Any]]":
+    """The columns of the used rounds' hot calls, as `pairs.turns_of` takes them; raises as `read` does."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    table = read(path)
+    table = table.filter(pc.and_(table["used"], pc.greater(table["call"], 0)))
+    found = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks().dictionary_encode()
+        values = np.asarray(column.dictionary.to_pylist() or [0])
+        found[name] = values[column.indices.to_numpy()]
+    return found
 
 
 def read(path: Path) -> "pa.Table":

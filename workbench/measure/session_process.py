@@ -20,8 +20,6 @@ from workbench.measure.records import GpuThroughput, WholePath
 from workbench.measure.throughput import photos_per_s
 from workbench.photos.contract import Batch
 from workbench.photos.dataset import Images
-from workbench.photos.decode import decode_for
-from workbench.photos.preprocess import batch_of, crop_pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,6 +154,9 @@ class OpenSession:
 
     def walk_path(self, photo: bytes, name: str, times: int) -> WholePath:
         """Time decode, preprocess, inference and the rest apart, by the functions the server calls."""
+        from workbench.photos.decode import decode_for
+        from workbench.photos.preprocess import batch_of, crop_pixels
+
         contract = self._images.contract
         stages: list[tuple[int, int, int, int]] = []
         for _ in range(times):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from workbench.report import machines
 from workbench.report.cells import WINNER, Grid
 from workbench.report.contents import contents
 from workbench.results.verdict import Comparison
@@ -29,7 +30,8 @@ def render(comparisons: Sequence[Comparison]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><title>krishi-bench</title>'
-        f"<style>{STYLE}</style><body>{''.join(map(_one, comparisons))}</body></html>\n"
+        f"<style>{STYLE}</style><body>{''.join(map(_grid, machines.grids(comparisons)))}"
+        f"{''.join(map(_one, comparisons))}</body></html>\n"
     )
 
 
@@ -37,13 +39,15 @@ def _one(comparison: Comparison) -> str:
     shown = contents(comparison, "speed", verbose=True, audit=True)
     heading = f"<h1>{escape(comparison.info.name)}, run {escape(comparison.info.run_id)}</h1>"
     facts = "<br>".join(escape(fact) for fact in shown.facts)
-    grids = "".join(
-        f"{_title(grid.title)}{_table(grid)}<p class=note>{escape(grid.note)}</p>" for grid in shown.grids
-    )
+    grids = "".join(map(_grid, shown.grids))
     sections = "".join(
         f"{_title(section.title)}<ul>{_elements('li', section.lines)}</ul>" for section in shown.sections
     )
     return f"{heading}<p class=note>{facts}</p>{grids}{sections}"
+
+
+def _grid(grid: Grid) -> str:
+    return f"{_title(grid.title)}{_table(grid)}<p class=note>{escape(grid.note)}</p>"
 
 
 def _title(text: str) -> str:

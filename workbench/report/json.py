@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from workbench.results.differences import RunDifference, differences_of
 from workbench.results.reasons import Verdict
 from workbench.results.remarks import Remark
 from workbench.results.verdict import Comparison, Row
 from workbench.system.records import Record
+from workbench.system.spans import Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class RunAnswer(Record):
     verdict: Verdict
     remarks: tuple[Remark, ...]
     rows: tuple[RunRow, ...]
+    timings: dict[Stage, float] | None = None
 
 
 class OneRunAnswer(RunAnswer):
@@ -39,6 +42,7 @@ class SeveralRunsAnswer(Record):
 
     schema_version: Literal[1] = 1
     runs: tuple[RunAnswer, ...]
+    differences: tuple[RunDifference, ...]
 
 
 def schema() -> dict[str, Any]:
@@ -54,9 +58,11 @@ def render(comparisons: Sequence[Comparison]) -> str:
             "verdict": comparison.verdict,
             "remarks": comparison.info.remarks,
             "rows": [RunRow(**asdict(row), run=comparison.info.run_id) for row in comparison.rows],
+            "timings": comparison.info.timings,
         }
         for comparison in comparisons
     ]
     if len(answers) == 1:
         return OneRunAnswer.model_validate(answers[0]).model_dump_json(indent=2) + "\n"
-    return SeveralRunsAnswer.model_validate({"runs": answers}).model_dump_json(indent=2) + "\n"
+    several = {"runs": answers, "differences": differences_of([found.info for found in comparisons])}
+    return SeveralRunsAnswer.model_validate(several).model_dump_json(indent=2) + "\n"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from workbench.report import machines
 from workbench.report.cells import Columns, Grid
 from workbench.report.contents import contents
 from workbench.results.verdict import Comparison
@@ -9,7 +10,8 @@ from workbench.system.packages import require
 
 
 def render(comparisons: Sequence[Comparison], *, columns: Columns = "speed", verbose: bool = False) -> str:
-    return "\n".join(_one(comparison, columns, verbose=verbose) for comparison in comparisons)
+    above = ["\n\n".join(_grid(grid)) + "\n" for grid in machines.grids(comparisons)]
+    return "\n".join([*above, *(_one(comparison, columns, verbose=verbose) for comparison in comparisons)])
 
 
 def _one(comparison: Comparison, columns: Columns, *, verbose: bool) -> str:
@@ -17,10 +19,14 @@ def _one(comparison: Comparison, columns: Columns, *, verbose: bool) -> str:
     shown = contents(comparison, columns, verbose=verbose, audit=columns == "audit")
     blocks = [f"**{info.name}**, run `{info.run_id}`, {_plain('; '.join(shown.facts))}"]
     for grid in shown.grids:
-        blocks += [grid.title, _table(grid), _plain(grid.note).replace("*", "\\*")]
+        blocks += _grid(grid)
     for section in shown.sections:
         blocks += [f"**{section.title}**", "\n".join(f"- {_plain(line)}" for line in section.lines)]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _grid(grid: Grid) -> list[str]:
+    return [grid.title, _table(grid), _plain(grid.note).replace("*", "\\*")]
 
 
 def _table(grid: Grid) -> str:

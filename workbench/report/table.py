@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.report import cells
+from workbench.report import cells, machines
 from workbench.report.contents import contents
 from workbench.report.words import WIDTH, wrapped
 from workbench.results.verdict import Comparison
@@ -33,6 +33,9 @@ def render(
 
     target = io.StringIO()
     console = Console(file=target, width=WIDTH, force_terminal=color, no_color=not color, highlight=False)
+    for grid in machines.grids(comparisons):
+        _grid(console, grid)
+        console.print()
     for comparison in comparisons:
         _one(console, comparison, columns, verbose=verbose, width=min(width, WIDTH))
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
@@ -53,11 +56,7 @@ def _one(
     for fact in shown.facts[1:]:
         say(fact)
     for grid in shown.grids:
-        if grid.title:
-            console.print(Text(grid.title))
-        _table(console, grid)
-        if grid.note:
-            console.print(Text(grid.note), style="dim")
+        _grid(console, grid)
     console.print()
     for section in shown.sections:
         console.print(Text(section.title), style="bold")
@@ -73,6 +72,16 @@ def _cut(text: str, width: int) -> str:
     """As much of a line as fits."""
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 2].rstrip()} …"
+
+
+def _grid(console: "Console", grid: cells.Grid) -> None:
+    from rich.text import Text
+
+    if grid.title:
+        console.print(Text(grid.title))
+    _table(console, grid)
+    if grid.note:
+        console.print(Text(grid.note), style="dim")
 
 
 def _table(console: "Console", grid: cells.Grid) -> None:

@@ -7,8 +7,9 @@ from typing import assert_never
 from workbench.errors import plural
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
+from workbench.report import timings
 from workbench.report.remarks import sentence
-from workbench.report.words import listed, points, times
+from workbench.report.words import in_percent, listed, points, times
 from workbench.results import reasons
 from workbench.results.records import AdviceScore, RunInfo, SearchSummary
 from workbench.results.remarks import Remark
@@ -74,6 +75,7 @@ def sections(comparison: Comparison, *, verbose: bool) -> list[Section]:
         Section("Notes", (*light, *_notes(comparison, verbose=verbose))),
         Section("The search", tuple(search(info.search)) if verbose and info.search else ()),
         Section("The advice", tuple(_advice(info.advice)) if verbose and info.advice else ()),
+        Section(timings.TITLE, tuple(timings.lines(info.timings)) if verbose and info.timings else ()),
     ]
     return [section for section in found if section.lines]
 
@@ -89,6 +91,8 @@ def _decision(comparison: Comparison, *, verbose: bool) -> list[str]:
                 lines.append(
                     f"{reason.variant}: {', '.join(part for part in (*_rate(reason), speed, size) if part)}"
                 )
+            case reasons.Ahead():
+                lines.append(_ahead(reason))
             case reasons.Outcome():
                 lines.append(OUTCOMES[reason.kind].format(plain=plain_export(comparison)))
             case (
@@ -116,6 +120,17 @@ def _rate(winner: reasons.Winner) -> list[str]:
     if winner.objective != "throughput" or winner.saturated_ratio is None:
         return []
     return [times(winner.saturated_ratio, winner.saturated_ratio_ci, what="photos a second")]
+
+
+def _ahead(reason: reasons.Ahead) -> str:
+    ratio, interval = reason.ratio, reason.ratio_ci
+    if ratio >= 1:
+        found = f"{in_percent(ratio, interval)} faster than {reason.behind}"
+    else:
+        ends = interval and (1 / interval[1], 1 / interval[0])
+        found = f"{in_percent(1 / ratio, ends)} slower than {reason.behind}"
+    chance = interval is not None and interval[0] <= 1 <= interval[1]
+    return f"{found}, which may be chance" if chance else found
 
 
 def plain_export(comparison: Comparison) -> str:

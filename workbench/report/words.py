@@ -32,6 +32,12 @@ def times(ratio: float, interval: tuple[float, float] | None = None, what: str =
     return f"{ratio:.2f} times the baseline's {what}{bounds}"
 
 
+def in_percent(ratio: float, interval: tuple[float, float] | None) -> str:
+    """A ratio of times as `3.1 % [1.2, 5.0]` more than 1."""
+    centre, *ends = (signed(100 * (value - 1), 1) for value in (ratio, *(interval or ())))
+    return f"{centre} % [{', '.join(ends)}]" if ends else f"{centre} %"
+
+
 def wrapped(text: str, indent: str, first: str | None = None, width: int = WIDTH) -> list[str]:
     """Lines of at most `width` columns. first: what the first begins with; the others are indented deeper."""
     return textwrap.wrap(

@@ -94,7 +94,14 @@ def runs(results: Path) -> list[RunFolder]:
 
 
 def find_run(results: Path, run_id: str | None) -> RunFolder:
-    """The named run, or the latest. Raises WorkbenchError where there is none."""
+    """The run of that name, or in that folder, which may come from another machine; or the latest.
+
+    Raises WorkbenchError where there is none.
+    """
+    if run_id is not None and (Path(run_id) / "run.json").is_file():
+        return RunFolder(Path(run_id).absolute())
+    if run_id is not None and len(Path(run_id).parts) > 1:
+        raise WorkbenchError(f"{run_id} is not the folder of a run: it holds no run.json")
     found = runs(results)
     if not found:
         raise WorkbenchError(f"{results} holds no run yet", hint="start with `krishi-bench run recipes/`")

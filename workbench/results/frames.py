@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args, get_type_hints
 
-from workbench.errors import WorkbenchError
 from workbench.measure import samples as raw
 from workbench.results.folder import RunFolder, find_run
 from workbench.results.history import compare_folder
@@ -112,8 +111,4 @@ def _record(comparison: Comparison, row: Row) -> dict[str, object]:
 
 
 def _folder(run: Path | str | None, results: Path | str) -> RunFolder:
-    if run is not None and (Path(run) / "run.json").is_file():
-        return RunFolder(Path(run))
-    if run is not None and len(Path(run).parts) != 1:
-        raise WorkbenchError(f"{run} is not the folder of a run: it holds no run.json")
     return find_run(Path(results).absolute(), None if run is None else str(run))

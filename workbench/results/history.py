@@ -1,7 +1,7 @@
 """Runs of the past, read back and judged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +15,18 @@ from workbench.results.reasons import Failed
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import Comparison, compare
 from workbench.system.files import load_arrays, read_plain
+from workbench.system.spans import Spans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def compare_runs(
-    results: Path, run_ids: Sequence[str], *, mix_machines: bool, reanalyse: bool
-) -> list[Comparison]:
+def compare_runs(results: Path, run_ids: Sequence[str], *, reanalyse: bool) -> list[Comparison]:
     """The comparisons of the named runs, or of the latest.
 
-    reanalyse: work the latencies out again from the raw samples. Raises WorkbenchError for an unknown run,
-    and for runs of different machines unless asked to mix them: their times say nothing about each other.
+    reanalyse: work the latencies out again from the raw samples. Raises WorkbenchError for an unknown run.
     """
-    found = [compare_folder(folder, reanalyse=reanalyse) for folder in _folders(results, run_ids)]
-    machines = {comparison.info.machine.fingerprint for comparison in found}
-    if len(machines) > 1 and not mix_machines:
-        raise WorkbenchError(
-            f"these runs were measured on {len(machines)} different machines",
-            hint="name runs of one machine, or add --mix-machines to see them side by side all the same",
-        )
-    return found
+    return [compare_folder(folder, reanalyse=reanalyse) for folder in _folders(results, run_ids)]
 
 
 def compare_folder(folder: RunFolder, *, reanalyse: bool = False) -> Comparison:
@@ -79,6 +70,13 @@ def details(folder: RunFolder, info: RunInfo, trial: TrialResult) -> Details:
 
 def _array(path: Path, name: str) -> "NDArray[Any]":
     return load_arrays(path, read_plain(path), name)[0]
+
+
+def record_timings(results: Path, comparison: Comparison, spans: Spans) -> Comparison:
+    """Add to `run.json`, and to the comparison, where the time of the run went."""
+    info = comparison.info.model_copy(update={"timings": dict(spans.seconds)})
+    RunFolder(results / info.run_id).save_info(info)
+    return replace(comparison, info=info)
 
 
 def find_trial(folder: RunFolder, variant: str) -> TrialResult:

@@ -203,6 +203,19 @@ class Winner(Record):
     saturated_ratio_ci: Interval | None = None
 
 
+class Ahead(Record):
+    """The winner against the next best that fits the budget, by the turns that timed both.
+
+    ratio: the time of `behind` over the winner's; below 1 where that one is faster and lost for its size.
+    """
+
+    kind: Literal["ahead"] = "ahead"
+    variant: str
+    behind: str
+    ratio: float
+    ratio_ci: Interval | None
+
+
 class Outcome(Record):
     """baseline_wins: nothing that fits the budget is better than the plain FP32 export.
 
@@ -312,7 +325,7 @@ class Undecided(Record):
 
 
 Reason = Annotated[
-    Winner | Outcome | CloseBehind | Certification | NothingElse | Undecided | Cause,
+    Winner | Ahead | Outcome | CloseBehind | Certification | NothingElse | Undecided | Cause,
     Field(discriminator="kind"),
 ]
 

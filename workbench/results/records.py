@@ -9,6 +9,7 @@ from workbench.backends import Runtime, removed_setting
 from workbench.backends.artifact import ExportRecord
 from workbench.backends.audit import Audit
 from workbench.backends.softmax import OutputKind
+from workbench.measure.pairs import VariantPair
 from workbench.measure.readings import Readings
 from workbench.measure.records import (
     Accuracy,
@@ -29,6 +30,7 @@ from workbench.results.reasons import Cause, Objective, Status
 from workbench.results.remarks import Remark
 from workbench.system.machine import Machine
 from workbench.system.records import Record
+from workbench.system.spans import Stage
 
 
 def _as_recorded(value: object) -> object:
@@ -210,6 +212,8 @@ class RunInfo(Record):
     noise_floor: difference of a second copy of the baseline, a fraction; None before it is known.
     environments: of every round of timing, those of the final last.
     timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
+    pairs: of the finalists but the baseline, how each two compared in the final rounds.
+    timings: seconds by stage, in the order they began; None where it did not end, and in older runs.
     """
 
     schema_version: Literal[1] = 1
@@ -240,6 +244,8 @@ class RunInfo(Record):
     search: SearchSummary | None = None
     noise_floor: float | None = None
     conditions: Conditions | None = None
+    timings: dict[Stage, float] | None = None
+    pairs: tuple[VariantPair, ...] = ()
     environments: tuple[Environment, ...] = ()
     repeated_rounds: int = 0
     timing_ended: str | None = None

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from workbench.measure.records import BASELINE, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.results import reasons
+from workbench.results.ahead import ahead
 from workbench.results.certification import accuracy_shortfalls, certification, certification_shortfalls
 from workbench.results.cost import SMALLEST_DIFFERENCE, cost, cost_tolerance, throughput, tolerance
 from workbench.results.ranges import ranges_of
@@ -20,7 +21,7 @@ CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
 SEEN = ("ok", "pruned")  # measured, if only until it could not win any more
 PRECISE = 0.02  # to either side: a speed known less precisely than that is undecided
-CAUSE: TypeAdapter[reasons.Cause] = TypeAdapter(reasons.Cause)
+CAUSE: TypeAdapter[reasons.Cause] = TypeAdapter(reasons.Cause, config=ConfigDict(defer_build=True))
 
 Trials = Sequence[TrialResult]
 
@@ -124,7 +125,7 @@ def _verdict(info: RunInfo, trials: Trials, winner: TrialResult | None) -> reaso
         found += _over_budget(info, judged)
     else:
         close = sorted(_close_behind(info, trials, winner), key=lambda behind: behind.ratio)
-        found.append(_merits(info, winner))
+        found += [_merits(info, winner), *ahead(info, winner, ranked(info, trials))]
         if winner.variant == BASELINE and others:
             found.append(reasons.Outcome(kind="baseline_wins"))
         found += [certification(info, trials, winner), *close, *_better_ones_lost(info, trials, winner)]

@@ -33,6 +33,7 @@ from workbench.system.machine import usable_cores
 from workbench.system.nvml import Reader, opened_gpu
 from workbench.system.packages import versions
 from workbench.system.progress import Progress, Report
+from workbench.system.spans import Spans
 from workbench.workspace.recipe import Variant
 from workbench.workspace.requirements import unmet
 
@@ -86,6 +87,7 @@ class Context:
     runtimes: dict[str, Runtime]
     contracts: dict[str, Preprocess] = field(default_factory=dict)
     logits: "dict[str, NDArray[np.float32]]" = field(default_factory=dict)
+    spans: Spans = field(default_factory=Spans)
 
     @property
     def job(self) -> build.Job:
@@ -111,7 +113,8 @@ class Context:
             self.contracts[variant.name] = contract
         if variant.name not in self.built:
             log = self.folder.log(variant.name)
-            self.built[variant.name] = build_variant(self.job_of(variant.name), variant, log, timeout_s)
+            with self.spans.span("building"):
+                self.built[variant.name] = build_variant(self.job_of(variant.name), variant, log, timeout_s)
         return self.built[variant.name]
 
 

@@ -12,6 +12,7 @@ from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
 from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
+from workbench.results.pairs import finalist_pairs
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.remarks import Remark, graver_first
 from workbench.results.verdict import Comparison, compare
@@ -35,6 +36,7 @@ from workbench.system.child import call
 from workbench.system.files import write_arrays
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
+from workbench.system.spans import Spans
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import Workspace
 
@@ -49,7 +51,7 @@ class Options:
 
     advised: try only the variants that the advisor finds worth trying. show_remarks: is given what the sanity
     look found, before anything but the baseline is built. show_power: is given what
-    the photos can certify, before anything is built.
+    the photos can certify, before anything is built. spans: where the time goes.
     """
 
     plan: Plan = field(default_factory=Plan)
@@ -58,6 +60,7 @@ class Options:
     advised: bool = False
     show_remarks: Callable[[Sequence[Remark]], None] = lambda _: None
     show_power: Callable[[Power], None] = lambda _: None
+    spans: Spans = field(default_factory=Spans)
 
 
 def run_workspace(
@@ -76,11 +79,13 @@ def run_workspace(
     folder = RunFolder.create(workspace.results)
     try:
         calibrate = any("calibration" in step.READS for variant in variants for step in variant.steps)
-        prepared = prepare(workspace, report, calibrate=calibrate)
+        with options.spans.span("reading"):
+            prepared = prepare(workspace, report, calibrate=calibrate)
         context, baseline = begin(prepared, folder, options, report, candidates=len(variants))
     finally:
         folder.remove_if_never_begun()
-    advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants)
+    with options.spans.span("advice"):
+        advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants)
     show_advice(advice)
     if options.advised:
         variants = advised(advice, variants)
@@ -138,14 +143,20 @@ def begin(
 
     candidates: variants that the photos choose among.
     """
-    parts = _split(prepared, options, candidates)
+    spans = options.spans
+    with spans.span("reading"):
+        parts = _split(prepared, options, candidates)
     prepared = replace(prepared, job=replace(prepared.job, choosing=parts.selection))
-    baseline, built = build_baseline(prepared, options.build_timeout_s, report)
+    with spans.span("building"):
+        baseline, built = build_baseline(prepared, options.build_timeout_s, report)
     info = _info(prepared, folder, parts, baseline, options.arguments)
     folder.save_info(info)
     _save_photos(folder, prepared.job.photos, parts)
     logs = folder.path / "logs"
-    reference = reference_logits(prepared.job, built.artifact, logs / "reference.txt", report)
+    with spans.span("source_model"):
+        reference = reference_logits(prepared.job, built.artifact, logs / "reference.txt", report)
+    with spans.span("checking"):
+        empty = empty_worker(prepared.job, folder)
     context = Context(
         prepared,
         folder,
@@ -153,11 +164,12 @@ def begin(
         info.model_copy(update={"outputs": output_kind(reference)}),
         baseline,
         reference=reference,
-        empty_worker=empty_worker(prepared.job, folder),
+        empty_worker=empty,
         build_timeout_s=options.build_timeout_s,
         report=report,
         built={BASELINE: built},
         runtimes={BASELINE: baseline.runtime},
+        spans=spans,
     )
     result = checked(context, baseline, Progress("building and checking", 0, 1, BASELINE))
     if result.status != "ok":
@@ -165,8 +177,9 @@ def begin(
             f"the baseline cannot be measured: {result.reason}",
             hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
         )
-    remarks = look(prepared, built.artifact, reference, logs / "sanity.txt")
-    remarks += of_parity(prepared.job.photos, built.artifact, result.parity, logs / "sanity.txt")
+    with spans.span("sanity_look"):
+        remarks = look(prepared, built.artifact, reference, logs / "sanity.txt")
+        remarks += of_parity(prepared.job.photos, built.artifact, result.parity, logs / "sanity.txt")
     info = context.info.model_copy(update={"remarks": graver_first(remarks)})
     folder.save_info(info)
     options.show_remarks(info.remarks)
@@ -196,7 +209,8 @@ def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Varian
 def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     """Build and check one variant; its result is on disk, and its golden photos are."""
     context.report(stage)
-    result = check(context, variant, stage)
+    with context.spans.span("checking"):
+        result = check(context, variant, stage)
     context.folder.append(result)
     if result.status == "ok":
         _save_golden(context.folder, context.job_of(variant.name).photos)
@@ -205,7 +219,9 @@ def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
 
 def timed(context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: Plan) -> list[TrialResult]:
     """Time what passed; the results are on disk."""
-    trials, info = time_all(context, info, passed, plan)
+    with context.spans.span("extras"):
+        trials, info = time_all(context, info, passed, plan)
+        info = info.model_copy(update={"pairs": finalist_pairs(context.folder, trials)})
     context.folder.save_info(info)
     for result in trials:
         context.folder.append(result)

@@ -7,7 +7,9 @@ fresh rounds, and those are the numbers published. How many rounds is fixed befo
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 from workbench.errors import WorkbenchError, plural
 from workbench.measure import samples
@@ -28,11 +30,13 @@ from workbench.system.child import ChildError
 from workbench.system.files import exclusive
 from workbench.system.machine import available_cpus
 from workbench.system.progress import Progress
+from workbench.system.spans import Stage
 
 FINAL_SHARE = 0.3  # of the time budget, at least
 FIRST_STAGE = 0.4  # of the rounds: made by a race, and by a final without one, as nothing is known beforehand
 FINALISTS = 3  # of no more variants, all are finalists, and there is no race
 GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
+STAGES: dict[str, Stage] = {RACE: "race", FINAL: "final"}
 
 
 def time_all(
@@ -43,11 +47,16 @@ def time_all(
     Returns the trials with their latency, or why they have none, and what was learnt of the machine. Raises
     WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
     """
-    with exclusive(
-        context.job.cache / "timing.lock",
-        lambda: context.report(Progress("waiting", 0, 0, "for another run on this machine to finish timing")),
-    ):
+    with ExitStack() as stack:
+        with context.spans.span("waiting"):
+            stack.enter_context(
+                exclusive(context.job.cache / "timing.lock", partial(_report_waiting, context))
+            )
         return _time_all(context, info, trials, plan)
+
+
+def _report_waiting(context: Context) -> None:
+    context.report(Progress("waiting", 0, 0, "for another run on this machine to finish timing"))
 
 
 def _time_all(
@@ -127,7 +136,8 @@ def _session(
         what = f"{session} of {plural(len(names), 'variant')}, rounds at most"
         context.report(replace(progress, what=what, left_s=(progress.left_s or 0.0) + later_s))
 
-    measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)
+    with context.spans.span(STAGES[session]):
+        measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)
     if (reason := measured.failed.get(BASELINE)) is not None:
         raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
 

@@ -20,7 +20,8 @@ class Record(BaseModel):
     REMOVED_VALUES: values that are gone, of fields that are still there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built when first read or written: the processes that measure do neither, and there are many.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     REMOVED: ClassVar[Mapping[str, Collection[object] | None]] = {}
     REMOVED_VALUES: ClassVar[Mapping[str, Collection[object]]] = {}

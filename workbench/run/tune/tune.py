@@ -59,11 +59,13 @@ def tune(
     started = time.monotonic()
     folder = RunFolder.create(workspace.results)
     try:
-        prepared = prepare(workspace, report, calibrate=True)
+        with options.spans.span("reading"):
+            prepared = prepare(workspace, report, calibrate=True)
         context, baseline = pipeline.begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
-    search = _searched(context, baseline, variants, started, options.plan.budget_s)
+    with options.spans.span("searching"):
+        search = _searched(context, baseline, variants, started, options.plan.budget_s)
     finalists = chosen(search)
     checked = []
     for number, candidate in enumerate(finalists):
