@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from workbench.measure.launches import LEAST
-from workbench.measure.stats import TWO_SIDED, Interval, student_t_quantile
+from workbench.measure.stats import TWO_SIDED, Interval
+from workbench.measure.student_t import student_t_quantile
 
 
 def percentile_interval(rounds: Sequence[Sequence[float]], fraction: float) -> Interval | None:
