@@ -236,7 +236,8 @@ class _Timing:
         dealt = heats.deal(self._running(), always, lineup.needs_bytes, plan.memory_bytes, self.rng)
         environments: list[Environment] = []
         launches = 0
-        for number, order in enumerate(dealt):
+        for number, heat in enumerate(dealt):
+            order = [name for name in heat if name not in measured.failed]
             until = began + share_s * (number + 1) / len(dealt)
             environments.append(self._time_heat(order, number, launches, until))
             launches += len(order)
