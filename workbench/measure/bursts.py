@@ -7,6 +7,7 @@ from statistics import median
 BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
 BURST_CALLS = (2, 20)  # and within these bounds
 FEWEST_TURNS = 4  # of a round, where there is no time for more
+TURNS_SHARE = 0.25  # of the time that opening the sessions took, may be spent on turns in any case
 # Of hot calls in a round, per variant: launches decide the interval, not calls.
 TURNS_NS = 1e8
 TURNS_CALLS = 40  # at least, for the percentiles, where they take no longer than LONGEST_NS
