@@ -73,6 +73,17 @@ def test_ratios_compare_across_heats_as_they_do_without() -> None:
             assert speedup == pytest.approx(4.0 / time_ms, rel=0.03)
 
 
+def test_a_copy_that_died_in_one_heat_is_not_launched_for_the_next() -> None:
+    made = farm({BASELINE: 4.0, "a": 3.0, "b": 5.0}, breaks={(TWIN, 1): 2})
+    needs = dict.fromkeys((*made.nominal_ms, TWIN), 100)
+    lineup = Lineup([*made.nominal_ms, TWIN], BASELINE, TWIN, needs_bytes=needs)
+    plan = replace(PLAN, rounds=1, memory_bytes=300)
+    measured = measure(lineup, made, plan, watch=Silent(), report=silent)
+    assert list(measured.failed) == [TWIN]
+    assert made.launches.count(TWIN) == 1
+    assert made.launches.count(BASELINE) == 2
+
+
 def test_a_burst_is_paired_with_the_baseline_of_its_own_heat() -> None:
     def burst(variant: str, heat: int, time_ns: int) -> list[Sample]:
         return [Sample(variant, 0, 0, 0, 0, call, time_ns, heat) for call in range(3)]

@@ -323,6 +323,24 @@ def test_six_rounds_are_made_in_any_budget_and_get_shorter_for_it(budget_s: floa
     assert made.host.now_s <= max(1.1 * budget_s, 6 * FEWEST_TURNS * 3 * (1 + COLD) * 8e-3 * 1.4)
 
 
+def test_where_opening_takes_most_of_the_time_turns_are_not_saved_on() -> None:
+    made = farm({BASELINE: 1.0, "same": 1.0})
+
+    @contextmanager
+    def slow_to_open(name: str) -> Iterator[Subject]:
+        made.host.now_s += 5.0
+        with made(name) as subject:
+            yield subject
+
+    lineup = Lineup([BASELINE, TWIN, "same"], BASELINE, TWIN)
+    clock = made.host
+    measured = measure(
+        lineup, slow_to_open, Plan(budget_s=10.0), watch=Silent(), report=silent, clock=lambda: clock.now_s
+    )
+    turns = {(s.round, s.turn) for s in measured.samples}
+    assert turns == {(number, turn) for number in range(6) for turn in range(20)}
+
+
 def test_where_nothing_is_insisted_on_no_time_at_all_still_gives_one_round() -> None:
     measured = session(THREE, 1, plan=replace(PLAN, budget_s=0.0, insist=False))
     assert (measured.rounds, measured.ended) == (1, "budget")
@@ -436,10 +454,10 @@ def test_a_burst_is_one_cold_call_and_as_many_hot_ones_as_the_model_is_fast(
 
 @pytest.mark.parametrize(
     ("plan", "turns"),
-    [(Plan(turns=60, least_turns=10), 15), (Plan(turns=12, least_turns=10), 12), (Plan(least_turns=50), 50)],
+    [(Plan(turns=60, least_turns=10), 20), (Plan(turns=12, least_turns=10), 12), (Plan(least_turns=50), 50)],
 )
 def test_turns_are_enough_for_the_middle_variant_and_within_the_plans_bounds(plan: Plan, turns: int) -> None:
-    # Bursts of 10, 10 and 40 ms: 15 turns of the middle one make 0.15 s.
+    # Bursts of 2 hot calls, which take 10, 10 and 40 ms: 20 turns of the middle one make 40 calls.
     measured = timed(farm({BASELINE: 5.0, "slow": 20.0}), replace(plan, rounds=1, rules=WHOLE))
     assert {s.turn for s in measured.samples} == set(range(turns))
 

@@ -44,6 +44,14 @@ def timing(trial: TrialResult, **changed: Any) -> TrialResult:
     return trial.model_copy(update={"latency": latency})
 
 
+def test_a_variant_that_its_own_rounds_ended_is_shown_without_an_interval() -> None:
+    lost = LostRace(variant="slow", behind="fast", factor=1.4, rounds=6, confidence=0.999)
+    slow = trial("slow", speedup=0.7, status="pruned", cause=lost)
+    rows = {row.variant: row for row in compare(run_info(), [trial("baseline"), trial("fast"), slow]).rows}
+    assert rows["fast"].speedup_ci is not None
+    assert (rows["slow"].speedup, rows["slow"].speedup_ci) == (pytest.approx(0.7), None)
+
+
 def test_the_fastest_that_fits_the_budget_wins() -> None:
     got = compare(run_info(), [trial("baseline"), trial("good", speedup=2.0), trial("better", speedup=3.0)])
     assert got.winner == "better"

@@ -7,12 +7,13 @@ import pytest
 
 from tests.builders import trial
 from workbench.measure.early_stopping import LostRace
-from workbench.measure.latency import Measured, Sample, noise_floor
+from workbench.measure.latency import Measured, Plan, Sample, noise_floor
 from workbench.measure.records import FINAL, RACE, TWIN
 from workbench.measure.stats import Ratio
 from workbench.results.history import with_latency
 from workbench.results.reasons import Failed
 from workbench.results.records import TrialResult
+from workbench.run.time_variants import _affordable, _final_rounds
 
 
 def session(times_ns: Mapping[str, int], rounds: int = 6, spread: float = 0.0) -> Measured:
@@ -54,6 +55,31 @@ def test_before_the_final_session_nothing_is_confirmed(checked: list[TrialResult
     got = with_latency(checked, {RACE: session(TIMES)})
     assert speedups(got) == {"baseline": 1.0, "fast": 2.0, "slow": 0.5}
     assert not any(t.latency and t.latency.confirmed for t in got)
+
+
+def test_without_a_race_the_one_session_is_the_final(checked: list[TrialResult]) -> None:
+    got = with_latency(checked, {FINAL: session(TIMES)})
+    assert speedups(got) == {"baseline": 1.0, "fast": 2.0, "slow": 0.5}
+    assert all(t.latency.confirmed for t in got if t.latency)
+
+
+def test_the_final_makes_more_rounds_where_the_race_saw_launches_differ() -> None:
+    names = ["baseline", "fast"]
+    assert _final_rounds(names, session(TIMES), Plan()) == 6
+    assert _final_rounds(names, session(TIMES, spread=0.03), Plan()) == 11
+    assert _final_rounds(names, session(TIMES, spread=0.3), Plan()) == 20
+    assert _final_rounds(names, session(TIMES, spread=0.3), Plan(rounds=4)) == 4
+    # One round shows no spread, and the baseline has none.
+    assert _final_rounds(names, session(TIMES, rounds=1), Plan()) == 20
+    assert _final_rounds(["baseline"], session(TIMES, spread=0.3), Plan()) == 6
+
+
+def test_the_runner_up_is_left_out_where_six_rounds_of_all_would_not_fit() -> None:
+    race = Measured(launch_s=0.5)
+    three = ["baseline", "fast", "slow"]
+    assert _affordable(three, race, Plan(), 12.0) == three  # 6 rounds of 4 launches
+    assert _affordable(three, race, Plan(), 11.9) == ["baseline", "fast"]
+    assert _affordable(three[:2], race, Plan(), 0.0) == ["baseline", "fast"]
 
 
 def test_who_was_dropped_keeps_its_times_and_the_bound_that_did_it(checked: list[TrialResult]) -> None:

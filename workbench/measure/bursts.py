@@ -7,7 +7,11 @@ from statistics import median
 BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
 BURST_CALLS = (2, 20)  # and within these bounds
 FEWEST_TURNS = 4  # of a round, where there is no time for more
-TURNS_NS = 1.5e8  # of hot calls in a round, per variant: launches decide the interval, not calls
+TURNS_SHARE = 0.25  # of the time that opening the sessions took, may be spent on turns in any case
+# Of hot calls in a round, per variant: launches decide the interval, not calls.
+TURNS_NS = 1e8
+TURNS_CALLS = 40  # at least, for the percentiles, where they take no longer than LONGEST_NS
+LONGEST_NS = 3e8
 
 
 def plan_turns(
@@ -21,13 +25,19 @@ def plan_turns(
     if not typical_ns:
         return {}, 0
     calls = {name: _bounded(BURST_NS / call_ns, *BURST_CALLS) for name, call_ns in typical_ns.items()}
-    # The middle variant is timed for TURNS_NS.
-    turns = TURNS_NS / median(calls[name] * call_ns for name, call_ns in typical_ns.items())
+    # The middle variant decides.
+    turns = median(_turns(calls[name], call_ns) for name, call_ns in typical_ns.items())
     turn_s = sum((1 + calls[name]) * call_ns for name, call_ns in typical_ns.items()) / 1e9
     fitting = max(0.0, left_s) / turn_s
     if fitting < FEWEST_TURNS:
         calls = {name: max(1, int(number * fitting / FEWEST_TURNS)) for name, number in calls.items()}
     return calls, max(min(FEWEST_TURNS, most), min(_bounded(turns, least, most), int(fitting)))
+
+
+def _turns(calls: int, call_ns: float) -> float:
+    """As many of these bursts as TURNS_NS and TURNS_CALLS ask for."""
+    burst_ns = calls * call_ns
+    return max(TURNS_NS / burst_ns, min(TURNS_CALLS / calls, LONGEST_NS / burst_ns))
 
 
 def _bounded(number: float, least: int, most: int) -> int:

@@ -18,7 +18,7 @@ from statistics import fmean, median
 from typing import Protocol
 
 from workbench.measure import early_stopping, heats
-from workbench.measure.bursts import FEWEST_TURNS, plan_turns
+from workbench.measure.bursts import FEWEST_TURNS, TURNS_SHARE, plan_turns
 from workbench.measure.records import BASELINE, TWIN, Environment, Latency, TimingEnd
 from workbench.measure.stats import Ratio, hodges_lehmann, percentile, percentile_upper_bound
 from workbench.system.child import ChildError
@@ -236,7 +236,8 @@ class _Timing:
         dealt = heats.deal(self._running(), always, lineup.needs_bytes, plan.memory_bytes, self.rng)
         environments: list[Environment] = []
         launches = 0
-        for number, order in enumerate(dealt):
+        for number, heat in enumerate(dealt):
+            order = [name for name in heat if name not in measured.failed]
             until = began + share_s * (number + 1) / len(dealt)
             environments.append(self._time_heat(order, number, launches, until))
             launches += len(order)
@@ -251,14 +252,18 @@ class _Timing:
         launches: of the round, before these. until: on the clock; after it only the fewest turns are made.
         """
         measured, plan, number = self.measured, self.plan, len(self.measured.environments)
+        began = self.clock()
         with ExitStack() as stack:
             subjects = {name: stack.enter_context(self.launch(name)) for name in order}
             warm = _warm_up(order, subjects, measured)
+            opened = self.clock()
+            # Turns that are left out save little where opening took most of the time.
+            until = max(until, opened + TURNS_SHARE * (opened - began))
             calls, turns = plan_turns(
                 {name: state.typical_ns for name, state in warm.items()},
                 least=plan.least_turns,
                 most=plan.turns,
-                left_s=until - self.clock(),
+                left_s=until - opened,
             )
             before = sum(subject.preemptions() for subject in subjects.values())
             self.watch.begin()

@@ -178,7 +178,7 @@ class Latency(Record):
     cold_p50_ns: median of the first call after other sessions had the processor; all others are hot.
     round_log_ratios: per round of fresh launches, log(variant time / baseline time) of one photo, paired.
     settled: every launch reached a steady state in its warm-up.
-    confirmed: measured again in fresh rounds after it was chosen.
+    confirmed: timed in the final rounds, which are published.
     """
 
     batch_size: int

@@ -54,7 +54,7 @@ ROW_COLUMNS = (
     Column("noise_floor", FRACTION, "what two copies of the baseline differed by, a fraction of 1"),
 )
 SAMPLE_COLUMNS = (
-    Column("session", "category", "`race`, or `final` for the fresh rounds of the finalists"),
+    Column("session", "category", "`race`, or `final` for the rounds of the finalists"),
     Column("variant", "category", "name; `baseline (again)` is the baseline's second copy"),
     Column("round", "int64", "of fresh launches, from 0"),
     Column("order", "int64", "position among the launches of the round"),

@@ -199,7 +199,7 @@ class RunInfo(Record):
     leak: because calibration and validation share photos. notes: sentences on the data, and in older runs on
     the advice and the search. outputs: of the network. remarks: of the sanity look, grave ones first.
     noise_floor: difference of a second copy of the baseline, a fraction; None before it is known.
-    environments: of every round of timing, the confirming ones last.
+    environments: of every round of timing, those of the final last.
     timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
     """
 
