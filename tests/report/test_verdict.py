@@ -197,6 +197,30 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
             "(a half could at best show a drop under 2.67 points)",
         ),
         (
+            reasons.NoneCertifies(variant="int8", cause=FEW, leak=False, candidates=6, drop_upper=0.0143),
+            "not certified: 200 photos are too few to hold half of them out, so all were used for selection "
+            "(a half could at best show a drop under 2.67 points); allowing for a choice among 6 variants, "
+            "the drop may be 1.43 points",
+        ),
+        (
+            reasons.CertifiedTogether(
+                variant="int8",
+                images=500,
+                candidates=5,
+                confidence=0.99,
+                drop=0.0,
+                drop_upper=0.0094,
+                limit=0.01,
+            ),
+            "certified on the 500 photos it was chosen on, too few to hold half of them out: drop 0.00 "
+            "points (99 % bound 0.94, budget 1), which allows for a choice among 5 variants",
+        ),
+        (
+            reasons.CertifiedAsSame(variant="fp32[opset=20]", images=100, max_rel=8.1e-7, bound=1e-4),
+            "same answers as the baseline on 100 photos: logits differ by at most 8e-07 of the largest; "
+            "rounding explains 0.0001",
+        ),
+        (
             reasons.NoneCertifies(variant="int8", cause=None, leak=False),
             "not certified: this run held no photos out",
         ),

@@ -276,7 +276,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "parity": distance,
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
-            "same_answers": _same_answers(context, variant, built.artifact, logits),
+            "same_answers": same_as_baseline(context, variant, built.artifact, logits),
         }
     )
 
@@ -363,14 +363,22 @@ def _accuracy_on(context: Context, rows: Sequence[int], logits: "NDArray[np.floa
     return accuracy(logits[chosen], baseline, truth, context.info.outputs, alone)
 
 
-def _same_answers(
-    context: Context, variant: Variant, artifact: Artifact, logits: "NDArray[np.float32]"
+def same_as_baseline(
+    context: Context,
+    variant: Variant,
+    artifact: Artifact,
+    logits: "NDArray[np.float32]",
+    rows: Sequence[int] | None = None,
 ) -> SameAnswers | None:
-    """Whether it computes the baseline's function; only FP32 may, on the photos as the baseline gets them."""
+    """Whether it computes the baseline's function; only FP32 may, on the photos as the baseline gets them.
+
+    rows: the photos of the logits; all by default.
+    """
     if variant.name == BASELINE or variant.name in context.contracts:
         return None
     exact = coarsest((artifact.info.precision, variant.runtime.computes)) == "fp32"
-    return same_answers(context.logits[BASELINE], logits) if exact else None
+    expected = context.logits[BASELINE]
+    return same_answers(expected if rows is None else expected[list(rows)], logits) if exact else None
 
 
 def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:

@@ -18,7 +18,7 @@ from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.measure.worker import Worker
 from workbench.results.records import Budget
-from workbench.run.check_variant import Built, Context
+from workbench.run.check_variant import Built, Context, same_as_baseline
 from workbench.system import machine
 from workbench.system.child import ChildError
 from workbench.system.files import digest_of, write_atomic
@@ -36,7 +36,7 @@ FEWEST_PHOTOS = 96
 TURNS = 8
 BURST_S = 0.03  # of one turn of one session
 LIKELY = 0.6  # to be certified: what a search goes on from
-CODE = "look-1"  # raised when looks are taken in another way
+CODE = "look-2"  # raised when looks are taken in another way
 
 
 class QuickLook(Record):
@@ -44,7 +44,7 @@ class QuickLook(Record):
 
     log_ratio: log(its time / the baseline's time) of one photo, the median of alternating turns.
     images, losses, gains: of the photos that choose, as in `measure.records.Accuracy`.
-    seconds: that the look took, the build aside.
+    seconds: that the look took, the build aside. same: it computes the baseline's function.
     """
 
     log_ratio: float
@@ -54,6 +54,7 @@ class QuickLook(Record):
     size_bytes: int
     memory_bytes: int
     seconds: float
+    same: bool = False
 
     @property
     def speedup(self) -> float:
@@ -65,7 +66,11 @@ class QuickLook(Record):
 
     def within(self, budget: Budget, photos: int) -> bool:
         """Does it lose no more than the budget here, and is it likely to be certified on `photos` others?"""
-        return self.drop.drop <= budget.max_accuracy_drop and promise(self.drop, budget, photos) >= LIKELY
+        return self.drop.drop <= budget.max_accuracy_drop and self.promise(budget, photos) >= LIKELY
+
+    def promise(self, budget: Budget, photos: int) -> float:
+        """The probability that `photos` others certify it: see `promise`."""
+        return 1.0 if self.same else promise(self.drop, budget, photos)
 
     def hopeless(self, budget: Budget) -> bool:
         """Does it lose more than the budget by more than chance could explain?"""
@@ -118,6 +123,7 @@ class Looker:
             size_bytes=built.artifact.info.total_bytes,
             memory_bytes=memory_bytes,
             seconds=time.monotonic() - started,
+            same=same_as_baseline(self.context, variant, built.artifact, logits, rows) is not None,
         )
         write_atomic(path, look.model_dump_json().encode())
         return look

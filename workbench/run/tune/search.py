@@ -15,7 +15,7 @@ from workbench.run.build import LAYER_SECONDS, layers_of
 from workbench.run.check_variant import Built, Context, cause_of
 from workbench.run.tune import moves
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Looker, QuickLook, promise
+from workbench.run.tune.quick_look import Looker, QuickLook
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
 from workbench.system.child import ChildError, call
@@ -86,15 +86,15 @@ class Search:
     def fits(self, candidate: Candidate) -> bool:
         """Does it seem to keep the budget on all the photos that choose?"""
         chosen = len(self.context.parts.selection)
-        if candidate.look is None:
-            return False
+        if candidate.look is None or candidate.look.same:
+            return candidate.look is not None
         times = chosen / candidate.look.images
         drop = PairedDrop(round(candidate.look.losses * times), round(candidate.look.gains * times), chosen)
         return max(drop.drop, drop.upper_bound()) <= self.budget.max_accuracy_drop
 
     def promise(self, candidate: Candidate) -> float:
         assert candidate.look is not None
-        return promise(candidate.look.drop, self.budget, self.photos)
+        return candidate.look.promise(self.budget, self.photos)
 
     def hopeless(self, candidate: Candidate) -> bool:
         return candidate.look is None or candidate.look.hopeless(self.budget)
