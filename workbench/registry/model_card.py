@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import plural, some
-from workbench.measure.records import AT_RISK, EXACT_ANYWAY, Saturation
+from workbench.measure.records import AT_RISK, BASELINE, EXACT_ANYWAY, Saturation
 from workbench.measure.stats import Interval, Ratio, wilson
 from workbench.photos.contract import Preprocess, sides
 from workbench.registry.manifest import Draft
+from workbench.results.cost import throughput
 from workbench.system.files import sha256_bytes
 
 
@@ -102,6 +103,9 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
             speedup = f"{ratio.speedup:.2f} x"
             ends = ratio.interval if trial.status == "ok" else None
             rows.append(("speed-up against the baseline", speedup, _interval(ends, ".2f")))
+    if trial.variant != BASELINE and (more := throughput(trial)) is not None:
+        photos = f"{more.ratio:.2f} x"
+        rows.append(("photos a second against the baseline", photos, _interval(more.interval, ".2f")))
     if trial.peak_memory_bytes is not None:
         rows.append(("peak memory", f"{trial.peak_memory_bytes / 1e6:.0f} MB", "–"))
     table = ["| | value | 95 % interval |", "| --- | ---: | ---: |"]
