@@ -52,7 +52,7 @@ ROW_KEYS = [
     "variant", "recipe", "status", "reason", "backend", "device", "opset", "digest", "size_bytes", "top1",
     "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci", "throughput_ips",
     "load_ms", "peak_memory_bytes", "pareto", "winner", "crop", "precision", "computes", "int8_share",
-    "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated", "gpu",
+    "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated", "same_answers", "gpu",
 ]  # fmt: skip
 # The checkpoint states `resize_shorter_side`, and sizes are rounded as its layout documents.
 CONTRACT = Preprocess(resize=36, crop=32, mean=MEAN, std=STD, rounding="albumentations")
