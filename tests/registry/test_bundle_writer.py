@@ -16,6 +16,7 @@ from workbench.backends import NullRuntime, OrtRuntime, Runtime
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo
 from workbench.backends.table import BACKENDS
 from workbench.errors import Refused, WorkbenchError
+from workbench.measure.records import SameAnswers
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize
 from workbench.registry.bundle import check_golden
@@ -165,6 +166,14 @@ def test_the_first_promotion_publishes_1_0_0_with_everything_it_takes_to_serve(b
     assert (manifest.provenance.variant, manifest.provenance.checkpoint_digest) == (VARIANT, "checkpoint-a")
     with BACKENDS["null"].session(bundle.artifact, manifest.runtime) as session:
         assert check_golden(session.infer, manifest, *bundle.golden()) < 1e-6
+
+
+def test_the_same_answers_as_the_baseline_stand_in_the_manifest_and_on_the_card(bench: Bench) -> None:
+    same = SameAnswers(images=200, max_rel=1e-6, bound=1e-4)
+    bundle = bench.promote(replace(FIRST, changes={"same_answers": same})).bundle
+    assert bundle.manifest.measured.same_answers == same
+    card = (bundle.folder / "MODEL_CARD.md").read_text()
+    assert "| top-1 lost against the baseline | none: same answers | – |" in card
 
 
 def test_the_model_card_can_be_read_and_says_what_was_measured_and_what_was_not(bench: Bench) -> None:

@@ -396,6 +396,11 @@ def test_a_value_stands_with_its_interval(
     assert cells.with_interval(value, interval) == text
 
 
+def test_the_same_function_is_called_that_in_place_of_a_drop() -> None:
+    assert "same answers" in cells.grid([replace(BASELINE, same_answers=True)], "speed").rows[0]
+    assert "same answers" not in cells.grid([BASELINE], "speed").rows[0]
+
+
 @pytest.mark.parametrize(
     ("size_bytes", "text"), [(None, "–"), (0, "0.00"), (1_234_567, "1.23"), (123_456_789, "123")]
 )

@@ -217,7 +217,7 @@ def test_variants_of_one_cause_share_a_line_and_many_are_counted() -> None:
         ),
         (
             reasons.CertifiedAsSame(variant="fp32[opset=20]", images=100, max_rel=8.1e-7, bound=1e-4),
-            "same answers as the baseline on 100 photos: logits differ by at most 8e-07 of the largest; "
+            "same answers as the baseline on 100 photos: logits differ by at most 8.1e-07 of the largest; "
             "rounding explains 0.0001",
         ),
         (

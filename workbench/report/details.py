@@ -107,7 +107,7 @@ def _accuracy(found: Details) -> list[str]:
 
 def _drop(found: Details, drop: PairedDrop) -> str:
     if (same := found.trial.same_answers) is not None:
-        off = f"logits differ by at most {same.max_rel:.1g} of the largest"
+        off = f"logits differ by at most {same.max_rel:.2g} of the largest"
         return f"  same answers as the baseline: {off}; rounding explains {same.bound:g}"
     low, high = drop.interval()
     counts = f"{plural(drop.losses, 'photo')} lost, {drop.gains} gained"

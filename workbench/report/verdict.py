@@ -161,7 +161,7 @@ def _certification(
     photos, held_out = plural(reason.images, "photo"), plural(reason.images, "held-out photo")
     match reason:
         case reasons.CertifiedAsSame():
-            off = f"logits differ by at most {reason.max_rel:.1g} of the largest"
+            off = f"logits differ by at most {reason.max_rel:.2g} of the largest"
             return f"same answers as the baseline on {photos}: {off}; rounding explains {reason.bound:g}"
         case reasons.CertifiedTogether():
             candidates = plural(reason.candidates, "variant")
