@@ -513,9 +513,9 @@ def test_a_variant_timed_in_batches_is_compared_by_the_time_of_one_photo() -> No
     assert "batched" not in measured.pruned
 
 
-def test_the_default_plan_has_samples_enough_for_every_percentile() -> None:
+def test_the_fewest_rounds_have_calls_enough_for_p95() -> None:
     latency = of(timed(farm(THREE), Plan(rounds=6)), "fast")
-    assert None not in (latency.p90_ns, latency.p95_ns, latency.p99_ns)
+    assert None not in (latency.p90_ns, latency.p95_ns)
 
 
 def test_the_ratios_of_one_round_are_those_it_has_among_all() -> None:
