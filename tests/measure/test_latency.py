@@ -338,7 +338,7 @@ def test_where_opening_takes_most_of_the_time_turns_are_not_saved_on() -> None:
         lineup, slow_to_open, Plan(budget_s=10.0), watch=Silent(), report=silent, clock=lambda: clock.now_s
     )
     turns = {(s.round, s.turn) for s in measured.samples}
-    assert turns == {(number, turn) for number in range(6) for turn in range(20)}
+    assert turns == {(number, turn) for number in range(6) for turn in range(22)}
 
 
 def test_where_nothing_is_insisted_on_no_time_at_all_still_gives_one_round() -> None:

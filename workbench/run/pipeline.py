@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError, some
@@ -10,6 +11,7 @@ from workbench.measure.latency import Plan
 from workbench.measure.power import Power, power
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
+from workbench.model.graph.facts import NetworkFacts
 from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
 from workbench.results.pairs import finalist_pairs
@@ -17,7 +19,7 @@ from workbench.results.records import RunInfo, TrialResult
 from workbench.results.remarks import Remark, graver_first
 from workbench.results.verdict import Comparison, compare
 from workbench.run.advice.advise import Advice, advise, advised, hindsight
-from workbench.run.build import network
+from workbench.run.build import code_digest, network
 from workbench.run.check_variant import (
     Context,
     build_baseline,
@@ -33,9 +35,10 @@ from workbench.run.sanity.look import look, look_quickly, of_parity
 from workbench.run.time_variants import time_all
 from workbench.system import machine
 from workbench.system.child import call
-from workbench.system.files import write_arrays
+from workbench.system.files import digest_of, write_arrays
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
+from workbench.system.records import write_record
 from workbench.system.spans import Spans
 from workbench.workspace.recipe import Variant
 from workbench.workspace.workspace import Workspace
@@ -152,9 +155,9 @@ def begin(
     info = _info(prepared, folder, parts, baseline, options.arguments)
     folder.save_info(info)
     _save_photos(folder, prepared.job.photos, parts)
-    logs = folder.path / "logs"
+    log = folder.path / "logs" / "reference.txt"
     with spans.span("source_model"):
-        reference = reference_logits(prepared.job, built.artifact, logs / "reference.txt", report)
+        reference = reference_logits(prepared.job, built.artifact, log, report)
     with spans.span("checking"):
         empty = empty_worker(prepared.job, folder)
     context = Context(
@@ -177,10 +180,7 @@ def begin(
             f"the baseline cannot be measured: {result.reason}",
             hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
         )
-    with spans.span("sanity_look"):
-        remarks = look(prepared, built.artifact, reference, logs / "sanity.txt")
-        remarks += of_parity(prepared.job.photos, built.artifact, result.parity, logs / "sanity.txt")
-    info = context.info.model_copy(update={"remarks": graver_first(remarks)})
+    info = context.info.model_copy(update={"remarks": _remarks(context, result)})
     folder.save_info(info)
     options.show_remarks(info.remarks)
     return replace(context, info=info), result
@@ -197,13 +197,31 @@ def _split(prepared: Prepared, options: Options, candidates: int) -> Parts:
     return parts
 
 
+def _remarks(context: Context, baseline: TrialResult) -> tuple[Remark, ...]:
+    """Of the sanity look, on the baseline that was checked."""
+    artifact, log = context.built[BASELINE].artifact, context.folder.path / "logs" / "sanity.txt"
+    with context.spans.span("sanity_look"):
+        found = look(context.prepared, artifact, context.reference, log)
+        return graver_first(found + of_parity(context.job.photos, artifact, baseline.parity, log))
+
+
 def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Variant]) -> Advice:
     """Which of the variants are worth trying on this network and this machine. Raises WorkbenchError."""
-    log = prepared.job.cache / "logs" / "network.txt"
-    facts = call(network, baseline, log=log, timeout_s=120.0, label="reading the network")
+    facts = _facts(prepared.job.cache, baseline)
     reasons = {variant.name: not_here(variant, prepared.source_kind, baseline) for variant in variants}
     absent = {name: reason for name, reason in reasons.items() if reason}
     return advise(facts, machine.collect(), absent, variants, objective=prepared.workspace.budget.objective)
+
+
+def _facts(cache: Path, baseline: Artifact) -> NetworkFacts:
+    """Of the network; remembered, because a process that loads onnx reads them. Raises ChildError."""
+    known = [baseline.digest, baseline.info.model_dump(mode="json"), code_digest(), versions("onnx")]
+    path = cache / "networks" / f"{digest_of(known)}.json"
+    if not path.exists():
+        log = cache / "logs" / "network.txt"
+        facts = call(network, baseline, log=log, timeout_s=120.0, label="reading the network")
+        write_record(path, facts)
+    return NetworkFacts.model_validate_json(path.read_bytes())
 
 
 def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:

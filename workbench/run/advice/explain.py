@@ -44,7 +44,8 @@ class Evidence(Record):
 def _data() -> Any:
     import yaml
 
-    return yaml.safe_load(Path(__file__).with_name("evidence.yaml").read_bytes())
+    text = Path(__file__).with_name("evidence.yaml").read_bytes()
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast
 
 
 @lru_cache(maxsize=1)
