@@ -56,8 +56,8 @@ the winsorised variance (K. K. Yuen 1974). Up to nine rounds that is the plain m
 launch does not count. Of what holds the truth in at least 92 % of every kind after every number of rounds
 it has the narrowest intervals. Order statistics are wider, and neither they nor signed ranks can be surer
 than 96.9 % with six rounds, so that no pair could be told apart after Holm. The plain mean fails where
-one side has rare slow launches. More trimming throws away what few rounds there are. Resampling six
-launches knows no more than the six."""
+one side has rare slow launches. More trimming throws away what few rounds there are. Bootstraps of few
+launches hold the truth too seldom, and the one of t, which comes nearest, is wider."""
 
 Cell = tuple[str, int]  # scenario, rounds
 
