@@ -1,5 +1,6 @@
 """The process that holds one session: what it answers is the runtime's own, and it says what it costs."""
 
+import os
 import re
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from tests.builders import artifact_info, onnx_model
+from tests.builders import artifact_info, onnx_model, small_classifier
 from workbench.backends import NullRuntime, OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.measure.session_process import TIMED_IMAGES, WARM_UP_MIN, OpenSession
@@ -109,6 +110,17 @@ def test_a_burst_is_as_many_times_as_asked_for(worker: Worker) -> None:
     times = worker.burst(2 * TIMED_IMAGES + 1)
     assert len(times) == 2 * TIMED_IMAGES + 1
     assert all(isinstance(time_ns, int) and 1_000 < time_ns < 10**10 for time_ns in times)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processors cannot be chosen here")
+def test_all_threads_of_a_worker_stay_on_the_processors_it_was_given(images: Images, tmp_path: Path) -> None:
+    last = max(os.sched_getaffinity(0))
+    artifact = small_classifier(tmp_path, 16, CLASSES, 8)
+    with Worker(artifact, OrtRuntime(), images, log=tmp_path / "log.txt", cpus=[last]) as worker:
+        worker.ready()
+        worker.burst(3)
+        threads = [int(thread.name) for thread in Path(f"/proc/{worker.pid}/task").iterdir()]
+        assert {cpu for thread in threads for cpu in os.sched_getaffinity(thread)} == {last}
 
 
 def test_a_warm_up_calls_the_session(worker: Worker) -> None:

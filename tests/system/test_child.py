@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench.system.child import Child, ChildError, call, one_call
+from workbench.system.child import Child, ChildError, call
 
 pytestmark = pytest.mark.integration
 
@@ -65,9 +65,6 @@ def chat():
 
 def zeros(megabytes):
     return np.zeros((megabytes, 1024, 256), np.float32) + np.arange(256, dtype=np.float32)
-
-def affinity():
-    return sorted(os.sched_getaffinity(0))
 
 @contextlib.contextmanager
 def counter(start, farewell):
@@ -214,14 +211,6 @@ def test_a_log_is_added_to(log: Path) -> None:
     for _ in range(2):
         call(job("chat"), log=log, timeout_s=TIMEOUT_S, label="the job")
     assert log.read_text().count("said on stdout") == 2
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")
-def test_a_child_stays_on_the_processors_it_was_given(log: Path) -> None:
-    last = max(os.sched_getaffinity(0))
-    with Child(one_call, job("affinity"), (), log=log, cpus=[last], label="it") as child:
-        child.ready(TIMEOUT_S)
-        assert child.ask(None, TIMEOUT_S) == [last]
 
 
 def test_a_child_keeps_its_state_from_one_request_to_the_next(counting: Child) -> None:

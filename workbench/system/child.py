@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.connection import Connection
@@ -62,7 +62,7 @@ class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
     factory: at the top of a module; called once in the child, it returns the handler or a context manager.
-    cpus: processors the child may use, of the parent's. log: file that its stdout and stderr are appended to.
+    log: file that its stdout and stderr are appended to.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class Child:
         factory: Callable[[*Arguments], Handler | AbstractContextManager[Handler]],
         *arguments: *Arguments,
         log: Path,
-        cpus: Collection[int] | None = None,
         label: str,
     ) -> None:
         self.label = label
@@ -88,7 +87,7 @@ class Child:
             )
         self._pipe = Connection(ours.detach())
         # Twice: what names a module that the child cannot import fails there as a job does, with a reason.
-        self._pipe.send_bytes(pickle.dumps((os.getpid(), pickle.dumps((factory, arguments)), cpus)))
+        self._pipe.send_bytes(pickle.dumps((os.getpid(), pickle.dumps((factory, arguments)))))
 
     def ready(self, timeout_s: float) -> None:
         """Wait until the factory has returned. Raises ChildError."""
@@ -188,7 +187,7 @@ def _raised(error: Exception) -> ChildError | _Defect:
 
 def main() -> None:
     pipe = Connection(int(sys.argv[1]))
-    parent, job, cpus = pickle.loads(pipe.recv_bytes())
+    parent, job = pickle.loads(pipe.recv_bytes())
     # Its stderr is the log file. Libraries decide for themselves what they log; ours tells what it does.
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("workbench").setLevel(logging.INFO)
@@ -198,8 +197,6 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             return  # It died before the line above.
-        if cpus is not None:
-            os.sched_setaffinity(0, cpus)
     with contextlib.ExitStack() as stack:
         handlers: list[Handler] = []
 
