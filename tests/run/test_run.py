@@ -53,8 +53,8 @@ ROW_KEYS = [
     "drop", "drop_ci", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "speedup", "speedup_ci", "throughput_ips",
     "load_ms", "peak_memory_bytes", "pareto", "winner", "crop", "precision", "computes", "int8_share",
     "half_share", "fp32_share", "casts", "unfused_qdq", "audit", "validated", "same_answers", "p95_ms_ci",
-    "p99_ms_ci", "load_ms_range", "cold_start_ms", "cold_start_ms_range", "peak_memory_bytes_range", "saturated_ips",
-    "saturated_ratio", "saturated_ratio_ci", "gpu",
+    "p99_ms_ci", "load_ms_range", "cold_start_ms", "cold_start_ms_range", "peak_memory_bytes_range",
+    "saturated_ips", "saturated_ratio", "saturated_ratio_ci", "gpu",
 ]  # fmt: skip
 # The checkpoint states `resize_shorter_side`, and sizes are rounded as its layout documents.
 CONTRACT = Preprocess(resize=36, crop=32, mean=MEAN, std=STD, rounding="albumentations")
