@@ -26,7 +26,9 @@ def test_four_hundred_that_choose_among_six_certify_less_than_for_one_alone() ->
 def test_twelve_hundred_hold_half_of_them_out() -> None:
     found = power(1200, 0.01, 6)
     assert found.halves
-    assert sentence(found).startswith("1,200 photos certify a drop of 0.48 points at best, 1.4")
+    assert sentence(found).startswith(
+        "1,200 photos, half of them held out, certify a drop of 0.50 points at best, 1.4"
+    )
     assert found.cases[0].needed == 600
 
 

@@ -41,11 +41,12 @@ class Power:
 
 
 def power(photos: int, limit: float, candidates: int = 1) -> Power:
+    halves = _halved(photos, limit)
     cases = [
-        Certifiable(changed, _smallest(photos, changed, candidates), _needed(limit, changed))
+        Certifiable(changed, _smallest(photos, changed, candidates, halves=halves), _needed(limit, changed))
         for changed in CHANGED
     ]
-    return Power(photos, limit, candidates, _halved(photos, limit), tuple(cases))
+    return Power(photos, limit, candidates, halves, tuple(cases))
 
 
 def _halved(photos: int, limit: float) -> bool:
@@ -53,8 +54,8 @@ def _halved(photos: int, limit: float) -> bool:
     return photos > 1 and PairedDrop(0, 0, photos // 2).within(limit)
 
 
-def _smallest(photos: int, changed: float, candidates: int) -> float:
-    """The smallest drop that is certified in SURE of the runs."""
+def _smallest(photos: int, changed: float, candidates: int, *, halves: bool) -> float:
+    """The smallest drop that is certified in SURE of the runs. halves: half of the photos are held out."""
 
     def least(enough: Callable[[float], bool]) -> float:
         low, high = 0.0, 1.0
@@ -66,7 +67,7 @@ def _smallest(photos: int, changed: float, candidates: int) -> float:
     # All photos choose and certify while a half would be too small; from then on it takes both halves.
     confidence = 1 - (1 - CONFIDENCE) / candidates
     undivided = least(lambda drop: probability(photos, drop, changed, confidence) >= SURE)
-    if not _halved(photos, undivided):
+    if not halves and not _halved(photos, undivided):
         return undivided
     return least(lambda drop: _halved(photos, drop) and _both(photos, drop, changed) >= SURE)
 
