@@ -11,18 +11,58 @@ import pytest
 
 from tests.builders import MACHINE, absent_trial, run_info, trial
 from workbench.model.graph.facts import NetworkFacts
+from workbench.model.graph.work import Work
 from workbench.report.advice import answer, headlines
 from workbench.report.advice import text as text_of
 from workbench.results.records import AdviceScore
 from workbench.results.verdict import compare
 from workbench.run.advice.advise import Advice, Item, advise, advised, hindsight
+from workbench.run.advice.cost_model import CostModel, Costs
 from workbench.run.advice.speed_rules import Situation, opinions
 from workbench.system.machine import Machine
 from workbench.workspace import recipe
 from workbench.workspace.recipe import Variant
 
 VNNI = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
+
+
+def costs(**more: float) -> Costs:
+    """As plain FP32 in microseconds, unless said otherwise."""
+    plain = {"call": 8, "nodes": 1, "plain": 4, "depthwise": 40, "products": 30, "weights": 150}
+    return Costs(**{**plain, "moved": 60, "between": 500, "gated": 0, "within": 1.2, **more})
+
+
+INT8 = {"nodes": 2, "plain": 1.5, "depthwise": 30, "products": 15, "weights": 30, "between": 1400}
+KNOWN = CostModel(
+    cpu="some processor",
+    features=VNNI,
+    date="2026-01-01",
+    versions={"onnxruntime": "1.32.0"},
+    networks=("a", "b"),
+    costs={
+        "fp32": costs(),
+        "int8": costs(**INT8),
+        "fp16": costs(plain=5, depthwise=50, products=40, weights=190, moved=75, between=625),
+        "dynamic_int8": costs(plain=30, depthwise=300, products=15),
+        "dynamic_uint8": costs(plain=12, depthwise=120, products=15),
+        "openvino_f32": costs(call=100, nodes=3),
+        "openvino_bf16": costs(call=100, nodes=3, plain=1.5, products=15),
+        "openvino_int8": costs(call=100, **INT8),
+    },
+)
 AVX2 = ("avx2",)
+
+
+PLAIN = Work(
+    nodes=52,
+    plain=300_000_000,
+    depthwise=0,
+    products=300_000,
+    weights=3_000_000,
+    moved=6_000_000,
+    between=100_000,
+    gated=0,
+)
 
 
 def network(**more: Any) -> NetworkFacts:
@@ -46,12 +86,27 @@ def network(**more: Any) -> NetworkFacts:
         "any_size": True,
         "first": "conv_0",
         "last": "fc",
+        "work": PLAIN,
     }
     return NetworkFacts(**{**values, **more})
 
 
-GATED = network(squeeze_excite=9, hard_swish=19, depthwise=11, depthwise_share=0.1)
-TRANSFORMER = network(convolutions=1, attention=12, matmul_share=0.99, any_size=False)
+GATED = network(
+    squeeze_excite=9,
+    hard_swish=19,
+    depthwise=11,
+    depthwise_share=0.1,
+    work=PLAIN.model_copy(
+        update={"nodes": 120, "plain": 45_000_000, "depthwise": 5_000_000, "between": 1_500_000}
+    ),
+)
+TRANSFORMER = network(
+    convolutions=1,
+    attention=12,
+    matmul_share=0.99,
+    any_size=False,
+    work=PLAIN.model_copy(update={"plain": 3_000_000, "products": 297_000_000, "between": 4_000_000}),
+)
 
 
 def machine(features: Sequence[str] = VNNI, architecture: str = "x86_64", cores: int = 4) -> Machine:
@@ -75,7 +130,7 @@ def item(variants: Callable[[str], list[Variant]]) -> Callable[..., Item]:
     """The advice on the one variant of a recipe."""
 
     def judge(text: str, facts: NetworkFacts, on: Machine | None = None, **more: Any) -> Item:
-        (only,) = advise(facts, on or machine(), {}, variants(text), **more).items
+        (only,) = advise(facts, on or machine(), {}, variants(text), known=KNOWN, **more).items
         return only
 
     return judge
@@ -94,15 +149,15 @@ OLD_ARM = machine(("asimd",), "aarch64")
 @pytest.mark.parametrize(
     ("text", "facts", "on", "expected", "worth", "because"),
     [
-        (STATIC, network(), machine(), "faster", True, "plain convolutions"),
-        (STATIC, network(), ARM, "faster", True, "plain convolutions"),
+        (STATIC, network(), machine(), "faster", True, "INT8 multiplies faster"),
+        (STATIC, network(), ARM, "faster", True, "INT8 multiplies faster"),
         (STATIC, network(), OLD_ARM, "unknown", True, "without dot-product instructions"),
         (STATIC, network(), NO_VNNI, "unknown", False, "in 16 bits, which saturate"),
         (STATIC, GATED, machine(), "slower", False, "hard-swish"),
         (STATIC, TRANSFORMER, machine(), "unknown", True, "outlier channels"),
         (SIGNED, GATED, machine(), "slower", False, "int8 activations"),
         (DYNAMIC, network(), machine(), "slower", False, "ConvInteger"),
-        (DYNAMIC, TRANSFORMER, machine(), "faster", True, "made for the products of transformers"),
+        (DYNAMIC, TRANSFORMER, machine(), "faster", True, "speeds up products"),
         ("steps: [{use: dynamic_int8}]\n", network(), machine(), "same", False, "matrix products"),
         ("steps: [{use: fp16}]\n", network(), machine(), "slower", False, "behind casts"),
         (SMALLER, network(), machine(), "faster", True, "random crops"),
@@ -111,7 +166,7 @@ OLD_ARM = machine(("asimd",), "aarch64")
         ("preprocess: {crop: 160}\n", network(), machine(), "faster", True, "of the pixels"),
         ("preprocess: {scale: 1.5}\n", network(), machine(), "slower", False, "of the pixels"),
         (OPENVINO, network(), machine(), "faster", True, "BF16 in hardware"),
-        (OPENVINO, network(), NO_VNNI, "unknown", False, "openvino's FP32 kernels"),
+        (OPENVINO, network(), NO_VNNI, "slower", False, "no BF16 instructions"),
         ("runtime: {backend: torch}\n", network(), machine(), "slower", False, "operator by operator"),
         ("export: {opset: 20}\n", network(), machine(), "same", False, "opsets"),
         ("steps: [{use: simplify}]\n", network(), machine(), "same", False, "the same multiplications"),
@@ -159,7 +214,7 @@ def advice(variants: Callable[[str], list[Variant]]) -> Advice:
     text = "matrix:\n  steps: [[], [{use: static_int8}], [{use: fp16}], [{use: nncf_int8}]]\n"
     found = variants(text)
     absent = {found[3].name: "`nncf` is not installed"}
-    return advise(GATED, machine(), absent, found)
+    return advise(GATED, machine(), absent, found, known=KNOWN)
 
 
 def test_what_cannot_run_here_is_not_worth_trying_and_says_why(advice: Advice) -> None:
@@ -178,7 +233,7 @@ def test_what_cannot_run_here_has_a_heading_of_its_own_and_each_reason_is_given_
     absent = {
         variant.name: "no NVIDIA driver is here" for variant in found if variant.runtime.device == "cuda"
     }
-    given = advise(network(), machine(), absent, found)
+    given = advise(network(), machine(), absent, found, known=KNOWN)
     poor, _, away = text_of(given).partition("\nnot worth trying:\n")[2].partition("\ncannot run here:\n")
     assert poor.startswith("  a[cpu]: expected ")
     assert away.startswith("  a [cuda] [cuda,cuda_graph=true], b\n    - no NVIDIA driver is here [")
@@ -193,13 +248,13 @@ def test_what_cannot_run_here_has_a_heading_of_its_own_and_each_reason_is_given_
 def test_where_everything_can_run_nothing_is_said_of_what_cannot(
     variants: Callable[[str], list[Variant]],
 ) -> None:
-    given = advise(network(), machine(), {}, variants(""))
+    given = advise(network(), machine(), {}, variants(""), known=KNOWN)
     assert "cannot run here" not in text_of(given) + "".join(headlines(given))
 
 
 def test_only_what_is_worth_trying_is_kept(variants: Callable[[str], list[Variant]]) -> None:
     found = variants("matrix: {preprocess.scale: [0.5, 0.75, 1.5]}\n")
-    kept = advised(advise(network(), machine(), {}, found), found)
+    kept = advised(advise(network(), machine(), {}, found, known=KNOWN), found)
     assert [variant.name for variant in kept] == ["a[scale=0.5]", "a[scale=0.75]"]
 
 
@@ -219,7 +274,7 @@ def test_the_facts_are_plain_data(advice: Advice) -> None:
 
 def test_the_first_lines_of_a_run_name_what_is_worth_trying(variants: Callable[[str], list[Variant]]) -> None:
     found = variants("matrix: {preprocess.scale: [0.75, 0.5, 1.5]}\n")
-    lines = headlines(advise(network(), machine(), {}, found))
+    lines = headlines(advise(network(), machine(), {}, found, known=KNOWN))
     assert lines[1] == "worth trying: a[scale=0.5], a[scale=0.75]"
     assert "1 of 3" in lines[2]
 
@@ -242,7 +297,7 @@ def test_hindsight_says_where_the_advice_was_wrong(advice: Advice) -> None:
 
 def test_hindsight_says_where_a_promise_was_not_kept(variants: Callable[[str], list[Variant]]) -> None:
     found = variants("matrix: {preprocess.scale: [0.7, 0.5]}\n")
-    given = advise(network(), machine(), {}, found)
+    given = advise(network(), machine(), {}, found, known=KNOWN)
     score = looked_back(given, {found[0].name: 0.9, found[1].name: 1.5})
     assert [wrong.kind for wrong in score.wrong] == ["slower_than_advised", "less_than_advised"]
     assert (score.right, score.timed) == (0, 2)

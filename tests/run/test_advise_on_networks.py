@@ -59,6 +59,28 @@ def test_the_parts_of_the_sample_are_counted(tmp_path: Path, exporter: str) -> N
     assert found.input_shape == (3, 64, 64)
 
 
+def test_the_work_of_a_photo_is_counted_by_kinds_and_grows_with_the_pixels(tmp_path: Path) -> None:
+    work, larger = (facts(create_model(12), tmp_path, side).work for side in (64, 128))
+    assert work is not None and larger is not None
+    assert work.macs == facts(create_model(12), tmp_path).macs
+    assert work.depthwise > 0 and work.gated > 0
+    assert (larger.nodes, larger.weights) == (work.nodes, work.weights)
+    assert larger.plain == pytest.approx(work.scaled(4).plain, rel=0.05)  # gates do not grow
+    assert larger.moved == pytest.approx(work.scaled(4).moved, rel=0.02)
+
+
+def test_what_is_computed_within_another_node_is_no_work_of_its_own(tmp_path: Path) -> None:
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3, 1, 1, groups=4),
+        torch.nn.Tanh(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 5),
+    )  # fmt: skip
+    work = facts(layers, tmp_path, side=16).work
+    assert work is not None
+    assert (work.plain, work.products) == (256 * 32 * (27 + 72), 160)
+    assert work.nodes == 5  # the ReLU is computed within the convolution; to flatten is nothing
+    assert work.between == 256 * 32 + 32  # tanh and pool
+
+
 def test_attention_is_seen(tmp_path: Path) -> None:
     assert facts(Attention(), tmp_path).attention == 1
 

@@ -59,7 +59,7 @@ def macs_of(model: "onnx.ModelProto") -> dict[str, int]:
     A free batch counts as 1, a fixed one is divided out; biases are not counted, and neither are the bodies
     of If and Loop. A node whose shapes ONNX cannot infer is left out.
     """
-    shapes = _shapes(model)
+    shapes = shapes_of(model)
     batch = _batch(model)
     counted = {}
     for name, node in multiplying(model):
@@ -111,7 +111,7 @@ def inputs_of(graph: "onnx.GraphProto") -> "list[onnx.ValueInfoProto]":
     return [value for value in graph.input if value.name not in stored]
 
 
-def _shapes(model: "onnx.ModelProto") -> dict[str, Shape]:
+def shapes_of(model: "onnx.ModelProto") -> dict[str, Shape]:
     """Every tensor's shape that can be inferred, with free batches set to 1."""
     import onnx
 

@@ -9,6 +9,7 @@ from workbench.backends.artifact import Precision
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
 from workbench.model.graph.roles import POOLS, WEIGHTED, Wiring, roles_of, wiring_of
+from workbench.model.graph.work import Work, work_of
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class NetworkFacts(Record):
     parameters: stored floats. input_shape: (C, H, W), 0 where free. convolutions: depthwise ones included.
     depthwise_share, matmul_share: of the MACs. squeeze_excite: blocks. hard_swish, swish: activations
     x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels
-    whose weights are all but zero. first, last: the nodes with weights at both ends.
+    whose weights are all but zero. first, last: the nodes with weights at both ends. work: of one photo; None
+    where the shapes are hidden.
     """
 
     operators: dict[str, int]
@@ -47,6 +49,7 @@ class NetworkFacts(Record):
     any_size: bool
     first: str | None
     last: str | None
+    work: Work | None
 
     @property
     def gates(self) -> int:
@@ -91,6 +94,7 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
         any_size=not all(size[1:]),
         first=next(iter(_nodes_with("first", roles)), None),
         last=next(iter(_nodes_with("last", roles)), None),
+        work=work_of(model, wiring, roles),
     )
 
 

@@ -10,6 +10,7 @@ from workbench.results.reasons import Objective
 from workbench.results.records import AdviceScore, Misjudgement, MisjudgementKind
 from workbench.results.remarks import Remark
 from workbench.results.verdict import Comparison, Row
+from workbench.run.advice.cost_model import CostModel, measured
 from workbench.run.advice.speed_rules import Opinion, Situation, opinions
 from workbench.system.machine import Machine
 from workbench.workspace.recipe import Variant
@@ -61,13 +62,15 @@ def advise(
     variants: Sequence[Variant],
     *,
     objective: Objective = "latency",
+    known: CostModel | None = None,
 ) -> Advice:
     """Predict, by rules on operators and processor features (`speed_rules`); nothing is run.
 
     facts: of the network in FP32. absent: why a variant cannot be tried here, by its name.
-    objective: what the winner is chosen by.
+    objective: what the winner is chosen by. known: the costs to predict by; those shipped by default.
     """
-    situation = Situation(facts, machine.architecture, machine.cores, frozenset(machine.features))
+    features = frozenset(machine.features)
+    situation = Situation(facts, machine.architecture, machine.cores, features, known or measured())
     items = tuple(_judged(variant, situation, objective, absent.get(variant.name)) for variant in variants)
     return Advice(facts, machine.cpu, machine.cores, machine.features, objective, items)
 

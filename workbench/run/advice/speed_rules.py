@@ -1,19 +1,22 @@
-"""What is known of how fast a variant will be, before it is tried: rules by operators and processor features.
+"""What is known of how fast a variant will be, before it is tried.
 
-Each rule gives a range of factors on the speed of the plain FP32 export in onnxruntime, with its source. The
-ranges span what was seen on few networks and machines: they order what to try, and measuring decides.
+Each rule gives a range of factors on the speed of the plain FP32 export in onnxruntime, with its source. On a
+CPU the ranges follow from the sizes of the network (`cost_model`); on a GPU, and where nothing was measured,
+they are what makers and others report. They order what to try, and measuring decides.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
 from workbench.errors import WorkbenchError, plural
 from workbench.model.graph.facts import NetworkFacts
+from workbench.model.graph.work import Work
 from workbench.photos.contract import sides
+from workbench.run.advice.cost_model import CostModel, Method, measured
 from workbench.run.advice.explain import phrases
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
 from workbench.steps.nncf.settings import NncfInt8
@@ -26,13 +29,20 @@ sources = SimpleNamespace(**phrases())
 ARITHMETIC = "multiply-accumulates of this network"
 
 MANY_GATES = 0.25  # gates per convolution
-MUCH_DEPTHWISE = 0.3  # of the MACs
-MUCH_MATMUL = 0.2  # of the MACs
+MUCH_OVERHEAD = 0.4  # of a call
 # A photo's: on a data-centre GPU less than 0.1 ms of work in FP32, as long as starting ten kernels.
 FEW_MACS = 2e9
-TINY_MACS = 1e6  # on a CPU some 20 microseconds, about what calling a session takes
-TINIEST_MACS = 1e5  # fewer pixels are less work without any work of their own
-SAME_SPEED = 1.1
+MATRIX = INT8_DOT | BF16 | {"avx512f"}  # the instructions that decide ratios
+METHODS: dict[Method, str] = {
+    "int8": f"INT8 multiplies faster; gates between convolutions cost: {sources.GATES}",
+    "fp16": "x86 processors compute FP16 graphs in FP32 behind casts: half the file, no faster",
+    "dynamic_int8": "dynamic INT8 speeds up products; convolutions run ConvInteger, their slowest kernel",
+    "dynamic_uint8": "dynamic INT8 speeds up products; convolutions run ConvInteger, a slow kernel",
+    "dynamic_products": "dynamic INT8 changes the matrix products alone",
+    "openvino_f32": "openvino's FP32 kernels are about as fast as onnxruntime's, and a call costs more",
+    "openvino_int8": f"openvino fuses INT8 convolutions: {sources.NNCF_OPENVINO}; a call costs more",
+    "openvino_bf16": "the processor multiplies BF16 in hardware, and openvino uses it; a call costs more",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +62,13 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A network on a processor. flags: as the kernel names them."""
+    """A network on a processor. flags: as the kernel names them. known: what was measured before."""
 
     facts: NetworkFacts
     architecture: str
     cores: int
     flags: frozenset[str]
+    known: CostModel = field(default_factory=measured)
 
     @property
     def x86(self) -> bool:
@@ -72,11 +83,10 @@ class Situation:
     def bf16(self) -> bool:
         return bool(self.flags & BF16)
 
-    @property
-    def gated(self) -> bool:
-        """Squeeze-and-excitation and hard-swish all over: much work between convolutions that gain little."""
-        gates = self.facts.squeeze_excite + self.facts.hard_swish
-        return gates > MANY_GATES * max(1, self.facts.convolutions)
+    def range_of(self, before: Work, first: Method, after: Work, second: Method) -> tuple[float, float]:
+        """The range of the speed of `second` on `after` over that of `first` on `before`."""
+        foreign = (self.flags & MATRIX) != (frozenset(self.known.features) & MATRIX)
+        return self.known.speedup(before, first, after, second, foreign=foreign)
 
 
 def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -84,19 +94,7 @@ def opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     if refusals := list(_refusals(variant, situation)):
         yield from refusals
         return
-    sized = _kept(_size(variant, situation), situation, TINIEST_MACS)
-    yield from dict.fromkeys([*sized, *_kept(_opinions(variant, situation), situation, TINY_MACS)])
-
-
-def _kept(given: Iterator[Opinion], situation: Situation, least: float) -> list[Opinion]:
-    """The opinions, without the promises where the network has fewer MACs than `least`."""
-    found, macs = list(given), situation.facts.macs
-    promises = [opinion for opinion in found if opinion.high > SAME_SPEED and not opinion.stop]
-    if macs is None or macs >= least or not promises:
-        return found
-    text = f"too small to gain: its {macs / 1e6:.2g} million MACs take less time than a call does"
-    small = Opinion(text, ARITHMETIC, 0.85, 1.05)
-    return [small, *(opinion for opinion in found if opinion not in promises)]
+    yield from dict.fromkeys([*_size(variant, situation), *_opinions(variant, situation)])
 
 
 def _refusals(variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -109,49 +107,129 @@ def _refusals(variant: Variant, situation: Situation) -> Iterator[Opinion]:
 
 
 def _opinions(variant: Variant, situation: Situation) -> Iterator[Opinion]:
-    runtime = variant.runtime
-    if runtime.device == "cuda":
+    if variant.runtime.device == "cuda":
         yield from _gpu(variant, situation)
     else:
-        for step in variant.steps:
-            match step:
-                case StaticInt8():
-                    yield from _static(step, variant, situation)
-                case NncfInt8():
-                    yield from _int8(variant, situation)
-                case DynamicInt8():
-                    yield from _dynamic(step, situation)
-                case _ if step.FAMILY == "fp16" and isinstance(runtime, OrtRuntime):
-                    yield from _fp16(situation)
-        yield from _runtime(variant, situation)
+        yield from _on_cpu(variant, situation)
     yield from _calls(variant, situation)
 
 
 def _size(variant: Variant, situation: Situation) -> Iterator[Opinion]:
-    scale = variant.preprocess.scale
-    own = math.prod(situation.facts.input_shape[1:])
-    if scale is None and variant.preprocess.crop is not None and own:
-        scale = math.sqrt(math.prod(sides(variant.preprocess.crop)) / own)
-    if scale is None or scale == 1:
+    scale = _scale(variant, situation)
+    if scale == 1:
         return
     if not situation.facts.any_size:
         yield Opinion("the network takes photos of one size only", "tried on a smaller photo", stop=True)
         return
-    # Seen between these powers of the side: not everything scales with the number of pixels.
-    low, high = sorted((scale**-1.2, scale**-2))
     pixels = f"photos of {100 * scale**2:.0f} % of the pixels"
     if variant.runtime.device == "cuda":
         # Where starting kernels takes the time, the pixels change little.
         low, high = sorted((1.0, scale**-2))
         yield Opinion(f"{pixels}: less work, and as many kernels to start", ARITHMETIC, low, high)
-    else:
-        yield Opinion(f"{pixels}: the work shrinks with them", sources.MEASURED, low, high)
+    elif (work := situation.facts.work) is not None:
+        small = work.scaled(scale**2)
+        text = f"{pixels}: the work shrinks with them{_smallness(situation)}"
+        yield Opinion(text, situation.known.source, *situation.range_of(work, "fp32", small, "fp32"))
     if scale < 1:
         yield Opinion(f"{sources.CROPS}, so smaller photos often keep the accuracy", sources.TOUVRON)
 
 
+def _scale(variant: Variant, situation: Situation) -> float:
+    """The side of the photos over that of the workspace's."""
+    given, own = variant.preprocess, math.prod(situation.facts.input_shape[1:])
+    if given.scale is None and given.crop is not None and own:
+        return math.sqrt(math.prod(sides(given.crop)) / own)
+    return given.scale or 1.0
+
+
+def _overhead(situation: Situation) -> float:
+    """How much of a call in FP32 gains nothing from less work; 0 where the sizes are hidden."""
+    work = situation.facts.work
+    return 0.0 if work is None else situation.known.overhead_share(work, "fp32")
+
+
+def _smallness(situation: Situation) -> str:
+    if (share := _overhead(situation)) < MUCH_OVERHEAD:
+        return ""
+    return f"; too small to gain much: {100 * share:.0f} % of a call is not arithmetic"
+
+
+def _on_cpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
+    for step in variant.steps:
+        if isinstance(step, StaticInt8):
+            yield from _static(step, variant, situation)
+        if isinstance(step, StaticInt8 | NncfInt8) and situation.facts.transformer:
+            text = (
+                "a transformer has outlier channels: static ranges often cost accuracy, dynamic ones do not"
+            )
+            yield Opinion(text, "Xiao et al. 2023, SmoothQuant")
+    if situation.facts.precision == "int8":  # what was measured was FP32 before
+        return
+    if (rule := _unmeasured(variant, situation)) is not None:
+        yield rule
+    elif (method := method_of(variant)) != "fp32" and (work := situation.facts.work) is not None:
+        work = work.scaled(_scale(variant, situation) ** 2)
+        text = f"{METHODS[method]}{_smallness(situation)}"
+        yield Opinion(text, situation.known.source, *situation.range_of(work, "fp32", work, method))
+
+
+def method_of(variant: Variant) -> Method:
+    """What the costs of a variant on a CPU go by."""
+    quantised = any(isinstance(step, StaticInt8 | NncfInt8) for step in variant.steps)
+    if isinstance(variant.runtime, OpenvinoRuntime):
+        floats: Method = "openvino_f32" if variant.runtime.computes == "f32" else "openvino_bf16"
+        return "openvino_int8" if quantised else floats
+    for step in variant.steps:
+        if isinstance(step, DynamicInt8):
+            if "Conv" not in step.op_types:
+                return "dynamic_products"
+            return "dynamic_int8" if step.weight == "qint8" else "dynamic_uint8"
+    if quantised:
+        return "int8"
+    return "fp16" if any(step.FAMILY == "fp16" for step in variant.steps) else "fp32"
+
+
+def _unmeasured(variant: Variant, situation: Situation) -> Opinion | None:
+    """What is known of runtimes and processors whose costs were not measured."""
+    runtime = variant.runtime
+    method = method_of(variant)
+    if isinstance(runtime, TorchRuntime):
+        return _torch(runtime, situation)
+    if method in ("int8", "openvino_int8") and not situation.int8_dot:
+        missing = "VNNI" if situation.x86 else "dot-product instructions"
+        text = f"without {missing}, INT8 products take as long as FP32 ones, or nearly"
+        return Opinion(text, "armnn issue 511, openvino issue 4005", 0.6, 1.4)
+    if method == "openvino_int8" and method not in situation.known.costs:
+        return _openvino_int8(situation)
+    if method == "openvino_bf16" and not situation.bf16:
+        text = "the processor has no BF16 instructions: openvino computes in FP32"
+        return Opinion(text, "processor features", 0.4, 1.1)
+    if method == "fp16" and not situation.x86:
+        text = "FP16 on ARM needs both the instructions and onnxruntime's kernels for them"
+        return Opinion(text, "onnxruntime issue 25824: four times slower on a Raspberry Pi 5", 0.25, 1.3)
+    return None
+
+
+def _openvino_int8(situation: Situation) -> Opinion:
+    facts = situation.facts
+    gated = facts.transformer or facts.gates > MANY_GATES * facts.convolutions
+    low, high = (0.8, 1.9) if gated else (1.7, 3.5)
+    text = f"{METHODS['openvino_int8']}{_smallness(situation)}"
+    gains = 1 - _overhead(situation)
+    return Opinion(text, sources.MEASURED, low**gains, high**gains)
+
+
+def _torch(runtime: TorchRuntime, situation: Situation) -> Opinion:
+    if not runtime.compile:
+        return Opinion("torch runs the network operator by operator", sources.MEASURED, 0.2, 0.65)
+    if runtime.precision != "bf16":
+        return Opinion("compiled by inductor, weights frozen", sources.MEASURED, 0.35, 1.0)
+    if not situation.bf16:
+        return Opinion("the processor has no BF16 instructions", "processor features", 0.1, 0.6)
+    return Opinion("compiled by inductor, in BF16 that the processor has", sources.MEASURED, 0.7, 1.8)
+
+
 def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterator[Opinion]:
-    yield from _int8(variant, situation)
     # onnxruntime on x86 turns int8 activations into uint8 ones: they saturate alike.
     wide = not step.reduce_range and step.weight == "int8"
     if situation.x86 and not situation.int8_dot and wide:
@@ -167,65 +245,6 @@ def _static(step: StaticInt8, variant: Variant, situation: Situation) -> Iterato
         dead = plural(situation.facts.dead_channels, "dead channel")
         text = f"{dead}: their scales are so small that a bias overflows"
         yield Opinion(f"{text} (repaired here; per tensor is safe)", sources.ORT_DEAD_CHANNELS)
-
-
-def _int8(variant: Variant, situation: Situation) -> Iterator[Opinion]:
-    """What 8-bit kernels gain on convolutions and products of this kind."""
-    yield _int8_kernels(situation, situation.facts, openvino=isinstance(variant.runtime, OpenvinoRuntime))
-    if (share := situation.facts.depthwise_share) > MUCH_DEPTHWISE:
-        text = f"{100 * share:.0f} % of the MACs are depthwise: memory decides, not arithmetic"
-        yield Opinion(text, "openvino issue 1858", 0.6, 0.9)
-    if situation.facts.transformer:
-        text = "a transformer has outlier channels: static ranges often cost accuracy, dynamic ones do not"
-        yield Opinion(text, "Xiao et al. 2023, SmoothQuant")
-
-
-def _int8_kernels(situation: Situation, facts: NetworkFacts, *, openvino: bool) -> Opinion:
-    if not situation.int8_dot:
-        missing = "VNNI" if situation.x86 else "dot-product instructions"
-        text = f"without {missing}, INT8 products take as long as FP32 ones, or nearly"
-        return Opinion(text, "armnn issue 511, openvino issue 4005", 0.6, 1.4)
-    if facts.transformer:
-        text = "products gain from INT8; softmax, layer norms and gates stay in float"
-        return Opinion(text, sources.ORT_QUANTIZATION, 0.9, 2.0)
-    if situation.gated and openvino:
-        text = "gates between the convolutions stay in float, and openvino fuses them"
-        return Opinion(text, sources.MEASURED, 0.8, 1.8)
-    if situation.gated:
-        blocks = plural(facts.squeeze_excite, "squeeze-and-excitation block")
-        blocks = f"{facts.hard_swish} hard-swish and {blocks}"
-        return Opinion(f"{blocks}: {sources.GATES}", sources.MEASURED, 0.3, 1.1)
-    if facts.swish > MANY_GATES * facts.convolutions:
-        text = "swish between the convolutions becomes a table in INT8; what that gains varies"
-        return Opinion(text, "onnxruntime's QLinearSigmoid", 0.7, 2.0)
-    speed = sources.NNCF_OPENVINO if openvino else sources.STATIC_INT8
-    text = f"plain convolutions, and INT8 dot products in hardware: {speed}"
-    return Opinion(text, sources.MEASURED, 1.7, 3.5)
-
-
-def _dynamic(step: DynamicInt8, situation: Situation) -> Iterator[Opinion]:
-    facts = situation.facts
-    if "Conv" in step.op_types and 1 - facts.matmul_share > MUCH_MATMUL:
-        signed = step.weight == "qint8"
-        speed, low, high = (sources.DYNAMIC_INT8, 0.1, 0.3) if signed else (sources.DYNAMIC_UINT8, 0.4, 1.1)
-        text = "dynamic INT8 of convolutions runs ConvInteger, the slowest kernel there is for them"
-        yield Opinion(f"{text}: {speed}", sources.MEASURED, low, high)
-    elif facts.matmul_share < MUCH_MATMUL:
-        text = f"only {100 * facts.matmul_share:.1f} % of the MACs are in matrix products: little changes"
-        yield Opinion(text, ARITHMETIC, 0.95, 1.05)
-    else:
-        low, high = (1.1, 2.5) if situation.int8_dot else (0.8, 1.6)
-        text = "dynamic INT8 is made for the products of transformers"
-        yield Opinion(text, sources.ORT_QUANTIZATION, low, high)
-
-
-def _fp16(situation: Situation) -> Iterator[Opinion]:
-    if situation.x86:
-        text = "x86 processors compute FP16 graphs in FP32 behind casts: half the file, and slower"
-        yield Opinion(f"{text}: {sources.FP16_X86}", f"{sources.MEASURED}; {sources.ORT_FP16}", 0.75, 0.95)
-    else:
-        text = "FP16 on ARM needs both the instructions and onnxruntime's kernels for them"
-        yield Opinion(text, "onnxruntime issue 25824: four times slower on a Raspberry Pi 5", 0.25, 1.3)
 
 
 def _gpu(variant: Variant, situation: Situation) -> Iterator[Opinion]:
@@ -265,30 +284,6 @@ def _gpu_int8(variant: Variant, *, small: bool) -> Iterator[Opinion]:
             yield Opinion(text, sources.TENSOR_CORES, low, high)
 
 
-def _runtime(variant: Variant, situation: Situation) -> Iterator[Opinion]:
-    runtime = variant.runtime
-    quantised = any(isinstance(step, StaticInt8 | NncfInt8) for step in variant.steps)
-    quantised |= situation.facts.precision == "int8"
-    if isinstance(runtime, OpenvinoRuntime) and not quantised:
-        if runtime.precision in ("bf16", "f16") and situation.bf16:
-            low, high = (0.8, 1.8) if situation.gated else (1.4, 2.1)
-            text = f"the processor multiplies BF16 in hardware, and openvino uses it: {sources.OPENVINO_BF16}"
-            yield Opinion(text, sources.MEASURED, low, high)
-        else:
-            low, high = (0.5, 1.0) if situation.gated else (0.85, 1.15)
-            same = "openvino's FP32 kernels are about as fast as onnxruntime's"
-            yield Opinion(f"{same}, slower for small gated networks", sources.MEASURED, low, high)
-    if isinstance(runtime, TorchRuntime):
-        if not runtime.compile:
-            yield Opinion("torch runs the network operator by operator", sources.MEASURED, 0.2, 0.65)
-        elif runtime.precision == "bf16" and situation.bf16:
-            yield Opinion("compiled by inductor, in BF16 that the processor has", sources.MEASURED, 0.7, 1.8)
-        elif runtime.precision == "bf16":
-            yield Opinion("the processor has no BF16 instructions", "processor features", 0.1, 0.6)
-        else:
-            yield Opinion("compiled by inductor, weights frozen", sources.MEASURED, 0.35, 1.0)
-
-
 def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
     """Threads and batches."""
     runtime = variant.runtime
@@ -304,7 +299,9 @@ def _calls(variant: Variant, situation: Situation) -> Iterator[Opinion]:
         )
     elif runtime.device == "cpu" and threads > 1:
         text = f"{threads} threads share the work of one photo, and fewer photos are answered at once"
-        yield Opinion(text, "Amdahl's law", 1 + 0.2 * (threads - 1), float(threads))
+        alone = _overhead(situation)
+        low, high = (1 / (alone + (1 - alone) / each) for each in (1 + 0.2 * (threads - 1), threads))
+        yield Opinion(f"{text}{_smallness(situation)}", "Amdahl's law", low, high)
     sized = variant.preprocess.scale is not None or variant.preprocess.crop is not None
     plain = isinstance(runtime, OrtRuntime) and runtime.device == "cpu" and threads == 1
     if plain and not sized and all(step.FAMILY == "tidying" for step in variant.steps):
