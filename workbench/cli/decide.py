@@ -70,7 +70,7 @@ def compare(
         print_answer(words.answer(details), words.text(details), form)
         return 0
     found = compare_runs(results, runs or [], mix_machines=mix_machines, reanalyse=reanalyse)
-    return print_comparisons(found, form, columns=columns, verbose=verbose, output=output)
+    return print_comparisons(found, form, results=results, columns=columns, verbose=verbose, output=output)
 
 
 def advise(

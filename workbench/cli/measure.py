@@ -21,7 +21,7 @@ from workbench.cli.options import (
     recipes,
     seconds,
 )
-from workbench.cli.output import check_output, print_comparisons
+from workbench.cli.output import check_output, print_comparisons, write_report
 
 if TYPE_CHECKING:
     from workbench.results.remarks import Remark
@@ -81,7 +81,6 @@ def run(
 
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
-    from workbench.report import html
     from workbench.run import pipeline
 
     with ProgressDisplay(quiet=quiet) as report:
@@ -95,8 +94,9 @@ def run(
         comparison = pipeline.run_workspace(
             found, variants, settings, report, partial(_report_advice, report)
         )
-    html.write(comparison, found.results)
-    return print_comparisons([comparison], form, verbose=verbose, output=output)
+    code = print_comparisons([comparison], form, results=found.results, verbose=verbose, output=output)
+    write_report(comparison, found.results)
+    return code
 
 
 def _report_advice(report: "Report", given: "Advice") -> None:
@@ -132,7 +132,6 @@ def tune(
 
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
-    from workbench.report import html
     from workbench.report import tune as words
     from workbench.run import pipeline
     from workbench.run.tune.tune import recipe_path
@@ -149,9 +148,9 @@ def tune(
             show_remarks=partial(_report_remarks, report),
         )
         tuned = search(found, variants, target, settings, report)
-    html.write(tuned.comparison, found.results)
-    code = print_comparisons([tuned.comparison], form, verbose=verbose, output=output)
+    code = print_comparisons([tuned.comparison], form, results=found.results, verbose=verbose, output=output)
     print(words.text(tuned), file=sys.stderr)
+    write_report(tuned.comparison, found.results)
     return code
 
 

@@ -30,6 +30,10 @@ def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
     if output is None and form == "parquet" and sys.stdout.isatty():
         hint = "name a file with --output, or use a pipe"
         raise WorkbenchError("--format parquet: a terminal cannot show it", hint=hint)
+    if form == "html":
+        from workbench.report import page
+
+        require(*page.PACKAGES, extra="report")
     require(*PACKAGES.get(form, ()))
 
 
@@ -37,19 +41,25 @@ def print_comparisons(
     comparisons: "Sequence[Comparison]",
     form: TableFormat,
     *,
+    results: Path,
     columns: ColumnSet = "speed",
     verbose: bool = False,
     output: Path | None = None,
 ) -> int:
     """Print comparisons, or write them to the file `output`, which `check_output` has found usable.
 
+    results: the folder of the runs, of which the HTML page shows more.
     Returns 0 where each of them names a winner that may be published, else 1.
     """
     from workbench import report
+    from workbench.report import page
     from workbench.system.files import write_atomic
 
     terminal = sys.stdout.isatty()
-    if output is not None:
+    if form == "html":
+        html = page.render(comparisons, results)
+        sys.stdout.write(html) if output is None else write_atomic(output, html.encode())
+    elif output is not None:
         write_atomic(output, report.render_bytes(form, comparisons, columns=columns, verbose=verbose))
     elif form != "parquet":
         width = shutil.get_terminal_size().columns if terminal else report.WIDTH
@@ -58,3 +68,13 @@ def print_comparisons(
     else:
         sys.stdout.buffer.write(report.render_bytes(form, comparisons))
     return int(not all(found.winner and found.certified and not found.nothing_else for found in comparisons))
+
+
+def write_report(comparison: "Comparison", results: Path) -> None:
+    """Leave `report.html` in the folder of a run; where packages for it are missing, say which on stderr."""
+    from workbench.report import page
+
+    if (absent := page.missing()) is None:
+        page.write(comparison, results)
+    else:
+        print(f"no report.html was written: {absent}", file=sys.stderr)

@@ -11,7 +11,7 @@ from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts, split
 from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
-from workbench.results.records import RunInfo, TrialResult
+from workbench.results.records import PhotoFiles, RunInfo, TrialResult
 from workbench.results.remarks import Remark, graver_first
 from workbench.results.verdict import Comparison, compare
 from workbench.run.advice.advise import Advice, advise, advised, hindsight
@@ -31,10 +31,10 @@ from workbench.run.sanity.look import look, look_quickly, of_parity
 from workbench.run.time_variants import time_all
 from workbench.system import machine
 from workbench.system.child import call
-from workbench.system.files import write_arrays
+from workbench.system.files import write_arrays, write_atomic
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
-from workbench.workspace.recipe import Variant
+from workbench.workspace.recipe import Variant, to_yaml
 from workbench.workspace.workspace import Workspace
 
 GOLDEN_IMAGES = 8
@@ -138,7 +138,7 @@ def begin(
     baseline, built = build_baseline(prepared, options.build_timeout_s, report)
     info = _info(prepared, folder, parts, baseline, options.arguments)
     folder.save_info(info)
-    _save_photos(folder, prepared.job.photos, parts)
+    _save_photos(folder, prepared, parts)
     logs = folder.path / "logs"
     reference = reference_logits(prepared.job, built.artifact, logs / "reference.txt", report)
     context = Context(
@@ -180,6 +180,8 @@ def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Varian
 def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     """Build and check one variant; its result is on disk, and its golden photos are."""
     context.report(stage)
+    if variant.name != BASELINE:
+        write_atomic(context.folder.recipe(variant.name), to_yaml(variant, variant.recipe).encode())
     result = check(context, variant, stage)
     context.folder.append(result)
     if result.status == "ok":
@@ -226,11 +228,14 @@ def _info(
     )
 
 
-def _save_photos(folder: RunFolder, photos: Images, parts: Parts) -> None:
-    """What later analysis needs of the photos: labels and parts."""
+def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
+    """What later analysis needs of the photos: files, labels and parts."""
     import numpy as np
 
+    photos, validation = prepared.job.photos, prepared.validation
     _save_golden(folder, photos)
+    paths = tuple(str(path.absolute()) for path in validation.paths)
+    folder.save_photos(PhotoFiles(paths=paths, sha256=validation.contents))
     certifies = np.zeros(len(photos), dtype=bool)
     certifies[list(parts.certification)] = True
     write_arrays(folder.path / "validation.npz", labels=np.asarray(photos.labels), certifies=certifies)
