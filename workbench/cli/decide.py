@@ -1,7 +1,7 @@
 """`compare`, `advise` and `explain`: what helps to choose."""
 
 from dataclasses import asdict
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -21,7 +21,15 @@ from workbench.cli.options import (
     run_ids,
     variant_names,
 )
-from workbench.cli.output import ColumnSet, check_output, print_answer, print_comparisons
+from workbench.cli.output import (
+    ColumnSet,
+    check_output,
+    exit_code,
+    print_answer,
+    print_comparisons,
+    print_plots,
+)
+from workbench.system.packages import require
 
 PANEL = "Decide"
 Runs = Annotated[
@@ -39,6 +47,14 @@ ColumnsOption = Annotated[
     ColumnSet, typer.Option("--columns", help="audit: in which precision the multiplications really ran")
 ]
 MixMachines = Annotated[bool, option("--mix-machines", "show runs of different machines together")]
+OnlyOption = Annotated[
+    Literal["pareto"] | None,
+    option("--only", "pareto: the front of accuracy, speed and size, and the winner"),
+]
+SortOption = Annotated[
+    Literal["speed", "accuracy", "size", "memory", "p50"] | None, option("--sort", "best first")
+]
+PlotOption = Annotated[bool, option("--plot", "draw accuracy against speed below the table")]
 OneRecipe = Annotated[str, recipes("a file, or the name of one that is shipped")]
 
 
@@ -47,6 +63,9 @@ def compare(
     variant: VariantOption = None,
     reanalyse: Reanalyse = False,
     columns: ColumnsOption = "speed",
+    only: OnlyOption = None,
+    sort: SortOption = None,
+    plot: PlotOption = False,
     mix_machines: MixMachines = False,
     form: Tables = "table",
     output: Output = None,
@@ -59,9 +78,13 @@ def compare(
         raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
     if variant is not None and output is not None:
         raise typer.BadParameter("not allowed with --variant", param_hint="'--output'")
+    if plot and (form != "table" or output is not None):
+        raise typer.BadParameter("only below a table in the terminal", param_hint="'--plot'")
     check_output(form, output)
+    require(*(("plotext",) if plot else ()), extra="report")
 
     from workbench.report import details as words
+    from workbench.report.arrangement import arranged
     from workbench.results.history import compare_runs, details_of
 
     results = find_workspace(workspace).results
@@ -70,7 +93,11 @@ def compare(
         print_answer(words.answer(details), words.text(details), form)
         return 0
     found = compare_runs(results, runs or [], mix_machines=mix_machines, reanalyse=reanalyse)
-    return print_comparisons(found, form, results=results, columns=columns, verbose=verbose, output=output)
+    shown = [arranged(comparison, only=only, order=sort) for comparison in found]
+    print_comparisons(shown, form, results=results, columns=columns, verbose=verbose, output=output)
+    if plot:
+        print_plots(shown)
+    return exit_code(found)
 
 
 def advise(

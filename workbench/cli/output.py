@@ -67,7 +67,21 @@ def print_comparisons(
         sys.stdout.write(text)
     else:
         sys.stdout.buffer.write(report.render_bytes(form, comparisons))
+    return exit_code(comparisons)
+
+
+def exit_code(comparisons: "Sequence[Comparison]") -> int:
+    """0 where each of them names a winner that may be published, else 1."""
     return int(not all(found.winner and found.certified and not found.nothing_else for found in comparisons))
+
+
+def print_plots(comparisons: "Sequence[Comparison]") -> None:
+    from workbench.report import plot
+
+    terminal = sys.stdout.isatty()
+    width = min(shutil.get_terminal_size().columns if terminal else 80, 100)
+    for comparison in comparisons:
+        print(plot.render(comparison, color=terminal, width=width))
 
 
 def write_report(comparison: "Comparison", results: Path) -> None:

@@ -28,6 +28,7 @@ EXTRAS: dict[str, str | None] = {
     "altair": "report",
     "vl-convert-python": "report",
     "jinja2": "report",
+    "plotext": "report",
     "transformers": "transformers",
     "safetensors": "transformers",
     "opencv-python-headless": "opencv",

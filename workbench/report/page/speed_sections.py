@@ -3,7 +3,7 @@
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.report.cells import COLUMNS, LEGEND, measured, percent, rounded, with_interval
+from workbench.report.cells import COLUMNS, LEGEND, largest_drop, measured, percent, rounded, with_interval
 from workbench.report.contents import SYNTHETIC
 from workbench.report.page import charts
 from workbench.report.page.blocks import Cell, Chart, DataTable, PageSection, lines
@@ -11,9 +11,6 @@ from workbench.report.page.latency_values import RANKS, percentiles
 from workbench.report.page.run_data import RunData
 from workbench.report.verdict import sections
 from workbench.results.verdict import Row
-
-LEAST_SHOWN = 5.0  # points of drop that the chart shows at least
-SHOWN_BUDGETS = 5  # as multiples of the budget
 
 
 def decision(run: RunData) -> PageSection:
@@ -55,7 +52,7 @@ def figures(run: RunData) -> PageSection:
     if not points:
         return PageSection("figures", "Accuracy and speed", (table,) if rows else ())
     budget = 100 * run.info.budget.max_accuracy_drop
-    deepest = max(LEAST_SHOWN, SHOWN_BUDGETS * budget)
+    deepest = largest_drop(run.info)
     beyond = [value["variant"] for value in points if value["drop"] > deepest]
     spec = charts.tradeoff([_within(value, deepest) for value in points], _front(points, deepest), budget)
     note = f"at the lower edge, as they lose more than {deepest:g} points: {', '.join(beyond)}"
