@@ -27,6 +27,7 @@ from workbench.report import cells, page
 from workbench.report.page import charts, gallery, vega
 from workbench.report.page.run_data import RunData
 from workbench.results.folder import RunFolder
+from workbench.results.history import compare_folder
 from workbench.results.reasons import Failed, Verdict
 from workbench.results.records import PhotoFiles, TrialResult
 from workbench.results.verdict import Comparison, compare
@@ -261,6 +262,23 @@ def test_several_runs_stand_in_one_page_each_with_ids_of_its_own(
     assert len(ids) == len(set(ids))
 
 
+def earlier_run(results: Path) -> RunFolder:
+    """A run of an earlier version, which kept less."""
+    data = Path(__file__).parents[1] / "data" / "results-v1"
+    return RunFolder(shutil.copytree(data, results / RunFolder(data).info().run_id))
+
+
+def test_a_run_of_an_earlier_version_says_what_it_did_not_keep(tmp_path: Path) -> None:
+    folder = earlier_run(tmp_path)
+    run = RunData(compare_folder(folder), folder)
+    assert run.predictions is None
+    sections = {section.key: str(section.blocks) for make in page.SECTIONS if (section := make(run)).blocks}
+    assert "this run kept no raw samples" in sections["latencies"]
+    assert "kept no predictions" in sections["recalls"]
+    assert not {"confusions", "changed", "reliability"} & set(sections)
+    assert str(run.comparison.winner) in sections["decision"]
+
+
 def test_a_run_of_which_nothing_came_is_still_shown(tmp_path: Path) -> None:
     verdict = Verdict(
         winner=None, certified=False, close_behind=(), reasons=(Failed(variant="x", message="RuntimeError"),)
@@ -292,13 +310,19 @@ def test_a_static_image_holds_hostile_names_as_text() -> None:
 
 
 def test_report_writes_the_page_and_prints_where_it_is(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(folder.path.parents[1])
-    assert main(["report", folder.run_id]) == 0
+    folder = earlier_run(tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report"]) == 0
     written = Path(capsys.readouterr().out.strip())
-    assert written.name == page.FILE and written.resolve().parent == folder.path
-    assert SECTIONS[-1] in written.read_text(encoding="utf-8")
+    assert written.resolve() == folder.path / page.FILE
+    text = written.read_text(encoding="utf-8")
+    assert SECTIONS[-1] in text
+    assert main(["compare", "--format", "html"]) in (0, 1)
+    assert capsys.readouterr().out == text
+    assert main(["report", "--output", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_a_run_without_the_packages_says_what_to_install_and_is_unharmed(

@@ -52,11 +52,12 @@ def print_comparisons(
     Returns 0 where each of them names a winner that may be published, else 1.
     """
     from workbench import report
-    from workbench.report import page
     from workbench.system.files import write_atomic
 
     terminal = sys.stdout.isatty()
     if form == "html":
+        from workbench.report import page
+
         html = page.render(comparisons, results)
         sys.stdout.write(html) if output is None else write_atomic(output, html.encode())
     elif output is not None:

@@ -117,8 +117,10 @@ def _overview(runs: Sequence[RunData]) -> DataTable | None:
     """The runs beside each other, where there are several."""
     if len(runs) == 1:
         return None
+    machines = {run.info.machine.fingerprint for run in runs}
+    caption = "Of different machines: speed-ups compare, milliseconds do not" if len(machines) > 1 else "Runs"
     return DataTable(
-        "Runs on different machines: compare their speed-ups, not their milliseconds",
+        caption,
         ("run", "model", "machine", "photos", "winner", "speed-up"),
         tuple(
             (
