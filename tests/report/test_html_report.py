@@ -111,7 +111,7 @@ def comparison(folder: RunFolder) -> Comparison:
 
 @pytest.fixture(scope="module")
 def html(folder: RunFolder, comparison: Comparison) -> str:
-    return page.render([comparison], folder.path.parent)
+    return page.render([comparison], [folder])
 
 
 class Reader(HTMLParser):
@@ -254,7 +254,7 @@ def test_several_runs_stand_in_one_page_each_with_ids_of_its_own(
 ) -> None:
     few = replace(comparison, rows=comparison.rows[:2])
     other = replace(few, info=run_info(run_id="20270101-000000"))
-    html = page.render([few, other], tmp_path)
+    html = page.render([few, other], [RunFolder(tmp_path), RunFolder(tmp_path)])
     found = Reader(html)
     assert found.headings[:2] == ["h1 2 runs", "h2 leaves, run 20260102-030405"]
     assert "h3 The decision" in found.headings
@@ -283,7 +283,7 @@ def test_a_run_of_which_nothing_came_is_still_shown(tmp_path: Path) -> None:
     verdict = Verdict(
         winner=None, certified=False, close_behind=(), reasons=(Failed(variant="x", message="RuntimeError"),)
     )
-    text = Reader(page.render([Comparison((), verdict, run_info())], tmp_path)).text
+    text = Reader(page.render([Comparison((), verdict, run_info())], [RunFolder(tmp_path)])).text
     assert "x failed: RuntimeError" in text
     assert "kept no predictions" in text
 
@@ -332,12 +332,13 @@ def test_a_run_without_the_packages_says_what_to_install_and_is_unharmed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(page, "PACKAGES", ("no_such_package",))
-    write_report(comparison, tmp_path)
+    folder = RunFolder(tmp_path)
+    write_report(comparison, folder)
     command = "pip install 'krishi-bench[report]'"
     said = f"no report.html was written: `no_such_package` is not installed: {command}\n"
     assert capsys.readouterr().err == said
     assert list(tmp_path.iterdir()) == []
-    assert error_of(lambda: page.render([comparison], tmp_path)).message.endswith(command)
+    assert error_of(lambda: page.render([comparison], [folder])).message.endswith(command)
 
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

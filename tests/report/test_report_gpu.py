@@ -14,6 +14,7 @@ from workbench.backends import Engine, TorchRuntime
 from workbench.measure.records import Conditions, Environment, GpuConditions, GpuState, GpuThroughput, GpuUse
 from workbench.report import gpu, page, render
 from workbench.report.details import text as text_of
+from workbench.results.folder import RunFolder
 from workbench.results.history import Details
 from workbench.results.reasons import Verdict
 from workbench.results.records import RunInfo
@@ -104,7 +105,7 @@ def test_the_table_is_followed_by_those_of_the_gpu(comparison: Comparison) -> No
 
 
 def test_markdown_and_html_show_every_figure_of_them(comparison: Comparison, tmp_path: Path) -> None:
-    markdown, html = render("markdown", [comparison]), page.render([comparison], tmp_path)
+    markdown, html = render("markdown", [comparison]), page.render([comparison], [RunFolder(tmp_path)])
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines()]
     assert ["▶", "`fp16`", "1.25", "0.41", "612", "0.0123"] in lines
     assert ["", "`fp16`", "without", "2427", "–", "20000"] in lines

@@ -85,6 +85,7 @@ def compare(
 
     from workbench.report import details as words
     from workbench.report.arrangement import arranged
+    from workbench.results.folder import find_run
     from workbench.results.history import compare_runs, details_of
 
     results = find_workspace(workspace).results
@@ -94,7 +95,8 @@ def compare(
         return 0
     found = compare_runs(results, runs or [], mix_machines=mix_machines, reanalyse=reanalyse)
     shown = [arranged(comparison, only=only, order=sort) for comparison in found]
-    print_comparisons(shown, form, results=results, columns=columns, verbose=verbose, output=output)
+    folders = [find_run(results, run) for run in runs or []] or [find_run(results, None)]
+    print_comparisons(shown, form, folders=folders, columns=columns, verbose=verbose, output=output)
     if plot:
         print_plots(shown)
     return exit_code(found)

@@ -81,6 +81,7 @@ def run(
 
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
+    from workbench.results.folder import RunFolder
     from workbench.run import pipeline
 
     with ProgressDisplay(quiet=quiet) as report:
@@ -94,8 +95,9 @@ def run(
         comparison = pipeline.run_workspace(
             found, variants, settings, report, partial(_report_advice, report)
         )
-    code = print_comparisons([comparison], form, results=found.results, verbose=verbose, output=output)
-    write_report(comparison, found.results)
+    folder = RunFolder(found.results / comparison.info.run_id)
+    code = print_comparisons([comparison], form, folders=[folder], verbose=verbose, output=output)
+    write_report(comparison, folder)
     return code
 
 
@@ -133,6 +135,7 @@ def tune(
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
     from workbench.report import tune as words
+    from workbench.results.folder import RunFolder
     from workbench.run import pipeline
     from workbench.run.tune.tune import recipe_path
     from workbench.run.tune.tune import tune as search
@@ -148,9 +151,10 @@ def tune(
             show_remarks=partial(_report_remarks, report),
         )
         tuned = search(found, variants, target, settings, report)
-    code = print_comparisons([tuned.comparison], form, results=found.results, verbose=verbose, output=output)
+    folder = RunFolder(found.results / tuned.comparison.info.run_id)
+    code = print_comparisons([tuned.comparison], form, folders=[folder], verbose=verbose, output=output)
     print(words.text(tuned), file=sys.stderr)
-    write_report(tuned.comparison, found.results)
+    write_report(tuned.comparison, folder)
     return code
 
 

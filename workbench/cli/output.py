@@ -12,6 +12,7 @@ from workbench.errors import WorkbenchError
 from workbench.system.packages import require
 
 if TYPE_CHECKING:
+    from workbench.results.folder import RunFolder
     from workbench.results.verdict import Comparison
 
 ColumnSet = Literal["speed", "audit"]
@@ -41,14 +42,14 @@ def print_comparisons(
     comparisons: "Sequence[Comparison]",
     form: TableFormat,
     *,
-    results: Path,
+    folders: "Sequence[RunFolder]",
     columns: ColumnSet = "speed",
     verbose: bool = False,
     output: Path | None = None,
 ) -> int:
     """Print comparisons, or write them to the file `output`, which `check_output` has found usable.
 
-    results: the folder of the runs, of which the HTML page shows more.
+    folders: of the runs; the HTML page shows more of what they hold.
     Returns 0 where each of them names a winner that may be published, else 1.
     """
     from workbench import report
@@ -58,7 +59,7 @@ def print_comparisons(
     if form == "html":
         from workbench.report import page
 
-        html = page.render(comparisons, results)
+        html = page.render(comparisons, folders)
         sys.stdout.write(html) if output is None else write_atomic(output, html.encode())
     elif output is not None:
         write_atomic(output, report.render_bytes(form, comparisons, columns=columns, verbose=verbose))
@@ -85,11 +86,11 @@ def print_plots(comparisons: "Sequence[Comparison]") -> None:
         print(plot.render(comparison, color=terminal, width=width))
 
 
-def write_report(comparison: "Comparison", results: Path) -> None:
+def write_report(comparison: "Comparison", folder: "RunFolder") -> None:
     """Leave `report.html` in the folder of a run; where packages for it are missing, say which on stderr."""
     from workbench.report import page
 
     if (absent := page.missing()) is None:
-        page.write(comparison, results)
+        page.write(comparison, folder)
     else:
         print(f"no report.html was written: {absent}", file=sys.stderr)

@@ -22,14 +22,14 @@ def report(
     check_output("html", output)
 
     from workbench.report import page
-    from workbench.results.history import compare_runs
+    from workbench.results.folder import find_run
+    from workbench.results.history import compare_folder
     from workbench.system.files import write_atomic
 
     results = find_workspace(workspace).results
-    found = compare_runs(results, runs or [], mix_machines=True, reanalyse=False)
-    folder = results / found[0].info.run_id if len(found) == 1 else results
-    target = output or folder / page.FILE
-    write_atomic(target, page.render(found, results).encode())
+    folders = [find_run(results, run) for run in runs or []] or [find_run(results, None)]
+    target = output or (folders[0].path if len(folders) == 1 else results) / page.FILE
+    write_atomic(target, page.render([compare_folder(folder) for folder in folders], folders).encode())
     print(target)
     if open_it:
         import webbrowser

@@ -48,15 +48,15 @@ def missing() -> str | None:
     return next((text for module in PACKAGES if (text := missing_package(module, extra="report"))), None)
 
 
-def write(comparison: Comparison, results: Path) -> Path:
-    """Leave the page of a run as `report.html` in its folder under `results`. Raises WorkbenchError."""
-    path = results / comparison.info.run_id / FILE
-    write_atomic(path, render([comparison], results).encode())
+def write(comparison: Comparison, folder: RunFolder) -> Path:
+    """Leave the page of a run as `report.html` in its folder. Raises WorkbenchError."""
+    path = folder.path / FILE
+    write_atomic(path, render([comparison], [folder]).encode())
     return path
 
 
-def render(comparisons: Sequence[Comparison], results: Path) -> str:
-    """One page of all these runs, with what their folders under `results` hold.
+def render(comparisons: Sequence[Comparison], folders: Sequence[RunFolder]) -> str:
+    """One page of these runs, with what the folder of each holds.
 
     Raises WorkbenchError where a folder cannot be read, or a package is missing.
     """
@@ -64,10 +64,8 @@ def render(comparisons: Sequence[Comparison], results: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    runs = [
-        RunData(comparison, RunFolder(results / comparison.info.run_id), number)
-        for number, comparison in enumerate(comparisons, start=1)
-    ]
+    pairs = enumerate(zip(comparisons, folders, strict=True), start=1)
+    runs = [RunData(comparison, folder, number) for number, (comparison, folder) in pairs]
     specs: dict[str, dict[str, Any]] = {}
     shown = [(run, [_drawn(run, section, specs) for section in _sections(run)]) for run in runs]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)

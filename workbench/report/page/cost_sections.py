@@ -5,7 +5,6 @@ from typing import Any
 
 from workbench.report import cells
 from workbench.report.contents import contents
-from workbench.report.gpu import grids
 from workbench.report.page import charts
 from workbench.report.page.blocks import Cell, Chart, DataTable, PageBlock, PageSection, lines, table
 from workbench.report.page.run_data import RunData
@@ -27,7 +26,7 @@ def _in(value: float | None, unit: float) -> float | None:
 
 
 def costs(run: RunData) -> PageSection:
-    return PageSection("costs", "Size, memory and start", (*_cost_table(run), *gpu_blocks(run)))
+    return PageSection("costs", "Size, memory and start", (*_cost_table(run), *_more_grids(run)))
 
 
 def _cost_table(run: RunData) -> list[PageBlock]:
@@ -55,8 +54,11 @@ def _bar(value: float | None, largest: float) -> Cell:
     return Cell(cells.rounded(value), share=(value or 0) / largest if largest else None)
 
 
-def gpu_blocks(run: RunData) -> list[PageBlock]:
-    return [_grid(grid, run) for grid in grids(run.info, cells.measured(run.comparison.rows))]
+def _more_grids(run: RunData) -> list[PageBlock]:
+    """What stands below the main table: the GPU's own figures, where there are some."""
+    return [
+        _grid(grid, run) for grid in contents(run.comparison, "speed", verbose=True, audit=False).grids[1:]
+    ]
 
 
 def paths(run: RunData) -> PageSection:
