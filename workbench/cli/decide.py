@@ -1,6 +1,7 @@
 """`compare`, `advise` and `explain`: what helps to choose."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
@@ -12,6 +13,7 @@ from workbench.cli.options import (
     Output,
     Quiet,
     Recipes,
+    TableFormat,
     Tables,
     Verbose,
     WorkspaceOption,
@@ -74,12 +76,7 @@ def compare(
     _debug: Debug = False,
 ) -> int:
     """Show what runs measured, and which variant won."""
-    if variant is not None and form not in get_args(AnswerFormat):
-        raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
-    if variant is not None and output is not None:
-        raise typer.BadParameter("not allowed with --variant", param_hint="'--output'")
-    if plot and (form != "table" or output is not None):
-        raise typer.BadParameter("only below a table in the terminal", param_hint="'--plot'")
+    _check_together(variant, form, output, plot=plot)
     check_output(form, output)
     require(*(("plotext",) if plot else ()), extra="report")
 
@@ -100,6 +97,16 @@ def compare(
     if plot:
         print_plots(shown)
     return exit_code(found)
+
+
+def _check_together(variant: str | None, form: TableFormat, output: Path | None, *, plot: bool) -> None:
+    """Raise BadParameter for options of `compare` that exclude each other."""
+    if variant is not None and form not in get_args(AnswerFormat):
+        raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
+    if variant is not None and output is not None:
+        raise typer.BadParameter("not allowed with --variant", param_hint="'--output'")
+    if plot and (form != "table" or output is not None):
+        raise typer.BadParameter("only below a table in the terminal", param_hint="'--plot'")
 
 
 def advise(

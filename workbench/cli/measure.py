@@ -21,7 +21,7 @@ from workbench.cli.options import (
     recipes,
     seconds,
 )
-from workbench.cli.output import check_output, print_comparisons, write_report
+from workbench.cli.output import check_output, print_run
 
 if TYPE_CHECKING:
     from workbench.results.remarks import Remark
@@ -81,7 +81,6 @@ def run(
 
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
-    from workbench.results.folder import RunFolder
     from workbench.run import pipeline
 
     with ProgressDisplay(quiet=quiet) as report:
@@ -95,10 +94,7 @@ def run(
         comparison = pipeline.run_workspace(
             found, variants, settings, report, partial(_report_advice, report)
         )
-    folder = RunFolder(found.results / comparison.info.run_id)
-    code = print_comparisons([comparison], form, folders=[folder], verbose=verbose, output=output)
-    write_report(comparison, folder)
-    return code
+    return print_run(comparison, found.results, form, verbose=verbose, output=output)
 
 
 def _report_advice(report: "Report", given: "Advice") -> None:
@@ -135,7 +131,6 @@ def tune(
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
     from workbench.report import tune as words
-    from workbench.results.folder import RunFolder
     from workbench.run import pipeline
     from workbench.run.tune.tune import recipe_path
     from workbench.run.tune.tune import tune as search
@@ -151,10 +146,8 @@ def tune(
             show_remarks=partial(_report_remarks, report),
         )
         tuned = search(found, variants, target, settings, report)
-    folder = RunFolder(found.results / tuned.comparison.info.run_id)
-    code = print_comparisons([tuned.comparison], form, folders=[folder], verbose=verbose, output=output)
+    code = print_run(tuned.comparison, found.results, form, verbose=verbose, output=output)
     print(words.text(tuned), file=sys.stderr)
-    write_report(tuned.comparison, folder)
     return code
 
 

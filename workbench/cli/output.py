@@ -86,6 +86,19 @@ def print_plots(comparisons: "Sequence[Comparison]") -> None:
         print(plot.render(comparison, color=terminal, width=width))
 
 
+def print_run(
+    comparison: "Comparison", results: Path, form: TableFormat, *, verbose: bool, output: Path | None
+) -> int:
+    """`print_comparisons` of a run that has just ended, and its `report.html`."""
+    from workbench.results.folder import RunFolder
+
+    folder = RunFolder(results / comparison.info.run_id)
+    code = print_comparisons([comparison], form, folders=[folder], verbose=verbose, output=output)
+    sys.stdout.flush()  # the page takes seconds
+    write_report(comparison, folder)
+    return code
+
+
 def write_report(comparison: "Comparison", folder: "RunFolder") -> None:
     """Leave `report.html` in the folder of a run; where packages for it are missing, say which on stderr."""
     from workbench.report import page
