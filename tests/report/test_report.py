@@ -4,7 +4,6 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -310,54 +309,10 @@ def test_every_key_of_the_json_is_documented() -> None:
     assert keys | kinds <= documented, sorted((keys | kinds) - documented)
 
 
-class Page(HTMLParser):
-    """The elements, attributes and text of an HTML page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_the_html_runs_and_fetches_nothing(comparison: Comparison) -> None:
-    html = render("html", [comparison])
-    page = Page(html)
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed"}
-    assert not page.attributes & {"src", "href"}
-    assert not any(name.startswith("on") for name in page.attributes)
-    assert "url(" not in html
-    assert "@import" not in html
-
-
-def test_the_html_escapes_what_came_from_elsewhere() -> None:
-    evil = "<script>alert('x')</script>"
-    rows = (replace(BASELINE, variant=evil), replace(FAILED, variant=evil, reason=evil))
-    info = run_info(name=evil, run_id=evil)
-    info = info.model_copy(update={"machine": info.machine.model_copy(update={"cpu": evil})})
-    page = Page(render("html", [Comparison(rows, empty(Failed(variant=evil, message=evil)), info)]))
-    assert "script" not in page.tags
-    assert page.text.count(evil) == 6
-
-
-def test_the_html_shows_every_number_of_the_table(comparison: Comparison) -> None:
-    text = Page(render("html", [comparison])).text
-    for row in (BASELINE, WINNER, PLAIN):
-        assert all(cell in text for cell in cells.grid([row], "speed").rows[0])
-
-
 @pytest.mark.parametrize(
     ("known", "word"), [({"synthetic": True}, "synthetic"), ({"noise_floor": None}, "unknown")]
 )
-@pytest.mark.parametrize("form", ["table", "markdown", "html"])
+@pytest.mark.parametrize("form", ["table", "markdown"])
 def test_what_weakens_the_figures_is_stated(
     comparison: Comparison, form: Any, known: dict[str, Any], word: str
 ) -> None:
@@ -365,14 +320,14 @@ def test_what_weakens_the_figures_is_stated(
     assert word in render(form, [replace(comparison, info=run_info(**known))])
 
 
-@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json", "html"])
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
 def test_several_runs_follow_each_other(comparison: Comparison, form: str) -> None:
     other = replace(comparison, info=run_info(run_id="20270101-000000"))
     text = render(form, [comparison, other])
     assert 0 < text.index("20260102-030405") < text.index("20270101-000000")
 
 
-@pytest.mark.parametrize("form", ["table", "markdown", "csv", "html"])
+@pytest.mark.parametrize("form", ["table", "markdown", "csv"])
 def test_a_run_of_which_nothing_came_is_still_shown(form: str) -> None:
     assert "RuntimeError" in render(
         form, [Comparison((FAILED,), empty(Failed(variant="broken", message="RuntimeError")), run_info())]

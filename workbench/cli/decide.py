@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -23,7 +23,15 @@ from workbench.cli.options import (
     run_ids,
     variant_names,
 )
-from workbench.cli.output import ColumnSet, check_output, print_answer, print_comparisons
+from workbench.cli.output import (
+    ColumnSet,
+    check_output,
+    exit_code,
+    print_answer,
+    print_comparisons,
+    print_plots,
+)
+from workbench.system.packages import require
 
 PANEL = "Decide"
 PAIR_FORMATS: tuple[TableFormat, ...] = ("table", "csv", "json")
@@ -47,6 +55,14 @@ ColumnsOption = Annotated[
 # Runs of different machines are shown side by side without it; scripts may still give it.
 MixMachines = Annotated[bool, option("--mix-machines", hidden=True, expose_value=False)]
 PairsOption = Annotated[bool, option("--pairs", "every two variants: which is faster, and by how much")]
+OnlyOption = Annotated[
+    Literal["pareto"] | None,
+    option("--only", "pareto: the front of accuracy, speed and size, and the winner"),
+]
+SortOption = Annotated[
+    Literal["speed", "accuracy", "size", "memory", "p50"] | None, option("--sort", "best first")
+]
+PlotOption = Annotated[bool, option("--plot", "draw accuracy against speed below the table")]
 OneRecipe = Annotated[str, recipes("a file, or the name of one that is shipped")]
 
 
@@ -56,6 +72,9 @@ def compare(
     reanalyse: Reanalyse = False,
     columns: ColumnsOption = "speed",
     pairs: PairsOption = False,
+    only: OnlyOption = None,
+    sort: SortOption = None,
+    plot: PlotOption = False,
     _mix_machines: MixMachines = False,
     form: Tables = "table",
     output: Output = None,
@@ -64,17 +83,13 @@ def compare(
     _debug: Debug = False,
 ) -> int:
     """Show what runs measured, and which variant won."""
-    if variant is not None and form not in get_args(AnswerFormat):
-        raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
-    if variant is not None and output is not None:
-        raise typer.BadParameter("not allowed with --variant", param_hint="'--output'")
-    if pairs and variant is not None:
-        raise typer.BadParameter("not allowed with --variant", param_hint="'--pairs'")
-    if pairs and form not in PAIR_FORMATS:
-        raise typer.BadParameter(f"with --pairs it is {', '.join(PAIR_FORMATS)}", param_hint="'--format'")
+    _check_together(variant, form, output, pairs=pairs, plot=plot)
     check_output(form, output)
+    require(*(("plotext",) if plot else ()), extra="report")
 
     from workbench.report import details as words
+    from workbench.report.arrangement import arranged
+    from workbench.results.folder import find_run
     from workbench.results.history import compare_runs, details_of
 
     results = find_workspace(workspace).results
@@ -86,7 +101,28 @@ def compare(
         _print_pairs(results, runs or [], form, output)
         return 0
     found = compare_runs(results, runs or [], reanalyse=reanalyse)
-    return print_comparisons(found, form, columns=columns, verbose=verbose, output=output)
+    shown = [arranged(comparison, only=only, order=sort) for comparison in found]
+    folders = [find_run(results, run) for run in runs or []] or [find_run(results, None)]
+    print_comparisons(shown, form, folders=folders, columns=columns, verbose=verbose, output=output)
+    if plot:
+        print_plots(shown)
+    return exit_code(found)
+
+
+def _check_together(
+    variant: str | None, form: TableFormat, output: Path | None, *, pairs: bool, plot: bool
+) -> None:
+    """Raise BadParameter for options of `compare` that exclude each other."""
+    if variant is not None and form not in get_args(AnswerFormat):
+        raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
+    if variant is not None and output is not None:
+        raise typer.BadParameter("not allowed with --variant", param_hint="'--output'")
+    if pairs and variant is not None:
+        raise typer.BadParameter("not allowed with --variant", param_hint="'--pairs'")
+    if pairs and form not in PAIR_FORMATS:
+        raise typer.BadParameter(f"with --pairs it is {', '.join(PAIR_FORMATS)}", param_hint="'--format'")
+    if plot and (form != "table" or output is not None):
+        raise typer.BadParameter("only below a table in the terminal", param_hint="'--plot'")
 
 
 def _print_pairs(results: Path, runs: list[str], form: TableFormat, output: Path | None) -> None:

@@ -12,6 +12,7 @@ from workbench.cli.options import (
     Quiet,
     Recipes,
     Seed,
+    TableFormat,
     Tables,
     Verbose,
     WorkspaceOption,
@@ -22,7 +23,7 @@ from workbench.cli.options import (
     recipes,
     seconds,
 )
-from workbench.cli.output import check_output, print_comparisons
+from workbench.cli.output import check_output, print_comparisons, write_report
 
 if TYPE_CHECKING:
     from workbench.measure.power import Power
@@ -111,10 +112,7 @@ def run(
         comparison = pipeline.run_workspace(
             found, variants, settings, report, partial(_report_advice, report)
         )
-    comparison = _recorded(comparison, found, spans)
-    code = print_comparisons([comparison], form, verbose=verbose, output=output)
-    _print_timings(comparison, wanted=timings)
-    return code
+    return _conclude(comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
 
 
 def _spans() -> "Spans":
@@ -125,21 +123,31 @@ def _spans() -> "Spans":
     return spans
 
 
-def _recorded(comparison: "Comparison", workspace: "Workspace", spans: "Spans") -> "Comparison":
-    """The comparison, once its page is written, with where the time went."""
-    from workbench.report import html
+def _conclude(
+    comparison: "Comparison",
+    workspace: "Workspace",
+    spans: "Spans",
+    form: TableFormat,
+    *,
+    verbose: bool,
+    output: Path | None,
+    timings: bool,
+) -> int:
+    """Print a run that has just ended, leave its page in its folder, and record where the time went."""
+    from workbench.report import timings as words
+    from workbench.results.folder import RunFolder
     from workbench.results.history import record_timings
 
+    comparison = record_timings(workspace.results, comparison, spans)
+    folder = RunFolder(workspace.results / comparison.info.run_id)
+    code = print_comparisons([comparison], form, folders=[folder], verbose=verbose, output=output)
+    sys.stdout.flush()  # the page takes seconds
     with spans.span("report"):
-        html.write(comparison, workspace.results)
-    return record_timings(workspace.results, comparison, spans)
-
-
-def _print_timings(comparison: "Comparison", *, wanted: bool) -> None:
-    from workbench.report import timings
-
-    if wanted and comparison.info.timings is not None:
-        print(timings.text(comparison.info.timings), file=sys.stderr)
+        write_report(comparison, folder)
+    comparison = record_timings(workspace.results, comparison, spans)
+    if timings and comparison.info.timings is not None:
+        print(words.text(comparison.info.timings), file=sys.stderr)
+    return code
 
 
 def _report_advice(report: "Report", given: "Advice") -> None:
@@ -201,10 +209,8 @@ def tune(
             spans=(spans := _spans()),
         )
         tuned = search(found, variants, target, settings, report)
-    comparison = _recorded(tuned.comparison, found, spans)
-    code = print_comparisons([comparison], form, verbose=verbose, output=output)
+    code = _conclude(tuned.comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
     print(words.text(tuned), file=sys.stderr)
-    _print_timings(comparison, wanted=timings)
     return code
 
 

@@ -12,6 +12,7 @@ from workbench.errors import WorkbenchError
 from workbench.system.packages import require
 
 if TYPE_CHECKING:
+    from workbench.results.folder import RunFolder
     from workbench.results.verdict import Comparison
 
 ColumnSet = Literal["speed", "audit"]
@@ -30,6 +31,10 @@ def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
     if output is None and form == "parquet" and sys.stdout.isatty():
         hint = "name a file with --output, or use a pipe"
         raise WorkbenchError("--format parquet: a terminal cannot show it", hint=hint)
+    if form == "html":
+        from workbench.report import page
+
+        require(*page.PACKAGES, extra="report")
     require(*PACKAGES.get(form, ()))
 
 
@@ -37,19 +42,26 @@ def print_comparisons(
     comparisons: "Sequence[Comparison]",
     form: TableFormat,
     *,
+    folders: "Sequence[RunFolder]",
     columns: ColumnSet = "speed",
     verbose: bool = False,
     output: Path | None = None,
 ) -> int:
     """Print comparisons, or write them to the file `output`, which `check_output` has found usable.
 
+    folders: of the runs; the HTML page shows more of what they hold.
     Returns 0 where each of them names a winner that may be published, else 1.
     """
     from workbench import report
     from workbench.system.files import write_atomic
 
     terminal = sys.stdout.isatty()
-    if output is not None:
+    if form == "html":
+        from workbench.report import page
+
+        html = page.render(comparisons, folders)
+        sys.stdout.write(html) if output is None else write_atomic(output, html.encode())
+    elif output is not None:
         write_atomic(output, report.render_bytes(form, comparisons, columns=columns, verbose=verbose))
     elif form != "parquet":
         width = shutil.get_terminal_size().columns if terminal else report.WIDTH
@@ -57,4 +69,28 @@ def print_comparisons(
         sys.stdout.write(text)
     else:
         sys.stdout.buffer.write(report.render_bytes(form, comparisons))
+    return exit_code(comparisons)
+
+
+def exit_code(comparisons: "Sequence[Comparison]") -> int:
+    """0 where each of them names a winner that may be published, else 1."""
     return int(not all(found.winner and found.certified and not found.nothing_else for found in comparisons))
+
+
+def print_plots(comparisons: "Sequence[Comparison]") -> None:
+    from workbench.report import plot
+
+    terminal = sys.stdout.isatty()
+    width = min(shutil.get_terminal_size().columns if terminal else 80, 100)
+    for comparison in comparisons:
+        print(plot.render(comparison, color=terminal, width=width))
+
+
+def write_report(comparison: "Comparison", folder: "RunFolder") -> None:
+    """Leave `report.html` in the folder of a run; where packages for it are missing, say which on stderr."""
+    from workbench.report import page
+
+    if (absent := page.missing()) is None:
+        page.write(comparison, folder)
+    else:
+        print(f"no report.html was written: {absent}", file=sys.stderr)

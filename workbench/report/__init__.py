@@ -1,9 +1,12 @@
-"""What a comparison looks like: one module per format. None of them measures or decides."""
+"""What a comparison looks like: one module per format. None of them measures or decides.
+
+`page` makes the HTML report, from the run's folder too.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, assert_never
 
-from workbench.report import html, json, markdown, table
+from workbench.report import json, markdown, table
 from workbench.report.cells import Columns
 from workbench.report.words import WIDTH
 from workbench.results.frames import comparison_frame
@@ -11,8 +14,8 @@ from workbench.results.verdict import Comparison
 
 __all__ = ["WIDTH", "Columns", "Format", "TextFormat", "render", "render_bytes"]
 
-TextFormat = Literal["table", "markdown", "csv", "json", "html"]
-Format = Literal["table", "markdown", "csv", "json", "html", "parquet"]
+TextFormat = Literal["table", "markdown", "csv", "json"]
+Format = Literal["table", "markdown", "csv", "json", "parquet"]
 
 
 def render(
@@ -37,8 +40,6 @@ def render(
             return str(comparison_frame(comparisons).to_csv(index=False, lineterminator="\n"))
         case "json":
             return json.render(comparisons)
-        case "html":
-            return html.render(comparisons)
         case _:
             assert_never(form)
 

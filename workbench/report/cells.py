@@ -6,6 +6,7 @@ from typing import Literal
 
 from workbench.measure.stats import Interval
 from workbench.report.words import signed
+from workbench.results.records import RunInfo
 from workbench.results.verdict import Row
 
 ABSENT = "–"
@@ -90,3 +91,8 @@ def grid(rows: Sequence[Row], columns: Columns) -> Grid:
 def measured(rows: Sequence[Row]) -> list[Row]:
     """Those with figures; a search drops some after a quick look."""
     return [row for row in rows if row.status in ("ok", "pruned") and row.size_bytes is not None]
+
+
+def largest_drop(info: RunInfo) -> float:
+    """The largest drop that a plot shows, in points: what loses more stands at its edge."""
+    return max(5.0, 500 * info.budget.max_accuracy_drop)

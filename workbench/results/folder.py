@@ -7,9 +7,9 @@ from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
-from workbench.results.records import RunInfo, TrialResult
+from workbench.results.records import PhotoFiles, RunInfo, TrialResult
 from workbench.system.files import digest_of, file_name, make_folder, translated_os_errors
-from workbench.system.records import parse_record, write_record
+from workbench.system.records import parse_record, read_record, write_record
 
 
 class RunFolder:
@@ -51,6 +51,18 @@ class RunFolder:
 
     def predictions(self, variant: str) -> Path:
         return self.path / "predictions" / f"{file_name(variant)}.npz"
+
+    def recipe(self, variant: str) -> Path:
+        """The variant as a recipe of its own."""
+        return self.path / "recipes" / f"{file_name(variant)}.yaml"
+
+    def photos(self) -> PhotoFiles | None:
+        """Where the validation photos were; None in runs that did not record it."""
+        path = self.path / "photos.json"
+        return read_record(path, PhotoFiles, what="list of photos") if path.exists() else None
+
+    def save_photos(self, photos: PhotoFiles) -> None:
+        write_record(self.path / "photos.json", photos)
 
     def save_info(self, info: RunInfo) -> None:
         write_record(self.path / "run.json", info)

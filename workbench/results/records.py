@@ -108,6 +108,14 @@ class TrialResult(Record):
     gpu: GpuUse | None = None
 
 
+class PhotoFiles(Record):
+    """`photos.json`: the validation photos in the order of the predictions. paths: absolute."""
+
+    schema_version: Literal[1] = 1
+    paths: tuple[str, ...]
+    sha256: tuple[str, ...]
+
+
 class Budget(Record):
     """The limits that the winner must meet, and the objective that it is chosen by."""
 

@@ -15,7 +15,7 @@ from workbench.model.graph.facts import NetworkFacts
 from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
 from workbench.results.pairs import finalist_pairs
-from workbench.results.records import RunInfo, TrialResult
+from workbench.results.records import PhotoFiles, RunInfo, TrialResult
 from workbench.results.remarks import Remark, graver_first
 from workbench.results.verdict import Comparison, compare
 from workbench.run.advice.advise import Advice, advise, advised, hindsight
@@ -35,17 +35,17 @@ from workbench.run.sanity.look import look, look_quickly, of_parity
 from workbench.run.time_variants import time_all
 from workbench.system import machine
 from workbench.system.child import call
-from workbench.system.files import digest_of, write_arrays
+from workbench.system.files import digest_of, write_arrays, write_atomic
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
 from workbench.system.records import write_record
 from workbench.system.spans import Spans
-from workbench.workspace.recipe import Variant
+from workbench.workspace.recipe import Variant, to_yaml
 from workbench.workspace.workspace import Workspace
 
 GOLDEN_IMAGES = 8
 # Recorded with a run: what may decide its numbers.
-LIBRARIES = ("krishi-bench", "numpy", "pillow", *(name for name in EXTRAS if EXTRAS[name] != "serve"))
+LIBRARIES = ("krishi-bench", "numpy", "pillow", *(n for n in EXTRAS if EXTRAS[n] not in ("serve", "report")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def begin(
         baseline, built = build_baseline(prepared, options.build_timeout_s, report)
     info = _info(prepared, folder, parts, baseline, options.arguments)
     folder.save_info(info)
-    _save_photos(folder, prepared.job.photos, parts)
+    _save_photos(folder, prepared, parts)
     log = folder.path / "logs" / "reference.txt"
     with spans.span("source_model"):
         reference = reference_logits(prepared.job, built.artifact, log, report)
@@ -227,6 +227,8 @@ def _facts(cache: Path, baseline: Artifact) -> NetworkFacts:
 def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     """Build and check one variant; its result is on disk, and its golden photos are."""
     context.report(stage)
+    if variant.name != BASELINE:
+        write_atomic(context.folder.recipe(variant.name), to_yaml(variant, variant.recipe).encode())
     with context.spans.span("checking"):
         result = check(context, variant, stage)
     context.folder.append(result)
@@ -276,11 +278,14 @@ def _info(
     )
 
 
-def _save_photos(folder: RunFolder, photos: Images, parts: Parts) -> None:
-    """What later analysis needs of the photos: labels and parts."""
+def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
+    """What later analysis needs of the photos: files, labels and parts."""
     import numpy as np
 
+    photos, validation = prepared.job.photos, prepared.validation
     _save_golden(folder, photos)
+    paths = tuple(str(path.absolute()) for path in validation.paths)
+    folder.save_photos(PhotoFiles(paths=paths, sha256=validation.contents))
     certifies = np.zeros(len(photos), dtype=bool)
     certifies[list(parts.certification)] = True
     write_arrays(folder.path / "validation.npz", labels=np.asarray(photos.labels), certifies=certifies)

@@ -25,6 +25,10 @@ EXTRAS: dict[str, str | None] = {
     "scipy": "export",
     "pandas": "frames",
     "tabulate": "frames",
+    "altair": "report",
+    "vl-convert-python": "report",
+    "jinja2": "report",
+    "plotext": "report",
     "transformers": "transformers",
     "safetensors": "transformers",
     "opencv-python-headless": "opencv",
@@ -51,10 +55,10 @@ def missing_package(module: str, *, extra: str | None = None) -> str | None:
     return f"`{module}` is not installed: {command}"
 
 
-def require(*modules: str) -> None:
-    """Raise WorkbenchError for the first module of the extra `frames` that is not installed."""
+def require(*modules: str, extra: str = "frames") -> None:
+    """Raise WorkbenchError for the first module of the extra that is not installed."""
     for module in modules:
-        if (missing := missing_package(module, extra="frames")) is not None:
+        if (missing := missing_package(module, extra=extra)) is not None:
             raise WorkbenchError(missing)
 
 

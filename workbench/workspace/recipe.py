@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from workbench.backends import OrtRuntime, Runtime
+from workbench.backends import DEFAULT, OrtRuntime, Runtime
 from workbench.errors import FieldProblem, WorkbenchError, did_you_mean
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
@@ -135,6 +135,29 @@ class Variant:
         """64 hex digits of the build and the runtime settings, without the name."""
         parts = [self.export, *self.steps, self.runtime, self.preprocess]
         return digest_of([part.model_dump(mode="json") for part in parts])
+
+
+def to_yaml(variant: Variant, name: str) -> str:
+    """A recipe of this name, as a file holds it, that gives this variant alone."""
+    import yaml
+
+    content: dict[str, object] = {
+        "name": name,
+        "description": variant.description,
+        "needs": list(variant.needs),
+        "export": variant.export.model_dump(mode="json", exclude_unset=True),
+        "steps": [step.model_dump(mode="json", exclude_unset=True) for step in variant.steps],
+        "runtime": _stated(variant.runtime),
+        "preprocess": variant.preprocess.model_dump(mode="json", exclude_none=True),
+    }
+    kept = {key: value for key, value in content.items() if value}
+    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _stated(runtime: Runtime) -> dict[str, object]:
+    """What was said of it; the backend too, where it is not the one that is taken where nothing is said."""
+    named = {} if runtime.backend == DEFAULT else {"backend": runtime.backend}
+    return named | runtime.model_dump(mode="json", exclude_unset=True, exclude={"backend"})
 
 
 def load(paths: Sequence[Path]) -> list[Variant]:

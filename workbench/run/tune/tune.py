@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.backends import DEFAULT, OrtRuntime, Runtime, publishable
+from workbench.backends import OrtRuntime, publishable
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.model.graph.facts import NetworkFacts
@@ -30,7 +30,7 @@ from workbench.run.tune.quick_look import Looker, promise
 from workbench.run.tune.search import Candidate, Search, chosen, explore, resized
 from workbench.system.files import write_atomic
 from workbench.system.progress import Progress, Report
-from workbench.workspace.recipe import NAME_PATTERN, Variant
+from workbench.workspace.recipe import NAME_PATTERN, Variant, to_yaml
 from workbench.workspace.workspace import Workspace
 
 RACE_SHARE = 0.3  # of the budget, for checking and timing the finalists
@@ -258,29 +258,12 @@ def check_ours(path: Path) -> None:
         raise WorkbenchError(f"{path} is there, and tune did not write it", hint=hint)
 
 
-def _stated(runtime: Runtime) -> dict[str, object]:
-    """What was said of it; the backend too, where it is not the one that is taken where nothing is said."""
-    named = {} if runtime.backend == DEFAULT else {"backend": runtime.backend}
-    return named | runtime.model_dump(mode="json", exclude_unset=True, exclude={"backend"})
-
-
 def write_recipe(winner: Variant, path: Path, comparison: Comparison) -> None:
     """The winner as a recipe that `run` reproduces it with."""
-    import yaml
-
     row = next(row for row in comparison.rows if row.variant == winner.name)
     assert row.speedup is not None
     said = f"{row.speedup:.2f} times the baseline's speed on {comparison.info.machine.cpu}"
-    content: dict[str, object] = {
-        "name": path.stem,
-        "description": f"{winner.name}: {winner.description or 'found by tune'}",
-        "needs": list(winner.needs),
-        "export": winner.export.model_dump(mode="json", exclude_unset=True),
-        "steps": [step.model_dump(mode="json", exclude_unset=True) for step in winner.steps],
-        "runtime": _stated(winner.runtime),
-        "preprocess": winner.preprocess.model_dump(mode="json", exclude_none=True),
-    }
-    kept = {key: value for key, value in content.items() if value}
-    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
+    description = f"{winner.name}: {winner.description or 'found by tune'}"
+    text = to_yaml(replace(winner, description=description), path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, f"{HEADER} from run {comparison.info.run_id}: {said}.\n{text}".encode())

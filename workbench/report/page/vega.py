@@ -1,0 +1,47 @@
+"""Charts of Vega-Lite as a browser and a printer take them, and the library that draws them in a browser."""
+
+import json
+import re
+from typing import Any
+
+from workbench.system.files import cache_folder, write_atomic
+from workbench.system.packages import versions
+
+PRINTED_WIDTH = 680  # pixels of a chart on paper, and where no script runs
+LIBRARY = "window.vegaEmbed = vegaEmbed;"
+
+
+def live(spec: dict[str, Any]) -> dict[str, Any]:
+    """The chart for Vega, as wide as its container."""
+    import vl_convert
+
+    return dict(vl_convert.vegalite_to_vega({**spec, "width": "container"}))
+
+
+def svg(spec: dict[str, Any], prefix: str) -> str:
+    """The chart as an image. prefix: of the ids in it, so that several fit into one page."""
+    import vl_convert
+
+    compiled = vl_convert.vegalite_to_vega({**spec, "width": PRINTED_WIDTH})
+    text = str(vl_convert.vega_to_svg(compiled))
+    text = re.sub(r'\bid="(\w+)"', rf'id="{prefix}-\1"', text)
+    return re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", text)
+
+
+def library() -> str:
+    """vegaEmbed as one script; making it takes two seconds, so it is kept."""
+    import vl_convert
+
+    (version,) = versions("vl-convert-python").values()
+    path = cache_folder() / "vega" / f"embed-{version}.js"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    # `</script` within it would end the element that holds it.
+    script = str(vl_convert.javascript_bundle(LIBRARY)).replace("</script", "<\\/script")
+    write_atomic(path, script.encode())
+    return script
+
+
+def embedded(data: object) -> str:
+    """JSON that may stand in a `script` element, whatever texts are in it."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
