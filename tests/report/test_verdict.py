@@ -63,6 +63,11 @@ def lines(comparison: Comparison, title: str, *, verbose: bool = False) -> list[
             reasons.ClassShortfall(class_name="rust", drop=0.06, limit=0.05),
             "class rust loses 6.0 % of its photos (budget 5)",
         ),
+        (
+            reasons.AbsentClassShortfall(class_names=("rust", "scab"), limit=0.05),
+            "no photo of 2 classes (`rust`, `scab`), so that max_class_drop cannot be judged: add some, or "
+            "leave it out of the budget",
+        ),
         (reasons.SizeShortfall(size_bytes=8_000_000, limit_bytes=1e6), "file 8.00 MB (budget 1)"),
         (
             reasons.MemoryShortfall(peak_memory_bytes=40_000_000, limit_bytes=20e6),

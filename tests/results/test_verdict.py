@@ -418,12 +418,21 @@ def test_times_of_batches_do_not_make_a_winner_because_each_photo_would_wait() -
 def test_no_class_may_lose_more_of_its_photos_than_the_budget_says(
     limit: float | None, losses: tuple[int, ...], gains: tuple[int, ...], missed: list[tuple[str, float]]
 ) -> None:
-    # The second class has no photos at all, and ten thousand make the overall drop small.
-    counts = per_class((100, 0, 900, 9000), (*losses, 0), (*gains, 0))
+    # Ten thousand photos make the overall drop small.
+    counts = per_class((100, 1, 900, 9000), (*losses, 0), (*gains, 0))
     info = run_info(budget=Budget(max_class_drop=limit, max_accuracy_drop=0.05))
     assert shortfalls(trial("any", accuracy=counts), info) == tuple(
         reasons.ClassShortfall(class_name=name, drop=drop, limit=limit) for name, drop in missed
     )
+
+
+def test_a_class_without_a_photo_cannot_be_judged_by_what_any_class_may_lose() -> None:
+    counts = per_class((100, 0, 9900), (0, 0, 1), (0, 0, 0))
+    info = run_info(budget=Budget(max_class_drop=0.05))
+    absent = reasons.AbsentClassShortfall(class_names=(info.class_names[1],), limit=0.05)
+    assert shortfalls(trial("any", accuracy=counts), info) == (absent,)
+    # It is compared with the baseline, which loses nothing against itself.
+    assert shortfalls(trial("baseline", accuracy=counts), info) == ()
 
 
 def test_the_winner_is_certified_on_held_out_photos() -> None:

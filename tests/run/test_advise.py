@@ -170,7 +170,7 @@ OLD_ARM = machine(("asimd",), "aarch64")
         ("runtime: {backend: torch}\n", network(), machine(), "slower", False, "operator by operator"),
         ("export: {opset: 20}\n", network(), machine(), "same", False, "opsets"),
         ("steps: [{use: simplify}]\n", network(), machine(), "same", False, "the same multiplications"),
-        ("runtime: {batch: 8}\n", network(), machine(), "same", False, "they never win"),
+        ("runtime: {batch: 8}\n", network(), machine(), "same", False, "by throughput alone"),
         ("runtime: {threads: 2}\n", network(), machine(), "faster", True, "2 threads"),
         ("runtime: {threads: 8}\n", network(), machine(), "unknown", False, "4 processors"),
         (STATIC + SMALLER, GATED, machine(), "unknown", True, "hard-swish"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from workbench.errors import plural
+from workbench.errors import plural, some
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
 from workbench.report import timings
@@ -255,6 +255,11 @@ def shortfall(missed: reasons.Shortfall | Remark) -> str:
         case reasons.ClassShortfall():
             lost = f"loses {100 * missed.drop:.1f} % of its photos"
             return f"class {missed.class_name.removeprefix('class ')} {lost} (budget {100 * missed.limit:g})"
+        case reasons.AbsentClassShortfall(class_names=names):
+            absent = f"no photo of {plural(len(names), 'class')} ({some(names)})"
+            return (
+                f"{absent}, so that max_class_drop cannot be judged: add some, or leave it out of the budget"
+            )
         case reasons.SizeShortfall():
             return f"file {missed.size_bytes / 1e6:.2f} MB (budget {missed.limit_bytes / 1e6:g})"
         case reasons.MemoryShortfall():

@@ -25,7 +25,11 @@ def accuracy_shortfalls(
 ) -> tuple[reasons.Shortfall, ...]:
     if counts is None:
         return (reasons.UnmeasuredShortfall(what="accuracy"),)
-    missed = (_drop_shortfall(counts, trial, info.budget), _class_shortfall(counts, info))
+    missed = (
+        _drop_shortfall(counts, trial, info.budget),
+        _class_shortfall(counts, info),
+        _absent_classes(counts, trial, info),
+    )
     return tuple(shortfall for shortfall in missed if shortfall is not None)
 
 
@@ -52,9 +56,21 @@ def _class_shortfall(counts: Accuracy, info: RunInfo) -> reasons.Shortfall | Non
     drops = [(losses - gains) / images if images else 0.0 for images, losses, gains in counted]
     if (worst := max(drops, default=0.0)) <= limit:
         return None
-    label = drops.index(worst)
-    name = info.class_names[label] if label < len(info.class_names) else f"class {label}"
-    return reasons.ClassShortfall(class_name=name, drop=worst, limit=limit)
+    return reasons.ClassShortfall(class_name=_name(drops.index(worst), info), drop=worst, limit=limit)
+
+
+def _absent_classes(counts: Accuracy, trial: TrialResult, info: RunInfo) -> reasons.Shortfall | None:
+    if (limit := info.budget.max_class_drop) is None or not counts.absent_classes:
+        return None
+    # As for the drop of all: the baseline loses nothing against itself.
+    if trial.variant == BASELINE or trial.same_answers is not None:
+        return None
+    names = tuple(_name(label, info) for label in counts.absent_classes)
+    return reasons.AbsentClassShortfall(class_names=names, limit=limit)
+
+
+def _name(label: int, info: RunInfo) -> str:
+    return info.class_names[label] if label < len(info.class_names) else f"class {label}"
 
 
 def certification(info: RunInfo, trials: Sequence[TrialResult], winner: TrialResult) -> reasons.Certification:

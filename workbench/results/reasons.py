@@ -49,6 +49,14 @@ class ClassShortfall(Record):
     limit: float
 
 
+class AbsentClassShortfall(Record):
+    """Classes without a photo: nothing says what they lose, and the budget limits what any class may."""
+
+    kind: Literal["absent_class"] = "absent_class"
+    class_names: tuple[str, ...]
+    limit: float
+
+
 class SizeShortfall(Record):
     kind: Literal["size"] = "size"
     size_bytes: int
@@ -84,7 +92,7 @@ class LeakShortfall(Record):
     cause: NoneHeldOut | str | None
 
 
-AccuracyShortfall = DropShortfall | PhotosShortfall | ClassShortfall | LeakShortfall
+AccuracyShortfall = DropShortfall | PhotosShortfall | ClassShortfall | AbsentClassShortfall | LeakShortfall
 CostShortfall = SizeShortfall | LatencyShortfall | MemoryShortfall | BatchShortfall
 Shortfall = Annotated[AccuracyShortfall | CostShortfall | UnmeasuredShortfall, Field(discriminator="kind")]
 

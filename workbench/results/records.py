@@ -125,7 +125,9 @@ class Budget(Record):
         "its one-sided 95 % upper bound must be within it.",
     )
     max_class_drop: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Largest net loss of any class, as a fraction of its photos; no limit by default."
+        None,
+        description="Largest net loss of any class, as a fraction of its photos; where a class has no "
+        "photo to judge by, what loses answers is refused. No limit by default.",
     )
     objective: Objective = Field(
         "latency",

@@ -30,7 +30,7 @@ def machine(run: RunData) -> PageSection:
         f"Python {system.python}; features: {', '.join(system.features) or 'unknown'}"
     ]
     if (state := info.conditions) is not None:
-        quota = "no quota" if state.quota is None else f"a quota of {state.quota:g} processors"
+        quota = "no quota" if state.quota is None else f"processor quota {state.quota:g}"
         about.append(f"governor {state.governor}, turbo {state.turbo}, {quota}")
     rest = [s for s in sections(run.comparison, verbose=True) if s.title not in ELSEWHERE]
     more = [f"{section.title}: {line}" for section in rest for line in section.lines]

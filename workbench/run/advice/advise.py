@@ -70,7 +70,10 @@ def advise(
     objective: what the winner is chosen by. known: the costs to predict by; those shipped by default.
     """
     features = frozenset(machine.features)
-    situation = Situation(facts, machine.architecture, machine.cores, features, known or measured())
+    by_throughput = objective == "throughput"
+    situation = Situation(
+        facts, machine.architecture, machine.cores, features, known or measured(), by_throughput
+    )
     items = tuple(_judged(variant, situation, objective, absent.get(variant.name)) for variant in variants)
     return Advice(facts, machine.cpu, machine.cores, machine.features, objective, items)
 
