@@ -173,7 +173,7 @@ OLD_ARM = machine(("asimd",), "aarch64")
         ("runtime: {batch: 8}\n", network(), machine(), "same", False, "by throughput alone"),
         ("runtime: {threads: 2}\n", network(), machine(), "faster", True, "2 threads"),
         ("runtime: {threads: 8}\n", network(), machine(), "unknown", False, "4 processors"),
-        (STATIC + SMALLER, GATED, machine(), "unknown", True, "hard-swish"),
+        (STATIC + SMALLER, GATED, machine(), "faster", True, "hard-swish"),
     ],
 )  # fmt: skip
 def test_a_rule_says_what_to_expect_and_why(

@@ -43,6 +43,12 @@ def test_a_ratio_is_as_uncertain_as_the_part_of_it_that_is_no_overhead() -> None
     assert wider[0] < low and high < wider[1]
 
 
+def test_a_slightly_smaller_photo_is_surely_a_little_faster() -> None:
+    model = known(fp32=costs(plain=4))
+    low, high = model.speedup(PLAIN, "fp32", PLAIN.scaled(0.9), "fp32", foreign=True)
+    assert 1 < low < 1 / 0.9 < high < 1.2
+
+
 def test_dynamic_int8_of_products_leaves_the_convolutions_as_they_were() -> None:
     model = known(fp32=costs(plain=4, products=8), dynamic_uint8=costs(plain=40, products=2))
     assert model.costs_of("dynamic_products").of(PLAIN) == pytest.approx(80 + 2)

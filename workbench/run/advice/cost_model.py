@@ -5,6 +5,7 @@ and precision has costs of its own. Only ratios of them are used: they carry ove
 not.
 """
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ Method = Literal[
     "openvino_bf16",
     "openvino_int8",
 ]
+SIZES = 1.1  # logarithm of the ratio of pixels between the two sizes measured
 FOREIGN = 1.4  # wider on processors with other instructions: an assumption, not a measurement
 
 
@@ -96,6 +98,8 @@ class CostModel(Record):
         uncertain = 1 - self.overhead_share(after, second)
         if second == "dynamic_products":  # the rest is as it was
             uncertain = costs.products * after.products / 1e6 / costs.of(after)
+        if first == second:  # a little less work is surely a little faster
+            uncertain *= min(1.0, abs(math.log(max(1, after.macs) / before.macs)) / SIZES)
         return ratio / factor**uncertain, ratio * factor**uncertain
 
 
