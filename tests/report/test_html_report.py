@@ -260,6 +260,15 @@ def test_several_runs_stand_in_one_page_each_with_ids_of_its_own(
     assert "h3 The decision" in found.headings
     ids = [a["id"] for _, a in found.found if "id" in a]
     assert len(ids) == len(set(ids))
+    assert "What differs" not in html
+
+
+def test_runs_of_two_machines_begin_with_what_differs(comparison: Comparison, tmp_path: Path) -> None:
+    few = replace(comparison, rows=comparison.rows[:2])
+    machine = few.info.machine.model_copy(update={"cpu": "Cortex-A76", "fingerprint": "another"})
+    info = few.info.model_copy(update={"run_id": "20270101-000000", "machine": machine})
+    html = page.render([few, replace(few, info=info)], [RunFolder(tmp_path), RunFolder(tmp_path)])
+    assert html.index("What differs") < html.rindex("Cortex-A76", 0, html.index("The decision"))
 
 
 def earlier_run(results: Path) -> RunFolder:

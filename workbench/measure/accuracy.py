@@ -39,21 +39,13 @@ def accuracy(
     def per_class(photos: "NDArray[np.bool_]") -> tuple[int, ...]:
         return tuple(np.bincount(truth[photos], minlength=classes).tolist())
 
-    images = np.bincount(truth, minlength=classes)
-    # F1 = 2 TP / (2 TP + FP + FN) = 2 TP / (predicted + present), of the classes that have photos.
-    present = images > 0
-    f1 = (
-        2
-        * np.bincount(truth[right], minlength=classes)[present]
-        / (np.bincount(answers, minlength=classes) + images)[present]
-    )
     best = np.argpartition(logits, -TOP5, axis=1)[:, -TOP5:] if classes > TOP5 else None
     return Accuracy(
         images=len(truth),
         correct=int(right.sum()),
         correct_top5=None if best is None else int((best == truth[:, None]).sum()),
-        macro_f1=float(f1.mean()),
-        class_images=tuple(images.tolist()),
+        macro_f1=_macro_f1(answers, truth, classes),
+        class_images=per_class(np.ones_like(right)),
         class_correct=per_class(right),
         losses=int(lost.sum()),
         gains=int(gained.sum()),
@@ -62,6 +54,18 @@ def accuracy(
         ece=expected_calibration_error(probabilities_of(logits, kind), truth),
         independent=independent,
     )
+
+
+def _macro_f1(answers: "NDArray[np.int64]", truth: "NDArray[np.int64]", classes: int) -> float:
+    """Over the classes that have photos."""
+    import numpy as np
+
+    right, images, given = (
+        np.bincount(labels, minlength=classes) for labels in (truth[answers == truth], truth, answers)
+    )
+    present = images > 0
+    # 2 TP / (2 TP + FP + FN) = 2 TP / (predicted + present)
+    return float((2 * right[present] / (given + images)[present]).mean())
 
 
 def parity(logits: "Outputs", reference: "Outputs", kind: OutputKind = "logits") -> Parity:

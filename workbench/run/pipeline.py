@@ -146,6 +146,23 @@ def begin(
 
     candidates: variants that the photos choose among.
     """
+    context = _context(prepared, folder, options, report, candidates)
+    result = checked(context, context.baseline, Progress("building and checking", 0, 1, BASELINE))
+    if result.status != "ok":
+        raise WorkbenchError(
+            f"the baseline cannot be measured: {result.reason}",
+            hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
+        )
+    info = context.info.model_copy(update={"remarks": _remarks(context, result)})
+    folder.save_info(info)
+    options.show_remarks(info.remarks)
+    return replace(context, info=info), result
+
+
+def _context(
+    prepared: Prepared, folder: RunFolder, options: Options, report: Report, candidates: int
+) -> Context:
+    """What a run measures with, its baseline built. Raises WorkbenchError where it cannot be."""
     spans = options.spans
     with spans.span("reading"):
         parts = _split(prepared, options, candidates)
@@ -160,7 +177,7 @@ def begin(
         reference = reference_logits(prepared.job, built.artifact, log, report)
     with spans.span("checking"):
         empty = empty_worker(prepared.job, folder)
-    context = Context(
+    return Context(
         prepared,
         folder,
         parts,
@@ -174,16 +191,6 @@ def begin(
         runtimes={BASELINE: baseline.runtime},
         spans=spans,
     )
-    result = checked(context, baseline, Progress("building and checking", 0, 1, BASELINE))
-    if result.status != "ok":
-        raise WorkbenchError(
-            f"the baseline cannot be measured: {result.reason}",
-            hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
-        )
-    info = context.info.model_copy(update={"remarks": _remarks(context, result)})
-    folder.save_info(info)
-    options.show_remarks(info.remarks)
-    return replace(context, info=info), result
 
 
 def _split(prepared: Prepared, options: Options, candidates: int) -> Parts:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import plural
+from workbench.report import machines
 from workbench.report.page import answer_sections, cost_sections, origin_sections, speed_sections, vega
 from workbench.report.page.blocks import Cell, Chart, DataTable, DrawnChart, PageBlock, PageSection
 from workbench.report.page.run_data import RunData
@@ -74,7 +75,7 @@ def render(comparisons: Sequence[Comparison], folders: Sequence[RunFolder]) -> s
     return environment.get_template("page.html").render(
         title=_title(runs),
         runs=shown,
-        overview=_overview(runs),
+        overview=[table for table in (_overview(runs), _differences(runs)) if table is not None],
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script), Markup(ours)],
         hashes=[_hash(script), _hash(ours)],
@@ -115,8 +116,8 @@ def _overview(runs: Sequence[RunData]) -> DataTable | None:
     """The runs beside each other, where there are several."""
     if len(runs) == 1:
         return None
-    machines = {run.info.machine.fingerprint for run in runs}
-    caption = "Of different machines: speed-ups compare, milliseconds do not" if len(machines) > 1 else "Runs"
+    several = len({run.info.machine.fingerprint for run in runs}) > 1
+    caption = "Of different machines: speed-ups compare, milliseconds do not" if several else "Runs"
     return DataTable(
         caption,
         ("run", "model", "machine", "photos", "winner", "speed-up"),
@@ -133,6 +134,15 @@ def _overview(runs: Sequence[RunData]) -> DataTable | None:
         ),
         texts=6,
     )
+
+
+def _differences(runs: Sequence[RunData]) -> DataTable | None:
+    """What sets runs of different machines apart; None where they are of one."""
+    if not (grids := machines.grids([run.comparison for run in runs])):
+        return None
+    different = grids[0]
+    rows = tuple(tuple(Cell(text) for text in row[1:]) for row in different.rows)
+    return DataTable("What differs", different.headings[1:], rows, texts=len(different.headings) - 1)
 
 
 def _speed(run: RunData) -> str:

@@ -55,7 +55,8 @@ def recalls(run: RunData) -> PageSection:
 def _scope(run: RunData, known: Predictions) -> str:
     held_out = run.info.certification_images
     parts = f", of which {held_out:,} were held out of the selection" if held_out else ""
-    return f"On all {plural(len(known.labels), 'validation photo')}{parts}; the classes that lose most come first."
+    photos = plural(len(known.labels), "validation photo")
+    return f"On all {photos}{parts}; the classes that lose most come first."
 
 
 def _photos(known: Predictions, classes: int) -> list[int]:
