@@ -10,7 +10,7 @@ from workbench.cli.options import parse_bytes
 from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE, TWIN
 from workbench.results.reasons import TooLarge
-from workbench.run.memory import fitted, with_room
+from workbench.run.memory import fitted, together, with_room
 
 NEEDS = {BASELINE: 300, TWIN: 300, "small": 200, "large": 600}
 TRIALS = [trial(name, latency=None) for name in (BASELINE, "small", "large")]
@@ -47,3 +47,8 @@ def test_an_amount_of_memory_has_a_unit(given: str, size: int) -> None:
 def test_anything_else_is_no_amount(given: str) -> None:
     with pytest.raises(typer.BadParameter, match="give 500MB, 2GB or 2GiB"):
         parse_bytes(given)
+
+
+def test_as_many_are_open_beside_the_baseline_as_fit_whichever_they_are() -> None:
+    needs = {BASELINE: 100, TWIN: 100, "small": 50, "large": 400}
+    assert [together(needs, room) for room in (600, 549, 450, 0)] == [2, 1, 1, 1]

@@ -19,7 +19,7 @@ ROUNDS = 6  # of fresh launches: the fewest that give an interval
 LEAST_ROUNDS = 2
 WINDOW_S = 0.1
 TURNS = 3  # windows of each launch
-TOGETHER = 2  # variants that are open beside the baseline: each launch holds memory
+TOGETHER = 2  # variants that are open beside the baseline, at most
 
 
 class Launched(Protocol):
@@ -46,6 +46,7 @@ class Saturated:
 class SaturatedLaunches:
     """Rounds of fresh launches of all variants.
 
+    together: variants that are open beside the baseline: each launch holds memory.
     read: is given each launch once it is warm. report: takes the rounds made and asked.
     found: by variant. failed: by variant, the message; those are launched no more.
     """
@@ -56,6 +57,7 @@ class SaturatedLaunches:
     report: Callable[[int, int], None]
     clock: Callable[[], float] = time.monotonic
     seed: int = 0
+    together: int = TOGETHER
     found: dict[str, Saturated] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -68,8 +70,8 @@ class SaturatedLaunches:
             self.report(made, rounds)
             rng.shuffle(others)
             running = [name for name in others if name not in self.failed]
-            for start in range(0, max(1, len(running)), TOGETHER):
-                self._make_round([self.baseline, *running[start : start + TOGETHER]], rng)
+            for start in range(0, max(1, len(running)), self.together):
+                self._make_round([self.baseline, *running[start : start + self.together]], rng)
             made += 1
             if made == 1:
                 cost_s = self.clock() - began

@@ -34,7 +34,8 @@ def times(ratio: float, interval: tuple[float, float] | None = None, what: str =
 
 def in_percent(ratio: float, interval: tuple[float, float] | None) -> str:
     """A ratio of times as `3.1 % [1.2, 5.0]` more than 1; large ones as `83 % [79, 88]`."""
-    centre, *ends = (signed(100 * (value - 1), 1 if ratio < 1.1 else 0) for value in (ratio, *(interval or ())))
+    decimals = 1 if ratio < 1.1 else 0
+    centre, *ends = (signed(100 * (value - 1), decimals) for value in (ratio, *(interval or ())))
     return f"{centre} % [{', '.join(ends)}]" if ends else f"{centre} %"
 
 

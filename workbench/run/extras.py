@@ -25,17 +25,24 @@ PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, sho
 
 
 def with_extras(
-    context: Context, finalists: Collection[str], trials: Sequence[TrialResult], *, timing_s: float
+    context: Context,
+    finalists: Collection[str],
+    trials: Sequence[TrialResult],
+    *,
+    timing_s: float,
+    together: int,
 ) -> list[TrialResult]:
     """The trials with the throughput and the readings of fresh launches: of the finalists, and of all that
     differ from the baseline in batch or threads; of the finalists with the whole path of a photo as well.
 
-    timing_s: what the timing took. All that was timed counts without these figures, where a launch fails.
+    timing_s: what the timing took. together: variants that fit into memory beside the baseline. All that was
+    timed counts without these figures, where a launch fails.
     """
     names = [t.variant for t in trials if t.variant in finalists or _compares(context, t)]
     by_throughput = context.info.budget.objective == "throughput"
     asked = by_throughput or any(name not in finalists for name in names)
-    trials = saturated(context, trials, names, budget_s=max(LEAST_S, timing_s * (1 if asked else SHARE)))
+    budget_s = max(LEAST_S, timing_s * (1 if asked else SHARE))
+    trials = saturated(context, trials, names, budget_s=budget_s, together=together)
     photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
     return [
         trial.model_copy(update={"whole_path": _whole_path(context, trial.variant, photos)})
@@ -59,7 +66,12 @@ def _compares(context: Context, trial: TrialResult) -> bool:
 
 
 def saturated(
-    context: Context, trials: Sequence[TrialResult], names: Collection[str], *, budget_s: float
+    context: Context,
+    trials: Sequence[TrialResult],
+    names: Collection[str],
+    *,
+    budget_s: float,
+    together: int,
 ) -> list[TrialResult]:
     """The trials with the throughput of the named ones, in turns with the baseline, and their readings."""
     readings: dict[str, list[_Reading]] = {}
@@ -70,7 +82,7 @@ def saturated(
     def report(made: int, asked: int) -> None:
         context.report(Progress(STAGE, made, asked + 1))
 
-    launches = SaturatedLaunches(BASELINE, context.worker, read, report)
+    launches = SaturatedLaunches(BASELINE, context.worker, read, report, together=together)
     try:
         launches.measure([trial.variant for trial in trials if trial.variant in names], budget_s)
     except ChildError as error:

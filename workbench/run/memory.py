@@ -6,6 +6,7 @@ from dataclasses import replace
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE, TWIN
+from workbench.measure.saturated_launches import TOGETHER
 from workbench.results.reasons import TooLarge
 from workbench.results.records import TrialResult
 from workbench.run.check_variant import Context, ended
@@ -44,6 +45,17 @@ def fitted(trials: Sequence[TrialResult], needs: Mapping[str, int], room_bytes: 
             hint="give more with --memory, or end other programs",
         )
     return [_fitted(trial, needs.get(trial.variant, 0), beside, room_bytes) for trial in trials]
+
+
+def together(needs: Mapping[str, int], room_bytes: int) -> int:
+    """How many variants, whichever they are, fit beside the baseline at a time: 1 at least."""
+    left, count = room_bytes - needs.get(BASELINE, 0), 0
+    for need in sorted((need for name, need in needs.items() if name not in (BASELINE, TWIN)), reverse=True):
+        left -= need
+        if left < 0 or count == TOGETHER:
+            break
+        count += 1
+    return max(1, count)
 
 
 def _fitted(trial: TrialResult, needs: int, beside: int, room: int) -> TrialResult:

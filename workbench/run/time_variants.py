@@ -25,7 +25,7 @@ from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfalls
 from workbench.run.check_variant import Context
 from workbench.run.extras import candidates, saturated, with_extras
-from workbench.run.memory import fitted, needs_of, with_room
+from workbench.run.memory import fitted, needs_of, together, with_room
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
 from workbench.system.machine import available_cpus
@@ -64,7 +64,8 @@ def _time_all(
 ) -> tuple[list[TrialResult], RunInfo]:
     sessions: dict[str, Measured] = {}
     plan, needs = with_room(plan), needs_of(context, trials)
-    trials = fitted(trials, needs, plan.memory_bytes or 0)
+    room = plan.memory_bytes or 0
+    trials, at_once = fitted(trials, needs, room), together(needs, room)
     names = [trial.variant for trial in trials if trial.status == "ok"]
     final = replace(plan, rounds=math.ceil(FIRST_STAGE * plan.rounds))
     finalists, began = names, time.monotonic()
@@ -78,7 +79,7 @@ def _time_all(
             if info.budget.objective == "throughput":
                 # Before the finalists are chosen, by it; theirs is measured again after them.
                 named = candidates(info, with_latency(trials, sessions))
-                trials = saturated(context, trials, named, budget_s=plan.budget_s)
+                trials = saturated(context, trials, named, budget_s=plan.budget_s, together=at_once)
             finalists = _finalists(_about(info, sessions), with_latency(trials, sessions))
             finalists = _affordable(finalists, raced, plan, left_s)
             rounds = _final_rounds(finalists, raced, plan)
@@ -89,7 +90,8 @@ def _time_all(
     finally:
         samples.save(sessions, context.folder.path / "latency.parquet")
     timed = with_latency(trials, sessions)
-    timed = with_extras(context, finalists, timed, timing_s=time.monotonic() - began)
+    timing_s = time.monotonic() - began
+    timed = with_extras(context, finalists, timed, timing_s=timing_s, together=at_once)
     return _with_gpu_use(context, finalists, timed), _about(info, sessions)
 
 
