@@ -6,6 +6,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -62,11 +63,14 @@ def run(folder: Path, *words: str) -> None:
 def in_background(folder: Path, words: list[str], ready: str) -> Iterator[None]:
     command = [sys.executable, "-m", "workbench", *words]
     with subprocess.Popen(command, cwd=folder, env=child_environment(), stderr=subprocess.DEVNULL) as server:
-        transport = httpx.HTTPTransport(retries=8)
-        with httpx.Client(transport=transport, timeout=30) as client:
-            assert client.get(ready).status_code == 200
-        yield
-        server.terminate()
+        try:
+            with httpx.Client(transport=httpx.HTTPTransport(retries=8), timeout=30) as client:
+                while client.get(ready).status_code == 503:  # listening, and still opening the model
+                    assert server.poll() is None
+                    time.sleep(0.1)
+            yield
+        finally:
+            server.terminate()
 
 
 def post(photo: Path, url: str) -> dict[str, object]:

@@ -67,7 +67,7 @@ def _time_all(
     room = plan.memory_bytes or 0
     trials, at_once = fitted(trials, needs, room), together(needs, room)
     names = [trial.variant for trial in trials if trial.status == "ok"]
-    final = replace(plan, rounds=math.ceil(FIRST_STAGE * plan.rounds))
+    final = replace(plan, rounds=max(plan.least, math.ceil(FIRST_STAGE * plan.rounds)))
     finalists, began = names, time.monotonic()
     try:
         if len(names) > FINALISTS:
