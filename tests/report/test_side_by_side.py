@@ -72,7 +72,7 @@ def test_pairs_read_like_this() -> None:
     assert pairs.text(PAIRS).splitlines() == [
         "faster   slower    by [95 %]         p       rounds  session",
         "quicker  quick     3.1 % [1.2, 5.0]  <0.001  12      final",
-        "quick    baseline  100.0 %           –       4       race",
+        "quick    baseline  100 %             –       4       race",
         "p and intervals hold for all pairs together (Holm); p below 0.05: the two differ",
     ]
     assert pairs.as_csv(PAIRS).splitlines() == [
@@ -85,7 +85,7 @@ def test_pairs_read_like_this() -> None:
 
 def test_the_winner_and_the_next_best_are_compared_in_a_line_of_their_own() -> None:
     found = compare(run_info(), [trial("baseline"), trial("a", speedup=0.8)])
-    assert "baseline: 8.00 MB\n  25.0 % [25.0, 25.0] faster than a\n" in render("table", [found])
+    assert "baseline: 8.00 MB\n  25 % [25, 25] faster than a\n" in render("table", [found])
     close = compare(run_info(), [trial("baseline"), trial("a", rounds=[0.96, 1.0, 0.97, 1.02, 0.98, 0.99])])
     assert "faster than a, which may be chance" in render("table", [close])
 
