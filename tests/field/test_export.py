@@ -24,7 +24,7 @@ from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.reparameterize import merge_branches, write_merged  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.facts import facts_of  # noqa: E402
-from workbench.model.graph.onnx_file import load  # noqa: E402
+from workbench.model.graph.onnx_file import describe, load, logits_of  # noqa: E402
 from workbench.model.source.model_source import ModelSource  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
@@ -483,6 +483,26 @@ class Rows(nn.Module):
 
     def forward(self, x: Any) -> Any:
         return self.linear(x[:, :, ::4, ::4].reshape(-1, 3 * 36))
+
+
+class Remembers(Head):
+    """As Swin of transformers: a photo of another size changes what is computed from then on."""
+
+    scale = 1.0
+
+    def forward(self, x: Any) -> Any:
+        if x.shape[2] != SIDE:
+            self.scale = 2.0
+        return self.scale * super().forward(x)
+
+
+def test_asking_for_another_size_changes_nothing_in_what_is_exported(tmp_path: Path) -> None:
+    given = job("Remembers", tmp_path)
+    _, artifact = build.build(given, variant(exporter="torchscript"))
+    assert artifact.info.export is not None and artifact.info.export.any_size
+    batch = next(given.photos.batches(6))
+    expected = Head()(torch.from_numpy(batch)).detach().numpy()
+    assert np.allclose(logits_of(artifact.path, describe(artifact.path), batch), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -214,8 +214,9 @@ def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
         samples = normalize(_few(job.photos), job.contract)
         _check_size(job, partial(torch_logits, model), raw=False)
         write = partial(_write, job, variant, folder, samples)
-        any_size = _takes_other_sizes(job, model)
         info, merging = write_merged(model, samples, torch_logits, write, merge=export.reparameterize)
+        # After the export: a forward may keep what it made of another size (Swin of transformers does).
+        any_size = _takes_other_sizes(job, model)
         record = (info.export or ExportRecord()).model_copy(update={"merging": merging, "any_size": any_size})
         info = info.model_copy(update={"export": record})
     if info.classes != job.classes:
