@@ -34,6 +34,7 @@ from tests.e2e.tiny import (
 )
 from tests.serving import wait_for
 from workbench.cli import main
+from workbench.measure.bursts import BURST_CALLS, FEWEST_TURNS
 from workbench.measure.latency import Plan
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize, read_pixels
@@ -220,7 +221,8 @@ def test_what_was_measured_is_complete(run_folder: RunFolder) -> None:
         assert trial.accuracy is not None
         rounds = len(trial.latency.round_log_ratios)
         assert rounds == (ROUNDS if trial.latency.confirmed else 1)
-        assert trial.latency.samples % (rounds * TURNS) == 0
+        # There is no time: turns get fewer, then bursts shorter.
+        assert rounds * FEWEST_TURNS <= trial.latency.samples <= rounds * TURNS * BURST_CALLS[1]
         assert trial.accuracy.images + (trial.certification.images if trial.certification else 0) == 40
         assert trial.size_bytes and trial.load_s and trial.build_s
         assert 1e6 < (trial.peak_memory_bytes or 0) < 2e9
