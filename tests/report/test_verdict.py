@@ -7,6 +7,7 @@ from workbench.errors import plural
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import SharedPhotos, TooFewToSplit, WholePath
 from workbench.report import tune, verdict, words
+from workbench.report.search import search
 from workbench.results import reasons
 from workbench.results.records import (
     AdviceScore,
@@ -353,7 +354,7 @@ SUMMARY = SearchSummary(
 
 
 def test_a_search_is_told_by_its_attempts() -> None:
-    assert verdict.search(SUMMARY) == [
+    assert search(SUMMARY) == [
         "searched for 1.5 minutes: 2 variants looked at, 1 could not be tried, 1 measured in full",
         "smaller input: 1 tried; the best, b: 2.00 times the baseline's speed, drop 10.00 points on 1,000 "
         "photos, more than the budget allows",
@@ -365,7 +366,7 @@ def test_a_search_that_could_measure_nothing_else_does_not_say_that_nothing_beat
     gone = absent_trial("gpu", "skipped", "no CUDA device")
     alone = compare(run_info(search=SUMMARY), [trial("baseline"), gone])
     assert tune.text(Tuned(alone, None)).splitlines() == [
-        *verdict.search(SUMMARY),
+        *search(SUMMARY),
         "nothing besides the plain FP32 export could be measured: no recipe was written",
     ]
     against = compare(run_info(), [trial("baseline"), gone, trial("slow", speedup=0.5)])

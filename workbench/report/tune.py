@@ -1,6 +1,7 @@
 """What `tune` found, in words."""
 
-from workbench.report.verdict import plain_export, search
+from workbench.report.search import search
+from workbench.report.verdict import plain_export
 from workbench.run.tune.tune import Tuned
 
 

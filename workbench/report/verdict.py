@@ -9,9 +9,10 @@ from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
 from workbench.report import timings
 from workbench.report.remarks import sentence
+from workbench.report.search import search
 from workbench.report.words import in_percent, listed, points, times
 from workbench.results import reasons
-from workbench.results.records import AdviceScore, RunInfo, SearchSummary
+from workbench.results.records import AdviceScore, RunInfo
 from workbench.results.remarks import Remark
 from workbench.results.verdict import Comparison
 
@@ -33,11 +34,6 @@ MISJUDGEMENTS = {
     "less_than_advised": "gained less than expected",
     "not_the_same": "was expected to make no difference",
     "won_unadvised": "won and was not advised",
-}
-OUTLOOKS = {
-    "within": "",
-    "beyond": ", more than the budget allows",
-    "uncertain": ", too uncertain to be certified",
 }
 OBJECTIVES: dict[reasons.Objective, str] = {
     "latency": "speed",
@@ -385,22 +381,4 @@ def _advice(score: AdviceScore) -> list[str]:
         lines.append(f"{wrong.variant} {MISJUDGEMENTS[wrong.kind]}: {speed} ({expected})")
     if score.timed:
         lines.append(f"right about {score.right} of {plural(score.timed, 'variant')} that were timed")
-    return lines
-
-
-def search(summary: SearchSummary) -> list[str]:
-    """What a search tried and found, a line for each kind of attempt."""
-    lines = [
-        f"searched for {summary.seconds / 60:.1f} minutes: {plural(summary.looked, 'variant')} looked at, "
-        f"{summary.untried} could not be tried, {summary.finalists} measured in full"
-    ]
-    lines += [
-        f"{each.why}: {each.tried} tried; the best, {each.best}: {times(each.speedup)}, drop "
-        f"{points(each.drop)} points on {plural(each.images, 'photo')}{OUTLOOKS[each.outlook]}"
-        for each in summary.attempts
-    ]
-    if (sequence := summary.sequence) is not None:
-        end = f"{sequence.failed} failed" if sequence.failed else "none failed"
-        order = f"{' > '.join(sequence.order)}; {sequence.passed} passed, {end}"
-        lines.append(f"certified in turn, most certain first, until one fails: {order}")
     return lines
