@@ -87,7 +87,7 @@ def test_few_are_open_at_a_time_and_each_beside_the_baseline() -> None:
     assert host.open == []
 
 
-@pytest.mark.parametrize(("budget_s", "rounds"), [(0.0, LEAST_ROUNDS), (15.0, 4), (1e9, ROUNDS)])
+@pytest.mark.parametrize(("budget_s", "rounds"), [(0.0, 1), (4.0, LEAST_ROUNDS), (15.0, 4), (1e9, ROUNDS)])
 def test_the_first_round_tells_how_many_the_budget_holds(budget_s: float, rounds: int) -> None:
     launches, _ = measured(Host(), budget_s)
     assert len(launches.found["batch"].log_ratios) == rounds

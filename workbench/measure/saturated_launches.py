@@ -16,7 +16,7 @@ from workbench.measure.latency import WarmUp
 from workbench.system.child import ChildError
 
 ROUNDS = 6  # of fresh launches: the fewest that give an interval
-LEAST_ROUNDS = 2
+LEAST_ROUNDS = 2  # but where the budget does not hold one
 WINDOW_S = 0.1
 TURNS = 3  # windows of each launch
 TOGETHER = 2  # variants that are open beside the baseline, at most
@@ -74,8 +74,8 @@ class SaturatedLaunches:
                 self._make_round([self.baseline, *running[start : start + self.together]], rng)
             made += 1
             if made == 1:
-                cost_s = self.clock() - began
-                rounds = max(LEAST_ROUNDS, min(ROUNDS, int(budget_s / max(cost_s, 1e-9))))
+                fitting = int(budget_s / max(self.clock() - began, 1e-9))
+                rounds = max(LEAST_ROUNDS, min(ROUNDS, fitting)) if fitting else made
 
     def _make_round(self, names: list[str], rng: random.Random) -> None:
         """One launch of each of these, one after the other; then they take turns."""

@@ -43,7 +43,7 @@ class Worker:
         cpus: Collection[int] | None = None,
     ) -> None:
         arguments = (artifact, runtime, images, time.monotonic(), cpus)
-        self._child = Child(hold, *arguments, log=log, label="the measuring process")
+        self._child = Child(hold, *arguments, log=log, label="the measuring process", exit_at_once=True)
         self._images = len(images)
         self._open_timeout_s = GPU_OPEN_TIMEOUT_S if runtime.device == "cuda" else OPEN_TIMEOUT_S
 

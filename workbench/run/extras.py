@@ -19,7 +19,7 @@ from workbench.system.progress import Progress
 
 STAGE = "throughput and whole path"
 SHARE = 0.25  # of the time that timing took, at most, where nothing is to be won by throughput
-LEAST_S = 3.0  # may always be spent
+LEAST_S = 3.0  # may be spent where the time budget holds as much
 LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
 PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
@@ -30,18 +30,19 @@ def with_extras(
     trials: Sequence[TrialResult],
     *,
     timing_s: float,
+    allowed_s: float,
     together: int,
 ) -> list[TrialResult]:
     """The trials with the throughput and the readings of fresh launches: of the finalists, and of all that
     differ from the baseline in batch or threads; of the finalists with the whole path of a photo as well.
 
-    timing_s: what the timing took. together: variants that fit into memory beside the baseline. All that was
-    timed counts without these figures, where a launch fails.
+    timing_s: what the timing took, of allowed_s, its time budget. together: variants that fit into memory
+    beside the baseline. All that was timed counts without these figures, where a launch fails.
     """
     names = [t.variant for t in trials if t.variant in finalists or _compares(context, t)]
     by_throughput = context.info.budget.objective == "throughput"
     asked = by_throughput or any(name not in finalists for name in names)
-    budget_s = max(LEAST_S, timing_s * (1 if asked else SHARE))
+    budget_s = min(allowed_s, max(LEAST_S, timing_s * (1 if asked else SHARE)))
     trials = saturated(context, trials, names, budget_s=budget_s, together=together)
     photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
     return [

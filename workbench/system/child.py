@@ -63,6 +63,8 @@ class Child:
 
     factory: at the top of a module; called once in the child, it returns the handler or a context manager.
     log: file that its stdout and stderr are appended to.
+    exit_at_once: once the handler is closed, leave out what Python does at the end of a process. It takes a
+    runtime longer than to open a small network; a factory whose libraries clean up there needs it.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Child:
         *arguments: *Arguments,
         log: Path,
         label: str,
+        exit_at_once: bool = False,
     ) -> None:
         self.label = label
         self.log = log
@@ -87,7 +90,7 @@ class Child:
             )
         self._pipe = Connection(ours.detach())
         # Twice: what names a module that the child cannot import fails there as a job does, with a reason.
-        self._pipe.send_bytes(pickle.dumps((os.getpid(), pickle.dumps((factory, arguments)))))
+        self._pipe.send_bytes(pickle.dumps((os.getpid(), exit_at_once, pickle.dumps((factory, arguments)))))
 
     def ready(self, timeout_s: float) -> None:
         """Wait until the factory has returned. Raises ChildError."""
@@ -187,7 +190,17 @@ def _raised(error: Exception) -> ChildError | _Defect:
 
 def main() -> None:
     pipe = Connection(int(sys.argv[1]))
-    parent, job = pickle.loads(pipe.recv_bytes())
+    parent, exit_at_once, job = pickle.loads(pipe.recv_bytes())
+    _serve(pipe, parent, job)
+    if exit_at_once:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _serve(pipe: Connection, parent: int, job: bytes) -> None:
+    """Make the handler, and answer requests until the parent closes the pipe."""
     # Its stderr is the log file. Libraries decide for themselves what they log; ours tells what it does.
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("workbench").setLevel(logging.INFO)
