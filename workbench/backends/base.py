@@ -152,9 +152,13 @@ class RuntimeSettings(Record):
         if info.data.get("device", "cpu") != "cpu":
             raise ValueError("`version` is for `device: cpu`")
         try:
-            return str(Version(version))
+            given = Version(version)
         except InvalidVersion:
             raise ValueError(f"`{version}` is not a version, such as 1.26.0") from None
+        # `1.26` is 1.26.0: one name for one version.
+        return (
+            str(given) + ".0" * (3 - len(given.release)) if str(given) == given.base_version else str(given)
+        )
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ A process in one imports its packages and our own code, and nothing of this envi
 plain records cross. `environments.maker` makes one, which nothing here does.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class VirtualEnvironment:
         """Runs `main` of a module of ours in it. Raises Unsuited where it is not made."""
         if not self.python.exists() or not (self.folder / RECORD).exists():
             raise Unsuited(self.unmade() or f"{self} is not made")
+        with suppress(OSError):
+            os.utime(self.folder / RECORD)  # `storage` goes by when it was last used
         root = Path(__file__).parents[2]  # the package `workbench`
         return [str(self.python), "-I", "-c", START, str(root), module, *arguments]
 

@@ -12,7 +12,7 @@ from workbench.errors import WorkbenchError
 from workbench.system.environments import RECORD, MadeEnvironment, VirtualEnvironment, platform_tags
 from workbench.system.environments.installer import install
 from workbench.system.environments.wheels import refuse_missing
-from workbench.system.files import digest_of, exclusive, new_folder
+from workbench.system.files import bytes_of, digest_of, exclusive, new_folder
 from workbench.system.records import write_record
 
 WHEELS = "KRISHI_WHEELS"  # a folder of wheels to install from, instead of the index
@@ -35,7 +35,7 @@ def make(
     if wheels is None and (folder := os.environ.get(WHEELS)):
         wheels = Path(folder)
     final = environment.folder
-    with exclusive(final.with_name(f"{final.name}.lock"), waiting):
+    with exclusive(lock_of(final), waiting):
         if (made := environment.made()) is not None:
             return made
         for left in leftovers(final):
@@ -44,6 +44,11 @@ def make(
             refuse_missing(environment, wheels)
         _refuse_full_disk(environment)
         return _make(environment, wheels)
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that whoever makes or deletes this environment holds."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
 def leftovers(final: Path) -> list[Path]:
@@ -63,11 +68,6 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder; no link is followed."""
-    return sum(os.lstat(Path(at, file)).st_size for at, _, files in os.walk(folder) for file in files)
-
-
 def _make(environment: VirtualEnvironment, wheels: Path | None) -> MadeEnvironment:
     import venv
 
@@ -83,7 +83,7 @@ def _make(environment: VirtualEnvironment, wheels: Path | None) -> MadeEnvironme
             python=_version_of(folder / "bin" / "python"),
             packages={found.metadata["Name"]: found.version for found in packages},
             digest=digest_of([*platform_tags(), [_contents(each) for each in packages]]),
-            size_bytes=size_of(folder),
+            size_bytes=bytes_of(folder),
             seconds=time.monotonic() - began,
             made_at=datetime.now(UTC),
         )
