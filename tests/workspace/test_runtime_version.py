@@ -41,6 +41,9 @@ def test_an_environment_holds_the_runtime_and_what_a_measuring_process_imports_a
     assert pinned["openvino"] == "2025.1.0"
     assert pinned["numpy"] == versions("numpy")["numpy"].partition("+")[0]
     assert {"pydantic", "psutil", "pillow"} <= pinned.keys()
+    older = OpenvinoRuntime(version="2025.1.0", packages=("numpy==1.26.4", "other==3")).environment()
+    assert older is not None
+    assert set(older.pins) == {*environment.pins, "numpy==1.26.4", "other==3"} - {f"numpy=={pinned['numpy']}"}
 
 
 @pytest.mark.skipif(not versions("onnxruntime"), reason="onnxruntime is not installed")
@@ -52,7 +55,7 @@ def test_the_installed_version_needs_no_environment() -> None:
 def test_a_recipe_without_a_version_has_the_digest_that_it_had_before_there_was_one() -> None:
     (variant,) = recipe.load([recipe.shipped() / "int8-static.yaml"])[:1]
     dumped = [
-        part.model_dump(mode="json", exclude={"version"})
+        part.model_dump(mode="json", exclude={"version", "packages"})
         for part in (variant.export, *variant.steps, variant.runtime, variant.preprocess)
     ]
     assert variant.digest == digest_of(dumped)
@@ -66,6 +69,12 @@ def test_a_recipe_without_a_version_has_the_digest_that_it_had_before_there_was_
         ({"version": "1.26.0", "provider": "openvino"}, "`version` is for onnxruntime's own provider"),
         ({"backend": "torch", "version": "2.1.0"}, "backend `torch` runs in the version that is installed"),
         ({"version": 1.26}, "valid string"),
+        ({"packages": ["numpy==1.26.4"]}, "`packages` needs `version`"),
+        ({"version": "1.26.0", "packages": ["numpy>=1"]}, "`numpy>=1` does not say which version"),
+        (
+            {"version": "1.26.0", "packages": ["onnxruntime==1.30.0"]},
+            "onnxruntime 1.26.0 and 1.30.0: a process has one version of a package",
+        ),
     ],
 )
 def test_a_version_that_cannot_be_is_refused(runtime: dict[str, Any], message: str) -> None:
