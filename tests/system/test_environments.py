@@ -161,6 +161,19 @@ def test_a_maker_that_is_killed_leaves_nothing_half_made(
     assert not list(tmp_path.glob("environments/.tmp-*"))
 
 
+@pytest.mark.usefixtures("made")
+def test_one_that_others_can_enter_is_not_run(wheels: Path, tmp_path: Path) -> None:
+    TINY.folder.chmod(0o755)
+    try:
+        error = error_of(lambda: make(TINY, wheels=wheels))
+        assert "an environment is code, and is not run" in error.message
+        log = tmp_path / "log.txt"
+        error_of(lambda: call(versions, "tiny", log=log, timeout_s=9.0, label="it", environment=TINY))
+        assert not log.exists()
+    finally:
+        TINY.folder.chmod(0o700)
+
+
 def test_every_wheel_that_is_missing_is_named_with_the_command_that_fetches_it(wheels: Path) -> None:
     error = error_of(lambda: make(ABSENT, wheels=wheels))
     assert "lacks wheels of the environment tiny-2.0" in error.message

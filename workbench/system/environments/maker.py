@@ -9,7 +9,13 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.system.environments import RECORD, MadeEnvironment, VirtualEnvironment, platform_tags
+from workbench.system.environments import (
+    RECORD,
+    MadeEnvironment,
+    VirtualEnvironment,
+    is_private,
+    platform_tags,
+)
 from workbench.system.environments.installer import install
 from workbench.system.environments.wheels import refuse_missing
 from workbench.system.files import bytes_of, digest_of, exclusive, new_folder
@@ -38,6 +44,11 @@ def make(
     with exclusive(lock_of(final), waiting):
         if (made := environment.made()) is not None:
             return made
+        if final.is_symlink() or (final.exists() and not is_private(final)):
+            raise WorkbenchError(
+                f"{final} is a link, or not yours alone: an environment is code, and is not run",
+                hint="move it away, or point KRISHI_CACHE at a folder of yours",
+            )
         for left in leftovers(final):
             remove(left)
         if wheels is not None:
@@ -73,6 +84,7 @@ def _make(environment: VirtualEnvironment, wheels: Path | None) -> MadeEnvironme
 
     began = time.monotonic()
     with new_folder(environment.folder) as folder:
+        folder.chmod(0o700)
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
         install(environment, folder / "bin" / "python", wheels)
         _drop_scripts(folder)
