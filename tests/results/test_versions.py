@@ -11,14 +11,14 @@ from workbench.results.versions import by_version, siblings
 
 FILE, OTHER = "a" * 64, "b" * 64
 TRIALS = [
-    trial("v[version=1.26.0]", runtime_version="1.26.0", artifact_digest=FILE),
-    trial("v[version=1.9.0]", runtime_version="1.9.0", artifact_digest=FILE),
-    trial("v[version=1.32.0]", runtime_version="1.32.0", artifact_digest=FILE),
-    trial("baseline", runtime_version="1.32.0", artifact_digest=FILE),
-    trial("int8[version=1.26.0]", runtime_version="1.26.0", artifact_digest=OTHER),
-    trial("other threads", runtime_version="1.26.0", artifact_digest=FILE),
-    trial("openvino", runtime_version="2026.4.1", artifact_digest=FILE),
-    trial("of an older run", artifact_digest=FILE),
+    trial("v[version=1.26.0]", runtime_version="1.26.0", build_digest=FILE),
+    trial("v[version=1.9.0]", runtime_version="1.9.0", build_digest=FILE),
+    trial("v[version=1.32.0]", runtime_version="1.32.0", build_digest=FILE),
+    trial("baseline", runtime_version="1.32.0", build_digest=FILE),
+    trial("int8[version=1.26.0]", runtime_version="1.26.0", build_digest=OTHER),
+    trial("other threads", runtime_version="1.26.0", build_digest=FILE),
+    trial("openvino", runtime_version="2026.4.1", build_digest=FILE),
+    trial("of an older run", build_digest=FILE),
 ]
 RUNTIMES = {
     "v[version=1.26.0]": OrtRuntime(version="1.26.0", threads=1),
@@ -39,7 +39,7 @@ def upgrade(older: str, newer: str, ratio: float, spread: float = 0.002) -> Upgr
     return Upgrade(backend="onnxruntime", older=older, newer=newer, pair=pair)
 
 
-def test_versions_of_one_file_with_one_setting_are_compared_oldest_first() -> None:
+def test_versions_of_one_build_with_one_setting_are_compared_oldest_first() -> None:
     (group,) = by_version(TRIALS, RUNTIMES)
     assert {version: found.variant for version, found in group.items()} == {
         "1.9.0": "v[version=1.9.0]",

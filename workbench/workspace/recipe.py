@@ -145,6 +145,12 @@ class Variant:
             del dumped[-2]["version"], dumped[-2]["packages"]
         return digest_of(dumped)
 
+    @property
+    def build_digest(self) -> str:
+        """64 hex digits of what is built, whichever runtime runs it."""
+        parts = [self.export, *self.steps, self.preprocess]
+        return digest_of([part.model_dump(mode="json") for part in parts])
+
 
 def to_yaml(variant: Variant, name: str) -> str:
     """A recipe of this name, as a file holds it, that gives this variant alone."""
