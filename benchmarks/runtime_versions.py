@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from workbench.measure.pairs import Difference, differences
-from workbench.report.upgrades import upgrades
 from workbench.report.words import in_percent
 from workbench.results.folder import runs
 from workbench.results.history import compare_folder
@@ -68,8 +67,6 @@ def page(folder: Path, budget: str) -> Iterator[str]:
     yield f"The noise floor, a second copy of the baseline, is {floor}. Differences are of the time of a"
     yield "photo against the version in bold, which is installed; intervals at 95 %, adjusted for all."
     yield from tables(info, trials)
-    yield "\nWhat the run says of them:\n"
-    yield from (f"- {line}" for line in upgrades(info))
     yield "\n## The environments\n\n| environment | MB | seconds to make |\n| --- | ---: | ---: |"
     for variant in recipe.load([shipped]):
         for environment in environments_of(variant):

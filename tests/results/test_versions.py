@@ -32,10 +32,12 @@ RUNTIMES = {
 }
 
 
-def upgrade(older: str, newer: str, ratio: float, spread: float = 0.002) -> Upgrade:
+def upgrade(older: str, newer: str, ratio: float, spread: float = 0.002, recipe: str = "v") -> Upgrade:
     """ratio: time in the newer over time in the older, in six rounds."""
     ratios = tuple(math.log(ratio) + spread * k for k in (-2, -1, 0, 0, 1, 2))
-    pair = VariantPair(one=newer, other=older, session="race", log_ratios=ratios)
+    pair = VariantPair(
+        one=f"{recipe}[{newer}]", other=f"{recipe}[{older}]", session="race", log_ratios=ratios
+    )
     return Upgrade(backend="onnxruntime", older=older, newer=newer, pair=pair)
 
 
@@ -67,11 +69,16 @@ def test_the_cost_of_an_upgrade_is_said_with_its_interval_and_noise_is_said_to_b
         (1.03, False),
     ]
     assert all(cost.interval and cost.interval[0] < cost.ratio < cost.interval[1] for cost in numbers)
-    dearer, pays, below_the_floor, uncertain = upgrades(info)
+    dearer, pays, alike = upgrades(info)
     assert dearer.startswith("upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [7.")
     assert pays.startswith("onnxruntime 1.27.0 takes 5.0 % [4.")
     assert pays.endswith("] longer than 1.32.0: upgrading pays")
-    assert below_the_floor.startswith(
-        "onnxruntime 1.30.0 and 1.32.0: no difference beyond the noise (0.4 % ["
-    )
-    assert uncertain.startswith("onnxruntime 1.31.0 and 1.32.0: no difference beyond the noise (3.0 % [")
+    assert alike == "onnxruntime 1.30.0, 1.31.0 and 1.32.0: no difference beyond the noise"
+
+
+def test_of_several_recipes_each_sentence_names_its_own_and_one_alone_has_its_numbers() -> None:
+    int8 = upgrade("1.26.0", "1.32.0", 1.002, recipe="int8")
+    info = run_info(noise_floor=0.01, upgrades=(upgrade("1.26.0", "1.32.0", 1.08), int8))
+    dearer, alike = upgrades(info)
+    assert dearer.startswith("v: upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [7.")
+    assert alike.startswith("int8: onnxruntime 1.26.0 and 1.32.0: no difference beyond the noise (0.2 % [")

@@ -1,6 +1,10 @@
 """What another version of a runtime costs: numbers for `--format json`, and words."""
 
+from collections.abc import Sequence
+from itertools import groupby
+
 from workbench.measure.pairs import differences
+from workbench.measure.records import BASELINE
 from workbench.measure.stats import Interval
 from workbench.report.words import in_percent
 from workbench.results.records import RunInfo
@@ -14,6 +18,7 @@ class UpgradeCost(Record):
     and larger than the noise floor.
     """
 
+    recipe: str
     backend: str
     older: str
     newer: str
@@ -37,6 +42,7 @@ def costs(info: RunInfo) -> list[UpgradeCost]:
         sure = difference.p is not None and difference.p < 0.05
         known.append(
             UpgradeCost(
+                recipe=(other if one == BASELINE else one).partition("[")[0],
                 backend=up.backend,
                 older=up.older,
                 newer=up.newer,
@@ -50,8 +56,26 @@ def costs(info: RunInfo) -> list[UpgradeCost]:
 
 
 def upgrades(info: RunInfo) -> list[str]:
-    """A sentence a version: `upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [6.1, 9.9]`."""
-    return [sentence(cost) for cost in costs(info)]
+    """A sentence a version: `upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [6.1, 9.9]`.
+
+    One for all of a recipe that do not differ; with its name, where there are several.
+    """
+    found = costs(info)
+    several = len({cost.recipe for cost in found}) > 1
+    lines = []
+    for recipe, own in groupby(found, key=lambda cost: cost.recipe):
+        group = list(own)
+        alike = [cost for cost in group if not cost.seen]
+        said = [sentence(cost) for cost in group if cost.seen or len(alike) == 1]
+        said += [_alike(alike)] if len(alike) > 1 else []
+        lines += [f"{recipe}: {text}" if several else text for text in said]
+    return lines
+
+
+def _alike(costs: Sequence[UpgradeCost]) -> str:
+    (reference,) = set.intersection(*({cost.older, cost.newer} for cost in costs))
+    others = ", ".join(cost.older if cost.newer == reference else cost.newer for cost in costs)
+    return f"{costs[0].backend} {others} and {reference}: no difference beyond the noise"
 
 
 def sentence(cost: UpgradeCost) -> str:
