@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVa
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
+from workbench.errors import FieldProblem, WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
+from workbench.system.packages import versions
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from workbench.backends.artifact import Artifact, ArtifactInfo, Format
     from workbench.backends.audit import Audit
+    from workbench.system.environments import VirtualEnvironment
 
 Device = Literal["cpu", "cuda"]
 Hint = Literal["f32", "tf32", "bf16", "f16"]
@@ -40,11 +43,15 @@ class RuntimeSettings(Record):
 
     PRECISIONS: what the backend computes in on a device, where the graph leaves it open.
     FP16_IN_GRAPH: FP16 is in the graph, by a step of the recipe.
+    DISTRIBUTION: that `version` is of; None where the backend runs in this environment alone. ALONGSIDE: the
+    distributions that its sessions and its audit import, at the versions that are installed here.
     """
 
     DEVICES: ClassVar[tuple[Device, ...]] = ("cpu",)
     PRECISIONS: ClassVar[Mapping[Device, tuple[Hint, ...]]] = {}
     FP16_IN_GRAPH: ClassVar[bool] = False
+    DISTRIBUTION: ClassVar[str | None] = None
+    ALONGSIDE: ClassVar[tuple[str, ...]] = ()
     REMOVED: ClassVar = {
         "execution_mode": ("sequential",),
         "arena": (True,),
@@ -81,6 +88,28 @@ class RuntimeSettings(Record):
         "factors to 10 bits behind the point: FP32 on a GPU is exact unless it is asked for.",
     )
 
+    version: str | None = Field(
+        None,
+        description="Version of the runtime, such as `1.26.0`, in an environment of its own that is made at "
+        "first use; by default the one that is installed. For onnxruntime and openvino on the CPU.",
+    )
+    packages: tuple[str, ...] = Field(
+        (),
+        description="Packages of that environment, `name==1.2.3` each, besides those that it has or instead "
+        "of their versions. Needs `version`.",
+    )
+
+    def environment(self) -> "VirtualEnvironment | None":
+        """The environment that sessions run in; None: this one, as also for the version installed here."""
+        if self.version is None or self.DISTRIBUTION is None:
+            return None
+        if not self.packages and versions(self.DISTRIBUTION).get(self.DISTRIBUTION) == self.version:
+            return None
+        from workbench.system.environments import locked
+
+        pins = [f"{self.DISTRIBUTION}=={self.version}", *self.packages]
+        return locked(f"{self.DISTRIBUTION}-{self.version}", pins, ours=self.ALONGSIDE)
+
     @property
     def intra_threads(self) -> int:
         """Threads of one session, on this machine."""
@@ -116,6 +145,37 @@ class RuntimeSettings(Record):
             )
             raise ValueError(f"backend `{backend_name(cls)}` runs {where}")
         return device
+
+    @field_validator("version")
+    @classmethod
+    def _version_exists(cls, version: str | None, info: ValidationInfo) -> str | None:
+        from packaging.version import InvalidVersion, Version
+
+        if version is None:
+            return None
+        if cls.DISTRIBUTION is None:
+            raise ValueError(f"backend `{backend_name(cls)}` runs in the version that is installed")
+        if info.data.get("device", "cpu") != "cpu":
+            raise ValueError("`version` is for `device: cpu`")
+        try:
+            given = Version(version)
+        except InvalidVersion:
+            raise ValueError(f"`{version}` is not a version, such as 1.26.0") from None
+        # `1.26` is 1.26.0: one name for one version.
+        return (
+            str(given) + ".0" * (3 - len(given.release)) if str(given) == given.base_version else str(given)
+        )
+
+    @model_validator(mode="after")
+    def _packages_fit(self) -> Self:
+        if self.packages and self.version is None:
+            raise ValueError("`packages` needs `version`: they are of the environment that it runs in")
+        if self.packages:
+            try:
+                self.environment()
+            except WorkbenchError as error:
+                raise FieldProblem(error.message, hint=error.hint, at=("packages",)) from None
+        return self
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -191,7 +251,7 @@ class Engine(Record):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An opened artifact. device, provider and threads are read back from the runtime."""
+    """An opened artifact. device, provider, threads and version are read back from the runtime."""
 
     infer: Infer
     device: str
@@ -199,6 +259,7 @@ class Session:
     threads: int
     on_device: OnDevice | None = None
     engine: Engine | None = None
+    version: str | None = None
 
 
 SettingsT = TypeVar("SettingsT", bound=RuntimeSettings, contravariant=True)

@@ -32,6 +32,7 @@ MODULES = {
     "report": "reporting",
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
     **dict.fromkeys(("serve", "shadow-report"), "serving"),
+    "storage": "storage",
     **dict.fromkeys(("init", "inspect", "doctor", "schema"), "inspection"),
 }
 

@@ -131,9 +131,24 @@ class Variant:
     needs: tuple[str, ...] = ()
 
     @property
+    def runs_apart(self) -> bool:
+        """Whether it names a version of the runtime, or is built or run in another environment."""
+        apart = [self.runtime.environment(), *(step.environment() for step in self.steps)]
+        return self.runtime.version is not None or any(apart)
+
+    @property
     def digest(self) -> str:
         """64 hex digits of the build and the runtime settings, without the name."""
         parts = [self.export, *self.steps, self.runtime, self.preprocess]
+        dumped = [part.model_dump(mode="json") for part in parts]
+        if self.runtime.version is None:  # the digests of recipes without one are what they were
+            del dumped[-2]["version"], dumped[-2]["packages"]
+        return digest_of(dumped)
+
+    @property
+    def build_digest(self) -> str:
+        """64 hex digits of what is built, whichever runtime runs it."""
+        parts = [self.export, *self.steps, self.preprocess]
         return digest_of([part.model_dump(mode="json") for part in parts])
 
 
@@ -177,6 +192,14 @@ def load(paths: Sequence[Path]) -> list[Variant]:
         variants += found
     _check_file_names(variants)
     return variants
+
+
+def chosen(paths: Sequence[Path] | None) -> list[Variant]:
+    """The variants of these paths (see `load`); by default of the shipped recipes that run in this
+    environment as it is."""
+    if paths:
+        return load(paths)
+    return [variant for variant in load([shipped()]) if not variant.runs_apart]
 
 
 def _check_file_names(variants: Sequence[Variant]) -> None:
