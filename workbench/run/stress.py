@@ -218,7 +218,9 @@ def _cost(
     calls = [baseline] * groups + [trial for trial in chosen if trial.variant != BASELINE]
     each_s = STRESS_S * groups + sum(t.latency.p50_ns / 1e9 for t in calls if t.latency)
     minutes = made * each_s / usable_cores() / 60
-    answers = f"{made:,} stressed photos, answered by {plural(len(chosen), 'variant')} and the baseline"
+    answers = (
+        f"{plural(made, 'stressed photo')}, answered by {plural(len(chosen), 'variant')} and the baseline"
+    )
     about = f"about {minutes:.0f} min" if minutes >= 1 else "less than a minute"
     return f"{'; '.join(parts)}; {plural(len(stresses), 'stress')}: {answers}, {about}"
 
