@@ -32,7 +32,7 @@ def robustness(run: RunData) -> PageSection:
     more = len(measured) - len(shown)
     cut = f"{more} more were stressed: `krishi-bench stress --variant NAME` shows them." if more else ""
     scope = (
-        f"On {'held-out photos' if answer.held_out else 'the photos'}, each stressed alike for every variant; "
+        f"On {'held-out photos' if answer.held_out else 'the photos'}, stressed alike for every variant; "
         "severity 0 is all validation photos without stress."
     )
     return PageSection("field", TITLE, (*lines(scope), chart, *lines(*conclusions(answer), cut)))
