@@ -189,6 +189,18 @@ def test_static_int8_is_smaller_and_loses_little(trials: dict[str, TrialResult])
     assert trial.accuracy.losses - trial.accuracy.gains <= 0.03 * trial.accuracy.images
 
 
+def test_stressed_photos_cost_the_student_more_than_quantisation_does(
+    bench: Bench, trials: dict[str, TrialResult]
+) -> None:
+    assert trials["int8-static"].accuracy is not None
+    only = ["--variant", "int8-static", "--severity", "3", "--only", "dusk,messenger", "--limit", "68"]
+    dusk, messenger = bench.json("stress", *only, "--quiet")["rows"]
+    assert (dusk["stress"], messenger["stress"], dusk["images"]) == ("dusk", "messenger", 68)
+    assert dusk["baseline_top1"] < messenger["baseline_top1"]
+    assert messenger["baseline_top1"] > 0.85
+    assert abs(messenger["drop"]) < 0.08
+
+
 def test_all_are_timed_against_the_baseline(bench: Bench, run_folder: RunFolder) -> None:
     rows = bench.json("compare")["rows"]
     assert [row["variant"] for row in rows] == ["baseline", "fp32", "int8-static"]

@@ -15,13 +15,15 @@ from workbench.backends.table import BACKENDS
 from workbench.errors import Refused, WorkbenchError
 from workbench.measure.records import Accuracy
 from workbench.photos.preprocess import normalize
+from workbench.photos.stress import METHOD, STRESSES
 from workbench.registry.bundle_writer import Promotion
 from workbench.registry.promotion import publish
 from workbench.registry.store import Registry
 from workbench.report.registry import promotion, promotion_answer
 from workbench.report.verdict import shortfalls
 from workbench.results.folder import RunFolder
-from workbench.results.records import Budget
+from workbench.results.records import Budget, FieldBudget
+from workbench.results.stress import StressCell, StressedVariant, StressRecord, write_stress
 from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace, find
 
@@ -141,6 +143,47 @@ def test_what_is_missed_on_either_part_of_the_photos_is_named(bench: Bench) -> N
     bench.run(certification=counts(losses=20), accuracy=counts(losses=30))
     with pytest.raises(Refused, match=r"drop 3\.00 points \(budget 1\); drop 2\.00 points"):
         bench.publish(variant="good")
+
+
+def test_a_field_rule_waits_for_its_stresses_and_the_card_shows_them(bench: Bench) -> None:
+    rule = Budget(field=FieldBudget(severity=3, max_drop=0.02))
+    run = bench.run(certification=counts(), budget=rule)
+    with pytest.raises(
+        Refused, match=r"not measured under field stresses of severity 3: `krishi-bench stress "
+    ):
+        bench.publish()
+    record = stress_of(run, losses=25)
+    write_stress(run, record)
+    with pytest.raises(
+        Refused, match=r"misses the budget: under motion-blur of severity 3: drop 2\.50 points"
+    ):
+        bench.publish()
+    write_stress(run, stress_of(run, losses=0))
+    card = (bench.publish().bundle.folder / "MODEL_CARD.md").read_text()
+    assert "## Photos as a field gives them" in card
+    assert "| messenger | 1,000 | 97.0% | 97.0% | +0.00% | +0.30% |" in card
+
+
+def stress_of(run: RunFolder, losses: int) -> StressRecord:
+    """Of `good`, at severity 3: so many losses under motion blur, none under the others."""
+    baseline, good = run.trials()
+    cells = tuple(
+        StressCell(stress=name, severity=3, accuracy=counts(lost), baseline_ece=None)
+        for name, lost in zip(STRESSES, [losses, *[0] * 8], strict=True)
+    )
+    stressed = StressedVariant(
+        variant="good", digest=good.digest, artifact_digest=good.artifact_digest, cells=cells
+    )
+    return StressRecord(
+        method=METHOD,
+        run_id=run.run_id,
+        measured_at=run.info().created_at,
+        validation_digest=run.info().validation_digest,
+        baseline_digest=baseline.artifact_digest,
+        held_out=True,
+        libraries={},
+        variants=(stressed,),
+    )
 
 
 def test_photos_used_for_calibration_certify_nothing_unless_forced(bench: Bench) -> None:

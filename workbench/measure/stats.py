@@ -142,6 +142,14 @@ class PairedDrop:
             proportion_upper_bound(self.losses * self._share, self._photos, confidence) <= margin
         )
 
+    def p_beyond(self, margin: float) -> float:
+        """The p-value of a drop of `margin` or more: 1 less the highest confidence that `within` holds at."""
+        low, high = 1e-12, 1 - 1e-12
+        while high - low > 1e-3 * low:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self.within(margin, 1 - middle) else (middle, high)
+        return high
+
     @property
     def _photos(self) -> float:
         return self.total if self.independent is None else self.independent

@@ -39,7 +39,7 @@ class PromotionRequest:
 
     bump, version: the number of the caller's choice, at most one of the two; else it is derived.
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
-    caveats: the run's remarks in words, for the model card.
+    caveats, in_field: for the model card, the run's remarks in words and lines of `field_table`.
     """
 
     run: RunFolder
@@ -51,6 +51,7 @@ class PromotionRequest:
     forced: str | None = None
     shadow: Demand | None = None
     caveats: tuple[str, ...] = ()
+    in_field: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version is not None:
@@ -369,5 +370,6 @@ def _write(
     packed = io.BytesIO()
     np.savez_compressed(packed, pixels=golden.pixels, logits=golden.logits)
     (folder / GOLDEN_NAME).write_bytes(packed.getvalue())
-    card = model_card(draft, noise_floor=candidate.info.noise_floor, caveats=request.caveats)
+    noise = candidate.info.noise_floor
+    card = model_card(draft, noise_floor=noise, caveats=request.caveats, in_field=request.in_field)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")

@@ -9,17 +9,26 @@ from workbench.measure.stats import Interval, Ratio, wilson
 from workbench.photos.contract import Preprocess, sides
 from workbench.registry.manifest import Draft
 from workbench.results.cost import throughput
+from workbench.results.records import Budget
+from workbench.results.stress import StressedVariant, main_severity
 from workbench.system.files import sha256_bytes
 
 
-def model_card(draft: Draft, *, noise_floor: float | None, caveats: Sequence[str] = ()) -> str:
+def model_card(
+    draft: Draft,
+    *,
+    noise_floor: float | None,
+    caveats: Sequence[str] = (),
+    in_field: Sequence[str] = (),
+) -> str:
     """noise_floor: the difference of a second copy of the baseline in that run, a fraction of 1, if known.
 
-    caveats: what the sanity look of the run remarked on, in words.
+    caveats: what the sanity look of the run remarked on, in words. in_field: lines of `field_table`, if any.
     """
     sections = {
         "What it takes": _contract(draft),
         "Measured": _measured(draft, noise_floor),
+        **({"Photos as a field gives them": in_field} if in_field else {}),
         "Limits": [*_limits(draft), *(f"- {caveat}" for caveat in caveats)],
         "Where it came from": _provenance(draft),
         "Classes": [f"{i}. `{name}`" for i, name in enumerate(draft.class_names)],
@@ -111,6 +120,26 @@ def _measured(draft: Draft, noise_floor: float | None) -> list[str]:
     table = ["| | value | 95 % interval |", "| --- | ---: | ---: |"]
     table += [f"| {name} | {value} | {interval} |" for name, value, interval in rows]
     return [*(table if rows else ["Nothing was measured."]), "", _conditions(draft, noise_floor)]
+
+
+def field_table(stressed: StressedVariant | None, budget: Budget) -> tuple[str, ...]:
+    """What one severity of field stresses costs, as lines of Markdown; none where nothing was measured."""
+    if stressed is None:
+        return ()
+    severity = main_severity(stressed, budget)
+    lines = [
+        f"Stresses of severity {severity} of 5; FP32 is the baseline on the same stressed photos.",
+        "",
+        "| | photos | FP32 top-1 | top-1 | top-1 lost | 95 % bound |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for cell in stressed.at(severity):
+        counts, drop = cell.accuracy, cell.accuracy.paired
+        lines.append(
+            f"| {cell.stress} | {counts.images:,} | {cell.baseline_top1:.1%} | {counts.top1:.1%} "
+            f"| {drop.drop:+.2%} | {drop.upper_bound():+.2%} |"
+        )
+    return tuple(lines)
 
 
 def _conditions(draft: Draft, noise_floor: float | None) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from workbench.backends.artifact import ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
+from workbench.registry.model_card import field_table
 from workbench.registry.semver import Bump
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
@@ -14,6 +15,7 @@ from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.remarks import Remark
+from workbench.results.stress import StressRecord, field_shortfalls, read_stress
 from workbench.results.verdict import compare, shortfalls
 from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace
@@ -42,7 +44,8 @@ def publish(
     run = find_run(workspace.results, run_id)
     info = _read_info(run, workspace)
     trial = _choose(run, info, variant)
-    missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
+    stress = read_stress(run, info, run.trials())
+    missed = describe(_missed(run, info, trial, stress))
     doubts = describe([remark for remark in info.remarks if remark.gravity == "grave"])
     if (missed or doubts) and not force:
         raise _refusal(f"run {run.run_id}", trial.variant, missed, doubts)
@@ -56,8 +59,18 @@ def publish(
         forced="; ".join(filter(None, [force, missed, doubts])) if force else None,
         caveats=tuple(describe([remark]) for remark in info.remarks),
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
+        in_field=field_table(stress.of(trial.variant) if stress else None, info.budget),
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
+
+
+def _missed(
+    run: RunFolder, info: RunInfo, trial: TrialResult, stress: StressRecord | None
+) -> tuple[Shortfall, ...]:
+    """What the trial misses of the budget, each once."""
+    in_field = field_shortfalls(trial, info, run.trials(), stress)
+    every = (*shortfalls(trial, info), *certification_shortfalls(trial, info), *in_field)
+    return tuple(dict.fromkeys(every))
 
 
 def _refusal(run: str, variant: str, missed: str, doubts: str) -> Refused:

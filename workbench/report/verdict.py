@@ -7,7 +7,7 @@ from typing import assert_never
 from workbench.errors import plural, some
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewToSplit, WholePath
-from workbench.report import timings
+from workbench.report import stress, timings
 from workbench.report.remarks import sentence
 from workbench.report.search import search
 from workbench.report.upgrades import upgrades
@@ -270,6 +270,8 @@ def shortfall(missed: reasons.Shortfall | Remark) -> str:
             return UNMEASURED[missed.what]
         case reasons.LeakShortfall():
             return none_held_out(missed.cause)
+        case reasons.FieldUnmeasuredShortfall() | reasons.FieldShortfall():
+            return stress.shortfall(missed)
         case _:
             assert_never(missed)
 
@@ -335,6 +337,8 @@ def _notes(comparison: Comparison, *, verbose: bool) -> list[str]:
             lines += [whole_path(path) for path in paths] if verbose else [_whole_paths(paths)]
         elif isinstance(reason, reasons.Undecided):
             lines.append(_undecided(reason, info))
+        elif isinstance(reason, reasons.FieldCheck):
+            lines.append(f"{stress.field_rule(reason)}{shortfalls(reason.shortfalls) or 'certified'}")
     lines += info.notes
     if (advice := info.advice) is not None and (advice.not_worth or advice.not_here):
         counts = {"not worth trying": advice.not_worth, "that cannot run here": advice.not_here}

@@ -102,7 +102,7 @@ def _on_those_that_chose(
         return none
     # The fastest of many within its bound is partly lucky: Bonferroni's inequality bounds the error of all of
     # them together. A two-fold cross-fit certifies less: docs/measured-certification.md.
-    candidates = max(1, sum(map(_is_candidate, trials)))
+    candidates = max(1, sum(map(is_candidate, trials)))
     confidence, drop, limit = 1 - (1 - CONFIDENCE) / candidates, counts.paired, info.budget.max_accuracy_drop
     if (bound := drop.upper_bound(confidence)) > limit:
         return none.model_copy(update={"candidates": candidates, "drop_upper": bound})
@@ -117,7 +117,7 @@ def _on_those_that_chose(
     )
 
 
-def _is_candidate(trial: TrialResult) -> bool:
+def is_candidate(trial: TrialResult) -> bool:
     """Whether photos decided on the trial's drop; those that a search looked at too."""
     if trial.variant == BASELINE or trial.same_answers is not None:
         return False

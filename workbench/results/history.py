@@ -13,6 +13,7 @@ from workbench.measure.records import BASELINE, FINAL, RACE
 from workbench.results.folder import RunFolder, find_run
 from workbench.results.reasons import Failed
 from workbench.results.records import RunInfo, TrialResult
+from workbench.results.stress import read_stress
 from workbench.results.verdict import Comparison, compare
 from workbench.system.files import load_arrays, read_plain
 from workbench.system.spans import Spans
@@ -31,7 +32,8 @@ def compare_runs(results: Path, run_ids: Sequence[str], *, reanalyse: bool) -> l
 
 def compare_folder(folder: RunFolder, *, reanalyse: bool = False) -> Comparison:
     """The comparison of one run. reanalyse: with the latencies worked out again from the raw samples."""
-    return compare(*_read(folder, reanalyse=reanalyse))
+    info, trials = _read(folder, reanalyse=reanalyse)
+    return compare(info, trials, read_stress(folder, info, trials))
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,9 +92,34 @@ class LeakShortfall(Record):
     cause: NoneHeldOut | str | None
 
 
+class FieldUnmeasuredShortfall(Record):
+    """`budget.field` asks for these stresses at this severity, and they were not measured in the run."""
+
+    kind: Literal["field_unmeasured"] = "field_unmeasured"
+    run: str
+    variant: str
+    severity: int
+    stresses: tuple[str, ...]
+
+
+class FieldShortfall(Record):
+    """Under this stress the drop is not certified. p: of one beyond the limit, adjusted for all stresses."""
+
+    kind: Literal["field"] = "field"
+    stress: str
+    severity: int
+    images: int
+    drop: float
+    drop_upper: float
+    limit: float
+    p: float
+
+
+FieldShortfalls = FieldUnmeasuredShortfall | FieldShortfall
 AccuracyShortfall = DropShortfall | PhotosShortfall | ClassShortfall | AbsentClassShortfall | LeakShortfall
 CostShortfall = SizeShortfall | LatencyShortfall | MemoryShortfall | BatchShortfall
-Shortfall = Annotated[AccuracyShortfall | CostShortfall | UnmeasuredShortfall, Field(discriminator="kind")]
+Missed = AccuracyShortfall | CostShortfall | UnmeasuredShortfall | FieldShortfalls
+Shortfall = Annotated[Missed, Field(discriminator="kind")]
 
 
 # Why a trial did not end `ok`.
@@ -313,6 +338,16 @@ class NoneCertifies(Record):
 Certification = Certified | CertifiedTogether | CertifiedAsSame | NotCertified | NoneCertifies
 
 
+class FieldCheck(Record):
+    """What `budget.field` asks of the winner. shortfalls: none where it is certified under every stress."""
+
+    kind: Literal["field_check"] = "field_check"
+    variant: str
+    severity: int
+    limit: float
+    shortfalls: tuple[Shortfall, ...]
+
+
 class NothingElse(Record):
     """Nothing besides the baseline was measured. counts: the other variants by how they ended."""
 
@@ -333,7 +368,7 @@ class Undecided(Record):
 
 
 Reason = Annotated[
-    Winner | Ahead | Outcome | CloseBehind | Certification | NothingElse | Undecided | Cause,
+    Winner | Ahead | Outcome | CloseBehind | Certification | FieldCheck | NothingElse | Undecided | Cause,
     Field(discriminator="kind"),
 ]
 

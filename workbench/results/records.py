@@ -119,6 +119,19 @@ class PhotoFiles(Record):
     sha256: tuple[str, ...]
 
 
+class FieldBudget(Record):
+    """`budget.field`: what a variant may lose on photos as a field gives them (`krishi-bench stress`)."""
+
+    severity: Annotated[int, Field(ge=1, le=5)] = Field(
+        3, description="Severity of the stresses, 1 to 5: docs/stress.md shows and measures them."
+    )
+    max_drop: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02,
+        description="Largest drop of top-1 against the FP32 baseline on the same stressed photos, as a "
+        "fraction of 1, under every stress; certified on held-out photos at 95 % for all stresses together.",
+    )
+
+
 class Budget(Record):
     """The limits that the winner must meet, and the objective that it is chosen by."""
 
@@ -148,6 +161,11 @@ class Budget(Record):
         None,
         description="Largest peak memory above that of a process without a runtime, in MB (10^6 bytes); no "
         "limit by default.",
+    )
+    field: FieldBudget | None = Field(
+        None,
+        description="What it may lose under field stresses: section `budget.field`. `promote` refuses what "
+        "was not measured or not certified there. No rule by default.",
     )
 
 

@@ -16,6 +16,7 @@ from workbench.results.certification import accuracy_shortfalls, certification, 
 from workbench.results.cost import SMALLEST_DIFFERENCE, cost, cost_tolerance, throughput, tolerance
 from workbench.results.ranges import ranges_of
 from workbench.results.records import RunInfo, TrialResult
+from workbench.results.stress import StressRecord, field_check
 
 CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
@@ -106,15 +107,17 @@ class Comparison:
         return not measured_others(self.rows)
 
 
-def compare(info: RunInfo, trials: Trials) -> Comparison:
-    """Judge the trials of one run under its budget."""
+def compare(info: RunInfo, trials: Trials, stress: StressRecord | None = None) -> Comparison:
+    """Judge the trials of one run under its budget. stress: what was measured of them, for `budget.field`."""
     front = pareto_front(trials, tolerance(info))
     winner = choose(info, trials)
     rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
-    return Comparison(rows, _verdict(info, trials, winner), info)
+    return Comparison(rows, _verdict(info, trials, winner, stress), info)
 
 
-def _verdict(info: RunInfo, trials: Trials, winner: TrialResult | None) -> reasons.Verdict:
+def _verdict(
+    info: RunInfo, trials: Trials, winner: TrialResult | None, stress: StressRecord | None
+) -> reasons.Verdict:
     timed, others = any(trial.latency for trial in trials), measured_others(trials)
     close: list[reasons.CloseBehind] = []
     found: list[reasons.Reason] = []
@@ -128,7 +131,8 @@ def _verdict(info: RunInfo, trials: Trials, winner: TrialResult | None) -> reaso
         found += [_merits(info, winner), *ahead(info, winner, ranked(info, trials))]
         if winner.variant == BASELINE and others:
             found.append(reasons.Outcome(kind="baseline_wins"))
-        found += [certification(info, trials, winner), *close, *_better_ones_lost(info, trials, winner)]
+        found += [certification(info, trials, winner), *field_check(winner, info, trials, stress)]
+        found += [*close, *_better_ones_lost(info, trials, winner)]
     if (winner or timed) and not others:
         counts = Counter(trial.status for trial in trials if trial.variant != BASELINE)
         found.append(reasons.NothingElse(counts=dict(counts)))

@@ -157,6 +157,41 @@ def reliability(values: Values, series: Sequence[str]) -> dict[str, Any]:
     return _finished(alt.layer(*layers).properties(height=320))
 
 
+def stresses(values: Values, names: Sequence[str], series: Sequence[str]) -> dict[str, Any]:
+    """Accuracy against severity, a panel a stress. values: stress, severity, series, top1, in percent.
+
+    names: of the stresses, in order. series: the baseline first.
+    """
+    import altair as alt
+
+    label = "replace(datum.label, 'overexposure', 'over-exposure')"
+    look = {
+        "labelExpr": f"{NARROW} ? slice(datum.label, 0, 9) : split({label}, '-')",
+        "labelAngle": alt.ExprRef(f"{NARROW} ? -60 : 0"),
+        "labelAlign": alt.ExprRef(f"{NARROW} ? 'right' : 'center'"),
+    }
+    base = alt.Chart(_data(values)).encode(
+        alt.X(
+            "stress:N",
+            title="severity 0 to 5 of each stress",
+            sort=list(names),
+            scale=alt.Scale(paddingInner=0.25),
+            axis=alt.Axis(ticks=False, **look),
+        ),
+        alt.Y("top1:Q", title="top-1, %", scale=alt.Scale(zero=False, padding=8)),
+        xOffset=alt.XOffset("severity:O"),
+        color=_series(alt, series),
+        detail="stress:N",
+        order="severity:Q",
+    )
+    hover = [alt.Tooltip(f"{name}:N") for name in ("series", "stress", "severity")]
+    points = base.mark_point(filled=True, opacity=1, size=30).encode(
+        shape=alt.Shape("series:N", title=None, scale=_shapes(alt, series), legend=_legend(alt)),
+        tooltip=[*hover, alt.Tooltip("top1:Q", format=".1f"), alt.Tooltip("lost:N")],
+    )
+    return _finished(alt.layer(base.mark_line(), points).properties(height=300))
+
+
 def _data(values: Values) -> Any:
     import altair as alt
 
