@@ -29,6 +29,7 @@ DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 MODULES = {
     **dict.fromkeys(("run", "tune", "export"), "measure"),
     **dict.fromkeys(("compare", "advise", "explain"), "decide"),
+    "gate": "gate",
     "report": "reporting",
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
     **dict.fromkeys(("serve", "shadow-report"), "serving"),

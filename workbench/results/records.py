@@ -224,6 +224,7 @@ class RunInfo(Record):
     timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
     pairs: of the finalists but the baseline, how each two compared in the final rounds.
     timings: seconds by stage, in the order they began; None where it did not end, and in older runs.
+    reference: of a gate's run, what its baseline is; None where that is the plain export.
     """
 
     schema_version: Literal[1] = 1
@@ -260,3 +261,4 @@ class RunInfo(Record):
     repeated_rounds: int = 0
     timing_ended: str | None = None
     timing_end: dict[str, TimingEnd] | None = None
+    reference: str | None = None
