@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ from workbench.cli.options import (
 from workbench.cli.output import print_answer
 
 if TYPE_CHECKING:
-    from workbench.results.gate import GateReport
+    from workbench.results.gate import FailCondition, GateReport
 
 PANEL = "Decide"
 Candidates = Annotated[
@@ -97,20 +98,15 @@ def gate(
     _debug: Debug = False,
 ) -> int:
     """Measure candidates against what is published, and fail on a real regression."""
-    if variant is not None and candidates:
-        raise typer.BadParameter("not allowed beside candidates", param_hint="'--variant'")
-    if run is not None and variant is None:
-        raise typer.BadParameter("only with --variant", param_hint="'--run'")
+    _check_together(candidates, variant, run)
 
     from workbench.registry.gate import candidates_of, reference_of
     from workbench.report import gate as words
-    from workbench.results.gate import TIMED, parse_conditions
+    from workbench.results.gate import parse_conditions
 
     found = find_workspace(workspace)
     conditions = parse_conditions(fail_on, found.budget)
-    _check_files(junit, markdown, pytest_benchmark)
-    if pytest_benchmark is not None and not {condition.kind for condition in conditions} & TIMED:
-        raise typer.BadParameter("nothing is timed: add `latency>5%`", param_hint="'--fail-on'")
+    _check_files(conditions, junit, markdown, pytest_benchmark)
     figures = _elsewhere(beside)
 
     from workbench.cli.progress_display import ProgressDisplay
@@ -130,11 +126,24 @@ def gate(
     return made.exit_code
 
 
-def _check_files(*files: Path | None) -> None:
-    """Raise WorkbenchError where a file could not be written, before anything is measured."""
-    from workbench.errors import WorkbenchError
+def _check_together(candidates: list[str] | None, variant: str | None, run: str | None) -> None:
+    """Raise BadParameter for what excludes each other."""
+    if variant is not None and candidates:
+        raise typer.BadParameter("not allowed beside candidates", param_hint="'--variant'")
+    if run is not None and variant is None:
+        raise typer.BadParameter("only with --variant", param_hint="'--run'")
 
-    for path in files:
+
+def _check_files(
+    conditions: "Sequence[FailCondition]", junit: Path | None, markdown: Path | None, exported: Path | None
+) -> None:
+    """Raise where a file could not be written, before anything is measured."""
+    from workbench.errors import WorkbenchError
+    from workbench.results.gate import TIMED
+
+    if exported is not None and not {condition.kind for condition in conditions} & TIMED:
+        raise typer.BadParameter("nothing is timed: add `latency>5%`", param_hint="'--fail-on'")
+    for path in (junit, markdown, exported):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise WorkbenchError(f"{path} cannot be written", hint="name a file in a folder that exists")
 
@@ -155,7 +164,7 @@ def _write(made: "GateReport", junit: Path | None, markdown: Path | None, export
         write_atomic(junit, render(made))
     if markdown is not None:
         write_atomic(markdown, words.markdown(made).encode())
-    if exported is not None:
+    if exported is not None and made.rounds:
         _export(made, exported)
     if summary := os.environ.get(SUMMARY):
         with Path(summary).open("a", encoding="utf-8") as file:  # other steps write there too

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from workbench.errors import WorkbenchError, did_you_mean
+from workbench.errors import WorkbenchError, did_you_mean, plural
 from workbench.measure import launches
 from workbench.measure.pairs import holm
 from workbench.measure.stats import CONFIDENCE, Interval, PairedDrop
@@ -29,6 +29,7 @@ STARTED: frozenset[Kind] = frozenset({"memory", "load"})  # of fresh launches
 GateOutcome = Literal["SAME", "FASTER", "SLOWER", "BETTER", "WORSE", "AMBIGUOUS"]
 OF_SPEED: frozenset[Kind] = frozenset({"latency", "p95", "throughput", "load"})
 REGRESSIONS: frozenset[GateOutcome] = frozenset({"SLOWER", "WORSE"})
+UNTRUSTED = "two copies of the reference differ by more than the margin here"
 SURE: frozenset[GateOutcome] = frozenset({"SLOWER", "FASTER"})
 PATTERN = re.compile(r"(?P<kind>[a-z0-9_-]+)\s*(?:>\s*(?P<percent>[0-9]+(?:\.[0-9]+)?)\s*%)?", re.IGNORECASE)
 ROUNDING = 1e-9  # of logarithms: 10 % more is not more than 10 %
@@ -214,12 +215,11 @@ def _finding(
             bounds = evidence.interval(confidence)
             ratios = evidence.values if isinstance(evidence, Ratios) else ()
             if bounds is None:
-                reason = f"{len(ratios)} rounds: an interval takes {launches.LEAST}"
-    outcome = region(kind, bounds, bound)
-    twin = twins.get(kind)
+                reason = f"{plural(len(ratios), 'round')}: an interval takes {launches.LEAST}"
+    outcome, twin = region(kind, bounds, bound), twins.get(kind)
     if twin is not None and {outcome, region(kind, twin.interval(CONFIDENCE), bound)} <= SURE:
-        outcome, reason = "AMBIGUOUS", "two copies of the reference differ by more than the margin here"
-    exact = isinstance(evidence, Exact)
+        outcome, reason = "AMBIGUOUS", UNTRUSTED
+    known = None if isinstance(evidence, Exact) else bounds
     return Finding(
         candidate=seen.candidate,
         condition=seen.condition,
@@ -227,8 +227,8 @@ def _finding(
         before=seen.before,
         after=seen.after,
         change=None if evidence is None else _shown(kind, evidence.estimate),
-        interval=None if exact or bounds is None else _ordered([_shown(kind, end) for end in bounds]),
-        confidence=None if exact or bounds is None else confidence,
+        interval=known and _ordered([_shown(kind, end) for end in known]),
+        confidence=confidence if known else None,
         p=p,
         may_be_worse=bounds is None or bounds[1] > bound,
         log_ratios=ratios,

@@ -43,11 +43,11 @@ class Given:
             )
         if (classes := self.artifact.info.classes) != len(class_names):
             names = plural(len(class_names), "class")
-            raise WorkbenchError(f"{self.label} gives {classes} outputs; the workspace has {names}")
+            raise WorkbenchError(f"{self.label} gives {plural(classes, 'output')}; the workspace has {names}")
         asked, taken = (self.contract or contract).size, self.artifact.info.input_shape[2:]
         if 0 not in taken and taken != asked:
             raise WorkbenchError(
-                f"{self.label} takes photos of {size_text(taken)} px; `preprocess` gives {size_text(asked)}",
+                f"{self.label} is for photos of {size_text(taken)} px; `preprocess` gives {size_text(asked)}",
                 hint="name the recipe that makes it, so that its own `preprocess` is known",
             )
 
