@@ -129,17 +129,17 @@ class Log:
         return any((f.design, f.number, f.neighbour) == (design, number, neighbour) for f in self.found)
 
 
-def prepare(folder: Path) -> Bench:
+def prepare(folder: Path, channels: int = CHANNELS) -> Bench:
     """Write the two networks and a few photos."""
     contract = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     path = folder / "photos.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), dtype=np.uint8))
     images = Images(path, (0,) * 8, contract, digest="noise")
-    artifacts = {A: network(folder / "a", BLOCKS), B: network(folder / "b", BLOCKS + 1)}
+    artifacts = {name: network(folder / name, BLOCKS + more, channels) for more, name in enumerate((A, B))}
     return Bench({**artifacts, TWIN: artifacts[A]}, images, folder / "log.txt")
 
 
-def network(folder: Path, blocks: int) -> Artifact:
+def network(folder: Path, blocks: int, outputs: int = CHANNELS) -> Artifact:
     """A plain stack of 3 x 3 convolutions, so that one more block costs one part in `blocks`."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -148,18 +148,18 @@ def network(folder: Path, blocks: int) -> Artifact:
     rng = np.random.default_rng(0)
     nodes, weights, source, channels = [], [], "images", 3
     for index in range(blocks + 1):
-        kernel = rng.normal(0, 1 / math.sqrt(channels * 9), (CHANNELS, channels, 3, 3))
+        kernel = rng.normal(0, 1 / math.sqrt(channels * 9), (outputs, channels, 3, 3))
         weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{index}"))
         nodes.append(helper.make_node("Conv", [source, f"w{index}"], [f"c{index}"], pads=[1] * 4))
         nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
-        source, channels = f"r{index}", CHANNELS
+        source, channels = f"r{index}", outputs
     nodes.append(helper.make_node("GlobalAveragePool", [source], ["pooled"]))
     nodes.append(helper.make_node("Flatten", ["pooled"], ["logits"]))
     graph = helper.make_graph(
         nodes,
         "stack",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CHANNELS])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", outputs])],
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

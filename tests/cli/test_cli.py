@@ -551,3 +551,29 @@ def test_a_defect_shows_pythons_own_traceback(workspace: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):\n")
     assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "remedy"),
+    [
+        (["--fail-on", "p95"], "--fail-on: `p95` has no margin", "`p95>5%`"),
+        (["--fail-on", "sizes>1%"], "--fail-on: `sizes` is not measured", "did you mean `size`?"),
+        (["--junit", "absent/gate.xml"], "absent/gate.xml cannot be written", "a folder that exists"),
+        (
+            ["--fail-on", "size>1%", "--pytest-benchmark", "b.json"],
+            "nothing is timed",
+            "krishi-bench gate --help",
+        ),
+        (["--variant", "quick", "fp32"], "not allowed beside candidates", "krishi-bench gate --help"),
+        (["--beside", "krishi.yaml"], "krishi.yaml is no JSON of pytest-benchmark", "--benchmark-json FILE"),
+        (["fp32"], "--against: `production` is no .onnx file", "krishi-bench promote"),
+    ],
+)
+def test_a_gate_that_cannot_be_asked_is_told_before_anything_is_measured(
+    run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str, remedy: str
+) -> None:
+    monkeypatch.chdir(workspace)
+    done = run("gate", *words)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert remedy in done.err

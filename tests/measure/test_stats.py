@@ -237,3 +237,13 @@ def test_a_speed_up_is_the_centre_of_the_rounds_with_their_interval() -> None:
     assert ratio.interval == pytest.approx((math.exp(low), math.exp(high)))
     assert ratio.log_interval == pytest.approx((-high, -low))
     assert Ratio((0.0,) * 5).interval is None
+
+
+@given(drops(), st.floats(0, 0.2), st.sampled_from([0.9, 0.95, 0.99]))
+def test_an_interval_lies_beyond_a_margin_exactly_where_p_says_so(
+    drop: PairedDrop, margin: float, confidence: float
+) -> None:
+    low, high = drop.interval(confidence)
+    p = drop.p_within(margin)
+    if abs(p - (1 - confidence)) > 1e-6:  # the bounds are found to 1e-9
+        assert (low > margin or high < -margin) == (p < 1 - confidence)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from workbench.measure.tails import percentile_interval
+from workbench.measure.tails import percentile_interval, tail_log_ratios
 
 
 def session(rng: np.random.Generator, *, rounds: int, launch_sd: float) -> list[list[float]]:
@@ -48,3 +48,28 @@ def test_few_calls_do_not_bound_a_percentile() -> None:
 
 def test_equal_calls_have_an_interval_without_width() -> None:
     assert percentile_interval([[5.0] * 300] * 6, 0.95) == (5.0, 5.0)
+
+
+def columns(times: dict[str, list[list[int]]]) -> dict[str, np.ndarray]:
+    """As `samples.hot_calls` gives them. times: of each variant, the calls of each round."""
+    rows = [
+        (name, number, call)
+        for name, rounds in times.items()
+        for number, calls in enumerate(rounds)
+        for call in calls
+    ]
+    names, numbers, calls = (np.asarray(column) for column in zip(*rows, strict=True))
+    everywhere = {"session": np.full(len(rows), "final"), "heat": np.zeros(len(rows), np.int64)}
+    return {"variant": names, "round": numbers, "time_ns": calls, **everywhere}
+
+
+def test_tails_are_paired_by_the_round_and_counted_by_the_photo() -> None:
+    plain = [list(range(1, 101)), [10 * time for time in range(1, 101)], [1] * 10]
+    twice = [[2 * time for time in calls] for calls in plain]
+    calls = columns({"baseline": plain, "twice": twice})
+    # The third round has too few calls for a 95th percentile.
+    found = tail_log_ratios(calls, "twice", "baseline", 0.95, {}, "final")
+    assert found == pytest.approx((math.log(2), math.log(2)))
+    found = tail_log_ratios(calls, "twice", "baseline", 0.95, {"twice": 2}, "final")
+    assert found == pytest.approx((0, 0))
+    assert tail_log_ratios(calls, "twice", "baseline", 0.95, {}, "race") == ()

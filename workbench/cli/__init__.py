@@ -30,6 +30,7 @@ MODULES = {
     **dict.fromkeys(("run", "tune", "export"), "measure"),
     "stress": "stress",
     **dict.fromkeys(("compare", "advise", "explain"), "decide"),
+    "gate": "gate",
     "report": "reporting",
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
     **dict.fromkeys(("serve", "shadow-report"), "serving"),

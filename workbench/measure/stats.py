@@ -111,10 +111,24 @@ class PairedDrop:
         """Fraction of 1; negative where the variant is better."""
         return (self.losses - self.gains) / self.total
 
-    def interval(self) -> Interval:
-        """Two-sided 95 % interval of the drop (see `upper_bound`)."""
-        lower = -PairedDrop(self.gains, self.losses, self.total, self.independent).upper_bound(TWO_SIDED)
-        return lower, self.upper_bound(TWO_SIDED)
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Two-sided interval of the drop (see `upper_bound`)."""
+        each_end = 0.5 + confidence / 2
+        return -self.mirrored.upper_bound(each_end), self.upper_bound(each_end)
+
+    @property
+    def mirrored(self) -> "PairedDrop":
+        """What the reference loses against the variant."""
+        return PairedDrop(self.gains, self.losses, self.total, self.independent)
+
+    def p_within(self, margin: float) -> float:
+        """Two-sided p-value of the drop being within the margin to either side; agrees with `interval`."""
+        if abs(self.drop) <= margin:
+            return 1.0
+        # The score of the other side's drop falls below -z where the lower end of the interval passes the
+        # margin.
+        beyond = self.mirrored if self.drop > margin else self
+        return min(1.0, 2 * NormalDist().cdf(beyond._score(-margin)))
 
     def upper_bound(self, confidence: float = CONFIDENCE) -> float:
         """One-sided upper bound of the drop: the largest that the data do not reject.

@@ -1,11 +1,17 @@
 """Tail percentiles of calls that depend on each other, with their intervals: pure functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from workbench.measure.launches import LEAST
 from workbench.measure.stats import TWO_SIDED, Interval
 from workbench.measure.student_t import student_t_quantile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEWEST_ABOVE = 1  # call of a round above its percentile, at least: else the percentile is the largest call
 
 
 def percentile_interval(rounds: Sequence[Sequence[float]], fraction: float) -> Interval | None:
@@ -41,3 +47,32 @@ def percentile_interval(rounds: Sequence[Sequence[float]], fraction: float) -> I
         return None  # Not even the largest call bounds it.
     first, last = max(0, math.floor(low * calls) - 1), math.ceil(high * calls) - 1
     return float(pooled[first]), float(pooled[last])
+
+
+def tail_log_ratios(
+    calls: "Mapping[str, NDArray[Any]]",
+    one: str,
+    other: str,
+    fraction: float,
+    batch_sizes: Mapping[str, int],
+    session: str,
+) -> tuple[float, ...]:
+    """Of each round of a session that timed both: log(percentile of one / of the other), of one photo.
+
+    Paired by the round and not by the turn, as a turn has too few calls for a tail. A round with too few of
+    them is left out. calls: the columns of `latency.parquet`, of hot calls that count.
+    """
+    import numpy as np
+
+    where = {name: (calls["session"] == session) & (calls["variant"] == name) for name in (one, other)}
+    heats = sorted(set(zip(calls["round"][where[one]], calls["heat"][where[one]], strict=True)))
+    per_photo = math.log(batch_sizes.get(other, 1)) - math.log(batch_sizes.get(one, 1))
+    found = []
+    for number, heat in heats:
+        together = (calls["round"] == number) & (calls["heat"] == heat)
+        times = [np.sort(calls["time_ns"][where[name] & together]) for name in (one, other)]
+        if min(map(len, times)) * (1 - fraction) < FEWEST_ABOVE:
+            continue
+        mine, its = (float(each[math.ceil(fraction * len(each)) - 1]) for each in times)
+        found.append(math.log(mine / its) + per_photo)
+    return tuple(found)

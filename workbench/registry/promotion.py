@@ -93,6 +93,12 @@ def _read_info(run: RunFolder, workspace: Workspace) -> RunInfo:
             f"run {run.run_id} is of the model `{info.name}`, the workspace is of `{workspace.name}`",
             hint="run again under the new name, or set `name` in krishi.yaml back",
         )
+    if info.reference is not None:
+        # A drop against what is published, version after version, would add up unseen.
+        raise WorkbenchError(
+            f"run {run.run_id} is of a gate: its drops are against {info.reference}, not the plain export",
+            hint="measure the candidate with `krishi-bench run` and promote that",
+        )
     return info.model_copy(update={"budget": workspace.budget})
 
 

@@ -132,7 +132,9 @@ def _ahead(reason: reasons.Ahead) -> str:
 
 
 def plain_export(comparison: Comparison) -> str:
-    """What the others are compared with: a network may come quantised, or in FP16."""
+    """What the others are compared with: a network may come quantised, or in FP16; a gate has another."""
+    if comparison.info.reference is not None:
+        return f"reference ({comparison.info.reference})"
     precision = next((row.precision for row in comparison.rows if row.variant == BASELINE), None)
     if precision in (None, "fp32", "unknown"):
         return "plain FP32 export"

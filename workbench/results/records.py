@@ -255,6 +255,7 @@ class RunInfo(Record):
     pairs: of the finalists but the baseline, how each two compared in the final rounds.
     upgrades: of the variants that differ in the version of their runtime alone, each with the one installed.
     timings: seconds by stage, in the order they began; None where it did not end, and in older runs.
+    reference: of a gate's run, what its baseline is; None where that is the plain export.
     """
 
     schema_version: Literal[1] = 1
@@ -292,3 +293,4 @@ class RunInfo(Record):
     repeated_rounds: int = 0
     timing_ended: str | None = None
     timing_end: dict[str, TimingEnd] | None = None
+    reference: str | None = None

@@ -26,7 +26,7 @@ from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped, TooLarg
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
 from workbench.run.availability import not_here
-from workbench.run.conversion_check import hold
+from workbench.run.conversion_check import check_as_asked, hold
 from workbench.run.prepare import Prepared, overridden
 from workbench.system.child import ChildDied, ChildError, call
 from workbench.system.environments import VirtualEnvironment
@@ -68,9 +68,10 @@ class Built:
 class Context:
     """What a run measures with, and against.
 
-    info: as the run began. reference: (n, classes) FP32 logits of the source model on the validation photos.
-    empty_worker: the memory of a worker with no runtime in it. build_timeout_s: for one variant's export and
-    steps together. unmade: environments that could not be made, and why.
+    info: as the run began. exported: the plain FP32 export. reference: (n, classes) FP32 logits of the source
+    model on the validation photos. empty_worker: the memory of a worker with no runtime in it.
+    build_timeout_s: for one variant's export and steps together. given: names of the artifacts that are
+    measured as they are. unmade: environments that could not be made, and why.
     """
 
     prepared: Prepared
@@ -78,6 +79,7 @@ class Context:
     parts: Parts
     info: RunInfo
     baseline: Variant
+    exported: Artifact
     reference: "NDArray[np.float32]"
     empty_worker: Memory
     build_timeout_s: float
@@ -88,6 +90,7 @@ class Context:
     contracts: dict[str, Preprocess] = field(default_factory=dict)
     logits: "dict[str, NDArray[np.float32]]" = field(default_factory=dict)
     spans: Spans = field(default_factory=Spans)
+    given: frozenset[str] = frozenset()
     unmade: Mapping[VirtualEnvironment, str] = field(default_factory=dict)
 
     @property
@@ -105,10 +108,19 @@ class Context:
         return Worker(artifact, self.runtimes[variant], images, log=self.folder.log(variant), cpus=cpus)
 
     def not_here(self, variant: Variant) -> str | None:
-        return not_here(variant, self.prepared.source_kind, self.built[BASELINE].artifact, self.unmade)
+        if variant.name in self.given:
+            environment = variant.runtime.environment()
+            return (
+                environment.unmade()
+                if environment
+                else backend_of(variant.runtime).unavailable(variant.runtime)
+            )
+        return not_here(variant, self.prepared.source_kind, self.exported, self.unmade)
 
     def build(self, variant: Variant, timeout_s: float) -> Built:
-        """Build the variant unless this run has built it. Raises WorkbenchError."""
+        """Build the variant unless this run has built it, or was given it. Raises WorkbenchError."""
+        if variant.name in self.given:
+            return self.built[variant.name]
         own = self.job.contract
         if (contract := overridden(own, variant.preprocess)) != own:
             self.contracts[variant.name] = contract
@@ -228,18 +240,10 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
     Raises WorkbenchError.
     """
     opened, logits, measured = _measured(context, variant, built, stage)
-    _as_asked(variant, built.artifact, opened)
+    check_as_asked(variant, built.artifact, opened)
     distance = parity(logits, context.reference, context.info.outputs)
-    own = context.contracts.get(variant.name) is not None
-    hold(
-        context.job_of(variant.name),
-        variant,
-        built.artifact,
-        logits,
-        None if own else context.reference,
-        context.prepared.validation.paths,
-        context.folder.log(variant.name),
-    )
+    if variant.name not in context.given:
+        _hold(context, variant, built, logits)
     if variant.name == BASELINE:
         context.logits[BASELINE] = logits
     write_arrays(context.folder.predictions(variant.name), logits=logits)
@@ -263,6 +267,20 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "certification": _accuracy_on(context, context.parts.certification, logits),
             "same_answers": same_as_baseline(context, variant, built.artifact, logits),
         }
+    )
+
+
+def _hold(context: Context, variant: Variant, built: Built, logits: "NDArray[np.float32]") -> None:
+    """Raise WorkbenchError where the variant computes something else than what it was built from."""
+    own = context.contracts.get(variant.name) is not None
+    hold(
+        context.job_of(variant.name),
+        variant,
+        built.artifact,
+        logits,
+        None if own else context.reference,
+        context.prepared.validation.paths,
+        context.folder.log(variant.name),
     )
 
 
@@ -365,16 +383,3 @@ def same_as_baseline(
     exact = coarsest((artifact.info.precision, variant.runtime.computes)) == "fp32"
     expected = context.logits[BASELINE]
     return same_answers(expected if rows is None else expected[list(rows)], logits) if exact else None
-
-
-def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:
-    """What was asked for is what was built and opened, or WorkbenchError: never a silent fallback."""
-    asked_opset = variant.export.opset if "opset" in variant.export.model_fields_set else artifact.info.opset
-    for what, asked, got in (
-        ("opset", asked_opset if artifact.info.format == "onnx" else None, artifact.info.opset),
-        ("device", variant.runtime.device, opened.device),
-        ("threads", variant.runtime.intra_threads, opened.threads),
-        ("version", variant.runtime.version, variant.runtime.version and opened.version),
-    ):
-        if asked != got:
-            raise WorkbenchError(f"asked for {what} {asked}, got {got}")

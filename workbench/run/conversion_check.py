@@ -1,4 +1,5 @@
-"""A built variant held to what it came from: its runtime to onnxruntime, all of it to the source model."""
+"""A built variant held to what was asked for, and to what it came from: its runtime to onnxruntime, all of it
+to the source model."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from workbench.backends import Runtime, backend_of, takes_onnx
 from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError
 from workbench.measure.agreement import coarsest, disagreement
+from workbench.measure.session_process import Opened
 from workbench.model.export.comparison import torch_logits
 from workbench.model.graph.first_difference import cut, first_difference
 from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of
@@ -69,6 +71,19 @@ def hold(
         with suppress(ChildError):  # the difference is known, and says enough without the node
             node = do(first_fault, job, variant, variant.runtime, row, label="finding what differs")
     raise _wrong(variant.runtime.backend, "the source model", photos[row], off.text, node)
+
+
+def check_as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:
+    """What was asked for is what was built and opened, or WorkbenchError: never a silent fallback."""
+    asked_opset = variant.export.opset if "opset" in variant.export.model_fields_set else artifact.info.opset
+    for what, asked, got in (
+        ("opset", asked_opset if artifact.info.format == "onnx" else None, artifact.info.opset),
+        ("device", variant.runtime.device, opened.device),
+        ("threads", variant.runtime.intra_threads, opened.threads),
+        ("version", variant.runtime.version, variant.runtime.version and opened.version),
+    ):
+        if asked != got:
+            raise WorkbenchError(f"asked for {what} {asked}, got {got}")
 
 
 def _wrong(backend: str, source: str, photo: Path, text: str, node: str | None) -> WorkbenchError:

@@ -22,6 +22,7 @@ from workbench.run.advice.advise import Advice, advise, advised, hindsight
 from workbench.run.availability import not_here
 from workbench.run.build import code_digest, network
 from workbench.run.check_variant import (
+    Built,
     Context,
     build_baseline,
     calibration_images,
@@ -30,6 +31,7 @@ from workbench.run.check_variant import (
     reference_logits,
 )
 from workbench.run.environments import NOTHING
+from workbench.run.given import Given
 from workbench.run.prepare import FEW, Prepared, notes_on, prepare
 from workbench.run.sanity.answers import output_kind
 from workbench.run.sanity.look import look, look_quickly, of_parity
@@ -144,17 +146,25 @@ def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: 
 
 
 def begin(
-    prepared: Prepared, folder: RunFolder, options: Options, report: Report, *, candidates: int = 1
+    prepared: Prepared,
+    folder: RunFolder,
+    options: Options,
+    report: Report,
+    *,
+    candidates: int = 1,
+    given: Sequence[Given] = (),
 ) -> tuple[Context, TrialResult]:
     """A run with its baseline built and checked. Raises WorkbenchError where it cannot be.
 
-    candidates: variants that the photos choose among.
+    candidates: variants that the photos choose among. given: artifacts to measure as they are; one that is
+    named as the baseline takes its place.
     """
-    context = _context(prepared, folder, options, report, candidates)
+    context = _with(_context(prepared, folder, options, report, candidates), given)
     result = checked(context, context.baseline, Progress("building and checking", 0, 1, BASELINE))
     if result.status != "ok":
+        what = "reference" if BASELINE in context.given else "baseline"
         raise WorkbenchError(
-            f"the baseline cannot be measured: {result.reason}",
+            f"the {what} cannot be measured: {result.reason}",
             hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
         )
     info = context.info.model_copy(update={"remarks": _remarks(context, result)})
@@ -187,6 +197,7 @@ def _context(
         parts,
         info.model_copy(update={"outputs": output_kind(reference)}),
         baseline,
+        built.artifact,
         reference=reference,
         empty_worker=empty,
         build_timeout_s=options.build_timeout_s,
@@ -196,6 +207,19 @@ def _context(
         spans=spans,
         unmade=options.unmade,
     )
+
+
+def _with(context: Context, given: Sequence[Given]) -> Context:
+    """With artifacts that are taken as they are, in the place of some that are built."""
+    for other in given:
+        name = other.variant.name
+        context.built[name] = Built(other.artifact.digest, other.artifact, build_s=None)
+        context.runtimes[name] = other.variant.runtime
+        if other.contract is not None and other.contract != context.job.contract:
+            context.contracts[name] = other.contract
+    names = {other.variant.name: other.variant for other in given}
+    baseline = names.get(BASELINE, context.baseline)
+    return replace(context, baseline=baseline, given=frozenset(names))
 
 
 def _split(prepared: Prepared, options: Options, candidates: int) -> Parts:
@@ -211,9 +235,11 @@ def _split(prepared: Prepared, options: Options, candidates: int) -> Parts:
 
 def _remarks(context: Context, baseline: TrialResult) -> tuple[Remark, ...]:
     """Of the sanity look, on the baseline that was checked."""
-    artifact, log = context.built[BASELINE].artifact, context.folder.path / "logs" / "sanity.txt"
+    artifact, log = context.exported, context.folder.path / "logs" / "sanity.txt"
     with context.spans.span("sanity_look"):
         found = look(context.prepared, artifact, context.reference, log)
+        if BASELINE in context.given:  # whose parity is not that of the plain export
+            return found
         return graver_first(found + of_parity(context.job.photos, artifact, baseline.parity, log))
 
 
@@ -245,7 +271,7 @@ def _facts(cache: Path, baseline: Artifact) -> NetworkFacts:
 def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
     """Build and check one variant; its result is on disk, and its golden photos are."""
     context.report(stage)
-    if variant.name != BASELINE:
+    if variant.name != BASELINE and variant.name not in context.given:
         write_atomic(context.folder.recipe(variant.name), to_yaml(variant, variant.recipe).encode())
     with context.spans.span("checking"):
         result = check(context, variant, stage)

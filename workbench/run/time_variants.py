@@ -6,8 +6,8 @@ fresh rounds, and those are the numbers published. How many rounds is fixed befo
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -48,12 +48,38 @@ def time_all(
     Returns the trials with their latency, or why they have none, and what was learnt of the machine. Raises
     WorkbenchError where the baseline fails. The raw samples are saved whatever happens.
     """
+    with timing_lock(context):
+        return _time_all(context, info, trials, plan)
+
+
+@contextmanager
+def timing_lock(context: Context) -> Iterator[None]:
+    """While the block runs, no other run on this machine times anything."""
     with ExitStack() as stack:
         with context.spans.span("waiting"):
-            stack.enter_context(
-                exclusive(context.job.cache / "timing.lock", partial(_report_waiting, context))
-            )
-        return _time_all(context, info, trials, plan)
+            lock = context.job.cache / "timing.lock"
+            stack.enter_context(exclusive(lock, partial(_report_waiting, context)))
+        yield
+
+
+def time_together(
+    context: Context, info: RunInfo, trials: Sequence[TrialResult], plan: Plan
+) -> tuple[list[TrialResult], RunInfo]:
+    """Time the trials in one session, all rounds for all of them, so that none is dropped or chosen.
+
+    Call it within `timing_lock`. Returns and raises as `time_all` does.
+    """
+    plan, needs = with_room(plan), needs_of(context, trials)
+    trials = fitted(trials, needs, plan.memory_bytes or 0)
+    names = [trial.variant for trial in trials if trial.status == "ok"]
+    gpu = gpu_conditions() if any(_on_gpu(context, name) for name in names) else None
+    info = info.model_copy(update={"conditions": conditions(gpu=gpu)})
+    sessions: dict[str, Measured] = {}
+    try:
+        _session(context, sessions, FINAL, names, (), plan, needs)
+    finally:
+        samples.save(sessions, context.folder.path / "latency.parquet")
+    return with_latency(trials, sessions), _about(info, sessions)
 
 
 def _report_waiting(context: Context) -> None:
