@@ -97,7 +97,9 @@ def promotion(done: Promotion) -> str:
         return f"{done.alias} of {name} already points at {version}: {done.why}{servers}"
     before = f" (was {done.previous})" if done.previous else ""
     what = f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}"
-    return f"{what}\n{done.bundle.folder}{servers}"
+    explanation = done.bundle.manifest.explanation
+    explained = f"\nanswers are explained by {explanation.method}: {explanation.why}" if explanation else ""
+    return f"{what}\n{done.bundle.folder}{explained}{servers}"
 
 
 def _servers(done: Promotion) -> list[str]:
