@@ -8,7 +8,7 @@ another. It is opened in headless Chromium, which takes chromium, chromedriver a
 - how long until it is loaded, and until every chart in sight is drawn, from an empty profile each time;
 - which addresses it asks for;
 - what axe-core finds in light and in dark colours, on a wide and on a narrow screen, where it is installed
-  (`pip install axe-selenium-python`) or named by --axe;
+  (`pip install axe-playwright-python`) or named by --axe;
 - which of the elements that can be used are reached by the Tab key alone.
 
 Exits with 1 where a promise does not hold, and with 0 and the reason where there is no Chromium.
@@ -33,7 +33,7 @@ from workbench.results.history import compare_folder
 
 LARGEST_BYTES, SLOWEST_S = 3_000_000, 2.0
 GRAVE = ("serious", "critical")
-AXE_PACKAGES = ("axe_selenium_python", "axe_playwright_python", "axe_core_python")
+AXE_PACKAGES = ("axe_playwright_python", "axe_selenium_python")
 DRAWN = """
 const seen = (e) => {
   const box = e.getBoundingClientRect();
@@ -124,7 +124,7 @@ def violations(driver: Any, file: Path, axe: str) -> list[Finding]:
             # Not by a script element: the page's policy lets only its own scripts run.
             driver.execute_script(axe)
             result = driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
-            kinds = [f"{v['id']} ({v['impact']}, {len(v['nodes'])})" for v in result["violations"]]
+            kinds = [f"{v['id']} ({v['impact']}, {v['nodes'][0]['target'][0]})" for v in result["violations"]]
             grave = [v["id"] for v in result["violations"] if v["impact"] in GRAVE]
             value = f"{len(result['passes'])} rules passed; {', '.join(kinds) or 'nothing found'}"
             found.append(

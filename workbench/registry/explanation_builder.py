@@ -8,7 +8,7 @@ from workbench.backends import OpenvinoRuntime, OrtRuntime, Runtime, backend_of
 from workbench.backends.artifact import Artifact
 from workbench.backends.heat_map import CALLS, split_maps
 from workbench.backends.softmax import OutputKind, probabilities_of
-from workbench.errors import Unsuited
+from workbench.errors import Unsuited, plural
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.bundle import Logits, Pixels, class_maps_info, compare_logits, logits_of
@@ -40,7 +40,7 @@ def explanation_of(job: MapsJob, log: Path) -> tuple[ExplanationMethod, dict[str
     try:
         maps, files = call(build_maps, job, log=log, timeout_s=TIMEOUT_S, label="the class activation maps")
     except ChildError as error:
-        why = f"no class activation maps, by {CALLS} calls of the model: {error.message}"
+        why = f"no class activation maps, by {plural(CALLS, 'call')} of the model: {error.message}"
         return ExplanationMethod(method="occlusion", why=why), {}
     if maps.step == 1:
         why = "its head is a global average pool and a linear layer, so the mean of the maps is the scores"

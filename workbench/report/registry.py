@@ -74,8 +74,9 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def promotion_answer(done: Promotion) -> dict[str, object]:
-    """The keys of `--format json`. servers: those that do not serve it, and why, if any."""
-    servers = _servers(done)
+    """The keys of `--format json`. servers: those that do not serve it, and why, if any. explanation: the
+    method, where one was asked for."""
+    servers, explanation = _servers(done), done.bundle.manifest.explanation
     return {
         "name": done.bundle.manifest.name,
         "version": done.version,
@@ -85,6 +86,7 @@ def promotion_answer(done: Promotion) -> dict[str, object]:
         "why": done.why,
         "unchanged": done.unchanged,
         "folder": str(done.bundle.folder),
+        **({"explanation": explanation.method} if explanation else {}),
         **({"servers": servers} if servers else {}),
     }
 
