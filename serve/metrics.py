@@ -103,8 +103,6 @@ class Metrics:
             self.requests.labels(code)
         for reason in REASONS:
             self.rejected.labels(reason)
-        for method in get_args(HeatMethod):
-            self.explanations.labels(method, "ok")
         for result in ("ok", "failed"):
             self.swaps.labels(result)
 
@@ -135,6 +133,9 @@ class Metrics:
             "Time to make a heat map, from its turn to the picture, waiting for other requests included.",
             ["method"],
         )
+        for method in get_args(HeatMethod):
+            self.explanations.labels(method, "ok")
+            self.explanation_seconds.labels(method)
         self.confidence = Histogram(
             "prediction_confidence",
             "Softmax probability of the predicted class.",

@@ -17,7 +17,7 @@ from workbench.workspace.sample.lesions import lesions
 
 CONTRACT = Preprocess(resize=144, crop=128, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 NEAR = 15  # pixels
-SEEDS = [photo_seed("val", number) for number in range(4)]
+SEEDS = [photo_seed("val", number) for number in range(2)]
 
 
 def test_a_healthy_leaf_has_no_lesions_and_a_sick_one_has_some() -> None:
@@ -63,5 +63,5 @@ def test_the_hottest_point_of_a_class_activation_map_lies_by_a_lesion() -> None:
         if CLASS_NAMES[answer] == name and (mask := lesions(name, seed)).any():
             spread = spread_heat(class_heat(of_classes, answer), decoded.size, CONTRACT, decoded.size)
             hits.append(grown(mask, NEAR).reshape(-1)[spread.argmax()])
-    assert len(hits) > 30
+    assert len(hits) > 15
     assert np.mean(hits) >= 0.7
