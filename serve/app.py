@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from serve import gpu
 from serve.accepting import PortTurns
 from serve.engine.engine import ServingEngine
+from serve.engine.explainer import method_of
 from serve.engine.loader import Loader
 from serve.http import kserve_v1, page, predict, protocol, responses, upload
 from serve.http.middleware import RequestMiddleware
@@ -174,6 +175,7 @@ async def model_card(request: Request) -> ModelCard:
             preprocess=manifest.preprocess,
         ),
         outputs=manifest.outputs,
+        explanation=method_of(model),
         runtime=manifest.runtime,
         provider=model.session.provider,
         threads=model.session.threads,

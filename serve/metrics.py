@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 
 from serve.shared_metrics import SharedFiles, WorkerProcesses
+from workbench.registry.explanation import HeatMethod
 
 if TYPE_CHECKING:
     from workbench.registry.bundle import Bundle
@@ -89,6 +90,11 @@ class Metrics:
             ["version", "shadow_version", "result"],
         )
         self.predictions = counter("predictions", "Predictions made by class id.", ["class_id"])
+        self.explanations = counter(
+            "explanations",
+            "Heat maps asked for, by method and by what became of them.",
+            ["method", "result"],
+        )
         self.damaged_files = counter(
             "metrics_files_damaged",
             "Files of the workers' metrics that could not be read: what they counted is left out.",
@@ -122,6 +128,14 @@ class Metrics:
             "Time in the inference engine alone of the same sampled photos, in both models.",
             ["version", "shadow_version", "model"],
         )
+        self.explanation_seconds = seconds(
+            "explanation_seconds",
+            "Time to make a heat map, from its turn to the picture, waiting for other requests included.",
+            ["method"],
+        )
+        for method in get_args(HeatMethod):
+            self.explanations.labels(method, "ok")
+            self.explanation_seconds.labels(method)
         self.confidence = Histogram(
             "prediction_confidence",
             "Softmax probability of the predicted class.",

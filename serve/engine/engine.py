@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from serve.accepting import PortTurns
+from serve.engine.explainer import Explainer
 from serve.engine.model import Model
 from serve.engine.predict_job import Canary, Classification, Routing, ServedModel
 from serve.engine.queue import STUCK_S, QueuedJob, RequestQueue
@@ -65,6 +66,7 @@ class ServingEngine:
         self._canary: Canary | None = None
         self._shadow: Shadow | None = None
         self._queue = RequestQueue(settings.queue_budget_s, metrics.queue_depth)
+        self.explainer = Explainer(self._requests_wait, metrics, settings.deadline_s)
 
     # For requests
 
@@ -136,6 +138,9 @@ class ServingEngine:
         """Whether the next request of a client should come over another connection, to another process."""
         return self.draining or (self.turns is not None and self.model is None)
 
+    def _requests_wait(self) -> bool:
+        return self._queue.waiting > 0
+
     def _not_loaded(self) -> ApiError:
         return self._unavailable(NotReady("not-ready", f"no model is loaded: {self.not_ready.message}"))
 
@@ -161,10 +166,11 @@ class ServingEngine:
 
     def add_shadow(self, model: Model, share: float) -> None:
         candidate = ServedModel(model, Meter(self.metrics, model.bundle, "shadow"))
-        self._shadow = Shadow(candidate, share, self.metrics, lambda: self._queue.waiting > 0)
+        self._shadow = Shadow(candidate, share, self.metrics, self._requests_wait)
 
     def close(self) -> None:
         """Free every model. Called when no request is left."""
+        self.explainer.close()
         if self._shadow is not None:
             self._shadow.close()
         if self._canary is not None:

@@ -15,7 +15,7 @@ from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import FORMATS
 from workbench.photos.preprocess import batch_of, pixels_of
-from workbench.registry.bundle import Bundle, check_golden, compare_logits
+from workbench.registry.bundle import Bundle, check_golden, compare_logits, logits_of
 from workbench.registry.store import Registry
 from workbench.system.child import Handler
 
@@ -31,6 +31,7 @@ class Model:
     concurrency: the number of threads, which process photos.
     photo_s: time to decode and classify one photo in the warm-up.
     users: requests that use it now, counted on the event loop.
+    maps: of the file that gives class activation maps too, where there is one (see `Bundle.class_maps`).
     """
 
     bundle: Bundle
@@ -40,6 +41,7 @@ class Model:
     concurrency: int
     photo_s: float = 0.0
     users: int = 0
+    maps: Infer | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -86,6 +88,8 @@ def load_model(
         threads = resources.enter_context(closing(Threads(concurrency, "infer")))
         infer = MicroBatcher(session.infer, batch) if batch > 1 else session.infer
         model = Model(bundle, session, infer, threads, concurrency)
+        if (explaining := bundle.class_maps) is not None:
+            model.maps = resources.enter_context(backend.session(explaining, manifest.runtime)).infer
         _verify_and_warm_up(model)
         model._open = resources.pop_all()
         return model
@@ -119,6 +123,11 @@ def _verify_and_warm_up(model: Model) -> None:
             # Photos will share calls: a batch must give the same logits.
             batch = batch_of(pixels, bundle.manifest.preprocess, raw=bundle.manifest.artifact.pixels)
             compare_logits(model.session.infer(batch), logits, bundle.manifest.golden.atol)
+        if model.maps is not None:
+            answers = logits_of(
+                model.maps, bundle.manifest.preprocess, pixels, raw=bundle.manifest.artifact.pixels
+            )
+            compare_logits(answers[:, : logits.shape[1]], logits, bundle.manifest.golden.atol)
     except WorkbenchError as error:
         raise WorkbenchError(
             f"{bundle.manifest.name} {bundle.version} does not reproduce its golden logits: {error.message}"

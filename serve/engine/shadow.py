@@ -1,17 +1,15 @@
 """A candidate run on sampled requests; its answers are not returned."""
 
 import logging
-import os
 import random
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 
 from serve.engine.model import Model
 from serve.engine.predict_job import Classification, Routing, ServedModel, classify
+from serve.engine.threads import lower_priority
 from serve.metrics import Metrics
 
 log = logging.getLogger("serve.shadow")
@@ -31,7 +29,7 @@ class Shadow:
         self._metrics = metrics
         self._busy = busy
         self._places = threading.Semaphore(MAX_WAITING)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=_lower_priority)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=lower_priority)
 
     def offer(self, answer: Classification) -> None:
         """Classify a share of the answered photos too, where there is time."""
@@ -70,10 +68,3 @@ class Shadow:
 
     def _count(self, primary: Model, result: str) -> None:
         self._metrics.shadow_requests.labels(primary.version, self.model.version, result).inc()
-
-
-def _lower_priority() -> None:
-    """Give this thread a low priority. Linux only: elsewhere it would be the process's."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -1,6 +1,8 @@
 """A thread pool for work on photos, cheaper than `concurrent.futures`."""
 
 import asyncio
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -87,3 +89,10 @@ class _Work:
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+
+
+def lower_priority() -> None:
+    """Give this thread a low priority. Linux only: elsewhere it would be the process's."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

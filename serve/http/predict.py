@@ -1,6 +1,8 @@
 """`POST /predict` and `POST /predict/batch`: photos in, classes out."""
 
 import asyncio
+import base64
+import math
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -17,7 +19,15 @@ from serve.engine.predict_job import Classification, Routing, classify
 from serve.errors import ApiError
 from serve.http import upload
 from serve.http.middleware import PREDICT, PREDICT_BATCH
-from serve.http.schemas import BatchEntry, BatchPrediction, ErrorBody, ErrorDetail, Prediction, Ranked
+from serve.http.schemas import (
+    BatchEntry,
+    BatchPrediction,
+    ErrorBody,
+    ErrorDetail,
+    HeatMap,
+    Prediction,
+    Ranked,
+)
 
 
 class DirectRoute(APIRoute):
@@ -40,7 +50,13 @@ router = APIRouter(route_class=DirectRoute, tags=["predict"])
 MAX_TOP = 100
 _WHOLE = r"[0-9]{1,4}"
 _NUMBER = r"-?[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
-_PARAMETERS = {"top_k": (_WHOLE, "a whole number", 1, MAX_TOP), "threshold": (_NUMBER, "a number", 0, 1)}
+_PARAMETERS = {  # what a text must look like, in words, and the least and the most value
+    "top_k": (_WHOLE, f"a whole number from 1 to {MAX_TOP}", 1, MAX_TOP),
+    "threshold": (_NUMBER, "a number from 0 to 1", 0, 1),
+    "explain": ("true|false", "true or false", 0, 1),
+}
+_TRUTH = {"true": 1.0, "false": 0.0}
+PNG = "image/png"
 SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"api_key": []}]
 _PHOTO = {"type": "string", "format": "binary"}
 _PHOTOS = {"type": "array", "items": _PHOTO, "minItems": 1, "maxItems": upload.MAX_BATCH}
@@ -67,62 +83,102 @@ def _query(name: str, description: str, kind: str, least: int, most: int) -> dic
 
 _TOP_K = _query("top_k", "Add `top`: this many of the most probable classes.", "integer", 1, MAX_TOP)
 _THRESHOLD = _query("threshold", "Add `uncertain: true` where the confidence is below this.", "number", 0, 1)
+_EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "required": False,
+    "description": f"Add `explanation`: where the network looked. With `Accept: {PNG}`: that picture alone.",
+    "schema": {"type": "boolean"},
+}
 QUERY = [_TOP_K, _THRESHOLD]
 
 
-def _openapi(field: str, schema: dict[str, Any], **other_types: Any) -> dict[str, Any]:
+def _openapi(
+    field: str, schema: dict[str, Any], *more: dict[str, object], **other_types: Any
+) -> dict[str, Any]:
     form = {"type": "object", "required": [field], "properties": {field: schema}}
     content = {"multipart/form-data": {"schema": form}} | other_types
     return {
-        "parameters": QUERY,
+        "parameters": [*QUERY, *more],
         "requestBody": {"required": True, "content": content},
         "security": SECURITY,
     }
 
 
-_ONE = _openapi(upload.FIELD, _PHOTO, **{media_type: {"schema": _PHOTO} for media_type in upload.RAW_TYPES})
+_ONE = _openapi(
+    upload.FIELD, _PHOTO, _EXPLAIN, **{media_type: {"schema": _PHOTO} for media_type in upload.RAW_TYPES}
+)
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {PNG: _PICTURE}}, **ERRORS}
 _MANY = _openapi(upload.BATCH_FIELD, _PHOTOS)
 
 
 class Parameters(dict[str, float]):
-    """`top_k` and `threshold` of a request, where it has them, in its query or as fields of its form."""
+    """The parameters that a request has, in its query or as fields of its form; truth is 1 or 0.
 
-    def __init__(self, request: Request) -> None:
+    explains: the path has heat maps.
+    """
+
+    def __init__(self, request: Request, *, explains: bool = False) -> None:
         super().__init__()
+        self._explains = explains
         if request.scope["query_string"]:
             self.add(request.query_params.multi_items())
 
     def add(self, given: Iterable[tuple[str, str]]) -> None:
         """Raises ApiError (422) naming the one that is wrong, or given twice with different values."""
-        for name, (pattern, kind, least, most) in _PARAMETERS.items():
+        for name, (pattern, what, least, most) in _PARAMETERS.items():
             texts = [text for key, text in given if key == name]
             if not texts:
                 continue
-            if len(texts) > 1 or not re.fullmatch(pattern, texts[0]) or not least <= float(texts[0]) <= most:
-                message = f"`{name}` must be {kind} from {least} to {most}, given once"
-                raise ApiError(422, "bad-parameter", message)
-            value = float(texts[0])
+            value = _value(texts[0]) if re.fullmatch(pattern, texts[0]) else math.nan
+            if len(texts) > 1 or not least <= value <= most:
+                raise ApiError(422, "bad-parameter", f"`{name}` must be {what}, given once")
+            if name == "explain" and value and not self._explains:
+                raise ApiError(422, "bad-parameter", f"`explain` goes to {PREDICT}, with one photo")
             if (before := self.setdefault(name, value)) != value:
                 message = f"`{name}` is {before:g} in the query and {value:g} in the body: send it once"
                 raise ApiError(422, "bad-parameter", message)
 
 
-@router.post(PREDICT, response_model=Prediction, responses=ERRORS, openapi_extra=_ONE)
+def _value(text: str) -> float:
+    return _TRUTH[text] if text in _TRUTH else float(text)
+
+
+@router.post(PREDICT, response_model=Prediction, responses=_ANSWERS, openapi_extra=_ONE)
 async def predict(request: Request) -> Response:
     """The class of one photo (JPEG, PNG or WebP)."""
     started = time.perf_counter()
     engine = engine_of(request)
     engine.check_admission()
-    parameters = Parameters(request)
+    parameters = Parameters(request, explains=True)
     read_photo = upload.photo_reader(request.headers.get("content-type"), parameters.add)
     body = await upload.read_body(request, engine.settings.body_timeout_s)
     with engine.routing() as routing:
         result = await engine.run(routing, partial(classify, routing, partial(read_photo, body)))
+        if parameters.get("explain"):
+            engine.offer_to_shadow(result, routing)
+            return await _with_explanation(request, result, parameters)
     engine.offer_to_shadow(result, routing)
-    fields = class_fields(result, parameters)
-    response = _JsonResponse(Prediction(timestamp=_now(), model_version=result.model.version, **fields))
+    response = _JsonResponse(_prediction(result, parameters))
     engine.metrics.stage["total"].observe(time.perf_counter() - started)
     return response
+
+
+async def _with_explanation(request: Request, result: Classification, parameters: Parameters) -> Response:
+    overlay = PNG in request.headers.get("accept", "")
+    picture = await engine_of(request).explainer.explain(result, overlay=overlay)
+    if overlay:
+        return Response(picture.png, headers={"X-Model-Version": result.model.version}, media_type=PNG)
+    url = f"data:{PNG};base64,{base64.b64encode(picture.png).decode()}"
+    return _JsonResponse(_prediction(result, parameters, HeatMap(method=picture.method, image=url)))
+
+
+def _prediction(
+    result: Classification, parameters: Parameters, explanation: HeatMap | None = None
+) -> Prediction:
+    fields, version = class_fields(result, parameters), result.model.version
+    return Prediction(timestamp=_now(), model_version=version, explanation=explanation, **fields)
 
 
 @router.post(PREDICT_BATCH, response_model=BatchPrediction, responses=ERRORS, openapi_extra=_MANY)

@@ -5,6 +5,7 @@ from datetime import datetime
 from workbench.backends import Runtime
 from workbench.backends.softmax import OutputKind
 from workbench.photos.contract import Preprocess
+from workbench.registry.explanation import HeatMethod
 from workbench.system.records import Record
 
 
@@ -16,11 +17,18 @@ class Ranked(Record):
     confidence: float
 
 
+class HeatMap(Record):
+    """Where the network looked. image: a transparent PNG to lay over the photo, as a `data:` URL."""
+
+    method: HeatMethod
+    image: str
+
+
 class Prediction(Record):
     """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
 
     top: the `top_k` most probable classes. uncertain: true where the confidence is below `threshold`, else
-    absent.
+    absent. explanation: where `explain` is true.
     """
 
     class_id: int
@@ -30,6 +38,7 @@ class Prediction(Record):
     model_version: str
     top: tuple[Ranked, ...] | None = None
     uncertain: bool | None = None
+    explanation: HeatMap | None = None
 
 
 class ErrorDetail(Record):
@@ -132,7 +141,7 @@ class Measurements(Record):
 class ModelCard(Record):
     """digest: of the bundle's manifest. outputs: of the network; /predict makes probabilities of both.
 
-    concurrency: images computed at the same time.
+    explanation: the method of `explain`. concurrency: images computed at the same time.
     """
 
     name: str
@@ -142,6 +151,7 @@ class ModelCard(Record):
     class_names: tuple[str, ...]
     input: InputContract
     outputs: OutputKind
+    explanation: HeatMethod
     runtime: Runtime
     provider: str
     threads: int

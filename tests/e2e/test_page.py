@@ -263,6 +263,39 @@ def test_a_hostile_class_name_is_shown_as_text(person: Person, meddler: Meddler,
     assert person.console() == []
 
 
+# Why
+
+
+def test_why_lays_the_heat_map_over_the_photo_and_takes_it_away(person: Person, photo: Path) -> None:
+    person.open().choose(photo).press().waits_for("name")
+    assert not person.element("heat").is_displayed()
+    person.press("why").waits_for("why-text")
+    assert person.reads("why-text").endswith(f"spoke most for {person.reads('name')}.")
+    assert person.element("heat").is_displayed()
+    assert person.element("why").get_attribute("aria-pressed") == "true"
+    wait_for(lambda: person.script("return document.getElementById('heat').naturalWidth") == 256)
+    boxes = [person.element(name).rect for name in ("heat", "preview")]
+    assert boxes[0] == boxes[1]
+    person.press("why")
+    assert not person.element("heat").is_displayed() and person.reads("why-text") == ""
+    person.press("why").waits_for("why-text")
+    person.choose(photo)
+    assert not person.element("heat").is_displayed()
+    assert person.console() == []
+
+
+def test_a_heat_map_that_is_not_to_be_had_leaves_the_diagnosis(
+    person: Person, meddler: Meddler, photo: Path
+) -> None:
+    person.open().choose(photo).press()
+    name = person.waits_for("name")
+    for answer in (problem(429, "overloaded"), prediction(), HTMLResponse("<p>a proxy's page</p>")):
+        meddler.answer = answer
+        person.press("why").waits_for("why-text")
+        assert person.reads("why-text") == "The server could not show that now. Try again in a moment."
+        assert person.reads("name") == name and not person.element("heat").is_displayed()
+
+
 # Waiting
 
 
@@ -650,7 +683,7 @@ def test_only_the_pages_own_script_and_style_run(person: Person, server: Running
 def test_the_page_is_small_and_a_browser_that_has_it_is_told_so(server: Running) -> None:
     response = server.client.get("/")
     assert response.headers["content-type"] == "text/html; charset=utf-8"
-    assert len(response.content) < 21_000
+    assert len(response.content) < 24_000
     assert response.headers["cache-control"] == "no-cache"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"

@@ -23,6 +23,7 @@ from workbench.registry.bundle import check_golden
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
 from workbench.registry.shadow_record import Demand, ShadowResult, write
 from workbench.registry.store import Registry
+from workbench.report.registry import promotion
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.machine import collect
@@ -487,3 +488,31 @@ def test_a_promotion_that_demands_a_shadow_result_says_at_each_step_what_is_miss
     done = bench.promote(second, shadow=demand)
     assert (done.version, done.previous, bench.production) == ("1.1.0", "1.0.0", "1.1.0")
     assert bench.promote(second, shadow=demand).unchanged
+
+
+def test_class_maps_are_published_where_they_are_asked_for(bench: Bench) -> None:
+    real = Model(format="onnx", precision="fp32", data=averaging(WEIGHTS))
+    assert bench.promote(real).bundle.class_maps is None
+    done = bench.promote(real, explain=True)
+    assert (done.version, done.previous) == ("1.0.1", "1.0.0"), "the same answers, and more to see"
+    how = done.bundle.manifest.explanation
+    assert how is not None and how.maps is not None
+    assert (how.method, how.maps.grid) == ("class-activation-map", (8, 8))
+    assert (
+        promotion(done).splitlines()[-1].startswith("answers are explained by class-activation-map: its head")
+    )
+    done.bundle.verify()
+    maps = done.bundle.class_maps
+    assert maps is not None
+    with BACKENDS["onnxruntime"].session(maps, real.runtime) as session:
+        assert session.infer(normalize(photos(), CONTRACT)).shape == (6, 3 + 3 * 64)
+    assert bench.promote(real, explain=True).unchanged
+    assert bench.promote(real).unchanged
+
+
+def test_a_model_that_has_no_class_maps_is_published_with_the_reason(bench: Bench) -> None:
+    how = bench.promote(FIRST, explain=True).bundle.manifest.explanation
+    assert how is not None and (how.method, how.maps) == ("occlusion", None)
+    assert (
+        "they are made for onnxruntime and openvino on the cpu, and this model runs in null on cpu" in how.why
+    )

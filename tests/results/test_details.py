@@ -62,7 +62,7 @@ def measured() -> TrialResult:
 
 
 def test_the_text_is_this(folder: RunFolder, measured: TrialResult) -> None:
-    assert text(details(folder, folder.info(), measured)) == (
+    assert text(details(folder, folder.info(), measured, ())) == (
         "int8[a=b] of run 20260102-030405 ended ok\n"
         "  onnxruntime, CPUExecutionProvider, threads 1, opset 18, weights fp32\n"
         "accuracy on 25 photos for selection\n"
@@ -91,7 +91,7 @@ def test_the_text_is_this(folder: RunFolder, measured: TrialResult) -> None:
 
 
 def test_the_facts_are_the_record_and_what_follows_from_it(folder: RunFolder, measured: TrialResult) -> None:
-    facts = json.loads(json.dumps(answer(details(folder, folder.info(), measured)), allow_nan=False))
+    facts = json.loads(json.dumps(answer(details(folder, folder.info(), measured, ())), allow_nan=False))
     assert facts["run"] == "20260102-030405"
     assert {key: facts[key] for key in measured.model_dump()} == measured.model_dump(mode="json")
     assert [(c["name"], c["losses"], c["gains"]) for c in facts["class_changes"]] == [
@@ -114,7 +114,7 @@ def test_the_text_shows_the_first_ten_classes_and_the_facts_all(tmp_path: Path) 
     judged = trial(
         "wrong", accuracy=accuracy(wrong, right, list(range(13))), parity=parity(wrong, right), latency=None
     )
-    got = details(run, run.info(), judged)
+    got = details(run, run.info(), judged, ())
     assert len(got.changes) == len(got.confusions) == 13
     assert text(got).count(" lost, 0 gained of 1 ") == 10
     assert text(got).count("new confusion") == 10
@@ -126,7 +126,7 @@ def test_what_was_never_measured_has_a_reason_and_no_blanks(folder: RunFolder) -
     skipped = absent_trial("gpu", "skipped", "no CUDA device").model_copy(
         update={"provider": None, "threads": None, "precision": None}
     )
-    got = details(folder, folder.info(), skipped)
+    got = details(folder, folder.info(), skipped, ())
     assert text(got) == "gpu of run 20260102-030405 ended skipped: no CUDA device\n  onnxruntime"
     assert (got.changes, got.confusions) == ((), ())
 
@@ -135,7 +135,7 @@ def test_a_run_from_before_labels_were_kept_is_shown_without_classes(
     folder: RunFolder, measured: TrialResult
 ) -> None:
     (folder.path / "validation.npz").unlink()
-    got = details(folder, folder.info(), measured)
+    got = details(folder, folder.info(), measured, ())
     assert (got.changes, got.confusions) == ((), ())
     assert "drop 8.00 points" in text(got)
 
@@ -145,7 +145,7 @@ def test_predictions_that_are_gone_are_an_error_with_their_name(
 ) -> None:
     folder.predictions("baseline").unlink()
     with pytest.raises(WorkbenchError, match=r"baseline\.npz cannot be read"):
-        details(folder, folder.info(), measured)
+        details(folder, folder.info(), measured, ())
 
 
 def test_what_was_only_seen_on_photos_is_not_called_exact() -> None:

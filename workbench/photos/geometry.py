@@ -33,6 +33,18 @@ def crop_start(side: int, kept: int, contract: Preprocess) -> int:
     return (side - kept) // 2 if contract.rounding == "albumentations" else round((side - kept) / 2)
 
 
+def crop_area(width: int, height: int, contract: Preprocess) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of what the network sees, in pixels of a photo of that size.
+
+    It ends beyond the photo where that is padded.
+    """
+    across, down = resized_size(width, height, contract)
+    tall, wide = contract.size
+    left, top = crop_start(across, wide, contract), crop_start(down, tall, contract)
+    x, y = width / across, height / down
+    return left * x, top * y, (left + wide) * x, (top + tall) * y
+
+
 def least_size(width: int, height: int, contract: Preprocess) -> tuple[int, int] | None:
     """(width, height) that a JPEG of that size keeps where it is decoded at a fraction; None: all of it."""
     # A network trained with `nearest`, OpenCV or no antialiasing saw single pixels, not means of several.

@@ -3,6 +3,7 @@ MODEL_CARD.md."""
 
 import hashlib
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from pydantic import ValidationError
 
 from workbench.backends import Infer
-from workbench.backends.artifact import Artifact
+from workbench.backends.artifact import Artifact, ArtifactInfo, Companion
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
+from workbench.registry.explanation import ClassMaps
 from workbench.registry.manifest import MANIFEST_NAME, Draft, FileEntry, Manifest, parse_manifest
 from workbench.system.files import (
     is_junk,
@@ -64,6 +66,14 @@ class Bundle:
     def artifact(self) -> Artifact:
         """The model; its `read()` checks the bytes that it returns."""
         return Artifact(self.folder, self.manifest.artifact)
+
+    @property
+    def class_maps(self) -> Artifact | None:
+        """The model that gives class activation maps too, where there is one."""
+        if (how := self.manifest.explanation) is None or how.maps is None:
+            return None
+        entries = [self.manifest.entry(file) for file in how.maps.files]
+        return Artifact(self.folder, class_maps_info(self.manifest.artifact, how.maps, entries))
 
     def golden(self) -> tuple[Pixels, Logits]:
         """The published images and logits. Raises WorkbenchError for a changed file and other shapes."""
@@ -164,6 +174,22 @@ def load_bundle(folder: Path) -> Bundle:
     path = folder / MANIFEST_NAME
     data = read_plain(path)
     return Bundle(folder, parse_manifest(data, path), sha256_bytes(data))
+
+
+def class_maps_info(info: ArtifactInfo, maps: ClassMaps, entries: Sequence[FileEntry]) -> ArtifactInfo:
+    """info: of the model that the maps explain. entries: of their files, in that order."""
+    file, *others = entries
+    companions = tuple(
+        Companion(file=other.path, sha256=other.sha256, size_bytes=other.size_bytes) for other in others
+    )
+    found = {
+        "file": file.path,
+        "sha256": file.sha256,
+        "size_bytes": file.size_bytes,
+        "companions": companions,
+    }
+    outputs = info.classes * (1 + maps.grid[0] * maps.grid[1])
+    return info.model_copy(update={**found, "classes": outputs})
 
 
 def logits_of(infer: Infer, contract: Preprocess, pixels: Pixels, *, raw: bool) -> Logits:

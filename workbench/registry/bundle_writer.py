@@ -3,7 +3,7 @@
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.batch_gain import Batching, batching_of
 from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits, logits_of
+from workbench.registry.explanation_builder import MapsJob, explanation_of
 from workbench.registry.manifest import CARD_NAME, GOLDEN_NAME, Draft, Golden, Manifest, Provenance
 from workbench.registry.model_card import model_card
 from workbench.registry.semver import BUMPS, Bump, parse
@@ -39,7 +40,8 @@ class PromotionRequest:
 
     bump, version: the number of the caller's choice, at most one of the two; else it is derived.
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
-    caveats, in_field: for the model card, the run's remarks in words and lines of `field_table`.
+    caveats, in_field: for the model card, the run's remarks in words and lines of `field_table`. explain:
+    publish class activation maps too.
     """
 
     run: RunFolder
@@ -52,6 +54,7 @@ class PromotionRequest:
     shadow: Demand | None = None
     caveats: tuple[str, ...] = ()
     in_field: tuple[str, ...] = ()
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.version is not None:
@@ -115,6 +118,8 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     same = _find_published(registry, name, candidate, first=previous)
     if request.shadow is not None:
         _check_shadow(request.shadow, name, alias, same, served=previous)
+    if same and request.explain and same.manifest.explanation is None:
+        same = None
     if same and parse(same.version).prerelease and (request.bump or version not in (None, same.version)):
         same = None  # A prerelease becomes a release under another number.
     if same:
@@ -259,8 +264,13 @@ def _publish(
     change = max(changes, key=lambda change: BUMPS.index(change.bump), default=None)
     highest, forced = parse(versions[-1]) if versions else None, request.forced is not None
     number = next_version(highest, change, bump=request.bump, version=request.version, forced=forced)
-    draft = _draft(request, candidate, number, golden, batching)
-    bundle = registry.publish(draft, lambda folder: _write(folder, draft, request, candidate, golden))
+    draft, files = _draft(request, candidate, number, golden, batching), dict[str, bytes]()
+    if request.explain:
+        artifact = replace(candidate.artifact, folder=candidate.artifact.folder.resolve())
+        job = MapsJob(artifact, candidate.runtime, candidate.contract, candidate.info.outputs, *golden)
+        explanation, files = explanation_of(job, request.run.path / "logs" / "promote.txt")
+        draft = draft.model_copy(update={"explanation": explanation})
+    bundle = registry.publish(draft, lambda folder: _write(folder, draft, request, candidate, golden, files))
     return bundle, change.why if change else "the first version"
 
 
@@ -359,14 +369,22 @@ def _draft(
 
 
 def _write(
-    folder: Path, draft: Draft, request: PromotionRequest, candidate: _Candidate, golden: _GoldenSet
+    folder: Path,
+    draft: Draft,
+    request: PromotionRequest,
+    candidate: _Candidate,
+    golden: _GoldenSet,
+    more: Mapping[str, bytes],
 ) -> None:
+    """more: further files, by name."""
     import numpy as np
 
     (folder / draft.artifact.file).write_bytes(candidate.artifact.read())
     files = draft.artifact.companions
     for companion, data in zip(files, candidate.artifact.read_companions(), strict=True):
         (folder / companion.file).write_bytes(data)
+    for name, data in more.items():
+        (folder / name).write_bytes(data)
     packed = io.BytesIO()
     np.savez_compressed(packed, pixels=golden.pixels, logits=golden.logits)
     (folder / GOLDEN_NAME).write_bytes(packed.getvalue())

@@ -13,6 +13,7 @@ from workbench.backends.artifact import ArtifactInfo, Companion
 from workbench.backends.softmax import OutputKind
 from workbench.errors import WorkbenchError, plural
 from workbench.registry.batch_gain import Batching
+from workbench.registry.explanation import ExplanationMethod
 from workbench.registry.semver import is_version
 from workbench.results.records import Recorded, TrialResult
 from workbench.results.remarks import Remark
@@ -77,7 +78,10 @@ class Provenance(Record):
 
 
 class Draft(Record):
-    """A manifest without its list of files. outputs: what the network gives. remarks: of the run on it."""
+    """A manifest without its list of files. outputs: what the network gives. remarks: of the run on it.
+
+    explanation: how answers are explained, where that was asked for at promotion; else by occlusion.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -93,7 +97,11 @@ class Draft(Record):
     machine: Machine
     provenance: Provenance
     batching: Batching | None = None
+    explanation: ExplanationMethod | None = None
     remarks: tuple[Remark, ...] = ()
+
+    def _map_files(self) -> tuple[str, ...]:
+        return self.explanation.maps.files if self.explanation and self.explanation.maps else ()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Draft":
@@ -101,7 +109,11 @@ class Draft(Record):
             raise ValueError(f"`{self.name}` is not a name for a model")
         if not is_version(self.version):
             raise ValueError(f"`{self.version}` is not a version number")
-        for file in (self.artifact.file, *[other.file for other in self.artifact.companions]):
+        for file in (
+            self.artifact.file,
+            *[other.file for other in self.artifact.companions],
+            *self._map_files(),
+        ):
             _plain(file)
         if (names := len(self.class_names)) != (classes := self.artifact.classes):
             raise ValueError(f"{plural(names, 'class name')} for a model of {plural(classes, 'class')}")
@@ -127,6 +139,8 @@ class Manifest(Draft):
             if (entry.sha256, entry.size_bytes) != (recorded.sha256, recorded.size_bytes):
                 raise ValueError(f"files and artifact disagree about `{recorded.file}`")
         self.entry(self.golden.file)
+        for file in self._map_files():
+            self.entry(file)
         return self
 
     def entry(self, path: str) -> FileEntry:

@@ -32,14 +32,15 @@ def publish(
     force: str | None,
     describe: Callable[[Sequence[Shortfall | Remark]], str],
     require_shadow: float | None = None,
+    explain: bool = False,
 ) -> Promotion:
     """Promote the winner of a run, or the named variant.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
     describe: puts shortfalls and remarks in words. require_shadow: the least agreement in a shadow run, a
-    fraction of 1. Raises Refused where that was not reached, where the variant was skipped or failed, and,
-    unless forced, where it misses the workspace's budget or the sanity look found something grave.
-    WorkbenchError for an unknown run or variant.
+    fraction of 1. explain: publish class activation maps too. Raises Refused where that agreement was not
+    reached, where the variant was skipped or failed, and, unless forced, where it misses the budget of the
+    workspace or the sanity look found something grave. WorkbenchError for an unknown run or variant.
     """
     run = find_run(workspace.results, run_id)
     info = _read_info(run, workspace)
@@ -60,6 +61,7 @@ def publish(
         caveats=tuple(describe([remark]) for remark in info.remarks),
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
         in_field=field_table(stress.of(trial.variant) if stress else None, info.budget),
+        explain=explain,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
 

@@ -74,8 +74,9 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def promotion_answer(done: Promotion) -> dict[str, object]:
-    """The keys of `--format json`. servers: those that do not serve it, and why, if any."""
-    servers = _servers(done)
+    """The keys of `--format json`. servers: those that do not serve it, and why, if any. explanation: the
+    method, where one was asked for."""
+    servers, explanation = _servers(done), done.bundle.manifest.explanation
     return {
         "name": done.bundle.manifest.name,
         "version": done.version,
@@ -85,6 +86,7 @@ def promotion_answer(done: Promotion) -> dict[str, object]:
         "why": done.why,
         "unchanged": done.unchanged,
         "folder": str(done.bundle.folder),
+        **({"explanation": explanation.method} if explanation else {}),
         **({"servers": servers} if servers else {}),
     }
 
@@ -97,7 +99,9 @@ def promotion(done: Promotion) -> str:
         return f"{done.alias} of {name} already points at {version}: {done.why}{servers}"
     before = f" (was {done.previous})" if done.previous else ""
     what = f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}"
-    return f"{what}\n{done.bundle.folder}{servers}"
+    explanation = done.bundle.manifest.explanation
+    explained = f"\nanswers are explained by {explanation.method}: {explanation.why}" if explanation else ""
+    return f"{what}\n{done.bundle.folder}{explained}{servers}"
 
 
 def _servers(done: Promotion) -> list[str]:

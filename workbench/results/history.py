@@ -1,6 +1,6 @@
 """Runs of the past, read back and judged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,11 +54,14 @@ def details_of(results: Path, run_ids: Sequence[str], variant: str, *, reanalyse
     if more:
         raise WorkbenchError(f"`{variant}` was asked of {len(run_ids)} runs", hint="name one run")
     info, trials = _read(folder, reanalyse=reanalyse)
-    return details(folder, info, _named(folder, trials, variant))
+    return details(folder, info, _named(folder, trials, variant), trials)
 
 
-def details(folder: RunFolder, info: RunInfo, trial: TrialResult) -> Details:
-    """What the run recorded of a trial, with the classes it loses on; older runs recorded no labels."""
+def details(folder: RunFolder, info: RunInfo, trial: TrialResult, trials: Iterable[TrialResult]) -> Details:
+    """What the run recorded of a trial, with the classes it loses on; older runs recorded no labels.
+
+    trials: of the run, the baseline's among them.
+    """
     path = folder.path / "validation.npz"
     if trial.accuracy is None or not path.exists():
         return Details(info, trial)
@@ -66,7 +69,7 @@ def details(folder: RunFolder, info: RunInfo, trial: TrialResult) -> Details:
     logits, reference = (_array(folder.predictions(name), "logits") for name in (trial.variant, BASELINE))
     confusions = new_confusions(logits, reference, labels.tolist(), info.class_names)
     changes = class_changes(trial.accuracy, info.class_names)
-    ece = [t.accuracy.ece for t in folder.trials() if t.variant == BASELINE and t.accuracy]
+    ece = [t.accuracy.ece for t in trials if t.variant == BASELINE and t.accuracy]
     return Details(info, trial, tuple(changes), tuple(confusions), *ece[:1])
 
 

@@ -70,7 +70,8 @@ def _card(run: RunData, row: Row) -> VariantCard:
         commands.insert(0, f"krishi-bench run {shlex.quote(str(path) if recipe else row.recipe)}")
         commands.append(f"krishi-bench promote --run {run.info.run_id} --variant {name}")
     trial = run.trials.get(row.variant)
-    everything = detail_words.text(details(run.folder, run.info, trial)) if trial else row.reason or ""
+    known = trial and details(run.folder, run.info, trial, run.trials.values())
+    everything = detail_words.text(known) if known else row.reason or ""
     return VariantCard(
         id=str(run.card_id(row.variant)),
         variant=row.variant,
