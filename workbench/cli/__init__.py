@@ -28,6 +28,7 @@ DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Where each command is defined, in the order of the help.
 MODULES = {
     **dict.fromkeys(("run", "tune", "export"), "measure"),
+    "fleet": "fleet",
     **dict.fromkeys(("compare", "advise", "explain"), "decide"),
     "report": "reporting",
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),

@@ -37,6 +37,10 @@ FORCE = (
 ForceOption = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
 AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"
 RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
+ForClass = Annotated[
+    str | None,
+    option("--class", "the winner of a class of a fleet's run, as `ALIAS@CLASS`", metavar="NAME"),
+]
 Keep = Annotated[int, count("--keep", "steps each alias can be rolled back (default: 3)", least=0)]
 PAST_DAMAGED = "pass over versions that are damaged or were collected (default: refuse, and name them)"
 PastDamaged = Annotated[bool, option("--past-damaged", PAST_DAMAGED)]
@@ -52,6 +56,7 @@ def promote(
     alias: AliasOption = "production",
     force: ForceOption = None,
     require_shadow: RequireShadow = None,
+    device_class: ForClass = None,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
@@ -77,6 +82,7 @@ def promote(
         force=force,
         describe=shortfalls,
         require_shadow=require_shadow,
+        device_class=device_class,
     )
     print_answer(words.promotion_answer(promotion), words.promotion(promotion), form)
     return 0

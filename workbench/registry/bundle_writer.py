@@ -18,7 +18,15 @@ from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.batch_gain import Batching, batching_of
 from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits, logits_of
-from workbench.registry.manifest import CARD_NAME, GOLDEN_NAME, Draft, Golden, Manifest, Provenance
+from workbench.registry.manifest import (
+    CARD_NAME,
+    GOLDEN_NAME,
+    Draft,
+    Golden,
+    Manifest,
+    MeasuredOn,
+    Provenance,
+)
 from workbench.registry.model_card import model_card
 from workbench.registry.semver import BUMPS, Bump, parse
 from workbench.registry.shadow_record import Demand
@@ -39,7 +47,7 @@ class PromotionRequest:
 
     bump, version: the number of the caller's choice, at most one of the two; else it is derived.
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
-    caveats: the run's remarks in words, for the model card.
+    caveats: the run's remarks in words, for the model card. measured_on: the devices of the class it is for.
     """
 
     run: RunFolder
@@ -51,6 +59,7 @@ class PromotionRequest:
     forced: str | None = None
     shadow: Demand | None = None
     caveats: tuple[str, ...] = ()
+    measured_on: tuple[MeasuredOn, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version is not None:
@@ -351,6 +360,7 @@ def _draft(
             ),
             batching=batching,
             remarks=info.remarks,
+            measured_on=request.measured_on,
         )
     except ValidationError as error:
         raise invalid(f"`{trial.variant}` cannot be published", error) from error

@@ -1,15 +1,18 @@
 """Choose the trial to promote, and refuse one that misses the budget."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from workbench.backends.artifact import ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
+from workbench.registry.class_promotion import class_choice
+from workbench.registry.manifest import MeasuredOn
 from workbench.registry.semver import Bump
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
 from workbench.results.certification import certification_shortfalls
-from workbench.results.folder import RunFolder, find_run
+from workbench.results.folder import RunFolder, find_run, fleet_run
 from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
@@ -30,19 +33,20 @@ def publish(
     force: str | None,
     describe: Callable[[Sequence[Shortfall | Remark]], str],
     require_shadow: float | None = None,
+    device_class: str | None = None,
 ) -> Promotion:
     """Promote the winner of a run, or the named variant.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
+    device_class: of a fleet's run, whose winner gets an alias of its own, `alias@class`; it must keep the
+    budget on every device of the class.
     describe: puts shortfalls and remarks in words. require_shadow: the least agreement in a shadow run, a
     fraction of 1. Raises Refused where that was not reached, where the variant was skipped or failed, and,
     unless forced, where it misses the workspace's budget or the sanity look found something grave.
     WorkbenchError for an unknown run or variant.
     """
-    run = find_run(workspace.results, run_id)
-    info = _read_info(run, workspace)
-    trial = _choose(run, info, variant)
-    missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
+    found = _candidate(workspace, run_id, variant, device_class, describe)
+    run, info, trial, missed = found.run, found.info, found.trial, found.missed
     doubts = describe([remark for remark in info.remarks if remark.gravity == "grave"])
     if (missed or doubts) and not force:
         raise _refusal(f"run {run.run_id}", trial.variant, missed, doubts)
@@ -50,14 +54,47 @@ def publish(
         run,
         trial,
         name=workspace.name,
-        alias=alias,
+        alias=alias if device_class is None else f"{alias}@{device_class}",
         bump=bump,
         version=version,
         forced="; ".join(filter(None, [force, missed, doubts])) if force else None,
         caveats=tuple(describe([remark]) for remark in info.remarks),
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
+        measured_on=found.measured_on,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """missed: what it misses of the budget, in words."""
+
+    run: RunFolder
+    info: RunInfo
+    trial: TrialResult
+    missed: str
+    measured_on: tuple[MeasuredOn, ...] = ()
+
+
+def _candidate(
+    workspace: Workspace,
+    run_id: str | None,
+    variant: str | None,
+    device_class: str | None,
+    describe: Callable[[Sequence[Shortfall | Remark]], str],
+) -> _Candidate:
+    if device_class is not None:
+        choice = class_choice(workspace, run_id, device_class, variant)
+        info = _read_info(choice.run, workspace)
+        trial = _choose(choice.run, info, choice.variant)
+        return _Candidate(choice.run, info, trial, choice.missed_text(describe), choice.measured_on)
+    if run_id is not None and fleet_run(workspace.results, run_id) is not None:
+        raise WorkbenchError(f"run {run_id} is of a fleet", hint="name a class of its devices: --class NAME")
+    run = find_run(workspace.results, run_id)
+    info = _read_info(run, workspace)
+    trial = _choose(run, info, variant)
+    missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
+    return _Candidate(run, info, trial, missed)
 
 
 def _refusal(run: str, variant: str, missed: str, doubts: str) -> Refused:
