@@ -7,19 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from tests.builders import checked
 from tests.e2e.tiny import prepare_folder
 from workbench.cli import main
 from workbench.fleet.lease import FOLDER_VARIABLE, DeviceLock
 from workbench.fleet.link import AnswerFrame, DeviceLink, ProcessLink
 from workbench.fleet.reach import open_link
 from workbench.fleet.records import FleetFolder, FleetStatus
-from workbench.fleet.run import FleetOptions, resume_fleet, run_fleet
+from workbench.fleet.run import FleetOptions, begin_fleet, resume_fleet
 from workbench.fleet.spec import DeviceSettings, load_fleet
 from workbench.measure.latency import Plan
-from workbench.results.records import TrialResult
-from workbench.run.pipeline import Options
-from workbench.system.progress import silent
+from workbench.run.pipeline import Options, checked
+from workbench.system.progress import Progress, silent
 from workbench.workspace.recipe import load as load_recipes
 from workbench.workspace.workspace import load
 
@@ -46,7 +44,6 @@ class Session(NamedTuple):
     folder: FleetFolder
     first: FleetStatus
     second: FleetStatus
-    alone: dict[str, TrialResult]
 
 
 def open_and_kill(name: str, device: DeviceSettings, log: Path) -> DeviceLink:
@@ -80,10 +77,13 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         workspace, fleet = load(root / "krishi.yaml"), load_fleet(root)
         variants = load_recipes([root / "recipes"])
         options = Options(plan=Plan(rounds=1, turns=1, budget_s=0.1))
-        first = run_fleet(workspace, fleet, variants, FleetOptions(options, open=open_and_kill), silent)
-        second = resume_fleet(workspace, fleet, first.run.run_id, FleetOptions(options), silent)
-        alone = checked(root / "krishi.yaml", [root / "recipes" / "int8.yaml"])
-        yield Session(root, FleetFolder(root / "results" / first.run.run_id), first, second, alone)
+        driver = begin_fleet(workspace, fleet, variants, FleetOptions(options, open=open_and_kill), silent)
+        first = driver.measure(["here"])
+        driver.settings = FleetOptions(options)
+        second = driver.measure(["here"])
+        # The driver has checked the baseline itself, as a run of one machine does; now the variant too.
+        checked(driver.work.context, variants[0], Progress("checking", 0, 0))
+        yield Session(root, driver.folder, first, second)
 
 
 def test_a_killed_worker_is_gone_and_what_it_checked_is_kept(session: Session) -> None:
@@ -108,22 +108,24 @@ def test_the_lease_ended_with_the_killed_worker_and_with_the_run(session: Sessio
 
 def test_one_local_device_measures_what_a_plain_run_does(session: Session) -> None:
     trials = {trial.variant: trial for trial in session.folder.device("here").trials()}
-    for name, expected in session.alone.items():
+    alone = {trial.variant: trial for trial in session.folder.build.trials()}
+    assert set(alone) == {"baseline", "int8"}
+    for name, expected in alone.items():
         found = trials[name]
         assert found.status == expected.status == "ok"
         assert found.model_dump(exclude=NOT_DETERMINED) == expected.model_dump(exclude=NOT_DETERMINED)
         logits = [
             np.load(run.predictions(name))["logits"]
-            for run in (session.folder.device("here"), latest_plain_run(session))
+            for run in (session.folder.device("here"), session.folder.build)
         ]
         assert np.array_equal(*logits)
     assert trials["int8"].latency is not None
 
 
-def latest_plain_run(session: Session) -> Any:
-    from workbench.results.folder import runs
-
-    return runs(session.root / "results")[-1]
+def test_a_run_that_is_complete_is_not_measured_again(session: Session) -> None:
+    workspace, fleet = load(session.root / "krishi.yaml"), load_fleet(session.root)
+    status = resume_fleet(workspace, fleet, session.folder.run_id, FleetOptions(Options()), silent)
+    assert status == session.second
 
 
 def test_compiled_code_is_not_sent(session: Session) -> None:

@@ -116,7 +116,7 @@ def down(fleet: FleetFile) -> dict[str, str]:
 
 def _start_head(folder: Path, address: str) -> str:
     """A process of its own session, which outlives this one."""
-    _make_secrets(folder, address)
+    make_secrets(folder, address)
     with (folder / "head.txt").open("ab") as log:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("ray")), *head_words(address)],
@@ -209,7 +209,7 @@ def _checked_address(interface: str | None) -> str:
     return str(address)
 
 
-def _make_secrets(folder: Path, address: str) -> None:
+def make_secrets(folder: Path, address: str) -> None:
     """A token, a CA, and this node's certificate, readable by this user alone."""
     make_folder(folder)
     folder.chmod(0o700)

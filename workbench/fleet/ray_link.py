@@ -68,9 +68,9 @@ class RayLink:
     """A link through an actor. name: of the device, which is its node's label."""
 
     def __init__(self, name: str, device: DeviceSettings) -> None:
+        connect()
         import ray
 
-        connect()
         if not _is_alive(name):
             raise DeviceGone("no raylet with its label is up: `krishi-bench fleet up` says how to start it")
         actor = ray.remote(RayGateway).options(

@@ -65,6 +65,17 @@ def run_fleet(
     Raises WorkbenchError where the workspace cannot be used, or the baseline cannot be built and checked
     here. A device that cannot go on ends with its reason, and the others go on.
     """
+    return begin_fleet(workspace, fleet, variants, settings, report).measure(list(fleet.devices))
+
+
+def begin_fleet(
+    workspace: Workspace,
+    fleet: FleetFile,
+    variants: Sequence[Variant],
+    settings: FleetOptions,
+    report: Report,
+) -> "FleetDriver":
+    """A fleet's run with everything built, before the first device is asked. Raises WorkbenchError."""
     folder = FleetFolder.create(workspace.results)
     try:
         prepared = _prepared(workspace, variants, report)
@@ -80,7 +91,7 @@ def run_fleet(
         folder.save(run)
     finally:
         folder.remove_if_never_begun()
-    return driver.measure(list(fleet.devices))
+    return driver
 
 
 def resume_fleet(
