@@ -10,15 +10,15 @@ from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, Val
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench.errors import WorkbenchError
-from workbench.registry.manifest import check_name
+from workbench.registry.manifest import check_alias, check_name
 from workbench.registry.semver import parse
 
 OWN_PATHS = ("predict", "model", "healthz", "readyz", "metrics", "docs", "openapi.json", "v1", "v2")
 
 
 def variable(field: str) -> str:
-    """The environment variable of a field: its name without the unit."""
-    return f"KRISHI_{field.removesuffix('_s').upper()}"
+    """The environment variable of a field: its name without the unit, and `class` for `device_class`."""
+    return f"KRISHI_{field.removesuffix('_s').removeprefix('device_').upper()}"
 
 
 def _validator(check: Callable[[str], object]) -> AfterValidator:
@@ -107,8 +107,14 @@ class Settings(BaseSettings):
     model: Annotated[str, _validator(lambda name: check_name(name, "a model"))] | None = Field(
         None, description="Name of the model. Without it: the only one in the registry."
     )
-    alias: Annotated[str, _validator(lambda name: check_name(name, "an alias"))] = Field(
+    alias: Annotated[str, _validator(lambda name: check_alias(name))] = Field(
         "production", description="Alias whose version is served, wherever it moves."
+    )
+    device_class: Annotated[str, _validator(lambda name: check_name(name, "a class of devices"))] | None = (
+        Field(
+            None,
+            description="Class of devices that this machine is of: `alias@class` is followed if it exists.",
+        )
     )
     pin: VersionText | None = Field(None, description="Version to serve instead; no alias is followed.")
     workers: int = Field(

@@ -22,7 +22,7 @@ TORCH_CODE = {"workbench/workspace/sample/student.py"}
 # From the ground up: a package imports from those before it, lazily or not, for the type checker too.
 CHAIN = [
     "errors", "system", "photos", "backends", "measure", "model", "steps", "results", "workspace", "run",
-    "registry", "report", "serve", "cli", "pytest_plugin",
+    "fleet", "registry", "report", "serve", "cli", "pytest_plugin",
 ]  # fmt: skip
 SERVE_MAY_IMPORT = {"errors", "system", "photos", "backends", "registry", "__version__"}
 FILES = sorted(

@@ -92,7 +92,7 @@ class Loader:
                 bundle = registry.bundle(name, settings.pin)
             else:
                 self._alias_stamp = registry.alias_stamp(name)
-                bundle = registry.resolve(name, settings.alias)
+                bundle = registry.resolve(name, self._alias(name))
             code = "bad-model"
             self._check_version(bundle)
             self._served = self._install(bundle)
@@ -119,15 +119,16 @@ class Loader:
             self._alias_stamp, self._asked = stamp, False
             if moved:
                 self._forget_refusal()
-            pointed = self._registry.pointed(name, self._settings.alias)
+            alias = self._alias(name)
+            pointed = self._registry.pointed(name, alias)
             if pointed is None:
-                log.warning("`%s` is gone; %s goes on serving", self._settings.alias, served.version)
+                log.warning("`%s` is gone; %s goes on serving", alias, served.version)
             mine = (served.version, served.bundle.digest)
             if pointed is None or (pointed.version, pointed.manifest_sha256) == mine:
                 self._forget_refusal()
                 return
             target = pointed.version
-            bundle = self._registry.resolve(name, self._settings.alias)
+            bundle = self._registry.resolve(name, alias)
             self._check_version(bundle)
             run_load_trial(self._settings.registry, bundle, self._stop)
             self._served = self._install(bundle)
@@ -147,6 +148,10 @@ class Loader:
         self._metrics.swaps.labels("ok").inc()
         self._metrics.set_loaded(served.bundle, "primary", loaded=False)
         self._free(served)
+
+    def _alias(self, name: str) -> str:
+        """The alias to follow: that of this machine's class where there is one."""
+        return self._registry.alias_of(name, self._settings.alias, self._settings.device_class)
 
     def _refuse(self, name: str, version: str, reason: str, pause_s: float) -> None:
         """Have `/readyz`, `/metrics` and the registry say that `version` cannot be loaded, and wait."""

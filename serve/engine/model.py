@@ -16,6 +16,7 @@ from workbench.errors import WorkbenchError
 from workbench.photos.contract import FORMATS
 from workbench.photos.preprocess import batch_of, pixels_of
 from workbench.registry.bundle import Bundle, check_golden, compare_logits, logits_of
+from workbench.registry.fitness import check_processor
 from workbench.registry.store import Registry
 from workbench.system.child import Handler
 
@@ -81,6 +82,7 @@ def load_model(
         bundle.verify()
         if manifest.artifact.format in EXECUTABLE_FORMATS:
             raise WorkbenchError(f"{name} is a torch file: reading one can run code")
+        check_processor(manifest)
         backend = backend_of(manifest.runtime)
         if (reason := backend.unavailable(manifest.runtime)) is not None:
             raise WorkbenchError(f"{name} cannot run here: {reason}")

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from serve.app import create_app
+from serve.metrics import Metrics
 from serve.settings import Settings, variable
 
 ROOT = Path(__file__).parents[2]
@@ -28,12 +29,16 @@ DOCKERFILE = (SERVE / "Dockerfile").read_text()
 COMPOSE = SERVE / "docker-compose.yml"
 UNIT = SERVE / "systemd" / "krishi-bench.service"
 MANIFESTS = sorted((SERVE / "kubernetes").glob("*.yaml"))
+SCALED = SERVE / "kubernetes" / "keda" / "scaledobject.yaml"
+KSERVE = SERVE / "kubernetes" / "kserve" / "inferenceservice.yaml"
 DEPLOYMENT_FILES = [
     SERVE / "Dockerfile",
     COMPOSE,
     UNIT,
     SERVE / "systemd" / "environment.example",
     *MANIFESTS,
+    SCALED,
+    KSERVE,
 ]
 
 
@@ -213,6 +218,37 @@ def test_a_pod_is_given_longer_than_the_server_takes_to_stop() -> None:
     # The delay stands in for a preStop sleep: it must outlast two failed readiness probes.
     readiness = container["readinessProbe"]
     assert delay > readiness["periodSeconds"] * readiness["failureThreshold"]
+
+
+# KServe and KEDA
+
+
+def test_the_predictor_of_kserve_is_the_pod_of_the_deployment() -> None:
+    """KServe's own fields aside, its schema is that of a pod, which Kubernetes' schema can check."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    predictor = yaml.safe_load(KSERVE.read_text())["spec"]["predictor"]
+    own = ("minReplicas", "maxReplicas", "autoScaling", "deploymentStrategy")
+    spec = {key: value for key, value in predictor.items() if key not in own}
+    kubernetes_validate.validate(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}, "1.37", strict=True
+    )
+    (mine,), (theirs,) = spec["containers"], pod()["containers"]
+    for key in ("image", "resources", "securityContext", "volumeMounts"):
+        assert mine[key] == theirs[key], key
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert mine[probe]["httpGet"]["path"] == theirs[probe]["httpGet"]["path"]
+
+
+def test_scaling_asks_for_a_metric_that_the_server_has() -> None:
+    predictor = yaml.safe_load(KSERVE.read_text())["spec"]["predictor"]
+    (metric,) = predictor["autoScaling"]["metrics"]
+    (trigger,) = yaml.safe_load(SCALED.read_text())["spec"]["triggers"]
+    exposed = Metrics().expose().decode()
+    for query in (metric["external"]["metric"]["query"], trigger["metadata"]["query"]):
+        (name,) = re.findall(r"sum\((\w+)\{", query)
+        assert f"# TYPE {name} gauge" in exposed
+    target = yaml.safe_load(SCALED.read_text())["spec"]["scaleTargetRef"]["name"]
+    assert target == manifest("Deployment")["metadata"]["name"]
 
 
 # systemd

@@ -29,6 +29,7 @@ DONE, ANSWER_IS_NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 MODULES = {
     **dict.fromkeys(("run", "tune", "export"), "measure"),
     "stress": "stress",
+    "fleet": "fleet",
     **dict.fromkeys(("compare", "advise", "explain"), "decide"),
     "gate": "gate",
     "report": "reporting",

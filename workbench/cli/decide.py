@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
+from workbench.cli.fleet import print_matrix
 from workbench.cli.options import (
     AnswerFormat,
     Answers,
@@ -89,10 +90,12 @@ def compare(
 
     from workbench.report import details as words
     from workbench.report.arrangement import arranged
-    from workbench.results.folder import find_run
+    from workbench.results.folder import find_run, fleet_run
     from workbench.results.history import compare_runs, details_of
 
     results = find_workspace(workspace).results
+    if len(runs or []) < 2 and (fleet := fleet_run(results, runs[0] if runs else None)) is not None:
+        return print_matrix(fleet, form)
     if variant is not None:
         details = details_of(results, runs or [], variant, reanalyse=reanalyse)
         print_answer(words.answer(details), words.text(details), form)

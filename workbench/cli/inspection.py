@@ -77,10 +77,10 @@ def doctor(
 
 
 def schema(
-    of: Annotated[Literal["recipe", "workspace", "compare"], typer.Argument()] = "recipe",
+    of: Annotated[Literal["recipe", "workspace", "fleet", "compare"], typer.Argument()] = "recipe",
     _debug: Debug = False,
 ) -> int:
-    """Print the JSON Schema of recipes, of krishi.yaml, or of what `compare --format json` prints."""
+    """Print the JSON Schema of recipes, krishi.yaml, fleet.yaml or what `compare --format json` prints."""
     match of:
         case "recipe":
             from workbench.workspace.recipe import Recipe
@@ -90,6 +90,10 @@ def schema(
             from workbench.workspace.workspace import WorkspaceFile
 
             described = WorkspaceFile.model_json_schema()
+        case "fleet":
+            from workbench.fleet.spec import FleetFile
+
+            described = FleetFile.model_json_schema()
         case "compare":
             from workbench.report.json import schema as comparison_schema
 

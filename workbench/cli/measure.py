@@ -4,9 +4,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
+import typer
+
+from workbench.cli.fleet import print_matrix, run_on_fleet
 from workbench.cli.options import (
+    AnswerFormat,
     Debug,
     Output,
     Quiet,
@@ -52,6 +56,14 @@ Wheels = Annotated[
 ]
 Advised = Annotated[bool, option("--advised", "only what `advise` finds worth trying")]
 Timings = Annotated[bool, option("--timings", "say where the time went, on stderr")]
+FleetFlag = Annotated[bool, option("--fleet", "on every device of fleet.yaml")]
+ClassOption = Annotated[
+    list[str] | None,
+    option("--class", "with --fleet: devices of this class alone (repeatable)", metavar="NAME"),
+]
+ResumeOption = Annotated[
+    str | None, option("--resume", "with --fleet: do what is missing in a run", metavar="RUN")
+]
 Start = Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")]
 SearchBudget = Annotated[float, seconds("--budget", "time for all of it (default: 10m)")]
 RecipeName = Annotated[str | None, option("--name", "of the recipe (default: tuned-<model>)", metavar="NAME")]
@@ -87,6 +99,9 @@ def run(
     yes: Yes = False,
     wheels: Wheels = None,
     timings: Timings = False,
+    fleet: FleetFlag = False,
+    device_class: ClassOption = None,
+    resume: ResumeOption = None,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -96,10 +111,11 @@ def run(
 ) -> int:
     """Build, measure and compare the variants of recipes."""
     check_output(form, output)
+    _check_fleet(form, output, recipes, device_class, resume, fleet=fleet, advised=advised)
 
     from workbench.workspace import recipe
 
-    variants = recipe.chosen(recipes)
+    variants = [] if resume else recipe.chosen(recipes)
     found = find_workspace(workspace)
 
     from workbench.cli.environments import agreed
@@ -120,10 +136,39 @@ def run(
             show_power=partial(_report_power, report),
             spans=(spans := _spans()),
         )
-        comparison = pipeline.run_workspace(
-            found, variants, settings, report, partial(_report_advice, report)
-        )
+        if fleet:
+            folder = run_on_fleet(found, variants, settings, report, device_class or [], resume)
+        else:
+            advice = partial(_report_advice, report)
+            comparison = pipeline.run_workspace(found, variants, settings, report, advice)
+    if fleet:
+        return print_matrix(folder, form)
     return _conclude(comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
+
+
+def _check_fleet(
+    form: TableFormat,
+    output: Path | None,
+    recipes: list[Path] | None,
+    device_class: list[str] | None,
+    resume: str | None,
+    *,
+    fleet: bool,
+    advised: bool,
+) -> None:
+    """Raise BadParameter for options of `run` that do not go together."""
+    for flag, given in (("--class", device_class), ("--resume", resume)):
+        if given and not fleet:
+            raise typer.BadParameter("only with --fleet", param_hint=f"'{flag}'")
+    if not fleet:
+        return
+    if form not in get_args(AnswerFormat):
+        raise typer.BadParameter("with --fleet it is table or json", param_hint="'--format'")
+    if output is not None or advised:
+        flag = "--advised" if advised else "--output"
+        raise typer.BadParameter("not allowed with --fleet", param_hint=f"'{flag}'")
+    if resume and recipes:
+        raise typer.BadParameter("a run is resumed with its own recipes", param_hint="'RECIPE'")
 
 
 def _spans() -> "Spans":

@@ -39,6 +39,10 @@ AGREEMENT = "refuse what did not agree on at least this share of shadowed reques
 RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
 EXPLAIN = "publish a second model file that shows where the network looked, at the cost of one call"
 Explain = Annotated[bool, option("--explain", EXPLAIN)]
+ForClass = Annotated[
+    str | None,
+    option("--class", "the winner of a class of a fleet's run, as `ALIAS@CLASS`", metavar="NAME"),
+]
 Keep = Annotated[int, count("--keep", "steps each alias can be rolled back (default: 3)", least=0)]
 PAST_DAMAGED = "pass over versions that are damaged or were collected (default: refuse, and name them)"
 PastDamaged = Annotated[bool, option("--past-damaged", PAST_DAMAGED)]
@@ -55,6 +59,7 @@ def promote(
     force: ForceOption = None,
     require_shadow: RequireShadow = None,
     explain: Explain = False,
+    device_class: ForClass = None,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
@@ -81,6 +86,7 @@ def promote(
         describe=shortfalls,
         require_shadow=require_shadow,
         explain=explain,
+        device_class=device_class,
     )
     print_answer(words.promotion_answer(promotion), words.promotion(promotion), form)
     return 0

@@ -19,7 +19,15 @@ from workbench.photos.preprocess import batch_of
 from workbench.registry.batch_gain import Batching, batching_of
 from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits, logits_of
 from workbench.registry.explanation_builder import MapsJob, explanation_of
-from workbench.registry.manifest import CARD_NAME, GOLDEN_NAME, Draft, Golden, Manifest, Provenance
+from workbench.registry.manifest import (
+    CARD_NAME,
+    GOLDEN_NAME,
+    Draft,
+    Golden,
+    Manifest,
+    MeasuredOn,
+    Provenance,
+)
 from workbench.registry.model_card import model_card
 from workbench.registry.semver import BUMPS, Bump, parse
 from workbench.registry.shadow_record import Demand
@@ -41,7 +49,7 @@ class PromotionRequest:
     bump, version: the number of the caller's choice, at most one of the two; else it is derived.
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
     caveats, in_field: for the model card, the run's remarks in words and lines of `field_table`. explain:
-    publish class activation maps too.
+    publish class activation maps too. measured_on: the devices of the class it is for.
     """
 
     run: RunFolder
@@ -55,6 +63,7 @@ class PromotionRequest:
     caveats: tuple[str, ...] = ()
     in_field: tuple[str, ...] = ()
     explain: bool = False
+    measured_on: tuple[MeasuredOn, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version is not None:
@@ -363,6 +372,7 @@ def _draft(
             ),
             batching=batching,
             remarks=info.remarks,
+            measured_on=request.measured_on,
         )
     except ValidationError as error:
         raise invalid(f"`{trial.variant}` cannot be published", error) from error

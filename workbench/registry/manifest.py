@@ -25,6 +25,7 @@ GOLDEN_NAME = "golden.npz"
 CARD_NAME = "MODEL_CARD.md"
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+ALIAS_PATTERN = re.compile(rf"{NAME_PATTERN.pattern}(@{NAME_PATTERN.pattern})?")
 
 
 def check_name(text: str, what: str) -> str:
@@ -34,6 +35,15 @@ def check_name(text: str, what: str) -> str:
             f"`{text[:64]}` is not a name for {what}",
             hint="use lower-case letters, digits, `.`, `_` and `-`, at most 64, a letter or digit first",
         )
+    return text
+
+
+def check_alias(text: str) -> str:
+    """Return `text`. Raises WorkbenchError where it is no alias, nor one of a class (`production@pi5`)."""
+    if ALIAS_PATTERN.fullmatch(text) is None:
+        name, _, device_class = text.partition("@")
+        check_name(name, "an alias")
+        check_name(device_class, "a class of devices")
     return text
 
 
@@ -77,10 +87,21 @@ class Provenance(Record):
     synthetic: bool = False
 
 
+class MeasuredOn(Record):
+    """A device that a version was measured on, as its fleet names it. run_id: of its results."""
+
+    device_class: str
+    device: str
+    run_id: str
+    machine: Machine
+    libraries: dict[str, str]
+
+
 class Draft(Record):
     """A manifest without its list of files. outputs: what the network gives. remarks: of the run on it.
 
     explanation: how answers are explained, where that was asked for at promotion; else by occlusion.
+    measured_on: the devices of the class that it was published for; none where it is for all machines.
     """
 
     schema_version: Literal[1] = 1
@@ -99,6 +120,7 @@ class Draft(Record):
     batching: Batching | None = None
     explanation: ExplanationMethod | None = None
     remarks: tuple[Remark, ...] = ()
+    measured_on: tuple[MeasuredOn, ...] = ()
 
     def _map_files(self) -> tuple[str, ...]:
         return self.explanation.maps.files if self.explanation and self.explanation.maps else ()

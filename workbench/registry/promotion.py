@@ -1,16 +1,19 @@
 """Choose the trial to promote, and refuse one that misses the budget."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from workbench.backends.artifact import ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
+from workbench.registry.class_promotion import class_choice
+from workbench.registry.manifest import MeasuredOn
 from workbench.registry.model_card import field_table
 from workbench.registry.semver import Bump
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
 from workbench.results.certification import certification_shortfalls
-from workbench.results.folder import RunFolder, find_run
+from workbench.results.folder import RunFolder, find_run, fleet_run
 from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
@@ -33,20 +36,21 @@ def publish(
     describe: Callable[[Sequence[Shortfall | Remark]], str],
     require_shadow: float | None = None,
     explain: bool = False,
+    device_class: str | None = None,
 ) -> Promotion:
     """Promote the winner of a run, or the named variant.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
+    device_class: of a fleet's run, whose winner gets an alias of its own, `alias@class`; it must keep the
+    budget on every device of the class.
     describe: puts shortfalls and remarks in words. require_shadow: the least agreement in a shadow run, a
     fraction of 1. explain: publish class activation maps too. Raises Refused where that agreement was not
     reached, where the variant was skipped or failed, and, unless forced, where it misses the budget of the
     workspace or the sanity look found something grave. WorkbenchError for an unknown run or variant.
     """
-    run = find_run(workspace.results, run_id)
-    info = _read_info(run, workspace)
-    trial = _choose(run, info, variant)
-    stress = read_stress(run, info, run.trials())
-    missed = describe(_missed(run, info, trial, stress))
+    found = _candidate(workspace, run_id, variant, device_class, describe)
+    run, info, trial, missed = found.run, found.info, found.trial, found.missed
+    stress = found.stress
     doubts = describe([remark for remark in info.remarks if remark.gravity == "grave"])
     if (missed or doubts) and not force:
         raise _refusal(f"run {run.run_id}", trial.variant, missed, doubts)
@@ -54,7 +58,7 @@ def publish(
         run,
         trial,
         name=workspace.name,
-        alias=alias,
+        alias=alias if device_class is None else f"{alias}@{device_class}",
         bump=bump,
         version=version,
         forced="; ".join(filter(None, [force, missed, doubts])) if force else None,
@@ -62,17 +66,47 @@ def publish(
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
         in_field=field_table(stress.of(trial.variant) if stress else None, info.budget),
         explain=explain,
+        measured_on=found.measured_on,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
 
 
-def _missed(
-    run: RunFolder, info: RunInfo, trial: TrialResult, stress: StressRecord | None
-) -> tuple[Shortfall, ...]:
-    """What the trial misses of the budget, each once."""
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """missed: what it misses of the budget, in words. stress: what the run measured under stress."""
+
+    run: RunFolder
+    info: RunInfo
+    trial: TrialResult
+    missed: str
+    stress: StressRecord | None
+    measured_on: tuple[MeasuredOn, ...] = ()
+
+
+def _candidate(
+    workspace: Workspace,
+    run_id: str | None,
+    variant: str | None,
+    device_class: str | None,
+    describe: Callable[[Sequence[Shortfall | Remark]], str],
+) -> _Candidate:
+    if device_class is not None:
+        choice = class_choice(workspace, run_id, device_class, variant)
+        run, variant, measured_on = choice.run, choice.variant, choice.measured_on
+    elif run_id is not None and fleet_run(workspace.results, run_id) is not None:
+        raise WorkbenchError(f"run {run_id} is of a fleet", hint="name a class of its devices: --class NAME")
+    else:
+        choice, run, measured_on = None, find_run(workspace.results, run_id), ()
+    info = _read_info(run, workspace)
+    trial = _choose(run, info, variant)
+    stress = read_stress(run, info, run.trials())
     in_field = field_shortfalls(trial, info, run.trials(), stress)
-    every = (*shortfalls(trial, info), *certification_shortfalls(trial, info), *in_field)
-    return tuple(dict.fromkeys(every))
+    if choice is not None:
+        missed = "; ".join(filter(None, [choice.missed_text(describe), describe(in_field)]))
+    else:
+        every = (*shortfalls(trial, info), *certification_shortfalls(trial, info), *in_field)
+        missed = describe(tuple(dict.fromkeys(every)))
+    return _Candidate(run, info, trial, missed, stress, measured_on)
 
 
 def _refusal(run: str, variant: str, missed: str, doubts: str) -> Refused:

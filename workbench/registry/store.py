@@ -26,6 +26,7 @@ from workbench.registry.manifest import (
     MANIFEST_NAME,
     NAME_PATTERN,
     Draft,
+    check_alias,
     check_name,
 )
 from workbench.registry.records import (
@@ -70,7 +71,12 @@ class Registry:
 
     def pointed(self, name: str, alias: str) -> Alias | None:
         """The record of an alias, if it exists. Its version is not checked."""
-        return self.aliases(name).get(check_name(alias, "an alias"))
+        return self.aliases(name).get(check_alias(alias))
+
+    def alias_of(self, name: str, alias: str, device_class: str | None) -> str:
+        """`alias@class` where the model has that alias, else `alias`."""
+        own = f"{alias}@{device_class}"
+        return own if device_class is not None and own in self.aliases(name) else alias
 
     def alias_stamp(self, name: str) -> tuple[int, int, int] | None:
         """What changes whenever an alias of the model moves: time in ns, inode and size of `aliases.json`."""
@@ -244,7 +250,7 @@ class Registry:
     def _move(
         self, name: str, alias: str, bundle: Bundle, reason: str, expected: int | None, *, steps_back: int
     ) -> Alias:
-        check_name(alias, "an alias")
+        check_alias(alias)
         bundle.verify()
         with self.locked():
             self._check_unchanged(bundle)

@@ -5,18 +5,20 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, some
 from workbench.photos.contract import Preprocess
 from workbench.results.records import PhotoFiles, RunInfo, TrialResult
 from workbench.system.files import digest_of, file_name, make_folder, translated_os_errors
 from workbench.system.records import parse_record, read_record, write_record
 
+FLEET_NAME = "fleet.json"  # in the folder of a run of many devices, in the place of `run.json`
+
 
 class RunFolder:
-    """`results/<run-id>/`, being written or read."""
+    """`results/<run-id>/`, being written or read. run_id: the folder's name, but for a device of a fleet."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.run_id = path, path.name
+    def __init__(self, path: Path, run_id: str | None = None) -> None:
+        self.path, self.run_id = path, run_id or path.name
 
     @classmethod
     def create(cls, results: Path) -> "RunFolder":
@@ -105,6 +107,16 @@ def runs(results: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(results.iterdir()) if (path / "run.json").is_file()]
 
 
+def fleet_run(results: Path, run_id: str | None) -> Path | None:
+    """The folder of that run, or of the latest, where it is one of many devices; None where it is not."""
+    if run_id is None:
+        kinds = ("run.json", FLEET_NAME)
+        found = [path for path in results.glob("*/") if any((path / kind).is_file() for kind in kinds)]
+        latest = max(found, key=lambda path: path.name, default=None)
+        return latest if latest is not None and (latest / FLEET_NAME).is_file() else None
+    return next((p for p in (Path(run_id), results / run_id) if (p / FLEET_NAME).is_file()), None)
+
+
 def find_run(results: Path, run_id: str | None) -> RunFolder:
     """The run of that name, or in that folder, which may come from another machine; or the latest.
 
@@ -112,6 +124,12 @@ def find_run(results: Path, run_id: str | None) -> RunFolder:
     """
     if run_id is not None and (Path(run_id) / "run.json").is_file():
         return RunFolder(Path(run_id).absolute())
+    if run_id is not None and not Path(run_id).is_absolute() and (results / run_id / "run.json").is_file():
+        return RunFolder(results / run_id, run_id)
+    if run_id is not None and (fleet := fleet_run(results, run_id)) is not None:
+        devices = sorted(path.parent.name for path in fleet.glob("devices/*/run.json"))
+        hint = f"name one of its devices: {some([f'{run_id}/devices/{name}' for name in devices])}"
+        raise WorkbenchError(f"run {run_id} is of a fleet", hint=hint if devices else None)
     if run_id is not None and len(Path(run_id).parts) > 1:
         raise WorkbenchError(f"{run_id} is not the folder of a run: it holds no run.json")
     found = runs(results)

@@ -122,6 +122,55 @@ def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
     return built
 
 
+def links(job: Job, variant: Variant) -> list[tuple[str, Artifact]]:
+    """Every link of the chain with its key, the export first; what the cache lacks is built. Raises
+    WorkbenchError. No engine is prepared: that is for the machine that runs it."""
+    cache, found = ArtifactCache(job.cache), list[tuple[str, Artifact]]()
+
+    def get(key: str, make: Callable[[Path], Artifact]) -> Artifact:
+        found.append((key, cache.find(key) or cache.store(key, make)))
+        return found[-1][1]
+
+    _chain(job, variant, get)
+    return found
+
+
+def adopt(job: Job, variant: Variant, made: Sequence[Artifact]) -> tuple[str, Artifact]:
+    """As `build`, where another machine has made the first links of the chain. Raises WorkbenchError."""
+    cache, given = ArtifactCache(job.cache), iter(made)
+
+    def get(key: str, make: Callable[[Path], Artifact]) -> Artifact:
+        sent = next(given, None)
+        return cache.find(key) or cache.store(key, make if sent is None else partial(copied, sent))
+
+    built = _chain(job, variant, get)
+    assert built is not None
+    if (prepare := backend_of(variant.runtime).prepare) is not None:
+        prepare(built[1], variant.runtime)
+    return built
+
+
+def copied(source: Artifact, folder: Path) -> Artifact:
+    """The artifact with its files, which are checked, in another folder."""
+    (folder / source.info.file).write_bytes(source.read())
+    for companion, data in zip(source.info.companions, source.read_companions(), strict=True):
+        (folder / companion.file).write_bytes(data)
+    return replace(source, folder=folder)
+
+
+def links_of(variant: Variant) -> int:
+    """How many links the chain of a variant has."""
+    backend = backend_of(variant.runtime)
+    converts = backend.convert is not None and not any(_native(step, backend) for step in variant.steps)
+    return 1 + len(variant.steps) + converts
+
+
+def portable_links(variant: Variant) -> int:
+    """How many of them do not depend on the processor that makes them."""
+    bound = [n for n, step in enumerate(variant.steps) if "processor" in step.READS]
+    return 1 + bound[0] if bound else links_of(variant)
+
+
 def onnx_links(job: Job, variant: Variant) -> list[Artifact]:
     """The ONNX files on the way to the built variant, the export first; none where it needs no ONNX."""
     cache, links = ArtifactCache(job.cache), list[Artifact]()
@@ -139,13 +188,13 @@ def _chain(
     job: Job, variant: Variant, get: Callable[[str, Callable[[Path], Artifact]], Artifact | None]
 ) -> tuple[str, Artifact] | None:
     steps.check_sequence(variant.steps)
-    key, backend = _export_key(job, variant), backend_of(variant.runtime)
+    key = _export_key(job, variant)
     artifact = get(key, partial(_export, job, variant))
-    links: list[Step | None] = list(variant.steps)
-    if backend.convert is not None and not any(_native(step, backend) for step in variant.steps):
-        links.append(None)  # the conversion to what the backend opens
+    steps_left: list[Step | None] = list(variant.steps)
+    if links_of(variant) > 1 + len(variant.steps):
+        steps_left.append(None)  # the conversion to what the backend opens
     exported = artifact
-    for step in links:
+    for step in steps_left:
         if artifact is None:
             return None
         key, source = _link_key(job, artifact, step, variant.runtime), artifact

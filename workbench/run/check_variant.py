@@ -261,7 +261,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "size_bytes": info.total_bytes,
             "build_s": built.build_s,
             "calibration_images": calibration_images(variant, context.job),
-            "saturation": None if opened.device == "cuda" else _saturation(context, variant, built),
+            "saturation": None if opened.device == "cuda" else saturation(context, variant, built),
             "parity": distance,
             "accuracy": _accuracy_on(context, context.parts.selection, logits),
             "certification": _accuracy_on(context, context.parts.certification, logits),
@@ -341,7 +341,7 @@ def _on_gpu(opened: Opened, gpu: Reader | None, pid: int, before_bytes: int | No
     return GpuUse(memory_bytes=memory_bytes, whole_gpu=whole_gpu, engine=opened.engine)
 
 
-def _saturation(context: Context, variant: Variant, built: Built) -> Saturation | None:
+def saturation(context: Context, variant: Variant, built: Built) -> Saturation | None:
     """What 16-bit accumulation would change; remembered by the artifact and the photos it was found on."""
     job = context.job_of(variant.name)
     info = built.artifact.info

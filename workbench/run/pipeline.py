@@ -49,7 +49,12 @@ from workbench.workspace.workspace import Workspace
 
 GOLDEN_IMAGES = 8
 # Recorded with a run: what may decide its numbers.
-LIBRARIES = ("krishi-bench", "numpy", "pillow", *(n for n in EXTRAS if EXTRAS[n] not in ("serve", "report")))
+LIBRARIES = (
+    "krishi-bench",
+    "numpy",
+    "pillow",
+    *(n for n in EXTRAS if EXTRAS[n] not in ("serve", "report", "fleet")),
+)
 
 
 @dataclass(frozen=True, slots=True)

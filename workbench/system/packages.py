@@ -29,6 +29,7 @@ EXTRAS: dict[str, str | None] = {
     "vl-convert-python": "report",
     "jinja2": "report",
     "plotext": "report",
+    "ray": "fleet",
     "transformers": "transformers",
     "safetensors": "transformers",
     "opencv-python-headless": "opencv",

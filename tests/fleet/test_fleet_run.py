@@ -1,0 +1,171 @@
+"""A fleet of one local device: killed in the race, taken up, and in the end equal to a plain run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.e2e.tiny import prepare_folder
+from workbench.cli import main
+from workbench.fleet.lease import FOLDER_VARIABLE, DeviceLock
+from workbench.fleet.link import AnswerFrame, DeviceLink, ProcessLink
+from workbench.fleet.reach import open_link
+from workbench.fleet.records import FleetFolder, FleetStatus
+from workbench.fleet.run import FleetOptions, begin_fleet, resume_fleet
+from workbench.fleet.spec import DeviceSettings, load_fleet
+from workbench.measure.latency import Plan
+from workbench.run.pipeline import Options, checked
+from workbench.system.progress import Progress, silent
+from workbench.workspace.recipe import load as load_recipes
+from workbench.workspace.workspace import load
+
+pytestmark = pytest.mark.integration
+
+WORKSPACE = """
+model: {checkpoint: student.ckpt, factory: "student.py:create_model"}
+data: {validation: data/val, calibration: data/calib}
+budget: {max_accuracy_drop: 1}
+"""
+RECIPES = {
+    "int8": "{name: int8, steps: [{use: static_int8, calibration: {images: 24}}]}",
+    "torch": "{name: torch, runtime: {backend: torch}}",
+}
+# What is measured anew by each run, and what a fleet leaves to the driver or to no one.
+NOT_DETERMINED = {
+    "build_s", "load_s", "cold_start_s", "peak_memory_bytes", "steady_memory_bytes", "latency", "readings",
+    "saturated_ips", "saturated_log_ratios", "whole_path",
+}  # fmt: skip
+
+
+class Session(NamedTuple):
+    root: Path
+    folder: FleetFolder
+    first: FleetStatus
+    second: FleetStatus
+
+
+def open_and_kill(name: str, device: DeviceSettings, log: Path) -> DeviceLink:
+    """A link whose worker is killed as soon as it is to race."""
+    link = open_link(name, device, log)
+    assert isinstance(link, ProcessLink)
+    ask = link.ask
+
+    def asked(op: str, blob: bytes = b"", **fields: Any) -> AnswerFrame:
+        if op == "race":
+            link.process.kill()
+        return ask(op, blob, **fields)
+
+    link.ask = asked  # type: ignore[method-assign, assignment]
+    return link
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    base = tmp_path_factory.mktemp("fleet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KRISHI_CACHE", str(base / "cache"))
+        patch.setenv(FOLDER_VARIABLE, str(base))
+        root = base / "a work space"
+        prepare_folder(root)
+        (root / "krishi.yaml").write_text(WORKSPACE)
+        (root / "fleet.yaml").write_text("devices: {here: {class: dev, local: true}}")
+        (root / "recipes").mkdir()
+        for name, text in RECIPES.items():
+            (root / "recipes" / f"{name}.yaml").write_text(text)
+        workspace, fleet = load(root / "krishi.yaml"), load_fleet(root)
+        variants = load_recipes([root / "recipes"])
+        options = Options(plan=Plan(rounds=1, turns=1, budget_s=0.1))
+        driver = begin_fleet(workspace, fleet, variants, FleetOptions(options, open=open_and_kill), silent)
+        first = driver.measure(["here"])
+        driver.settings = FleetOptions(options)
+        second = driver.measure(["here"])
+        # The driver has checked the baseline itself, as a run of one machine does; now the variant too.
+        checked(driver.work.context, variants[0], Progress("checking", 0, 0))
+        yield Session(root, driver.folder, first, second)
+
+
+def test_a_killed_worker_is_gone_and_what_it_checked_is_kept(session: Session) -> None:
+    outcome = session.first.outcomes["here"]
+    assert (outcome.state, outcome.checked) == ("gone", 3)
+    assert outcome.reason == "its worker ended with exit code -9"
+    assert session.first.incomplete_classes == ["dev"]
+
+
+def test_the_run_taken_up_sends_nothing_again_and_ends(session: Session) -> None:
+    assert session.second.outcomes["here"].state == "done"
+    assert session.first.outcomes["here"].sent_bytes > 100_000
+    logits = session.folder.device("here").predictions("baseline").stat().st_size
+    assert (
+        session.second.outcomes["here"].sent_bytes == logits
+    )  # of the baseline, measured by the first session
+
+
+def test_the_lease_ended_with_the_killed_worker_and_with_the_run(session: Session) -> None:
+    assert DeviceLock(session.root.parent).holder() is None
+
+
+def test_one_local_device_measures_what_a_plain_run_does(session: Session) -> None:
+    trials = {trial.variant: trial for trial in session.folder.device("here").trials()}
+    alone = {trial.variant: trial for trial in session.folder.build.trials()}
+    assert set(alone) == {"baseline", "int8"}
+    for name, expected in alone.items():
+        found = trials[name]
+        assert found.status == expected.status == "ok"
+        assert found.model_dump(exclude=NOT_DETERMINED) == expected.model_dump(exclude=NOT_DETERMINED)
+        logits = [
+            np.load(run.predictions(name))["logits"]
+            for run in (session.folder.device("here"), session.folder.build)
+        ]
+        assert np.array_equal(*logits)
+    assert trials["int8"].latency is not None
+
+
+def test_a_run_that_is_complete_is_not_measured_again(session: Session) -> None:
+    workspace, fleet = load(session.root / "krishi.yaml"), load_fleet(session.root)
+    status = resume_fleet(workspace, fleet, session.folder.run_id, FleetOptions(Options()), silent)
+    assert status == session.second
+
+
+def test_compiled_code_is_not_sent(session: Session) -> None:
+    (torch,) = [t for t in session.folder.device("here").trials() if t.variant == "torch"]
+    assert torch.status == "skipped" and "sends no compiled code" in (torch.reason or "")
+
+
+def test_the_folder_of_a_device_is_one_of_a_run(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(session.root)
+    run = f"{session.folder.run_id}/devices/here"
+    main(["compare", run])
+    assert run in capsys.readouterr().out
+    for file in ("run.json", "latency.parquet", "photos.json", "validation.npz", "recipes/int8.yaml"):
+        assert (session.folder.device("here").path / file).exists()
+    assert not [p for p in session.folder.device("here").path.rglob("*") if p.is_symlink()]
+
+
+def test_the_fleets_run_is_compared_by_class(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(session.root)
+    assert main(["compare", session.folder.run_id]) == 0
+    out = capsys.readouterr().out
+    assert "measured on dev (here)" in out and "torch runs on none of the classes" in out
+
+
+def test_a_class_gets_a_version_of_its_own(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from workbench.registry.store import Registry
+
+    monkeypatch.chdir(session.root)
+    options = ["--run", session.folder.run_id, "--variant", "int8", "--force", "a test"]
+    assert main(["promote", "--class", "dev", *options]) == 0, capsys.readouterr().err
+    bundle = Registry(session.root / "registry").resolve(None, "production@dev")
+    (on,) = bundle.manifest.measured_on
+    assert (on.device_class, on.device, on.run_id) == ("dev", "here", f"{session.folder.run_id}/devices/here")
+    assert main(["promote", "--class", "pi5", *options]) == 2
+    assert "no device is of the class `pi5`" in capsys.readouterr().err
+    assert main(["promote", *options]) == 2
+    assert "--class NAME" in capsys.readouterr().err

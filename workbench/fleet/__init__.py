@@ -1,0 +1,1 @@
+"""One run on every device: the devices, the protocol to them, and what they measured side by side."""

@@ -1,0 +1,184 @@
+"""The device's side of a run: the same code as a run of one machine, over what the driver has built."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactInfo
+from workbench.errors import Unsuited, WorkbenchError
+from workbench.fleet.objects import ObjectStore
+from workbench.fleet.shipment import SentPlan, SentVariant, Shipment, place_artifact
+from workbench.measure.records import BASELINE
+from workbench.measure.split import Parts
+from workbench.model.source.model_source import ModelSource
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Dataset, Images
+from workbench.results.folder import RunFolder
+from workbench.results.records import RunInfo, TrialResult
+from workbench.run import build
+from workbench.run.check_variant import Built, Context, cause_of, empty_worker, ended, new_trial
+from workbench.run.pipeline import checked, timed
+from workbench.run.prepare import Prepared, overridden
+from workbench.system.child import call
+from workbench.system.files import exclusive, file_name, load_arrays, read_plain
+from workbench.system.progress import Progress, Report
+from workbench.workspace.recipe import Variant
+from workbench.workspace.workspace import Workspace, WorkspacePreprocess
+
+BUILD_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class SentPrepared(Prepared):
+    """What `prepare` finds on a machine that has the photos. cut: the photos by preprocessing, as sent."""
+
+    cut: Mapping[Preprocess, Images] = field(default_factory=dict)
+
+    def job_for(self, contract: Preprocess, report: Report) -> build.Job:  # noqa: ARG002 - nothing is decoded
+        return replace(self.job, contract=contract, photos=self.cut[contract])
+
+
+class DeviceRun:
+    """One run on this device. folder: of its results, in today's format; cache: of objects and builds."""
+
+    def __init__(self, shipment: Shipment, folder: Path, cache: Path, report: Report) -> None:
+        for name in ("logs", "predictions"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.folder, self._cache, self._report = RunFolder(folder), cache, report
+        self._objects = ObjectStore(cache / "objects")
+        self._known: list[TrialResult] = []
+        self._context = self._begin(shipment)
+
+    def _begin(self, shipment: Shipment) -> Context:
+        import numpy as np
+
+        prepared, baseline = self._prepared(shipment), shipment.baseline.variant()
+        info = shipment.info
+        self.folder.save_info(info)
+        context = Context(
+            prepared,
+            self.folder,
+            Parts(shipment.selection, shipment.certification, None, shipment.groups),
+            info,
+            baseline,
+            reference=np.load(self._objects.path(shipment.reference)),
+            empty_worker=empty_worker(prepared.job, self.folder),
+            build_timeout_s=BUILD_TIMEOUT_S,
+            report=self._report,
+            built={},
+            runtimes=dict(info.runtimes),
+        )
+        self._adopt(context, baseline, shipment.baseline.links)
+        return context
+
+    def _prepared(self, shipment: Shipment) -> SentPrepared:
+        own, *_ = shipment.pixels
+        cut = {
+            sent.contract: Images(
+                self._objects.path(sent.content), shipment.labels, sent.contract, sent.digest
+            )
+            for sent in shipment.pixels
+        }
+        folder, first = self.folder.path, self._first_photo(shipment)
+        # Nothing is read from it: the device has no source, and asks for none.
+        source = ModelSource(checkpoint=Path("on the driver"))
+        job = build.Job(
+            source=source,
+            source_digest=shipment.source_digest,
+            classes=len(shipment.info.class_names),
+            contract=own.contract,
+            photos=cut[own.contract],
+            calibration=None,
+            cache=self._cache,
+            own_size=shipment.own_size,
+        )
+        workspace = Workspace(
+            name=shipment.info.name,
+            root=folder,
+            file=None,
+            model=source,
+            calibration=None,
+            validation=folder,
+            preprocess=WorkspacePreprocess(),
+            budget=shipment.info.budget,
+            registry=folder,
+            results=folder,
+        )
+        paths = (first, *map(Path, shipment.paths[1:]))
+        validation = Dataset(paths, shipment.labels, (), shipment.info.validation_digest)
+        names = shipment.info.class_names
+        return SentPrepared(workspace, names, job, validation, None, shipment.source_kind, False, cut)
+
+    def _first_photo(self, shipment: Shipment) -> Path:
+        """Under its own name, which messages show."""
+        path = self.folder.path.with_name(f"{self.folder.path.name}-photo") / Path(shipment.paths[0]).name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.hardlink_to(self._objects.path(shipment.photo))
+        return path
+
+    def _adopt(self, context: Context, variant: Variant, links: Sequence[ArtifactInfo]) -> None:
+        """Take what the driver has built and build what is left. Raises WorkbenchError."""
+        placed = [self._placed(info) for info in links]
+        if not placed or any(link.info.format in EXECUTABLE_FORMATS for link in placed):
+            raise Unsuited("a fleet sends no compiled code, and torch variants are nothing else")
+        job = context.prepared.job_for(overridden(context.job.contract, variant.preprocess), self._report)
+        log = self.folder.log(variant.name)
+        # In a process of its own: the last link may be one that this machine builds.
+        found = call(build.adopt, job, variant, placed, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build")
+        context.built[variant.name] = Built(*found, build_s=None)
+        if len(links) < build.links_of(variant):
+            self._keep_build(variant, found[1])
+
+    def _keep_build(self, variant: Variant, artifact: Artifact) -> None:
+        """Leave what this machine alone has built among the files of the run, for a promotion."""
+        folder = self.folder.path / "artifacts" / file_name(variant.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        artifact.save_info()
+        for file in artifact.folder.iterdir():
+            (folder / file.name).hardlink_to(file)
+
+    def _placed(self, info: ArtifactInfo) -> Artifact:
+        digests = (info.sha256, *(companion.sha256 for companion in info.companions))
+        objects = {digest: self._objects.path(digest) for digest in digests}
+        return place_artifact(info, self._cache / "links" / Artifact(Path(), info).digest, objects)
+
+    def check(self, sent: SentVariant) -> TrialResult:
+        """Build what is left of a variant, and check it as every run does."""
+        variant, context = sent.variant(), self._context
+        if variant.name != BASELINE and context.not_here(variant) is None:
+            try:
+                self._adopt(context, variant, sent.links)
+            except WorkbenchError as error:
+                failed = ended(new_trial(variant), cause_of(variant, error))
+                self.folder.append(failed)
+                return self._kept(failed)
+        return self._kept(checked(context, variant, Progress("checking", 0, 0, variant.name)))
+
+    def recall(self, sent: SentVariant, trial: TrialResult, logits: str | None) -> None:
+        """Take a trial that an earlier session has checked. logits: of the baseline, as an object."""
+        variant, context = sent.variant(), self._context
+        if trial.status == "ok" and variant.name != BASELINE:
+            self._adopt(context, variant, sent.links)
+            if trial.preprocess is not None:
+                context.contracts[variant.name] = trial.preprocess
+        if logits is not None:
+            path = self._objects.path(logits)
+            context.logits[variant.name] = load_arrays(path, read_plain(path), "logits")[0]
+        self.folder.append(trial)
+        self._kept(trial)
+
+    def _kept(self, trial: TrialResult) -> TrialResult:
+        self._known.append(trial)
+        return trial
+
+    def race(self, plan: SentPlan, lock: Path) -> tuple[RunInfo, list[TrialResult]]:
+        """Time what passed. lock: that runs of this machine alone take while they time."""
+        passed = [trial for trial in self._known if trial.status == "ok"]
+
+        def waiting() -> None:
+            self._report(Progress("waiting", 0, 0, "for a run of this machine's own to finish timing"))
+
+        with exclusive(lock, waiting):
+            trials = timed(self._context, self._context.info, passed, plan.plan())
+        return self.folder.info(), trials
