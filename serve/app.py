@@ -189,6 +189,7 @@ async def model_card(request: Request) -> ModelCard:
             cpu=manifest.machine.cpu,
             synthetic=manifest.provenance.synthetic,
         ),
+        abstention=model.abstention,
     )
 
 

@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     sample: Share = Field(0.1, description="Share of the photos that the shadow gets, 0 to 1.")
     canary: VersionText | None = Field(None, description="Candidate that answers a share of the photos.")
     weight: Share = Field(0.05, description="Share of the photos that the canary answers, 0 to 1.")
+    abstain: bool = Field(
+        True, description="Whether answers are called uncertain by the version's own rule; `off`: none is."
+    )
     max_body_bytes: Bytes = Field(10_000_000, description="Largest body with one photo, form included.")
     max_batch_bytes: Bytes = Field(50_000_000, description="Largest body of a batch or of tensors.")
     max_buffered_bytes: Bytes = Field(

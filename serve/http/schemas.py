@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from workbench.backends import Runtime
+from workbench.backends.abstention import Abstention, Doubt
 from workbench.backends.softmax import OutputKind
 from workbench.photos.contract import Preprocess
 from workbench.system.records import Record
@@ -19,8 +20,8 @@ class Ranked(Record):
 class Prediction(Record):
     """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
 
-    top: the `top_k` most probable classes. uncertain: true where the confidence is below `threshold`, else
-    absent.
+    top: the `top_k` most probable classes. uncertain: true where the version's own rule says so, or where the
+    confidence is below `threshold`; else absent, as `reason`, why, then is.
     """
 
     class_id: int
@@ -30,6 +31,7 @@ class Prediction(Record):
     model_version: str
     top: tuple[Ranked, ...] | None = None
     uncertain: bool | None = None
+    reason: Doubt | None = None
 
 
 class ErrorDetail(Record):
@@ -54,6 +56,7 @@ class BatchEntry(Record):
     confidence: float | None = None
     top: tuple[Ranked, ...] | None = None
     uncertain: bool | None = None
+    reason: Doubt | None = None
     error: ErrorDetail | None = None
 
 
@@ -71,6 +74,7 @@ class InstancePrediction(Record):
     confidence: float
     top: tuple[Ranked, ...] | None = None
     uncertain: bool | None = None
+    reason: Doubt | None = None
 
 
 class InstancePredictions(Record):
@@ -132,7 +136,8 @@ class Measurements(Record):
 class ModelCard(Record):
     """digest: of the bundle's manifest. outputs: of the network; /predict makes probabilities of both.
 
-    concurrency: images computed at the same time.
+    concurrency: images computed at the same time. abstention: the version's rule for uncertain answers; null
+    where it has none, or where it is turned off.
     """
 
     name: str
@@ -147,6 +152,7 @@ class ModelCard(Record):
     threads: int
     concurrency: int
     measured: Measurements
+    abstention: Abstention | None
 
 
 class TensorMetadata(Record):

@@ -36,6 +36,10 @@ FORCE = (
 )
 ForceOption = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
 AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"
+NO_ABSTAIN = (
+    "promise nothing of the answers: the version calls none uncertain (default: krishi.yaml's `abstain`)"
+)
+NoAbstain = Annotated[bool, option("--no-abstain", NO_ABSTAIN)]
 RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
 Keep = Annotated[int, count("--keep", "steps each alias can be rolled back (default: 3)", least=0)]
 PAST_DAMAGED = "pass over versions that are damaged or were collected (default: refuse, and name them)"
@@ -52,6 +56,7 @@ def promote(
     alias: AliasOption = "production",
     force: ForceOption = None,
     require_shadow: RequireShadow = None,
+    no_abstain: NoAbstain = False,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
@@ -77,6 +82,7 @@ def promote(
         force=force,
         describe=shortfalls,
         require_shadow=require_shadow,
+        abstain=not no_abstain,
     )
     print_answer(words.promotion_answer(promotion), words.promotion(promotion), form)
     return 0

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from workbench.backends import Runtime
+from workbench.backends.abstention import Abstention
 from workbench.backends.artifact import ArtifactInfo, Companion
 from workbench.backends.softmax import OutputKind
 from workbench.errors import WorkbenchError, plural
@@ -77,7 +78,10 @@ class Provenance(Record):
 
 
 class Draft(Record):
-    """A manifest without its list of files. outputs: what the network gives. remarks: of the run on it."""
+    """A manifest without its list of files. outputs: what the network gives. remarks: of the run on it.
+
+    abstention: when an answer is uncertain; None where that was not asked for, and in older bundles.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -94,6 +98,7 @@ class Draft(Record):
     provenance: Provenance
     batching: Batching | None = None
     remarks: tuple[Remark, ...] = ()
+    abstention: Abstention | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Draft":

@@ -30,13 +30,15 @@ def publish(
     force: str | None,
     describe: Callable[[Sequence[Shortfall | Remark]], str],
     require_shadow: float | None = None,
+    abstain: bool = True,
 ) -> Promotion:
     """Promote the winner of a run, or the named variant.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
-    describe: puts shortfalls and remarks in words. require_shadow: the least agreement in a shadow run, a
-    fraction of 1. Raises Refused where that was not reached, where the variant was skipped or failed, and,
-    unless forced, where it misses the workspace's budget or the sanity look found something grave.
+    describe: puts shortfalls and remarks in words. abstain: fit when an answer is uncertain, by the
+    workspace's limits. require_shadow: the least agreement in a shadow run, a fraction of 1. Raises Refused
+    where that was not reached, where the variant was skipped or failed, and, unless forced, where it misses
+    the workspace's budget or the sanity look found something grave.
     WorkbenchError for an unknown run or variant.
     """
     run = find_run(workspace.results, run_id)
@@ -56,6 +58,7 @@ def publish(
         forced="; ".join(filter(None, [force, missed, doubts])) if force else None,
         caveats=tuple(describe([remark]) for remark in info.remarks),
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
+        limits=workspace.abstain if abstain else None,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
 

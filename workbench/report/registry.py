@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from workbench.errors import WorkbenchError, plural
+from workbench.registry.abstention import promise
 from workbench.registry.bundle_writer import Promotion
 from workbench.registry.gc import GRACE, Gone, Reclaimed
 from workbench.registry.leases import read_leases
@@ -75,7 +76,7 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def promotion_answer(done: Promotion) -> dict[str, object]:
     """The keys of `--format json`. servers: those that do not serve it, and why, if any."""
-    servers = _servers(done)
+    servers, rule = _servers(done), done.bundle.manifest.abstention
     return {
         "name": done.bundle.manifest.name,
         "version": done.version,
@@ -85,19 +86,21 @@ def promotion_answer(done: Promotion) -> dict[str, object]:
         "why": done.why,
         "unchanged": done.unchanged,
         "folder": str(done.bundle.folder),
+        **({"abstention": {"promise": promise(rule), **rule.model_dump(mode="json")}} if rule else {}),
         **({"servers": servers} if servers else {}),
     }
 
 
 def promotion(done: Promotion) -> str:
     """For a terminal."""
-    name, version = done.bundle.manifest.name, done.version
-    servers = "".join(f"\n{state}" for state in _servers(done))
+    name, version, rule = done.bundle.manifest.name, done.version, done.bundle.manifest.abstention
+    said = [*([promise(rule)] if rule else []), *_servers(done)]
+    more = "".join(f"\n{line}" for line in said)
     if done.unchanged:
-        return f"{done.alias} of {name} already points at {version}: {done.why}{servers}"
+        return f"{done.alias} of {name} already points at {version}: {done.why}{more}"
     before = f" (was {done.previous})" if done.previous else ""
     what = f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}"
-    return f"{what}\n{done.bundle.folder}{servers}"
+    return f"{what}\n{done.bundle.folder}{more}"
 
 
 def _servers(done: Promotion) -> list[str]:
