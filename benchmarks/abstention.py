@@ -68,7 +68,11 @@ twice as large. In the fifth more answers are wrong than allowed whatever the co
 promise is broken. The last two are the answers of trained networks to their validation photos, drawn with
 replacement; the rest of this page says which.
 
-FOUND
+**Found.** The promise is broken in 0.2 to 3.6 % of the splits; of answers that cannot keep it, it is made
+in 1.2 to 2.0 %. With 300 photos SGR's search, which pays for each of its steps, promises nothing, while a
+fixed sequence does; with 1,500 both answer nearly the same. The harder the network's task, the more
+photos it takes: 300 show nothing of one that is wrong in a fifth of its answers. (Where every photo comes
+three times SGR counts each of them, and the rule counts one.)
 """
 THINGS_HEADING = """
 ## Other things
@@ -82,7 +86,13 @@ pictures.
 Below each: the share that is still answered beside the rule's threshold, where the floor lies so that it
 calls 1, 2 or 5 % of the held-out leaves unlike, by the two scores.
 
-OTHERS
+**Found.** No score of the logits is a detector. With the rule as it is, more than a quarter of the photos
+of other things is still answered, and up to nine tenths of what looks like a leaf's surroundings. The
+Mahalanobis distance orders pictures best, by AUROC, and lets the fewest pass where 5 % of the leaves may
+be called unlike; where 1 % may, it and the energy let pass about the same. The energy is kept: it is one
+number to store and microseconds to compute, where the distance takes the square of the number of classes
+of both. `abstain.unlike: 0.05` brings what passes of photos of other things from 44 to 16 % for the
+second network, and costs 3 % of the leaves.
 """
 
 
@@ -345,8 +355,8 @@ def main() -> None:
     heading = HEADING.format(splits=options.splits, day=datetime.now(UTC))
     parts = [heading, risk_table(cells), THINGS_HEADING.format(things=THINGS)]
     for network in networks:
-        parts += [f"\n### {network.name}\n", things_table(network), "", floors_table(network)]
-    report = "\n".join(parts) + "\n"
+        parts += [f"### {network.name}\n", things_table(network), "", floors_table(network), ""]
+    report = "\n".join(parts)
     print(report)
     if options.output:
         options.output.write_text(report)
