@@ -115,8 +115,13 @@ def test_where_even_the_surest_are_wrong_too_often_no_number_of_photos_is_named(
 
 def test_a_few_photos_are_not_fitted_at_all() -> None:
     rule = fit(answers(1, 19), answers(2, 400), RiskLimits())
-    assert rule.why_not == "19 and 400 photos to fit and to test it are too few"
+    assert rule.why_not == "too few photos: 19 to fit it, 400 to test it"
     assert (rule.least_confidence, rule.least_energy) == (None, None)
+
+
+def test_the_floor_takes_as_many_photos_as_one_of_which_may_lie_below_it() -> None:
+    few, enough = (fit(answers(1, photos), answers(2, 400), RiskLimits()) for photos in (99, 100))
+    assert (few.least_energy, enough.least_energy is None) == (None, False)
 
 
 def test_near_duplicates_count_as_one_photo() -> None:

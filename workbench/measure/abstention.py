@@ -74,7 +74,7 @@ def fit(
     claims: versions whose promises all have to hold together.
     """
     if min(len(fitting), len(testing)) < LEAST_PHOTOS:
-        few = f"{len(fitting)} and {len(testing)} photos to fit and to test it are too few"
+        few = f"too few photos: {len(fitting)} to fit it, {len(testing)} to test it"
         return Abstention(limits=limits, why_not=few)
     rule = Abstention(limits=limits, temperature=temperature(fitting), photos=len(testing), claims=claims)
     rule = rule.model_copy(update=_floor(rule.scores(fitting.outputs, fitting.kind), limits.unlike))
@@ -115,10 +115,10 @@ def temperature(answers: LabelledOutputs) -> float:
 
 
 def _floor(scores: Scores, unlike: float) -> dict[str, float | None]:
-    """The energy that a share of usual photos lies below, and their median."""
+    """The energy that a share of usual photos lies below, and their median; neither of fewer than show it."""
     import numpy as np
 
-    if scores.energy is None or unlike == 0:
+    if scores.energy is None or len(scores.energy) * unlike < 1:
         return {}
     least, usual = np.quantile(scores.energy, [unlike, 0.5], method="lower").tolist()
     return {"least_energy": least, "usual_energy": usual} if usual > least else {}

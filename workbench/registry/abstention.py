@@ -65,7 +65,8 @@ def _remedy(rule: Abstention) -> str:
     allow = "allow more with `abstain.max_risk` in krishi.yaml"
     if rule.needed is None:
         return f"no number of photos would show it at the errors seen: {allow}"
-    return f"about {_rounded(rule.needed):,} validation photos would show it at the errors seen; or {allow}"
+    photos = plural(_rounded(rule.needed), "validation photo")
+    return f"about {photos} would show it at the errors seen; or {allow}"
 
 
 def _rounded(photos: int) -> int:
@@ -92,9 +93,8 @@ def in_words(rule: Abstention) -> list[str]:
             f"which {percent(rule.limits.unlike)} of the photos for selection did."
         )
     if rule.claims > 1:
-        lines.append(
-            f"- No photo was held out: the promise allows for a choice among {rule.claims} variants."
-        )
-    if rule.why_not is None:
+        choice = plural(rule.claims, "variant")
+        lines.append(f"- No photo was held out: the promise allows for a choice among {choice}.")
+    if rule.least_confidence is not None:
         lines.append("- The promise is of photos like the validation photos, not of other fields or seasons.")
     return lines
