@@ -191,6 +191,7 @@ async def model_card(request: Request) -> ModelCard:
             cpu=manifest.machine.cpu,
             synthetic=manifest.provenance.synthetic,
         ),
+        abstention=model.abstention,
     )
 
 

@@ -24,6 +24,7 @@ from serve.shared_metrics import SharedFiles, WorkerProcesses
 from workbench.registry.explanation import HeatMethod
 
 if TYPE_CHECKING:
+    from workbench.backends.abstention import Doubt
     from workbench.registry.bundle import Bundle
 
 ModelRole = Literal["primary", "canary", "shadow"]
@@ -33,6 +34,12 @@ BUCKETS = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5,
 )  # fmt: skip
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+# Around 0, below which a photo is called unlike the training photos; 1 is a usual one.
+LIKENESS_BUCKETS = (-4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.5, 2)
+DOUBTS: "dict[Doubt, str]" = {
+    "low confidence": "low-confidence",
+    "unlike the training photos": "unlike-training",
+}
 CODES = ("200", "401", "408", "413", "415", "422", "429", "500", "503", "504")
 REASONS = (
     "queue-full", "deadline", "not-ready", "draining", "body-too-large", "body-timeout", "unauthorized",
@@ -95,6 +102,9 @@ class Metrics:
             "Heat maps asked for, by method and by what became of them.",
             ["method", "result"],
         )
+        self.uncertain = counter(
+            "predictions_uncertain", "Predictions called uncertain by the version's own rule.", ["reason"]
+        )
         self.damaged_files = counter(
             "metrics_files_damaged",
             "Files of the workers' metrics that could not be read: what they counted is left out.",
@@ -105,6 +115,8 @@ class Metrics:
             self.rejected.labels(reason)
         for result in ("ok", "failed"):
             self.swaps.labels(result)
+        for doubt in DOUBTS.values():
+            self.uncertain.labels(doubt)
 
     def _add_histograms(self, registry: CollectorRegistry) -> None:
         seconds = partial(Histogram, buckets=BUCKETS, registry=registry)
@@ -140,6 +152,18 @@ class Metrics:
             "prediction_confidence",
             "Softmax probability of the predicted class.",
             buckets=CONFIDENCE_BUCKETS,
+            registry=registry,
+        )
+        self.calibrated_confidence = Histogram(
+            "prediction_calibrated_confidence",
+            "Calibrated probability of the predicted class, of versions that know when to abstain.",
+            buckets=CONFIDENCE_BUCKETS,
+            registry=registry,
+        )
+        self.likeness = Histogram(
+            "prediction_likeness",
+            "How like the training photos a photo is: 1 is usual, below 0 it is called unlike them.",
+            buckets=LIKENESS_BUCKETS,
             registry=registry,
         )
         self.stage = {stage: stages.labels(stage) for stage in ("queue", "decode", "infer", "total")}
@@ -220,6 +244,17 @@ class Meter:
         metrics.inference_latency.observe(infer_s)
         metrics.confidence.observe(confidence)
         self._predictions[class_id].inc()
+
+    def count_scores(self, confidence: float, likeness: float | None, doubt: "Doubt | None") -> None:
+        """confidence: calibrated. likeness: None where the version has no floor."""
+        if not self._answers:
+            return
+        metrics = self._metrics
+        metrics.calibrated_confidence.observe(confidence)
+        if likeness is not None:
+            metrics.likeness.observe(likeness)
+        if doubt is not None:
+            metrics.uncertain.labels(DOUBTS[doubt]).inc()
 
     def count_tensors(self, rows: int, seconds: float) -> None:
         """Count the rows of a tensor request. seconds: of all together."""

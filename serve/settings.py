@@ -134,6 +134,9 @@ class Settings(BaseSettings):
         description="Serve a version that pins another version of its runtime than the one installed. Its "
         "golden answers are checked either way.",
     )
+    abstain: bool = Field(
+        True, description="Whether answers are called uncertain by the version's own rule; `off`: none is."
+    )
     max_body_bytes: Bytes = Field(10_000_000, description="Largest body with one photo, form included.")
     max_batch_bytes: Bytes = Field(50_000_000, description="Largest body of a batch or of tensors.")
     max_buffered_bytes: Bytes = Field(

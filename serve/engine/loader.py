@@ -209,7 +209,8 @@ class Loader:
 
     def _load(self, bundle: Bundle) -> Model:
         lease = self._registry.lease(bundle)
-        return load_model(bundle, workers=self._settings.workers, lease=lease)
+        settings = self._settings
+        return load_model(bundle, workers=settings.workers, lease=lease, abstain=settings.abstain)
 
     def _load_companions(self, served: Model) -> None:
         """Load the canary and the shadow. Without them the server still serves, and logs why."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serve.engine.micro_batcher import MicroBatcher
 from serve.engine.threads import Threads
 from workbench.backends import Infer, Session, backend_of
+from workbench.backends.abstention import Abstention
 from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import FORMATS
@@ -30,6 +31,7 @@ class Model:
 
     infer: the session's, or a MicroBatcher where the bundle's measurements say that it pays.
     concurrency: the number of threads, which process photos.
+    abstention: says which answers are uncertain; None: the bundle has no such rule, or it is turned off.
     photo_s: time to decode and classify one photo in the warm-up.
     users: requests that use it now, counted on the event loop.
     maps: of the file that gives class activation maps too, where there is one (see `Bundle.class_maps`).
@@ -40,6 +42,7 @@ class Model:
     infer: Infer
     threads: Threads
     concurrency: int
+    abstention: Abstention | None = None
     photo_s: float = 0.0
     users: int = 0
     maps: Infer | None = None
@@ -65,12 +68,16 @@ class Model:
 
 
 def load_model(
-    bundle: Bundle, *, workers: int = 1, lease: AbstractContextManager[object] | None = None
+    bundle: Bundle,
+    *,
+    workers: int = 1,
+    lease: AbstractContextManager[object] | None = None,
+    abstain: bool = True,
 ) -> Model:
     """Verify the bundle's files, open it, compare its golden logits and warm it up. The caller closes it.
 
     workers: server processes that share this machine's processors. lease: held until the model is closed.
-    Raises WorkbenchError where any of it fails.
+    abstain: follow the bundle's rule for uncertain answers. Raises WorkbenchError where any of it fails.
     """
     manifest = bundle.manifest
     name = f"{manifest.name} {manifest.version}"
@@ -89,7 +96,8 @@ def load_model(
         session = resources.enter_context(backend.session(bundle.artifact, manifest.runtime))
         threads = resources.enter_context(closing(Threads(concurrency, "infer")))
         infer = MicroBatcher(session.infer, batch) if batch > 1 else session.infer
-        model = Model(bundle, session, infer, threads, concurrency)
+        rule = manifest.abstention if abstain else None
+        model = Model(bundle, session, infer, threads, concurrency, rule)
         if (explaining := bundle.class_maps) is not None:
             model.maps = resources.enter_context(backend.session(explaining, manifest.runtime)).infer
         _verify_and_warm_up(model)

@@ -4,12 +4,13 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from serve.engine.model import Model
 from serve.errors import ApiError
 from serve.metrics import Meter
+from workbench.backends.abstention import Doubt
 from workbench.backends.softmax import probabilities_of
 from workbench.photos.contract import ImageError
 
@@ -60,13 +61,14 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """probabilities: (classes,) float64. photo: the encoded bytes."""
+    """probabilities: (classes,) float64. photo: the encoded bytes. doubt: why the answer is uncertain."""
 
     model: Model
     class_id: int
     probabilities: "NDArray[np.float64]"
     infer_s: float
     photo: bytes
+    doubt: Doubt | None = None
 
     @property
     def confidence(self) -> float:
@@ -88,7 +90,7 @@ def classify(routing: Routing, read_photo: Callable[[], bytes]) -> Classificatio
         decoded = time.perf_counter()
         logits = model.infer(batch)[0]
         inferred = time.perf_counter()
-        result = _top1(model, logits, inferred - decoded, photo)
+        result = _with_doubt(_top1(model, logits, inferred - decoded, photo), logits, served.meter)
     except ImageError as error:
         status, code = IMAGE_ERRORS[error.kind]
         served.meter.count_failure(status)
@@ -107,6 +109,16 @@ def _top1(model: Model, logits: "NDArray[np.float32]", infer_s: float, photo: by
     if not math.isfinite(result.confidence):
         raise RuntimeError("the model gave logits that are not finite")
     return result
+
+
+def _with_doubt(result: Classification, logits: "NDArray[np.float32]", meter: Meter) -> Classification:
+    """The result with the doubt of the version's rule, which is counted."""
+    if (rule := result.model.abstention) is None or rule.why_not is not None:
+        return result
+    scores = rule.scores(logits, result.model.bundle.manifest.outputs)
+    doubt = rule.doubt(scores)
+    meter.count_scores(float(scores.confidence), rule.likeness(scores), doubt)
+    return result if doubt is None else replace(result, doubt=doubt)
 
 
 def compute_logits(served: ServedModel, batch: "NDArray[Any]") -> "NDArray[np.float32]":

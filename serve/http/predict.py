@@ -82,7 +82,9 @@ def _query(name: str, description: str, kind: str, least: int, most: int) -> dic
 
 
 _TOP_K = _query("top_k", "Add `top`: this many of the most probable classes.", "integer", 1, MAX_TOP)
-_THRESHOLD = _query("threshold", "Add `uncertain: true` where the confidence is below this.", "number", 0, 1)
+_THRESHOLD = _query(
+    "threshold", "Add `uncertain: true` where the confidence is below this, too.", "number", 0, 1
+)
 _EXPLAIN = {
     "name": "explain",
     "in": "query",
@@ -234,13 +236,16 @@ async def _classify_one(engine: ServingEngine, routing: Routing, photo: bytes) -
 
 def class_fields(result: Classification, parameters: Parameters) -> dict[str, Any]:
     """The fields that `Prediction`, `BatchEntry` and `InstancePrediction` share."""
-    top_k = int(parameters.get("top_k", 0))
+    top_k, doubt = int(parameters.get("top_k", 0)), result.doubt
+    if doubt is None and result.confidence < parameters.get("threshold", 0.0):
+        doubt = "low confidence"
     return {
         "class_id": result.class_id,
         "class_name": result.model.class_names[result.class_id],
         "confidence": result.confidence,
         "top": _top(result, top_k) if top_k else None,
-        "uncertain": True if result.confidence < parameters.get("threshold", 0.0) else None,
+        "uncertain": True if doubt else None,
+        "reason": doubt,
     }
 
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from workbench.backends import Runtime
+from workbench.backends.abstention import Abstention, Doubt
 from workbench.backends.softmax import OutputKind
 from workbench.photos.contract import Preprocess
 from workbench.registry.explanation import HeatMethod
@@ -27,8 +28,9 @@ class HeatMap(Record):
 class Prediction(Record):
     """confidence: softmax probability of the class, in (0, 1]. timestamp: UTC, whole seconds.
 
-    top: the `top_k` most probable classes. uncertain: true where the confidence is below `threshold`, else
-    absent. explanation: where `explain` is true.
+    top: the `top_k` most probable classes. uncertain: true where the version's own rule says so, or where the
+    confidence is below `threshold`; else absent, as `reason`, why, then is. explanation: where `explain` is
+    true.
     """
 
     class_id: int
@@ -39,6 +41,7 @@ class Prediction(Record):
     top: tuple[Ranked, ...] | None = None
     uncertain: bool | None = None
     explanation: HeatMap | None = None
+    reason: Doubt | None = None
 
 
 class ErrorDetail(Record):
@@ -63,6 +66,7 @@ class BatchEntry(Record):
     confidence: float | None = None
     top: tuple[Ranked, ...] | None = None
     uncertain: bool | None = None
+    reason: Doubt | None = None
     error: ErrorDetail | None = None
 
 
@@ -80,6 +84,7 @@ class InstancePrediction(Record):
     confidence: float
     top: tuple[Ranked, ...] | None = None
     uncertain: bool | None = None
+    reason: Doubt | None = None
 
 
 class InstancePredictions(Record):
@@ -141,7 +146,8 @@ class Measurements(Record):
 class ModelCard(Record):
     """digest: of the bundle's manifest. outputs: of the network; /predict makes probabilities of both.
 
-    explanation: the method of `explain`. concurrency: images computed at the same time.
+    explanation: the method of `explain`. concurrency: images computed at the same time. abstention: the
+    version's rule for uncertain answers; null where it has none, or where it is turned off.
     """
 
     name: str
@@ -157,6 +163,7 @@ class ModelCard(Record):
     threads: int
     concurrency: int
     measured: Measurements
+    abstention: Abstention | None
 
 
 class TensorMetadata(Record):

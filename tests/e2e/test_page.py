@@ -238,16 +238,24 @@ def test_a_sure_answer_names_the_class_its_confidence_and_the_top_three(
     assert not person.element("tips").is_displayed()
 
 
-@pytest.mark.parametrize("changes", [{"uncertain": True}, {"confidence": 0.31, "top": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"uncertain": True, "reason": "low confidence"},
+        {"uncertain": True, "reason": "unlike the training photos"},
+        {"confidence": 0.31, "top": None},
+    ],
+)
 def test_an_unclear_photo_is_said_plainly_with_how_to_take_a_better_one(
     person: Person, meddler: Meddler, photo: Path, changes: dict[str, Any]
 ) -> None:
     meddler.answer = prediction(**changes)
     person.open().choose(photo).press()
     assert person.waits_for("kind") == "Best guess"
-    assert person.reads("tips").startswith("The photo is unclear.")
-    assert "daylight" in person.reads("tips")
-    assert person.hears().startswith("The photo is unclear.")
+    advice = "Not sure: take another photo, closer, in daylight."
+    assert person.reads("tips").startswith(advice)
+    assert ("is it a leaf?" in person.reads("tips")) == ("unlike" in changes.get("reason", ""))
+    assert person.hears().startswith(advice)
     assert person.element("ranking").is_displayed() == ("top" not in changes)
 
 

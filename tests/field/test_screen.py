@@ -46,6 +46,7 @@ NEVER_ONE = {
         "status.st_size",
         "target",
         "precision",
+        "share",
         "len(logits)",
         "len(photos)",
     ),

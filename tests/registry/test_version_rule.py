@@ -11,10 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import CONTRACT, artifact_info, draft, run_info
+from workbench.backends.abstention import Abstention, RiskLimits
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.manifest import FileEntry, Golden, Manifest, parse_manifest
 from workbench.registry.semver import MAX_LENGTH, Bump, Version, is_version, parse
-from workbench.registry.version_rule import Change, known_change, next_version, output_change
+from workbench.registry.version_rule import (
+    Change,
+    abstention_change,
+    known_change,
+    next_version,
+    output_change,
+)
 
 NUMBERS = st.integers(0, 10**6)
 WORDS = st.from_regex(re.compile(r"[A-Za-z-][0-9A-Za-z-]{0,5}", re.ASCII), fullmatch=True)
@@ -149,6 +156,21 @@ def test_what_clients_would_notice_is_a_change_that_says_what(
     records = {"old": OLD, "info": INFO, "contract": CONTRACT, "artifact": ARTIFACT}
     changed = {key: record.model_copy(update=changes.get(key, {})) for key, record in records.items()}
     assert known_change(**changed) == Change(bump, why)  # type: ignore[arg-type]
+
+
+def test_other_limits_and_a_threshold_that_comes_or_goes_are_a_minor_change_and_new_photos_are_none() -> None:
+    rule = Abstention(limits=RiskLimits(), least_confidence=0.8, least_energy=1.0)
+    old = OLD.model_copy(update={"abstention": rule})
+    more_photos = rule.model_copy(update={"least_confidence": 0.7, "photos": 500})
+    assert abstention_change(old, more_photos) is None
+    assert abstention_change(OLD, None) is None
+    change = Change("minor", "it calls other answers uncertain than 1.2.0 does")
+    others = [
+        rule.model_copy(update={"least_confidence": None}),
+        rule.model_copy(update={"limits": RiskLimits(max_risk=0.1)}),
+        None,
+    ]
+    assert [abstention_change(old, other) for other in others] == [change] * 3
 
 
 def test_another_batch_size_is_no_change() -> None:

@@ -130,6 +130,7 @@ def test_everything_that_is_named_must_be_there(folder: Path, section: str, key:
             None,
         ),
         ("budget: {max_size_mb: .nan}", "budget.max_size_mb: input should be greater than 0 (got nan)", None),
+        ("abstain: {max_risk: 0}", "abstain.max_risk: input should be greater than 0 (got 0)", None),
         (
             "preprocess: {crop: 0}",
             "preprocess.crop: give one side or [height, width], in whole pixels from 1 to 4096, not 0",

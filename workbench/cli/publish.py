@@ -36,6 +36,10 @@ FORCE = (
 )
 ForceOption = Annotated[str | None, option("--force", FORCE, metavar="REASON")]
 AGREEMENT = "refuse what did not agree on at least this share of shadowed requests, such as 0.99"
+NO_ABSTAIN = (
+    "promise nothing of the answers: the version calls none uncertain (default: krishi.yaml's `abstain`)"
+)
+NoAbstain = Annotated[bool, option("--no-abstain", NO_ABSTAIN)]
 RequireShadow = Annotated[float | None, share("--require-shadow", AGREEMENT)]
 EXPLAIN = "publish a second model file that shows where the network looked, at the cost of one call"
 Explain = Annotated[bool, option("--explain", EXPLAIN)]
@@ -60,6 +64,7 @@ def promote(
     require_shadow: RequireShadow = None,
     explain: Explain = False,
     device_class: ForClass = None,
+    no_abstain: NoAbstain = False,
     form: Answers = "table",
     workspace: WorkspaceOption = None,
     _debug: Debug = False,
@@ -87,6 +92,7 @@ def promote(
         require_shadow=require_shadow,
         explain=explain,
         device_class=device_class,
+        abstain=not no_abstain,
     )
     print_answer(words.promotion_answer(promotion), words.promotion(promotion), form)
     return 0

@@ -12,10 +12,12 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from workbench.backends import Runtime, backend_of
+from workbench.backends.abstention import Abstention, RiskLimits
 from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache
 from workbench.errors import Refused, Unsuited, WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
+from workbench.registry.abstention import fit_abstention
 from workbench.registry.batch_gain import Batching, batching_of
 from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits, logits_of
 from workbench.registry.explanation_builder import MapsJob, explanation_of
@@ -32,7 +34,13 @@ from workbench.registry.model_card import model_card
 from workbench.registry.semver import BUMPS, Bump, parse
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
-from workbench.registry.version_rule import Change, known_change, next_version, output_change
+from workbench.registry.version_rule import (
+    Change,
+    abstention_change,
+    known_change,
+    next_version,
+    output_change,
+)
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.child import ChildError, call
@@ -50,6 +58,7 @@ class PromotionRequest:
     forced: the reason to take that number although it promises more than is true; the manifest keeps it.
     caveats, in_field: for the model card, the run's remarks in words and lines of `field_table`. explain:
     publish class activation maps too. measured_on: the devices of the class it is for.
+    limits: that the version's answers keep where it does not call them uncertain; None: it never does.
     """
 
     run: RunFolder
@@ -64,6 +73,7 @@ class PromotionRequest:
     in_field: tuple[str, ...] = ()
     explain: bool = False
     measured_on: tuple[MeasuredOn, ...] = ()
+    limits: RiskLimits | None = None
 
     def __post_init__(self) -> None:
         if self.version is not None:
@@ -101,6 +111,7 @@ class _Candidate:
     trial: TrialResult
     artifact: Artifact
     runtime: Runtime
+    abstention: Abstention | None
 
     @property
     def contract(self) -> Preprocess:
@@ -168,7 +179,8 @@ def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candida
             f"`{trial.variant}` is a torch file: reading one can run code, so none is published",
             hint="torch variants are there to be measured; promote one of onnxruntime",
         )
-    return _Candidate(info, trial, artifact, runtime)
+    rule = fit_abstention(run, info, trial, run.trials(), request.limits) if request.limits else None
+    return _Candidate(info, trial, artifact, runtime, rule)
 
 
 def _find_published(
@@ -183,7 +195,9 @@ def _find_published(
             bundle = registry.bundle(name, version)
             found = bundle.manifest
             takes = (found.class_names, found.preprocess, found.outputs, found.runtime)
-            if (bundle.artifact.digest, *takes) == model:
+            if (bundle.artifact.digest, *takes) == model and not abstention_change(
+                found, candidate.abstention
+            ):
                 bundle.verify()
                 return bundle
         except WorkbenchError:
@@ -295,7 +309,8 @@ def _compare(
         except WorkbenchError as error:
             changes.append(Change("major", f"it cannot be compared with {version}: {error.message}"))
             continue
-        if change := known_change(old.manifest, candidate.info, candidate.contract, candidate.artifact.info):
+        change = known_change(old.manifest, candidate.info, candidate.contract, candidate.artifact.info)
+        if change := change or abstention_change(old.manifest, candidate.abstention):
             changes.append(change)
             continue
         try:
@@ -373,6 +388,7 @@ def _draft(
             batching=batching,
             remarks=info.remarks,
             measured_on=request.measured_on,
+            abstention=candidate.abstention,
         )
     except ValidationError as error:
         raise invalid(f"`{trial.variant}` cannot be published", error) from error

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from workbench.backends import Runtime
+from workbench.backends.abstention import Abstention
 from workbench.backends.artifact import ArtifactInfo, Companion
 from workbench.backends.softmax import OutputKind
 from workbench.errors import WorkbenchError, plural
@@ -102,6 +103,7 @@ class Draft(Record):
 
     explanation: how answers are explained, where that was asked for at promotion; else by occlusion.
     measured_on: the devices of the class that it was published for; none where it is for all machines.
+    abstention: when an answer is uncertain; None where that was not asked for, and in older bundles.
     """
 
     schema_version: Literal[1] = 1
@@ -121,6 +123,7 @@ class Draft(Record):
     explanation: ExplanationMethod | None = None
     remarks: tuple[Remark, ...] = ()
     measured_on: tuple[MeasuredOn, ...] = ()
+    abstention: Abstention | None = None
 
     def _map_files(self) -> tuple[str, ...]:
         return self.explanation.maps.files if self.explanation and self.explanation.maps else ()

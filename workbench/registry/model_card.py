@@ -7,6 +7,7 @@ from workbench.errors import plural, some
 from workbench.measure.records import AT_RISK, BASELINE, EXACT_ANYWAY, Saturation
 from workbench.measure.stats import Interval, Ratio, wilson
 from workbench.photos.contract import Preprocess, sides
+from workbench.registry.abstention import in_words
 from workbench.registry.manifest import Draft
 from workbench.results.cost import throughput
 from workbench.results.records import Budget
@@ -29,6 +30,7 @@ def model_card(
         "What it takes": _contract(draft),
         "Measured": _measured(draft, noise_floor),
         **({"Photos as a field gives them": in_field} if in_field else {}),
+        **({"When it is uncertain": in_words(draft.abstention)} if draft.abstention else {}),
         "Limits": [*_limits(draft), *(f"- {caveat}" for caveat in caveats)],
         "Where it came from": _provenance(draft),
         "Classes": [f"{i}. `{name}`" for i, name in enumerate(draft.class_names)],

@@ -37,6 +37,7 @@ def publish(
     require_shadow: float | None = None,
     explain: bool = False,
     device_class: str | None = None,
+    abstain: bool = True,
 ) -> Promotion:
     """Promote the winner of a run, or the named variant.
 
@@ -44,9 +45,10 @@ def publish(
     device_class: of a fleet's run, whose winner gets an alias of its own, `alias@class`; it must keep the
     budget on every device of the class.
     describe: puts shortfalls and remarks in words. require_shadow: the least agreement in a shadow run, a
-    fraction of 1. explain: publish class activation maps too. Raises Refused where that agreement was not
-    reached, where the variant was skipped or failed, and, unless forced, where it misses the budget of the
-    workspace or the sanity look found something grave. WorkbenchError for an unknown run or variant.
+    fraction of 1. explain: publish class activation maps too. abstain: fit when an answer is uncertain, by
+    the workspace's limits. Raises Refused where that agreement was not reached, where the variant was skipped
+    or failed, and, unless forced, where it misses the budget of the workspace or the sanity look found
+    something grave. WorkbenchError for an unknown run or variant.
     """
     found = _candidate(workspace, run_id, variant, device_class, describe)
     run, info, trial, missed = found.run, found.info, found.trial, found.missed
@@ -67,6 +69,7 @@ def publish(
         in_field=field_table(stress.of(trial.variant) if stress else None, info.budget),
         explain=explain,
         measured_on=found.measured_on,
+        limits=workspace.abstain if abstain else None,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
 

@@ -1,13 +1,15 @@
 """Derive the number of a new version from what its clients would notice.
 
 major   the class list or the input contract changed: clients must change too
-minor   the predictions, the decoding of large photos or the rounding of sizes changed
+minor   the predictions, the decoding of large photos or the rounding of sizes changed, or when an answer
+        is called uncertain
 patch   the same checkpoint, and the outputs agree within the published tolerance
 """
 
 from collections.abc import Set
 from dataclasses import dataclass
 
+from workbench.backends.abstention import Abstention
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
@@ -47,6 +49,18 @@ def known_change(old: Manifest, info: RunInfo, contract: Preprocess, artifact: A
     if old.provenance.checkpoint_digest != info.checkpoint_digest:
         return Change("minor", f"it was built from another checkpoint than {old.version}")
     return None
+
+
+def abstention_change(old: Manifest, rule: Abstention | None) -> Change | None:
+    """The change where other limits decide when an answer is uncertain, or a threshold came or went."""
+    if _abstains(old.abstention) == _abstains(rule):
+        return None
+    return Change("minor", f"it calls other answers uncertain than {old.version} does")
+
+
+def _abstains(rule: Abstention | None) -> object:
+    # The thresholds themselves move with every set of photos.
+    return rule and (rule.limits, rule.least_confidence is None, rule.least_energy is None)
 
 
 def _moved(old: Preprocess, new: Preprocess, fields: Set[str]) -> str:

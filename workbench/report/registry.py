@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from workbench.errors import WorkbenchError, plural
+from workbench.registry.abstention import promise
 from workbench.registry.bundle_writer import Promotion
 from workbench.registry.gc import GRACE, Gone, Reclaimed
 from workbench.registry.leases import read_leases
@@ -76,7 +77,8 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
 def promotion_answer(done: Promotion) -> dict[str, object]:
     """The keys of `--format json`. servers: those that do not serve it, and why, if any. explanation: the
     method, where one was asked for."""
-    servers, explanation = _servers(done), done.bundle.manifest.explanation
+    servers, manifest = _servers(done), done.bundle.manifest
+    explanation, rule = manifest.explanation, manifest.abstention
     return {
         "name": done.bundle.manifest.name,
         "version": done.version,
@@ -87,21 +89,23 @@ def promotion_answer(done: Promotion) -> dict[str, object]:
         "unchanged": done.unchanged,
         "folder": str(done.bundle.folder),
         **({"explanation": explanation.method} if explanation else {}),
+        **({"abstention": {"promise": promise(rule), **rule.model_dump(mode="json")}} if rule else {}),
         **({"servers": servers} if servers else {}),
     }
 
 
 def promotion(done: Promotion) -> str:
     """For a terminal."""
-    name, version = done.bundle.manifest.name, done.version
-    servers = "".join(f"\n{state}" for state in _servers(done))
+    name, version, rule = done.bundle.manifest.name, done.version, done.bundle.manifest.abstention
+    said = [*([promise(rule)] if rule else []), *_servers(done)]
+    more = "".join(f"\n{line}" for line in said)
     if done.unchanged:
-        return f"{done.alias} of {name} already points at {version}: {done.why}{servers}"
+        return f"{done.alias} of {name} already points at {version}: {done.why}{more}"
     before = f" (was {done.previous})" if done.previous else ""
     what = f"{name} {version} is {done.alias}{before}: {done.variant}; {done.why}"
     explanation = done.bundle.manifest.explanation
     explained = f"\nanswers are explained by {explanation.method}: {explanation.why}" if explanation else ""
-    return f"{what}\n{done.bundle.folder}{explained}{servers}"
+    return f"{what}\n{done.bundle.folder}{explained}{more}"
 
 
 def _servers(done: Promotion) -> list[str]:

@@ -102,19 +102,24 @@ def _on_those_that_chose(
         return none
     # The fastest of many within its bound is partly lucky: Bonferroni's inequality bounds the error of all of
     # them together. A two-fold cross-fit certifies less: docs/measured-certification.md.
-    candidates = max(1, sum(map(is_candidate, trials)))
-    confidence, drop, limit = 1 - (1 - CONFIDENCE) / candidates, counts.paired, info.budget.max_accuracy_drop
+    tried = max(1, candidates(trials))
+    confidence, drop, limit = 1 - (1 - CONFIDENCE) / tried, counts.paired, info.budget.max_accuracy_drop
     if (bound := drop.upper_bound(confidence)) > limit:
-        return none.model_copy(update={"candidates": candidates, "drop_upper": bound})
+        return none.model_copy(update={"candidates": tried, "drop_upper": bound})
     return reasons.CertifiedTogether(
         variant=winner.variant,
         images=counts.images,
-        candidates=candidates,
+        candidates=tried,
         confidence=confidence,
         drop=drop.drop,
         drop_upper=bound,
         limit=limit,
     )
+
+
+def candidates(trials: Sequence[TrialResult]) -> int:
+    """How many variants the photos chose among, beside the baseline and what gives its very answers."""
+    return sum(map(is_candidate, trials))
 
 
 def is_candidate(trial: TrialResult) -> bool:

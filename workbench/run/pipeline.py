@@ -330,7 +330,7 @@ def _info(
 
 
 def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
-    """What later analysis needs of the photos: files, labels and parts."""
+    """What later analysis needs of the photos: files, labels, parts and which of them are alike."""
     import numpy as np
 
     photos, validation = prepared.job.photos, prepared.validation
@@ -339,7 +339,8 @@ def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
     folder.save_photos(PhotoFiles(paths=paths, sha256=validation.contents))
     certifies = np.zeros(len(photos), dtype=bool)
     certifies[list(parts.certification)] = True
-    write_arrays(folder.path / "validation.npz", labels=np.asarray(photos.labels), certifies=certifies)
+    arrays = {"labels": np.asarray(photos.labels), "certifies": certifies, "groups": np.asarray(parts.groups)}
+    write_arrays(folder.path / "validation.npz", **arrays)
 
 
 def _save_golden(folder: RunFolder, photos: Images) -> None:

@@ -1,12 +1,13 @@
 """The workspace: which model, on which data, within which budget (`krishi.yaml`)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from workbench.backends.abstention import RiskLimits
 from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
@@ -57,6 +58,10 @@ class WorkspaceFile(Record):
         "here replaces what the checkpoint states.",
     )
     budget: Budget = Field(Budget(), description="Limits and objective of the winner: section `budget`.")
+    abstain: RiskLimits = Field(
+        RiskLimits(),
+        description="How often an answer may be wrong that is not called uncertain: section `abstain`.",
+    )
     registry: Path = Field(Path("registry"), description="Folder of the published versions.")
     results: Path = Field(Path("results"), description="Folder of the runs.")
 
@@ -79,6 +84,7 @@ class Workspace:
     registry: Path
     results: Path
     synthetic: bool = False
+    abstain: RiskLimits = field(default_factory=RiskLimits)
 
     def photos(self) -> dict[str, Path]:
         """Where a user's own photos are, by their field; the sample's are none."""
@@ -140,6 +146,7 @@ def load(path: Path) -> Workspace:
         budget=content.budget,
         registry=root / content.registry,
         results=root / content.results,
+        abstain=content.abstain,
     )
 
 
