@@ -23,8 +23,9 @@ from workbench.measure import samples
 from workbench.measure.accuracy import accuracy
 from workbench.measure.latency import Measured, Sample
 from workbench.measure.records import RACE, WholePath
+from workbench.photos.overlap import Overlap, PhotoPair, Separation
 from workbench.report import cells, page
-from workbench.report.page import charts, gallery, vega
+from workbench.report.page import charts, gallery, separation_section, vega
 from workbench.report.page.run_data import RunData
 from workbench.results.folder import RunFolder
 from workbench.results.history import compare_folder
@@ -64,6 +65,24 @@ def write_photos(folder: Path) -> PhotoFiles:
     return PhotoFiles(paths=paths, sha256=digests)
 
 
+def shared(files: PhotoFiles) -> Separation:
+    """Photos of the training among those of validation: thirty alike, of which the first are kept."""
+
+    def pair(number: int) -> PhotoPair:
+        photo, other = files.paths[number % FILES], files.paths[(number + 1) % FILES]
+        digests = (
+            files.sha256[number % FILES],
+            "0" * 64 if number == 1 else files.sha256[(number + 1) % FILES],
+        )
+        return PhotoPair(
+            photo=photo, photo_sha256=digests[0], other=other, other_sha256=digests[1], bits=number or None,
+            turn="turned" if number else "",
+        )  # fmt: skip
+
+    train = Overlap(part="train", photos=5000, same=1, alike=29, pairs=tuple(map(pair, range(24))))
+    return Separation(parts=(train, Overlap(part="calibration", photos=200)), alike=4)
+
+
 def trials_of(labels: np.ndarray[Any, Any], folder: RunFolder) -> list[TrialResult]:
     baseline = logits_of(labels, 5, 0)
     found = []
@@ -87,12 +106,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (folder.path / name).mkdir(parents=True)
     labels = np.arange(PHOTOS) * CLASSES // PHOTOS
     write_arrays(folder.path / "validation.npz", labels=labels, certifies=np.zeros(PHOTOS, bool))
-    info = run_info(class_names=NAMES, validation_images=PHOTOS, workspace=EVIL)
+    files = write_photos(results)
+    info = run_info(class_names=NAMES, validation_images=PHOTOS, workspace=EVIL, separation=shared(files))
     folder.save_info(info)
     found = trials_of(labels, folder)
     for each in found:
         folder.append(each)
-    folder.save_photos(write_photos(results))
+    folder.save_photos(files)
     folder.recipe(WORST).write_text(f"name: int8\ndescription: {EVIL}\n")
     timed = [
         Sample(each.variant, launch, 0, 0, 0, call, 1_000_000 + 1000 * call + launch)
@@ -143,6 +163,7 @@ SECTIONS = [
     "The decision", "Accuracy and speed", "Speed-ups", "Latency distributions", "Size, memory and start",
     "The path of a photo", "What ran in which precision", "Recall of each class, before and after",
     "Confusions that appeared or went", "Photos whose answer changed", "Reliability of confidence",
+    "Photos in more than one part of the data",
     "Machine, noise and disturbed rounds", "What was not measured, and why",
     "Every variant: recipe, commands, figures", "To repeat it",
 ]  # fmt: skip
@@ -210,8 +231,8 @@ def test_the_charts_fit_the_schema_of_vega_lite(folder: RunFolder, comparison: C
 
 
 def test_the_gallery_shows_lost_photos_first_and_at_most_so_many(html: str) -> None:
-    images = [a for tag, a in Reader(html).found if tag == "img"]
-    assert len(images) == gallery.PHOTOS
+    images = [str(a["alt"]) for tag, a in Reader(html).found if tag == "img"]
+    assert sum(alt.startswith("Photo of") for alt in images) == gallery.PHOTOS
     shown = html[html.index('class="gallery"') :]
     first = shown[: shown.index("</li>")]
     assert first.index("✓") < first.index("✗")
@@ -271,6 +292,24 @@ def test_runs_of_two_machines_begin_with_what_differs(comparison: Comparison, tm
     assert html.index("What differs") < html.rindex("Cortex-A76", 0, html.index("The decision"))
 
 
+def test_photos_in_two_parts_stand_side_by_side(html: str, folder: RunFolder, comparison: Comparison) -> None:
+    section = html.partition('id="run1-separation"')[2].partition("</section>")[0]
+    text = Reader(section).text
+    assert "30 validation photos in data.train (5,000 photos) too (1 by content, 29 by look): nothing" in text
+    assert "Of 2,000 validation photos none is in data.calibration (200 photos), compared" in text
+    assert "4 validation photos look like others of them and count once." in text
+    # One file is no longer what it was.
+    assert (section.count("<img"), section.count("no photo"), section.count("<li>")) == (47, 1, 24)
+    assert "the same file" in text and "23 bits apart, turned" in text
+    assert EVIL not in section
+    alone = comparison.info.separation
+    assert alone is not None
+    separation = Separation(parts=alone.parts[1:])
+    info = comparison.info.model_copy(update={"separation": separation})
+    (lines,) = separation_section.separation(RunData(replace(comparison, info=info), folder)).blocks
+    assert "`data.train`" in str(lines)
+
+
 def earlier_run(results: Path) -> RunFolder:
     """A run of an earlier version, which kept less."""
     data = Path(__file__).parents[1] / "data" / "results-v1"
@@ -284,7 +323,7 @@ def test_a_run_of_an_earlier_version_says_what_it_did_not_keep(tmp_path: Path) -
     sections = {section.key: str(section.blocks) for make in page.SECTIONS if (section := make(run)).blocks}
     assert "this run kept no raw samples" in sections["latencies"]
     assert "kept no predictions" in sections["recalls"]
-    assert not {"confusions", "changed", "reliability"} & set(sections)
+    assert not {"confusions", "changed", "reliability", "separation"} & set(sections)
     assert str(run.comparison.winner) in sections["decision"]
 
 

@@ -12,6 +12,7 @@ from workbench.backends import Runtime
 from workbench.backends.artifact import ArtifactInfo, Companion
 from workbench.backends.softmax import OutputKind
 from workbench.errors import WorkbenchError, plural
+from workbench.photos.overlap import Separation
 from workbench.registry.batch_gain import Batching
 from workbench.registry.semver import is_version
 from workbench.results.records import Recorded, TrialResult
@@ -63,7 +64,10 @@ class Golden(Record):
 
 
 class Provenance(Record):
-    """forced: why it was published against the tool's advice. synthetic: measured on the sample's photos."""
+    """forced: why it was published against the tool's advice. synthetic: measured on the sample's photos.
+
+    separation: what the validation photos share with those of training and calibration; None of older runs.
+    """
 
     run_id: str
     variant: str
@@ -74,6 +78,7 @@ class Provenance(Record):
     libraries: dict[str, str]
     forced: str | None
     synthetic: bool = False
+    separation: Separation | None = None
 
 
 class Draft(Record):

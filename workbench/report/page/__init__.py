@@ -12,7 +12,14 @@ from typing import Any
 
 from workbench.errors import plural
 from workbench.report import machines
-from workbench.report.page import answer_sections, cost_sections, origin_sections, speed_sections, vega
+from workbench.report.page import (
+    answer_sections,
+    cost_sections,
+    origin_sections,
+    separation_section,
+    speed_sections,
+    vega,
+)
 from workbench.report.page.blocks import Cell, Chart, DataTable, DrawnChart, PageBlock, PageSection
 from workbench.report.page.run_data import RunData
 from workbench.report.words import times
@@ -37,6 +44,7 @@ SECTIONS: tuple[Callable[[RunData], PageSection], ...] = (
     answer_sections.confusions,
     answer_sections.changed,
     answer_sections.reliability,
+    separation_section.separation,
     origin_sections.machine,
     origin_sections.unmeasured,
     origin_sections.variants,
