@@ -54,6 +54,8 @@ def _resized(contract: Preprocess) -> str:
     how: str = contract.interpolation
     if contract.library == "opencv":
         how += ", OpenCV"
+    elif contract.library == "torch":
+        how += ", torch's kernel"
     elif how != "nearest":
         how += ", antialiased" if contract.antialias else ", not antialiased"
     if isinstance(contract.resize, int) and contract.resize_mode != "squeeze":
