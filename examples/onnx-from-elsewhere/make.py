@@ -53,7 +53,9 @@ def network(weights: dict[str, Any], output: str) -> onnx.ModelProto:
 def fitted() -> onnx.ModelProto:
     """The network with its last layer fitted to the calibration photos by least squares."""
     paths = sorted((HERE / "data" / "calib").glob("*/*.jpg"))
-    pixels = np.stack([np.asarray(Image.open(path).resize((SIDE, SIDE))) for path in paths])
+    pixels = np.stack(
+        [np.asarray(Image.open(path).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for path in paths]
+    )
     batch = ((pixels / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
     wanted = np.array([[path.parent.name == name for name in COLOURS] for path in paths]) * 8.0
     weights = {

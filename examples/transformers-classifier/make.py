@@ -35,7 +35,9 @@ def draw(folder: Path, per_class: int) -> None:
 
 
 def batch(paths: list[Path]) -> torch.Tensor:
-    pixels = np.stack([np.asarray(Image.open(path).resize((SIDE, SIDE))) for path in paths])
+    pixels = np.stack(
+        [np.asarray(Image.open(path).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for path in paths]
+    )
     return torch.from_numpy(((pixels / 255 - MEAN) / STD).transpose(0, 3, 1, 2)).float()
 
 
@@ -49,17 +51,17 @@ def fitted() -> ResNetForImageClassification:
     )  # fmt: skip
     network = ResNetForImageClassification(config).eval()
     paths = sorted((HERE / "data" / "calib").glob("*/*.jpg"))
-    wanted = 8.0 * torch.tensor([[path.parent.name == name for name in COLOURS] for path in paths])
+    wanted = 8.0 * np.array([[path.parent.name == name for name in COLOURS] for path in paths])
     with torch.no_grad():
-        features = network.resnet(batch(paths)).pooler_output.flatten(1)
-        solution = torch.linalg.lstsq(torch.column_stack([features, torch.ones(len(paths))]), wanted).solution
-        network.classifier[1].weight.copy_(solution[:-1].T)
-        network.classifier[1].bias.copy_(solution[-1])
+        features = network.resnet(batch(paths)).pooler_output.flatten(1).double().numpy()
+        solution, *_ = np.linalg.lstsq(np.column_stack([features, np.ones(len(paths))]), wanted, rcond=None)
+        network.classifier[1].weight.copy_(torch.from_numpy(solution[:-1].T))
+        network.classifier[1].bias.copy_(torch.from_numpy(solution[-1]))
     return network
 
 
 if __name__ == "__main__":
-    draw(HERE / "data" / "calib", 16)
+    draw(HERE / "data" / "calib", 40)
     draw(HERE / "data" / "val", 12)
     fitted().save_pretrained(HERE / "model")
     (HERE / "model" / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
