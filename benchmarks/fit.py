@@ -32,9 +32,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.measure.split import groups_of
 from workbench.model.source.model_source import load_model
-from workbench.photos import dataset
+from workbench.photos import dataset, likeness
 from workbench.photos.contract import Preprocess
 from workbench.photos.decode import decode
 from workbench.photos.preprocess import crop_pixels, normalize
@@ -136,10 +135,13 @@ def divide(data: Path, share: float) -> Photos:
     rng = random.Random(0)
     for label in range(len(names)):
         rows = [row for row, own in enumerate(asked.labels) if own == label]
-        looks = {
-            row: pixels(asked.paths[row], Preprocess(resize=64, crop=64, mean=MEAN, std=STD)) for row in rows
-        }
-        groups = groups_of(rows, looks)  # type: ignore[arg-type]  # a dict is indexed by row as an array is
+        copies = np.stack([pixels(asked.paths[row], likeness.SMALL) for row in rows])
+        alike: dict[int, list[int]] = {}
+        for row, number in zip(
+            rows, likeness.groups(likeness.hashes(copies), [asked.contents[row] for row in rows]), strict=True
+        ):
+            alike.setdefault(number, []).append(row)
+        groups = list(alike.values())
         rng.shuffle(groups)
         taken = 0
         for group in groups:

@@ -11,7 +11,7 @@ from workbench.backends import OrtRuntime, Runtime
 from workbench.backends.artifact import Artifact
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
-from workbench.measure.split import Parts, split
+from workbench.measure.split import Parts, shared_photos, split
 from workbench.model.export.settings import Export
 from workbench.photos.dataset import Images
 from workbench.run.build import build
@@ -75,8 +75,8 @@ def opened(folder: Path, work: Path) -> Arena:
         raise WorkbenchError(f"{folder}: data.calibration is missing: nobody can quantise statically without")
     parts = split(
         prepared.validation,
-        job.photos.pixels(),
-        prepared.calibration,
+        prepared.groups,
+        shared_photos(prepared.separation),
         max_drop=prepared.workspace.budget.max_accuracy_drop,
     )
     arena = Arena(prepared, parts, work.resolve() / prepared.workspace.name, {}, {})

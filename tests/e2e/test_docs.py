@@ -19,7 +19,7 @@ from workbench.workspace.workspace import WorkspaceFile
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "SKILL.md")]
-DOCUMENTS = sorted([*PAGES, *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*PAGES, *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("**/README.md")])
 
 
 def helps_of_all() -> dict[str, str]:

@@ -21,6 +21,7 @@ from workbench.measure.latency import Plan
 from workbench.model.graph.onnx_file import artifact_info
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Dataset, Images
+from workbench.photos.overlap import OtherPart, Overlap, PhotoPair, Separation
 from workbench.registry.promotion import publish
 from workbench.report import render
 from workbench.report.remarks import ORDERS, SAYS, sentence
@@ -40,7 +41,7 @@ from workbench.run.sanity.inputs import (
     try_inputs,
     unstable,
 )
-from workbench.run.sanity.photos import of_photos
+from workbench.run.sanity.photos import of_overlaps, of_photos
 from workbench.workspace.workspace import find
 
 Floats = NDArray[np.float32]
@@ -243,18 +244,41 @@ def dataset(labels: list[int], contents: list[str], folder: str = "val") -> Data
     return Dataset(paths, tuple(labels), tuple(contents), "digest")
 
 
+APART = Separation()
+
+
+def shared(part: OtherPart, *, allowed: bool = False) -> Separation:
+    pair = PhotoPair(
+        photo="/val/c0/1.jpg", photo_sha256="b", other="/calib/c1/7.jpg", other_sha256="b", bits=None
+    )
+    return Separation(parts=(Overlap(part=part, photos=2, same=1, alike=3, pairs=(pair,)),), allowed=allowed)
+
+
+def test_photos_of_the_training_are_grave_unless_allowed() -> None:
+    (remark,) = of_overlaps(shared("train"), 40)
+    assert (remark.kind, remark.form, remark.gravity) == ("shared_photos", "train", "grave")
+    assert sentence(remark) == (
+        "4 of 40 validation photos are in data.train too, 1 by content and 3 by look (c0/1.jpg is c1/7.jpg): "
+        "take them out of one; `data.allow_overlap: true` certifies all the same"
+    )
+    (allowed,) = of_overlaps(shared("train", allowed=True), 40)
+    assert allowed.gravity == "note"
+    assert sentence(allowed).endswith("certified all the same, as `data.allow_overlap` says")
+    assert of_overlaps(APART, 40) == []
+
+
 def test_classes_without_photos_and_photos_in_two_places_are_named() -> None:
     names = ("c0", "c1", "c2")
     validation = dataset([0, 0, 1, 1], ["a", "b", "c", "a"])
     calibration = dataset([0, 0], ["x", "b"], "calib")
-    remarks = of_photos(validation, calibration, names, 0.9, validation.contents)
+    remarks = of_photos(validation, calibration, shared("calibration"), names, 0.9, validation.contents)
     assert [(r.kind, r.form, r.gravity) for r in remarks] == [
-        ("shared_photos", None, "note"),
+        ("shared_photos", "calibration", "note"),
         ("no_photos", "calibration", "note"),
         ("contradictory", None, "note"),
     ]
     assert [r.names for r in remarks] == [
-        ("val/c0/1.jpg",),
+        ("c0/1.jpg is c1/7.jpg",),
         ("c1", "c2"),
         ("val/c0/0.jpg", "val/c1/3.jpg"),
     ]
@@ -263,14 +287,14 @@ def test_classes_without_photos_and_photos_in_two_places_are_named() -> None:
 
 def test_many_copies_are_noted_where_everything_is_right() -> None:
     validation = dataset([0] * 10 + [1] * 10, [*("abcdeabcde"), *("fghijfghij")])
-    (remark,) = of_photos(validation, None, ("c0", "c1"), 1.0, validation.contents)
+    (remark,) = of_photos(validation, None, APART, ("c0", "c1"), 1.0, validation.contents)
     assert (remark.kind, remark.figures["images"]) == ("copies", 10)
-    assert of_photos(validation, None, ("c0", "c1"), 0.9, validation.contents) == []
+    assert of_photos(validation, None, APART, ("c0", "c1"), 0.9, validation.contents) == []
 
 
 def test_photos_in_two_classes_are_grave_where_they_are_many() -> None:
     validation = dataset([0] * 10 + [1] * 10, [*("abcdefghij"), *("abcdefghij")])
-    (remark,) = of_photos(validation, None, ("c0", "c1"), 0.5, validation.contents)
+    (remark,) = of_photos(validation, None, APART, ("c0", "c1"), 0.5, validation.contents)
     assert (remark.kind, remark.gravity) == ("contradictory", "grave")
 
 

@@ -13,6 +13,7 @@ from workbench.measure import samples
 from workbench.measure.accuracy import accuracy
 from workbench.measure.latency import Measured, Sample
 from workbench.measure.records import RACE, WholePath
+from workbench.photos.overlap import Overlap, PhotoPair, Separation
 from workbench.results.folder import RunFolder
 from workbench.results.records import PhotoFiles, TrialResult
 from workbench.system.files import write_arrays
@@ -47,6 +48,24 @@ def write_photos(folder: Path) -> PhotoFiles:
     return PhotoFiles(paths=paths, sha256=digests)
 
 
+def shared(files: PhotoFiles) -> Separation:
+    """Photos of the training among those of validation: thirty alike, of which the first are kept."""
+
+    def pair(number: int) -> PhotoPair:
+        photo, other = files.paths[number % FILES], files.paths[(number + 1) % FILES]
+        digests = (
+            files.sha256[number % FILES],
+            "0" * 64 if number == 1 else files.sha256[(number + 1) % FILES],
+        )
+        return PhotoPair(
+            photo=photo, photo_sha256=digests[0], other=other, other_sha256=digests[1], bits=number or None,
+            turn="turned" if number else "",
+        )  # fmt: skip
+
+    train = Overlap(part="train", photos=5000, same=1, alike=29, pairs=tuple(map(pair, range(24))))
+    return Separation(parts=(train, Overlap(part="calibration", photos=200)), alike=4)
+
+
 def trials_of(labels: np.ndarray[Any, Any], folder: RunFolder) -> list[TrialResult]:
     baseline = logits_of(labels, 5, 0)
     found = []
@@ -68,12 +87,13 @@ def large_run(results: Path) -> RunFolder:
         (folder.path / name).mkdir(parents=True)
     labels = np.arange(PHOTOS) * CLASSES // PHOTOS
     write_arrays(folder.path / "validation.npz", labels=labels, certifies=np.zeros(PHOTOS, bool))
-    info = run_info(class_names=NAMES, validation_images=PHOTOS, workspace=EVIL)
+    files = write_photos(results)
+    info = run_info(class_names=NAMES, validation_images=PHOTOS, workspace=EVIL, separation=shared(files))
     folder.save_info(info)
     found = trials_of(labels, folder)
     for each in found:
         folder.append(each)
-    folder.save_photos(write_photos(results))
+    folder.save_photos(files)
     folder.recipe(WORST).write_text(f"name: int8\ndescription: {EVIL}\n")
     timed = [
         Sample(each.variant, launch, 0, 0, 0, call, 1_000_000 + 1000 * call + launch)

@@ -18,7 +18,7 @@ from tests.serving import wait_for
 from workbench.cli import main
 from workbench.cli.output import write_report
 from workbench.report import cells, page
-from workbench.report.page import charts, gallery, vega
+from workbench.report.page import charts, gallery, separation_section, vega
 from workbench.report.page.run_data import RunData
 from workbench.results.folder import RunFolder
 from workbench.results.history import compare_folder
@@ -72,6 +72,7 @@ SECTIONS = [
     "The decision", "Accuracy and speed", "Speed-ups", "Latency distributions", "Size, memory and start",
     "The path of a photo", "What ran in which precision", "Recall of each class, before and after",
     "Confusions that appeared or went", "Photos whose answer changed", "Reliability of confidence",
+    "Photos in more than one part of the data",
     "Machine, noise and disturbed rounds", "What was not measured, and why",
     "Every variant: recipe, commands, figures", "To repeat it",
 ]  # fmt: skip
@@ -139,8 +140,8 @@ def test_the_charts_fit_the_schema_of_vega_lite(folder: RunFolder, comparison: C
 
 
 def test_the_gallery_shows_lost_photos_first_and_at_most_so_many(html: str) -> None:
-    images = [a for tag, a in Reader(html).found if tag == "img"]
-    assert len(images) == gallery.PHOTOS
+    images = [str(a["alt"]) for tag, a in Reader(html).found if tag == "img"]
+    assert sum(alt.startswith("Photo of") for alt in images) == gallery.PHOTOS
     shown = html[html.index('class="gallery"') :]
     first = shown[: shown.index("</li>")]
     assert first.index("✓") < first.index("✗")
@@ -200,6 +201,24 @@ def test_runs_of_two_machines_begin_with_what_differs(comparison: Comparison, tm
     assert html.index("What differs") < html.rindex("Cortex-A76", 0, html.index("The decision"))
 
 
+def test_photos_in_two_parts_stand_side_by_side(html: str, folder: RunFolder, comparison: Comparison) -> None:
+    section = html.partition('id="run1-separation"')[2].partition("</section>")[0]
+    text = Reader(section).text
+    assert "30 validation photos in data.train (5,000 photos) too (1 by content, 29 by look): nothing" in text
+    assert "Of 2,000 validation photos none is in data.calibration (200 photos), compared" in text
+    assert "4 validation photos look like others of them and count once." in text
+    # One file is no longer what it was.
+    assert (section.count("<img"), section.count("no photo"), section.count("<li>")) == (47, 1, 24)
+    assert "the same file" in text and "23 bits apart, turned" in text
+    assert EVIL not in section
+    alone = comparison.info.separation
+    assert alone is not None
+    separation = Separation(parts=alone.parts[1:])
+    info = comparison.info.model_copy(update={"separation": separation})
+    (lines,) = separation_section.separation(RunData(replace(comparison, info=info), folder)).blocks
+    assert "`data.train`" in str(lines)
+
+
 def earlier_run(results: Path) -> RunFolder:
     """A run of an earlier version, which kept less."""
     data = Path(__file__).parents[1] / "data" / "results-v1"
@@ -213,7 +232,7 @@ def test_a_run_of_an_earlier_version_says_what_it_did_not_keep(tmp_path: Path) -
     sections = {section.key: str(section.blocks) for make in page.SECTIONS if (section := make(run)).blocks}
     assert "this run kept no raw samples" in sections["latencies"]
     assert "kept no predictions" in sections["recalls"]
-    assert not {"confusions", "changed", "reliability"} & set(sections)
+    assert not {"confusions", "changed", "reliability", "separation"} & set(sections)
     assert str(run.comparison.winner) in sections["decision"]
 
 

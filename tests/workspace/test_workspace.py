@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {"model": {"checkpoint": "student.ckpt"}, "data": {"va
 def folder(tmp_path: Path) -> Path:
     """A folder with everything a workspace may name."""
     root = tmp_path / "Leaf Project"
-    for name in ("data/val", "data/calib"):
+    for name in ("data/val", "data/calib", "data/train"):
         (root / name).mkdir(parents=True)
     for name in ("student.ckpt", "student.py", "labels.json"):
         (root / name).touch()
@@ -41,7 +41,7 @@ def test_paths_are_relative_to_the_file_wherever_one_stands(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = {"factory": "student.py:create_model", "class_names": "labels.json", **MINIMAL["model"]}
-    data = {"validation": "data/val", "calibration": "data/calib"}
+    data = {"validation": "data/val", "calibration": "data/calib", "train": "data/train"}
     written(folder, {"model": model, "data": data, "registry": "published", "results": "../elsewhere"})
     monkeypatch.chdir(folder.parent)
     found = workspace.load(Path("Leaf Project/krishi.yaml"))
@@ -49,6 +49,7 @@ def test_paths_are_relative_to_the_file_wherever_one_stands(
     assert found.model.factory == f"{folder}/student.py:create_model"
     assert found.model.class_names == folder / "labels.json"
     assert (found.validation, found.calibration) == (folder / "data/val", folder / "data/calib")
+    assert (found.train, found.allow_overlap) == (folder / "data/train", False)
     assert found.registry == folder / "published"
     assert found.results.resolve() == folder.parent / "elsewhere"
     assert found.file == folder / "krishi.yaml"
@@ -101,6 +102,7 @@ def test_the_error_about_a_missing_checkpoint_names_the_line(folder: Path) -> No
         ("model", "class_names", "gone.json"),
         ("data", "validation", "gone"),
         ("data", "calibration", "gone"),
+        ("data", "train", "gone"),
     ],
 )
 def test_everything_that_is_named_must_be_there(folder: Path, section: str, key: str, value: str) -> None:

@@ -55,21 +55,21 @@ class DeviceRun:
         prepared, baseline = self._prepared(shipment), shipment.baseline.variant()
         info = shipment.info
         self.folder.save_info(info)
-        context = Context(
+        built = self._built(prepared, baseline, shipment.baseline.links)
+        return Context(
             prepared,
             self.folder,
             Parts(shipment.selection, shipment.certification, None, shipment.groups),
             info,
             baseline,
+            built.artifact,
             reference=np.load(self._objects.path(shipment.reference)),
             empty_worker=empty_worker(prepared.job, self.folder),
             build_timeout_s=BUILD_TIMEOUT_S,
             report=self._report,
-            built={},
+            built={BASELINE: built},
             runtimes=dict(info.runtimes),
         )
-        self._adopt(context, baseline, shipment.baseline.links)
-        return context
 
     def _prepared(self, shipment: Shipment) -> SentPrepared:
         own, *_ = shipment.pixels
@@ -119,16 +119,19 @@ class DeviceRun:
 
     def _adopt(self, context: Context, variant: Variant, links: Sequence[ArtifactInfo]) -> None:
         """Take what the driver has built and build what is left. Raises WorkbenchError."""
+        context.built[variant.name] = self._built(context.prepared, variant, links)
+
+    def _built(self, prepared: Prepared, variant: Variant, links: Sequence[ArtifactInfo]) -> Built:
         placed = [self._placed(info) for info in links]
         if not placed or any(link.info.format in EXECUTABLE_FORMATS for link in placed):
             raise Unsuited("a fleet sends no compiled code, and torch variants are nothing else")
-        job = context.prepared.job_for(overridden(context.job.contract, variant.preprocess), self._report)
+        job = prepared.job_for(overridden(prepared.job.contract, variant.preprocess), self._report)
         log = self.folder.log(variant.name)
         # In a process of its own: the last link may be one that this machine builds.
         found = call(build.adopt, job, variant, placed, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build")
-        context.built[variant.name] = Built(*found, build_s=None)
         if len(links) < build.links_of(variant):
             self._keep_build(variant, found[1])
+        return Built(*found, build_s=None)
 
     def _keep_build(self, variant: Variant, artifact: Artifact) -> None:
         """Leave what this machine alone has built among the files of the run, for a promotion."""

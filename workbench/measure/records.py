@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt
 
 from workbench.backends import Engine
 from workbench.measure.stats import Interval, PairedDrop
+from workbench.photos.overlap import OtherPart
 from workbench.system.records import Record
 
 BASELINE = "baseline"
@@ -23,11 +24,16 @@ class TooFewToSplit(Record):
 
 
 class SharedPhotos(Record):
-    """No validation photos are held out: `images` of them are for calibration too. paths: the first few."""
+    """No validation photos are held out: `images` of them are for calibration or training too.
+
+    paths: the first few. alike: those among them that look the same as one there, in another file.
+    """
 
     kind: Literal["shared_photos"] = "shared_photos"
     images: int
     paths: tuple[str, ...]
+    part: OtherPart = "calibration"
+    alike: int = 0
 
 
 NoneHeldOut = Annotated[TooFewToSplit | SharedPhotos, Field(discriminator="kind")]

@@ -7,22 +7,13 @@ in its selection.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from workbench.measure.records import NoneHeldOut, SharedPhotos, TooFewToSplit
 from workbench.measure.stats import PairedDrop
 from workbench.photos.dataset import Dataset
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+from workbench.photos.overlap import Separation
 
 SHOWN = 3  # paths of shared photos
-HASH_SIDE = 16  # a difference hash of 16 x 16 bits
-# Of 256. A photo that was compressed again stays within about 20; a brighter or noisier copy may not, and is
-# missed. Two leaves of one class of PlantVillage differ by 43 or more.
-NEAR_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,45 +45,38 @@ class Parts:
 
     @property
     def leak(self) -> bool:
-        """Are photos in both the calibration and the validation data?"""
+        """Are validation photos in the calibration or the training data too?"""
         return isinstance(self.uncertified, SharedPhotos)
 
 
 def split(
-    validation: Dataset, pixels: "NDArray[np.uint8]", calibration: Dataset | None, *, max_drop: float
+    validation: Dataset, groups: Sequence[int], shared: SharedPhotos | None, *, max_drop: float
 ) -> Parts:
     """Split the photos of every class in halves, near-duplicates kept together; the same for ever.
 
-    pixels: (n, side, side, 3) uint8. max_drop: where a half is too small to certify it even for a model that
-    loses nothing, all photos are for selection.
+    groups: of every photo, a number that its near-duplicates share (`likeness.groups`). All photos are for
+    selection where some are `shared` with training or calibration, and where a half is too small to certify
+    `max_drop` even for a model that loses nothing.
     """
-    everything = tuple(range(len(validation)))
-    alike = [
-        group
-        for label in sorted(set(validation.labels))
-        for group in groups_of([row for row in everything if validation.labels[row] == label], pixels)
-    ]
-    number = {row: index for index, group in enumerate(alike) for row in group}
-    groups = tuple(number[row] for row in everything)
-    known = set(calibration.contents if calibration is not None else ())
-    photos = zip(validation.paths, validation.contents, strict=True)
-    if shared := [str(path) for path, content in photos if content in known]:
-        leak = SharedPhotos(images=len(shared), paths=tuple(shared[:SHOWN]))
-        return Parts(everything, (), leak, groups)
+    everything, numbers = tuple(range(len(validation))), tuple(groups)
+    if shared is not None:
+        return Parts(everything, (), shared, numbers)
+    members: dict[int, list[int]] = {}
+    for row, number in enumerate(numbers):
+        members.setdefault(number, []).append(row)
     chosen: list[int] = []
     dealt = 0
     for label in sorted(set(validation.labels)):
-        mine = [group for group in alike if validation.labels[group[0]] == label]
+        # One that looks the same in several classes goes with the first of them.
+        mine = [group for group in members.values() if validation.labels[group[0]] == label]
         # The odd photo of a class goes to the part that has fewer photos so far.
         chosen += _half(mine, validation.contents, more=2 * len(chosen) <= dealt)
         dealt += sum(map(len, mine))
-    known = {validation.contents[row] for row in chosen}
-    # A photo that stands in two classes must not be in both parts.
-    certifying = {row for row in set(everything) - set(chosen) if validation.contents[row] not in known}
-    halves = Parts(tuple(sorted(chosen)), tuple(sorted(certifying)), None, groups)
+    certifying = set(everything) - set(chosen)
+    halves = Parts(tuple(sorted(chosen)), tuple(sorted(certifying)), None, numbers)
     best = max(halves.least_bound(halves.selection), halves.least_bound(halves.certification))
     if best > max_drop:
-        return Parts(everything, (), TooFewToSplit(images=len(validation), drop_upper=best), groups)
+        return Parts(everything, (), TooFewToSplit(images=len(validation), drop_upper=best), numbers)
     return halves
 
 
@@ -109,31 +93,10 @@ def _half(alike: Sequence[Sequence[int]], contents: Sequence[str], *, more: bool
     return mine
 
 
-def groups_of(rows: Sequence[int], pixels: "NDArray[np.uint8]") -> list[list[int]]:
-    """Rows grouped by photos that look the same, directly or through others."""
-    import numpy as np
-
-    hashes = np.stack([difference_hash(pixels[row]) for row in rows])
-    label = np.arange(len(rows))
-    for index, own in enumerate(hashes):
-        near = label[:index][(hashes[:index] != own).sum(axis=1) < NEAR_BITS]
-        # A photo that is near two groups makes them one.
-        label[np.isin(label, near)] = label[index] = near.min(initial=index)
-    groups: dict[int, list[int]] = {}
-    for row, group in zip(rows, label.tolist(), strict=True):
-        groups.setdefault(group, []).append(row)
-    return list(groups.values())
-
-
-def difference_hash(photo: "NDArray[np.uint8]") -> "NDArray[np.bool_]":
-    """256 bits of a (side, side, 3) photo: is each cell of a 16 x 17 grid brighter than its left neighbour?
-
-    N. Krawetz, "Kind of like that", 2013 (dHash): unmoved by compression, scale and small changes of light.
-    """
-    import numpy as np
-    from PIL import Image
-
-    grid = Image.fromarray(photo).convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    cells = np.asarray(grid, dtype=np.int16)
-    bits: NDArray[np.bool_] = (np.diff(cells, axis=1) > 0).ravel()
-    return bits
+def shared_photos(separation: Separation) -> SharedPhotos | None:
+    """Why nothing is certified, the training's photos before the calibration's; None where it was allowed."""
+    if separation.allowed or not separation.overlaps:
+        return None
+    found = separation.overlaps[0]
+    paths = tuple(pair.photo for pair in found.pairs[:SHOWN])
+    return SharedPhotos(images=found.images, paths=paths, part=found.part, alike=found.alike)

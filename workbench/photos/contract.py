@@ -22,7 +22,7 @@ MAX_SIDE = 12_000  # pixels
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming", "area"]
 ResizeMode = Literal["shorter", "longer", "squeeze"]
-Library = Literal["pillow", "opencv"]
+Library = Literal["pillow", "opencv", "torch"]
 Rounding = Literal["torchvision", "transformers", "albumentations", "timm"]
 Channels = Literal["RGB", "BGR"]
 Decode = Literal["scaled", "full"]
@@ -98,7 +98,8 @@ class Preprocess(Record):
     )
     library: Library = Field(
         "pillow",
-        description="Library whose resizing is followed: `pillow` (also torchvision, timm, transformers), or "
+        description="Library whose resizing is followed: `pillow` (also torchvision, timm, transformers), "
+        "`torch` (torchvision on 8-bit tensors, and transformers where it uses that; takes longer), or "
         "`opencv` (also albumentations), which needs the extra `opencv`.",
     )
     rounding: Rounding = Field(
@@ -172,6 +173,8 @@ class Preprocess(Record):
                 yield "OpenCV has no `antialias`: leave it out, or take `interpolation: area`"
         elif name == "area":
             yield "interpolation `area` is OpenCV's: give `library: opencv`, or take `box`"
+        elif self.library == "torch" and name not in ("bilinear", "bicubic"):
+            yield f"`library: torch` goes with `bilinear` and `bicubic`, not `{name}`"
         elif not self.antialias and name not in ("bilinear", "bicubic", "nearest"):
             yield f"`antialias: false` goes with `bilinear` and `bicubic`, not `{name}`"
 
@@ -264,5 +267,9 @@ def merged(given: Mapping[str, Any], stated: Record) -> dict[str, Any]:
         "resize": {"resize_mode", "fill"} if shorter else {"resize_mode", "fill", "crop"},
         "library": {"antialias", "rounding"},
     }
+    known = stated.model_dump(exclude_none=True)
+    # torch's kernel is a way to do what Pillow does: sizes and crops stay where the source has them.
+    if given.get("library") == "torch" and known.get("library") != "opencv":
+        belonging.pop("library")
     replaced = {name for key, names in belonging.items() if key in given for name in names}
-    return {**stated.model_dump(exclude_none=True, exclude=replaced), **given}
+    return {**{name: value for name, value in known.items() if name not in replaced}, **given}

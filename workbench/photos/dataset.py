@@ -204,7 +204,8 @@ def _decode_all(
         listed = some(problems, quote="", separator="\n  ")
         foreign = any(f"{kind} image" in problem for problem in problems for kind in PHOTOS)
         what = "convert them to JPEG, PNG or WebP, or remove" if foreign else "remove or repair"
-        hint = f"{what} them: leaving photos out silently would change the accuracy"
+        why = "" if field == "data.train" else ": leaving photos out silently would change the accuracy"
+        hint = f"{what} them{why}"
         if any("Git LFS" in problem for problem in problems):
             hint = "fetch them with `git lfs pull`"
         raise WorkbenchError(

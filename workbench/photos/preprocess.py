@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import MAX_PIXELS, Batch, ImageError, Interpolation, Photo, Preprocess, sides
 from workbench.photos.geometry import crop_start, resized_size
+from workbench.photos.torch_resize import resize_as_torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,7 @@ def crop_pixels(photo: "Photo | Image.Image", contract: Preprocess) -> "NDArray[
 
 def _resize(photo: Photo, size: tuple[int, int], box: Box, contract: Preprocess) -> "Image.Image":
     """The part in `box` of the photo at `size`, (width, height)."""
+    import numpy as np
     from PIL import Image
 
     name = contract.interpolation
@@ -55,6 +57,9 @@ def _resize(photo: Photo, size: tuple[int, int], box: Box, contract: Preprocess)
         return photo.image.crop(box)
     if contract.library == "opencv":
         return Image.fromarray(_resize_opencv(photo.image, size, name)).crop(box)
+    if contract.library == "torch" and contract.antialias:
+        pixels = np.asarray(photo.image)
+        return Image.fromarray(resize_as_torch(pixels, size, box, photo.box, cubic=name == "bicubic"))
     if contract.antialias or name == "nearest":
         return photo.image.resize(size, Image.Resampling[name.upper()], box=photo.box).crop(box)
     return Image.fromarray(_resize_unfiltered(photo.image, size, box, cubic=name == "bicubic"))

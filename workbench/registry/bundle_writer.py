@@ -384,6 +384,7 @@ def _draft(
                 libraries=info.libraries,
                 forced=request.forced,
                 synthetic=info.synthetic,
+                separation=info.separation,
             ),
             batching=batching,
             remarks=info.remarks,

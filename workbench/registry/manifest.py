@@ -13,6 +13,7 @@ from workbench.backends.abstention import Abstention
 from workbench.backends.artifact import ArtifactInfo, Companion
 from workbench.backends.softmax import OutputKind
 from workbench.errors import WorkbenchError, plural
+from workbench.photos.overlap import Separation
 from workbench.registry.batch_gain import Batching
 from workbench.registry.explanation import ExplanationMethod
 from workbench.registry.semver import is_version
@@ -75,7 +76,10 @@ class Golden(Record):
 
 
 class Provenance(Record):
-    """forced: why it was published against the tool's advice. synthetic: measured on the sample's photos."""
+    """forced: why it was published against the tool's advice. synthetic: measured on the sample's photos.
+
+    separation: what the validation photos share with those of training and calibration; None of older runs.
+    """
 
     run_id: str
     variant: str
@@ -86,6 +90,7 @@ class Provenance(Record):
     libraries: dict[str, str]
     forced: str | None
     synthetic: bool = False
+    separation: Separation | None = None
 
 
 class MeasuredOn(Record):

@@ -8,7 +8,7 @@ from workbench.measure.records import AT_RISK, BASELINE, EXACT_ANYWAY, Saturatio
 from workbench.measure.stats import Interval, Ratio, wilson
 from workbench.photos.contract import Preprocess, sides
 from workbench.registry.abstention import in_words
-from workbench.registry.manifest import Draft
+from workbench.registry.manifest import Draft, Provenance
 from workbench.results.cost import throughput
 from workbench.results.records import Budget
 from workbench.results.stress import StressedVariant, main_severity
@@ -65,6 +65,8 @@ def _resized(contract: Preprocess) -> str:
     how: str = contract.interpolation
     if contract.library == "opencv":
         how += ", OpenCV"
+    elif contract.library == "torch":
+        how += ", torch's kernel"
     elif how != "nearest":
         how += ", antialiased" if contract.antialias else ", not antialiased"
     if isinstance(contract.resize, int) and contract.resize_mode != "squeeze":
@@ -212,10 +214,21 @@ def _provenance(draft: Draft) -> list[str]:
         f"- Checkpoint `{origin.checkpoint_digest[:12]}`",
         f"- Validation photos `{origin.validation_digest[:12]}`, calibration photos "
         + (f"`{origin.calibration_digest[:12]}`" if origin.calibration_digest else "none"),
+        *_shared(origin),
         f"- Model file `{draft.artifact.file}`, sha256 `{draft.artifact.sha256}`",
         f"- Class list `{sha256_bytes(chr(10).join(draft.class_names).encode())[:12]}`",
         f"- Libraries: {libraries or 'not recorded'}",
     ]
+
+
+def _shared(origin: Provenance) -> list[str]:
+    """How many validation photos are in the other parts of the data; nothing of runs that did not look."""
+    if origin.separation is None:
+        return []
+    parts = [f"{part.images or 'none'} in data.{part.part}" for part in origin.separation.parts]
+    if not any(part.part == "train" for part in origin.separation.parts):
+        parts.insert(0, "unknown of the training's, which were not named")
+    return [f"- Validation photos that are elsewhere too, by content or by look: {', '.join(parts)}"]
 
 
 def _triple(values: tuple[float, float, float]) -> str:

@@ -25,7 +25,13 @@ INPUTS = {
     "far": "give `mean` and `std` of the training as fractions of 1",
     "unscaled": "pixels of 0 to 1 without a mean; give `preprocess.mean` and `std` if the training had them",
 }
-SAYS = {
+SHARED = (
+    "{{images:.0f}} of {{total:.0f}} validation photos are in data.{part} too, {{same:.0f}} by content and "
+    "{{alike:.0f}} by look ({{names}}): {remedy}"
+)
+TAKE_OUT = "take them out of one; `data.allow_overlap: true` certifies all the same"
+ALLOWED = "certified all the same, as `data.allow_overlap` says"
+SAYS: dict[tuple[str, str | None], str] = {
     ("not_finite", None): "{images:.0f} of {total:.0f} photos give NaN or infinity: check the weights, and "
     "`preprocess.mean` and `std`",
     ("outputs", "probabilities"): "the network ends in softmax: its probabilities are served as they are; "
@@ -83,6 +89,14 @@ SAYS = {
     ): "{images:.0f} of {total:.0f} validation photos are in several classes ({names}): keep each in one",
     ("shared_photos", None): "{images:.0f} of {total:.0f} validation photos are in data.calibration too "
     "({names}): take them out of one",
+    **{
+        ("shared_photos", form): SHARED.format(part=form, remedy=TAKE_OUT)
+        for form in ("calibration", "train")
+    },
+    **{
+        ("shared_photos", f"{form}_allowed"): SHARED.format(part=form, remedy=ALLOWED)
+        for form in ("calibration", "train")
+    },
     (
         "copies",
         None,

@@ -194,9 +194,11 @@ def none_held_out(cause: TooFewToSplit | SharedPhotos | str | None) -> str:
         case SharedPhotos():
             more = f" and {left} more" if (left := cause.images - len(cause.paths)) else ""
             names = f"{', '.join(cause.paths)}{more}"
+            looks = f", {cause.alike:,} of them by look" if cause.alike else ""
+            use = "training" if cause.part == "train" else "calibration"
             return (
-                f"{plural(cause.images, 'photo')} in both data.calibration and data.validation ({names}): "
-                "accuracy on photos used for calibration certifies nothing"
+                f"{plural(cause.images, 'photo')} in both data.{cause.part} and data.validation "
+                f"({names}){looks}: accuracy on photos used for {use} certifies nothing"
             )
         case _:
             assert_never(cause)

@@ -26,6 +26,7 @@ from workbench.measure.records import (
 )
 from workbench.measure.stats import Interval
 from workbench.photos.contract import Preprocess
+from workbench.photos.overlap import Separation
 from workbench.results.reasons import Cause, Objective, Status
 from workbench.results.remarks import Remark
 from workbench.system.machine import Machine
@@ -247,8 +248,9 @@ class RunInfo(Record):
     """`run.json`: everything that was the same for all trials of a run.
 
     certification_images: photos held out to certify the winner; uncertified: why there are none;
-    leak: because calibration and validation share photos. notes: sentences on the data, and in older runs on
-    the advice and the search. outputs: of the network. remarks: of the sanity look, grave ones first.
+    leak: because validation photos are for calibration or training too. separation: how that was looked for,
+    and what was found; None in older runs. notes: sentences on the data, and in older runs on the advice and
+    the search. outputs: of the network. remarks: of the sanity look, grave ones first.
     noise_floor: difference of a second copy of the baseline, a fraction; None before it is known.
     environments: of every round of timing, those of the final last.
     timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
@@ -279,6 +281,7 @@ class RunInfo(Record):
     certification_images: int = 0
     uncertified: NoneHeldOut | str | None = None
     leak: bool = False
+    separation: Separation | None = None
     notes: tuple[str, ...] = ()
     outputs: OutputKind = "logits"
     remarks: tuple[Remark, ...] = ()

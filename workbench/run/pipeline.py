@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError, some
 from workbench.measure.latency import Plan
 from workbench.measure.power import Power, power
 from workbench.measure.records import BASELINE
-from workbench.measure.split import Parts, split
+from workbench.measure.split import Parts, shared_photos, split
 from workbench.model.graph.facts import NetworkFacts
 from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
@@ -229,8 +229,8 @@ def _with(context: Context, given: Sequence[Given]) -> Context:
 
 def _split(prepared: Prepared, options: Options, candidates: int) -> Parts:
     """The photos for selection and those held out; shows what they can certify."""
-    pixels, limit = prepared.job.photos.pixels(), prepared.workspace.budget.max_accuracy_drop
-    parts = split(prepared.validation, pixels, prepared.calibration, max_drop=limit)
+    limit, shared = prepared.workspace.budget.max_accuracy_drop, shared_photos(prepared.separation)
+    parts = split(prepared.validation, prepared.groups, shared, max_drop=limit)
     if not parts.leak:
         everything = range(len(prepared.validation))
         count = round(parts.independent(everything) or len(everything))
@@ -325,6 +325,7 @@ def _info(
         certification_images=len(parts.certification),
         uncertified=parts.uncertified,
         leak=parts.leak,
+        separation=prepared.separation,
         notes=(*notes_on(prepared.validation, prepared.calibration), *((copied,) if copied else ())),
     )
 

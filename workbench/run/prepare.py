@@ -1,7 +1,10 @@
 """Before a run: read the checkpoint's description, list the photos and decode them, once."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -9,9 +12,10 @@ from workbench.errors import WorkbenchError, plural
 from workbench.model.source import model_source
 from workbench.model.source.info import SourceInfo
 from workbench.model.source.model_source import ModelSource, source_digest
-from workbench.photos import dataset
+from workbench.photos import dataset, likeness
 from workbench.photos.contract import Preprocess, joined, merged, sides, size_text
 from workbench.photos.dataset import Dataset, Images
+from workbench.photos.overlap import OtherPart, Separation, overlap
 from workbench.photos.preprocess import require_library
 from workbench.run import build
 from workbench.system.child import call
@@ -21,12 +25,18 @@ from workbench.system.records import problems_of
 from workbench.workspace.recipe import RecipePreprocess, scaled_side
 from workbench.workspace.workspace import Workspace
 
+if TYPE_CHECKING:
+    from workbench.photos.likeness import Hashes
+
 FEW = 16  # calibration photos, below which ranges depend on the choice of photos
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A workspace whose model and photos were looked at and found usable."""
+    """A workspace whose model and photos were looked at and found usable.
+
+    groups: of every validation photo, a number that its near-duplicates share.
+    """
 
     workspace: Workspace
     class_names: tuple[str, ...]
@@ -35,6 +45,8 @@ class Prepared:
     calibration: Dataset | None
     source_kind: str
     calibrates: bool
+    groups: tuple[int, ...]
+    separation: Separation
 
     def job_for(self, contract: Preprocess, report: Report) -> build.Job:
         """The job with its photos through another preprocessing; decoded once, then remembered on disk."""
@@ -76,10 +88,7 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
     contract = resolve_contract(workspace, info)
     validation = dataset.scan(workspace.validation, class_names, field="data.validation")
     # Listed even where nothing is calibrated: its photos must not be among those that certify.
-    calibration = None
-    if workspace.calibration:
-        field = "data.calibration"
-        calibration = dataset.scan(workspace.calibration, class_names, field=field, labelled=False)
+    calibration = _unlabelled(workspace.calibration, class_names, "data.calibration")
     for note in notes_on(validation, calibration):
         report(Progress("photos", 0, 0, note))
     photos, calibrating = _decode(validation, calibration if calibrate else None, contract, cache, report)
@@ -93,7 +102,47 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
         cache=cache,
         own_size=contract.size,
     )
-    return Prepared(workspace, class_names, job, validation, calibration, info.kind, calibrate)
+    groups, separation = separate(workspace, class_names, validation, calibration, report)
+    return Prepared(
+        workspace, class_names, job, validation, calibration, info.kind, calibrate, groups, separation
+    )
+
+
+def _unlabelled(source: Path | None, class_names: Sequence[str], field: str) -> Dataset | None:
+    return dataset.scan(source, class_names, field=field, labelled=False) if source else None
+
+
+def separate(
+    workspace: Workspace,
+    class_names: Sequence[str],
+    validation: Dataset,
+    calibration: Dataset | None,
+    report: Report,
+) -> tuple[tuple[int, ...], Separation]:
+    """The groups of validation photos that look the same, and what they share with other parts of the data.
+
+    Raises WorkbenchError where `data.train` cannot be read.
+    """
+    train = _unlabelled(workspace.train, class_names, "data.train")
+
+    def looks(photos: Dataset, part: str, *, turned: bool = False) -> "Hashes":
+        def progress(done: int, total: int) -> None:
+            report(Progress("comparing photos", done, total, part))
+
+        field = f"data.{part}"
+        small = dataset.load(photos, likeness.SMALL, cache_folder(), field=field, progress=progress)
+        return likeness.hashes(small.pixels(), turned=turned)
+
+    own = looks(validation, "validation", turned=True)
+    groups = likeness.groups(own, validation.contents)
+    others: tuple[tuple[OtherPart, Dataset | None], ...] = (("train", train), ("calibration", calibration))
+    return groups, Separation(
+        parts=tuple(
+            overlap(part, validation, photos, own, looks(photos, part)) for part, photos in others if photos
+        ),
+        alike=sum(size for size in Counter(groups).values() if size > 1),
+        allowed=workspace.allow_overlap,
+    )
 
 
 def notes_on(validation: Dataset, calibration: Dataset | None) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ model:
 data:                                         # class folders of photos, or a CSV of path,label
 {validation}
 {calibration}
+  # train: data/train                         # photos of the training: none may be among those of validation
 # As the network was trained; what the checkpoint says itself may be left out.
 # preprocess: {{resize: 256, crop: 224, interpolation: bilinear,      # or resize: [224, 224], squeezed
 #              mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}

@@ -23,7 +23,7 @@ SAMPLE_NAME = "leaf-sample"
 
 
 class DataSection(Record):
-    """The `data` section of krishi.yaml: two sets of photos, which must not share any."""
+    """The `data` section of krishi.yaml: sets of photos. Those of validation must not be in another."""
 
     calibration: Path | None = Field(
         None,
@@ -33,6 +33,16 @@ class DataSection(Record):
     validation: Path = Field(
         description="Photos that accuracy is measured on: a folder with one folder for each class, or a CSV "
         "with the columns path,label."
+    )
+    train: Path | None = Field(
+        None,
+        description="Photos that the network was trained on: any folder of photos, or a CSV. They are looked "
+        "for among the validation photos, and used for nothing else.",
+    )
+    allow_overlap: bool = Field(
+        False,
+        description="Certify although validation photos are in `train` or `calibration` too, by content or "
+        "by look. They stay listed in the results and in the manifest.",
     )
 
 
@@ -70,6 +80,8 @@ class WorkspaceFile(Record):
 class Workspace:
     """A workspace with every path absolute. `file` is None for the bundled sample.
 
+    train: the photos of the training; None where they are not named. allow_overlap: certify although they,
+    or the calibration's, are among the validation photos.
     synthetic: the photos are generated; every report says so.
     """
 
@@ -85,10 +97,16 @@ class Workspace:
     results: Path
     synthetic: bool = False
     abstain: RiskLimits = field(default_factory=RiskLimits)
+    train: Path | None = None
+    allow_overlap: bool = False
 
     def photos(self) -> dict[str, Path]:
         """Where a user's own photos are, by their field; the sample's are none."""
-        given = {"data.validation": self.validation, "data.calibration": self.calibration}
+        given = {
+            "data.validation": self.validation,
+            "data.calibration": self.calibration,
+            "data.train": self.train,
+        }
         return {field: path for field, path in given.items() if path is not None and not self.synthetic}
 
 
@@ -122,7 +140,7 @@ def load(path: Path) -> Workspace:
             )
         return absolute
 
-    given, calibration = content.model, content.data.calibration
+    given, photos = content.model, content.data
     file, _, function = (given.factory or "").partition(":")
     in_file = file.endswith(".py")
     factory = f"{existing(('model', 'factory'), Path(file))}:{function}" if in_file else given.factory
@@ -140,22 +158,23 @@ def load(path: Path) -> Workspace:
         root=root,
         file=path.resolve(),
         model=model,
-        calibration=calibration and existing(("data", "calibration"), calibration),
-        validation=existing(("data", "validation"), content.data.validation),
+        calibration=photos.calibration and existing(("data", "calibration"), photos.calibration),
+        validation=existing(("data", "validation"), photos.validation),
         preprocess=content.preprocess,
         budget=content.budget,
         registry=root / content.registry,
         results=root / content.results,
         abstain=content.abstain,
+        train=photos.train and existing(("data", "train"), photos.train),
+        allow_overlap=photos.allow_overlap,
     )
 
 
 def _check_apart(document: yamlfile.Document, root: Path, content: WorkspaceFile) -> None:
     """Raise WorkbenchError where the registry or the results lie among the photos or in each other."""
     written = {"registry": root / content.registry, "results": root / content.results}
-    data = {"data.validation": root / content.data.validation}
-    if content.data.calibration is not None:
-        data["data.calibration"] = root / content.data.calibration
+    given = {name: getattr(content.data, name) for name in ("validation", "calibration", "train")}
+    data = {f"data.{name}": root / path for name, path in given.items() if path is not None}
     for key, folder in written.items():
         for name, other in {**data, **written}.items():
             if name != key and folder.resolve().is_relative_to(other.resolve()):

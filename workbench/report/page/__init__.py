@@ -17,6 +17,7 @@ from workbench.report.page import (
     cost_sections,
     field_section,
     origin_sections,
+    separation_section,
     speed_sections,
     vega,
 )
@@ -45,6 +46,7 @@ SECTIONS: tuple[Callable[[RunData], PageSection], ...] = (
     answer_sections.changed,
     answer_sections.reliability,
     field_section.robustness,
+    separation_section.separation,
     origin_sections.machine,
     origin_sections.unmeasured,
     origin_sections.variants,

@@ -89,6 +89,21 @@ class Gallery:
 
 
 @dataclass(frozen=True, slots=True)
+class TwoPhotos:
+    """A validation photo and another like it. images: as in `ThumbnailPhoto`. how: how alike they are."""
+
+    images: tuple[str | None, str | None]
+    names: tuple[str, str]
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoPairs:
+    kind: ClassVar[str] = "pairs"
+    pairs: tuple[TwoPhotos, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VariantCard:
     """recipe: its text as YAML; None where the run did not keep it. everything: as of `compare --variant`."""
 
@@ -106,7 +121,7 @@ class CardList:
     cards: tuple[VariantCard, ...]
 
 
-PageBlock = DataTable | TextLines | CommandLines | Chart | DrawnChart | Gallery | CardList
+PageBlock = DataTable | TextLines | CommandLines | Chart | DrawnChart | Gallery | PhotoPairs | CardList
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,12 @@ def _photo(run: RunData, known: Predictions, row: int, files: PhotoFiles | None)
         told = f"{names[answer]} {100 * probabilities[row, answer]:.0f}\u00a0%"
         answers.append((variant, told, answer == truth))
     path = Path(files.paths[row]) if files else None
-    image = _thumbnail(path, files.sha256[row]) if path and files else None
+    image = thumbnail(path, files.sha256[row]) if path and files else None
     name = "/".join(path.parts[-2:]) if path else f"photo {row + 1}"
     return ThumbnailPhoto(name, names[truth], image, tuple(answers))
 
 
-def _thumbnail(path: Path, sha256: str) -> str | None:
+def thumbnail(path: Path, sha256: str) -> str | None:
     """The photo as a data URL; None where it cannot be read or is another by now."""
     from PIL import Image
 

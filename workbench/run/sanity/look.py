@@ -54,7 +54,8 @@ def look(
             tried = _ask(inputs.try_inputs, baseline, job.photos, some, log)
             found += inputs.of_tried(tried or {}, int(right[place].sum()), len(some))
     digests = same_pixels(job.photos)
-    found += of_photos(prepared.validation, prepared.calibration, names, float(right.mean()), digests)
+    accuracy, separation = float(right.mean()), prepared.separation
+    found += of_photos(prepared.validation, prepared.calibration, separation, names, accuracy, digests)
     return graver_first(tuple(found))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from workbench.photos.dataset import Dataset, Images
+from workbench.photos.overlap import Separation
 from workbench.results.remarks import Gravity, Remark, RemarkKind
 
 FEW = 5  # files named, and photos that are more than a slip
@@ -18,22 +19,23 @@ def same_pixels(photos: Images) -> list[str]:
 def of_photos(
     validation: Dataset,
     calibration: Dataset | None,
+    separation: Separation,
     names: Sequence[str],
     accuracy: float,
     seen: Sequence[str],
 ) -> list[Remark]:
-    """seen: a digest of each validation photo, the same for those that look the same."""
-    found, total, paths = [], len(validation), [str(path) for path in validation.paths]
+    """seen: a digest of each validation photo as the network sees it."""
+    found, total, paths = (
+        of_overlaps(separation, len(validation)),
+        len(validation),
+        list(map(str, validation.paths)),
+    )
 
     def remark(kind: RemarkKind, chosen: Sequence[str], gravity: Gravity = "note", **figures: float) -> None:
         counts = {"images": len(chosen), "total": total, **figures}
         found.append(Remark(kind=kind, gravity=gravity, figures=counts, names=tuple(chosen[:FEW])))
 
     if calibration is not None:
-        known = set(calibration.contents)
-        photos = zip(paths, validation.contents, strict=True)
-        if shared := [path for path, content in photos if content in known]:
-            remark("shared_photos", shared)
         # Labels are not read there; folders may be called like classes all the same.
         folders = {part for path in calibration.paths for part in path.parts[:-1]}
         absent = [name for name in names if name not in folders]
@@ -48,6 +50,31 @@ def of_photos(
     copied = [path for path, digest in zip(paths, seen, strict=True) if first[digest] != path]
     if total >= 2 * FEW and accuracy >= 0.995 and len(copied) >= 0.2 * total:
         remark("copies", copied, accuracy=accuracy)
+    return found
+
+
+def of_overlaps(separation: Separation, total: int) -> list[Remark]:
+    """Of photos that are in other parts too: grave where the network was trained on them."""
+    found = []
+    for part in separation.overlaps:
+        grave = part.part == "train" and not separation.allowed
+        form = f"{part.part}_allowed" if separation.allowed else part.part
+        figures: dict[str, float] = {
+            "images": part.images,
+            "total": total,
+            "same": part.same,
+            "alike": part.alike,
+        }
+        names = tuple(pair.words() for pair in part.pairs[:FEW])
+        found.append(
+            Remark(
+                kind="shared_photos",
+                gravity="grave" if grave else "note",
+                form=form,
+                figures=figures,
+                names=names,
+            )
+        )
     return found
 
 
