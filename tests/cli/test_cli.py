@@ -111,7 +111,7 @@ def test_the_installed_command_is_this_function() -> None:
         ),
         (
             ["schema", "recipes"],
-            "Invalid value for 'of': 'recipes' is not one of 'recipe', 'workspace', 'compare'.",
+            "Invalid value for 'of': 'recipes' is not one of 'recipe', 'workspace', 'fleet', 'compare'.",
             " schema",
         ),
         (

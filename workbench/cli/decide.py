@@ -94,7 +94,8 @@ def compare(
     from workbench.results.history import compare_runs, details_of
 
     results = find_workspace(workspace).results
-    if len(runs or []) < 2 and (fleet := fleet_run(results, runs[0] if runs else None)) is not None:
+    fleet = fleet_run(results, runs[0] if runs else None) if len(runs or []) < 2 else None
+    if fleet is not None and variant is None and not pairs:
         return print_matrix(fleet, form)
     if variant is not None:
         details = details_of(results, runs or [], variant, reanalyse=reanalyse)
