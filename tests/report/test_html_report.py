@@ -17,6 +17,7 @@ from tests.report.large_run import EVIL, NAMES, WORST, large_run
 from tests.serving import wait_for
 from workbench.cli import main
 from workbench.cli.output import write_report
+from workbench.photos.overlap import Separation
 from workbench.report import cells, page
 from workbench.report.page import charts, gallery, separation_section, vega
 from workbench.report.page.run_data import RunData

@@ -13,6 +13,7 @@ from workbench.measure.split import Parts
 from workbench.model.source.model_source import ModelSource
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Dataset, Images
+from workbench.photos.overlap import Separation
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
@@ -106,8 +107,18 @@ class DeviceRun:
         )
         paths = (first, *map(Path, shipment.paths[1:]))
         validation = Dataset(paths, shipment.labels, (), shipment.info.validation_digest)
-        names = shipment.info.class_names
-        return SentPrepared(workspace, names, job, validation, None, shipment.source_kind, False, cut)
+        return SentPrepared(
+            workspace,
+            shipment.info.class_names,
+            job,
+            validation,
+            calibration=None,
+            source_kind=shipment.source_kind,
+            calibrates=False,
+            groups=shipment.groups,
+            separation=shipment.info.separation or Separation(),
+            cut=cut,
+        )
 
     def _first_photo(self, shipment: Shipment) -> Path:
         """Under its own name, which messages show."""
