@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from workbench.photos.contract import Preprocess
-from workbench.photos.stress import SEVERITIES, STRESSES, stressed
+from workbench.photos.stress import SEVERITIES, STRESSES, apply_stresses
 from workbench.workspace.sample import leaves
 
 CELL, LABEL, GAP = 104, 100, 2  # pixels
@@ -25,7 +25,7 @@ def sheet(data: bytes) -> Image.Image:
     pen = ImageDraw.Draw(found)
     for row, name in enumerate(STRESSES):
         pen.text((2, row * (CELL + GAP) + CELL // 2 - 6), name, "black", font_size=13)
-        photos = [stressed(data, [name], severity, CONTRACT)[0].image for severity in SEVERITIES]
+        photos = [apply_stresses(data, [name], severity, CONTRACT)[0].image for severity in SEVERITIES]
         for column, photo in enumerate([Image.open(io.BytesIO(data)), *photos]):
             side = min(photo.size)
             square = photo.resize((CELL, CELL), Image.Resampling.LANCZOS, box=(0, 0, side, side))

@@ -20,7 +20,7 @@ from workbench.results.stress import (
     StressRecord,
     certificate,
     field_shortfalls,
-    merged,
+    merge,
     read_stress,
     stress_lines,
     write_stress,
@@ -132,7 +132,7 @@ def test_what_is_of_other_photos_models_or_methods_is_not_used(tmp_path: Path) -
 def test_new_figures_take_the_place_of_those_of_no_more_photos() -> None:
     old = stressed(cell("messenger", 1), cell("dusk", 1, images=2000))
     new = stressed(cell("dusk", 9), cell("messenger", 3), cell("dusk", 4, severity=5))
-    found = merged(old, new).cells
+    found = merge(old, new).cells
     assert [(c.stress, c.severity, c.accuracy.losses) for c in found] == [
         ("dusk", 3, 1),
         ("dusk", 5, 4),

@@ -20,7 +20,7 @@ from workbench.cli import main
 from workbench.measure.accuracy import accuracy
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of, crop_pixels
-from workbench.photos.stress import STRESSES, stressed
+from workbench.photos.stress import STRESSES, apply_stresses
 from workbench.results.folder import RunFolder
 from workbench.results.records import PhotoFiles
 from workbench.results.stress import StressRecord, read_stress
@@ -95,7 +95,7 @@ def measured(bench: Bench) -> StressRecord:
 def answers(bench: Bench, rows: list[int], stress: str, contract: Preprocess) -> np.ndarray[Any, Any]:
     """By the plain functions, one after the other."""
     with BACKENDS["null"].session(Artifact(bench.root, INFO), RUNTIME) as session:
-        photos = [stressed(bench.paths[row].read_bytes(), [stress], 2, CONTRACT)[0] for row in rows]
+        photos = [apply_stresses(bench.paths[row].read_bytes(), [stress], 2, CONTRACT)[0] for row in rows]
         crops = [crop_pixels(photo, contract)[None] for photo in photos]
         return np.concatenate([session.infer(batch_of(crop, contract, raw=False)) for crop in crops])
 

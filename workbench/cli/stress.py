@@ -80,20 +80,20 @@ def stress(
 ) -> int:
     """Measure what variants lose on photos as a field gives them: blurred, dark, wet, sent on."""
     from workbench.cli.progress_display import ProgressDisplay
-    from workbench.photos.stress import SEVERITIES, chosen
+    from workbench.photos.stress import SEVERITIES, find_stresses
     from workbench.report import stress as words
     from workbench.results.folder import find_run
-    from workbench.run.stress import StressRequest, chosen_trials, measure_stress
+    from workbench.run.stress import StressRequest, find_trials, measure_stress
 
     severities = parse_severities(severity) if severity is not None else SEVERITIES
-    stresses = chosen([word.strip() for word in only.split(",")] if only is not None else ())
+    stresses = find_stresses([word.strip() for word in only.split(",")] if only is not None else ())
     request = StressRequest(tuple(variant or ()), stresses, severities, limit)
     found = find_workspace(workspace)
     folder = find_run(found.results, run)
     info = folder.info().model_copy(update={"budget": found.budget})
     with ProgressDisplay(quiet=quiet) as report:
         record = measure_stress(folder, info, request, report)
-    trials, names = folder.trials(), [t.variant for t in chosen_trials(folder, info, request.variants)]
+    trials, names = folder.trials(), [t.variant for t in find_trials(folder, info, request.variants)]
     answer = words.stress_answer(record, info, trials, names, severities, stresses)
     print_answer(words.as_json(answer), words.text(answer), form)
     field = found.budget.field

@@ -34,16 +34,15 @@ MESSENGER_SIDE, BLOCK = 1600, 8  # pixels; of a JPEG's blocks
 
 @dataclass(frozen=True, slots=True)
 class Stress:
-    """levels: of the five severities. meaning: of a level, with its unit. whole: it acts on the photo at its
-    own size."""
+    """levels: of the five severities; docs/stress.md has their units. whole: it acts on the photo at its own
+    size."""
 
     apply: "Apply"
     levels: tuple[float, float, float, float, float]
-    meaning: str
     whole: bool = False
 
 
-def stressed(data: bytes, names: Iterable[str], severity: int, contract: Preprocess) -> list[Photo]:
+def apply_stresses(data: bytes, names: Iterable[str], severity: int, contract: Preprocess) -> list[Photo]:
     """The photo of these bytes under each of the stresses, for `crop_pixels`. Raises ImageError."""
     from workbench.photos.decode import decode, decode_for
 
@@ -63,7 +62,7 @@ def _chance(content: str, stress: str) -> "np.random.Generator":
     return np.random.default_rng(int(digest_of([content, stress])[:16], 16))
 
 
-def chosen(words: Sequence[str]) -> tuple[str, ...]:
+def find_stresses(words: Sequence[str]) -> tuple[str, ...]:
     """The stresses that these words name: `dusk`, or `blur` for every one with that word in its name; all
     where there are none. Raises WorkbenchError."""
     for word in words:
@@ -292,13 +291,13 @@ def _as_image(pixels: "NDArray[np.floating]") -> "Image.Image":
 
 
 STRESSES: Mapping[str, Stress] = {
-    "motion-blur": Stress(_motion_blur, (0.01, 0.02, 0.035, 0.055, 0.08), "length, in shorter sides"),
-    "focus-blur": Stress(_focus_blur, (0.004, 0.008, 0.013, 0.019, 0.026), "radius, in shorter sides"),
-    "dusk": Stress(_dusk, (2, 3.5, 5, 6, 7), "halvings of the light"),
-    "overexposure": Stress(_overexposure, (0.5, 0.9, 1.3, 1.7, 2.1), "doublings of the light"),
-    "colour-cast": Stress(_colour_cast, (0.06, 0.12, 0.2, 0.28, 0.38), "log of a channel's gain"),
-    "rotation": Stress(_rotation, (5, 10, 20, 30, 45), "degrees"),
-    "occlusion": Stress(_occlusion, (0.05, 0.1, 0.17, 0.25, 0.35), "share of the middle square"),
-    "rain-drops": Stress(_rain_drops, (4, 8, 14, 22, 32), "drops"),
-    "messenger": Stress(_messenger, (70, 60, 50, 40, 30), "JPEG quality, at most 1,600 pixels", whole=True),
+    "motion-blur": Stress(_motion_blur, (0.01, 0.02, 0.035, 0.055, 0.08)),
+    "focus-blur": Stress(_focus_blur, (0.004, 0.008, 0.013, 0.019, 0.026)),
+    "dusk": Stress(_dusk, (2, 3.5, 5, 6, 7)),
+    "overexposure": Stress(_overexposure, (0.5, 0.9, 1.3, 1.7, 2.1)),
+    "colour-cast": Stress(_colour_cast, (0.06, 0.12, 0.2, 0.28, 0.38)),
+    "rotation": Stress(_rotation, (5, 10, 20, 30, 45)),
+    "occlusion": Stress(_occlusion, (0.05, 0.1, 0.17, 0.25, 0.35)),
+    "rain-drops": Stress(_rain_drops, (4, 8, 14, 22, 32)),
+    "messenger": Stress(_messenger, (70, 60, 50, 40, 30), whole=True),
 }

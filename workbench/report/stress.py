@@ -88,13 +88,13 @@ def text(answer: StressAnswer) -> str:
     lines = wrapped(f"{info.name}, run {info.run_id}: {_photos(answer)} under field stresses", "")
     if len(severities) > 1:
         for variant in variants:
-            lines += ["", _title(variant, "by severity"), *aligned(_by_severity(answer, variant))]
+            lines += ["", _title(variant, "by severity"), *align(_by_severity(answer, variant))]
     elif len(variants) > 1:
         lines += ["", f"Top-1 lost at severity {severities[0]}, in points (95 % bound)"]
-        lines += aligned(_by_variant(answer))
+        lines += align(_by_variant(answer))
     if len(variants) == 1:
         main = answer.main_severity
-        lines += ["", f"{variants[0]} at severity {main}", *aligned(_details(answer.of(variants[0], main)))]
+        lines += ["", f"{variants[0]} at severity {main}", *align(_details(answer.of(variants[0], main)))]
     lines.append("")
     for sentence in conclusions(answer):
         lines += wrapped(sentence, "")
@@ -178,7 +178,7 @@ def _details(shown: Sequence[StressLine]) -> list[tuple[str, ...]]:
     return rows
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns below each other, figures to the right; lines that are too long are cut."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

@@ -94,7 +94,7 @@ def _digests_of(built: TrialResult | StressedVariant) -> tuple[str, str | None]:
     return built.digest, built.artifact_digest
 
 
-def merged(known: StressedVariant | None, new: StressedVariant) -> StressedVariant:
+def merge(known: StressedVariant | None, new: StressedVariant) -> StressedVariant:
     """With the new cells in the place of old ones, unless those are of more photos."""
     cells = {(cell.stress, cell.severity): cell for cell in known.cells} if known else {}
     for cell in new.cells:

@@ -22,7 +22,7 @@ from workbench.results.stress import (
     StressCell,
     StressedVariant,
     StressRecord,
-    merged,
+    merge,
     read_stress,
     write_stress,
 )
@@ -62,7 +62,7 @@ def measure_stress(folder: RunFolder, info: RunInfo, request: StressRequest, rep
     WorkbenchError.
     """
     trials = folder.trials()
-    chosen, baseline = chosen_trials(folder, info, request.variants), find_trial(folder, BASELINE)
+    chosen, baseline = find_trials(folder, info, request.variants), find_trial(folder, BASELINE)
     photos = _photos(folder, baseline)
     record = read_stress(folder, info, trials) or _empty(info, baseline, photos)
     plan = {severity: _rows(photos, info, request, severity) for severity in request.severities}
@@ -110,7 +110,7 @@ def _answers(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def chosen_trials(folder: RunFolder, info: RunInfo, names: Sequence[str]) -> list[TrialResult]:
+def find_trials(folder: RunFolder, info: RunInfo, names: Sequence[str]) -> list[TrialResult]:
     """The trials of that name; all that were measured for `all`, the winner without any. Raises
     WorkbenchError for those that were not measured."""
     trials = folder.trials()
@@ -253,5 +253,5 @@ def _with(record: StressRecord, trial: TrialResult, cells: tuple[StressCell, ...
         variant=trial.variant, digest=trial.digest, artifact_digest=trial.artifact_digest, cells=cells
     )
     known = {each.variant: each for each in record.variants}
-    known[trial.variant] = merged(known.get(trial.variant), new)
+    known[trial.variant] = merge(known.get(trial.variant), new)
     return record.model_copy(update={"variants": tuple(known.values()), "measured_at": datetime.now(UTC)})

@@ -14,7 +14,7 @@ from workbench.measure.worker import Worker
 from workbench.photos.contract import ImageError
 from workbench.photos.dataset import Images
 from workbench.photos.preprocess import crop_pixels
-from workbench.photos.stress import stressed
+from workbench.photos.stress import apply_stresses
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.files import cache_folder, sha256_bytes
@@ -135,7 +135,7 @@ class StressBench:
         import numpy as np
 
         try:
-            found = stressed(self._photos.read(row), self._stresses, severity, self._info.preprocess)
+            found = apply_stresses(self._photos.read(row), self._stresses, severity, self._info.preprocess)
             return [np.stack([crop_pixels(photo, contract) for photo in found]) for contract in self._files]
         except ImageError as error:
             raise WorkbenchError(f"{self._photos.paths[row]}: {error}", hint=AGAIN) from error
