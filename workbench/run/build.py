@@ -238,7 +238,7 @@ def _export_key(job: Job, variant: Variant) -> str:
 def _link_key(job: Job, source: Artifact, step: Step | None, runtime: Runtime) -> str:
     backend = backend_of(runtime)
     if step is None:
-        packages = _packages(backend.PACKAGES, runtime.environment())
+        packages = packages_of(backend.PACKAGES, runtime.environment())
         return digest_of(["convert", backend.NAME, code_digest(), source.digest, packages])
     reads: dict[Reads, Callable[[], object]] = {
         "calibration": lambda: (job.calibration or job.photos).digest,
@@ -248,11 +248,11 @@ def _link_key(job: Job, source: Artifact, step: Step | None, runtime: Runtime) -
     }
     read = [reads[what]() for what in sorted(step.READS)]
     native = backend.NAME if _native(step, backend) else None
-    given = [step.model_dump(mode="json"), _packages(step.PACKAGES, step.environment()), native]
+    given = [step.model_dump(mode="json"), packages_of(step.PACKAGES, step.environment()), native]
     return digest_of(["step", code_digest(), source.digest, *given, *read])
 
 
-def _packages(names: Sequence[str], environment: VirtualEnvironment | None) -> object:
+def packages_of(names: Sequence[str], environment: VirtualEnvironment | None) -> object:
     """The packages that decide the result of a step or a conversion, with their versions."""
     return versions(*names) if environment is None else environment.key
 

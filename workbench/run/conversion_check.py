@@ -26,7 +26,6 @@ from workbench.run import build
 from workbench.run.runtime_answers import answers
 from workbench.system.child import ChildError, call
 from workbench.system.files import digest_of, write_atomic
-from workbench.system.packages import versions
 from workbench.workspace.recipe import Variant
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _hold_runtime(
     root = build.onnx_links(job, variant)[0]
     if root.info.precision != "fp32":
         return  # a quantised source: its rounding is not the runtime's fault
-    packages = versions(*backend_of(plain).PACKAGES)
+    packages = build.packages_of(backend_of(plain).PACKAGES, plain.environment())
     key = digest_of(
         [root.digest, job.photos.digest, plain.model_dump(mode="json"), build.code_digest(), packages]
     )
