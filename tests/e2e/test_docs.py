@@ -13,6 +13,7 @@ import yaml
 from typer.main import get_command
 
 from workbench.cli import MODULES, app
+from workbench.fleet.spec import FleetFile
 from workbench.results.verdict import Row
 from workbench.workspace.recipe import Recipe, shipped
 from workbench.workspace.workspace import WorkspaceFile
@@ -88,6 +89,8 @@ def test_every_yaml_example_is_valid(block: str) -> None:
     data = yaml.safe_load(block)
     if "model" in data:
         WorkspaceFile.model_validate(data)
+    elif "devices" in data:
+        FleetFile.model_validate(data)
     elif "name" in data:
         Recipe.model_validate(data)
     else:
