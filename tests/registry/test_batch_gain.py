@@ -30,7 +30,7 @@ def test_where_a_call_costs_as_much_as_many_photos_batches_pay() -> None:
     assert found.why.startswith(f"calls of {found.size} photos do ")
 
 
-@pytest.mark.parametrize(("call_s", "photo_s", "sessions"), [(0.0, 0.002, 1), (0.001, 0.001, 4)])
+@pytest.mark.parametrize(("call_s", "photo_s", "sessions"), [(0.0, 0.01, 1), (0.001, 0.001, 4)])
 def test_where_each_photo_costs_the_same_or_sessions_do_as_much_they_do_not(
     call_s: float, photo_s: float, sessions: int
 ) -> None:
