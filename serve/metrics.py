@@ -61,6 +61,8 @@ class Metrics:
         own = CollectorRegistry()
         self._add_counters(own)
         self._add_histograms(own)
+        self._add_explanations(own)
+        self._add_abstention(own)
         self._add_gauges(own)
         self._exposed = CollectorRegistry()
         self._shared = shared
@@ -97,14 +99,6 @@ class Metrics:
             ["version", "shadow_version", "result"],
         )
         self.predictions = counter("predictions", "Predictions made by class id.", ["class_id"])
-        self.explanations = counter(
-            "explanations",
-            "Heat maps asked for, by method and by what became of them.",
-            ["method", "result"],
-        )
-        self.uncertain = counter(
-            "predictions_uncertain", "Predictions called uncertain by the version's own rule.", ["reason"]
-        )
         self.damaged_files = counter(
             "metrics_files_damaged",
             "Files of the workers' metrics that could not be read: what they counted is left out.",
@@ -115,8 +109,6 @@ class Metrics:
             self.rejected.labels(reason)
         for result in ("ok", "failed"):
             self.swaps.labels(result)
-        for doubt in DOUBTS.values():
-            self.uncertain.labels(doubt)
 
     def _add_histograms(self, registry: CollectorRegistry) -> None:
         seconds = partial(Histogram, buckets=BUCKETS, registry=registry)
@@ -140,20 +132,41 @@ class Metrics:
             "Time in the inference engine alone of the same sampled photos, in both models.",
             ["version", "shadow_version", "model"],
         )
-        self.explanation_seconds = seconds(
-            "explanation_seconds",
-            "Time to make a heat map, from its turn to the picture, waiting for other requests included.",
-            ["method"],
-        )
-        for method in get_args(HeatMethod):
-            self.explanations.labels(method, "ok")
-            self.explanation_seconds.labels(method)
         self.confidence = Histogram(
             "prediction_confidence",
             "Softmax probability of the predicted class.",
             buckets=CONFIDENCE_BUCKETS,
             registry=registry,
         )
+        self.stage = {stage: stages.labels(stage) for stage in ("queue", "decode", "infer", "total")}
+
+    def _add_explanations(self, registry: CollectorRegistry) -> None:
+        self.explanations = Counter(
+            "explanations",
+            "Heat maps asked for, by method and by what became of them.",
+            ["method", "result"],
+            registry=registry,
+        )
+        self.explanation_seconds = Histogram(
+            "explanation_seconds",
+            "Time to make a heat map, from its turn to the picture, waiting for other requests included.",
+            ["method"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        for method in get_args(HeatMethod):
+            self.explanations.labels(method, "ok")
+            self.explanation_seconds.labels(method)
+
+    def _add_abstention(self, registry: CollectorRegistry) -> None:
+        self.uncertain = Counter(
+            "predictions_uncertain",
+            "Predictions called uncertain by the version's own rule.",
+            ["reason"],
+            registry=registry,
+        )
+        for doubt in DOUBTS.values():
+            self.uncertain.labels(doubt)
         self.calibrated_confidence = Histogram(
             "prediction_calibrated_confidence",
             "Calibrated probability of the predicted class, of versions that know when to abstain.",
@@ -166,7 +179,6 @@ class Metrics:
             buckets=LIKENESS_BUCKETS,
             registry=registry,
         )
-        self.stage = {stage: stages.labels(stage) for stage in ("queue", "decode", "infer", "total")}
 
     def _add_gauges(self, registry: CollectorRegistry) -> None:
         # multiprocess_mode: how the values of several workers become one.

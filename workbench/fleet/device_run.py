@@ -80,7 +80,6 @@ class DeviceRun:
             )
             for sent in shipment.pixels
         }
-        folder, first = self.folder.path, self._first_photo(shipment)
         # Nothing is read from it: the device has no source, and asks for none.
         source = ModelSource(checkpoint=Path("on the driver"))
         job = build.Job(
@@ -93,7 +92,24 @@ class DeviceRun:
             cache=self._cache,
             own_size=shipment.own_size,
         )
-        workspace = Workspace(
+        paths = (self._first_photo(shipment), *map(Path, shipment.paths[1:]))
+        validation = Dataset(paths, shipment.labels, (), shipment.info.validation_digest)
+        return SentPrepared(
+            self._workspace(shipment, source),
+            shipment.info.class_names,
+            job,
+            validation,
+            calibration=None,
+            source_kind=shipment.source_kind,
+            calibrates=False,
+            groups=shipment.groups,
+            separation=shipment.info.separation or Separation(),
+            cut=cut,
+        )
+
+    def _workspace(self, shipment: Shipment, source: ModelSource) -> Workspace:
+        folder = self.folder.path
+        return Workspace(
             name=shipment.info.name,
             root=folder,
             file=None,
@@ -104,20 +120,6 @@ class DeviceRun:
             budget=shipment.info.budget,
             registry=folder,
             results=folder,
-        )
-        paths = (first, *map(Path, shipment.paths[1:]))
-        validation = Dataset(paths, shipment.labels, (), shipment.info.validation_digest)
-        return SentPrepared(
-            workspace,
-            shipment.info.class_names,
-            job,
-            validation,
-            calibration=None,
-            source_kind=shipment.source_kind,
-            calibrates=False,
-            groups=shipment.groups,
-            separation=shipment.info.separation or Separation(),
-            cut=cut,
         )
 
     def _first_photo(self, shipment: Shipment) -> Path:
