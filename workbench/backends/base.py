@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
+from workbench.system.packages import versions
 from workbench.system.records import Record
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from workbench.backends.artifact import Artifact, ArtifactInfo, Format
     from workbench.backends.audit import Audit
+    from workbench.system.environments import VirtualEnvironment
 
 Device = Literal["cpu", "cuda"]
 Hint = Literal["f32", "tf32", "bf16", "f16"]
@@ -40,11 +42,15 @@ class RuntimeSettings(Record):
 
     PRECISIONS: what the backend computes in on a device, where the graph leaves it open.
     FP16_IN_GRAPH: FP16 is in the graph, by a step of the recipe.
+    DISTRIBUTION: that `version` is of; None where the backend runs in this environment alone. ALONGSIDE: the
+    distributions that its sessions and its audit import, at the versions that are installed here.
     """
 
     DEVICES: ClassVar[tuple[Device, ...]] = ("cpu",)
     PRECISIONS: ClassVar[Mapping[Device, tuple[Hint, ...]]] = {}
     FP16_IN_GRAPH: ClassVar[bool] = False
+    DISTRIBUTION: ClassVar[str | None] = None
+    ALONGSIDE: ClassVar[tuple[str, ...]] = ()
     REMOVED: ClassVar = {
         "execution_mode": ("sequential",),
         "arena": (True,),
@@ -81,6 +87,23 @@ class RuntimeSettings(Record):
         "factors to 10 bits behind the point: FP32 on a GPU is exact unless it is asked for.",
     )
 
+    version: str | None = Field(
+        None,
+        description="Version of the runtime, such as `1.26.0`, in an environment of its own that is made at "
+        "first use; by default the one that is installed. For onnxruntime and openvino on the CPU.",
+    )
+
+    def environment(self) -> "VirtualEnvironment | None":
+        """The environment that sessions run in; None: this one, as also for the version installed here."""
+        if self.version is None or self.DISTRIBUTION is None:
+            return None
+        if versions(self.DISTRIBUTION).get(self.DISTRIBUTION) == self.version:
+            return None
+        from workbench.system.environments import locked
+
+        pin = f"{self.DISTRIBUTION}=={self.version}"
+        return locked(f"{self.DISTRIBUTION}-{self.version}", [pin], ours=self.ALONGSIDE)
+
     @property
     def intra_threads(self) -> int:
         """Threads of one session, on this machine."""
@@ -116,6 +139,22 @@ class RuntimeSettings(Record):
             )
             raise ValueError(f"backend `{backend_name(cls)}` runs {where}")
         return device
+
+    @field_validator("version")
+    @classmethod
+    def _version_exists(cls, version: str | None, info: ValidationInfo) -> str | None:
+        from packaging.version import InvalidVersion, Version
+
+        if version is None:
+            return None
+        if cls.DISTRIBUTION is None:
+            raise ValueError(f"backend `{backend_name(cls)}` runs in the version that is installed")
+        if info.data.get("device", "cpu") != "cpu":
+            raise ValueError("`version` is for `device: cpu`")
+        try:
+            return str(Version(version))
+        except InvalidVersion:
+            raise ValueError(f"`{version}` is not a version, such as 1.26.0") from None
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -31,7 +31,10 @@ TURN_TIMEOUT_S = 120.0
 
 
 class Worker:
-    """One process holding one session of `artifact`. Its methods raise ChildError where they fail."""
+    """One process holding one session of `artifact`, in the environment of its runtime.
+
+    Its methods raise ChildError where they fail; it raises Unsuited where the environment is not made.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,9 @@ class Worker:
         cpus: Collection[int] | None = None,
     ) -> None:
         arguments = (artifact, runtime, images, time.monotonic(), cpus)
-        self._child = Child(hold, *arguments, log=log, label="the measuring process")
+        self._child = Child(
+            hold, *arguments, log=log, label="the measuring process", environment=runtime.environment()
+        )
         self._images = len(images)
         self._open_timeout_s = GPU_OPEN_TIMEOUT_S if runtime.device == "cuda" else OPEN_TIMEOUT_S
 

@@ -13,6 +13,7 @@ from workbench.system.records import Record
 if TYPE_CHECKING:
     from workbench.backends.artifact import Format
     from workbench.photos.dataset import Images
+    from workbench.system.environments import VirtualEnvironment
 
 Reads = Literal["calibration", "validation", "contract", "processor"]
 Family = Literal["int8", "fp16", "tidying"]
@@ -87,6 +88,10 @@ class BaseStep(Record):
     def operators(self) -> Operators:
         """The kind of operators it writes, as far as runtimes differ in them."""
         return "onnx"
+
+    def environment(self) -> "VirtualEnvironment | None":
+        """The environment that its native format is written in; None: this one."""
+        return None
 
     def opset_need(self) -> OpsetNeed | None:
         """The lowest opset, where it is higher than that of every export."""

@@ -19,10 +19,14 @@ from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 
 from workbench.errors import Unsuited, WorkbenchError, summary
 from workbench.system.packages import missing_extra
+
+if TYPE_CHECKING:
+    from workbench.system.environments import VirtualEnvironment
+
 
 PR_SET_PDEATHSIG = 1
 Arguments = TypeVarTuple("Arguments")
@@ -62,7 +66,8 @@ class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
     factory: at the top of a module; called once in the child, it returns the handler or a context manager.
-    log: file that its stdout and stderr are appended to.
+    log: file that its stdout and stderr are appended to. environment: to run in; this one by default. Raises
+    Unsuited where that is not made.
     """
 
     def __init__(
@@ -71,14 +76,17 @@ class Child:
         *arguments: *Arguments,
         log: Path,
         label: str,
+        environment: "VirtualEnvironment | None" = None,
     ) -> None:
-        self.label = label
+        self.label = f"{label} in {environment}" if environment else label
         self.log = log
+        self._environment = environment
+        command = environment.command if environment else child_command
         ours, theirs = socket.socketpair()
         log.parent.mkdir(parents=True, exist_ok=True)
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                child_command("workbench.system.child", str(theirs.fileno())),
+                command("workbench.system.child", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -113,10 +121,16 @@ class Child:
         except (EOFError, OSError):  # OSError: it died in the middle of an answer, or of our request
             raise ChildDied(f"{self.label} {self._cause_of_death()}", hint=f"see {self.log}") from None
         if isinstance(answer, ChildError):
-            raise answer
+            raise self._placed(answer)
         if isinstance(answer, _Defect):
             raise ChildError(f"{self.label} failed: {answer}", hint=f"see {self.log}")
         return answer
+
+    def _placed(self, error: ChildError) -> ChildError:
+        """The error with the environment that it comes from, where that is not this one."""
+        if self._environment is None:
+            return error
+        return type(error)(f"in {self._environment}: {error.message}", hint=error.hint)
 
     def _cause_of_death(self) -> str:
         code = self.process.wait()
@@ -147,13 +161,19 @@ class Child:
 
 
 def call(
-    function: Callable[[*Arguments], Result], *arguments: *Arguments, log: Path, timeout_s: float, label: str
+    function: Callable[[*Arguments], Result],
+    *arguments: *Arguments,
+    log: Path,
+    timeout_s: float,
+    label: str,
+    environment: "VirtualEnvironment | None" = None,
 ) -> Result:
     """Run a function, which is at the top of a module, in a process of its own and return what it returns.
 
-    Raises ChildError where it raises, dies or takes longer than timeout_s.
+    environment: to run it in; this one by default. Raises ChildError where it raises, dies or takes longer
+    than timeout_s, and Unsuited where the environment is not made.
     """
-    with Child(one_call, function, arguments, log=log, label=label) as child:
+    with Child(one_call, function, arguments, log=log, label=label, environment=environment) as child:
         child.ready(timeout_s)
         result: Result = child.ask(None, timeout_s)
         return result

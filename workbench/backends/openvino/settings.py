@@ -11,6 +11,8 @@ class OpenvinoRuntime(RuntimeSettings):
     """OpenVINO on the CPU."""
 
     PRECISIONS: ClassVar = {"cpu": ("f32", "bf16", "f16")}
+    DISTRIBUTION: ClassVar = "openvino"
+    ALONGSIDE: ClassVar = ("openvino-telemetry",)
 
     backend: Literal["openvino"] = "openvino"
     streams: PositiveInt | None = Field(

@@ -14,6 +14,8 @@ class OrtRuntime(CudaSettings):
 
     PRECISIONS: ClassVar = {"cpu": ("f32",), "cuda": ("f32", "tf32")}
     FP16_IN_GRAPH: ClassVar = True
+    DISTRIBUTION: ClassVar = "onnxruntime"
+    ALONGSIDE: ClassVar = ("ml-dtypes", "onnx", "protobuf")  # its audit reads the file
     REMOVED_VALUES: ClassVar = {
         "provider": ("tensorrt", "tensorrt-rtx"),
         "graph_level": ("extended", "layout"),
@@ -36,4 +38,6 @@ class OrtRuntime(CudaSettings):
     def _provider_fits(self) -> "OrtRuntime":
         if self.provider is not None and (self.provider == "cuda") != (self.device == "cuda"):
             raise ValueError(f"provider `{self.provider}` does not run on device `{self.device}`")
+        if self.version is not None and self.provider == "openvino":
+            raise ValueError("`version` is for onnxruntime's own provider, and `backend: openvino` has one")
         return self
