@@ -6,6 +6,8 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from workbench.backends.base import Backend, Engine, Infer, OnDevice, RuntimeSettings, Session, backend_name
+from workbench.backends.executorch.settings import ExecutorchRuntime
+from workbench.backends.litert.settings import LitertRuntime
 from workbench.backends.null import NullRuntime
 from workbench.backends.openvino.settings import OpenvinoRuntime
 from workbench.backends.ort.settings import OrtRuntime
@@ -13,7 +15,15 @@ from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import FieldProblem
 
-_Settings = OrtRuntime | OpenvinoRuntime | TensorrtRuntime | TorchRuntime | NullRuntime
+_Settings = (
+    OrtRuntime
+    | OpenvinoRuntime
+    | TensorrtRuntime
+    | LitertRuntime
+    | ExecutorchRuntime
+    | TorchRuntime
+    | NullRuntime
+)
 SETTINGS: dict[str, type[RuntimeSettings]] = {backend_name(each): each for each in get_args(_Settings)}
 DEFAULT = "onnxruntime"
 
@@ -60,6 +70,14 @@ def takes_onnx(runtime: RuntimeSettings) -> bool:
     return bool(backend_of(runtime).OPERATORS)
 
 
+def takes_program(runtime: RuntimeSettings) -> bool:
+    """Whether a step writes the file that it opens from the network in torch, as a torch.export program."""
+    from workbench.backends.artifact import EXECUTABLE_FORMATS
+
+    backend = backend_of(runtime)
+    return not backend.OPERATORS and not backend.FORMATS & EXECUTABLE_FORMATS
+
+
 def publishable(runtime: RuntimeSettings) -> bool:
     """Whether a registry takes what it opens: nothing that runs code of its own."""
     from workbench.backends.artifact import EXECUTABLE_FORMATS
@@ -68,7 +86,8 @@ def publishable(runtime: RuntimeSettings) -> bool:
 
 
 __all__ = [
-    "DEFAULT", "RUNTIME", "SETTINGS", "Backend", "Engine", "Infer", "NullRuntime", "OnDevice",
-    "OpenvinoRuntime", "OrtRuntime", "Runtime", "RuntimeSettings", "Session", "TensorrtRuntime",
-    "TorchRuntime", "backend_of", "publishable", "removed_setting", "takes_onnx",
+    "DEFAULT", "RUNTIME", "SETTINGS", "Backend", "Engine", "ExecutorchRuntime", "Infer", "LitertRuntime",
+    "NullRuntime", "OnDevice", "OpenvinoRuntime", "OrtRuntime", "Runtime", "RuntimeSettings", "Session",
+    "TensorrtRuntime", "TorchRuntime", "backend_of", "publishable", "removed_setting", "takes_onnx",
+    "takes_program",
 ]  # fmt: skip

@@ -31,6 +31,7 @@ MODULES = {
     **dict.fromkeys(("compare", "advise", "explain"), "decide"),
     "report": "reporting",
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
+    "package": "packaging",
     **dict.fromkeys(("serve", "shadow-report"), "serving"),
     **dict.fromkeys(("init", "inspect", "doctor", "schema"), "inspection"),
 }

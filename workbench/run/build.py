@@ -9,13 +9,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from workbench import steps
-from workbench.backends import Backend, TorchRuntime, backend_of, takes_onnx
+from workbench.backends import Backend, TorchRuntime, backend_of, takes_onnx, takes_program
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, ExportRecord
 from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.records import Saturation
 from workbench.measure.saturation.emulator import saturation_of
 from workbench.model.export.comparison import torch_logits
-from workbench.model.export.export import adopt_onnx, export_onnx, export_torch, torch_artifact_info
+from workbench.model.export.export import (
+    adopt_onnx,
+    export_onnx,
+    export_program,
+    export_torch,
+    torch_artifact_info,
+)
 from workbench.model.export.reparameterize import write_merged
 from workbench.model.graph.facts import NetworkFacts, facts_of
 from workbench.model.graph.node_names import prepare
@@ -29,6 +35,7 @@ from workbench.steps import Step
 from workbench.steps.base import Reads
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity, layers
 from workbench.system import machine
+from workbench.system.child import call
 from workbench.system.files import digest_of, sha256_file, write_atomic
 from workbench.system.packages import versions
 from workbench.workspace.recipe import Variant, scaled_side
@@ -44,6 +51,7 @@ REFERENCE_BATCH = 16
 SATURATION_PHOTOS = 8
 LAYER_PHOTOS = 32
 LAYER_SECONDS = 30.0
+NATIVE_TIMEOUT_S = 3600.0  # the build around it has a limit of its own
 OTHER_SCALES = (0.86, 0.71, 0.57)
 
 
@@ -168,7 +176,7 @@ def _export_key(job: Job, variant: Variant) -> str:
         [
             "export",
             code_digest(),
-            "onnx" if onnx else runtime.backend,
+            "onnx" if onnx else "program" if takes_program(runtime) else runtime.backend,
             runtime.decides(),
             job.source_digest,
             # An ONNX source is held against what was asked for in so many words, not against defaults.
@@ -192,7 +200,9 @@ def _link_key(job: Job, source: Artifact, step: Step | None, backend: Backend[An
     }
     read = [reads[what]() for what in sorted(step.READS)]
     native = backend.NAME if _native(step, backend) else None
-    given = [step.model_dump(mode="json"), versions(*step.PACKAGES), native]
+    environment = step.environment()
+    packages = versions(*step.PACKAGES) if environment is None else environment.key
+    given = [step.model_dump(mode="json"), packages, native]
     return digest_of(["step", code_digest(), source.digest, *given, *read])
 
 
@@ -254,6 +264,8 @@ def _write(
     if isinstance(runtime, TorchRuntime):
         written = export_torch(model, torch_file, job.input_shape, samples, runtime)
         return torch_artifact_info(torch_file, written, job.input_shape)
+    if takes_program(runtime):
+        return export_program(model, torch_file, job.input_shape, samples)
     report = export_onnx(model, variant.export, onnx_file, job.input_shape, samples)
     record = ExportRecord(exporter=report.exporter, passed_over=report.passed_over)
     return artifact_info(onnx_file).model_copy(update={"export": record})
@@ -286,11 +298,30 @@ def _apply(job: Job, step: Step | None, backend: Backend[Any], source: Artifact,
         job.choosing,
     )
     if _native(step, backend):
-        return Artifact(folder, steps.apply_native(step, source.path, folder, photos))
+        return Artifact(folder, _apply_native(job, step, source, folder, photos))
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)
     bound_to, note = step.bound_to() or source.info.bound_to, step.note_of(target) or source.info.note
     return Artifact(folder, artifact_info(target).model_copy(update={"bound_to": bound_to, "note": note}))
+
+
+def _apply_native(
+    job: Job, step: Step, source: Artifact, folder: Path, photos: steps.Photos
+) -> ArtifactInfo:
+    """Here, or in a process of the environment that the step needs."""
+    if (environment := step.environment()) is None:
+        return steps.apply_native(step, source.path, folder, photos)
+    return call(
+        steps.apply_native,
+        step,
+        source.path,
+        folder,
+        photos,
+        log=job.cache / "logs" / f"{environment.name}.txt",
+        timeout_s=NATIVE_TIMEOUT_S,
+        label=f"step `{step.use}`",
+        environment=environment,
+    )
 
 
 def _few(images: Images, count: int = PROBES, *, raw: bool = True) -> Batch:

@@ -1,11 +1,14 @@
 """The `runtime` section for LiteRT."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from workbench.backends.edge import EdgeSettings
 
 
 class LitertRuntime(EdgeSettings):
     """LiteRT, the runtime of Android apps, with its XNNPACK delegate; step `litert` writes its files."""
+
+    DISTRIBUTION: ClassVar = "ai-edge-litert"
+    ALONGSIDE: ClassVar = ("backports-strenum", "flatbuffers", "ml-dtypes", "protobuf", "tqdm")
 
     backend: Literal["litert"] = "litert"

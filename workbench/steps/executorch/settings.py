@@ -4,7 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from workbench.backends.executorch.settings import own_environment
 from workbench.steps.base import BaseStep
+from workbench.system.environments import VirtualEnvironment
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 
@@ -32,6 +34,9 @@ class Executorch(BaseStep):
     per_channel: bool = Field(
         True, description="One scale for each output channel of the weights; `false`: one for all."
     )
+
+    def environment(self) -> VirtualEnvironment | None:
+        return own_environment()
 
     @property
     def keeps_logits(self) -> bool:

@@ -1,11 +1,15 @@
 """The `litert` step as a recipe states it."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from workbench.steps.base import BaseStep
+from workbench.system.environments import VirtualEnvironment, locked, read_lock
+from workbench.system.packages import missing_package
 
+LOCK = Path(__file__).with_name("lock.txt")
 Count = Annotated[int, Field(gt=0, strict=True)]
 
 
@@ -43,6 +47,12 @@ class Litert(BaseStep):
         description="Photos go in and logits come out in float, and the network quantises them itself; "
         "`false`: in INT8, for apps that have pixels at hand.",
     )
+
+    def environment(self) -> VirtualEnvironment | None:
+        """litert-torch pins what this environment has in other versions; None where it is here all the same."""
+        if missing_package("litert_torch") is None and missing_package("ai_edge_quantizer") is None:
+            return None
+        return locked("litert-torch", read_lock(LOCK), about_bytes=1_800_000_000)
 
     @property
     def keeps_logits(self) -> bool:
