@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     sample: Share = Field(0.1, description="Share of the photos that the shadow gets, 0 to 1.")
     canary: VersionText | None = Field(None, description="Candidate that answers a share of the photos.")
     weight: Share = Field(0.05, description="Share of the photos that the canary answers, 0 to 1.")
+    any_runtime: bool = Field(
+        False,
+        description="Serve a version that pins another version of its runtime than the one installed. Its "
+        "golden answers are checked either way.",
+    )
     max_body_bytes: Bytes = Field(10_000_000, description="Largest body with one photo, form included.")
     max_batch_bytes: Bytes = Field(50_000_000, description="Largest body of a batch or of tensors.")
     max_buffered_bytes: Bytes = Field(

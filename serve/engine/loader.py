@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from serve import process
 from serve.engine.engine import NotReady, ServingEngine, WantedVersion
 from serve.engine.model import Model, load_model, load_once
+from serve.engine.runtime_version import check_version
 from serve.metrics import ModelRole
 from workbench.errors import WorkbenchError
 from workbench.registry.bundle import Bundle
@@ -93,6 +94,7 @@ class Loader:
                 self._alias_stamp = registry.alias_stamp(name)
                 bundle = registry.resolve(name, settings.alias)
             code = "bad-model"
+            self._check_version(bundle)
             self._served = self._install(bundle)
         except Exception as error:
             reason = NotReady(code, self._explain(error, "the model"))
@@ -126,6 +128,7 @@ class Loader:
                 return
             target = pointed.version
             bundle = self._registry.resolve(name, self._settings.alias)
+            self._check_version(bundle)
             run_load_trial(self._settings.registry, bundle, self._stop)
             self._served = self._install(bundle)
         except LoaderStopped:
@@ -196,6 +199,9 @@ class Loader:
         )
         return model
 
+    def _check_version(self, bundle: Bundle) -> None:
+        check_version(bundle.manifest, anyway=self._settings.any_runtime)
+
     def _load(self, bundle: Bundle) -> Model:
         lease = self._registry.lease(bundle)
         return load_model(bundle, workers=self._settings.workers, lease=lease)
@@ -227,6 +233,7 @@ class Loader:
         bundle = self._registry.bundle(served.bundle.manifest.name, version)
         if bundle.manifest.class_names != served.class_names:
             raise WorkbenchError(f"{version} knows other classes than {served.version}")
+        self._check_version(bundle)
         run_load_trial(self._settings.registry, bundle, self._stop)
         return self._load(bundle)
 

@@ -230,7 +230,7 @@ class Engine(Record):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An opened artifact. device, provider and threads are read back from the runtime."""
+    """An opened artifact. device, provider, threads and version are read back from the runtime."""
 
     infer: Infer
     device: str
@@ -238,6 +238,7 @@ class Session:
     threads: int
     on_device: OnDevice | None = None
     engine: Engine | None = None
+    version: str | None = None
 
 
 SettingsT = TypeVar("SettingsT", bound=RuntimeSettings, contravariant=True)

@@ -151,7 +151,7 @@ def advise(
     from workbench.run import pipeline
     from workbench.workspace import recipe
 
-    variants = recipe.load(recipes or [recipe.shipped()])
+    variants = recipe.chosen(recipes)
     with ProgressDisplay(quiet=quiet) as report:
         advice = pipeline.advise_workspace(find_workspace(workspace), variants, report)
     print_answer(words.answer(advice), words.text(advice), form)

@@ -45,6 +45,11 @@ MemoryLimit = Annotated[
     amount("--memory", "that timing may hold at a time: 2GB, 500MB (default: nine tenths of the free)"),
 ]
 BuildTimeout = Annotated[float, seconds("--build-timeout", "for one variant (default: 15m)")]
+Yes = Annotated[bool, option("--yes", "make the environments that recipes need, without asking")]
+Wheels = Annotated[
+    Path | None,
+    option("--wheels", "make them from this folder of wheels, without the network", metavar="DIR"),
+]
 Advised = Annotated[bool, option("--advised", "only what `advise` finds worth trying")]
 Timings = Annotated[bool, option("--timings", "say where the time went, on stderr")]
 Start = Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")]
@@ -79,6 +84,8 @@ def run(
     build_timeout: BuildTimeout = 900.0,
     seed: Seed = 0,
     advised: Advised = False,
+    yes: Yes = False,
+    wheels: Wheels = None,
     timings: Timings = False,
     form: Tables = "table",
     output: Output = None,
@@ -92,15 +99,19 @@ def run(
 
     from workbench.workspace import recipe
 
-    variants = recipe.load(recipes or [recipe.shipped()])
+    variants = recipe.chosen(recipes)
     found = find_workspace(workspace)
 
+    from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
     from workbench.run import pipeline
+    from workbench.run.environments import make_all
 
+    to_make = agreed(variants, yes=yes)
     with ProgressDisplay(quiet=quiet) as report:
         settings = pipeline.Options(
+            unmade=make_all(to_make, report, wheels=wheels),
             plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed, memory_bytes=memory),
             build_timeout_s=build_timeout,
             arguments=tuple(sys.argv[1:]),
@@ -200,7 +211,7 @@ def tune(
     found = find_workspace(workspace)
     target = recipe_path(found, name)
     with ProgressDisplay(quiet=quiet) as report:
-        variants = recipe.load(recipes or [recipe.shipped()])
+        variants = recipe.chosen(recipes)
         settings = pipeline.Options(
             plan=Plan(budget_s=budget, seed=seed),
             arguments=tuple(sys.argv[1:]),

@@ -13,7 +13,7 @@ from workbench.backends import Engine, Runtime, Session, backend_of
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.backends.softmax import softmax
-from workbench.errors import WorkbenchError
+from workbench.errors import Unsuited
 from workbench.measure.gpu import figures
 from workbench.measure.latency import WarmUp
 from workbench.measure.records import GpuThroughput, WholePath
@@ -37,7 +37,8 @@ WARM_UP_TOLERANCE = 0.05
 @dataclass(frozen=True, slots=True)
 class Opened:
     """Read back from an open session. load_s: of the file, the runtime already imported. cold_start_s: from
-    the start of this process to its first answer. engine: of GPU runtimes that have one."""
+    the start of this process to its first answer. engine: of GPU runtimes that have one. version: of the
+    runtime."""
 
     load_s: float
     cold_start_s: float
@@ -45,6 +46,7 @@ class Opened:
     provider: str
     threads: int
     engine: Engine | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def hold(
     backend = backend_of(runtime)
     # Imports the runtime, so that load_s below is the model's alone.
     if (reason := backend.unavailable(runtime)) is not None:
-        raise WorkbenchError(reason)
+        raise Unsuited(reason)
     if cpus is not None:
         # Not sooner: the imports above take longest, and many processes start at once.
         _stay_on(cpus)
@@ -84,7 +86,7 @@ def hold(
         load_s = time.perf_counter() - started
         session.infer(next(images.rows([0])))
         cold_start_s = time.monotonic() - spawned_s
-        read_back = (session.device, session.provider, session.threads, session.engine)
+        read_back = (session.device, session.provider, session.threads, session.engine, session.version)
         opened = Opened(load_s, cold_start_s, *read_back)
         target = OpenSession(artifact, runtime, images, session, opened)
         yield lambda request: request[0](target, *request[1])

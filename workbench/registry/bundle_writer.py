@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from workbench.backends import Runtime, backend_of
 from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache
-from workbench.errors import Refused, WorkbenchError
+from workbench.errors import Refused, Unsuited, WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.batch_gain import Batching, batching_of
@@ -293,8 +293,9 @@ def _smoke(candidate: _Candidate, images: Sequence[Pixels], log: Path) -> tuple[
     timeout_s, label = SMOKE_TIMEOUT_S[candidate.runtime.device], f"the trial start of `{variant}`"
     model = (artifact, candidate.runtime, candidate.contract)
     try:
-        return call(smoke, *model, images, log=log, timeout_s=timeout_s, label=label)
-    except ChildError as error:
+        apart = candidate.runtime.environment()
+        return call(smoke, *model, images, log=log, timeout_s=timeout_s, label=label, environment=apart)
+    except (ChildError, Unsuited) as error:
         raise Refused(f"`{variant}` was not published: {error.message}", hint=error.hint) from error
 
 

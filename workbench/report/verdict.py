@@ -10,6 +10,7 @@ from workbench.measure.records import BASELINE, SharedPhotos, TimingEnd, TooFewT
 from workbench.report import timings
 from workbench.report.remarks import sentence
 from workbench.report.search import search
+from workbench.report.upgrades import upgrades
 from workbench.report.words import in_percent, listed, points, times
 from workbench.results import reasons
 from workbench.results.records import AdviceScore, RunInfo
@@ -65,6 +66,7 @@ def sections(comparison: Comparison, *, verbose: bool) -> list[Section]:
         Section("Notes: mend these before anything else", tuple(grave)),
         Section("Winner" if verdict.winner else "No winner", tuple(_decision(comparison, verbose=verbose))),
         Section("Close behind", tuple(_close_behind(verdict.reasons))),
+        Section("Versions of the runtime", tuple(upgrades(info))),
         Section("Over the budget", tuple(_over_budget(verdict, verbose=verbose))),
         Section("Not measured here", tuple(_unmeasured(verdict.reasons, verbose=verbose)), not verbose),
         Section("Dropped early", tuple(_dropped(verdict.reasons)) if verbose else ()),

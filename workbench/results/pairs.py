@@ -9,7 +9,8 @@ from workbench.measure import samples
 from workbench.measure.pairs import Difference, TimedTurns, VariantPair, differences, pair_of, turns_of
 from workbench.measure.records import BASELINE, FINAL, RACE
 from workbench.results.folder import RunFolder, find_run
-from workbench.results.records import TrialResult
+from workbench.results.records import RunInfo, TrialResult, Upgrade
+from workbench.results.versions import by_version
 
 
 def pairs_of(results: Path, run_ids: Sequence[str]) -> list[Difference]:
@@ -35,6 +36,23 @@ def finalist_pairs(folder: RunFolder, trials: Sequence[TrialResult]) -> tuple[Va
         return ()
     rounds = _rounds(folder, others)
     return tuple(_pair(rounds, one, other) for one, other in combinations(others, 2))
+
+
+def upgrades_of(folder: RunFolder, info: RunInfo, trials: Sequence[TrialResult]) -> tuple[Upgrade, ...]:
+    """What each version of a runtime is to the one that is installed, else to the newest, older one first."""
+    found = []
+    for versions in by_version(_timed(trials), info.runtimes):
+        own = [version for version, trial in versions.items() if info.runtimes[trial.variant].version is None]
+        reference = own[0] if own else next(reversed(versions))
+        rounds = _rounds(folder, list(versions.values()))
+        numbers = list(versions)
+        for version in numbers:
+            if version != reference:
+                older, newer = sorted((version, reference), key=numbers.index)
+                pair = _pair(rounds, versions[newer], versions[older])
+                backend = versions[newer].backend
+                found.append(Upgrade(backend=backend, older=older, newer=newer, pair=pair))
+    return tuple(found)
 
 
 def _timed(trials: Sequence[TrialResult]) -> list[TrialResult]:

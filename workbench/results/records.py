@@ -56,8 +56,8 @@ class TrialResult(Record):
     cause: why it did not end `ok`; reason: its message, and in older runs the only record of it.
     calibration_images: photos that INT8 ranges were found on; None without, and in older runs.
     digest: of the variant; artifact_digest: of the model file; size_bytes: of all its files.
-    provider, threads, opset, precision: read back from the session and the file. note, export: of the
-    artifact.
+    provider, threads, runtime_version, opset, precision: read back from the session and the file. note,
+    export: of the artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
     runtime in it. accuracy: on the selection photos; certification: on the held-out photos.
     same_answers: it computes the baseline's function; None where it does not, and in older runs.
@@ -79,6 +79,7 @@ class TrialResult(Record):
     device: str
     provider: str | None = None
     threads: int | None = None
+    runtime_version: str | None = None
     opset: int | None = None
     precision: str | None = None
     note: str | None = None
@@ -213,6 +214,15 @@ class SearchSummary(Record):
     sequence: CertificationSequence | None = None
 
 
+class Upgrade(Record):
+    """One file with the same settings in two versions of a runtime. pair: its `one` runs in the newer."""
+
+    backend: str
+    older: str
+    newer: str
+    pair: VariantPair
+
+
 class RunInfo(Record):
     """`run.json`: everything that was the same for all trials of a run.
 
@@ -223,6 +233,7 @@ class RunInfo(Record):
     environments: of every round of timing, those of the final last.
     timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
     pairs: of the finalists but the baseline, how each two compared in the final rounds.
+    upgrades: of the variants that differ in the version of their runtime alone, each with the one installed.
     timings: seconds by stage, in the order they began; None where it did not end, and in older runs.
     """
 
@@ -256,6 +267,7 @@ class RunInfo(Record):
     conditions: Conditions | None = None
     timings: dict[Stage, float] | None = None
     pairs: tuple[VariantPair, ...] = ()
+    upgrades: tuple[Upgrade, ...] = ()
     environments: tuple[Environment, ...] = ()
     repeated_rounds: int = 0
     timing_ended: str | None = None

@@ -6,10 +6,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from workbench import steps
-from workbench.backends import Backend, TorchRuntime, backend_of, takes_onnx, takes_program
+from workbench.backends import (
+    Backend,
+    Runtime,
+    TorchRuntime,
+    backend_of,
+    takes_onnx,
+    takes_program,
+)
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, ExportRecord
 from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.records import Saturation
@@ -36,6 +43,7 @@ from workbench.steps.base import Reads
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity, layers
 from workbench.system import machine
 from workbench.system.child import call
+from workbench.system.environments import VirtualEnvironment
 from workbench.system.files import digest_of, sha256_file, write_atomic
 from workbench.system.packages import versions
 from workbench.workspace.recipe import Variant, scaled_side
@@ -46,12 +54,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Arguments = TypeVarTuple("Arguments")
+
 PROBES = 8  # photos an export's logits are compared on
 REFERENCE_BATCH = 16
 SATURATION_PHOTOS = 8
+ENVIRONMENT_TIMEOUT_S = 3600.0  # at most: the build around it has a limit of its own
 LAYER_PHOTOS = 32
 LAYER_SECONDS = 30.0
-NATIVE_TIMEOUT_S = 3600.0  # the build around it has a limit of its own
 OTHER_SCALES = (0.86, 0.71, 0.57)
 
 
@@ -151,8 +161,8 @@ def _chain(
     for step in links:
         if artifact is None:
             return None
-        key, source = _link_key(job, artifact, step, backend), artifact
-        artifact = get(key, partial(_apply, job, step, backend, source))
+        key, source = _link_key(job, artifact, step, variant.runtime), artifact
+        artifact = get(key, partial(_apply, job, step, variant.runtime, source))
     if artifact is None or exported is None:
         return None
     # Not read from the links: two exports may have given the same bytes.
@@ -189,9 +199,11 @@ def _export_key(job: Job, variant: Variant) -> str:
     )
 
 
-def _link_key(job: Job, source: Artifact, step: Step | None, backend: Backend[Any]) -> str:
+def _link_key(job: Job, source: Artifact, step: Step | None, runtime: Runtime) -> str:
+    backend = backend_of(runtime)
     if step is None:
-        return digest_of(["convert", backend.NAME, code_digest(), source.digest, versions(*backend.PACKAGES)])
+        packages = _packages(backend.PACKAGES, runtime.environment())
+        return digest_of(["convert", backend.NAME, code_digest(), source.digest, packages])
     reads: dict[Reads, Callable[[], object]] = {
         "calibration": lambda: (job.calibration or job.photos).digest,
         "validation": lambda: [job.photos.digest, job.choosing],
@@ -200,10 +212,13 @@ def _link_key(job: Job, source: Artifact, step: Step | None, backend: Backend[An
     }
     read = [reads[what]() for what in sorted(step.READS)]
     native = backend.NAME if _native(step, backend) else None
-    environment = step.environment()
-    packages = versions(*step.PACKAGES) if environment is None else environment.key
-    given = [step.model_dump(mode="json"), packages, native]
+    given = [step.model_dump(mode="json"), _packages(step.PACKAGES, step.environment()), native]
     return digest_of(["step", code_digest(), source.digest, *given, *read])
+
+
+def _packages(names: Sequence[str], environment: VirtualEnvironment | None) -> object:
+    """The packages that decide the result of a step or a conversion, with their versions."""
+    return versions(*names) if environment is None else environment.key
 
 
 def _export(job: Job, variant: Variant, folder: Path) -> Artifact:
@@ -285,10 +300,11 @@ def _check_size(job: Job, run: Callable[[Batch], object], *, raw: bool) -> None:
         ) from error
 
 
-def _apply(job: Job, step: Step | None, backend: Backend[Any], source: Artifact, folder: Path) -> Artifact:
+def _apply(job: Job, step: Step | None, runtime: Runtime, source: Artifact, folder: Path) -> Artifact:
+    backend = backend_of(runtime)
     if step is None:
         assert backend.convert is not None
-        return Artifact(folder, backend.convert(source, folder))
+        return Artifact(folder, _in(runtime.environment(), job, backend.convert, source, folder))
     raw = source.info.pixels
     photos = steps.Photos(
         job.contract,
@@ -298,28 +314,30 @@ def _apply(job: Job, step: Step | None, backend: Backend[Any], source: Artifact,
         job.choosing,
     )
     if _native(step, backend):
-        return Artifact(folder, _apply_native(job, step, source, folder, photos))
+        info = _in(step.environment(), job, steps.apply_native, step, source.path, folder, photos)
+        return Artifact(folder, info)
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)
     bound_to, note = step.bound_to() or source.info.bound_to, step.note_of(target) or source.info.note
     return Artifact(folder, artifact_info(target).model_copy(update={"bound_to": bound_to, "note": note}))
 
 
-def _apply_native(
-    job: Job, step: Step, source: Artifact, folder: Path, photos: steps.Photos
+def _in(
+    environment: VirtualEnvironment | None,
+    job: Job,
+    function: Callable[[*Arguments], ArtifactInfo],
+    *arguments: *Arguments,
 ) -> ArtifactInfo:
-    """Here, or in a process of the environment that the step needs."""
-    if (environment := step.environment()) is None:
-        return steps.apply_native(step, source.path, folder, photos)
+    """Call it here, or in a process of that environment. Raises WorkbenchError."""
+    if environment is None:
+        return function(*arguments)
+    log = job.cache / "logs" / f"{environment.name}.txt"
     return call(
-        steps.apply_native,
-        step,
-        source.path,
-        folder,
-        photos,
-        log=job.cache / "logs" / f"{environment.name}.txt",
-        timeout_s=NATIVE_TIMEOUT_S,
-        label=f"step `{step.use}`",
+        function,
+        *arguments,
+        log=log,
+        timeout_s=ENVIRONMENT_TIMEOUT_S,
+        label="the conversion",
         environment=environment,
     )
 

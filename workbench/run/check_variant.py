@@ -1,7 +1,7 @@
 """One variant before it is timed: built, opened in a process of its own, held against the source model."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of, takes_onnx
+from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of
 from workbench.backends.artifact import Artifact, ExportRecord
 from workbench.backends.null import null_artifact
-from workbench.errors import Unsuited, WorkbenchError, plural
+from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.agreement import coarsest, same_answers
 from workbench.measure.records import BASELINE, Accuracy, GpuUse, SameAnswers, Saturation
@@ -25,17 +25,18 @@ from workbench.results.folder import RunFolder
 from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped, TooLarge
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
+from workbench.run.availability import not_here
 from workbench.run.conversion_check import hold
+from workbench.run.environments import NOTHING
 from workbench.run.prepare import Prepared, overridden
 from workbench.system.child import ChildDied, ChildError, call
+from workbench.system.environments import VirtualEnvironment
 from workbench.system.files import digest_of, write_arrays, write_atomic
-from workbench.system.machine import usable_cores
 from workbench.system.nvml import Reader, opened_gpu
 from workbench.system.packages import versions
 from workbench.system.progress import Progress, Report
 from workbench.system.spans import Spans
 from workbench.workspace.recipe import Variant
-from workbench.workspace.requirements import unmet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ class Context:
 
     info: as the run began. reference: (n, classes) FP32 logits of the source model on the validation photos.
     empty_worker: the memory of a worker with no runtime in it. build_timeout_s: for one variant's export and
-    steps together.
+    steps together. unmade: environments that could not be made, and why.
     """
 
     prepared: Prepared
@@ -88,6 +89,7 @@ class Context:
     contracts: dict[str, Preprocess] = field(default_factory=dict)
     logits: "dict[str, NDArray[np.float32]]" = field(default_factory=dict)
     spans: Spans = field(default_factory=Spans)
+    unmade: Mapping[VirtualEnvironment, str] = NOTHING
 
     @property
     def job(self) -> build.Job:
@@ -104,7 +106,7 @@ class Context:
         return Worker(artifact, self.runtimes[variant], images, log=self.folder.log(variant), cpus=cpus)
 
     def not_here(self, variant: Variant) -> str | None:
-        return not_here(variant, self.prepared.source_kind, self.built[BASELINE].artifact)
+        return not_here(variant, self.prepared.source_kind, self.built[BASELINE].artifact, self.unmade)
 
     def build(self, variant: Variant, timeout_s: float) -> Built:
         """Build the variant unless this run has built it. Raises WorkbenchError."""
@@ -220,23 +222,6 @@ def ended(result: TrialResult, cause: Cause) -> TrialResult:
             return result.model_copy(update={"status": "pruned", "cause": cause})
 
 
-def not_here(variant: Variant, source_kind: str, baseline: Artifact) -> str | None:
-    """Why this variant cannot be tried on this machine or with this model, or None."""
-    if (missing := unmet(variant.needs)) is not None:
-        return missing
-    cores = usable_cores()
-    if variant.runtime.intra_threads > cores:
-        asked = plural(variant.runtime.intra_threads, "thread")
-        return f"it asks for {asked}; this machine has {plural(cores, 'processor')}"
-    if source_kind == "onnx":
-        if not takes_onnx(variant.runtime):
-            return f"the model comes as an ONNX file, which {variant.runtime.backend} does not run"
-        have = baseline.info.opset
-        if "opset" in variant.export.model_fields_set and variant.export.opset != have:
-            return f"the model comes as an ONNX file of opset {have}; it is not exported again"
-    return backend_of(variant.runtime).unavailable(variant.runtime)
-
-
 def _checked(context: Context, variant: Variant, built: Built, stage: Progress) -> TrialResult:
     """Open the artifact, run every validation photo through it, and hold it to what it came from (`hold`).
 
@@ -316,6 +301,7 @@ def _measured(
         "device": opened.device,
         "provider": opened.provider,
         "threads": opened.threads,
+        "runtime_version": opened.version,
         "audit": audit,
         "gpu": on_gpu,
         "load_s": None if built_now else opened.load_s,
@@ -388,6 +374,7 @@ def _as_asked(variant: Variant, artifact: Artifact, opened: Opened) -> None:
         ("opset", asked_opset if artifact.info.format == "onnx" else None, artifact.info.opset),
         ("device", variant.runtime.device, opened.device),
         ("threads", variant.runtime.intra_threads, opened.threads),
+        ("version", variant.runtime.version, variant.runtime.version and opened.version),
     ):
         if asked != got:
             raise WorkbenchError(f"asked for {what} {asked}, got {got}")

@@ -156,6 +156,21 @@ def _first(artifact: Artifact, runtime: Runtime, photo: Batch, precision: str) -
 
 def _run(artifact: Artifact, runtime: Runtime, batch: Batch) -> "NDArray[np.float32]":
     """What the runtime gives for an ONNX file, photo by photo, as the server asks."""
+    if (environment := runtime.environment()) is None:
+        return run_here(artifact, runtime, batch)
+    with TemporaryDirectory() as folder:
+        return call(
+            run_here,
+            *(artifact, runtime, batch),
+            log=Path(folder) / "log.txt",
+            timeout_s=TIMEOUT_S,
+            label="the runtime",
+            environment=environment,
+        )
+
+
+def run_here(artifact: Artifact, runtime: Runtime, batch: Batch) -> "NDArray[np.float32]":
+    """The same, in this process."""
     import numpy as np
 
     backend = backend_of(runtime)

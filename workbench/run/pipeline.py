@@ -1,6 +1,6 @@
 """A run, from a workspace and variants to results: the one place that knows the order of things."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +14,12 @@ from workbench.measure.split import Parts, split
 from workbench.model.graph.facts import NetworkFacts
 from workbench.photos.dataset import Images, copies
 from workbench.results.folder import RunFolder
-from workbench.results.pairs import finalist_pairs
+from workbench.results.pairs import finalist_pairs, upgrades_of
 from workbench.results.records import PhotoFiles, RunInfo, TrialResult
 from workbench.results.remarks import Remark, graver_first
 from workbench.results.verdict import Comparison, compare
 from workbench.run.advice.advise import Advice, advise, advised, hindsight
+from workbench.run.availability import not_here
 from workbench.run.build import code_digest, network
 from workbench.run.check_variant import (
     Context,
@@ -26,15 +27,16 @@ from workbench.run.check_variant import (
     calibration_images,
     check,
     empty_worker,
-    not_here,
     reference_logits,
 )
+from workbench.run.environments import NOTHING
 from workbench.run.prepare import FEW, Prepared, notes_on, prepare
 from workbench.run.sanity.answers import output_kind
 from workbench.run.sanity.look import look, look_quickly, of_parity
 from workbench.run.time_variants import time_all
 from workbench.system import machine
 from workbench.system.child import call
+from workbench.system.environments import VirtualEnvironment
 from workbench.system.files import digest_of, write_arrays, write_atomic
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
@@ -54,7 +56,8 @@ class Options:
 
     advised: try only the variants that the advisor finds worth trying. show_remarks: is given what the sanity
     look found, before anything but the baseline is built. show_power: is given what
-    the photos can certify, before anything is built. spans: where the time goes.
+    the photos can certify, before anything is built. spans: where the time goes. unmade: environments that
+    could not be made, and why; the variants that need one are skipped.
     """
 
     plan: Plan = field(default_factory=Plan)
@@ -64,6 +67,7 @@ class Options:
     show_remarks: Callable[[Sequence[Remark]], None] = lambda _: None
     show_power: Callable[[Power], None] = lambda _: None
     spans: Spans = field(default_factory=Spans)
+    unmade: Mapping[VirtualEnvironment, str] = NOTHING
 
 
 def run_workspace(
@@ -88,7 +92,7 @@ def run_workspace(
     finally:
         folder.remove_if_never_begun()
     with options.spans.span("advice"):
-        advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants)
+        advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants, options.unmade)
     show_advice(advice)
     if options.advised:
         variants = advised(advice, variants)
@@ -190,6 +194,7 @@ def _context(
         built={BASELINE: built},
         runtimes={BASELINE: baseline.runtime},
         spans=spans,
+        unmade=options.unmade,
     )
 
 
@@ -212,10 +217,16 @@ def _remarks(context: Context, baseline: TrialResult) -> tuple[Remark, ...]:
         return graver_first(found + of_parity(context.job.photos, artifact, baseline.parity, log))
 
 
-def advice_for(prepared: Prepared, baseline: Artifact, variants: Sequence[Variant]) -> Advice:
+def advice_for(
+    prepared: Prepared,
+    baseline: Artifact,
+    variants: Sequence[Variant],
+    unmade: Mapping[VirtualEnvironment, str] = NOTHING,
+) -> Advice:
     """Which of the variants are worth trying on this network and this machine. Raises WorkbenchError."""
     facts = _facts(prepared.job.cache, baseline)
-    reasons = {variant.name: not_here(variant, prepared.source_kind, baseline) for variant in variants}
+    kind = prepared.source_kind
+    reasons = {variant.name: not_here(variant, kind, baseline, unmade) for variant in variants}
     absent = {name: reason for name, reason in reasons.items() if reason}
     return advise(facts, machine.collect(), absent, variants, objective=prepared.workspace.budget.objective)
 
@@ -248,7 +259,9 @@ def timed(context: Context, info: RunInfo, passed: Sequence[TrialResult], plan: 
     """Time what passed; the results are on disk."""
     with context.spans.span("extras"):
         trials, info = time_all(context, info, passed, plan)
-        info = info.model_copy(update={"pairs": finalist_pairs(context.folder, trials)})
+        pairs = finalist_pairs(context.folder, trials)
+        upgrades = upgrades_of(context.folder, info, trials)
+        info = info.model_copy(update={"pairs": pairs, "upgrades": upgrades})
     context.folder.save_info(info)
     for result in trials:
         context.folder.append(result)

@@ -23,6 +23,7 @@ from workbench.measure.worker import Worker, use_of
 from workbench.results.history import with_latency
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfalls
+from workbench.results.versions import siblings
 from workbench.run.check_variant import Context
 from workbench.run.extras import candidates, saturated, with_extras
 from workbench.run.memory import fitted, needs_of, together, with_room
@@ -72,7 +73,8 @@ def _time_all(
     try:
         if len(names) > FINALISTS:
             race = replace(final, budget_s=plan.budget_s * (1 - FINAL_SHARE), insist=False)
-            contenders = [t.variant for t in trials if _may_win(t, info)]
+            compared = siblings(trials, info.runtimes)  # to the end: what an upgrade costs is the question
+            contenders = [t.variant for t in trials if _may_win(t, info) and t.variant not in compared]
             later_s = plan.budget_s - race.budget_s
             _session(context, sessions, RACE, names, contenders, race, needs, later_s=later_s)
             raced, left_s = sessions[RACE], plan.budget_s - (time.monotonic() - began)

@@ -131,10 +131,19 @@ class Variant:
     needs: tuple[str, ...] = ()
 
     @property
+    def runs_apart(self) -> bool:
+        """Whether it names a version of the runtime, or is built or run in another environment."""
+        apart = [self.runtime.environment(), *(step.environment() for step in self.steps)]
+        return self.runtime.version is not None or any(apart)
+
+    @property
     def digest(self) -> str:
         """64 hex digits of the build and the runtime settings, without the name."""
         parts = [self.export, *self.steps, self.runtime, self.preprocess]
-        return digest_of([part.model_dump(mode="json") for part in parts])
+        dumped = [part.model_dump(mode="json") for part in parts]
+        if self.runtime.version is None:
+            del dumped[-2]["version"]  # digests of recipes without one are what they were
+        return digest_of(dumped)
 
 
 def to_yaml(variant: Variant, name: str) -> str:
@@ -177,6 +186,14 @@ def load(paths: Sequence[Path]) -> list[Variant]:
         variants += found
     _check_file_names(variants)
     return variants
+
+
+def chosen(paths: Sequence[Path] | None) -> list[Variant]:
+    """The variants of these paths (see `load`); by default of the shipped recipes that run in this
+    environment as it is."""
+    if paths:
+        return load(paths)
+    return [variant for variant in load([shipped()]) if not variant.runs_apart]
 
 
 def _check_file_names(variants: Sequence[Variant]) -> None:

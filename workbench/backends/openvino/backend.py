@@ -74,12 +74,15 @@ def session(artifact: Artifact, runtime: OpenvinoRuntime) -> Iterator[Session]:
     """
     network = _Network(artifact, runtime)
     compiled = network.compiled(network.size_for(runtime.batch))
+    import openvino  # not before it was told to send no telemetry
+
     threads, streams = (int(compiled.get_property(name)) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
     yield Session(
         for_any_batch(network.infer, artifact.info.input_shape[0]),
         device="cpu",
         provider=f"openvino CPU ({_computed_in(compiled)})",
         threads=threads // streams,
+        version=openvino.get_version().partition("-")[0],  # behind it stands the build
     )
 
 

@@ -118,6 +118,8 @@ def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
     Raises WorkbenchError where the file cannot be opened, is bound to another processor, or where onnxruntime
     silently took another provider, or gave it nothing to do.
     """
+    import onnxruntime
+
     refuse_foreign(artifact)
     opened = open_session(artifact, options_of(runtime), _providers(artifact, runtime))
     inputs, outputs = opened.get_inputs(), opened.get_outputs()
@@ -127,12 +129,13 @@ def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
             "a classifier has one of each"
         )
     provider, threads = opened.get_providers()[0], opened.get_session_options().intra_op_num_threads
+    version = onnxruntime.__version__
     if runtime.device == "cuda":
         from workbench.backends.ort import gpu
 
         bound = gpu.bound(opened, artifact, runtime)
         on_device = OnDevice(bound.time, gpu.HOW)
-        yield Session(bound.infer, runtime.device, provider, threads, on_device=on_device)
+        yield Session(bound.infer, runtime.device, provider, threads, on_device, version=version)
         return
     name, output_names = inputs[0].name, [outputs[0].name]
 
@@ -140,4 +143,5 @@ def session(artifact: Artifact, runtime: OrtRuntime) -> Iterator[Session]:
         logits: NDArray[np.float32] = opened.run(output_names, {name: batch})[0]
         return logits
 
-    yield Session(for_any_batch(run, artifact.info.input_shape[0]), runtime.device, provider, threads)
+    infer = for_any_batch(run, artifact.info.input_shape[0])
+    yield Session(infer, runtime.device, provider, threads, version=version)

@@ -1,0 +1,44 @@
+"""Asks before virtual environments are made."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from workbench.errors import plural
+
+if TYPE_CHECKING:
+    from workbench.system.environments import VirtualEnvironment
+    from workbench.workspace.recipe import Variant
+
+SECONDS_EACH = 30  # measured with a fast connection (docs/environments.md)
+
+
+def agreed(variants: "Sequence[Variant]", *, yes: bool) -> "list[VirtualEnvironment]":
+    """The environments to make for these variants: all that they lack, where the user agrees; else none.
+
+    yes: the user said so beforehand. Away from a terminal nobody is asked.
+    """
+    from workbench.run.environments import not_made
+
+    lacking = not_made(variants)
+    if yes or not lacking:
+        return lacking
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return []
+    import typer
+
+    print(question(lacking), file=sys.stderr)
+    return lacking if typer.confirm("Make them now?", default=True, err=True) else []
+
+
+def question(lacking: "Sequence[VirtualEnvironment]") -> str:
+    """What is to be made, how large, how long."""
+    size = sum(each.about_bytes for each in lacking) / 1e6
+    names = "".join(f"\n  {each.name}: about {each.about_bytes / 1e6:.0f} MB" for each in lacking)
+    minutes = max(1, round(len(lacking) * SECONDS_EACH / 60))
+    return (
+        f"the recipes need {plural(len(lacking), 'environment')} of their own, which pip would make in "
+        f"{lacking[0].folder.parent}:{names}\n"
+        f"about {size:.0f} MB together and {plural(minutes, 'minute')}, more with a slow connection; "
+        "this environment stays as it is"
+    )
