@@ -5,7 +5,16 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from workbench.backends.base import Backend, Engine, Infer, OnDevice, RuntimeSettings, Session, backend_name
+from workbench.backends.base import (
+    Backend,
+    Engine,
+    Infer,
+    OnDevice,
+    RuntimeSettings,
+    Session,
+    Target,
+    backend_name,
+)
 from workbench.backends.executorch.settings import ExecutorchRuntime
 from workbench.backends.litert.settings import LitertRuntime
 from workbench.backends.null import NullRuntime
@@ -65,6 +74,11 @@ def backend_of(runtime: RuntimeSettings) -> Backend[Any]:
     return BACKENDS[runtime.backend]
 
 
+def targets_of(backend: str) -> frozenset[Target]:
+    """What the files of a backend are opened on; of one that this version no longer has, a server."""
+    return SETTINGS.get(backend, RuntimeSettings).TARGETS
+
+
 def takes_onnx(runtime: RuntimeSettings) -> bool:
     """Whether the network is exported as an ONNX file for it, which steps can change."""
     return bool(backend_of(runtime).OPERATORS)
@@ -79,15 +93,15 @@ def takes_program(runtime: RuntimeSettings) -> bool:
 
 
 def publishable(runtime: RuntimeSettings) -> bool:
-    """Whether a registry takes what it opens: nothing that runs code of its own."""
-    from workbench.backends.artifact import EXECUTABLE_FORMATS
+    """Whether a server may get what it opens: nothing that runs code of its own, or is for devices alone."""
+    from workbench.backends.artifact import DEVICE_FORMATS, EXECUTABLE_FORMATS
 
-    return not backend_of(runtime).FORMATS & EXECUTABLE_FORMATS
+    return not backend_of(runtime).FORMATS & (EXECUTABLE_FORMATS | DEVICE_FORMATS)
 
 
 __all__ = [
     "DEFAULT", "RUNTIME", "SETTINGS", "Backend", "Engine", "ExecutorchRuntime", "Infer", "LitertRuntime",
     "NullRuntime", "OnDevice", "OpenvinoRuntime", "OrtRuntime", "Runtime", "RuntimeSettings", "Session",
-    "TensorrtRuntime", "TorchRuntime", "backend_of", "publishable", "removed_setting", "takes_onnx",
-    "takes_program",
+    "Target", "TensorrtRuntime", "TorchRuntime", "backend_of", "publishable", "removed_setting",
+    "takes_onnx", "takes_program", "targets_of",
 ]  # fmt: skip

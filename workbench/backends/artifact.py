@@ -21,6 +21,8 @@ Format = Literal[
 # torch's readers fall back to unpickling, and a compiled package is code: only files this process chain
 # built are opened.
 EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
+# Published for devices: no server opens them.
+DEVICE_FORMATS: frozenset[Format] = frozenset({"pte"})
 Precision = Literal["fp32", "fp16", "bf16", "int8", "unknown"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from workbench.backends import SETTINGS, Target, targets_of
 from workbench.backends.artifact import ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
@@ -14,7 +15,7 @@ from workbench.results.history import find_trial
 from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.remarks import Remark
-from workbench.results.verdict import compare, shortfalls
+from workbench.results.verdict import shortfalls, untimed_shortfalls, winner_for
 from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace
 
@@ -30,8 +31,12 @@ def publish(
     force: str | None,
     describe: Callable[[Sequence[Shortfall | Remark]], str],
     require_shadow: float | None = None,
+    target: Target | None = None,
 ) -> Promotion:
-    """Promote the winner of a run, or the named variant.
+    """Promote the winner of a run for the target, or the named variant.
+
+    target: by default the workspace's first. For a device the budget's limits on time do not hold: they are
+    this machine's.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
     describe: puts shortfalls and remarks in words. require_shadow: the least agreement in a shadow run, a
@@ -41,8 +46,8 @@ def publish(
     """
     run = find_run(workspace.results, run_id)
     info = _read_info(run, workspace)
-    trial = _choose(run, info, variant)
-    missed = describe(shortfalls(trial, info) + certification_shortfalls(trial, info))
+    trial = _choose(run, info, variant, target := target or info.targets[0])
+    missed = describe(_shortfalls(trial, info, target) + certification_shortfalls(trial, info))
     doubts = describe([remark for remark in info.remarks if remark.gravity == "grave"])
     if (missed or doubts) and not force:
         raise _refusal(f"run {run.run_id}", trial.variant, missed, doubts)
@@ -58,6 +63,10 @@ def publish(
         shadow=Demand(workspace.results, require_shadow) if require_shadow is not None else None,
     )
     return promote(request, Registry(workspace.registry), ArtifactCache(cache_folder()))
+
+
+def _shortfalls(trial: TrialResult, info: RunInfo, target: Target) -> tuple[Shortfall, ...]:
+    return shortfalls(trial, info) if target == "server" else untimed_shortfalls(trial, info)
 
 
 def _refusal(run: str, variant: str, missed: str, doubts: str) -> Refused:
@@ -83,12 +92,23 @@ def _read_info(run: RunFolder, workspace: Workspace) -> RunInfo:
     return info.model_copy(update={"budget": workspace.budget})
 
 
-def _choose(run: RunFolder, info: RunInfo, variant: str | None) -> TrialResult:
-    """The named trial, else the winner. Raises Refused where it was not measured, or nothing won."""
-    variant = compare(info, run.trials()).winner if variant is None else variant
+def _choose(run: RunFolder, info: RunInfo, variant: str | None, target: Target) -> TrialResult:
+    """The named trial, else the target's winner.
+
+    Raises Refused where it was not measured, nothing won, or its files are not opened on the target.
+    """
     if variant is None:
-        raise Refused(f"run {run.run_id} has no winner", hint="`krishi-bench compare` says why")
+        won = winner_for(info, run.trials(), target)
+        if won is None:
+            what = "" if target == "server" else f" for {target}"
+            raise Refused(f"run {run.run_id} has no winner{what}", hint="`krishi-bench compare` says why")
+        variant = won.variant
     trial = find_trial(run, variant)
+    if target != "server" and target not in (opened := targets_of(trial.backend)):
+        raise Refused(
+            f"`{trial.variant}` runs on {trial.backend}, which is for a {' or '.join(sorted(opened))}",
+            hint=f"choose one of {' or '.join(n for n in SETTINGS if target in targets_of(n))}",
+        )
     if trial.status in ("skipped", "failed"):
         ended = "was skipped" if trial.status == "skipped" else "failed"
         why = f": {trial.reason}" if trial.reason else ""

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from workbench.backends import Target
 from workbench.measure.stats import Interval
 from workbench.report.words import signed
 from workbench.results.records import RunInfo
@@ -84,9 +86,16 @@ COLUMNS: Mapping[Columns, Mapping[str, Callable[[Row], str]]] = {
 }
 
 
-def grid(rows: Sequence[Row], columns: Columns) -> Grid:
-    shown = COLUMNS[columns]
+def grid(rows: Sequence[Row], columns: Columns, targets: Sequence[Target] = ()) -> Grid:
+    """targets: of the workspace; several have a column each."""
+    several = targets if len(targets) > 1 else ()
+    shown = {**COLUMNS[columns], **{target: partial(_standing, target) for target in several}}
     return Grid(tuple(shown), tuple(tuple(cell(row) for cell in shown.values()) for row in rows), note=LEGEND)
+
+
+def _standing(target: Target, row: Row) -> str:
+    """Whether it is the choice for a target; a blank where it may be published for it."""
+    return WINNER if target in row.wins else "" if target in row.targets else ABSENT
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:

@@ -3,11 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter
 
+from workbench.backends import Target, targets_of
 from workbench.measure.records import BASELINE, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.results import reasons
@@ -16,6 +17,7 @@ from workbench.results.certification import accuracy_shortfalls, certification, 
 from workbench.results.cost import SMALLEST_DIFFERENCE, cost, cost_tolerance, throughput, tolerance
 from workbench.results.ranges import ranges_of
 from workbench.results.records import RunInfo, TrialResult
+from workbench.results.targets import best_on_device, bound_for
 
 CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
@@ -82,6 +84,8 @@ class Row:
     saturated_ratio: Annotated[float | None, "saturated_ips over the baseline's, paired"] = None
     saturated_ratio_ci: Annotated[Interval | None, "saturated_ratio's 95 % interval over launches"] = None
     gpu: GpuUse | None = None
+    targets: Annotated[tuple[Target, ...], "what its files are opened on"] = ()
+    wins: Annotated[tuple[Target, ...], "the targets of the workspace that it is the choice for"] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +113,26 @@ class Comparison:
 def compare(info: RunInfo, trials: Trials) -> Comparison:
     """Judge the trials of one run under its budget."""
     front = pareto_front(trials, tolerance(info))
-    winner = choose(info, trials)
-    rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
+    won = {target: winner_for(info, trials, target) for target in info.targets}
+    winner = won[info.targets[0]]
+    rows = tuple(
+        replace(
+            _row(trial, pareto=trial.variant in front, winner=trial is winner),
+            targets=tuple(sorted(targets_of(trial.backend))),
+            wins=tuple(target for target, best in won.items() if best is trial),
+        )
+        for trial in trials
+    )
     return Comparison(rows, _verdict(info, trials, winner), info)
+
+
+def winner_for(info: RunInfo, trials: Trials, target: Target) -> TrialResult | None:
+    """The best under the budget of those that are opened there; its limits on time are this machine's."""
+    pool = bound_for(target, trials)
+    if target == "server":
+        return choose(info, pool)
+    fit = [t for t in pool if t.status in SEEN and t.size_bytes and not untimed_shortfalls(t, info)]
+    return best_on_device(fit)
 
 
 def _verdict(info: RunInfo, trials: Trials, winner: TrialResult | None) -> reasons.Verdict:

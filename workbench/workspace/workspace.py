@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from workbench.backends import Target
 from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
@@ -19,6 +20,12 @@ from workbench.workspace.sample import CHECKPOINT, STUDENT, sample_folder
 FILE_NAME = "krishi.yaml"
 KIND = "workspace"
 SAMPLE_NAME = "leaf-sample"
+
+
+def _once(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    if len(set(targets)) < len(targets):
+        raise ValueError("a target is there twice")
+    return targets
 
 
 class DataSection(Record):
@@ -57,6 +64,11 @@ class WorkspaceFile(Record):
         "here replaces what the checkpoint states.",
     )
     budget: Budget = Field(Budget(), description="Limits and objective of the winner: section `budget`.")
+    targets: Annotated[tuple[Target, ...], Field(min_length=1), AfterValidator(_once)] = Field(
+        ("server",),
+        description="What versions are made for, the most important first: `server`, `android`. Each has a "
+        "winner of its own; `promote --target` publishes it.",
+    )
     registry: Path = Field(Path("registry"), description="Folder of the published versions.")
     results: Path = Field(Path("results"), description="Folder of the runs.")
 
@@ -79,6 +91,7 @@ class Workspace:
     registry: Path
     results: Path
     synthetic: bool = False
+    targets: tuple[Target, ...] = ("server",)
 
     def photos(self) -> dict[str, Path]:
         """Where a user's own photos are, by their field; the sample's are none."""
@@ -140,6 +153,7 @@ def load(path: Path) -> Workspace:
         budget=content.budget,
         registry=root / content.registry,
         results=root / content.results,
+        targets=content.targets,
     )
 
 

@@ -17,7 +17,7 @@ from workbench.backends.base import Operators, Session
 from workbench.backends.edge import one_by_one, with_delegation
 from workbench.backends.executorch.settings import ExecutorchRuntime
 from workbench.errors import WorkbenchError, summary
-from workbench.system.packages import missing_package
+from workbench.system.packages import missing_package, versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,8 @@ def session(artifact: Artifact, runtime: ExecutorchRuntime) -> Iterator[Session]
         return found
 
     threads = int(native._threadpool_get_thread_count())
-    yield Session(one_by_one(run), device="cpu", provider="XNNPACK", threads=threads)
+    version = versions(NAME).get(NAME)
+    yield Session(one_by_one(run), device="cpu", provider="XNNPACK", threads=threads, version=version)
 
 
 def audit(artifact: Artifact, runtime: ExecutorchRuntime, sample: "NDArray[Any]") -> Audit:

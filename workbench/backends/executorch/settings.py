@@ -1,7 +1,7 @@
 """The `runtime` section for ExecuTorch, and the environment that it and its exporter run in."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from workbench.backends.edge import EdgeSettings
 from workbench.system.environments import VirtualEnvironment, locked, read_lock
@@ -12,6 +12,8 @@ LOCK = Path(__file__).with_name("lock.txt")
 
 class ExecutorchRuntime(EdgeSettings):
     """ExecuTorch with its XNNPACK delegate; step `executorch` writes its programs. No server opens them."""
+
+    TARGETS: ClassVar = frozenset({"android"})
 
     backend: Literal["executorch"] = "executorch"
 

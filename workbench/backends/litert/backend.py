@@ -15,7 +15,7 @@ from workbench.backends.audit import Audit
 from workbench.backends.base import Operators, Session
 from workbench.backends.edge import one_by_one, with_delegation
 from workbench.backends.litert.settings import LitertRuntime
-from workbench.system.packages import missing_package
+from workbench.system.packages import missing_package, versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,8 @@ def session(artifact: Artifact, runtime: LitertRuntime) -> Iterator[Session]:
     def run(photo: "NDArray[Any]") -> "NDArray[np.float32]":
         return interpreters.own().run(photo)
 
-    yield Session(one_by_one(run), device="cpu", provider="XNNPACK", threads=threads)
+    version = versions(*PACKAGES).get(*PACKAGES)
+    yield Session(one_by_one(run), device="cpu", provider="XNNPACK", threads=threads, version=version)
 
 
 def audit(artifact: Artifact, runtime: LitertRuntime, sample: "NDArray[Any]") -> Audit:

@@ -8,6 +8,7 @@ from workbench.backends.edge import EdgeSettings
 class LitertRuntime(EdgeSettings):
     """LiteRT, the runtime of Android apps, with its XNNPACK delegate; step `litert` writes its files."""
 
+    TARGETS: ClassVar = frozenset({"server", "android"})
     DISTRIBUTION: ClassVar = "ai-edge-litert"
     ALONGSIDE: ClassVar = ("backports-strenum", "flatbuffers", "ml-dtypes", "protobuf", "tqdm")
 
