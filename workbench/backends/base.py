@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVa
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
+from workbench.errors import FieldProblem, WorkbenchError
 from workbench.photos.contract import Batch
 from workbench.system.machine import usable_cores
 from workbench.system.packages import versions
@@ -95,17 +96,22 @@ class RuntimeSettings(Record):
         description="Version of the runtime, such as `1.26.0`, in an environment of its own that is made at "
         "first use; by default the one that is installed. For onnxruntime and openvino on the CPU.",
     )
+    packages: tuple[str, ...] = Field(
+        (),
+        description="Packages of that environment, `name==1.2.3` each, besides those that it has or instead "
+        "of their versions. Needs `version`.",
+    )
 
     def environment(self) -> "VirtualEnvironment | None":
         """The environment that sessions run in; None: this one, as also for the version installed here."""
         if self.version is None or self.DISTRIBUTION is None:
             return None
-        if versions(self.DISTRIBUTION).get(self.DISTRIBUTION) == self.version:
+        if not self.packages and versions(self.DISTRIBUTION).get(self.DISTRIBUTION) == self.version:
             return None
         from workbench.system.environments import locked
 
-        pin = f"{self.DISTRIBUTION}=={self.version}"
-        return locked(f"{self.DISTRIBUTION}-{self.version}", [pin], ours=self.ALONGSIDE)
+        pins = [f"{self.DISTRIBUTION}=={self.version}", *self.packages]
+        return locked(f"{self.DISTRIBUTION}-{self.version}", pins, ours=self.ALONGSIDE)
 
     @property
     def intra_threads(self) -> int:
@@ -155,9 +161,24 @@ class RuntimeSettings(Record):
         if info.data.get("device", "cpu") != "cpu":
             raise ValueError("`version` is for `device: cpu`")
         try:
-            return str(Version(version))
+            given = Version(version)
         except InvalidVersion:
             raise ValueError(f"`{version}` is not a version, such as 1.26.0") from None
+        # `1.26` is 1.26.0: one name for one version.
+        return (
+            str(given) + ".0" * (3 - len(given.release)) if str(given) == given.base_version else str(given)
+        )
+
+    @model_validator(mode="after")
+    def _packages_fit(self) -> Self:
+        if self.packages and self.version is None:
+            raise ValueError("`packages` needs `version`: they are of the environment that it runs in")
+        if self.packages:
+            try:
+                self.environment()
+            except WorkbenchError as error:
+                raise FieldProblem(error.message, hint=error.hint, at=("packages",)) from None
+        return self
 
     @field_validator("precision", mode="before")
     @classmethod

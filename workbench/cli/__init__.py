@@ -33,6 +33,7 @@ MODULES = {
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
     "package": "packaging",
     **dict.fromkeys(("serve", "shadow-report"), "serving"),
+    "storage": "storage",
     **dict.fromkeys(("init", "inspect", "doctor", "schema"), "inspection"),
 }
 

@@ -7,7 +7,6 @@ use, and the highest of each model. It moves nothing where one of these cannot b
 """
 
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from workbench.registry.leases import read_leases
 from workbench.registry.records import COLLECTED_NAME, RetiredFile, RetiredVersion
 from workbench.registry.semver import is_version
 from workbench.registry.store import Registry, children, leftovers
-from workbench.system.files import fsync_path, token, translated_os_errors
+from workbench.system.files import bytes_of, fsync_path, remove_tree, token, translated_os_errors
 from workbench.system.records import write_record
 
 TRASH_NAME = ".trash"
@@ -91,7 +90,7 @@ def collect(
         with translated_os_errors(registry.root):
             # First what gives room: on a full disk the rest may need it.
             for path in [gone.path for gone in plan.deleted] + [left.path for left in plan.leftovers]:
-                _remove(Path(path))
+                remove_tree(Path(path))
             for ended in read_leases(registry.root)[1]:
                 ended.unlink(missing_ok=True)
             return replace(plan, done=True, moved=_move(registry, plan.moved, now))
@@ -118,7 +117,7 @@ def _plan(registry: Registry, keep: int, now: datetime) -> Reclaimed:
         moved=tuple(moved),
         deleted=tuple(deleted),
         waiting=tuple(gone for gone in trash if gone not in deleted),
-        leftovers=tuple(Leftover(str(path), _bytes(path)) for path in left),
+        leftovers=tuple(Leftover(str(path), bytes_of(path)) for path in left),
     )
 
 
@@ -191,21 +190,7 @@ def _trash(folder: Path) -> Iterator[Gone]:
 
 
 def _gone(name: str, version: str, path: Path, moved: datetime) -> Gone:
-    return Gone(name, version, _bytes(path), str(path), _iso(moved + GRACE))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _bytes(path: Path) -> int:
-    """Size of a file, or of the files below a folder; no link is followed."""
-    if path.is_symlink() or not path.is_dir():
-        return os.lstat(path).st_size
-    return sum(os.lstat(Path(folder, file)).st_size for folder, _, files in os.walk(path) for file in files)
+    return Gone(name, version, bytes_of(path), str(path), _iso(moved + GRACE))
 
 
 def _iso(moment: datetime) -> str:

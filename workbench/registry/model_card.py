@@ -174,7 +174,9 @@ def saturation_words(saturation: Saturation) -> str:
 def _provenance(draft: Draft) -> list[str]:
     origin = draft.provenance
     libraries = ", ".join(f"{name} {version}" for name, version in sorted(origin.libraries.items()))
+    runtime = f"{draft.runtime.backend} {draft.measured.runtime_version}"
     return [
+        *([f"- Runtime: {runtime}"] if draft.measured.runtime_version else []),
         f"- Run `{origin.run_id}`, variant `{origin.variant}` (`{origin.variant_digest[:12]}`)",
         f"- Checkpoint `{origin.checkpoint_digest[:12]}`",
         f"- Validation photos `{origin.validation_digest[:12]}`, calibration photos "

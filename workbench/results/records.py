@@ -55,7 +55,8 @@ class TrialResult(Record):
 
     cause: why it did not end `ok`; reason: its message, and in older runs the only record of it.
     calibration_images: photos that INT8 ranges were found on; None without, and in older runs.
-    digest: of the variant; artifact_digest: of the model file; size_bytes: of all its files.
+    digest: of the variant; build_digest: without its runtime, None in older runs; artifact_digest: of the
+    model file; size_bytes: of all its files.
     provider, threads, runtime_version, opset, precision: read back from the session and the file. note,
     export: of the artifact.
     cold_start_s: from the start of a process to its first answer. *_memory_bytes: above a process with no
@@ -72,6 +73,7 @@ class TrialResult(Record):
     variant: str
     recipe: str
     digest: str
+    build_digest: str | None = None
     status: Status
     reason: str | None = None
     cause: Cause | None = None
@@ -215,7 +217,7 @@ class SearchSummary(Record):
 
 
 class Upgrade(Record):
-    """One file with the same settings in two versions of a runtime. pair: its `one` runs in the newer."""
+    """One build with the same settings in two versions of a runtime. pair: its `one` runs in the newer."""
 
     backend: str
     older: str

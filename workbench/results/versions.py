@@ -10,7 +10,7 @@ from workbench.results.records import TrialResult
 def by_version(
     trials: Sequence[TrialResult], runtimes: Mapping[str, Runtime]
 ) -> list[dict[str, TrialResult]]:
-    """Trials of one file with the same settings, one a version, oldest first; where there are several.
+    """Trials of one build with the same settings, one a version, oldest first; where there are several.
 
     The baseline stands for its version.
     """
@@ -19,12 +19,12 @@ def by_version(
     groups: dict[object, dict[str, TrialResult]] = {}
     for trial in sorted(trials, key=lambda trial: trial.variant != BASELINE):
         runtime = runtimes.get(trial.variant)
-        if runtime is None or trial.runtime_version is None or trial.artifact_digest is None:
+        if runtime is None or trial.runtime_version is None or trial.build_digest is None:
             continue
         settings = runtime.model_copy(
             update={"version": None, "threads": runtime.intra_threads, "precision": runtime.computes}
         )
-        group = groups.setdefault((trial.artifact_digest, trial.preprocess, settings), {})
+        group = groups.setdefault((trial.build_digest, settings), {})
         group.setdefault(trial.runtime_version, trial)
     return [
         {version: group[version] for version in sorted(group, key=Version)}

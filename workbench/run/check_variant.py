@@ -198,6 +198,7 @@ def new_trial(variant: Variant) -> TrialResult:
         variant=variant.name,
         recipe=variant.recipe,
         digest=variant.digest,
+        build_digest=variant.build_digest,
         status="ok",
         backend=variant.runtime.backend,
         device=variant.runtime.device,

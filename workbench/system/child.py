@@ -130,7 +130,9 @@ class Child:
         """The error with the environment that it comes from, where that is not this one."""
         if self._environment is None:
             return error
-        return type(error)(f"in {self._environment}: {error.message}", hint=error.hint)
+        # What installs a package installs it here, not there.
+        hint = None if (error.hint or "").startswith("pip install") else error.hint
+        return type(error)(f"in {self._environment}: {error.message}", hint=hint)
 
     def _cause_of_death(self) -> str:
         code = self.process.wait()

@@ -217,6 +217,21 @@ def new_folder(final: Path, *, scratch: Path | None = None) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_tree(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of the files below a folder; no link is followed."""
+    if path.is_symlink() or not path.is_dir():
+        return os.lstat(path).st_size
+    return sum(os.lstat(Path(folder, file)).st_size for folder, _, files in os.walk(path) for file in files)
+
+
 @contextmanager
 def translated_os_errors(path: Path) -> Iterator[None]:
     """Raise WorkbenchError with the path and a remedy for a full disk or a folder without write access."""

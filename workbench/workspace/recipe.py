@@ -141,9 +141,15 @@ class Variant:
         """64 hex digits of the build and the runtime settings, without the name."""
         parts = [self.export, *self.steps, self.runtime, self.preprocess]
         dumped = [part.model_dump(mode="json") for part in parts]
-        if self.runtime.version is None:
-            del dumped[-2]["version"]  # digests of recipes without one are what they were
+        if self.runtime.version is None:  # the digests of recipes without one are what they were
+            del dumped[-2]["version"], dumped[-2]["packages"]
         return digest_of(dumped)
+
+    @property
+    def build_digest(self) -> str:
+        """64 hex digits of what is built, whichever runtime runs it."""
+        parts = [self.export, *self.steps, self.preprocess]
+        return digest_of([part.model_dump(mode="json") for part in parts])
 
 
 def to_yaml(variant: Variant, name: str) -> str:

@@ -12,7 +12,7 @@ class OpenvinoRuntime(RuntimeSettings):
 
     PRECISIONS: ClassVar = {"cpu": ("f32", "bf16", "f16")}
     DISTRIBUTION: ClassVar = "openvino"
-    ALONGSIDE: ClassVar = ("openvino-telemetry",)
+    ALONGSIDE: ClassVar = ("ml-dtypes", "onnx", "protobuf")  # the conversion reads ONNX
 
     backend: Literal["openvino"] = "openvino"
     streams: PositiveInt | None = Field(

@@ -8,6 +8,8 @@ A process in one imports its packages and our own code, and nothing of this envi
 plain records cross. `environments.maker` makes one, which nothing here does.
 """
 
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,9 +89,9 @@ class VirtualEnvironment:
         return self.folder / "bin" / "python"
 
     def made(self) -> MadeEnvironment | None:
-        """Its record, or None where it is not made, or its Python is gone."""
+        """Its record, or None where it is not made, its Python is gone, or others can write to it."""
         with suppress(WorkbenchError, OSError):
-            if self.python.exists():
+            if self.python.exists() and is_private(self.folder):
                 return read_record(self.folder / RECORD, MadeEnvironment, what="environment")
         return None
 
@@ -101,8 +103,10 @@ class VirtualEnvironment:
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """Runs `main` of a module of ours in it. Raises Unsuited where it is not made."""
-        if not self.python.exists() or not (self.folder / RECORD).exists():
-            raise Unsuited(self.unmade() or f"{self} is not made")
+        if (reason := self.unmade()) is not None:
+            raise Unsuited(reason)
+        with suppress(OSError):
+            os.utime(self.folder / RECORD)  # `storage` goes by when it was last used
         root = Path(__file__).parents[2]  # the package `workbench`
         return [str(self.python), "-I", "-c", START, str(root), module, *arguments]
 
@@ -133,6 +137,12 @@ def locked(
     added = {each: version.partition("+")[0] for each, version in here.items() if each not in found}
     listed = sorted(f"{each}=={version}" for each, version in {**added, **found}.items())
     return VirtualEnvironment(name, tuple(listed), about_bytes)
+
+
+def is_private(folder: Path) -> bool:
+    """Whether it is a real folder that this user alone can enter: what lies in it is run."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def read_lock(path: Path) -> tuple[str, ...]:

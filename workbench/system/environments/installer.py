@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,9 +39,10 @@ def install(environment: VirtualEnvironment, python: Path, wheels: Path | None) 
         done = _run(_pip(python), asked, wheels)  # it tells which versions there are
     log = cache_folder() / "logs" / f"environment-{environment.folder.name}.txt"
     printed = f"{done.stdout}\n{done.stderr}"
-    write_atomic(log, printed.encode())
+    with suppress(WorkbenchError):  # as on a full disk, which is told below
+        write_atomic(log, printed.encode())
     if done.returncode:
-        raise _explain(environment, printed, log)
+        raise explain(environment, printed, log)
 
 
 def _run(
@@ -82,7 +84,7 @@ def _configured() -> bool:
     return bool(CONFIGURED.search(done.stdout)) or done.returncode != 0
 
 
-def _explain(environment: VirtualEnvironment, printed: str, log: Path) -> WorkbenchError:
+def explain(environment: VirtualEnvironment, printed: str, log: Path) -> WorkbenchError:
     """The error for what pip or uv printed."""
     if "No space left on device" in printed or "Disk quota exceeded" in printed:
         return WorkbenchError(

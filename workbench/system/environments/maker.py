@@ -9,10 +9,16 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.system.environments import RECORD, MadeEnvironment, VirtualEnvironment, platform_tags
+from workbench.system.environments import (
+    RECORD,
+    MadeEnvironment,
+    VirtualEnvironment,
+    is_private,
+    platform_tags,
+)
 from workbench.system.environments.installer import install
 from workbench.system.environments.wheels import refuse_missing
-from workbench.system.files import digest_of, exclusive, new_folder
+from workbench.system.files import bytes_of, digest_of, exclusive, new_folder
 from workbench.system.records import write_record
 
 WHEELS = "KRISHI_WHEELS"  # a folder of wheels to install from, instead of the index
@@ -35,15 +41,25 @@ def make(
     if wheels is None and (folder := os.environ.get(WHEELS)):
         wheels = Path(folder)
     final = environment.folder
-    with exclusive(final.with_name(f"{final.name}.lock"), waiting):
+    with exclusive(lock_of(final), waiting):
         if (made := environment.made()) is not None:
             return made
+        if final.is_symlink() or (final.exists() and not is_private(final)):
+            raise WorkbenchError(
+                f"{final} is a link, or not yours alone: an environment is code, and is not run",
+                hint="move it away, or point KRISHI_CACHE at a folder of yours",
+            )
         for left in leftovers(final):
             remove(left)
         if wheels is not None:
             refuse_missing(environment, wheels)
         _refuse_full_disk(environment)
         return _make(environment, wheels)
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that whoever makes or deletes this environment holds."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
 def leftovers(final: Path) -> list[Path]:
@@ -63,16 +79,12 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder; no link is followed."""
-    return sum(os.lstat(Path(at, file)).st_size for at, _, files in os.walk(folder) for file in files)
-
-
 def _make(environment: VirtualEnvironment, wheels: Path | None) -> MadeEnvironment:
     import venv
 
     began = time.monotonic()
     with new_folder(environment.folder) as folder:
+        folder.chmod(0o700)
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
         install(environment, folder / "bin" / "python", wheels)
         _drop_scripts(folder)
@@ -83,7 +95,7 @@ def _make(environment: VirtualEnvironment, wheels: Path | None) -> MadeEnvironme
             python=_version_of(folder / "bin" / "python"),
             packages={found.metadata["Name"]: found.version for found in packages},
             digest=digest_of([*platform_tags(), [_contents(each) for each in packages]]),
-            size_bytes=size_of(folder),
+            size_bytes=bytes_of(folder),
             seconds=time.monotonic() - began,
             made_at=datetime.now(UTC),
         )
