@@ -17,8 +17,8 @@ def upgrades(info: RunInfo) -> list[str]:
         one, other = up.pair.one, up.pair.other
         if (difference := found.get((one, other)) or found.get((other, one))) is None:
             continue
-        amount, seen = in_percent(difference.ratio, difference.interval), difference.p is not None
-        seen = seen and difference.p < 0.05 and difference.ratio - 1 > floor
+        amount = in_percent(difference.ratio, difference.interval)
+        seen = difference.p is not None and difference.p < 0.05 and difference.ratio - 1 > floor
         if not seen:
             lines.append(f"{up.backend} {up.older} and {up.newer}: no difference beyond the noise ({amount})")
         elif difference.slower == one:

@@ -27,7 +27,6 @@ from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
 from workbench.run.availability import not_here
 from workbench.run.conversion_check import hold
-from workbench.run.environments import NOTHING
 from workbench.run.prepare import Prepared, overridden
 from workbench.system.child import ChildDied, ChildError, call
 from workbench.system.environments import VirtualEnvironment
@@ -89,7 +88,7 @@ class Context:
     contracts: dict[str, Preprocess] = field(default_factory=dict)
     logits: "dict[str, NDArray[np.float32]]" = field(default_factory=dict)
     spans: Spans = field(default_factory=Spans)
-    unmade: Mapping[VirtualEnvironment, str] = NOTHING
+    unmade: Mapping[VirtualEnvironment, str] = field(default_factory=dict)
 
     @property
     def job(self) -> build.Job:

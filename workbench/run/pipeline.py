@@ -67,7 +67,7 @@ class Options:
     show_remarks: Callable[[Sequence[Remark]], None] = lambda _: None
     show_power: Callable[[Power], None] = lambda _: None
     spans: Spans = field(default_factory=Spans)
-    unmade: Mapping[VirtualEnvironment, str] = NOTHING
+    unmade: Mapping[VirtualEnvironment, str] = field(default_factory=dict)
 
 
 def run_workspace(

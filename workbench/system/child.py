@@ -81,12 +81,13 @@ class Child:
         self.label = f"{label} in {environment}" if environment else label
         self.log = log
         self._environment = environment
-        command = environment.command if environment else child_command
+        # First of all: it raises where the environment is not made.
+        command = (environment.command if environment else child_command)("workbench.system.child")
         ours, theirs = socket.socketpair()
         log.parent.mkdir(parents=True, exist_ok=True)
         with theirs, log.open("ab") as output:
             self.process = subprocess.Popen(
-                command("workbench.system.child", str(theirs.fileno())),
+                [*command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
