@@ -16,8 +16,6 @@ from workbench.steps.executorch.settings import Executorch
 from workbench.system.files import sha256_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
     from workbench.steps.base import Photos
