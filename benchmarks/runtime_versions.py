@@ -3,7 +3,7 @@
     python benchmarks/runtime_versions.py [--time-budget 8m] [--output FILE]
 
 The plain FP32 export and static INT8, each in every version of `recipes/runtime-versions.yaml`. Environments
-that are not there yet are made in the cache, about 150 MB each.
+that are not there yet are made in the cache, about 200 MB each.
 """
 
 import argparse

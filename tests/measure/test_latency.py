@@ -150,11 +150,12 @@ def timed(
     *,
     watch: Silent | None = None,
     batch_sizes: Mapping[str, int] | None = None,
+    kept: Collection[str] = (),
     report: Report = silent,
 ) -> Measured:
     """One session over the farm's variants and the twin; all but the twin may win."""
     variants = [BASELINE, TWIN, *(name for name in made.nominal_ms if name != BASELINE)]
-    lineup = Lineup(variants, BASELINE, TWIN, list(made.nominal_ms), batch_sizes or {})
+    lineup = Lineup(variants, BASELINE, TWIN, list(made.nominal_ms), batch_sizes or {}, kept=kept)
     return measure(lineup, made, plan, watch=watch or Silent(), report=report, clock=lambda: made.host.now_s)
 
 
@@ -274,6 +275,12 @@ def test_a_dropped_variant_is_not_launched_again_and_keeps_its_measurements() ->
     assert measured.pruned["slow"].behind == "best"
     assert 3 <= launched["slow"] < launched["best"] == 12
     assert len(of(measured, "slow").round_log_ratios) == launched["slow"]
+
+
+def test_a_variant_that_is_kept_is_timed_to_the_end_though_it_cannot_win() -> None:
+    measured = timed(farm({BASELINE: 4.0, "best": 3.7, "slow": 8.0, "slower": 9.0}), PLAN, kept=["slow"])
+    assert list(measured.pruned) == ["slower"]
+    assert len(of(measured, "slow").round_log_ratios) == measured.rounds
 
 
 @pytest.mark.parametrize(("rounds", "level"), [(20, 0.9995), (100, 0.9999)])

@@ -5,7 +5,7 @@ import math
 from tests.builders import run_info, trial
 from workbench.backends import OpenvinoRuntime, OrtRuntime
 from workbench.measure.pairs import VariantPair
-from workbench.report.upgrades import upgrades
+from workbench.report.upgrades import costs, upgrades
 from workbench.results.records import Upgrade
 from workbench.results.versions import by_version, siblings
 
@@ -59,8 +59,16 @@ def test_the_cost_of_an_upgrade_is_said_with_its_interval_and_noise_is_said_to_b
             upgrade("1.31.0", "1.32.0", 1.03, spread=0.05),
         ),
     )
-    costs, pays, below_the_floor, uncertain = upgrades(info)
-    assert costs.startswith("upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [7.")
+    numbers = costs(info)
+    assert [(round(cost.ratio, 3), cost.seen) for cost in numbers] == [
+        (1.08, True),
+        (0.952, True),
+        (1.004, False),
+        (1.03, False),
+    ]
+    assert all(cost.interval and cost.interval[0] < cost.ratio < cost.interval[1] for cost in numbers)
+    dearer, pays, below_the_floor, uncertain = upgrades(info)
+    assert dearer.startswith("upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [7.")
     assert pays.startswith("onnxruntime 1.27.0 takes 5.0 % [4.")
     assert pays.endswith("] longer than 1.32.0: upgrading pays")
     assert below_the_floor.startswith(

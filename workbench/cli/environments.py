@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from workbench.system.environments import VirtualEnvironment
     from workbench.workspace.recipe import Variant
 
-SECONDS_EACH = 30  # measured with a fast connection (docs/environments.md)
+SECONDS_EACH = 30  # docs/measured-runtime-versions.md, with wheels that were near
 
 
 def agreed(variants: "Sequence[Variant]", *, yes: bool) -> "list[VirtualEnvironment]":

@@ -87,8 +87,8 @@ class Plan:
 class Lineup:
     """What is timed in one session. variants: all, with the baseline and its twin, a second copy of it.
 
-    contenders: a variant that cannot be the fastest of these is dropped. batch_sizes: where not 1.
-    needs_bytes: memory of one process each, for `Plan.memory_bytes`.
+    contenders: a variant that cannot be the fastest of these is dropped, but for those that are `kept`.
+    batch_sizes: where not 1. needs_bytes: memory of one process each, for `Plan.memory_bytes`.
     """
 
     variants: Sequence[str]
@@ -97,6 +97,7 @@ class Lineup:
     contenders: Collection[str] = ()
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
     needs_bytes: Mapping[str, int] = field(default_factory=dict)
+    kept: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,8 @@ class _Timing:
         # Every round is a look, so more rounds than the rules know of share the same error.
         rules = replace(self.plan.rules, looks=max(self.plan.rules.looks, self.plan.rounds))
         lost = early_stopping.dropped(racing, self.lineup.contenders, rules)
-        lost.pop(baseline, None)
-        measured.pruned |= lost
+        stays = {baseline, *self.lineup.kept}
+        measured.pruned |= {name: why for name, why in lost.items() if name not in stays}
         self.standings = self._rank()
         self._report_progress()
         measured.ended = self._end(cost_s)

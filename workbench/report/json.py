@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from workbench.report.upgrades import UpgradeCost, costs
 from workbench.results.differences import RunDifference, differences_of
 from workbench.results.reasons import Verdict
 from workbench.results.remarks import Remark
@@ -29,6 +30,7 @@ class RunAnswer(Record):
     remarks: tuple[Remark, ...]
     rows: tuple[RunRow, ...]
     timings: dict[Stage, float] | None = None
+    upgrades: tuple[UpgradeCost, ...] = ()
 
 
 class OneRunAnswer(RunAnswer):
@@ -59,6 +61,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
             "remarks": comparison.info.remarks,
             "rows": [RunRow(**asdict(row), run=comparison.info.run_id) for row in comparison.rows],
             "timings": comparison.info.timings,
+            "upgrades": costs(comparison.info),
         }
         for comparison in comparisons
     ]

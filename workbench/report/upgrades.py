@@ -1,28 +1,65 @@
-"""What another version of a runtime costs, in words."""
+"""What another version of a runtime costs: numbers for `--format json`, and words."""
 
 from workbench.measure.pairs import differences
+from workbench.measure.stats import Interval
 from workbench.report.words import in_percent
 from workbench.results.records import RunInfo
+from workbench.system.records import Record
 
 
-def upgrades(info: RunInfo) -> list[str]:
-    """A sentence a version: `upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [6.1, 9.9]`.
+class UpgradeCost(Record):
+    """Two versions of a runtime. ratio, interval: the time in the newer over that in the older.
 
-    The intervals are adjusted for all of them together.
+    p: of the two being equal; it and the interval are adjusted for all of them. seen: the difference is there
+    and larger than the noise floor.
     """
+
+    backend: str
+    older: str
+    newer: str
+    ratio: float
+    interval: Interval | None
+    p: float | None
+    seen: bool
+
+
+def costs(info: RunInfo) -> list[UpgradeCost]:
+    """Of the versions that were timed to the end with the one that is installed."""
     found = {(each.faster, each.slower): each for each in differences([up.pair for up in info.upgrades])}
-    floor = info.noise_floor or 0.0
-    lines = []
+    known = []
     for up in info.upgrades:
         one, other = up.pair.one, up.pair.other
         if (difference := found.get((one, other)) or found.get((other, one))) is None:
             continue
-        amount = in_percent(difference.ratio, difference.interval)
-        seen = difference.p is not None and difference.p < 0.05 and difference.ratio - 1 > floor
-        if not seen:
-            lines.append(f"{up.backend} {up.older} and {up.newer}: no difference beyond the noise ({amount})")
-        elif difference.slower == one:
-            lines.append(f"upgrading {up.backend} from {up.older} to {up.newer} costs {amount}")
-        else:
-            lines.append(f"{up.backend} {up.older} takes {amount} longer than {up.newer}: upgrading pays")
-    return lines
+        ratio, interval = difference.ratio, difference.interval
+        if difference.faster == one:
+            ratio, interval = 1 / ratio, interval and (1 / interval[1], 1 / interval[0])
+        sure = difference.p is not None and difference.p < 0.05
+        known.append(
+            UpgradeCost(
+                backend=up.backend,
+                older=up.older,
+                newer=up.newer,
+                ratio=ratio,
+                interval=interval,
+                p=difference.p,
+                seen=sure and difference.ratio - 1 > (info.noise_floor or 0.0),
+            )
+        )
+    return known
+
+
+def upgrades(info: RunInfo) -> list[str]:
+    """A sentence a version: `upgrading onnxruntime from 1.26.0 to 1.32.0 costs 8.0 % [6.1, 9.9]`."""
+    return [sentence(cost) for cost in costs(info)]
+
+
+def sentence(cost: UpgradeCost) -> str:
+    name, older, newer = cost.backend, cost.older, cost.newer
+    if not cost.seen:
+        amount = in_percent(cost.ratio, cost.interval)
+        return f"{name} {older} and {newer}: no difference beyond the noise ({amount})"
+    if cost.ratio > 1:
+        return f"upgrading {name} from {older} to {newer} costs {in_percent(cost.ratio, cost.interval)}"
+    bounds = cost.interval and (1 / cost.interval[1], 1 / cost.interval[0])
+    return f"{name} {older} takes {in_percent(1 / cost.ratio, bounds)} longer than {newer}: upgrading pays"

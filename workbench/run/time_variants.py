@@ -6,7 +6,7 @@ fresh rounds, and those are the numbers published. How many rounds is fixed befo
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -73,10 +73,10 @@ def _time_all(
     try:
         if len(names) > FINALISTS:
             race = replace(final, budget_s=plan.budget_s * (1 - FINAL_SHARE), insist=False)
-            compared = siblings(trials, info.runtimes)  # to the end: what an upgrade costs is the question
-            contenders = [t.variant for t in trials if _may_win(t, info) and t.variant not in compared]
+            contenders = [t.variant for t in trials if _may_win(t, info)]
+            kept = siblings(trials, info.runtimes)  # to the end: what an upgrade costs is the question
             later_s = plan.budget_s - race.budget_s
-            _session(context, sessions, RACE, names, contenders, race, needs, later_s=later_s)
+            _session(context, sessions, RACE, names, contenders, race, needs, kept=kept, later_s=later_s)
             raced, left_s = sessions[RACE], plan.budget_s - (time.monotonic() - began)
             if info.budget.objective == "throughput":
                 # Before the finalists are chosen, by it; theirs is measured again after them.
@@ -119,10 +119,11 @@ def _session(
     plan: Plan,
     needs: Mapping[str, int],
     *,
+    kept: Collection[str] = (),
     later_s: float = 0.0,
 ) -> None:
     """One session over the named variants and the second copy of the baseline, added to `sessions`.
-    needs: bytes of memory, by variant. later_s: what the sessions after it may take."""
+    needs: bytes of memory, by variant. kept: not dropped. later_s: what the sessions after it may take."""
     runtimes = {name: context.runtimes[name] for name in names}
     runtimes[TWIN] = runtimes[BASELINE]
     # One set of processors for all, so that none is compared on a quieter one.
@@ -130,7 +131,7 @@ def _session(
     # Where nothing runs on a GPU, nothing of NVIDIA's is touched.
     gpu = GpuWatch() if any(_on_gpu(context, name) for name in names) else None
     batch_sizes = {name: runtime.batch for name, runtime in runtimes.items() if runtime.batch > 1}
-    lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes, needs)
+    lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes, needs, kept)
     measured = sessions[session] = Measured()
 
     def launch(name: str) -> Worker:

@@ -24,6 +24,7 @@ from workbench.system.records import Record, read_record
 
 FOLDER = "environments"
 RECORD = "environment.json"
+ABOUT_BYTES = 200_000_000  # what a version of onnxruntime and what our processes import take
 # What our own code imports in a build or a measuring process, whatever it builds or measures.
 PROCESS = (
     "annotated-types", "numpy", "packaging", "pillow", "psutil", "pydantic", "pydantic-core",
@@ -70,7 +71,7 @@ class VirtualEnvironment:
 
     name: str
     pins: tuple[str, ...]
-    about_bytes: int = 300_000_000
+    about_bytes: int = ABOUT_BYTES
 
     def __str__(self) -> str:
         return f"the environment {self.name}"
@@ -112,7 +113,7 @@ class VirtualEnvironment:
 
 
 def locked(
-    name: str, pins: Iterable[str], *, ours: Sequence[str] = (), about_bytes: int = 300_000_000
+    name: str, pins: Iterable[str], *, ours: Sequence[str] = (), about_bytes: int = ABOUT_BYTES
 ) -> VirtualEnvironment:
     """An environment with these packages, and with what a process of ours imports.
 
