@@ -99,7 +99,7 @@ def test_the_precision_is_that_of_the_weights() -> None:
     assert found.int8_share == pytest.approx((CONV + DEPTHWISE) / total)
     assert found.computes == "int8"
     assert found.providers == {"XNNPACK": 5}
-    assert "int8 for over 99 % of the multiplications" in found.verdict
+    assert found.verdict == "int8 for 99 % of the multiplications (fp32 1 %)"
 
 
 def test_the_rule_fails_with_the_numbers_and_the_remedy() -> None:

@@ -1,4 +1,4 @@
-"""LiteRT with files of a few kilobytes: answers, threads, ends in INT8, the audit, and what is no such file."""
+"""LiteRT with files of a few kilobytes: answers, threads, INT8 ends, the audit, and what is no such file."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("ai_edge_litert", reason="it opens the files")
+from tests import edge
+from tests.builders import error_of
+from workbench.backends import LitertRuntime
+from workbench.backends.artifact import Artifact
+from workbench.backends.litert import backend
+from workbench.backends.litert.interpreter import End, Interpreter, stored
 
-from tests import edge  # noqa: E402
-from tests.builders import error_of  # noqa: E402
-from workbench.backends import LitertRuntime  # noqa: E402
-from workbench.backends.artifact import Artifact  # noqa: E402
-from workbench.backends.litert import backend  # noqa: E402
-from workbench.backends.litert.interpreter import End, Interpreter, stored  # noqa: E402
+pytest.importorskip("ai_edge_litert", reason="it opens the files")
 
 RUNTIME = LitertRuntime(threads=1)
 FILES: list[edge.File] = ["float", "int8", "int8-ends"]

@@ -199,7 +199,9 @@ def test_a_step_that_takes_pixels_does(
     assert describe(tmp_path / "result.onnx").pixels
 
 
-@pytest.mark.parametrize("use", sorted(use for use, model in STEPS.items() if model.NATIVE and not model.FROM_TORCH))
+@pytest.mark.parametrize(
+    "use", sorted(use for use, model in STEPS.items() if model.NATIVE and not model.FROM_TORCH)
+)
 def test_a_step_writes_its_native_format(
     use: str, source: Path, images: Images, samples: NDArray[np.float32], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Steps that write the files of phones and boards: where they may stand, what they run in, what they write."""
+"""Steps that write the files of phones and boards: where they may stand, where they run, what they write."""
 
 from pathlib import Path
 

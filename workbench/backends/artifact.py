@@ -15,9 +15,7 @@ from workbench.system.records import Record, Sha256, read_record, write_record
 
 INFO_NAME = "artifact.json"
 
-Format = Literal[
-    "onnx", "openvino", "tflite", "pte", "torch-export", "torchscript", "torch-aoti", "null"
-]
+Format = Literal["onnx", "openvino", "tflite", "pte", "torch-export", "torchscript", "torch-aoti", "null"]
 # torch's readers fall back to unpickling, and a compiled package is code: only files this process chain
 # built are opened.
 EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})

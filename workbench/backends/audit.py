@@ -24,9 +24,9 @@ DOMINANT = 0.9  # of the MACs: below it no single precision names the whole
 class Delegation(Record):
     """How much of a network its delegate runs; what is outside runs on kernels of the runtime's own.
 
-    delegate: its name. partitions: pieces that it runs, one after the other. nodes, delegated: of the network,
-    without those that were folded. macs, delegated_macs: multiply-accumulates a photo, None where a shape is
-    hidden. outside: how many nodes of each operator.
+    delegate: its name. partitions: pieces that it runs, one after the other. nodes, delegated: of the
+    network, without those that were folded. macs, delegated_macs: multiply-accumulates a photo, None where a
+    shape is hidden. outside: how many nodes of each operator.
     """
 
     delegate: str
@@ -44,10 +44,16 @@ class Delegation(Record):
     def sentence(self) -> str:
         """`XNNPACK runs 101 of 120 nodes, 97 % of the multiplications, in 20 partitions; outside: …`."""
         known = bool(self.macs) and self.delegated_macs is not None
-        share = f", {percent((self.delegated_macs or 0) / (self.macs or 1))} of the multiplications" if known else ""
+        share = (
+            f", {percent((self.delegated_macs or 0) / (self.macs or 1))} of the multiplications"
+            if known
+            else ""
+        )
         outside = ", ".join(f"{name} ({count})" for name, count in sorted(self.outside.items()))
         ran = f"{self.delegate} runs {self.delegated} of {plural(self.nodes, 'node')}{share}"
-        return f"{ran}, in {plural(self.partitions, 'partition')}" + (f"; outside: {outside}" if outside else "")
+        return f"{ran}, in {plural(self.partitions, 'partition')}" + (
+            f"; outside: {outside}" if outside else ""
+        )
 
 
 class Audit(Record):

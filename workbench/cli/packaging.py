@@ -11,10 +11,16 @@ from workbench.cli.output import print_answer
 PANEL = "Publish"
 Which = Annotated[
     str | None,
-    typer.Argument(metavar="[VERSION|ALIAS]", help="default: alias android, else production", show_default=False),
+    typer.Argument(
+        metavar="[VERSION|ALIAS]", help="default: alias android, else production", show_default=False
+    ),
 ]
-Android = Annotated[bool, option("--android", "for an Android app: LiteRT model, Kotlin and Python beside it")]
-Folder = Annotated[Path, typer.Option("--output", metavar="DIR", help="new folder to write", show_default=False)]
+Android = Annotated[
+    bool, option("--android", "for an Android app: LiteRT model, Kotlin and Python beside it")
+]
+Folder = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="new folder to write", show_default=False)
+]
 BENCHMARK = "LiteRT's benchmark_model for Android: times the model on phones that adb sees"
 Benchmark = Annotated[Path | None, option("--benchmark-model", BENCHMARK, metavar="FILE")]
 

@@ -35,7 +35,10 @@ def contents(comparison: Comparison, columns: cells.Columns, *, verbose: bool, a
     ]
     return Contents(
         facts=tuple(fact for fact in facts if fact is not None),
-        grids=(cells.grid(rows, columns, info.targets), *(_more_grids(info, rows) if columns == "speed" else ())),
+        grids=(
+            cells.grid(rows, columns, info.targets),
+            *(_more_grids(info, rows) if columns == "speed" else ()),
+        ),
         sections=tuple(section for section in found if section.lines),
     )
 

@@ -12,7 +12,7 @@ def bound_for(target: Target, trials: Sequence[TrialResult]) -> list[TrialResult
 
 
 def best_on_device(pool: Sequence[TrialResult]) -> TrialResult | None:
-    """The one of which the device's delegate runs most, in the fewest pieces; of equal ones the smallest file.
+    """What the device's delegate runs most of, in the fewest pieces; of equal ones the smallest file.
 
     How fast it is on a device is not known here, and this machine's speed does not tell.
     """

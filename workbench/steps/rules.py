@@ -32,7 +32,7 @@ def check_fit(steps: Sequence[BaseStep], runtime: RuntimeSettings, opset: int | 
             at=("steps", 0),
         )
     for position, step in enumerate(steps):
-        if step.FROM_TORCH != takes_program(runtime):
+        if takes_program(runtime) != step.FROM_TORCH:
             own = f"`{step.use}` writes a file for `backend: {step.use}`, and no ONNX file"
             foreign = f"`{step.use}` changes an ONNX file, and backend `{name}` takes none"
             raise FieldProblem(

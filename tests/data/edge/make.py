@@ -1,4 +1,4 @@
-"""Makes the LiteRT files of this folder: `python -m tests.data.edge.make`, with litert-torch and ai-edge-quantizer.
+"""Makes the LiteRT files of this folder, with litert-torch: `python -m tests.data.edge.make`.
 
 A network of two hard-swishes, in float, in INT8, and in INT8 with INT8 ends and hard-swish in float; and the
 logits of torch for `tests.edge.PHOTOS`.

@@ -122,6 +122,6 @@ def macs_of(node: Node, shapes: Mapping[int, tuple[int, ...]]) -> int | None:
 
 
 def _precision(node: Node, types: Mapping[int, str]) -> Computed:
-    """Of the weights: where the data are float and they are INT8, the kernel quantises the data in each call."""
+    """Of the weights: with INT8 ones and float data, the kernel quantises the data in each call."""
     position = 0 if node["op_name"] == "BATCH_MATMUL" else 1
     return PRECISIONS.get(types.get(int(node["inputs"][position]), ""), "unknown")

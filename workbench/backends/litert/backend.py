@@ -1,4 +1,4 @@
-"""LiteRT on the CPU: `.tflite` files, in one interpreter a thread, with the XNNPACK delegate it has by default.
+"""LiteRT on the CPU: `.tflite` files, an interpreter a thread, with its XNNPACK delegate.
 
 The file is a flatbuffer: it holds weights and operators by their numbers, and no code. Its reader checks the
 identifier and the offsets; a file from elsewhere may still name operators that this runtime lacks, or sizes

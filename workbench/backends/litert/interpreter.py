@@ -1,6 +1,5 @@
 """A `.tflite` file in an interpreter: opened from bytes, one call at a time, NHWC and INT8 at its ends."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +48,7 @@ class Interpreter:
         except REFUSED as error:
             raise WorkbenchError(
                 f"LiteRT cannot open {name}: {summary(error)}",
-                hint="`.tflite` files come from step `litert`; one of TensorFlow's own operators needs another "
-                "runtime",
+                hint="step `litert` writes such files; TensorFlow's own operators need another runtime",
             ) from error
         # The interpreter does not say how many threads it took: its pool has one fewer, beside the caller's.
         self.threads = threads if before is None else 1 + (_threads_here() or 0) - before
@@ -115,4 +113,4 @@ def _check_ends(taken: End, given: End, name: str) -> None:
 def _threads_here() -> int | None:
     """Threads of this process; None where the system does not list them."""
     tasks = Path("/proc/self/task")
-    return len(os.listdir(tasks)) if tasks.is_dir() else None
+    return len([*tasks.iterdir()]) if tasks.is_dir() else None

@@ -219,7 +219,10 @@ def torch_artifact_info(path: Path, written: Format, input_shape: Shape, *, batc
     import numpy as np
 
     model = _open_torch(path, written)
-    classes = {torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1] for n in ((batch,) if batch else (1, 3))}
+    classes = {
+        torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1]
+        for n in ((batch,) if batch else (1, 3))
+    }
     package = model if isinstance(model, Package) else None
     return ArtifactInfo(
         format=written,

@@ -75,7 +75,9 @@ def package(bundle: Bundle, output: Path, results: Path) -> Packaged:
     try:
         with new_folder(output) as folder:
             (folder / MODEL).write_bytes(bundle.artifact.read())
-            (folder / LABELS).write_text("".join(f"{name}\n" for name in manifest.class_names), encoding="utf-8")
+            (folder / LABELS).write_text(
+                "".join(f"{name}\n" for name in manifest.class_names), encoding="utf-8"
+            )
             _write_json(folder / RULE, rule_of(manifest, opened))
             for answer in (*whole, *cut):
                 path = folder / answer.file
@@ -87,7 +89,9 @@ def package(bundle: Bundle, output: Path, results: Path) -> Packaged:
             (folder / MANIFEST_NAME).write_bytes((bundle.folder / MANIFEST_NAME).read_bytes())
             (folder / "README.md").write_text(_readme(manifest, missing), encoding="utf-8")
     except FileExistsError as error:
-        raise WorkbenchError(f"--output: {output} is there already", hint="name a folder that is not") from error
+        raise WorkbenchError(
+            f"--output: {output} is there already", hint="name a folder that is not"
+        ) from error
     return Packaged(output, manifest.name, manifest.version, len(cut), len(whole), missing)
 
 
@@ -221,7 +225,11 @@ def _readme(manifest: Manifest, missing: str | None) -> str:
         f"- model: {manifest.artifact.size_bytes / 1e6:.2f} MB, weights in {manifest.artifact.precision}, "
         f"{plural(manifest.artifact.classes, 'class')}",
         *([f"- {audit.verdict}"] if audit else []),
-        *([f"- top-1 on {plural(accuracy.images, 'photo')}: {100 * accuracy.top1:.2f} %"] if accuracy else []),
+        *(
+            [f"- top-1 on {plural(accuracy.images, 'photo')}: {100 * accuracy.top1:.2f} %"]
+            if accuracy
+            else []
+        ),
         "- speed on a phone: not known here; `phones.json` has it where phones were connected",
     ]
     photos = f"; there are no whole photos: {missing}" if missing else ""

@@ -49,14 +49,20 @@ def time_on_phones(model: Path, benchmark: Path | None, *, threads: int = 1) -> 
     benchmark: the program `benchmark_model` for Android. What cannot be measured is skipped, with the reason.
     """
     if (adb := shutil.which("adb")) is None:
-        return PhonesFile(skipped="`adb` is not installed: apt install adb, and allow USB debugging on the phone")
+        return PhonesFile(
+            skipped="`adb` is not installed: apt install adb, and allow USB debugging on the phone"
+        )
     if benchmark is None:
-        return PhonesFile(skipped="no `benchmark_model` was named: `--benchmark-model FILE`, as LiteRT publishes it")
+        return PhonesFile(
+            skipped="no `benchmark_model` was named: `--benchmark-model FILE`, as LiteRT publishes it"
+        )
     if not benchmark.is_file():
         return PhonesFile(skipped=f"{benchmark} is no file")
     serials = connected(_adb(adb, "devices").stdout)
     if not serials:
-        return PhonesFile(skipped="adb sees no phone that allows it: connect one, and confirm USB debugging there")
+        return PhonesFile(
+            skipped="adb sees no phone that allows it: connect one, and confirm USB debugging there"
+        )
     return PhonesFile(phones=tuple(_time_on(adb, serial, model, benchmark, threads) for serial in serials))
 
 
@@ -69,9 +75,7 @@ def connected(printed: str) -> list[str]:
 def _time_on(adb: str, serial: str, model: Path, benchmark: Path, threads: int) -> PhoneTiming:
     known = PhoneTiming(serial=serial, threads=threads)
     try:
-        facts = {
-            name: _shell(adb, serial, f"getprop {key}").strip() for name, key in PROPERTIES.items()
-        }
+        facts = {name: _shell(adb, serial, f"getprop {key}").strip() for name, key in PROPERTIES.items()}
         known = known.model_copy(update=facts)
         _shell(adb, serial, f"mkdir -p {FOLDER}")
         for path, name in ((benchmark, "benchmark_model"), (model, "model.tflite")):

@@ -79,10 +79,8 @@ def advise(
     return Advice(facts, machine.cpu, machine.cores, machine.features, objective, items)
 
 
-def advised(
-    advice: Advice, variants: Sequence[Variant], targets: Collection[Target] = ()
-) -> list[Variant]:
-    """Those worth trying, and what can be tried for a device among the targets: speeds here do not tell there."""
+def advised(advice: Advice, variants: Sequence[Variant], targets: Collection[Target] = ()) -> list[Variant]:
+    """Those worth trying, and what can be tried for a device among the targets: its speed is not known."""
     worth = {item.variant for item in advice.items if item.worth}
     here = {item.variant for item in advice.items if item.absent is None}
     devices = set(targets) - {"server"}

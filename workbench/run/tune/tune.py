@@ -141,8 +141,9 @@ def _smaller_alone(variant: Variant) -> bool:
 
 
 def _comparable(variants: Iterable[Variant], targets: Sequence[Target]) -> list[Variant]:
-    """Those that can be published for one of the targets and use as much of the machine as the baseline: one thread, one photo.
-    More threads make one photo faster and the server slower; how many is the operator's choice."""
+    """Those that can be published for one of the targets and use as much of the machine as the baseline: one
+    thread, one photo. More threads make one photo faster and the server slower; how many is the operator's
+    choice."""
     return [
         variant
         for variant in variants

@@ -135,7 +135,7 @@ def _operator(node: Any) -> str:
 
 
 def _delegation(lowered: Any, products: list[_Multiplication]) -> Delegation:
-    """Read from the lowered graph: what it calls itself is outside, and each call of the delegate is a piece."""
+    """Read from the lowered graph: what it calls itself is outside, each call of the delegate a piece."""
     pieces = [name for name, _ in lowered.named_children() if name.startswith("lowered_module")]
     outside = [node for node in lowered.graph.nodes if _computes(node)]
     taken = [

@@ -89,7 +89,9 @@ def _quantized(step: Litert, data: bytes, photos: "Photos") -> bytes:
             ranges = found.calibrate(_calls(step, data, photos)) if found.need_calibration else None
             result = found.quantize(ranges)
         except REFUSED as error:
-            raise WorkbenchError(f"ai-edge-quantizer cannot quantise the network: {summary(error)}") from error
+            raise WorkbenchError(
+                f"ai-edge-quantizer cannot quantise the network: {summary(error)}"
+            ) from error
     return bytes(result.quantized_model)
 
 
@@ -109,9 +111,7 @@ def _add_rules(step: Litert, manager: Any, data: bytes) -> None:
     for operation in [*ends, *map(names, step.exclude_op_types)]:
         manager.add_quantization_config(".*", operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
     for pattern in step.exclude_nodes:
-        manager.add_quantization_config(
-            pattern, names.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
-        )
+        manager.add_quantization_config(pattern, names.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
 
 
 def _check_exclusions(step: Litert, data: bytes, known: set[str]) -> None:
@@ -134,7 +134,9 @@ def _check_exclusions(step: Litert, data: bytes, known: set[str]) -> None:
         try:
             fits = any(re.search(pattern, result) for result in results)
         except re.error as error:
-            raise WorkbenchError(f"litert.exclude_nodes: `{pattern}` is no regular expression: {error}") from error
+            raise WorkbenchError(
+                f"litert.exclude_nodes: `{pattern}` is no regular expression: {error}"
+            ) from error
         if not fits:
             raise WorkbenchError(
                 f"litert.exclude_nodes: `{pattern}` fits no node of the network",

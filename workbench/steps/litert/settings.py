@@ -29,9 +29,9 @@ class Litert(BaseStep):
     use: Literal["litert"]
     quantize: Literal["none", "static", "dynamic"] = Field(
         "none",
-        description="`none`: the weights stay in float. `static`: INT8 weights, per channel, and activations, "
-        "whose ranges are found on calibration photos. `dynamic`: INT8 weights; the activations of "
-        "convolutions and products are quantised in every call, which takes longer than it saves on x86.",
+        description="`none`: the weights stay in float. `static`: INT8 weights, per channel, and "
+        "activations, whose ranges are found on calibration photos. `dynamic`: INT8 weights; activations are "
+        "quantised in every call, which takes longer than it saves on x86.",
     )
     images: Count = Field(200, description="Calibration photos used at most, taken evenly from the classes.")
     exclude_op_types: tuple[str, ...] = Field(
@@ -49,7 +49,7 @@ class Litert(BaseStep):
     )
 
     def environment(self) -> VirtualEnvironment | None:
-        """litert-torch pins what this environment has in other versions; None where it is here all the same."""
+        """litert-torch pins what is here in other versions; None where it is installed all the same."""
         if missing_package("litert_torch") is None and missing_package("ai_edge_quantizer") is None:
             return None
         return locked("litert-torch", read_lock(LOCK), about_bytes=1_800_000_000)
