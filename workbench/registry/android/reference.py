@@ -89,7 +89,7 @@ def pixels_of(path: Path, rule: dict[str, Any]) -> Any:
     return pixels if rule["channels"] == "RGB" else pixels[..., ::-1]
 
 
-class Classifier:
+class AppModel:
     """The model of this folder."""
 
     def __init__(self, folder: Path = HERE) -> None:
@@ -142,18 +142,18 @@ def stored(values: Any, end: dict[str, Any]) -> Any:
     return np.clip(scaled, limits.min, limits.max).astype(end["dtype"])
 
 
-def check(classifier: Classifier) -> int:
+def check(model: AppModel) -> int:
     """Hold the answers to those recorded in golden.json. Returns how many differ."""
     golden = json.loads((HERE / "golden.json").read_text())
     wrong = 0
     for item in golden["photos"]:
         path = HERE / item["file"]
-        pixels = pixels_of(path, classifier.rule) if item["whole"] else np.asarray(Image.open(path))
-        if not item["whole"] and classifier.rule["channels"] == "BGR":
+        pixels = pixels_of(path, model.rule) if item["whole"] else np.asarray(Image.open(path))
+        if not item["whole"] and model.rule["channels"] == "BGR":
             pixels = pixels[..., ::-1]
-        logits = classifier.logits(pixels)
+        logits = model.logits(pixels)
         off = float(np.abs(logits - np.asarray(item["logits"], np.float32)).max())
-        label = classifier.labels[int(logits.argmax())]
+        label = model.labels[int(logits.argmax())]
         good = off <= golden["atol"] and label == item["label"]
         wrong += not good
         print(f"{'ok  ' if good else 'BAD '} {item['file']}: {label}, logits off by {off:.2g}")  # noqa: T201
@@ -161,11 +161,11 @@ def check(classifier: Classifier) -> int:
 
 
 def main() -> int:
-    classifier = Classifier()
+    model = AppModel()
     if not sys.argv[1:]:
-        return int(check(classifier) > 0)
+        return int(check(model) > 0)
     for name in sys.argv[1:]:
-        label, probability = classifier.classify(Path(name))
+        label, probability = model.classify(Path(name))
         print(f"{name}: {label} {probability:.3f}")  # noqa: T201
     return 0
 
