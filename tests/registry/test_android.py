@@ -13,25 +13,18 @@ from PIL import Image
 
 from tests import edge
 from tests.builders import CONTRACT as SQUARE
-from tests.builders import draft, error_of, run_info, trial
+from tests.builders import error_of
 from tests.versions import publish as publish_null
-from workbench.backends import LitertRuntime
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import pixels_of
 from workbench.registry.android import reference
 from workbench.registry.android.package import chosen, package
 from workbench.registry.android.phones import PhoneTiming, connected, time_on_phones, timing_of
-from workbench.registry.bundle import Bundle, logits_of
-from workbench.registry.manifest import Golden
+from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
 from workbench.report.phones import packaged
-from workbench.results.folder import RunFolder
-from workbench.results.records import PhotoFiles
-from workbench.system.files import sha256_file, write_arrays
 
-CONTRACT = Preprocess(resize=20, crop=16, mean=(0.5, 0.4, 0.3), std=(0.25, 0.25, 0.25))
-NAMES = ("blight", "rust", "scab", "spot", "well")
-RUN = "20260102-030405"
+CONTRACT, NAMES = edge.CONTRACT, edge.CLASS_NAMES
 
 
 def photo(path: Path, size: tuple[int, int], **saving: Any) -> Path:
@@ -45,37 +38,8 @@ def photo(path: Path, size: tuple[int, int], **saving: Any) -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A version of a LiteRT file, with its run beside it."""
     pytest.importorskip("ai_edge_litert", reason="it opens the model")
-    from workbench.backends.litert import backend
-
     root = tmp_path_factory.mktemp("android")
-    (root / "built").mkdir()
-    built = edge.artifact(root / "built")
-    paths = [photo(root / f"{n}.jpg", (40 + 30 * n, 60)) for n in range(3)]
-    pixels = np.stack([pixels_of(path.read_bytes(), CONTRACT) for path in paths])
-    with backend.session(built, LitertRuntime(threads=1)) as session:
-        logits = logits_of(session.infer, CONTRACT, pixels, raw=False)
-    run = RunFolder(root / "results" / RUN)
-    (run.path / "predictions").mkdir(parents=True)
-    run.save_info(run_info(run_id=RUN, preprocess=CONTRACT))
-    run.save_photos(PhotoFiles(paths=tuple(map(str, paths)), sha256=tuple(map(sha256_file, paths))))
-    write_arrays(run.golden(CONTRACT), pixels=pixels, indices=np.arange(3))
-    write_arrays(run.predictions("litert"), logits=logits)
-
-    def build(folder: Path) -> None:
-        (folder / "model.tflite").write_bytes(built.read())
-        np.savez(folder / "golden.npz", pixels=pixels, logits=logits)
-
-    plain = draft().provenance.model_copy(update={"run_id": RUN, "variant": "litert"})
-    made = draft(
-        artifact=built.info,
-        runtime=LitertRuntime(threads=1),
-        class_names=NAMES,
-        preprocess=CONTRACT,
-        golden=Golden(file="golden.npz", images=3, atol=1e-3),
-        measured=trial("litert", backend="litert"),
-        provenance=plain,
-    )
-    return Registry(root / "registry").publish(made, build)
+    return edge.published(root, [photo(root / f"{n}.jpg", (40 + 30 * n, 60)) for n in range(3)])
 
 
 def check(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
