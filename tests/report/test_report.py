@@ -278,7 +278,7 @@ def test_the_json_holds_every_row_raw_with_the_run_it_belongs_to(comparison: Com
 
 def test_the_json_of_one_run_has_the_verdict_on_top_and_of_several_a_list(comparison: Comparison) -> None:
     one = json.loads(render("json", [comparison]))
-    assert list(one) == ["run", "verdict", "remarks", "rows", "timings", "schema_version"]
+    assert list(one) == ["run", "verdict", "remarks", "rows", "timings", "upgrades", "schema_version"]
     assert Verdict.model_validate(one["verdict"]) == VERDICT
     two = json.loads(render("json", [comparison, comparison]))
     one.pop("schema_version")

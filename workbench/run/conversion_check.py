@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from workbench.model.graph.onnx_file import artifact_info, describe, load, logit
 from workbench.model.source.model_source import load_model
 from workbench.photos.contract import Batch
 from workbench.run import build
+from workbench.run.runtime_answers import answers
 from workbench.system.child import ChildError, call
 from workbench.system.files import digest_of, write_atomic
 from workbench.system.packages import versions
@@ -124,7 +125,7 @@ def runtime_fault(job: build.Job, variant: Variant, runtime: Runtime) -> tuple[i
     rows = [row * len(job.photos) // count for row in range(count)]
     images = replace(job.photos, raw=root.info.pixels)
     (batch,) = images.rows(rows, count)
-    got = _run(root, runtime, batch)
+    got = answers(root, runtime, batch)
     off = disagreement(logits_of(root.path, describe(root.path), batch), got)
     return off and (rows[off.row], off.text, _first(root, runtime, batch[off.row : off.row + 1], "fp32"))
 
@@ -141,7 +142,8 @@ def _first(artifact: Artifact, runtime: Runtime, photo: Batch, precision: str) -
 
     model = load(artifact.path)
     with TemporaryDirectory() as name:
-        os.environ["KRISHI_CACHE"] = name  # engines of parts of the graph are of no use later
+        if runtime.environment() is None:  # which lies in the cache
+            os.environ["KRISHI_CACHE"] = name  # engines of parts of the graph are of no use later
 
         def differs(tensor: str) -> bool:
             folder = Path(name) / "part"
@@ -149,34 +151,6 @@ def _first(artifact: Artifact, runtime: Runtime, photo: Batch, precision: str) -
             onnx.save(cut(model, tensor), folder / "model.onnx")
             part = Artifact(folder, artifact_info(folder / "model.onnx"))
             expected = logits_of(part.path, describe(part.path), photo)
-            return disagreement(expected, _run(part, runtime, photo), precision, classes=False) is not None
+            return disagreement(expected, answers(part, runtime, photo), precision, classes=False) is not None
 
         return first_difference(model, differs, seconds=SEARCH_S)
-
-
-def _run(artifact: Artifact, runtime: Runtime, batch: Batch) -> "NDArray[np.float32]":
-    """What the runtime gives for an ONNX file, photo by photo, as the server asks."""
-    if (environment := runtime.environment()) is None:
-        return run_here(artifact, runtime, batch)
-    with TemporaryDirectory() as folder:
-        return call(
-            run_here,
-            *(artifact, runtime, batch),
-            log=Path(folder) / "log.txt",
-            timeout_s=TIMEOUT_S,
-            label="the runtime",
-            environment=environment,
-        )
-
-
-def run_here(artifact: Artifact, runtime: Runtime, batch: Batch) -> "NDArray[np.float32]":
-    """The same, in this process."""
-    import numpy as np
-
-    backend = backend_of(runtime)
-    with ExitStack() as stack:
-        if backend.convert is not None:
-            folder = Path(stack.enter_context(TemporaryDirectory()))
-            artifact = Artifact(folder, backend.convert(artifact, folder))
-        session = stack.enter_context(backend.session(artifact, runtime))
-        return np.concatenate([session.infer(batch[row : row + 1]) for row in range(len(batch))])
