@@ -25,4 +25,4 @@ def own_environment() -> VirtualEnvironment | None:
     """ExecuTorch brings packages that nothing else here needs; None where it is here all the same."""
     if missing_package("executorch") is None:
         return None
-    return locked("executorch", read_lock(LOCK), about_bytes=1_800_000_000)
+    return locked("executorch", read_lock(LOCK), about_bytes=1_100_000_000)

@@ -52,7 +52,7 @@ class Litert(BaseStep):
         """litert-torch pins what is here in other versions; None where it is installed all the same."""
         if missing_package("litert_torch") is None and missing_package("ai_edge_quantizer") is None:
             return None
-        return locked("litert-torch", read_lock(LOCK), about_bytes=1_800_000_000)
+        return locked("litert-torch", read_lock(LOCK), about_bytes=1_900_000_000)
 
     @property
     def keeps_logits(self) -> bool:
