@@ -89,7 +89,8 @@ COLUMNS: Mapping[Columns, Mapping[str, Callable[[Row], str]]] = {
 def grid(rows: Sequence[Row], columns: Columns, targets: Sequence[Target] = ()) -> Grid:
     """targets: of the workspace; several have a column each."""
     several = targets if len(targets) > 1 else ()
-    shown = {**COLUMNS[columns], **{target: partial(_standing, target) for target in several}}
+    standing: dict[str, Callable[[Row], str]] = {target: partial(_standing, target) for target in several}
+    shown = {**COLUMNS[columns], **standing}
     return Grid(tuple(shown), tuple(tuple(cell(row) for cell in shown.values()) for row in rows), note=LEGEND)
 
 

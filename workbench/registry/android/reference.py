@@ -104,10 +104,9 @@ class AppModel:
 
     def logits(self, pixels: Any) -> Any:
         """(classes,) of (height, width, 3) uint8 pixels."""
-        scale = np.float32([1.0 / (self.rule["white"] * std) for std in self.rule["std"]])
-        offset = np.float32(
-            [-mean / std for mean, std in zip(self.rule["mean"], self.rule["std"], strict=True)]
-        )
+        mean, std = np.array(self.rule["mean"]), np.array(self.rule["std"])
+        scale = (1.0 / (self.rule["white"] * std)).astype(np.float32)
+        offset = (-mean / std).astype(np.float32)
         values = (pixels.astype(np.float32) * scale + offset)[None]
         if self.rule["input"]["layout"] == "NCHW":
             values = np.ascontiguousarray(values.transpose(0, 3, 1, 2))

@@ -63,7 +63,7 @@ def write_pte(step: Executorch, source: Path, folder: Path, photos: "Photos") ->
         sha256=sha256_file(path),
         size_bytes=path.stat().st_size,
         precision="int8" if step.quantize == "static" else "fp32",
-        input_shape=(1, *(int(side) for side in photo.shape[1:])),  # type: ignore[arg-type]
+        input_shape=(1, *(int(side) for side in photo.shape[1:])),
         classes=int(logits[0].meta["val"].shape[-1]),
         delegation=_delegation(lowered, products),
         note=_verdict(step, products),
@@ -122,9 +122,9 @@ def _macs(node: Any) -> int | None:
         return None
     made = prod(node.meta["val"].shape)
     if name in CONVOLUTIONS:
-        return made * prod(node.args[1].meta["val"].shape[1:])
+        return int(made * prod(node.args[1].meta["val"].shape[1:]))
     data = node.args[1] if name == "addmm" else node.args[0]
-    return made * int(data.meta["val"].shape[-1])
+    return int(made * data.meta["val"].shape[-1])
 
 
 def _operator(node: Any) -> str:
