@@ -23,8 +23,8 @@ SAMPLE_NAME = "leaf-sample"
 
 
 def _once(targets: tuple[Target, ...]) -> tuple[Target, ...]:
-    if len(set(targets)) < len(targets):
-        raise ValueError("a target is there twice")
+    if not targets or len(set(targets)) < len(targets):
+        raise ValueError("a target is there twice" if targets else "name at least one target")
     return targets
 
 
@@ -64,7 +64,7 @@ class WorkspaceFile(Record):
         "here replaces what the checkpoint states.",
     )
     budget: Budget = Field(Budget(), description="Limits and objective of the winner: section `budget`.")
-    targets: Annotated[tuple[Target, ...], Field(min_length=1), AfterValidator(_once)] = Field(
+    targets: Annotated[tuple[Target, ...], AfterValidator(_once)] = Field(
         ("server",),
         description="What versions are made for, the most important first: `server`, `android`. Each has a "
         "winner of its own; `promote --target` publishes it.",
