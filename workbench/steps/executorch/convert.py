@@ -48,7 +48,7 @@ def write_pte(step: Executorch, source: Path, folder: Path, photos: "Photos") ->
             if step.quantize == "static":
                 program = _quantized(step, program, photo, photos)
             products = list(_products(program))
-            data, lowered = _lowered(program)
+            data, lowered, photo_names = _lowered(program)
         except REFUSED as error:
             raise WorkbenchError(
                 f"ExecuTorch cannot take the network: {summary(error)}",
@@ -65,7 +65,7 @@ def write_pte(step: Executorch, source: Path, folder: Path, photos: "Photos") ->
         precision="int8" if step.quantize == "static" else "fp32",
         input_shape=(1, *(int(side) for side in photo.shape[1:])),
         classes=int(logits[0].meta["val"].shape[-1]),
-        delegation=_delegation(lowered, products),
+        delegation=_delegation(lowered, photo_names, products),
         note=_verdict(step, products),
     )
 
@@ -91,14 +91,15 @@ def _quantized(
     return torch.export.export(convert_pt2e(prepared), (photo,))
 
 
-def _lowered(program: "torch.export.ExportedProgram") -> tuple[bytes, Any]:
-    """The program's bytes, and the graph with the parts that the delegate took."""
+def _lowered(program: "torch.export.ExportedProgram") -> tuple[bytes, Any, set[str]]:
+    """The program's bytes, the graph with the parts that the delegate took, and the names of its inputs."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    lowered = edge.exported_program().graph_module
-    return bytes(edge.to_executorch().buffer), lowered
+    lowered = edge.exported_program()
+    inputs = {str(name) for name in lowered.graph_signature.user_inputs}
+    return bytes(edge.to_executorch().buffer), lowered.graph_module, inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,10 @@ def _operator(node: Any) -> str:
     return parts[0] if parts else name
 
 
-def _delegation(lowered: Any, products: list[_Multiplication]) -> Delegation:
+def _delegation(lowered: Any, photos: set[str], products: list[_Multiplication]) -> Delegation:
     """Read from the lowered graph: what it calls itself is outside, each call of the delegate a piece."""
     pieces = [name for name, _ in lowered.named_children() if name.startswith("lowered_module")]
-    outside = [node for node in lowered.graph.nodes if _computes(node)]
+    outside = [node for node in _from_photos(lowered, photos) if _computes(node)]
     taken = [
         node
         for name in pieces
@@ -155,6 +156,15 @@ def _delegation(lowered: Any, products: list[_Multiplication]) -> Delegation:
         delegated_macs=macs - left,
         outside=dict(Counter(map(_operator, outside))),
     )
+
+
+def _from_photos(lowered: Any, photos: set[str]) -> list[Any]:
+    """The nodes that work on the photo; those that copy constants, or give memory, do not."""
+    found: dict[Any, None] = {}
+    for node in lowered.graph.nodes:
+        if node.name in photos or any(given in found for given in node.all_input_nodes):
+            found[node] = None
+    return list(found)
 
 
 def _computes(node: Any) -> bool:
