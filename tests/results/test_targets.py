@@ -55,7 +55,7 @@ def test_what_the_race_dropped_as_slow_here_may_still_be_the_choice_for_a_phone(
 def test_each_target_has_a_column_and_its_choice_is_explained() -> None:
     comparison = compare(BOTH, TRIALS)
     assert comparison.winner == "litert[none]"
-    table = grid(comparison.rows, "speed", BOTH.targets)
+    table = grid(comparison.rows, "speed", BOTH.targets, comparison.choices)
     marks = {row[1]: row[-2:] for row in table.rows}
     assert table.headings[-2:] == ("server", "android")
     assert marks["litert[none]"] == ("▶", "")
@@ -70,4 +70,4 @@ def test_each_target_has_a_column_and_its_choice_is_explained() -> None:
 def test_one_target_changes_nothing_of_the_table() -> None:
     comparison = compare(run_info(), TRIALS)
     assert grid(comparison.rows, "speed", ("server",)).headings == grid(comparison.rows, "speed").headings
-    assert {row.variant: row.wins for row in comparison.rows}["litert[none]"] == ("server",)
+    assert comparison.choices == {"server": "litert[none]"}

@@ -182,7 +182,11 @@ def test_without_a_krishi_yaml_the_bundled_sample_is_the_workspace(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [(["server", "server"], "there twice"), (["ios"], "'server' or 'android'"), ([], "at least one target")],
+    [
+        (["server", "server"], "there twice"),
+        (["ios"], "`ios` is not one of server, android"),
+        ([], "at least one target"),
+    ],
 )
 def test_a_target_that_is_unknown_or_there_twice_is_refused(
     folder: Path, targets: list[str], message: str

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench.backends import Target
 from workbench.errors import plural
 from workbench.measure.records import AT_RISK
 from workbench.report import cells, gpu, throughput
@@ -30,13 +31,13 @@ def contents(comparison: Comparison, columns: cells.Columns, *, verbose: bool, a
     devices = [target for target in info.targets if target != "server"]
     found = [
         *sections(comparison, verbose=verbose),
-        *(Section(f"For {target}", (_for_device(target, rows),)) for target in devices),
+        *(Section(f"For {target}", (_for_device(target, comparison),)) for target in devices),
         Section("What really ran", tuple(ran)),
     ]
     return Contents(
         facts=tuple(fact for fact in facts if fact is not None),
         grids=(
-            cells.grid(rows, columns, info.targets),
+            cells.grid(rows, columns, info.targets, comparison.choices),
             *(_more_grids(info, rows) if columns == "speed" else ()),
         ),
         sections=tuple(section for section in found if section.lines),
@@ -69,9 +70,11 @@ def _audit_lines(rows: Sequence[Row]) -> list[str]:
     return [f"{', '.join(names)}: {verdict}" for verdict, names in named.items()]
 
 
-def _for_device(target: str, rows: Sequence[Row]) -> str:
+def _for_device(target: Target, comparison: Comparison) -> str:
     """The choice for a device, and by what."""
-    if (won := next((row for row in rows if target in row.wins), None)) is None:
+    if (
+        won := next((row for row in comparison.rows if row.variant == comparison.choices.get(target)), None)
+    ) is None:
         return "nothing that it opens keeps the budget: `krishi-bench run litert` measures what there is"
     size = cells.rounded(won.size_bytes, 1e6)
     return (

@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from workbench.backends import Target, targets_of
+from workbench.backends import Target
 from workbench.measure.records import BASELINE, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.results import reasons
@@ -84,17 +84,16 @@ class Row:
     saturated_ratio: Annotated[float | None, "saturated_ips over the baseline's, paired"] = None
     saturated_ratio_ci: Annotated[Interval | None, "saturated_ratio's 95 % interval over launches"] = None
     gpu: GpuUse | None = None
-    targets: Annotated[tuple[Target, ...], "what its files are opened on"] = ()
-    wins: Annotated[tuple[Target, ...], "the targets of the workspace that it is the choice for"] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows in the order they were tried, and the verdict on them."""
+    """Rows in the order they were tried, and the verdict on them. choices: the variant for each target."""
 
     rows: tuple[Row, ...]
     verdict: reasons.Verdict
     info: RunInfo
+    choices: Mapping[Target, str] = field(default_factory=dict)
 
     @property
     def winner(self) -> str | None:
@@ -115,15 +114,9 @@ def compare(info: RunInfo, trials: Trials) -> Comparison:
     front = pareto_front(trials, tolerance(info))
     won = {target: winner_for(info, trials, target) for target in info.targets}
     winner = won[info.targets[0]]
-    rows = tuple(
-        replace(
-            _row(trial, pareto=trial.variant in front, winner=trial is winner),
-            targets=tuple(sorted(targets_of(trial.backend))),
-            wins=tuple(target for target, best in won.items() if best is trial),
-        )
-        for trial in trials
-    )
-    return Comparison(rows, _verdict(info, trials, winner), info)
+    rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
+    choices = {target: best.variant for target, best in won.items() if best is not None}
+    return Comparison(rows, _verdict(info, trials, winner), info, choices)
 
 
 def winner_for(info: RunInfo, trials: Trials, target: Target) -> TrialResult | None:
