@@ -39,9 +39,10 @@ def apply(block: str, root: Path) -> None:
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source with all that the page adds."""
     root = tmp_path_factory.mktemp("extended")
-    for part in ("workbench", "tests/steps", "tests/backends"):
+    for part in ("workbench", "tests/steps", "tests/backends", "tests/data/edge"):
         shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", root / "pyproject.toml")
+    for file in ("pyproject.toml", "tests/edge.py"):
+        shutil.copy(ROOT / file, root / file)
     for kind, block in BLOCK.findall((ROOT / "docs" / "extending.md").read_text()):
         if kind == "diff":
             apply(block, root)

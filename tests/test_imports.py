@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "pynvml", "pandas", "pyarrow",
     "fastapi", "scipy", "onnxscript", "onnxslim", "onnxsim", "nncf", "transformers", "timm", "safetensors",
-    "altair", "vl_convert", "jinja2",
+    "altair", "vl_convert", "jinja2", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "executorch",
+    "torchao",
 }  # fmt: skip
 # The network itself: nothing imports it before torch is wanted.
 TORCH_CODE = {"workbench/workspace/sample/student.py"}

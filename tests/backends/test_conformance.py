@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", reason="the network is an ONNX file")
 pytest.importorskip("onnxruntime", reason="its logits are what others are held against")
 
-from workbench.backends import RUNTIME, SETTINGS, Backend, TorchRuntime, takes_onnx  # noqa: E402
+from tests import edge  # noqa: E402
+from workbench.backends import RUNTIME, SETTINGS, Backend, TorchRuntime, takes_onnx, takes_program  # noqa: E402
 from workbench.backends.artifact import Artifact, Format  # noqa: E402
 from workbench.backends.audit import Audit  # noqa: E402
 from workbench.backends.base import OPERATORS, Hint  # noqa: E402
@@ -65,6 +66,10 @@ def opened_by(runtime: Any, source: Artifact, folder: Path) -> tuple[Artifact, N
         written = export_torch(model, folder / "model.pt2", shape, PHOTOS, runtime)  # type: ignore[arg-type]
         info = torch_artifact_info(folder / "model.pt2", written, shape)  # type: ignore[arg-type]
         return Artifact(folder, info), torch_logits(model, PHOTOS)
+    if takes_program(runtime):
+        if runtime.backend != "litert":
+            pytest.skip("its programs are written where its exporter is installed: tests/steps/test_edge.py")
+        return edge.artifact(folder), edge.logits()
     expected = logits_of(source.path, describe(source.path), PHOTOS)
     if backend.convert is not None:
         return Artifact(folder, backend.convert(source, folder)), expected

@@ -57,6 +57,7 @@ OPTIONS: dict[str, Any] = {
     "compile": True,
     "cuda_graph": True,
     "max_batch": 16,
+    "full_delegation": "required",
 }
 
 

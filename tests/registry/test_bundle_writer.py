@@ -443,6 +443,15 @@ def test_a_real_model_is_numbered_by_its_outputs(bench: Bench) -> None:
     assert bench.registry.verify() == []
 
 
+def test_a_program_for_devices_is_published_under_another_alias_than_servers_follow(bench: Bench) -> None:
+    program = Model(format="pte")
+    with pytest.raises(Refused) as caught:
+        bench.promote(program)
+    assert "no server opens one" in caught.value.message
+    assert bench.registry.names() == []
+    assert bench.promote(program, alias="android").version == "1.0.0"
+
+
 def test_a_model_whose_weights_lie_in_a_second_file_is_not_published(bench: Bench) -> None:
     data = averaging(WEIGHTS, external=True)
     run = bench.run(Model(format="onnx", data=data, logits=np.ones((6, 3), dtype=np.float32)))

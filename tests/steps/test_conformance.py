@@ -35,6 +35,8 @@ STEP: TypeAdapter[Step] = TypeAdapter(Step)
 # Part of onnx, and of every step's arithmetic: neither is what tells two versions of a step's result apart.
 EVERYWHERE = {"protobuf", "numpy"}
 every_step = pytest.mark.parametrize("use", sorted(STEPS))
+# Others start from the network in torch (tests/steps/test_edge.py).
+every_onnx_step = pytest.mark.parametrize("use", sorted(u for u in STEPS if not STEPS[u].FROM_TORCH))
 
 
 def step(use: str) -> Step:
@@ -136,7 +138,7 @@ def test_every_step_is_complete_without_settings_and_survives_being_written(use:
     assert made.bound_to() is None or "processor" in made.READS
 
 
-@every_step
+@every_onnx_step
 def test_every_step_does_to_a_network_what_it_says(
     use: str, source: Path, images: Images, samples: NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -155,7 +157,7 @@ def test_every_step_does_to_a_network_what_it_says(
     assert note is None or note.strip()
 
 
-@every_step
+@every_onnx_step
 def test_every_step_reads_and_imports_what_it_says_and_no_more(
     use: str,
     source: Path,
@@ -197,7 +199,9 @@ def test_a_step_that_takes_pixels_does(
     assert describe(tmp_path / "result.onnx").pixels
 
 
-@pytest.mark.parametrize("use", sorted(use for use, model in STEPS.items() if model.NATIVE))
+@pytest.mark.parametrize(
+    "use", sorted(use for use, model in STEPS.items() if model.NATIVE and not model.FROM_TORCH)
+)
 def test_a_step_writes_its_native_format(
     use: str, source: Path, images: Images, samples: NDArray[np.float32], tmp_path: Path
 ) -> None:

@@ -139,7 +139,7 @@ def test_one_variant_does_not_leak_into_the_next(tmp_path: Path) -> None:
             "name: a\nsteps:\n  - use: static_int\n",
             "r.yaml is not a valid recipe\n"
             "  r.yaml:3: steps[0].use: `static_int` is not one of simplify, dynamic_int8, static_int8, "
-            "nncf_int8, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch",
+            "nncf_int8, litert, executorch, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch",
             "did you mean `static_int8`?",
         ),
         (

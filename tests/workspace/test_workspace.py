@@ -181,3 +181,20 @@ def test_without_a_krishi_yaml_the_bundled_sample_is_the_workspace(tmp_path: Pat
     assert (found.results, found.registry) == (tmp_path / "results", tmp_path / "registry")
     assert found.model.checkpoint.is_file()
     assert Path((found.model.factory or "").partition(":")[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["server", "server"], "there twice"),
+        (["ios"], "`ios` is not one of server, android"),
+        ([], "at least one target"),
+    ],
+)
+def test_a_target_that_is_unknown_or_there_twice_is_refused(
+    folder: Path, targets: list[str], message: str
+) -> None:
+    path = written(folder, {**MINIMAL, "targets": targets})
+    error = error_of(lambda: workspace.load(path))
+    assert "targets" in error.message
+    assert message in error.message

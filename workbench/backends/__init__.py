@@ -5,7 +5,18 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from workbench.backends.base import Backend, Engine, Infer, OnDevice, RuntimeSettings, Session, backend_name
+from workbench.backends.base import (
+    Backend,
+    Engine,
+    Infer,
+    OnDevice,
+    RuntimeSettings,
+    Session,
+    Target,
+    backend_name,
+)
+from workbench.backends.executorch.settings import ExecutorchRuntime
+from workbench.backends.litert.settings import LitertRuntime
 from workbench.backends.null import NullRuntime
 from workbench.backends.openvino.settings import OpenvinoRuntime
 from workbench.backends.ort.settings import OrtRuntime
@@ -13,7 +24,15 @@ from workbench.backends.tensorrt.settings import TensorrtRuntime
 from workbench.backends.torch.settings import TorchRuntime
 from workbench.errors import FieldProblem
 
-_Settings = OrtRuntime | OpenvinoRuntime | TensorrtRuntime | TorchRuntime | NullRuntime
+_Settings = (
+    OrtRuntime
+    | OpenvinoRuntime
+    | TensorrtRuntime
+    | LitertRuntime
+    | ExecutorchRuntime
+    | TorchRuntime
+    | NullRuntime
+)
 SETTINGS: dict[str, type[RuntimeSettings]] = {backend_name(each): each for each in get_args(_Settings)}
 DEFAULT = "onnxruntime"
 
@@ -55,20 +74,34 @@ def backend_of(runtime: RuntimeSettings) -> Backend[Any]:
     return BACKENDS[runtime.backend]
 
 
+def targets_of(backend: str) -> frozenset[Target]:
+    """What the files of a backend are opened on; of one that this version no longer has, a server."""
+    return SETTINGS.get(backend, RuntimeSettings).TARGETS
+
+
 def takes_onnx(runtime: RuntimeSettings) -> bool:
     """Whether the network is exported as an ONNX file for it, which steps can change."""
     return bool(backend_of(runtime).OPERATORS)
 
 
-def publishable(runtime: RuntimeSettings) -> bool:
-    """Whether a registry takes what it opens: nothing that runs code of its own."""
+def takes_program(runtime: RuntimeSettings) -> bool:
+    """Whether a step writes the file that it opens from the network in torch, as a torch.export program."""
     from workbench.backends.artifact import EXECUTABLE_FORMATS
 
-    return not backend_of(runtime).FORMATS & EXECUTABLE_FORMATS
+    backend = backend_of(runtime)
+    return not backend.OPERATORS and not backend.FORMATS & EXECUTABLE_FORMATS
+
+
+def publishable(runtime: RuntimeSettings) -> bool:
+    """Whether a server may get what it opens: nothing that runs code of its own, or is for devices alone."""
+    from workbench.backends.artifact import DEVICE_FORMATS, EXECUTABLE_FORMATS
+
+    return not backend_of(runtime).FORMATS & (EXECUTABLE_FORMATS | DEVICE_FORMATS)
 
 
 __all__ = [
-    "DEFAULT", "RUNTIME", "SETTINGS", "Backend", "Engine", "Infer", "NullRuntime", "OnDevice",
-    "OpenvinoRuntime", "OrtRuntime", "Runtime", "RuntimeSettings", "Session", "TensorrtRuntime",
-    "TorchRuntime", "backend_of", "publishable", "removed_setting", "takes_onnx",
+    "DEFAULT", "RUNTIME", "SETTINGS", "Backend", "Engine", "ExecutorchRuntime", "Infer", "LitertRuntime",
+    "NullRuntime", "OnDevice", "OpenvinoRuntime", "OrtRuntime", "Runtime", "RuntimeSettings", "Session",
+    "Target", "TensorrtRuntime", "TorchRuntime", "backend_of", "publishable", "removed_setting",
+    "takes_onnx", "takes_program", "targets_of",
 ]  # fmt: skip

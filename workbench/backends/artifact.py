@@ -8,16 +8,19 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
+from workbench.backends.audit import Delegation
 from workbench.errors import WorkbenchError
 from workbench.system.files import digest_of, new_folder, read_plain, sha256_bytes
 from workbench.system.records import Record, Sha256, read_record, write_record
 
 INFO_NAME = "artifact.json"
 
-Format = Literal["onnx", "openvino", "torch-export", "torchscript", "torch-aoti", "null"]
+Format = Literal["onnx", "openvino", "tflite", "pte", "torch-export", "torchscript", "torch-aoti", "null"]
 # torch's readers fall back to unpickling, and a compiled package is code: only files this process chain
 # built are opened.
 EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
+# Published for devices: no server opens them.
+DEVICE_FORMATS: frozenset[Format] = frozenset({"pte"})
 Precision = Literal["fp32", "fp16", "bf16", "int8", "unknown"]
 
 
@@ -74,6 +77,7 @@ class ArtifactInfo(Record):
     size is free, whatever the layout. classes: logits per image. pixels: it takes (N, H, W, 3) uint8 pixels
     and normalises them itself. bound_to: the one processor it runs on; None for all.
     note: one sentence of the last step that has one. export: None for what was never a torch network.
+    delegation: where it is decided when the file is built.
     """
 
     schema_version: Literal[1] = 1
@@ -90,6 +94,7 @@ class ArtifactInfo(Record):
     bound_to: str | None = None
     note: str | None = None
     export: ExportRecord | None = None
+    delegation: Delegation | None = None
 
     @property
     def total_bytes(self) -> int:

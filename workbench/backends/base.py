@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Device = Literal["cpu", "cuda"]
 Hint = Literal["f32", "tf32", "bf16", "f16"]
+Target = Literal["server", "android"]
 # What a step may write, as far as runtimes differ in it. `onnx`: what all take, pairs of signed INT8 too.
 Operators = Literal["onnx", "integer", "unsigned", "onnxruntime"]
 OPERATORS: dict[Operators, str] = {
@@ -45,11 +46,13 @@ class RuntimeSettings(Record):
     FP16_IN_GRAPH: FP16 is in the graph, by a step of the recipe.
     DISTRIBUTION: that `version` is of; None where the backend runs in this environment alone. ALONGSIDE: the
     distributions that its sessions and its audit import, at the versions that are installed here.
+    TARGETS: what its files are opened on; torch's are never published for one.
     """
 
     DEVICES: ClassVar[tuple[Device, ...]] = ("cpu",)
     PRECISIONS: ClassVar[Mapping[Device, tuple[Hint, ...]]] = {}
     FP16_IN_GRAPH: ClassVar[bool] = False
+    TARGETS: ClassVar[frozenset[Target]] = frozenset({"server"})
     DISTRIBUTION: ClassVar[str | None] = None
     ALONGSIDE: ClassVar[tuple[str, ...]] = ()
     REMOVED: ClassVar = {

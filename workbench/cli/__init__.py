@@ -34,6 +34,7 @@ MODULES = {
     "gate": "gate",
     "report": "reporting",
     **dict.fromkeys(("promote", "models", "rollback", "verify", "gc"), "publish"),
+    "package": "packaging",
     **dict.fromkeys(("serve", "shadow-report"), "serving"),
     "storage": "storage",
     **dict.fromkeys(("init", "inspect", "doctor", "schema"), "inspection"),

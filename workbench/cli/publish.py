@@ -54,11 +54,18 @@ DELETE = "do it: move them to the trash, and delete what lay there for a day (de
 Delete = Annotated[bool, option("--delete", DELETE)]
 
 
+TargetOption = Annotated[
+    Literal["server", "android"] | None,
+    option("--target", "its winner, under an alias of its own (default: the workspace's first)"),
+]
+
+
 def promote(
     run: RunOption = None,
     variant: VariantOption = None,
     bump: BumpOption = None,
     version: VersionOption = None,
+    target: TargetOption = None,
     alias: AliasOption = "production",
     force: ForceOption = None,
     require_shadow: RequireShadow = None,
@@ -86,13 +93,14 @@ def promote(
         variant=variant,
         bump=bump,
         version=version,
-        alias=alias,
+        alias=target if target not in (None, "server") and alias == "production" else alias,
         force=force,
         describe=shortfalls,
         require_shadow=require_shadow,
         explain=explain,
         device_class=device_class,
         abstain=not no_abstain,
+        target=target,
     )
     print_answer(words.promotion_answer(promotion), words.promotion(promotion), form)
     return 0

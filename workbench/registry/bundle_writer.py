@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from workbench.backends import Runtime, backend_of
 from workbench.backends.abstention import Abstention, RiskLimits
-from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache
+from workbench.backends.artifact import DEVICE_FORMATS, EXECUTABLE_FORMATS, Artifact, ArtifactCache
 from workbench.errors import Refused, Unsuited, WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
@@ -47,6 +47,7 @@ from workbench.system.child import ChildError, call
 from workbench.system.files import load_arrays, read_plain
 from workbench.system.records import invalid
 
+SERVED = "production"  # the alias that servers follow unless they are told otherwise
 SMOKE_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 
 
@@ -64,7 +65,7 @@ class PromotionRequest:
     run: RunFolder
     trial: TrialResult
     name: str
-    alias: str = "production"
+    alias: str = SERVED
     bump: Bump | None = None
     version: str | None = None
     forced: str | None = None
@@ -178,6 +179,11 @@ def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candida
         raise Refused(
             f"`{trial.variant}` is a torch file: reading one can run code, so none is published",
             hint="torch variants are there to be measured; promote one of onnxruntime",
+        )
+    if artifact.info.format in DEVICE_FORMATS and request.alias == SERVED:
+        raise Refused(
+            f"`{trial.variant}` is an ExecuTorch program, and no server opens one",
+            hint="publish it for devices: --alias android",
         )
     rule = fit_abstention(run, info, trial, run.trials(), request.limits) if request.limits else None
     return _Candidate(info, trial, artifact, runtime, rule)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from workbench.backends import SETTINGS, Target, targets_of
 from workbench.backends.artifact import ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
@@ -19,7 +20,7 @@ from workbench.results.reasons import Shortfall
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.remarks import Remark
 from workbench.results.stress import StressRecord, field_shortfalls, read_stress
-from workbench.results.verdict import compare, shortfalls
+from workbench.results.verdict import shortfalls, untimed_shortfalls, winner_for
 from workbench.system.files import cache_folder
 from workbench.workspace.workspace import Workspace
 
@@ -38,8 +39,12 @@ def publish(
     explain: bool = False,
     device_class: str | None = None,
     abstain: bool = True,
+    target: Target | None = None,
 ) -> Promotion:
-    """Promote the winner of a run, or the named variant.
+    """Promote the winner of a run for the target, or the named variant.
+
+    target: by default the workspace's first. For a device the budget's limits on time do not hold: they are
+    this machine's.
 
     force: the reason to publish against the tool's advice; the manifest keeps it, with what was missed.
     device_class: of a fleet's run, whose winner gets an alias of its own, `alias@class`; it must keep the
@@ -50,7 +55,7 @@ def publish(
     or failed, and, unless forced, where it misses the budget of the workspace or the sanity look found
     something grave. WorkbenchError for an unknown run or variant.
     """
-    found = _candidate(workspace, run_id, variant, device_class, describe)
+    found = _candidate(workspace, run_id, variant, device_class, target, describe)
     run, info, trial, missed = found.run, found.info, found.trial, found.missed
     stress = found.stress
     doubts = describe([remark for remark in info.remarks if remark.gravity == "grave"])
@@ -91,6 +96,7 @@ def _candidate(
     run_id: str | None,
     variant: str | None,
     device_class: str | None,
+    target: Target | None,
     describe: Callable[[Sequence[Shortfall | Remark]], str],
 ) -> _Candidate:
     if device_class is not None:
@@ -101,15 +107,19 @@ def _candidate(
     else:
         choice, run, measured_on = None, find_run(workspace.results, run_id), ()
     info = _read_info(run, workspace)
-    trial = _choose(run, info, variant)
+    trial = _choose(run, info, variant, target := target or info.targets[0])
     stress = read_stress(run, info, run.trials())
     in_field = field_shortfalls(trial, info, run.trials(), stress)
     if choice is not None:
         missed = "; ".join(filter(None, [choice.missed_text(describe), describe(in_field)]))
     else:
-        every = (*shortfalls(trial, info), *certification_shortfalls(trial, info), *in_field)
+        every = (*_shortfalls(trial, info, target), *certification_shortfalls(trial, info), *in_field)
         missed = describe(tuple(dict.fromkeys(every)))
     return _Candidate(run, info, trial, missed, stress, measured_on)
+
+
+def _shortfalls(trial: TrialResult, info: RunInfo, target: Target) -> tuple[Shortfall, ...]:
+    return shortfalls(trial, info) if target == "server" else untimed_shortfalls(trial, info)
 
 
 def _refusal(run: str, variant: str, missed: str, doubts: str) -> Refused:
@@ -141,12 +151,23 @@ def _read_info(run: RunFolder, workspace: Workspace) -> RunInfo:
     return info.model_copy(update={"budget": workspace.budget})
 
 
-def _choose(run: RunFolder, info: RunInfo, variant: str | None) -> TrialResult:
-    """The named trial, else the winner. Raises Refused where it was not measured, or nothing won."""
-    variant = compare(info, run.trials()).winner if variant is None else variant
+def _choose(run: RunFolder, info: RunInfo, variant: str | None, target: Target) -> TrialResult:
+    """The named trial, else the target's winner.
+
+    Raises Refused where it was not measured, nothing won, or its files are not opened on the target.
+    """
     if variant is None:
-        raise Refused(f"run {run.run_id} has no winner", hint="`krishi-bench compare` says why")
+        won = winner_for(info, run.trials(), target)
+        if won is None:
+            what = "" if target == "server" else f" for {target}"
+            raise Refused(f"run {run.run_id} has no winner{what}", hint="`krishi-bench compare` says why")
+        variant = won.variant
     trial = find_trial(run, variant)
+    if target != "server" and target not in (opened := targets_of(trial.backend)):
+        raise Refused(
+            f"`{trial.variant}` runs on {trial.backend}, which is for a {' or '.join(sorted(opened))}",
+            hint=f"choose one of {' or '.join(n for n in SETTINGS if target in targets_of(n))}",
+        )
     if trial.status in ("skipped", "failed"):
         ended = "was skipped" if trial.status == "skipped" else "failed"
         why = f": {trial.reason}" if trial.reason else ""

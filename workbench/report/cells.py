@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
+from workbench.backends import Target, targets_of
 from workbench.measure.stats import Interval
 from workbench.report.words import signed
 from workbench.results.records import RunInfo
@@ -84,9 +87,24 @@ COLUMNS: Mapping[Columns, Mapping[str, Callable[[Row], str]]] = {
 }
 
 
-def grid(rows: Sequence[Row], columns: Columns) -> Grid:
-    shown = COLUMNS[columns]
+def grid(
+    rows: Sequence[Row],
+    columns: Columns,
+    targets: Sequence[Target] = (),
+    choices: Mapping[Target, str] = MappingProxyType({}),
+) -> Grid:
+    """targets: of the workspace; several have a column each. choices: the variant for each."""
+    several = targets if len(targets) > 1 else ()
+    standing: dict[str, Callable[[Row], str]] = {
+        target: partial(_standing, target, choices.get(target)) for target in several
+    }
+    shown = {**COLUMNS[columns], **standing}
     return Grid(tuple(shown), tuple(tuple(cell(row) for cell in shown.values()) for row in rows), note=LEGEND)
+
+
+def _standing(target: Target, choice: str | None, row: Row) -> str:
+    """Whether it is the choice for a target; a blank where it may be published for it."""
+    return WINNER if row.variant == choice else "" if target in targets_of(row.backend) else ABSENT
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench.backends import Target
 from workbench.errors import plural
 from workbench.measure.records import AT_RISK
 from workbench.report import cells, gpu, throughput
@@ -27,10 +28,18 @@ def contents(comparison: Comparison, columns: cells.Columns, *, verbose: bool, a
     info, rows = comparison.info, cells.measured(comparison.rows)
     facts = (_photos(info), _machine(info), gpu.machine_line(info), SYNTHETIC if info.synthetic else None)
     ran = _audit_lines(rows) if audit else []
-    found = [*sections(comparison, verbose=verbose), Section("What really ran", tuple(ran))]
+    devices = [target for target in info.targets if target != "server"]
+    found = [
+        *sections(comparison, verbose=verbose),
+        *(Section(f"For {target}", (_for_device(target, comparison),)) for target in devices),
+        Section("What really ran", tuple(ran)),
+    ]
     return Contents(
         facts=tuple(fact for fact in facts if fact is not None),
-        grids=(cells.grid(rows, columns), *(_more_grids(info, rows) if columns == "speed" else ())),
+        grids=(
+            cells.grid(rows, columns, info.targets, comparison.choices),
+            *(_more_grids(info, rows) if columns == "speed" else ()),
+        ),
         sections=tuple(section for section in found if section.lines),
     )
 
@@ -59,6 +68,19 @@ def _audit_lines(rows: Sequence[Row]) -> list[str]:
             exact = f"; {_exact_on(row.validated)}" if row.validated else ""
             named.setdefault(f"{row.audit}{exact}", []).append(row.variant)
     return [f"{', '.join(names)}: {verdict}" for verdict, names in named.items()]
+
+
+def _for_device(target: Target, comparison: Comparison) -> str:
+    """The choice for a device, and by what."""
+    if (
+        won := next((row for row in comparison.rows if row.variant == comparison.choices.get(target)), None)
+    ) is None:
+        return "nothing that it opens keeps the budget: `krishi-bench run litert` measures what there is"
+    size = cells.rounded(won.size_bytes, 1e6)
+    return (
+        f"{won.variant}, {size} MB: of those within the budget its delegate runs most, in the fewest pieces, "
+        f"and then the smallest. How fast it is there is not known here: `krishi-bench package --{target}`"
+    )
 
 
 def _exact_on(validated: str) -> str:

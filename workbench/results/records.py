@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from workbench.backends import Runtime, removed_setting
+from workbench.backends import Runtime, Target, removed_setting
 from workbench.backends.artifact import ExportRecord
 from workbench.backends.audit import Audit
 from workbench.backends.softmax import OutputKind
@@ -250,7 +250,8 @@ class RunInfo(Record):
     certification_images: photos held out to certify the winner; uncertified: why there are none;
     leak: because validation photos are for calibration or training too. separation: how that was looked for,
     and what was found; None in older runs. notes: sentences on the data, and in older runs on the advice and
-    the search. outputs: of the network. remarks: of the sanity look, grave ones first.
+    the search. outputs: of the network. targets: of the workspace; the winner is of the first. remarks: of
+    the sanity look, grave ones first.
     noise_floor: difference of a second copy of the baseline, a fraction; None before it is known.
     environments: of every round of timing, those of the final last.
     timing_end: why the timing ended, by stage; timing_ended: the same in words, in older runs.
@@ -283,6 +284,7 @@ class RunInfo(Record):
     leak: bool = False
     separation: Separation | None = None
     notes: tuple[str, ...] = ()
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("server",)
     outputs: OutputKind = "logits"
     remarks: tuple[Remark, ...] = ()
     advice: AdviceScore | None = None

@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter
 
+from workbench.backends import Target
 from workbench.measure.records import BASELINE, GpuUse
 from workbench.measure.stats import Interval, PairedDrop, Ratio
 from workbench.results import reasons
@@ -17,6 +18,7 @@ from workbench.results.cost import SMALLEST_DIFFERENCE, cost, cost_tolerance, th
 from workbench.results.ranges import ranges_of
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.stress import StressRecord, field_check
+from workbench.results.targets import best_on_device, bound_for
 
 CLOSE = 0.1  # of the winner's cost: what is no further behind is named
 BETTER_ONES = 3  # that missed the budget, named at most where there is a winner
@@ -87,11 +89,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows in the order they were tried, and the verdict on them."""
+    """Rows in the order they were tried, and the verdict on them. choices: the variant for each target."""
 
     rows: tuple[Row, ...]
     verdict: reasons.Verdict
     info: RunInfo
+    choices: Mapping[Target, str] = field(default_factory=dict)
 
     @property
     def winner(self) -> str | None:
@@ -110,9 +113,20 @@ class Comparison:
 def compare(info: RunInfo, trials: Trials, stress: StressRecord | None = None) -> Comparison:
     """Judge the trials of one run under its budget. stress: what was measured of them, for `budget.field`."""
     front = pareto_front(trials, tolerance(info))
-    winner = choose(info, trials)
+    won = {target: winner_for(info, trials, target) for target in info.targets}
+    winner = won[info.targets[0]]
     rows = tuple(_row(trial, pareto=trial.variant in front, winner=trial is winner) for trial in trials)
-    return Comparison(rows, _verdict(info, trials, winner, stress), info)
+    choices = {target: best.variant for target, best in won.items() if best is not None}
+    return Comparison(rows, _verdict(info, trials, winner, stress), info, choices)
+
+
+def winner_for(info: RunInfo, trials: Trials, target: Target) -> TrialResult | None:
+    """The best under the budget of those that are opened there; its limits on time are this machine's."""
+    pool = bound_for(target, trials)
+    if target == "server":
+        return choose(info, pool)
+    fit = [t for t in pool if t.status in SEEN and t.size_bytes and not untimed_shortfalls(t, info)]
+    return best_on_device(fit)
 
 
 def _verdict(

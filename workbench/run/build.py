@@ -9,13 +9,26 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from workbench import steps
-from workbench.backends import Backend, Runtime, TorchRuntime, backend_of, takes_onnx
+from workbench.backends import (
+    Backend,
+    Runtime,
+    TorchRuntime,
+    backend_of,
+    takes_onnx,
+    takes_program,
+)
 from workbench.backends.artifact import Artifact, ArtifactCache, ArtifactInfo, ExportRecord
 from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.measure.records import Saturation
 from workbench.measure.saturation.emulator import saturation_of
 from workbench.model.export.comparison import torch_logits
-from workbench.model.export.export import adopt_onnx, export_onnx, export_torch, torch_artifact_info
+from workbench.model.export.export import (
+    adopt_onnx,
+    export_onnx,
+    export_program,
+    export_torch,
+    torch_artifact_info,
+)
 from workbench.model.export.reparameterize import write_merged
 from workbench.model.graph.facts import NetworkFacts, facts_of
 from workbench.model.graph.node_names import prepare
@@ -222,7 +235,7 @@ def _export_key(job: Job, variant: Variant) -> str:
         [
             "export",
             code_digest(),
-            "onnx" if onnx else runtime.backend,
+            "onnx" if onnx else "program" if takes_program(runtime) else runtime.backend,
             runtime.decides(),
             job.source_digest,
             # An ONNX source is held against what was asked for in so many words, not against defaults.
@@ -315,6 +328,8 @@ def _write(
     if isinstance(runtime, TorchRuntime):
         written = export_torch(model, torch_file, job.input_shape, samples, runtime)
         return torch_artifact_info(torch_file, written, job.input_shape)
+    if takes_program(runtime):
+        return export_program(model, torch_file, job.input_shape, samples)
     report = export_onnx(model, variant.export, onnx_file, job.input_shape, samples)
     record = ExportRecord(exporter=report.exporter, passed_over=report.passed_over)
     return artifact_info(onnx_file).model_copy(update={"export": record})

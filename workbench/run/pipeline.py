@@ -102,7 +102,7 @@ def run_workspace(
         advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants, options.unmade)
     show_advice(advice)
     if options.advised:
-        variants = advised(advice, variants)
+        variants = advised(advice, variants, workspace.targets)
     context.runtimes.update({variant.name: variant.runtime for variant in variants})
     notes = (*context.info.notes, *_rough_ranges(context, variants))
     info = context.info.model_copy(update={"runtimes": context.runtimes, "notes": notes})
@@ -319,6 +319,7 @@ def _info(
         class_names=prepared.class_names,
         preprocess=job.contract,
         budget=workspace.budget,
+        targets=workspace.targets,
         baseline=BASELINE,
         runtimes={BASELINE: baseline.runtime},
         synthetic=workspace.synthetic,

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated, assert_never, get_args
 
 from pydantic import Field
 
+from workbench.errors import WorkbenchError
 from workbench.steps.base import BaseStep, Photos, calibration_of
 from workbench.steps.batch import DynamicBatch, FixedBatch, resize
+from workbench.steps.executorch.settings import Executorch
 from workbench.steps.fold import FoldPreprocess, fold_preprocess
 from workbench.steps.fp16.settings import Fp16
 from workbench.steps.int8.settings import DynamicInt8, StaticInt8
+from workbench.steps.litert.settings import Litert
 from workbench.steps.nncf.settings import NncfInt8
 from workbench.steps.optimize import Optimize, optimize
 from workbench.steps.rules import check_order, check_sequence
@@ -23,6 +26,8 @@ Step = Annotated[
     | DynamicInt8
     | StaticInt8
     | NncfInt8
+    | Litert
+    | Executorch
     | Fp16
     | FoldPreprocess
     | Optimize
@@ -66,6 +71,8 @@ def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
             from workbench.steps.nncf.quantize import nncf_onnx
 
             nncf_onnx(step, source, target, photos)
+        case Litert() | Executorch():
+            raise WorkbenchError(f"step `{step.use}` writes no ONNX file, but one for backend `{step.use}`")
         case Fp16():
             from workbench.steps.fp16.convert import fp16
 
@@ -81,12 +88,26 @@ def transform(step: Step, source: Path, target: Path, photos: Photos) -> None:
 
 
 def apply_native(step: Step, source: Path, folder: Path, photos: Photos) -> "ArtifactInfo":
-    """Write the result of a step in its NATIVE format into `folder`. Raises as `apply` does."""
-    _check_order_in(step, source)
-    assert isinstance(step, NncfInt8), f"{step.use} writes ONNX alone"
-    from workbench.steps.nncf.quantize import nncf_ir
+    """Write the result of a step in its NATIVE format into `folder`. Raises as `apply` does.
 
-    return nncf_ir(step, source, folder, photos)
+    source: an ONNX file, or of steps FROM_TORCH the torch.export program that this process chain wrote.
+    """
+    match step:
+        case Litert():
+            from workbench.steps.litert.convert import write_tflite
+
+            return write_tflite(step, source, folder, photos)
+        case Executorch():
+            from workbench.steps.executorch.convert import write_pte
+
+            return write_pte(step, source, folder, photos)
+        case NncfInt8():
+            from workbench.steps.nncf.quantize import nncf_ir
+
+            _check_order_in(step, source)
+            return nncf_ir(step, source, folder, photos)
+        case _:
+            raise AssertionError(f"{step.use} writes ONNX alone")
 
 
 def _check_order_in(step: Step, source: Path) -> None:

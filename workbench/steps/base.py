@@ -65,6 +65,7 @@ class BaseStep(Record):
     LAST: nothing may follow. REPEATS: a second one in a recipe may find something to do.
     PORTABLE: the setting with which what it writes is for every runtime (see `operators`).
     NATIVE: formats other than ONNX that it writes itself, for the backends that open them (`apply_native`).
+    FROM_TORCH: it takes the network as a torch.export program of one photo a call, and writes no ONNX.
     """
 
     PACKAGES: ClassVar[tuple[str, ...]]
@@ -78,6 +79,7 @@ class BaseStep(Record):
     REPEATS: ClassVar[bool] = False
     PORTABLE: ClassVar[str | None] = None
     NATIVE: ClassVar["frozenset[Format]"] = frozenset()
+    FROM_TORCH: ClassVar[bool] = False
 
     use: str
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.backends import RuntimeSettings, backend_of, takes_onnx
+from workbench.backends import RuntimeSettings, backend_of, takes_onnx, takes_program
 from workbench.backends.base import OPERATORS
 from workbench.errors import FieldProblem, WorkbenchError
 from workbench.steps.base import BaseStep
@@ -19,13 +19,29 @@ def check_fit(steps: Sequence[BaseStep], runtime: RuntimeSettings, opset: int | 
     """
     backend = backend_of(runtime)
     name = backend.NAME
-    if steps and not takes_onnx(runtime):
+    if takes_program(runtime) and not any(step.NATIVE & backend.FORMATS for step in steps):
+        raise FieldProblem(
+            f"backend `{name}` runs what step `{name}` writes from the network in torch, and nothing else",
+            hint=f"add `{{use: {name}}}` to `steps`, alone",
+            at=("steps", 0) if steps else ("runtime", "backend"),
+        )
+    if steps and not takes_onnx(runtime) and not takes_program(runtime):
         raise FieldProblem(
             f"step `{steps[0].use}` changes an ONNX file, and backend `{name}` runs {name}'s own",
             hint="leave the steps out, or choose another `runtime.backend`",
             at=("steps", 0),
         )
     for position, step in enumerate(steps):
+        if takes_program(runtime) != step.FROM_TORCH:
+            own = f"`{step.use}` writes a file for `backend: {step.use}`, and no ONNX file"
+            foreign = f"`{step.use}` changes an ONNX file, and backend `{name}` takes none"
+            raise FieldProblem(
+                f"step {own if step.FROM_TORCH else foreign}",
+                hint=f"set `runtime.backend: {step.use}`" if step.FROM_TORCH else "leave it out",
+                at=("steps", position),
+            )
+        if takes_program(runtime):
+            continue
         if (operators := step.operators()) not in backend.OPERATORS:
             raise FieldProblem(
                 f"step `{step.use}` writes {OPERATORS[operators]}, which `{name}` does not take",

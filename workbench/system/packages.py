@@ -13,6 +13,8 @@ EXTRAS: dict[str, str | None] = {
     "onnxruntime-openvino": None,
     "openvino": "openvino",
     "nncf": "openvino",
+    "ai-edge-litert": "litert",
+    "executorch": "executorch",
     "tensorrt": "tensorrt",
     "cuda-python": "tensorrt",
     "cuda-bindings": "tensorrt",

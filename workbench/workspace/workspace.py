@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from workbench.backends import Target
 from workbench.backends.abstention import RiskLimits
 from workbench.errors import WorkbenchError
 from workbench.model.source.model_source import ModelSource
@@ -20,6 +21,12 @@ from workbench.workspace.sample import CHECKPOINT, STUDENT, sample_folder
 FILE_NAME = "krishi.yaml"
 KIND = "workspace"
 SAMPLE_NAME = "leaf-sample"
+
+
+def _once(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    if not targets or len(set(targets)) < len(targets):
+        raise ValueError("a target is there twice" if targets else "name at least one target")
+    return targets
 
 
 class DataSection(Record):
@@ -72,6 +79,11 @@ class WorkspaceFile(Record):
         RiskLimits(),
         description="How often an answer may be wrong that is not called uncertain: section `abstain`.",
     )
+    targets: Annotated[tuple[Target, ...], AfterValidator(_once)] = Field(
+        ("server",),
+        description="What versions are made for, the most important first: `server`, `android`. Each has a "
+        "winner of its own; `promote --target` publishes it.",
+    )
     registry: Path = Field(Path("registry"), description="Folder of the published versions.")
     results: Path = Field(Path("results"), description="Folder of the runs.")
 
@@ -99,6 +111,7 @@ class Workspace:
     abstain: RiskLimits = field(default_factory=RiskLimits)
     train: Path | None = None
     allow_overlap: bool = False
+    targets: tuple[Target, ...] = ("server",)
 
     def photos(self) -> dict[str, Path]:
         """Where a user's own photos are, by their field; the sample's are none."""
@@ -167,6 +180,7 @@ def load(path: Path) -> Workspace:
         abstain=content.abstain,
         train=photos.train and existing(("data", "train"), photos.train),
         allow_overlap=photos.allow_overlap,
+        targets=content.targets,
     )
 
 

@@ -160,6 +160,29 @@ def export_torch(
     return written
 
 
+def export_program(
+    model: "torch.nn.Module", target: Path, input_shape: Shape, samples: "NDArray[np.float32]"
+) -> ArtifactInfo:
+    """Write a torch.export program of one photo a call, for converters, and compare its logits with torch's.
+
+    samples, errors: as in `export_onnx`; Unsuited where the network comes as TorchScript.
+    """
+    if _scripted(model):
+        raise Unsuited(
+            "torch.export cannot read a TorchScript module, and the converters for phones begin from it",
+            hint="give the checkpoint with `model.factory`",
+        )
+    assert samples.shape[1:] == input_shape[1:]
+    expected = steady_logits(model, samples)
+    with _removed_on_error(target), chatter_on_stderr():
+        write_program(model, target, samples[:1], dynamic_batch=False)
+        reopened = _open_torch(target, "torch-export")
+        for row in range(len(samples)):
+            photo = slice(row, row + 1)
+            compare(expected[photo], samples[photo], lambda given: torch_logits(reopened, given))
+    return torch_artifact_info(target, "torch-export", input_shape, batch=1)
+
+
 def _compile(
     model: "torch.nn.Module",
     target: Path,
@@ -188,12 +211,18 @@ def _compile(
             ) from error
 
 
-def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> ArtifactInfo:
-    """`artifact.json` of a finished torch file; classes and the batch size are found by running it."""
+def torch_artifact_info(path: Path, written: Format, input_shape: Shape, *, batch: int = 0) -> ArtifactInfo:
+    """`artifact.json` of a finished torch file; classes are found by running it.
+
+    batch: of the file; 0 where it is free, or a package says it.
+    """
     import numpy as np
 
     model = _open_torch(path, written)
-    classes = {torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1] for n in (1, 3)}
+    classes = {
+        torch_logits(model, np.zeros((n, *input_shape[1:]), np.float32)).shape[1]
+        for n in ((batch,) if batch else (1, 3))
+    }
     package = model if isinstance(model, Package) else None
     return ArtifactInfo(
         format=written,
@@ -201,7 +230,7 @@ def torch_artifact_info(path: Path, written: Format, input_shape: Shape) -> Arti
         sha256=sha256_file(path),
         size_bytes=path.stat().st_size,
         precision=STORED.get(package.precision, "fp32") if package else "fp32",
-        input_shape=(package.batch if package else 0, *input_shape[1:]),
+        input_shape=(package.batch if package else batch, *input_shape[1:]),
         classes=classes.pop(),
         bound_to=(package.bound_to or collect().processor) if package else None,
     )

@@ -104,11 +104,13 @@ def _strip_traces(path: Path) -> None:
     onnx.save(model, path)
 
 
-def write_program(model: "torch.nn.Module", target: Path, images: "NDArray[np.float32]") -> None:
-    """Write a torch.export program with a free batch size. Raises WorkbenchError."""
+def write_program(
+    model: "torch.nn.Module", target: Path, images: "NDArray[np.float32]", *, dynamic_batch: bool = True
+) -> None:
+    """Write a torch.export program with a free batch size, or that of `images`. Raises WorkbenchError."""
     import torch
 
-    shapes = ({0: torch.export.Dim("batch")},)
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     try:
         program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=shapes)
         with target.open("wb") as file:  # a path would have to end in .pt2

@@ -1,10 +1,11 @@
 """The advisor: which variants are worth trying here, and why; `hindsight` says where it was wrong."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from workbench.backends import Target
 from workbench.model.graph.facts import NetworkFacts
 from workbench.results.reasons import Objective
 from workbench.results.records import AdviceScore, Misjudgement, MisjudgementKind
@@ -78,10 +79,16 @@ def advise(
     return Advice(facts, machine.cpu, machine.cores, machine.features, objective, items)
 
 
-def advised(advice: Advice, variants: Sequence[Variant]) -> list[Variant]:
-    """Those worth trying."""
+def advised(advice: Advice, variants: Sequence[Variant], targets: Collection[Target] = ()) -> list[Variant]:
+    """Those worth trying, and what can be tried for a device among the targets: its speed is not known."""
     worth = {item.variant for item in advice.items if item.worth}
-    return [variant for variant in variants if variant.name in worth]
+    here = {item.variant for item in advice.items if item.absent is None}
+    devices = set(targets) - {"server"}
+    return [
+        variant
+        for variant in variants
+        if variant.name in worth or (variant.name in here and devices & variant.runtime.TARGETS)
+    ]
 
 
 def hindsight(advice: Advice, comparison: Comparison) -> AdviceScore:

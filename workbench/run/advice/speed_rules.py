@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from workbench.backends import OpenvinoRuntime, OrtRuntime, TensorrtRuntime, TorchRuntime
 from workbench.backends.base import CudaSettings
+from workbench.backends.edge import EdgeSettings
 from workbench.errors import WorkbenchError, plural
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.work import Work
@@ -197,6 +198,8 @@ def _unmeasured(variant: Variant, situation: Situation) -> Opinion | None:
     method = method_of(variant)
     if isinstance(runtime, TorchRuntime):
         return _torch(runtime, situation)
+    if isinstance(runtime, EdgeSettings):
+        return _edge(variant, situation)
     if method in ("int8", "openvino_int8") and not situation.int8_dot:
         missing = "VNNI" if situation.x86 else "dot-product instructions"
         text = f"without {missing}, INT8 products take as long as FP32 ones, or nearly"
@@ -210,6 +213,21 @@ def _unmeasured(variant: Variant, situation: Situation) -> Opinion | None:
         text = "FP16 on ARM needs both the instructions and onnxruntime's kernels for them"
         return Opinion(text, "onnxruntime issue 25824: four times slower on a Raspberry Pi 5", 0.25, 1.3)
     return None
+
+
+def _edge(variant: Variant, situation: Situation) -> Opinion:
+    """On this machine; what phones and boards make of the same files is not known here."""
+    quantised = [step for step in variant.steps if not step.keeps_logits]
+    executorch = variant.runtime.backend == "executorch"
+    if not situation.x86:
+        text = "XNNPACK is made for ARM, and gains most in INT8 where it runs the whole network"
+        return Opinion(text, sources.EDGE_ARM, 0.8, 4.0)
+    if not quantised:
+        return Opinion("XNNPACK's FP32 kernels are about as fast as onnxruntime's", sources.EDGE, 0.7, 1.25)
+    if executorch:
+        return Opinion("XNNPACK runs the whole network in INT8, hard-swish too", sources.EDGE, 0.8, 2.0)
+    text = "INT8 hard-swish ends the pieces that XNNPACK runs; on x86 that costs more than INT8 gains"
+    return Opinion(text, sources.EDGE, 0.3, 1.2)
 
 
 def _openvino_int8(situation: Situation) -> Opinion:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.backends import OrtRuntime, publishable
+from workbench.backends import OrtRuntime, Target, publishable
 from workbench.errors import WorkbenchError
 from workbench.measure.records import BASELINE
 from workbench.model.graph.facts import NetworkFacts
@@ -95,7 +95,7 @@ def _searched(
 ) -> Search:
     """The search once its time is up. started: time.monotonic(). Raises WorkbenchError without any look."""
     advice = pipeline.advice_for(context.prepared, context.built[BASELINE].artifact, variants)
-    seeds, doubted = _seeds(advice, variants)
+    seeds, doubted = _seeds(advice, variants, context.info.targets)
     with Looker(context) as looker:
         until = started + (1 - RACE_SHARE) * budget_s
         search = Search(context, looker, until, baseline, absent_roles(advice.network))
@@ -121,13 +121,15 @@ def absent_roles(network: NetworkFacts) -> frozenset[Role]:
     return frozenset(role for role, count in there.items() if not count)
 
 
-def _seeds(advice: Advice, variants: Sequence[Variant]) -> tuple[list[Move], list[Move]]:
+def _seeds(
+    advice: Advice, variants: Sequence[Variant], targets: Sequence[Target]
+) -> tuple[list[Move], list[Move]]:
     """What the advisor suggests, and what it advises against; most promising first. Smaller inputs alone are
     left out: a scan finds them."""
     expected = {item.variant: item.high or 0.0 for item in advice.items}
-    fair = [variant for variant in _comparable(variants) if not _smaller_alone(variant)]
+    fair = [variant for variant in _comparable(variants, targets) if not _smaller_alone(variant)]
     fair.sort(key=lambda variant: (-expected[variant.name], len(variant.steps)))  # quick builds first
-    worth = {variant.name for variant in advised(advice, variants)}
+    worth = {variant.name for variant in advised(advice, variants, targets)}
     return (
         [Move(variant, "suggested by the advisor") for variant in fair if variant.name in worth],
         [Move(variant, "tried against the advice") for variant in fair if variant.name not in worth],
@@ -138,15 +140,16 @@ def _smaller_alone(variant: Variant) -> bool:
     return resized(variant) and not variant.steps and isinstance(variant.runtime, OrtRuntime)
 
 
-def _comparable(variants: Iterable[Variant]) -> list[Variant]:
-    """Those that can be published and use as much of the machine as the baseline: one thread, one photo.
-    More threads make one photo faster and the server slower; how many is the operator's choice."""
+def _comparable(variants: Iterable[Variant], targets: Sequence[Target]) -> list[Variant]:
+    """Those that can be published for one of the targets and use as much of the machine as the baseline: one
+    thread, one photo. More threads make one photo faster and the server slower; how many is the operator's
+    choice."""
     return [
         variant
         for variant in variants
         if variant.runtime.batch == variant.runtime.intra_threads == 1
         and variant.runtime.device == "cpu"
-        and publishable(variant.runtime)
+        and (publishable(variant.runtime) or set(targets) - {"server"} & variant.runtime.TARGETS)
     ]
 
 

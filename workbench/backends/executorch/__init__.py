@@ -1,0 +1,1 @@
+"""ExecuTorch, torch's runtime for devices."""

@@ -1,0 +1,1 @@
+"""ExecuTorch programs from the network in torch."""

@@ -1,0 +1,46 @@
+"""The `executorch` step as a recipe states it."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from workbench.backends.executorch.settings import own_environment
+from workbench.steps.base import BaseStep
+from workbench.system.environments import VirtualEnvironment
+
+Count = Annotated[int, Field(gt=0, strict=True)]
+
+
+class Executorch(BaseStep):
+    """Write the network as an ExecuTorch program for XNNPACK: one photo a call, in float or in INT8.
+
+    It starts from the network in torch, not from an ONNX file, and runs on `backend: executorch` alone.
+    """
+
+    PACKAGES: ClassVar = ("torch", "torchao", "executorch")
+    FAMILY: ClassVar = "tidying"
+    READS: ClassVar = frozenset({"calibration"})
+    NATIVE: ClassVar = frozenset({"pte"})
+    FROM_TORCH: ClassVar = True
+    LAST: ClassVar = True
+
+    use: Literal["executorch"]
+    quantize: Literal["none", "static"] = Field(
+        "none",
+        description="`none`: the weights stay in float. `static`: INT8 weights and activations by torchao's "
+        "PT2E quantisation, whose ranges are found on calibration photos.",
+    )
+    images: Count = Field(200, description="Calibration photos used at most, taken evenly from the classes.")
+    per_channel: bool = Field(
+        True, description="One scale for each output channel of the weights; `false`: one for all."
+    )
+
+    def environment(self) -> VirtualEnvironment | None:
+        return own_environment()
+
+    @property
+    def keeps_logits(self) -> bool:
+        return self.quantize == "none"
+
+    def calibration_photos(self) -> int | None:
+        return self.images if self.quantize == "static" else None

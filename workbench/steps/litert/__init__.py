@@ -1,0 +1,1 @@
+"""LiteRT files from the network in torch."""
