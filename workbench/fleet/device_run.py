@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactInfo
 from workbench.errors import Unsuited, WorkbenchError
+from workbench.fleet import build_links
 from workbench.fleet.objects import ObjectStore
 from workbench.fleet.shipment import SentPlan, SentVariant, Shipment, place_artifact
 from workbench.measure.records import BASELINE
@@ -141,7 +142,9 @@ class DeviceRun:
         job = prepared.job_for(overridden(prepared.job.contract, variant.preprocess), self._report)
         log = self.folder.log(variant.name)
         # In a process of its own: the last link may be one that this machine builds.
-        found = call(build.adopt, job, variant, placed, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build")
+        found = call(
+            build_links.adopt, job, variant, placed, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build"
+        )
         if len(links) < build.links_of(variant):
             self._keep_build(variant, found[1])
         return Built(*found, build_s=None)

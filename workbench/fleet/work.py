@@ -7,6 +7,7 @@ from pathlib import Path
 from workbench.backends import takes_onnx
 from workbench.backends.artifact import Artifact, ArtifactCache, load_artifact
 from workbench.errors import WorkbenchError
+from workbench.fleet import build_links
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.shipment import SentPixels, SentVariant, Shipment
 from workbench.results.folder import RunFolder
@@ -72,10 +73,10 @@ class FleetWork:
             context.contracts[variant.name] = contract
         job = context.job_of(variant.name)
         if build.find(job, variant) is not None:
-            found = build.links(job, variant)
+            found = build_links.links(job, variant)
         else:
             log, timeout_s = context.folder.log(variant.name), context.build_timeout_s
-            found = call(build.links, job, variant, log=log, timeout_s=timeout_s, label="the build")
+            found = call(build_links.links, job, variant, log=log, timeout_s=timeout_s, label="the build")
         for _, artifact in found:
             for file, digest in _files(artifact):
                 self.objects[digest] = artifact.folder / file
@@ -100,7 +101,7 @@ class FleetWork:
         """The variant for one device: without the links that another processor must build for itself."""
         links = self.links[variant.name]
         if facts.machine.processor != machine.collect().processor:
-            links = links[: build.portable_links(variant)]
+            links = links[: build_links.portable_links(variant)]
         return SentVariant.of(variant, tuple(artifact.info for _, artifact in links))
 
     def shipment(self, run_id: str, facts: DeviceFacts) -> Shipment:
@@ -151,7 +152,7 @@ class FleetWork:
         key = digest_of(["built by a device", trial.artifact_digest])
         cache = ArtifactCache(self.context.job.cache)
         found = load_artifact(brought)
-        stored = cache.find(key) or cache.store(key, lambda target: build.copied(found, target))
+        stored = cache.find(key) or cache.store(key, lambda target: build_links.copied(found, target))
         return Built(key, stored, None)
 
 

@@ -119,7 +119,7 @@ def find(job: Job, variant: Variant) -> tuple[str, Artifact] | None:
     """
     if backend_of(variant.runtime).prepare is not None:
         return None
-    return _chain(job, variant, lambda key, _: ArtifactCache(job.cache).find(key))
+    return chain(job, variant, lambda key, _: ArtifactCache(job.cache).find(key))
 
 
 def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
@@ -128,47 +128,11 @@ def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
     An engine that the backend prepares is kept for this machine, where opening the artifact finds it.
     """
     cache = ArtifactCache(job.cache)
-    built = _chain(job, variant, lambda key, make: cache.find(key) or cache.store(key, make))
+    built = chain(job, variant, lambda key, make: cache.find(key) or cache.store(key, make))
     assert built is not None
     if (prepare := backend_of(variant.runtime).prepare) is not None:
         prepare(built[1], variant.runtime)
     return built
-
-
-def links(job: Job, variant: Variant) -> list[tuple[str, Artifact]]:
-    """Every link of the chain with its key, the export first; what the cache lacks is built. Raises
-    WorkbenchError. No engine is prepared: that is for the machine that runs it."""
-    cache, found = ArtifactCache(job.cache), list[tuple[str, Artifact]]()
-
-    def get(key: str, make: Callable[[Path], Artifact]) -> Artifact:
-        found.append((key, cache.find(key) or cache.store(key, make)))
-        return found[-1][1]
-
-    _chain(job, variant, get)
-    return found
-
-
-def adopt(job: Job, variant: Variant, made: Sequence[Artifact]) -> tuple[str, Artifact]:
-    """As `build`, where another machine has made the first links of the chain. Raises WorkbenchError."""
-    cache, given = ArtifactCache(job.cache), iter(made)
-
-    def get(key: str, make: Callable[[Path], Artifact]) -> Artifact:
-        sent = next(given, None)
-        return cache.find(key) or cache.store(key, make if sent is None else partial(copied, sent))
-
-    built = _chain(job, variant, get)
-    assert built is not None
-    if (prepare := backend_of(variant.runtime).prepare) is not None:
-        prepare(built[1], variant.runtime)
-    return built
-
-
-def copied(source: Artifact, folder: Path) -> Artifact:
-    """The artifact with its files, which are checked, in another folder."""
-    (folder / source.info.file).write_bytes(source.read())
-    for companion, data in zip(source.info.companions, source.read_companions(), strict=True):
-        (folder / companion.file).write_bytes(data)
-    return replace(source, folder=folder)
 
 
 def links_of(variant: Variant) -> int:
@@ -176,12 +140,6 @@ def links_of(variant: Variant) -> int:
     backend = backend_of(variant.runtime)
     converts = backend.convert is not None and not any(_native(step, backend) for step in variant.steps)
     return 1 + len(variant.steps) + converts
-
-
-def portable_links(variant: Variant) -> int:
-    """How many of them do not depend on the processor that makes them."""
-    bound = [n for n, step in enumerate(variant.steps) if "processor" in step.READS]
-    return 1 + bound[0] if bound else links_of(variant)
 
 
 def onnx_links(job: Job, variant: Variant) -> list[Artifact]:
@@ -193,13 +151,15 @@ def onnx_links(job: Job, variant: Variant) -> list[Artifact]:
         links.extend([artifact] if artifact is not None and artifact.info.format == "onnx" else [])
         return artifact
 
-    _chain(job, variant, found)
+    chain(job, variant, found)
     return links
 
 
-def _chain(
+def chain(
     job: Job, variant: Variant, get: Callable[[str, Callable[[Path], Artifact]], Artifact | None]
 ) -> tuple[str, Artifact] | None:
+    """Every link in its order by `get`, which is given a key and what makes the link; None where it finds
+    none. Raises WorkbenchError."""
     steps.check_sequence(variant.steps)
     key = _export_key(job, variant)
     artifact = get(key, partial(_export, job, variant))
