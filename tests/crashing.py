@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import workbench.registry.bundle_writer
 import workbench.registry.store
+import workbench.registry.trial_start
 from tests.registry.test_bundle_writer import Bench, Model
 from tests.versions import publish
 from workbench.errors import Refused, WorkbenchError
@@ -64,12 +64,12 @@ class Scene:
 
     def promote(self, number: int = 1, **choice: Any) -> None:
         # The trial start is a process of its own, which has nothing to do with the registry's files.
-        workbench.registry.bundle_writer.call = lambda _, *arguments, **__: (
-            workbench.registry.bundle_writer.smoke(*arguments)
+        workbench.registry.trial_start.call = lambda _, *arguments, **__: (
+            workbench.registry.trial_start.start(*arguments)
         )  # type: ignore[attr-defined]
         # Nor does what it measures, which takes its time.
         unmeasured = Batching(size=1, photos_per_s={}, why="not measured")
-        workbench.registry.bundle_writer.batching_of = lambda *_, **__: unmeasured  # type: ignore[attr-defined]
+        workbench.registry.trial_start.batching_of = lambda *_, **__: unmeasured  # type: ignore[attr-defined]
         run = workbench.results.folder.RunFolder(self.bench.results / f"2026010{number}-000000")
         self.bench.promote_run(run, **choice)
 

@@ -1,9 +1,7 @@
 """Promotion: try a measured trial once more, number it by what changed, publish it, point an alias at it."""
 
-import contextlib
 import io
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,15 +9,14 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from workbench.backends import Runtime, backend_of
+from workbench.backends import Runtime
 from workbench.backends.abstention import Abstention, RiskLimits
 from workbench.backends.artifact import DEVICE_FORMATS, EXECUTABLE_FORMATS, Artifact, ArtifactCache
 from workbench.errors import Refused, Unsuited, WorkbenchError
 from workbench.photos.contract import Preprocess
-from workbench.photos.preprocess import batch_of
 from workbench.registry.abstention import fit_abstention
-from workbench.registry.batch_gain import Batching, batching_of
-from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits, logits_of
+from workbench.registry.batch_gain import Batching
+from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits
 from workbench.registry.explanation_builder import MapsJob, explanation_of
 from workbench.registry.manifest import (
     CARD_NAME,
@@ -34,6 +31,7 @@ from workbench.registry.model_card import model_card
 from workbench.registry.semver import BUMPS, Bump, parse
 from workbench.registry.shadow_record import Demand
 from workbench.registry.store import Registry
+from workbench.registry.trial_start import start_apart
 from workbench.registry.version_rule import (
     Change,
     abstention_change,
@@ -43,12 +41,11 @@ from workbench.registry.version_rule import (
 )
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
-from workbench.system.child import ChildError, call
+from workbench.system.child import ChildError
 from workbench.system.files import load_arrays, read_plain
 from workbench.system.records import invalid
 
 SERVED = "production"  # the alias that servers follow unless they are told otherwise
-SMOKE_TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +276,16 @@ def _publish(
     compared = dict.fromkeys([*([previous] if previous else []), *versions[-1:]])
     changes, undecided = _compare(registry, request.name, compared, candidate)
     images = [golden.pixels, *(pixels for _, pixels, _ in undecided)]
-    (outputs, *others), batching = _smoke(candidate, images, request.run.path / "logs" / "promote.txt")
+    log = request.run.path / "logs" / "promote.txt"
+    artifact = replace(candidate.artifact, folder=candidate.artifact.folder.resolve())
+    try:
+        (outputs, *others), batching = start_apart(
+            artifact, candidate.runtime, candidate.contract, images, log=log
+        )
+    except (ChildError, Unsuited) as error:
+        raise Refused(
+            f"`{candidate.trial.variant}` was not published: {error.message}", hint=error.hint
+        ) from error
     try:
         compare_logits(outputs, golden.logits, golden.atol)
     except WorkbenchError as error:
@@ -295,9 +301,8 @@ def _publish(
     number = next_version(highest, change, bump=request.bump, version=request.version, forced=forced)
     draft, files = _draft(request, candidate, number, golden, batching), dict[str, bytes]()
     if request.explain:
-        artifact = replace(candidate.artifact, folder=candidate.artifact.folder.resolve())
         job = MapsJob(artifact, candidate.runtime, candidate.contract, candidate.info.outputs, *golden)
-        explanation, files = explanation_of(job, request.run.path / "logs" / "promote.txt")
+        explanation, files = explanation_of(job, log)
         draft = draft.model_copy(update={"explanation": explanation})
     bundle = registry.publish(draft, lambda folder: _write(folder, draft, request, candidate, golden, files))
     return bundle, change.why if change else "the first version"
@@ -326,41 +331,6 @@ def _compare(
                 Change("minor", f"its outputs cannot be compared with {version}'s: {error.message}")
             )
     return changes, undecided
-
-
-def _smoke(candidate: _Candidate, images: Sequence[Pixels], log: Path) -> tuple[list[Logits], Batching]:
-    variant = candidate.trial.variant
-    artifact = replace(candidate.artifact, folder=candidate.artifact.folder.resolve())
-    timeout_s, label = SMOKE_TIMEOUT_S[candidate.runtime.device], f"the trial start of `{variant}`"
-    model = (artifact, candidate.runtime, candidate.contract)
-    try:
-        apart = candidate.runtime.environment()
-        return call(smoke, *model, images, log=log, timeout_s=timeout_s, label=label, environment=apart)
-    except (ChildError, Unsuited) as error:
-        raise Refused(f"`{variant}` was not published: {error.message}", hint=error.hint) from error
-
-
-def smoke(
-    artifact: Artifact, runtime: Runtime, contract: Preprocess, images: Sequence[Pixels]
-) -> tuple[list[Logits], Batching]:
-    """In a child, as a server does: the logits of each set of pixels, and whether batches pay."""
-    backend = backend_of(runtime)
-    if (reason := backend.unavailable(runtime)) is not None:
-        hint = "promote on a machine that can run it, as the one it was measured on"
-        raise WorkbenchError(reason, hint=hint)
-    info = artifact.info
-    # In an empty folder: a model that reads a second file beside it must fail here, not in production.
-    with (
-        tempfile.TemporaryDirectory() as empty,
-        contextlib.chdir(empty),
-        backend.session(artifact, runtime) as session,
-    ):
-        outputs = [logits_of(session.infer, contract, pixels, raw=info.pixels) for pixels in images]
-        photos = batch_of(images[0][:4], contract, raw=info.pixels)
-        fixed, sessions = info.input_shape[0], runtime.sessions
-        return outputs, batching_of(
-            session.infer, photos, fixed=fixed, sessions=sessions, device=runtime.device
-        )
 
 
 def _draft(
