@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.options import AnswerFormat, Answers, Debug, Quiet, WorkspaceOption, find_workspace, option
 from workbench.cli.output import print_answer
+from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.cli.options import TableFormat
@@ -96,11 +97,18 @@ def _set_up(found: "FleetFile", wheels: Path | None, form: AnswerFormat, *, offl
     from workbench.fleet.setup import set_up
 
     answer: dict[str, Any] = {}
-    for name, device in found.devices.items():
-        if device.ssh is not None:
+    failed = False
+    reached = {name: device for name, device in found.devices.items() if device.ssh is not None}
+    for name, device in reached.items():
+        try:
             answer[name] = f"krishi-bench {set_up(device, wheels, offline=offline)}"
+        except WorkbenchError as error:
+            if len(reached) == 1:
+                raise
+            failed = True
+            answer[name] = f"{error.message} ({error.hint})" if error.hint else error.message
     print_answer(answer, _lines(answer) or "no device is reached over ssh", form)
-    return 0
+    return int(failed)
 
 
 def run_on_fleet(

@@ -1,7 +1,7 @@
 """`run`, `tune` and `export`: what builds and measures."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
@@ -111,7 +111,8 @@ def run(
 ) -> int:
     """Build, measure and compare the variants of recipes."""
     check_output(form, output)
-    _check_fleet(form, output, recipes, device_class, resume, fleet=fleet, advised=advised)
+    own = {"--output": output, "--advised": advised, "--timings": timings, "--verbose": verbose}
+    _check_fleet(form, recipes, device_class, resume, fleet=fleet, own=own)
 
     from workbench.workspace import recipe
 
@@ -148,15 +149,14 @@ def run(
 
 def _check_fleet(
     form: TableFormat,
-    output: Path | None,
     recipes: list[Path] | None,
     device_class: list[str] | None,
     resume: str | None,
     *,
     fleet: bool,
-    advised: bool,
+    own: Mapping[str, object],
 ) -> None:
-    """Raise BadParameter for options of `run` that do not go together."""
+    """Raise BadParameter for options of `run` that do not go together. own: of a run without --fleet."""
     for flag, given in (("--class", device_class), ("--resume", resume)):
         if given and not fleet:
             raise typer.BadParameter("only with --fleet", param_hint=f"'{flag}'")
@@ -164,9 +164,9 @@ def _check_fleet(
         return
     if form not in get_args(AnswerFormat):
         raise typer.BadParameter("with --fleet it is table or json", param_hint="'--format'")
-    if output is not None or advised:
-        flag = "--advised" if advised else "--output"
-        raise typer.BadParameter("not allowed with --fleet", param_hint=f"'{flag}'")
+    for flag, value in own.items():
+        if value:
+            raise typer.BadParameter("not allowed with --fleet", param_hint=f"'{flag}'")
     if resume and recipes:
         raise typer.BadParameter("a run is resumed with its own recipes", param_hint="'RECIPE'")
 
