@@ -111,19 +111,24 @@ def _set_up(found: "FleetFile", wheels: Path | None, form: AnswerFormat, *, offl
     return int(failed)
 
 
+def fleet_of(workspace: "Workspace", classes: Sequence[str]) -> "FleetFile":
+    """The devices of these classes, of all where none is named. Raises WorkbenchError."""
+    from workbench.fleet.spec import load_fleet
+
+    return load_fleet(workspace.root).of_classes(classes)
+
+
 def run_on_fleet(
     workspace: "Workspace",
+    found: "FleetFile",
     variants: "Sequence[Variant]",
     options: "Options",
     report: "Report",
-    classes: Sequence[str],
     resume: str | None,
 ) -> Path:
     """Run on the devices, or take up a run; returns its folder."""
     from workbench.fleet.run import FleetOptions, resume_fleet, run_fleet
-    from workbench.fleet.spec import load_fleet
 
-    found = load_fleet(workspace.root).of_classes(classes)
     settings = FleetOptions(options)
     if resume is not None:
         status = resume_fleet(workspace, found, resume, settings, report)

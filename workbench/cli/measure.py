@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from workbench.cli.fleet import print_matrix, run_on_fleet
+from workbench.cli.fleet import fleet_of, print_matrix, run_on_fleet
 from workbench.cli.options import (
     AnswerFormat,
     Debug,
@@ -118,6 +118,7 @@ def run(
 
     variants = [] if resume else recipe.chosen(recipes)
     found = find_workspace(workspace)
+    devices = fleet_of(found, device_class or []) if fleet else None
 
     from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
@@ -137,12 +138,12 @@ def run(
             show_power=partial(_report_power, report),
             spans=(spans := _spans()),
         )
-        if fleet:
-            folder = run_on_fleet(found, variants, settings, report, device_class or [], resume)
+        if devices is not None:
+            folder = run_on_fleet(found, devices, variants, settings, report, resume)
         else:
             advice = partial(_report_advice, report)
             comparison = pipeline.run_workspace(found, variants, settings, report, advice)
-    if fleet:
+    if devices is not None:
         return print_matrix(folder, form)
     return _conclude(comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
 
