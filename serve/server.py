@@ -177,7 +177,8 @@ class DrainingServer(uvicorn.Server):
         await self._take_turn()
         while time.monotonic() - started < self._delay_s:
             await asyncio.sleep(0.05)
-        self.forced_exit.start()
+        if not self.forced_exit.is_alive():  # as after a second Ctrl+C that came before this
+            self.forced_exit.start()
         if self._turns is None:
             for listener in sockets or []:
                 process.drop_new_connections(listener)

@@ -1,5 +1,6 @@
 """From what devices measured to a winner for each class, and one file for all."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_each_class_has_its_winner_and_one_file_is_least_bad_for_all() -> None:
     assert matrix.opposed == {"int8": (("pi5",), ("x86",))}
 
 
+def test_a_winner_costs_its_own_class_nothing_though_another_was_ahead_by_chance() -> None:
+    found = {
+        "pi5": [results("a", trial("int8", speedup=2.0, size_mb=2.0), trial("fp16", speedup=2.01))],
+        "x86": [results("b", trial("int8", speedup=2.0, size_mb=2.0), trial("fp16", speedup=1.5))],
+    }
+    matrix = build_matrix(fleet_run({"a": "pi5", "b": "x86"}), found)
+    assert matrix.winners == {"pi5": "int8", "x86": "int8"}
+    assert matrix.one is not None and matrix.one.variant == "int8"
+    assert matrix.one.regrets == {"pi5": 0.0, "x86": 0.0}
+
+
 def test_devices_of_one_class_are_averaged_and_their_spread_is_kept() -> None:
     found = {
         "pi5": [
@@ -78,6 +90,9 @@ def test_what_no_class_can_run_is_said_once(tmp_path: Path) -> None:
     answer = matrix_answer(matrix, status)
     assert answer["winners"] == {"pi5": "baseline"}
     assert answer["devices"]["b"]["state"] == "gone"
+    killed = status.outcomes["b"].model_copy(update={"state": "measuring", "reason": None})
+    text = matrix_text(matrix, replace(status, outcomes={**status.outcomes, "b": killed}))
+    assert "b (x86) measuring: the driver was killed, or is still at it" in text
 
 
 def test_the_table_marks_winners_and_says_what_one_file_costs() -> None:

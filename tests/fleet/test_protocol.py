@@ -19,8 +19,11 @@ from workbench.fleet.frames import (
     write_frame,
 )
 from workbench.fleet.lease import DeviceLock
+from workbench.fleet.link import DeviceGone
 from workbench.fleet.objects import ObjectStore
 from workbench.fleet.openssh import explain
+from workbench.fleet.reach import open_link
+from workbench.fleet.spec import DeviceSettings
 from workbench.system.files import sha256_bytes
 
 DATA = bytes(range(256)) * 10
@@ -123,3 +126,10 @@ def test_the_lease_of_a_killed_process_ends_by_itself(tmp_path: Path) -> None:
 )
 def test_why_a_connection_ended_is_said_in_words(said: str, code: int | None, meant: str) -> None:
     assert meant in explain(said, code)
+
+
+def test_a_program_that_cannot_be_started_is_said_and_ends_no_other_device(tmp_path: Path) -> None:
+    device = DeviceSettings.model_validate({"class": "dev", "local": True, "python": "/no/python"})
+    error = error_of(lambda: open_link("here", device, tmp_path / "log.txt"))
+    assert isinstance(error, DeviceGone)
+    assert error.message == "`/no/python` cannot be started on this machine: No such file or directory"

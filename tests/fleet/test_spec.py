@@ -47,7 +47,7 @@ def test_paths_with_blanks_reach_the_shell_of_a_device_whole(tmp_path: Path) -> 
         ("devices: {a: {local: true}}", "devices.a.class: this key is required"),
         ("devices: {A_: {class: x, local: true}}", "devices"),
         ("devices: {a: {class: x, ssh: -oProxyCommand=evil}}", "devices.a.ssh"),
-        ("devices: {a: {klass: x, local: true}}", "unknown key"),
+        ("devices: {a: {klass: x, local: true}}", "unknown key; did you mean `class`?"),
         ("devices: {}", "devices"),
     ],
 )

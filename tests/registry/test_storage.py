@@ -77,6 +77,17 @@ def test_what_a_run_is_promoted_with_is_needed_and_what_nobody_used_for_a_month_
     }
 
 
+def test_what_a_device_of_a_fleet_measured_is_needed_too(workspace: Workspace) -> None:
+    (run,) = workspace.results.iterdir()
+    fleet = workspace.results / "20260102-030405"
+    (fleet / "devices").mkdir(parents=True)
+    run.rename(fleet / "devices" / "pi5-a")
+    (fleet / "fleet.json").write_text("{}")
+    found = by_name(stored(workspace))
+    assert found["20260102-030405"] == "a run of yours"
+    assert found["c0ffee"] == "run 20260102-030405/devices/pi5-a can be promoted"
+
+
 def test_gc_says_what_it_would_take_and_takes_it_with_delete(workspace: Workspace) -> None:
     plan = clear(workspace, unneeded=True)
     assert (names(plan.removed), plan.done) == (IDLE, False)
@@ -124,3 +135,5 @@ def test_storage_shows_kinds_with_sizes_and_answers_in_json(
     assert answer["freed_bytes"] == sum(item["size_bytes"] for item in answer["removed"])
     assert main(["storage", "--gc", "--delete"]) == 0
     assert "removed: " in capsys.readouterr().out
+    assert main(["storage", "--delete"]) == 2
+    assert "say what: --gc, or --remove WHAT" in capsys.readouterr().err

@@ -522,6 +522,14 @@ def test_it_ends_with_zero_even_when_nothing_could_be_loaded(tmp_path: Path, num
     assert process.end(number) == 0, process.log
 
 
+def test_a_second_ctrl_c_before_it_began_to_end_is_no_defect(tmp_path: Path) -> None:
+    process = ServerProcess(tmp_path / "none", KRISHI_DRAIN_DELAY="0")
+    not_ready(process.client, "no-model")
+    process.process.send_signal(signal.SIGINT)
+    assert process.end(signal.SIGINT) == 0, process.log
+    assert "Traceback" not in process.log
+
+
 def test_wrong_settings_are_one_clear_message(registry: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

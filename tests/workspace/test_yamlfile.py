@@ -188,6 +188,7 @@ def test_an_error_of_computed_data_is_reported_at_its_origin(tmp_path: Path) -> 
     with pytest.raises(WorkbenchError) as caught:
         yamlfile.validated(Drawing, {"title": 3}, document, kind="drawing", at=("matrix", "x"))
     assert "drawing.yaml:4: title: input should be a valid string (got 3)" in caught.value.message
+    assert caught.value.hint == "write it in quotes, or YAML reads a number"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.options import AnswerFormat, Answers, Debug, Quiet, WorkspaceOption, find_workspace, option
 from workbench.cli.output import print_answer
+from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.cli.options import TableFormat
@@ -96,26 +97,38 @@ def _set_up(found: "FleetFile", wheels: Path | None, form: AnswerFormat, *, offl
     from workbench.fleet.setup import set_up
 
     answer: dict[str, Any] = {}
-    for name, device in found.devices.items():
-        if device.ssh is not None:
+    failed = False
+    reached = {name: device for name, device in found.devices.items() if device.ssh is not None}
+    for name, device in reached.items():
+        try:
             answer[name] = f"krishi-bench {set_up(device, wheels, offline=offline)}"
+        except WorkbenchError as error:
+            if len(reached) == 1:
+                raise
+            failed = True
+            answer[name] = f"{error.message} ({error.hint})" if error.hint else error.message
     print_answer(answer, _lines(answer) or "no device is reached over ssh", form)
-    return 0
+    return int(failed)
+
+
+def fleet_of(workspace: "Workspace", classes: Sequence[str]) -> "FleetFile":
+    """The devices of these classes, of all where none is named. Raises WorkbenchError."""
+    from workbench.fleet.spec import load_fleet
+
+    return load_fleet(workspace.root).of_classes(classes)
 
 
 def run_on_fleet(
     workspace: "Workspace",
+    found: "FleetFile",
     variants: "Sequence[Variant]",
     options: "Options",
     report: "Report",
-    classes: Sequence[str],
     resume: str | None,
 ) -> Path:
     """Run on the devices, or take up a run; returns its folder."""
     from workbench.fleet.run import FleetOptions, resume_fleet, run_fleet
-    from workbench.fleet.spec import load_fleet
 
-    found = load_fleet(workspace.root).of_classes(classes)
     settings = FleetOptions(options)
     if resume is not None:
         status = resume_fleet(workspace, found, resume, settings, report)

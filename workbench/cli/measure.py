@@ -1,14 +1,14 @@
 """`run`, `tune` and `export`: what builds and measures."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from workbench.cli.fleet import print_matrix, run_on_fleet
+from workbench.cli.fleet import fleet_of, print_matrix, run_on_fleet
 from workbench.cli.options import (
     AnswerFormat,
     Debug,
@@ -111,12 +111,14 @@ def run(
 ) -> int:
     """Build, measure and compare the variants of recipes."""
     check_output(form, output)
-    _check_fleet(form, output, recipes, device_class, resume, fleet=fleet, advised=advised)
+    own = {"--output": output, "--advised": advised, "--timings": timings, "--verbose": verbose}
+    _check_fleet(form, recipes, device_class, resume, fleet=fleet, own=own)
 
     from workbench.workspace import recipe
 
     variants = [] if resume else recipe.chosen(recipes)
     found = find_workspace(workspace)
+    devices = fleet_of(found, device_class or []) if fleet else None
 
     from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
@@ -136,27 +138,26 @@ def run(
             show_power=partial(_report_power, report),
             spans=(spans := _spans()),
         )
-        if fleet:
-            folder = run_on_fleet(found, variants, settings, report, device_class or [], resume)
+        if devices is not None:
+            folder = run_on_fleet(found, devices, variants, settings, report, resume)
         else:
             advice = partial(_report_advice, report)
             comparison = pipeline.run_workspace(found, variants, settings, report, advice)
-    if fleet:
+    if devices is not None:
         return print_matrix(folder, form)
     return _conclude(comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
 
 
 def _check_fleet(
     form: TableFormat,
-    output: Path | None,
     recipes: list[Path] | None,
     device_class: list[str] | None,
     resume: str | None,
     *,
     fleet: bool,
-    advised: bool,
+    own: Mapping[str, object],
 ) -> None:
-    """Raise BadParameter for options of `run` that do not go together."""
+    """Raise BadParameter for options of `run` that do not go together. own: of a run without --fleet."""
     for flag, given in (("--class", device_class), ("--resume", resume)):
         if given and not fleet:
             raise typer.BadParameter("only with --fleet", param_hint=f"'{flag}'")
@@ -164,9 +165,9 @@ def _check_fleet(
         return
     if form not in get_args(AnswerFormat):
         raise typer.BadParameter("with --fleet it is table or json", param_hint="'--format'")
-    if output is not None or advised:
-        flag = "--advised" if advised else "--output"
-        raise typer.BadParameter("not allowed with --fleet", param_hint=f"'{flag}'")
+    for flag, value in own.items():
+        if value:
+            raise typer.BadParameter("not allowed with --fleet", param_hint=f"'{flag}'")
     if resume and recipes:
         raise typer.BadParameter("a run is resumed with its own recipes", param_hint="'RECIPE'")
 

@@ -2,6 +2,8 @@
 
 from typing import Annotated
 
+import typer
+
 from workbench.cli.options import Answers, Debug, WorkspaceOption, find_workspace, option
 from workbench.cli.output import print_answer
 
@@ -24,6 +26,8 @@ def storage(
     from workbench.registry.storage import clear
     from workbench.report import storage as words
 
+    if delete and not (remove or gc):
+        raise typer.BadParameter("say what: --gc, or --remove WHAT", param_hint="'--delete'")
     found = find_workspace(workspace)
     kept = clear(found, remove=remove or (), unneeded=gc, delete=delete)
     print_answer(words.answer(kept), words.text(kept, asked=bool(remove) or gc), form)

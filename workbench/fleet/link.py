@@ -135,7 +135,8 @@ def _checked_answer(answer: Header) -> Header:
 class ProcessLink(StreamLink):
     """A link to a worker, or to what carries one, that is a process of this machine.
 
-    log: file that its stderr goes to. explain: puts the last of it, and the exit code, in words.
+    log: file that its stderr goes to. explain: puts the last of it, and the exit code, in words. Raises
+    DeviceGone where the command cannot be started.
     """
 
     def __init__(
@@ -149,14 +150,19 @@ class ProcessLink(StreamLink):
         self._log, self._explain = log, explain
         self._from = log.stat().st_size if log.exists() else 0
         with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=None if environment is None else dict(environment),
-                start_new_session=True,  # Ctrl-C is the driver's to handle
-            )
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=None if environment is None else dict(environment),
+                    start_new_session=True,  # Ctrl-C is the driver's to handle
+                )
+            except OSError as error:
+                raise DeviceGone(
+                    f"`{command[0]}` cannot be started on this machine: {error.strerror}"
+                ) from error
         assert self.process.stdin is not None and self.process.stdout is not None
         super().__init__(self.process.stdout, self.process.stdin, self._why)
 

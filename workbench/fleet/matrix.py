@@ -47,7 +47,7 @@ class MatrixCell:
 class OneForAll:
     """The variant that is least bad for all.
 
-    regrets: by class, what it costs more than that class's best, as a fraction.
+    regrets: by class, what it costs more than that class's winner, as a fraction.
     """
 
     variant: str
@@ -95,12 +95,13 @@ def build_matrix(run: FleetRun, found: dict[str, list[DeviceResults]]) -> Matrix
     cells = {
         variant: {name: _cell(variant, devices) for name, devices in measured.items()} for variant in names
     }
+    winners = {name: _winner(cells, name, devices) for name, devices in measured.items()}
     return Matrix(
         run,
         {name: tuple(each.device for each in devices) for name, devices in found.items()},
         cells,
-        {name: _winner(cells, name, devices) for name, devices in measured.items()},
-        _one_for_all(cells, list(measured)),
+        winners,
+        _one_for_all(cells, winners),
         _opposed(cells),
     )
 
@@ -170,16 +171,18 @@ def _winner(
     return min(small, key=lambda v: (trials[v].steps, v != BASELINE, pool[v]))
 
 
-def _one_for_all(cells: dict[str, dict[str, MatrixCell]], classes: Sequence[str]) -> OneForAll | None:
-    """The variant whose worst regret over the classes is least."""
+def _one_for_all(cells: dict[str, dict[str, MatrixCell]], winners: dict[str, str | None]) -> OneForAll | None:
+    """The variant whose worst regret over the classes is least.
+
+    What is ahead of a class's winner by no more than chance costs nothing there.
+    """
     best = {
-        name: min((row[name].cost or math.inf for row in cells.values() if row[name].fits), default=math.inf)
-        for name in classes
+        name: (cells[winner][name].cost if winner else None) or math.inf for name, winner in winners.items()
     }
     candidates = []
     for variant, row in cells.items():
-        if classes and all(row[name].fits and row[name].cost is not None for name in classes):
-            regrets = {name: (row[name].cost or 0.0) / best[name] - 1 for name in classes}
+        if winners and all(row[name].fits and row[name].cost is not None for name in winners):
+            regrets = {name: max(0.0, (row[name].cost or 0.0) / best[name] - 1) for name in winners}
             candidates.append(OneForAll(variant, regrets))
     return min(candidates, key=lambda one: one.worst, default=None)
 

@@ -108,6 +108,10 @@ class FleetFolder:
     def device(self, name: str) -> RunFolder:
         return _made(RunFolder(self.path / "devices" / name, f"{self.run_id}/devices/{name}"))
 
+    def measured(self) -> list[RunFolder]:
+        """The runs of the devices, as far as they came."""
+        return [self.device(path.parent.name) for path in sorted(self.path.glob("devices/*/run.json"))]
+
     def run(self) -> FleetRun:
         return read_record(self.path / FLEET_NAME, FleetRun, what="run of a fleet")
 

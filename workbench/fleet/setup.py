@@ -36,13 +36,19 @@ def set_up(device: DeviceSettings, wheels: Path | None, *, offline: bool) -> str
     check_ssh()
     options = '--find-links "$home/wheels"' + (" --no-index" if offline else "")
     script = SCRIPT.format(options=options, requirement=f"'krishi-bench[{EXTRA}]=={__version__}'")
-    done = subprocess.run(
-        ssh_command(device.ssh, f"sh -c {shlex.quote(script)}"),
-        input=archive(files),
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ssh_command(device.ssh, f"sh -c {shlex.quote(script)}"),
+            input=archive(files),
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WorkbenchError(
+            f"{device.ssh} was not set up: it took longer than {TIMEOUT_S / 60:.0f} min",
+            hint="`--wheels` with `--offline` needs no index",
+        ) from error
     said = done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace")
     if done.returncode != 0:
         # What pip says is more than what can be foreseen: its last lines are shown.

@@ -8,7 +8,7 @@ from workbench.backends.artifact import ArtifactCache
 from workbench.errors import Refused, WorkbenchError
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
 from workbench.registry.class_promotion import class_choice
-from workbench.registry.manifest import MeasuredOn
+from workbench.registry.manifest import MeasuredOn, check_name
 from workbench.registry.model_card import field_table
 from workbench.registry.semver import Bump
 from workbench.registry.shadow_record import Demand
@@ -55,6 +55,8 @@ def publish(
     or failed, and, unless forced, where it misses the budget of the workspace or the sanity look found
     something grave. WorkbenchError for an unknown run or variant.
     """
+    if device_class is not None:
+        alias = f"{check_name(alias, 'an alias')}@{device_class}"
     found = _candidate(workspace, run_id, variant, device_class, target, describe)
     run, info, trial, missed = found.run, found.info, found.trial, found.missed
     stress = found.stress
@@ -65,7 +67,7 @@ def publish(
         run,
         trial,
         name=workspace.name,
-        alias=alias if device_class is None else f"{alias}@{device_class}",
+        alias=alias,
         bump=bump,
         version=version,
         forced="; ".join(filter(None, [force, missed, doubts])) if force else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from workbench.errors import WorkbenchError, did_you_mean
+from workbench.fleet.records import fleet_folders
 from workbench.registry.store import Registry, children
 from workbench.results.folder import runs
 from workbench.system import environments
@@ -57,7 +58,7 @@ def stored(workspace: Workspace, now_s: float | None = None) -> list[Stored]:
     used = _used_environments(workspace, made)
     cache = cache_folder()
     return [
-        *(_item("results", run.path, "a run of yours") for run in runs(workspace.results)),
+        *(_item("results", path, "a run of yours") for path in _runs(workspace.results)),
         *_registry(workspace),
         *(_item("models", path, keys.get(path.name) or _recent(path, now_s)) for path in _models(cache)),
         *(_item("engines", path, _recent(path, now_s)) for path in _engines(cache)),
@@ -130,7 +131,8 @@ def _needed_by_runs(workspace: Workspace) -> tuple[dict[str, str], dict[Path, st
     """Why models (by their key) and environments (by their folder) are needed: a run can be promoted."""
     keys: dict[str, str] = {}
     made: dict[Path, str] = {}
-    for run in runs(workspace.results):
+    devices = [run for fleet in fleet_folders(workspace.results) for run in fleet.measured()]
+    for run in [*runs(workspace.results), *devices]:
         with suppress(WorkbenchError):  # a run that cannot be read can be promoted no more
             why = f"run {run.run_id} can be promoted"
             keys |= {trial.artifact_key: why for trial in run.trials() if trial.artifact_key is not None}
@@ -155,6 +157,11 @@ def _used_environments(workspace: Workspace, made: Mapping[Path, str]) -> dict[P
                 runtime = registry.bundle(name, version).manifest.runtime
                 used |= _folders([runtime], f"{name} {version} was published with it")
     return used
+
+
+def _runs(results: Path) -> list[Path]:
+    """The folders of runs of this machine, and of fleets, oldest first."""
+    return sorted([*(run.path for run in runs(results)), *(fleet.path for fleet in fleet_folders(results))])
 
 
 def _registry(workspace: Workspace) -> Iterator[Stored]:

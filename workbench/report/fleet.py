@@ -11,6 +11,11 @@ from workbench.fleet.standing import DeviceStanding
 from workbench.report.cells import ABSENT, WINNER
 from workbench.report.words import WIDTH, listed, signed, wrapped
 
+# Of states that a run passes through: what they mean in one that is no longer running.
+NO_END = {
+    "queued": "its turn has not come",
+    "measuring": "the driver was killed, or is still at it",
+}
 SPREAD = 0.05  # between devices of one class: a speed-up that differs by more is named
 
 
@@ -107,7 +112,8 @@ def _absence(name: str, status: FleetStatus) -> str | None:
         return None
     heard = f", last heard of at {outcome.heard_at:%H:%M:%S} UTC" if outcome.heard_at else ""
     kept = f"; {plural(outcome.checked, 'variant')} checked, and kept" if outcome.checked else ""
-    return f"{name} ({device.device_class}) {outcome.state}: {outcome.reason or 'no reason'}{heard}{kept}"
+    reason = outcome.reason or NO_END.get(outcome.state, "no reason")
+    return f"{name} ({device.device_class}) {outcome.state}: {reason}{heard}{kept}"
 
 
 def matrix_answer(matrix: Matrix, status: FleetStatus) -> dict[str, Any]:

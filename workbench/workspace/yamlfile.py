@@ -182,6 +182,9 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return f"`{given}` is not one of {', '.join(known)}", did_you_mean(given, known)
         case "value_error":
             return str(context["error"]), getattr(context["error"], "hint", None)
+        case "string_type" if isinstance(detail["input"], int | float):
+            said = f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})"
+            return said, "write it in quotes, or YAML reads a number"
         case "tuple_type" | "list_type":
             return f"this must be a list, `[...]` (got {detail['input']!r})", None
         case "dict_type" | "model_type" | "model_attributes_type":
@@ -199,4 +202,4 @@ def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
         fields = [m.model_fields[part] for m in members if part in m.model_fields]
         inner = [model for field in fields for model in models_in(field.annotation)]
         members = inner or [m for m in members if part in tags_of(m)] or members
-    return [name for member in members for name in member.model_fields]
+    return [field.alias or name for member in members for name, field in member.model_fields.items()]

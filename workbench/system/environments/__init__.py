@@ -100,7 +100,8 @@ class VirtualEnvironment:
         """None where it is made; else that it is not, and the command that makes it."""
         if self.made() is not None:
             return None
-        return f"it needs {self}, which is not made yet: `krishi-bench run --yes` with this recipe makes it"
+        # The command first: a table cuts reasons off.
+        return f"`krishi-bench run --yes` makes {self}, which it needs"
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """Runs `main` of a module of ours in it. Raises Unsuited where it is not made."""
