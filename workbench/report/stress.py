@@ -207,7 +207,7 @@ def conclusions(answer: StressAnswer) -> list[str]:
         f"{CERTIFIED} certified: at 95 % every one that is marked at a severity is within {limit} (Holm)"
     )
     if answer.info.leak:
-        found.append("nothing is certified: calibration and validation share photos")
+        found.append(f"nothing is certified: {answer.info.leak_of} and validation share photos")
     elif answer.candidates > 1:
         found.append(f"the photos chose the winner too: a choice among {answer.candidates} is allowed for")
     return found
