@@ -184,6 +184,8 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return str(context["error"]), getattr(context["error"], "hint", None)
         case "tuple_type" | "list_type":
             return f"this must be a list, `[...]` (got {detail['input']!r})", None
+        case "path_type":
+            return f"this must be a path (got {detail['input']!r})", None
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"this must be a mapping of keys (got {detail['input']!r})", None
         case _:
