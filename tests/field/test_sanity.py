@@ -258,8 +258,8 @@ def test_photos_of_the_training_are_grave_unless_allowed() -> None:
     (remark,) = of_overlaps(shared("train"), 40)
     assert (remark.kind, remark.form, remark.gravity) == ("shared_photos", "train", "grave")
     assert sentence(remark) == (
-        "4 of 40 validation photos are in data.train too, 1 by content and 3 by look (c0/1.jpg is c1/7.jpg): "
-        "take them out of one; `data.allow_overlap: true` certifies all the same"
+        "4 of 40 validation photos are in data.train too, 1 by content and 3 by look (c0/1.jpg is c1/7.jpg "
+        "and 3 more): take them out of one; `data.allow_overlap: true` certifies all the same"
     )
     (allowed,) = of_overlaps(shared("train", allowed=True), 40)
     assert allowed.gravity == "note"

@@ -10,6 +10,7 @@ from tests.builders import trial
 from tests.registry.test_bundle_writer import FIRST, VARIANT, Bench
 from workbench.backends.abstention import Abstention, RiskLimits
 from workbench.errors import WorkbenchError
+from workbench.measure.records import SharedPhotos
 from workbench.registry.abstention import SHARED, fit_abstention, in_words, promise
 from workbench.registry.bundle_writer import Promotion
 from workbench.report.registry import promotion, promotion_answer
@@ -116,8 +117,14 @@ def test_photos_that_chose_the_winner_promise_less_than_photos_that_were_held_ou
 
 def test_photos_that_the_ranges_were_found_on_promise_nothing(bench: Bench) -> None:
     rule = fitted(run_of(bench, 600, leak=True))
-    assert rule is not None and rule.why_not == SHARED
-    assert promise(rule) == f"no abstain threshold: {SHARED}"
+    assert rule is not None
+    assert promise(rule) == f"no abstain threshold: {SHARED.format(use='calibration')}"
+
+
+def test_photos_of_the_training_promise_nothing_and_are_called_so(bench: Bench) -> None:
+    shared = SharedPhotos(images=1, paths=("/a.jpg",), part="train")
+    rule = fitted(run_of(bench, 600, leak=True, uncertified=shared))
+    assert rule is not None and rule.why_not == SHARED.format(use="training")
 
 
 def test_one_class_and_logits_that_are_not_finite_have_no_threshold(bench: Bench) -> None:

@@ -6,10 +6,12 @@ import pytest
 
 from tests.builders import run_info, trial
 from tests.results.test_stress import FIELD, cell, every, record, stressed
+from workbench.measure.records import SameAnswers, SharedPhotos
 from workbench.photos.stress import STRESSES
 from workbench.report.page.blocks import Chart, TextLines
 from workbench.report.page.field_section import robustness
 from workbench.report.page.run_data import RunData
+from workbench.report.stress import conclusions, stress_answer
 from workbench.results.folder import RunFolder
 from workbench.results.stress import write_stress
 from workbench.results.verdict import compare
@@ -46,3 +48,15 @@ def test_the_section_draws_every_stress_and_has_its_figures(run: RunData) -> Non
     ]  # fmt: skip
     said = [line for block in section.blocks if isinstance(block, TextLines) for line in block.lines]
     assert any(line.startswith("int8: certified to lose at most 2 points under 9 stresses") for line in said)
+
+
+@pytest.mark.parametrize(("names", "which"), [(["int8"], "nothing"), (["int8", "same"], "nothing else")])
+def test_a_leak_is_of_the_photos_it_is_of_and_of_nothing_that_cannot_lose(
+    names: list[str], which: str
+) -> None:
+    shared = SharedPhotos(images=2, paths=("/a.jpg", "/b.jpg"), part="train")
+    info = run_info(class_names=("rust",), leak=True, uncertified=shared)
+    same = trial("same", artifact_digest="c", same_answers=SameAnswers(images=1000, max_rel=0.0, bound=1e-4))
+    known = record(*(stressed(*every(0), of=each) for each in (TRIALS[1], same)))
+    said = conclusions(stress_answer(known, info, [*TRIALS, same], names, [3], [*STRESSES]))
+    assert f"{which} is certified: training and validation share photos" in said

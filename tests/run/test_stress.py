@@ -17,6 +17,7 @@ from workbench.backends import NullRuntime
 from workbench.backends.artifact import Artifact, ArtifactCache
 from workbench.backends.table import BACKENDS
 from workbench.cli import main
+from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of, crop_pixels
@@ -153,6 +154,12 @@ def test_a_photo_that_is_not_as_it_was_measured_is_refused(bench: Bench) -> None
     assert "krishi-bench run" in (error.hint or "")
 
 
+def test_a_gate_has_no_plain_export_and_is_not_stressed(bench: Bench) -> None:
+    info = bench.folder.info().model_copy(update={"reference": "1.0.0 (production)"})
+    with pytest.raises(WorkbenchError, match=r"is of a gate, .* against 1\.0\.0 "):
+        measure_stress(bench.folder, info, StressRequest((), ("dusk",)), silent)
+
+
 def run(bench: Bench, *words: str) -> int:
     return main(["stress", *words, "--workspace", str(bench.root), "--quiet"])
 
@@ -182,6 +189,7 @@ def test_the_command_shows_stresses_by_severity_and_says_no_where_the_rule_is_mi
         (["--only", "fog"], "`fog` is no stress"),
         (["--variant", "dark"], "has no variant `dark`"),
         (["--limit", "0"], "`0` is not a number from 1 up"),
+        (["--variant", "all", "--variant", "dark"], "`all` is every variant"),
     ],
 )
 def test_bad_input_is_named(

@@ -29,6 +29,7 @@ class Paper(Record):
 class Drawing(Record):
     title: str
     paper: Paper = Paper()
+    file: Path | None = None
     shapes: tuple[Annotated[Circle | Square, Field(discriminator="use")], ...] = ()
 
 
@@ -61,7 +62,7 @@ def test_a_place_that_is_not_there_is_shown_at_the_nearest_key_above(tmp_path: P
     ("text", "message", "hint"),
     [
         ("title: a\npapr: {}\n", ":2: papr: unknown key", "did you mean `paper`?"),
-        ("title: a\nzzz: 1\n", ":2: zzz: unknown key (known: title, paper, shapes)", None),
+        ("title: a\nzzz: 1\n", ":2: zzz: unknown key (known: title, paper, file, shapes)", None),
         ("title: a\npaper:\n  widht: 3\n", ":3: paper.widht: unknown key", "did you mean `width`?"),
         (
             "title: a\nshapes:\n  - use: circle\n  - use: square\n    colour: red\n",
@@ -92,6 +93,7 @@ def test_a_place_that_is_not_there_is_shown_at_the_nearest_key_above(tmp_path: P
             ":2: shapes[0]: this must be a mapping of keys (got 'circle')",
             None,
         ),
+        ("title: a\nfile: [b]\n", ":2: file: this must be a path (got ['b'])", None),
         ("title: a\npaper:\n", ":2: paper: this must be a mapping of keys (got None)", None),
     ],
 )

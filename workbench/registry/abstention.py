@@ -10,7 +10,7 @@ from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.files import load_arrays, read_plain
 
-SHARED = "photos are in both the calibration and the validation data"
+SHARED = "photos are in both the {use} and the validation data"
 
 
 def fit_abstention(
@@ -39,7 +39,7 @@ def fit_abstention(
             f"{outputs_path} is of other photos or classes than {labels_path}", hint="run it again"
         )
     if info.leak:
-        return Abstention(limits=limits, why_not=SHARED)
+        return Abstention(limits=limits, why_not=SHARED.format(use=info.leak_of))
     if not np.isfinite(outputs).all():
         return Abstention(limits=limits, why_not="some of its logits are not finite")
     answers = LabelledOutputs(outputs, info.outputs, labels, groups)

@@ -100,7 +100,7 @@ def table(path: Path) -> str:
         raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         hint = "make one with `pytest --benchmark-json FILE`"
-        raise WorkbenchError(f"{path} is no JSON of pytest-benchmark: {error!r}", hint=hint) from error
+        raise WorkbenchError(f"{path} is no JSON of pytest-benchmark", hint=hint) from error
     rows.insert(0, ["benchmark", *COLUMNS])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]

@@ -29,6 +29,8 @@ SHARED = (
     "{{images:.0f}} of {{total:.0f}} validation photos are in data.{part} too, {{same:.0f}} by content and "
     "{{alike:.0f}} by look ({{names}}): {remedy}"
 )
+SHOWN = 3
+SAMPLED = ("contradictory", "shared_photos")  # their names are the first of `images`
 TAKE_OUT = "take them out of one; `data.allow_overlap: true` certifies all the same"
 ALLOWED = "certified all the same, as `data.allow_overlap` says"
 SAYS: dict[tuple[str, str | None], str] = {
@@ -113,6 +115,10 @@ SAYS: dict[tuple[str, str | None], str] = {
 def sentence(remark: Remark) -> str:
     """One statement, with the remedy after a colon."""
     figures, names = remark.figures, listed(remark.names)
+    if remark.kind in SAMPLED:
+        names = ", ".join(remark.names[:SHOWN])
+        if left := int(figures["images"]) - len(remark.names[:SHOWN]):
+            names += f" and {left:,} more"
     if remark.kind == "no_photos":
         count = plural(int(figures["classes"]), "class")
         return (

@@ -88,7 +88,7 @@ def text(answer: StressAnswer) -> str:
     lines = wrapped(f"{info.name}, run {info.run_id}: {_photos(answer)} under field stresses", "")
     if len(severities) > 1:
         for variant in variants:
-            lines += ["", _title(variant, "by severity"), *align(_by_severity(answer, variant))]
+            lines += ["", *_title(variant), *align(_by_severity(answer, variant))]
     elif len(variants) > 1:
         lines += ["", f"Top-1 lost at severity {severities[0]}, in points (95 % bound)"]
         lines += align(_by_variant(answer))
@@ -101,8 +101,9 @@ def text(answer: StressAnswer) -> str:
     return "\n".join(lines)
 
 
-def _title(variant: str, what: str) -> str:
-    return f"{variant} {what}: top-1 of the baseline in %, and what it loses under the same stress, in points"
+def _title(variant: str) -> list[str]:
+    what = "top-1 of the baseline in %, and what is lost under the same stress, in points"
+    return wrapped(f"{variant} by severity: {what}", "")
 
 
 def _photos(answer: StressAnswer) -> str:
@@ -207,7 +208,8 @@ def conclusions(answer: StressAnswer) -> list[str]:
         f"{CERTIFIED} certified: at 95 % every one that is marked at a severity is within {limit} (Holm)"
     )
     if answer.info.leak:
-        found.append("nothing is certified: calibration and validation share photos")
+        which = "nothing else" if any(line.certified for line in answer.lines) else "nothing"
+        found.append(f"{which} is certified: {answer.info.leak_of} and validation share photos")
     elif answer.candidates > 1:
         found.append(f"the photos chose the winner too: a choice among {answer.candidates} is allowed for")
     return found

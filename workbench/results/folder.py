@@ -134,7 +134,7 @@ def find_run(results: Path, run_id: str | None) -> RunFolder:
         raise WorkbenchError(f"{run_id} is not the folder of a run: it holds no run.json")
     found = runs(results)
     if not found:
-        raise WorkbenchError(f"{results} holds no run yet", hint="start with `krishi-bench run recipes/`")
+        raise WorkbenchError(f"{results} holds no run yet", hint="start with `krishi-bench run`")
     if run_id is None:
         return found[-1]
     if named := [run for run in found if run.run_id == run_id]:

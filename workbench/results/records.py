@@ -21,6 +21,7 @@ from workbench.measure.records import (
     Parity,
     SameAnswers,
     Saturation,
+    SharedPhotos,
     TimingEnd,
     WholePath,
 )
@@ -299,3 +300,9 @@ class RunInfo(Record):
     timing_ended: str | None = None
     timing_end: dict[str, TimingEnd] | None = None
     reference: str | None = None
+
+    @property
+    def leak_of(self) -> str:
+        """Where a leak is: the use of the photos that are among those of validation."""
+        shared = self.uncertified
+        return "training" if isinstance(shared, SharedPhotos) and shared.part == "train" else "calibration"

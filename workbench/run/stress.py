@@ -61,6 +61,12 @@ def measure_stress(folder: RunFolder, info: RunInfo, request: StressRequest, rep
     info: of the run, with the budget that holds now. What a severity gives is kept when it is done. Raises
     WorkbenchError.
     """
+    if info.reference is not None:
+        raise WorkbenchError(
+            f"run {folder.run_id} is of a gate, which has no plain export to compare with: it is against "
+            f"{info.reference}",
+            hint="stress a run: `krishi-bench run`, then `krishi-bench stress`",
+        )
     trials = folder.trials()
     chosen, baseline = find_trials(folder, info, request.variants), find_trial(folder, BASELINE)
     photos = _photos(folder, baseline)
@@ -114,6 +120,8 @@ def find_trials(folder: RunFolder, info: RunInfo, names: Sequence[str]) -> list[
     """The trials of that name; all that were measured for `all`, the winner without any. Raises
     WorkbenchError for those that were not measured."""
     trials = folder.trials()
+    if ALL in names and len(set(names)) > 1:
+        raise WorkbenchError(f"--variant: `{ALL}` is every variant", hint="name no other beside it")
     if ALL in names:
         found = [t for t in trials if t.variant != BASELINE and t.status in SEEN and t.accuracy]
         return found or [find_trial(folder, BASELINE)]

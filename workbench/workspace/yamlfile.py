@@ -187,6 +187,8 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return said, "write it in quotes, or YAML reads a number"
         case "tuple_type" | "list_type":
             return f"this must be a list, `[...]` (got {detail['input']!r})", None
+        case "path_type":
+            return f"this must be a path (got {detail['input']!r})", None
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"this must be a mapping of keys (got {detail['input']!r})", None
         case _:
