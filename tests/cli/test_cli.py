@@ -203,7 +203,7 @@ def test_a_misspelt_recipe_is_answered_in_full(run: Run, tmp_path: Path) -> None
     assert got.err == (
         f"error: {recipe} is not a valid recipe\n"
         f"  {recipe}:3: steps[0].use: `static_in8` is not one of simplify, dynamic_int8, static_int8, "
-        "nncf_int8, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch\n"
+        "nncf_int8, litert, executorch, fp16, fold_preprocess, optimize, fixed_batch, dynamic_batch\n"
         "hint: did you mean `static_int8`?\n"
     )
     assert not (tmp_path / "results").exists()
