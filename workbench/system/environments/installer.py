@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 from workbench.errors import WorkbenchError, some
 from workbench.system.environments import VirtualEnvironment, platform_tags
 from workbench.system.files import cache_folder, write_atomic
+from workbench.system.packages import versions
 
 # What pip knows of where packages come from. uv reads none of it, so it is used where there is none.
 CONFIGURED = re.compile(r"^\S*\b(index-url|extra-index-url|find-links|no-index|constraint)=", re.MULTILINE)
@@ -35,7 +35,7 @@ def install(environment: VirtualEnvironment, python: Path, wheels: Path | None) 
     # Wheels alone: a source archive runs code of its own to be installed, and may give something else here.
     asked = ["--no-deps", "--only-binary", ":all:", *source, *environment.pins]
     done = _run(_installer(python, wheels), asked, wheels)
-    if done.returncode and find_spec("pip") and "uv" in Path(done.args[0]).name:
+    if done.returncode and _has_pip() and "uv" in Path(done.args[0]).name:
         done = _run(_pip(python), asked, wheels)  # it tells which versions there are
     log = cache_folder() / "logs" / f"environment-{environment.folder.name}.txt"
     printed = f"{done.stdout}\n{done.stderr}"
@@ -60,13 +60,18 @@ def _run(
 def _installer(python: Path, wheels: Path | None) -> list[str]:
     """uv, where it takes packages from where pip would; else pip."""
     uv = shutil.which("uv")
-    if find_spec("pip") is None:
+    if not _has_pip():
         if uv is None:
             raise WorkbenchError(
                 "neither pip nor uv is here to install packages with", hint=f"{sys.executable} -m ensurepip"
             )
         return _uv(uv, python)
     return _uv(uv, python) if uv and (wheels is not None or not _configured()) else _pip(python)
+
+
+def _has_pip() -> bool:
+    # Not by looking for the module: setuptools takes that for a start of pip, and removes modules of its own.
+    return bool(versions("pip"))
 
 
 def _uv(uv: str, python: Path) -> list[str]:
