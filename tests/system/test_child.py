@@ -49,6 +49,12 @@ def hang():
 def refuse():
     raise WorkbenchError("photo.jpg is not a photo", hint="remove it")
 
+def translate():
+    try:
+        int("seven")
+    except ValueError as error:
+        raise WorkbenchError("the converter cannot take the network", hint="its log has more") from error
+
 def stumble():
     raise KeyError("gamma\\nand a page of advice")
 
@@ -177,6 +183,15 @@ def test_an_expected_error_crosses_with_its_hint_and_without_a_traceback(log: Pa
     error = error_of("refuse", log)
     assert (error.message, error.hint) == ("photo.jpg is not a photo", "remove it")
     assert "Traceback" not in log.read_text()
+
+
+def test_what_an_expected_error_was_made_of_is_in_the_log(log: Path) -> None:
+    error = error_of("translate", log)
+    assert (error.message, error.hint) == (
+        "the converter cannot take the network",
+        "its log has more",
+    )
+    assert "ValueError: invalid literal for int() with base 10: 'seven'" in log.read_text()
 
 
 def test_any_other_error_is_one_line_and_its_traceback_is_in_the_log(log: Path) -> None:

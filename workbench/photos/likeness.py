@@ -41,8 +41,8 @@ def hashes(copies: "NDArray[np.uint8]", *, turned: bool = True) -> "Hashes":
     """(8, n, BITS) of (n, side, side, 3) small copies: 1 or -1 each, 0 for photos of one colour.
 
     Of every photo as it is, turned and mirrored, in the order of TURNS; unless `turned`, the first. Each is
-    what `imagehash.phash` gives of such a copy: which of the long waves of its brightness (discrete cosine
-    transform) are above their median. side: KEPT at least.
+    what `imagehash.phash` gives of such a copy, but for a bit or so, as that rounds brightness: which of the
+    long waves of brightness (discrete cosine transform) are above their median. side: KEPT at least.
     C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010.
     """
     import numpy as np

@@ -119,8 +119,9 @@ def _time_all(
         samples.save(sessions, context.folder.path / "latency.parquet")
     timed = with_latency(trials, sessions)
     timing_s = time.monotonic() - began
-    took = {"timing_s": timing_s, "allowed_s": plan.budget_s}
-    timed = with_extras(context, finalists, timed, **took, together=at_once)
+    timed = with_extras(
+        context, finalists, timed, timing_s=timing_s, allowed_s=plan.budget_s, together=at_once
+    )
     return _with_gpu_use(context, finalists, timed), _about(info, sessions)
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Reads = Literal["calibration", "validation", "contract", "processor"]
 Family = Literal["int8", "fp16", "tidying"]
+# What converters, and the code of a network that they run, raise for what they cannot take.
+CONVERTER_ERRORS = (
+    RuntimeError, ValueError, TypeError, KeyError, NotImplementedError, AssertionError, AttributeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,9 @@ def _raised(error: Exception) -> ChildError | _Defect:
     if isinstance(error, ModuleNotFoundError):
         error = missing_extra(error) or error
     if isinstance(error, WorkbenchError):
+        if error.__cause__ is not None:
+            # The message has one line of it; the log, to which messages point, has all of it.
+            traceback.print_exception(error.__cause__)
         kind = ChildUnsuited if isinstance(error, Unsuited) else ChildError
         return kind(error.message, hint=error.hint)
     traceback.print_exception(error)

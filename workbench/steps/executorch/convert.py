@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.audit import Delegation, Product, audit_of
 from workbench.errors import WorkbenchError, summary
-from workbench.steps.base import calibration_of
+from workbench.steps.base import CONVERTER_ERRORS, calibration_of
 from workbench.steps.executorch.settings import Executorch
 from workbench.system.files import sha256_file
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 FILE = "model.pte"
 XNNPACK = "XNNPACK"
-REFUSED = (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError, AssertionError, AttributeError)
 # aten's operators that multiply, as the exported graph and the lowered one name them.
 CONVOLUTIONS = ("conv2d", "conv1d", "convolution")
 PRODUCTS = ("linear", "mm", "addmm", "bmm", "matmul")
@@ -37,23 +37,15 @@ def write_pte(step: Executorch, source: Path, folder: Path, photos: "Photos") ->
     """
     import torch
 
-    from workbench.model.export.torch_exporters import chatter_on_stderr
-
     with source.open("rb") as file:
         program = torch.export.load(file)
     (photo,) = program.example_inputs[0]
-    with chatter_on_stderr(), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torchao and ExecuTorch warn of their own calls
-        try:
-            if step.quantize == "static":
-                program = _quantized(step, program, photo, photos)
-            products = list(_products(program))
-            data, lowered, photo_names = _lowered(program)
-        except REFUSED as error:
-            raise WorkbenchError(
-                f"ExecuTorch cannot take the network: {summary(error)}",
-                hint="onnxruntime runs more operators; the log of this trial has all its words",
-            ) from error
+    with _converting():
+        if step.quantize == "static":
+            program = _quantized(step, program, photo, photos)
+    products = list(_products(program))
+    with _converting():
+        data, lowered, photo_names = _lowered(program)
     path = folder / FILE
     path.write_bytes(data)
     (logits,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
@@ -68,6 +60,24 @@ def write_pte(step: Executorch, source: Path, folder: Path, photos: "Photos") ->
         delegation=_delegation(lowered, photo_names, products),
         note=_verdict(step, products),
     )
+
+
+@contextmanager
+def _converting() -> Iterator[None]:
+    """ExecuTorch's own words go to the log; what it raises becomes a WorkbenchError."""
+    import torch
+
+    from workbench.model.export.torch_exporters import chatter_on_stderr
+
+    with chatter_on_stderr(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torchao and ExecuTorch warn of their own calls
+        try:
+            yield
+        except CONVERTER_ERRORS as error:
+            raise WorkbenchError(
+                f"ExecuTorch cannot take the network: {summary(error)}",
+                hint="onnxruntime runs more operators; the log of this trial has all its words",
+            ) from error
 
 
 def _quantized(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.litert.tflite import FILE, tflite_info
 from workbench.errors import WorkbenchError, did_you_mean, summary
-from workbench.steps.base import calibration_of
+from workbench.steps.base import CONVERTER_ERRORS, calibration_of
 from workbench.steps.litert.settings import Litert
 
 if TYPE_CHECKING:
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
     from workbench.photos.dataset import Images
     from workbench.steps.base import Photos
-
-
-# What the converter, and the code it runs over the network, raises for what it cannot write.
-REFUSED = (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError, AssertionError, AttributeError)
 
 
 def write_tflite(step: Litert, source: Path, folder: Path, photos: "Photos") -> ArtifactInfo:
@@ -50,7 +46,7 @@ def _floats(source: Path) -> bytes:
         try:
             module = litert_torch.to_channel_last_io(program.module(), args=[0])
             written = litert_torch.convert(module, (photo.permute(0, 2, 3, 1).contiguous(),))
-        except REFUSED as error:
+        except CONVERTER_ERRORS as error:
             raise WorkbenchError(
                 f"litert-torch cannot convert the network: {summary(error)}",
                 hint="onnxruntime and ExecuTorch run more operators; the log of this trial has all its words",
@@ -83,12 +79,13 @@ def _quantized(step: Litert, data: bytes, photos: "Photos") -> bytes:
 
     manager = recipe_manager.RecipeManager()
     _add_rules(step, manager, data)
+    calls = _calls(step, data, photos)
     with chatter_on_stderr():
         try:
             found = quantizer.Quantizer(bytearray(data), manager.get_quantization_recipe())
-            ranges = found.calibrate(_calls(step, data, photos)) if found.need_calibration else None
+            ranges = found.calibrate(calls) if found.need_calibration else None
             result = found.quantize(ranges)
-        except REFUSED as error:
+        except CONVERTER_ERRORS as error:
             raise WorkbenchError(
                 f"ai-edge-quantizer cannot quantise the network: {summary(error)}"
             ) from error
