@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
-from workbench.measure.latency import Subject, WarmUp
+from workbench.measure.latency import Subject
 from workbench.measure.records import BASELINE, TWIN, Environment
+from workbench.measure.warm_up import WarmUp
 
 LAUNCH_S = 0.35  # until a session is open and warm
 COLD = 1.4  # how much longer the first call of a burst takes

@@ -135,7 +135,7 @@ def divide(data: Path, share: float) -> Photos:
     rng = random.Random(0)
     for label in range(len(names)):
         rows = [row for row, own in enumerate(asked.labels) if own == label]
-        copies = np.stack([pixels(asked.paths[row], likeness.SMALL) for row in rows])
+        copies = np.stack([pixels(asked.paths[row], likeness.small_copy()) for row in rows])
         alike: dict[int, list[int]] = {}
         for row, number in zip(
             rows, likeness.groups(likeness.hashes(copies), [asked.contents[row] for row in rows]), strict=True

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from workbench.photos.folders import Walk
-from workbench.photos.likeness import BITS, NEAR_BITS, SMALL, groups, hashes, nearest
+from workbench.photos.likeness import BITS, NEAR_BITS, groups, hashes, nearest, small_copy
 from workbench.photos.preprocess import pixels_of
 
 Alter = Callable[[Image.Image], Image.Image]
@@ -80,7 +80,7 @@ def small(images: Sequence[Image.Image]) -> "np.ndarray[Any, np.dtype[np.uint8]]
     def one(image: Image.Image) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=0)
-        return pixels_of(buffer.getvalue(), SMALL)
+        return pixels_of(buffer.getvalue(), small_copy())
 
     return np.stack([one(image) for image in images])
 
@@ -99,7 +99,7 @@ def tables(folders: Sequence[Path], sample: int) -> Iterator[str]:
     paths = sorted(path for folder in folders for path in Walk().photos(folder))
     data = [path.read_bytes() for path in paths]
     started = time.perf_counter()
-    copies = np.stack([pixels_of(each, SMALL) for each in data])
+    copies = np.stack([pixels_of(each, small_copy()) for each in data])
     decoded = time.perf_counter()
     found = hashes(copies)
     alike = groups(found, paths and [str(path) for path in paths])

@@ -12,7 +12,15 @@ onnx = pytest.importorskip("onnx", reason="the network is an ONNX file")
 pytest.importorskip("onnxruntime", reason="its logits are what others are held against")
 
 from tests import edge  # noqa: E402
-from workbench.backends import RUNTIME, SETTINGS, Backend, TorchRuntime, takes_onnx, takes_program  # noqa: E402
+from workbench.backends import (  # noqa: E402
+    RUNTIME,
+    SETTINGS,
+    Backend,
+    TorchRuntime,
+    backend_of,
+    takes_onnx,
+    takes_program,
+)
 from workbench.backends.artifact import Artifact, Format  # noqa: E402
 from workbench.backends.audit import Audit  # noqa: E402
 from workbench.backends.base import OPERATORS, Hint  # noqa: E402
@@ -102,6 +110,11 @@ def test_every_setting_is_described_in_the_schema_and_has_a_default(name: str) -
     for field, said in described["properties"].items():
         assert field == "backend" or said["description"].endswith("."), field
     assert "required" not in described
+
+
+@every_backend
+def test_a_backend_found_by_its_settings_is_the_one_of_the_table(name: str) -> None:
+    assert backend_of(SETTINGS[name].model_construct()) is BACKENDS[name]
 
 
 @pytest.mark.parametrize(("name", "device"), PLACES)

@@ -17,13 +17,13 @@ from workbench.measure.latency import (
     Measured,
     Plan,
     Subject,
-    WarmUp,
     log_ratios,
     measure,
     summarize,
 )
 from workbench.measure.records import Environment, Latency
 from workbench.measure.stats import Ratio
+from workbench.measure.warm_up import WarmUp
 from workbench.system.child import ChildError
 from workbench.system.progress import Progress, Report, silent
 

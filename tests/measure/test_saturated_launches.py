@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from workbench.measure.latency import WarmUp
 from workbench.measure.launches import centre, interval
 from workbench.measure.saturated_launches import LEAST_ROUNDS, ROUNDS, TOGETHER, Launched, SaturatedLaunches
+from workbench.measure.warm_up import WarmUp
 from workbench.system.child import ChildError
 
 IPS = {"baseline": 100.0, "batch": 180.0, "threads": 90.0, "slow": 50.0}

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from workbench.measure.latency import Measured, Sample, WarmUp, log_ratios, summarize
+from workbench.measure.latency import Measured, Sample, log_ratios, summarize
 from workbench.measure.records import Latency
-from workbench.measure.session_process import WARM_UP_MIN, warm_up
+from workbench.measure.warm_up import MIN_CALLS, WarmUp, warm_up
 
 
 def samples_of(times_ns: list[int], variant: str = "a", number: int = 0) -> list[Sample]:
@@ -119,8 +119,8 @@ def scripted(times: Iterable[int]) -> tuple[Callable[[], int], Callable[[], floa
 @pytest.mark.parametrize(
     ("times_ms", "warm"),
     [
-        ([5] * 50, WarmUp(WARM_UP_MIN, settled=True, typical_ns=5e6)),
-        ([30, 10, 6, 4, *[1] * 60], WarmUp(WARM_UP_MIN, settled=True, typical_ns=1e6)),
+        ([5] * 50, WarmUp(MIN_CALLS, settled=True, typical_ns=5e6)),
+        ([30, 10, 6, 4, *[1] * 60], WarmUp(MIN_CALLS, settled=True, typical_ns=1e6)),
         # Medians of ten: five slow calls or more in the earlier ten still show.
         ([10] * 15 + [1] * 100, WarmUp(31, settled=True, typical_ns=1e6)),
         ([4000], WarmUp(1, settled=False, typical_ns=4e9)),

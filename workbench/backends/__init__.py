@@ -1,7 +1,9 @@
 """The settings of the runtimes, and which backend is whose. Importing it loads no backend."""
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from importlib import import_module
+from typing import Annotated, Any, cast, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 
@@ -69,9 +71,9 @@ def removed_setting(runtime: Mapping[str, Any]) -> str | None:
 
 
 def backend_of(runtime: RuntimeSettings) -> Backend[Any]:
-    from workbench.backends.table import BACKENDS
-
-    return BACKENDS[runtime.backend]
+    """Its backend in the table, imported alone: of what a measuring process does, imports take longest."""
+    module = type(runtime).__module__  # that of the null runtime is its backend too
+    return cast("Backend[Any]", import_module(re.sub(r"\.settings$", ".backend", module)))
 
 
 def targets_of(backend: str) -> frozenset[Target]:

@@ -131,8 +131,8 @@ def refuse_foreign(artifact: Artifact, gpu: str | None = None) -> None:
 
     It may use instructions that are missing here: the process would die. gpu: what else it was bound to.
     """
-    here, made_for = gpu or collect().processor, artifact.info.bound_to
-    if made_for is not None and made_for != here:
+    made_for = artifact.info.bound_to
+    if made_for is not None and made_for != (here := gpu or collect().processor):
         of = "" if gpu else "the processor "
         raise WorkbenchError(
             f"{artifact.path.name} was made for {of}{made_for}; this machine has {here}",

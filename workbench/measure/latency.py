@@ -22,17 +22,9 @@ from workbench.measure.bursts import FEWEST_TURNS, TURNS_SHARE, plan_turns
 from workbench.measure.records import BASELINE, TWIN, Environment, Latency, TimingEnd
 from workbench.measure.stats import Ratio, hodges_lehmann, percentile
 from workbench.measure.tails import percentile_interval
+from workbench.measure.warm_up import WarmUp
 from workbench.system.child import ChildError
 from workbench.system.progress import Progress, Report, Standing, time_left_s
-
-
-@dataclass(frozen=True, slots=True)
-class WarmUp:
-    """settled: the last ten calls took as long as the ten before. typical_ns: their median."""
-
-    calls: int
-    settled: bool
-    typical_ns: float
 
 
 class Subject(Protocol):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
 
-from workbench.measure.latency import WarmUp
+from workbench.measure.warm_up import WarmUp
 from workbench.system.child import ChildError
 
 ROUNDS = 6  # of fresh launches: the fewest that give an interval

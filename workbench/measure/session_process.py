@@ -14,10 +14,8 @@ from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.backends.softmax import softmax
 from workbench.errors import Unsuited
-from workbench.measure.gpu import figures
-from workbench.measure.latency import WarmUp
-from workbench.measure.records import GpuThroughput, WholePath
 from workbench.measure.throughput import photos_per_s
+from workbench.measure.warm_up import WarmUp, warm_up
 from workbench.photos.contract import Batch
 from workbench.photos.dataset import Images
 
@@ -25,13 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from workbench.measure.records import GpuThroughput, WholePath
+
 
 TIMED_IMAGES = 8  # real photos the timed calls cycle through
-
-WARM_UP_MIN = 20  # iterations
-WARM_UP_MAX_S = 1.0
-WARM_UP_WINDOW = 10
-WARM_UP_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +149,9 @@ class OpenSession:
         threads = self._runtime.sessions
         return photos_per_s(self._session.infer, self._photos[0], threads=threads, seconds=seconds)
 
-    def walk_path(self, photo: bytes, name: str, times: int) -> WholePath:
+    def walk_path(self, photo: bytes, name: str, times: int) -> "WholePath":
         """Time decode, preprocess, inference and the rest apart, by the functions the server calls."""
+        from workbench.measure.records import WholePath
         from workbench.photos.decode import decode_for
         from workbench.photos.preprocess import batch_of, crop_pixels
 
@@ -177,29 +173,20 @@ class OpenSession:
         return WholePath(photo=name, bytes=len(photo), **dict(zip(names, medians, strict=True)))
 
     def device_time(self, size: int) -> tuple[float, str] | None:
+        from workbench.measure.gpu import figures
+
         return figures.device_time(self._session.on_device, self._batch(size))
 
-    def gpu_throughput(self, size: int) -> GpuThroughput | None:
+    def gpu_throughput(self, size: int) -> "GpuThroughput | None":
+        from workbench.measure.gpu import figures
+
         return figures.throughput(self._session, self._batch(size))
 
     def joules(self, size: int) -> float | None:
+        from workbench.measure.gpu import figures
+
         return figures.joules(self._session.infer, self._batch(size))
 
     def _batch(self, size: int) -> Batch:
         """This many photos, spread over all; some more than once where there are fewer."""
         return next(self._images.spread(size, size))
-
-
-def warm_up(timed: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> WarmUp:
-    """Call until ten calls in a row took the same as the ten before, within 5 %."""
-    times: list[int] = []
-    deadline = clock() + WARM_UP_MAX_S
-    while True:
-        times.append(timed())
-        last = median(times[-WARM_UP_WINDOW:])
-        if len(times) >= WARM_UP_MIN:
-            before = median(times[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW])
-            if abs(last - before) <= WARM_UP_TOLERANCE * before:
-                return WarmUp(len(times), settled=True, typical_ns=last)
-        if clock() >= deadline:
-            return WarmUp(len(times), settled=False, typical_ns=last)

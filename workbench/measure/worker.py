@@ -10,9 +10,9 @@ from workbench.backends import Runtime
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.measure.gpu.watch import GpuWatch
-from workbench.measure.latency import WarmUp
 from workbench.measure.records import GpuThroughput, GpuUse, WholePath
 from workbench.measure.session_process import Memory, Opened, OpenSession, hold
+from workbench.measure.warm_up import WarmUp
 from workbench.photos.dataset import Images
 from workbench.system.child import Child, ChildError
 

@@ -21,8 +21,6 @@ NEAR_BITS = 40  # photos that differ in fewer look the same
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue
 FLAT = 4.0  # levels of grey: a photo that varies less shows nothing to tell it by
 BLOCK = 1024  # photos of either side that are compared at a time
-# The whole photo squeezed: a turned copy has a turned small copy, and no crop of a network's comes in.
-SMALL = Preprocess(resize=(SIDE, SIDE), crop=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 Turn = Literal["", "turned", "mirrored", "turned and mirrored"]
 # In the order of `hashes`: as it is or transposed, rows reversed or not, columns reversed or not.
 TURNS: tuple[Turn, ...] = (
@@ -35,6 +33,14 @@ TURNS: tuple[Turn, ...] = (
     "turned",
     "turned and mirrored",
 )
+
+
+def small_copy() -> Preprocess:
+    """How the copies are made that `hashes` reads.
+
+    The whole photo squeezed: a turned one has a turned copy, and no crop of a network's comes in.
+    """
+    return Preprocess(resize=(SIDE, SIDE), crop=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def hashes(copies: "NDArray[np.uint8]", *, turned: bool = True) -> "Hashes":

@@ -130,7 +130,7 @@ def separate(
             report(Progress("comparing photos", done, total, part))
 
         field = f"data.{part}"
-        small = dataset.load(photos, likeness.SMALL, cache_folder(), field=field, progress=progress)
+        small = dataset.load(photos, likeness.small_copy(), cache_folder(), field=field, progress=progress)
         return likeness.hashes(small.pixels(), turned=turned)
 
     own = looks(validation, "validation", turned=True)
