@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact
+from workbench.measure.heat_launchers import HeatLaunchers
 from workbench.measure.host_watch import HostWatch
 from workbench.measure.latency import Lineup, Plan, log_ratios, measure
 from workbench.measure.stats import Ratio
@@ -48,6 +49,7 @@ from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.run.time_variants import FIRST_STAGE
 from workbench.system import machine
+from workbench.system.launcher import Launcher
 from workbench.system.progress import silent
 
 SIDE, CHANNELS, BLOCKS = 56, 48, 11
@@ -67,13 +69,19 @@ class Bench:
     artifacts: dict[str, Artifact]
     images: Images
     log: Path
+    launchers: HeatLaunchers = field(default_factory=HeatLaunchers)
 
     @property
     def cpus(self) -> tuple[int, ...]:
         return machine.available_cpus()[-1:]
 
     def launch(self, name: str) -> Worker:
-        return Worker(self.artifacts[name], OrtRuntime(), self.images, log=self.log, cpus=self.cpus)
+        """As a run does in a heat."""
+        return self.launch_anew(name, self.launchers.of(OrtRuntime(), self.log))
+
+    def launch_anew(self, name: str, launcher: Launcher | None = None) -> Worker:
+        artifact = self.artifacts[name]
+        return Worker(artifact, OrtRuntime(), self.images, log=self.log, cpus=self.cpus, launcher=launcher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +203,13 @@ def time_sessions(bench: Bench, log: Log, designs: Sequence[str], sessions: int,
             busy.kill()
 
 
-def ours(bench: Bench, plan: Plan) -> dict[str, Estimate]:
-    """One session of the first design."""
-    lineup = Lineup([A, TWIN, B], A, TWIN)
-    measured = measure(lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent)
+def ours(bench: Bench, plan: Plan, *, anew: bool = False) -> dict[str, Estimate]:
+    """One session of the first design. anew: every process starts and imports by itself."""
+    lineup, watch = Lineup([A, TWIN, B], A, TWIN), HostWatch(bench.cpus)
+    if anew:
+        measured = measure(lineup, bench.launch_anew, plan, watch=watch, report=silent)
+    else:
+        measured = measure(lineup, bench.launch, plan, watch=watch, report=silent, heat=bench.launchers.heat)
     estimates = {}
     for name in (TWIN, B):
         ratio = Ratio(tuple(log_ratios(measured, A)[name].values()))
@@ -208,9 +219,9 @@ def ours(bench: Bench, plan: Plan) -> dict[str, Estimate]:
 
 
 def truth(bench: Bench, seed: int) -> dict[str, Estimate]:
-    return ours(
-        bench, Plan(rounds=TRUTH_ROUNDS, least_rounds=TRUTH_ROUNDS, budget_s=400, repeats=10, seed=seed)
-    )
+    """Of processes that share nothing, as a user starts them: what is forked must come out the same."""
+    plan = Plan(rounds=TRUTH_ROUNDS, least_rounds=TRUTH_ROUNDS, budget_s=400, repeats=10, seed=seed)
+    return ours(bench, plan, anew=True)
 
 
 def rounds(bench: Bench, seed: int) -> dict[str, Estimate]:
@@ -260,7 +271,7 @@ def repetition(bench: Bench, _: int) -> dict[str, Estimate]:
 
 
 def launched(bench: Bench, name: str, calls: int) -> list[int]:
-    with bench.launch(name) as worker:
+    with bench.launch_anew(name) as worker:
         worker.ready()
         worker.warm_up()
         return list(worker.burst(calls))

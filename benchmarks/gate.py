@@ -86,7 +86,9 @@ def session(bench: Bench, seed: int, rounds: int, budget_s: float) -> Session:
     began = time.monotonic()
     lineup = Lineup([A, TWIN, SAME, SLOWER], A, TWIN)
     plan = Plan(rounds=rounds, budget_s=budget_s, seed=seed)
-    measured = measure(lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent)
+    measured = measure(
+        lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent, heat=bench.launchers.heat
+    )
     ratios = evidence(measured)
     twins = {kind: found for (name, kind), found in ratios.items() if name == TWIN}
     found: list[Finding] = []

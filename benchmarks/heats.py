@@ -104,7 +104,9 @@ def agreement(rounds: int) -> str:
 def session(bench: Bench, plan: Plan) -> Measured:
     names = [*BLOCKS, TWIN]
     lineup = Lineup(names, BASELINE, TWIN, needs_bytes=dict.fromkeys(names, 1))
-    return measure(lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent)
+    return measure(
+        lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent, heat=bench.launchers.heat
+    )
 
 
 def ratios(measured: Measured) -> Mapping[str, Ratio]:

@@ -274,7 +274,7 @@ def run_load_trial(registry: Path, bundle: Bundle, stop: threading.Event) -> Non
         try:
             trial.ready(0)
         except ChildError as error:
-            if (code := trial.process.returncode or 0) < 0:
+            if (code := trial.process.wait()) < 0:
                 message = f"{trial.label} ends the process with signal {-code}"
                 raise WorkbenchError(message, hint="give it more memory, or roll back") from error
             if error.hint == f"see {os.devnull}":

@@ -16,7 +16,8 @@ from onnx import helper
 from tests.builders import artifact_info, onnx_model, small_classifier
 from workbench.backends import NullRuntime, OrtRuntime
 from workbench.backends.artifact import Artifact
-from workbench.measure.session_process import TIMED_IMAGES, WARM_UP_MIN, OpenSession
+from workbench.measure.session_process import TIMED_IMAGES, OpenSession
+from workbench.measure.warm_up import MIN_CALLS
 from workbench.measure.throughput import photos_per_s
 from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
@@ -126,7 +127,7 @@ def test_all_threads_of_a_worker_stay_on_the_processors_it_was_given(images: Ima
 def test_a_warm_up_calls_the_session(worker: Worker) -> None:
     warm = worker.warm_up()
     # On a machine that is busy otherwise it ends after a second.
-    assert warm.calls >= WARM_UP_MIN or not warm.settled
+    assert warm.calls >= MIN_CALLS or not warm.settled
 
 
 def test_batches_are_timed_by_the_worker_and_what_a_cpu_has_not_is_none(worker: Worker) -> None:

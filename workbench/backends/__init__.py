@@ -70,10 +70,14 @@ def removed_setting(runtime: Mapping[str, Any]) -> str | None:
     return settings.removed_setting(runtime) if settings else None
 
 
+def backend_module(runtime: RuntimeSettings) -> str:
+    """The name of the module that is its backend."""
+    return re.sub(r"\.settings$", ".backend", type(runtime).__module__)
+
+
 def backend_of(runtime: RuntimeSettings) -> Backend[Any]:
     """Its backend in the table, imported alone: of what a measuring process does, imports take longest."""
-    module = type(runtime).__module__  # that of the null runtime is its backend too
-    return cast("Backend[Any]", import_module(re.sub(r"\.settings$", ".backend", module)))
+    return cast("Backend[Any]", import_module(backend_module(runtime)))
 
 
 def targets_of(backend: str) -> frozenset[Target]:
@@ -104,6 +108,6 @@ def publishable(runtime: RuntimeSettings) -> bool:
 __all__ = [
     "DEFAULT", "RUNTIME", "SETTINGS", "Backend", "Engine", "ExecutorchRuntime", "Infer", "LitertRuntime",
     "NullRuntime", "OnDevice", "OpenvinoRuntime", "OrtRuntime", "Runtime", "RuntimeSettings", "Session",
-    "Target", "TensorrtRuntime", "TorchRuntime", "backend_of", "publishable", "removed_setting",
-    "takes_onnx", "takes_program", "targets_of",
+    "Target", "TensorrtRuntime", "TorchRuntime", "backend_module", "backend_of", "publishable",
+    "removed_setting", "takes_onnx", "takes_program", "targets_of",
 ]  # fmt: skip

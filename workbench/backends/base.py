@@ -46,6 +46,7 @@ class RuntimeSettings(Record):
     FP16_IN_GRAPH: FP16 is in the graph, by a step of the recipe.
     DISTRIBUTION: that `version` is of; None where the backend runs in this environment alone. ALONGSIDE: the
     distributions that its sessions and its audit import, at the versions that are installed here.
+    FORKABLE: modules of its libraries that start no thread when they are imported: a process may fork after.
     TARGETS: what its files are opened on; torch's are never published for one.
     """
 
@@ -55,6 +56,7 @@ class RuntimeSettings(Record):
     TARGETS: ClassVar[frozenset[Target]] = frozenset({"server"})
     DISTRIBUTION: ClassVar[str | None] = None
     ALONGSIDE: ClassVar[tuple[str, ...]] = ()
+    FORKABLE: ClassVar[tuple[str, ...]] = ()
     REMOVED: ClassVar = {
         "execution_mode": ("sequential",),
         "arena": (True,),

@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Protocol
@@ -47,6 +47,7 @@ class Watch(Protocol):
 
 
 Launch = Callable[[str], AbstractContextManager[Subject]]
+Heat = Callable[[], AbstractContextManager[None]]  # entered before the launches of each heat
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ def measure(
     *,
     watch: Watch,
     report: Report,
+    heat: Heat = nullcontext,
     clock: Callable[[], float] = time.monotonic,
     into: Measured | None = None,
 ) -> Measured:
@@ -147,7 +149,7 @@ def measure(
     """
     measured = Measured() if into is None else into
     measured.batch_sizes = lineup.batch_sizes
-    timing = _Timing(lineup, launch, plan, watch, report, clock, measured)
+    timing = _Timing(lineup, launch, plan, watch, report, heat, clock, measured)
     while not measured.ended:
         timing.make_round()
     return measured
@@ -162,6 +164,7 @@ class _Timing:
     plan: Plan
     watch: Watch
     report: Report
+    heat: Heat
     clock: Callable[[], float]
     measured: Measured
     rng: random.Random = field(init=False)
@@ -248,6 +251,7 @@ class _Timing:
         measured, plan, number = self.measured, self.plan, len(self.measured.environments)
         began = self.clock()
         with ExitStack() as stack:
+            stack.enter_context(self.heat())
             subjects = {name: stack.enter_context(self.launch(name)) for name in order}
             warm = _warm_up(order, subjects, measured)
             opened = self.clock()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from workbench.system.launcher import Launcher
+
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -44,6 +46,7 @@ class Worker:
         *,
         log: Path,
         cpus: Collection[int] | None = None,
+        launcher: "Launcher | None" = None,
     ) -> None:
         arguments = (artifact, runtime, images, time.monotonic(), cpus)
         self._child = Child(
@@ -52,6 +55,7 @@ class Worker:
             log=log,
             label="the measuring process",
             environment=runtime.environment(),
+            launcher=launcher,
             exit_at_once=True,
         )
         self._images = len(images)

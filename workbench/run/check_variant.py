@@ -15,6 +15,7 @@ from workbench.backends.null import null_artifact
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
 from workbench.measure.agreement import coarsest, same_answers
+from workbench.measure.heat_launchers import HeatLaunchers
 from workbench.measure.records import BASELINE, Accuracy, GpuUse, SameAnswers, Saturation
 from workbench.measure.session_process import Memory, Opened
 from workbench.measure.split import Parts
@@ -102,10 +103,15 @@ class Context:
         contract = self.contracts.get(variant, self.job.contract)
         return self.prepared.job_for(contract, self.report)
 
-    def worker(self, variant: str, cpus: Sequence[int] | None = None) -> Worker:
-        """A process with the built variant in it, not yet ready. cpus: it may use; all by default."""
+    def worker(
+        self, variant: str, cpus: Sequence[int] | None = None, launchers: HeatLaunchers | None = None
+    ) -> Worker:
+        """A process with the built variant in it, not yet ready. cpus: it may use; all by default.
+        launchers: to fork it."""
         artifact, images = self.built[variant].artifact, self.job_of(variant).photos
-        return Worker(artifact, self.runtimes[variant], images, log=self.folder.log(variant), cpus=cpus)
+        runtime, log = self.runtimes[variant], self.folder.log(variant)
+        launcher = launchers.of(runtime, log) if launchers else None
+        return Worker(artifact, runtime, images, log=log, cpus=cpus, launcher=launcher)
 
     def not_here(self, variant: Variant) -> str | None:
         if variant.name in self.given:

@@ -9,6 +9,7 @@ from pathlib import Path
 from workbench.backends import RUNTIME, SETTINGS, NullRuntime
 from workbench.backends.null import null_artifact
 from workbench.backends.table import BACKENDS
+from workbench.measure.heat_launchers import HeatLaunchers
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
 from workbench.measure.power import Power, power
@@ -112,11 +113,18 @@ def _time_copies(report: Report) -> Measured:
         np.save(folder / "photos.npy", np.zeros((8, CLOCK_SIDE, CLOCK_SIDE, 3), dtype=np.uint8))
         images = Images(folder / "photos.npy", (0,) * 8, contract, digest="zeros")
         artifact = null_artifact(folder, (0, 3, CLOCK_SIDE, CLOCK_SIDE), classes=10)
+        runtime, log, launchers = NullRuntime(), folder / "log.txt", HeatLaunchers()
+
+        def launch(_: str) -> Worker:
+            launcher = launchers.of(runtime, log)
+            return Worker(artifact, runtime, images, log=log, cpus=cpus, launcher=launcher)
+
         return measure(
             Lineup(["a", "b"], baseline="a", twin="b"),
-            lambda _: Worker(artifact, NullRuntime(), images, log=folder / "log.txt", cpus=cpus),
+            launch,
             CLOCK_PLAN,
             watch=HostWatch(cpus),
+            heat=launchers.heat,
             report=lambda timing: report(
                 Progress("timing the clock against itself", timing.done, timing.total, left_s=timing.left_s)
             ),

@@ -16,6 +16,7 @@ from workbench.measure import samples
 from workbench.measure.early_stopping import rounds_needed
 from workbench.measure.gpu.figures import sizes_of
 from workbench.measure.gpu.watch import GpuWatch, gpu_conditions
+from workbench.measure.heat_launchers import HeatLaunchers
 from workbench.measure.host_watch import HostWatch, conditions
 from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure, noise_floor
 from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, GpuUse
@@ -161,16 +162,18 @@ def _session(
     batch_sizes = {name: runtime.batch for name, runtime in runtimes.items() if runtime.batch > 1}
     lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes, needs, kept)
     measured = sessions[session] = Measured()
+    launchers = HeatLaunchers()
 
     def launch(name: str) -> Worker:
-        return context.worker(BASELINE if name == TWIN else name, cpus)
+        return context.worker(BASELINE if name == TWIN else name, cpus, launchers)
 
     def report(progress: Progress) -> None:
         what = f"{session} of {plural(len(names), 'variant')}, rounds at most"
         context.report(replace(progress, what=what, left_s=(progress.left_s or 0.0) + later_s))
 
     with context.spans.span(STAGES[session]):
-        measure(lineup, launch, plan, watch=HostWatch(cpus, gpu=gpu), report=report, into=measured)
+        watch = HostWatch(cpus, gpu=gpu)
+        measure(lineup, launch, plan, watch=watch, report=report, heat=launchers.heat, into=measured)
     if (reason := measured.failed.get(BASELINE)) is not None:
         raise WorkbenchError(f"the baseline failed while it was timed: {reason}")
 

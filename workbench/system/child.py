@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self, TypeVar, TypeVarTuple
 
 from workbench.errors import Unsuited, WorkbenchError, summary
 from workbench.system.packages import missing_extra
@@ -52,6 +52,23 @@ class _Defect(Exception):
 Handler = Callable[[Any], object]
 
 
+class Process(Protocol):
+    """What is needed of a `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
+
+
+class ForkServer(Protocol):
+    """A `launcher.Launcher`."""
+
+    @property
+    def pid(self) -> int: ...
+    def fork(self, pipe: int, log: int) -> Process: ...
+
+
 def child_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
@@ -62,12 +79,24 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
+def start(command: list[str], pipe: int, output: BinaryIO) -> subprocess.Popen[bytes]:
+    """A process that has this descriptor of ours, no stdin, and prints into a file."""
+    return subprocess.Popen(
+        command,
+        pass_fds=[pipe],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=child_environment(),
+    )
+
+
 class Child:
     """A process running `handler`, a function `(request) -> answer` made by `factory(*arguments)`.
 
     factory: at the top of a module; called once in the child, it returns the handler or a context manager.
     log: file that its stdout and stderr are appended to. environment: to run in; this one by default. Raises
-    Unsuited where that is not made.
+    Unsuited where that is not made. launcher: to fork it, in that environment; by default it is started anew.
     exit_at_once: once the handler is closed, leave out what Python does at the end of a process. It takes a
     runtime longer than to open a small network; a factory whose libraries clean up there needs it.
     """
@@ -79,6 +108,7 @@ class Child:
         log: Path,
         label: str,
         environment: "VirtualEnvironment | None" = None,
+        launcher: ForkServer | None = None,
         exit_at_once: bool = False,
     ) -> None:
         self.label = f"{label} in {environment}" if environment else label
@@ -86,20 +116,22 @@ class Child:
         self._environment = environment
         # First of all: it raises where the environment is not made.
         command = (environment.command if environment else child_command)("workbench.system.child")
-        ours, theirs = socket.socketpair()
         log.parent.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
         with theirs, log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=child_environment(),
+            pipe = theirs.fileno()
+            self.process: Process = (
+                launcher.fork(pipe, output.fileno())
+                if launcher
+                else start([*command, str(pipe)], pipe, output)
             )
         self._pipe = Connection(ours.detach())
+        parent = launcher.pid if launcher else os.getpid()
         # Twice: what names a module that the child cannot import fails there as a job does, with a reason.
-        self._pipe.send_bytes(pickle.dumps((os.getpid(), exit_at_once, pickle.dumps((factory, arguments)))))
+        job = pickle.dumps((factory, arguments))
+        # One that has ended already is reported where its first answer is waited for.
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.send_bytes(pickle.dumps((parent, exit_at_once, job)))
 
     def ready(self, timeout_s: float) -> None:
         """Wait until the factory has returned. Raises ChildError."""
@@ -215,14 +247,30 @@ def _raised(error: Exception) -> ChildError | _Defect:
 
 
 def main() -> None:
-    pipe = Connection(int(sys.argv[1]))
+    serve(Connection(int(sys.argv[1])))
+
+
+def serve(pipe: Connection) -> None:
+    """Do the job that comes first and answer requests until the parent closes the pipe."""
     parent, exit_at_once, job = pickle.loads(pipe.recv_bytes())
     _serve(pipe, parent, job)
     if exit_at_once:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush()
         os._exit(0)
+
+
+def flush() -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def end_with(parent: int) -> bool:
+    """Have this process killed when its parent ends; False where that has ended already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return os.getppid() == parent
+    return True
 
 
 def _serve(pipe: Connection, parent: int, job: bytes) -> None:
@@ -232,10 +280,8 @@ def _serve(pipe: Connection, parent: int, job: bytes) -> None:
     logging.getLogger("workbench").setLevel(logging.INFO)
     # Ctrl-C is the parent's to handle; it ends us by closing the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            return  # It died before the line above.
+    if not end_with(parent):
+        return
     with contextlib.ExitStack() as stack:
         handlers: list[Handler] = []
 

@@ -10,6 +10,7 @@ class LitertRuntime(EdgeSettings):
 
     TARGETS: ClassVar = frozenset({"server", "android"})
     DISTRIBUTION: ClassVar = "ai-edge-litert"
+    FORKABLE: ClassVar = ("ai_edge_litert.interpreter",)
     ALONGSIDE: ClassVar = ("backports-strenum", "flatbuffers", "ml-dtypes", "protobuf", "tqdm")
 
     backend: Literal["litert"] = "litert"

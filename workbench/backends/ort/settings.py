@@ -15,6 +15,7 @@ class OrtRuntime(CudaSettings):
     PRECISIONS: ClassVar = {"cpu": ("f32",), "cuda": ("f32", "tf32")}
     FP16_IN_GRAPH: ClassVar = True
     DISTRIBUTION: ClassVar = "onnxruntime"
+    FORKABLE: ClassVar = ("onnxruntime",)
     ALONGSIDE: ClassVar = ("ml-dtypes", "onnx", "protobuf")  # its audit reads the file
     REMOVED_VALUES: ClassVar = {
         "provider": ("tensorrt", "tensorrt-rtx"),

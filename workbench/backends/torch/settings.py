@@ -11,6 +11,7 @@ from workbench.system.machine import collect
 class TorchRuntime(CudaSettings):
     """PyTorch, operator by operator or compiled ahead of time; it is never promoted."""
 
+    FORKABLE: ClassVar = ("torch",)
     PRECISIONS: ClassVar = {"cpu": ("f32", "bf16"), "cuda": ("f32", "tf32", "bf16", "f16")}
 
     backend: Literal["torch"] = "torch"

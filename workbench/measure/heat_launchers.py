@@ -1,0 +1,41 @@
+"""The launchers that the sessions of one heat are forked by."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from workbench.backends import Runtime, backend_module
+from workbench.system.launcher import AVAILABLE, Launcher
+
+OURS = ("workbench.measure.session_process", "numpy")
+
+
+class HeatLaunchers:
+    """A launcher for each set of libraries, new in each heat.
+
+    So a launch is a process of its own, as it is without them, and within a heat all find their libraries at
+    the same addresses: what these do to the speed cancels within the pairs, and differs between the rounds.
+    """
+
+    def __init__(self) -> None:
+        self._heat = ExitStack()
+        self._launchers: dict[object, Launcher] = {}
+
+    @contextmanager
+    def heat(self) -> Iterator[None]:
+        with ExitStack() as self._heat:
+            self._launchers = {}
+            yield
+
+    def of(self, runtime: Runtime, log: Path) -> Launcher | None:
+        """The launcher for sessions of this runtime; None where they are started anew: on a GPU, whose
+        libraries do not survive a fork, and where the system cannot do it."""
+        if runtime.device != "cpu" or not AVAILABLE:
+            return None
+        environment = runtime.environment()
+        key = (environment and environment.key, runtime.backend, runtime.FORKABLE)
+        if key not in self._launchers:
+            modules = [*OURS, backend_module(runtime), *runtime.FORKABLE]
+            launcher = Launcher(modules, log=log, environment=environment)
+            self._launchers[key] = self._heat.enter_context(launcher)
+        return self._launchers[key]
