@@ -17,8 +17,8 @@ from tests.builders import artifact_info, onnx_model, small_classifier
 from workbench.backends import NullRuntime, OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.measure.session_process import TIMED_IMAGES, OpenSession
-from workbench.measure.warm_up import MIN_CALLS
 from workbench.measure.throughput import photos_per_s
+from workbench.measure.warm_up import MIN_CALLS
 from workbench.measure.worker import Worker
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
