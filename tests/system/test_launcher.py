@@ -1,4 +1,4 @@
-"""A launcher's children are processes of their own: what goes wrong in one costs that one, and none is left."""
+"""A launcher's children are processes of their own: what fails in one costs that one, and none is left."""
 
 import os
 import signal
@@ -13,17 +13,21 @@ from typing import Any
 import psutil
 import pytest
 
-from workbench.system.child import Child, ChildDied, ChildError
-from workbench.system.launcher import AVAILABLE, Launcher
+from workbench.system.child import Child, ChildDied, ChildError, call
+from workbench.system.launcher import Launcher, available, end_shared_launcher, sharing_imports
+from workbench.system.nvidia import driver_here
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not AVAILABLE, reason="this system cannot wait for another process's children"),
+    pytest.mark.skipif(not available(), reason="this system cannot wait for another process's children"),
 ]
 TIMEOUT_S = 60.0
 # What the children do; the launchers import it as `forked_jobs`.
 JOBS = """
-import ctypes, os, signal, threading, time
+import ctypes, os, signal, sys, time
+
+def parent():
+    return os.getppid()
 
 def library_at():
     return ctypes.cast(ctypes.CDLL(None).printf, ctypes.c_void_p).value
@@ -39,7 +43,7 @@ def handler():
             print("printed by", os.getpid(), flush=True)
         if request == "append":
             made.append(request)
-        return os.getpid(), os.getppid(), library_at(), len(made), threading.active_count()
+        return os.getpid(), os.getppid(), library_at(), len(made)
     return answer
 """
 
@@ -48,6 +52,7 @@ def handler():
 def handler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("forked")
     (folder / "forked_jobs.py").write_text(JOBS)
+    (folder / "counted.py").write_text("print('imported', flush=True)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(folder), *sys.path])
         import forked_jobs  # type: ignore[import-not-found]
@@ -57,12 +62,12 @@ def handler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def launcher(handler: Any, tmp_path: Path) -> Iterator[Launcher]:
-    with Launcher(["forked_jobs", "numpy"], log=tmp_path / "launcher.txt") as launcher:
+    with Launcher(log=tmp_path / "launcher.txt") as launcher:
         yield launcher
 
 
-def child(handler: Any, launcher: Launcher, log: Path) -> Child:
-    return Child(handler, log=log, label="the job", launcher=launcher, exit_at_once=True)
+def child(handler: Any, launcher: Launcher, log: Path, *imports: str) -> Child:
+    return Child(handler, log=log, label="the job", launcher=launcher, imports=imports, exit_at_once=True)
 
 
 def test_each_is_a_process_of_its_own_with_its_own_memory_and_log(
@@ -78,7 +83,9 @@ def test_each_is_a_process_of_its_own_with_its_own_memory_and_log(
         assert [answer[0] for answer in answers] == [one.process.pid, two.process.pid]
         assert {answer[1] for answer in answers} == {launcher.pid}
         assert [answer[3] for answer in answers] == [1, 0]
-        assert [log.read_text() for log in logs] == [f"printed by {each.process.pid}\n" for each in (one, two)]
+        assert [log.read_text() for log in logs] == [
+            f"printed by {each.process.pid}\n" for each in (one, two)
+        ]
     assert [each.process.wait() for each in (one, two)] == [0, 0]
 
 
@@ -87,7 +94,7 @@ def test_libraries_lie_where_the_launcher_has_them_and_elsewhere_in_the_next(
 ) -> None:
     places = []
     for _ in range(3):
-        with Launcher(["forked_jobs"], log=tmp_path / "launcher.txt") as launcher, ExitStack() as stack:
+        with Launcher(log=tmp_path / "launcher.txt") as launcher, ExitStack() as stack:
             pair = [stack.enter_context(child(handler, launcher, tmp_path / "log.txt")) for _ in range(2)]
             for each in pair:
                 each.ready(TIMEOUT_S)
@@ -98,7 +105,10 @@ def test_libraries_lie_where_the_launcher_has_them_and_elsewhere_in_the_next(
 
 
 def test_a_crash_is_told_and_costs_that_one_alone(launcher: Launcher, handler: Any, tmp_path: Path) -> None:
-    with child(handler, launcher, tmp_path / "a.txt") as one, child(handler, launcher, tmp_path / "b.txt") as two:
+    with (
+        child(handler, launcher, tmp_path / "a.txt") as one,
+        child(handler, launcher, tmp_path / "b.txt") as two,
+    ):
         for each in (one, two):
             each.ready(TIMEOUT_S)
         with pytest.raises(ChildDied, match="the job was killed by SIGSEGV"):
@@ -114,18 +124,37 @@ def test_one_that_hangs_is_stopped(launcher: Launcher, handler: Any, tmp_path: P
         assert each.process.wait() == -signal.SIGKILL
 
 
-def test_a_module_that_cannot_be_imported_is_told_where_the_answer_is_waited_for(
-    handler: Any, tmp_path: Path
+def test_modules_are_imported_once_and_what_cannot_be_is_left_to_the_child(
+    launcher: Launcher, handler: Any, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log.txt"
-    with Launcher(["no_such_module"], log=log) as launcher, child(handler, launcher, log) as each:
-        with pytest.raises(ChildDied, match="the job ended with exit code 1"):
+    for _ in range(2):
+        with child(
+            handler, launcher, tmp_path / "log.txt", "forked_jobs", "no_such_module", "counted"
+        ) as each:
             each.ready(TIMEOUT_S)
-        assert "No module named 'no_such_module'" in log.read_text()
+            assert each.ask("append", TIMEOUT_S)[3] == 1
+    assert (tmp_path / "launcher.txt").read_text() == "imported\n"
+
+
+@pytest.mark.skipif(driver_here(), reason="CUDA does not survive a fork")
+def test_calls_share_the_imports_where_they_are_told_to(handler: Any, tmp_path: Path) -> None:
+    import forked_jobs
+
+    def parent_of_call() -> int:
+        return call(forked_jobs.parent, log=tmp_path / "log.txt", timeout_s=TIMEOUT_S, label="the job")
+
+    assert parent_of_call() == os.getpid()
+    with sharing_imports():
+        first, second = parent_of_call(), parent_of_call()
+        assert first == second != os.getpid()
+        end_shared_launcher()
+        assert not psutil.pid_exists(first)
+        assert parent_of_call() not in (first, os.getpid())
+    assert parent_of_call() == os.getpid()
 
 
 def test_the_children_end_with_it(handler: Any, tmp_path: Path) -> None:
-    with Launcher(["forked_jobs"], log=tmp_path / "launcher.txt") as launcher:
+    with Launcher(log=tmp_path / "launcher.txt") as launcher:
         each = child(handler, launcher, tmp_path / "log.txt")
         each.ready(TIMEOUT_S)
         found = psutil.Process(each.process.pid)
@@ -141,7 +170,7 @@ def test_nothing_is_left_where_the_parent_is_killed(handler: Any, tmp_path: Path
         import forked_jobs
         from workbench.system.child import Child
         from workbench.system.launcher import Launcher
-        launcher = Launcher(["forked_jobs"], log=Path("launcher.txt"))
+        launcher = Launcher(log=Path("launcher.txt"))
         child = Child(forked_jobs.handler, log=Path("log.txt"), label="the job", launcher=launcher)
         child.ready(60)
         print(launcher.pid, child.process.pid, flush=True)

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from workbench.backends import Runtime, backend_module
-from workbench.system.launcher import AVAILABLE, Launcher
-
-OURS = ("workbench.measure.session_process", "numpy")
+from workbench.backends import Runtime
+from workbench.system.launcher import Launcher, available
 
 
 class HeatLaunchers:
@@ -30,12 +28,11 @@ class HeatLaunchers:
     def of(self, runtime: Runtime, log: Path) -> Launcher | None:
         """The launcher for sessions of this runtime; None where they are started anew: on a GPU, whose
         libraries do not survive a fork, and where the system cannot do it."""
-        if runtime.device != "cpu" or not AVAILABLE:
+        if runtime.device != "cpu" or not available():
             return None
         environment = runtime.environment()
         key = (environment and environment.key, runtime.backend, runtime.FORKABLE)
         if key not in self._launchers:
-            modules = [*OURS, backend_module(runtime), *runtime.FORKABLE]
-            launcher = Launcher(modules, log=log, environment=environment)
+            launcher = Launcher(log=log, environment=environment)
             self._launchers[key] = self._heat.enter_context(launcher)
         return self._launchers[key]

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
 
-from workbench.backends import Runtime
+from workbench.backends import Runtime, backend_module
 from workbench.backends.artifact import Artifact
 from workbench.backends.audit import Audit
 from workbench.measure.gpu.watch import GpuWatch
@@ -56,6 +56,7 @@ class Worker:
             label="the measuring process",
             environment=runtime.environment(),
             launcher=launcher,
+            imports=("numpy", hold.__module__, backend_module(runtime), *runtime.FORKABLE),
             exit_at_once=True,
         )
         self._images = len(images)

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 Arguments = TypeVarTuple("Arguments")
 
+RUNS_ONNX = ("numpy", "onnx", "onnxruntime")
 PROBES = 8  # photos an export's logits are compared on
 REFERENCE_BATCH = 16
 SATURATION_PHOTOS = 8
@@ -133,6 +134,14 @@ def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
     if (prepare := backend_of(variant.runtime).prepare) is not None:
         prepare(built[1], variant.runtime)
     return built
+
+
+def imports(job: Job, variant: Variant) -> tuple[str, ...]:
+    """The modules that a build imports, takes long to, and that start no threads."""
+    if is_exported(job, variant) or kind_of(job.source.checkpoint) == "onnx":
+        return RUNS_ONNX
+    dynamo = takes_onnx(variant.runtime) and variant.export.exporter != "torchscript"
+    return (*RUNS_ONNX, "torch", *(("torch._dynamo", "onnxscript") if dynamo else ()))
 
 
 def links_of(variant: Variant) -> int:

@@ -161,7 +161,10 @@ def build_variant(job: build.Job, variant: Variant, log: Path, timeout_s: float)
         return Built(*found, build_s=None)
     started, first = time.monotonic(), variant.export
     try:
-        found = call(build.build, job, variant, log=log, timeout_s=timeout_s, label="the build")
+        imports = build.imports(job, variant)
+        found = call(
+            build.build, job, variant, log=log, timeout_s=timeout_s, label="the build", imports=imports
+        )
     except ChildDied as error:
         # Out of memory, say: dynamo takes more of it than torchscript.
         torchscript = first.model_copy(update={"exporter": "torchscript"})
@@ -182,7 +185,10 @@ def reference_logits(job: build.Job, baseline: Artifact, log: Path, report: Repo
     if not path.exists():
         doing = "running the source model"
         report(Progress(doing, 0, 1))
-        call(build.save_reference, job, baseline, path, log=log, timeout_s=3600.0, label=doing)
+        imports = (*build.RUNS_ONNX, "torch")
+        call(
+            build.save_reference, job, baseline, path, log=log, timeout_s=3600.0, label=doing, imports=imports
+        )
     logits: NDArray[np.float32] = np.load(path)
     return logits
 
@@ -359,7 +365,8 @@ def saturation(context: Context, variant: Variant, built: Built) -> Saturation |
     if path.exists():
         return TypeAdapter(Saturation | None).validate_json(path.read_bytes())
     log, doing = context.folder.log(variant.name), "the emulation of 16-bit accumulation"
-    found = call(build.saturation, job, built.artifact, log=log, timeout_s=600.0, label=doing)
+    given = (job, built.artifact)
+    found = call(build.saturation, *given, log=log, timeout_s=600.0, label=doing, imports=build.RUNS_ONNX)
     write_atomic(path, TypeAdapter(Saturation | None).dump_json(found))
     return found
 

@@ -109,7 +109,16 @@ def _hold_runtime(
         found = kind.validate_json(path.read_bytes())
     else:
         label = f"comparing {plain.backend} with onnxruntime"
-        found = call(runtime_fault, job, variant, plain, log=log, timeout_s=TIMEOUT_S, label=label)
+        found = call(
+            runtime_fault,
+            job,
+            variant,
+            plain,
+            log=log,
+            timeout_s=TIMEOUT_S,
+            label=label,
+            imports=build.RUNS_ONNX,
+        )
         write_atomic(path, kind.dump_json(found))
     if found is not None:
         row, text, node = found

@@ -35,6 +35,7 @@ from workbench.run.gate_observations import Seen, observe, starts_of, twins_of
 from workbench.run.given import Given
 from workbench.run.prepare import Prepared, prepare
 from workbench.run.time_variants import time_together, timing_lock
+from workbench.system.launcher import sharing_imports
 from workbench.system.progress import Progress, Report
 from workbench.system.records import write_record
 from workbench.workspace.recipe import Variant
@@ -75,6 +76,7 @@ class GateRequest:
         return found
 
 
+@sharing_imports()
 def run_gate(
     workspace: Workspace, request: GateRequest, options: pipeline.Options, report: Report
 ) -> GateReport:

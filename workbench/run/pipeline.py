@@ -40,6 +40,7 @@ from workbench.system import machine
 from workbench.system.child import call
 from workbench.system.environments import VirtualEnvironment
 from workbench.system.files import digest_of, write_arrays, write_atomic
+from workbench.system.launcher import sharing_imports
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
 from workbench.system.records import write_record
@@ -77,6 +78,7 @@ class Options:
     unmade: Mapping[VirtualEnvironment, str] = field(default_factory=dict)
 
 
+@sharing_imports()
 def run_workspace(
     workspace: Workspace,
     variants: Sequence[Variant],
@@ -139,6 +141,7 @@ def _report_end(result: TrialResult, report: Report) -> None:
         report(Progress(result.status, 0, 0, what))
 
 
+@sharing_imports()
 def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Advice:
     """The advice, and the sanity look: nothing is measured but the source model's accuracy.
 
@@ -268,7 +271,8 @@ def _facts(cache: Path, baseline: Artifact) -> NetworkFacts:
     path = cache / "networks" / f"{digest_of(known)}.json"
     if not path.exists():
         log = cache / "logs" / "network.txt"
-        facts = call(network, baseline, log=log, timeout_s=120.0, label="reading the network")
+        doing = "reading the network"
+        facts = call(network, baseline, log=log, timeout_s=120.0, label=doing, imports=("numpy", "onnx"))
         write_record(path, facts)
     return NetworkFacts.model_validate_json(path.read_bytes())
 

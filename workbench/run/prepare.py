@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from workbench.errors import WorkbenchError, plural
 from workbench.model.source import model_source
+from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.info import SourceInfo
 from workbench.model.source.model_source import ModelSource, source_digest
 from workbench.photos import dataset, likeness
@@ -161,7 +162,14 @@ def inspect(model: ModelSource, digest: str, cache: Path) -> SourceInfo:
     if path.exists():
         return SourceInfo.model_validate_json(path.read_bytes())
     log = cache / "logs" / "inspect.txt"
-    info = call(model_source.inspect, model, log=log, timeout_s=120.0, label="reading the checkpoint")
+    info = call(
+        model_source.inspect,
+        model,
+        log=log,
+        timeout_s=120.0,
+        label="reading the checkpoint",
+        imports=("numpy", "onnx" if kind_of(model.checkpoint) == "onnx" else "torch"),
+    )
     write_atomic(path, info.model_dump_json().encode())
     return info
 

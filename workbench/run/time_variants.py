@@ -30,6 +30,7 @@ from workbench.run.extras import candidates, saturated, with_extras
 from workbench.run.memory import fitted, needs_of, together, with_room
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
+from workbench.system.launcher import end_shared_launcher
 from workbench.system.machine import available_cpus
 from workbench.system.progress import Progress
 from workbench.system.spans import Stage
@@ -56,6 +57,7 @@ def time_all(
 @contextmanager
 def timing_lock(context: Context) -> Iterator[None]:
     """While the block runs, no other run on this machine times anything."""
+    end_shared_launcher()  # its memory is the variants'
     with ExitStack() as stack:
         with context.spans.span("waiting"):
             lock = context.job.cache / "timing.lock"

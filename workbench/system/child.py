@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -66,7 +67,11 @@ class ForkServer(Protocol):
 
     @property
     def pid(self) -> int: ...
-    def fork(self, pipe: int, log: int) -> Process: ...
+    def fork(self, pipe: int, log: int, imports: Sequence[str]) -> Process: ...
+
+
+# Gives the one by which `call` forks in this environment; see `launcher.sharing_imports`.
+SHARED: ContextVar[Callable[[], ForkServer] | None] = ContextVar("SHARED", default=None)
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
@@ -97,6 +102,7 @@ class Child:
     factory: at the top of a module; called once in the child, it returns the handler or a context manager.
     log: file that its stdout and stderr are appended to. environment: to run in; this one by default. Raises
     Unsuited where that is not made. launcher: to fork it, in that environment; by default it is started anew.
+    imports: modules that it needs and that start no threads; a launcher imports them before.
     exit_at_once: once the handler is closed, leave out what Python does at the end of a process. It takes a
     runtime longer than to open a small network; a factory whose libraries clean up there needs it.
     """
@@ -109,6 +115,7 @@ class Child:
         label: str,
         environment: "VirtualEnvironment | None" = None,
         launcher: ForkServer | None = None,
+        imports: Sequence[str] = (),
         exit_at_once: bool = False,
     ) -> None:
         self.label = f"{label} in {environment}" if environment else label
@@ -121,7 +128,7 @@ class Child:
         with theirs, log.open("ab") as output:
             pipe = theirs.fileno()
             self.process: Process = (
-                launcher.fork(pipe, output.fileno())
+                launcher.fork(pipe, output.fileno(), imports)
                 if launcher
                 else start([*command, str(pipe)], pipe, output)
             )
@@ -205,13 +212,24 @@ def call(
     timeout_s: float,
     label: str,
     environment: "VirtualEnvironment | None" = None,
+    imports: Sequence[str] = (),
 ) -> Result:
     """Run a function, which is at the top of a module, in a process of its own and return what it returns.
 
-    environment: to run it in; this one by default. Raises ChildError where it raises, dies or takes longer
-    than timeout_s, and Unsuited where the environment is not made.
+    environment: to run it in; this one by default. imports: see `Child`. Raises ChildError where it raises,
+    dies or takes longer than timeout_s, and Unsuited where the environment is not made.
     """
-    with Child(one_call, function, arguments, log=log, label=label, environment=environment) as child:
+    shared = None if environment else SHARED.get()
+    with Child(
+        one_call,
+        function,
+        arguments,
+        log=log,
+        label=label,
+        environment=environment,
+        launcher=shared() if shared else None,
+        imports=(function.__module__, *imports),
+    ) as child:
         child.ready(timeout_s)
         result: Result = child.ask(None, timeout_s)
         return result

@@ -63,6 +63,11 @@ def read_gpu(load: Load) -> Gpu | str:
     return Gpu(shown, capability, cuda, memory.value, place)
 
 
+def driver_here() -> bool:
+    """Whether a process here may start CUDA; the driver is not asked, which takes time."""
+    return driver_version() is not None or Path("/dev/nvidiactl").exists()
+
+
 def driver_version() -> str | None:
     """The version of the kernel module; None outside Linux, and in a container that hides /sys."""
     try:

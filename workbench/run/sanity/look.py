@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Photos whose inputs are looked at; whose answers are, where nothing is measured; that are given again.
 SAMPLE, QUICK, AGAIN = 64, 256, 8
 TIMEOUT_S = 300.0
+RUNTIME = ("numpy", "onnxruntime")
 FoundT = TypeVar("FoundT")
 
 
@@ -63,7 +64,9 @@ def look_quickly(prepared: Prepared, baseline: Artifact, log: Path) -> tuple[Rem
     """The same on a few hundred photos. Raises ChildError where the baseline cannot run them."""
     photos = prepared.job.photos
     rows, doing = spread(len(photos), QUICK), "running the baseline"
-    found = call(inputs.outputs_of, baseline, photos, rows, log=log, timeout_s=TIMEOUT_S, label=doing)
+    found = call(
+        inputs.outputs_of, baseline, photos, rows, log=log, timeout_s=TIMEOUT_S, label=doing, imports=RUNTIME
+    )
     return look(prepared, baseline, found, log, rows)
 
 
@@ -93,6 +96,7 @@ def _ask(
     why, and there is nothing to remark on."""
     doing = "the sanity look"
     try:
-        return call(function, baseline, photos, rows, log=log, timeout_s=TIMEOUT_S, label=doing)
+        given = (baseline, photos, rows)
+        return call(function, *given, log=log, timeout_s=TIMEOUT_S, label=doing, imports=RUNTIME)
     except ChildError:
         return None

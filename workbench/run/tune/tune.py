@@ -29,6 +29,7 @@ from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, promise
 from workbench.run.tune.search import Candidate, Search, chosen, explore, resized
 from workbench.system.files import write_atomic
+from workbench.system.launcher import sharing_imports
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import NAME_PATTERN, Variant, to_yaml
 from workbench.workspace.workspace import Workspace
@@ -46,6 +47,7 @@ class Tuned:
     recipe: Path | None
 
 
+@sharing_imports()
 def tune(
     workspace: Workspace, variants: Sequence[Variant], recipe: Path, options: pipeline.Options, report: Report
 ) -> Tuned:

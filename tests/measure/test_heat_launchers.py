@@ -1,0 +1,65 @@
+"""A heat's sessions of one runtime are forked by one process, which no thread was started in."""
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from workbench.backends import SETTINGS
+from workbench.backends.null import NullRuntime, null_artifact
+from workbench.measure.heat_launchers import HeatLaunchers
+from workbench.measure.worker import Worker
+from workbench.photos.contract import Preprocess
+from workbench.photos.dataset import Images
+from workbench.system.child import Child, one_call
+from workbench.system.launcher import Launcher, available
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not available(), reason="this system cannot wait for another process's children"),
+]
+SIDE = 8
+
+
+def nothing() -> None:
+    """What the child is asked to do."""
+
+
+def test_no_library_that_is_imported_before_a_fork_starts_a_thread(tmp_path: Path) -> None:
+    modules = sorted({module for settings in SETTINGS.values() for module in settings.FORKABLE})
+    log = tmp_path / "log.txt"
+    with (
+        Launcher(log=log) as launcher,
+        Child(
+            one_call, nothing, (), log=log, label="it", launcher=launcher, imports=["numpy", *modules]
+        ) as child,
+    ):
+        child.ready(120)
+        assert psutil.Process(launcher.pid).num_threads() == 1
+
+
+def test_sessions_of_a_heat_have_one_parent_and_those_of_the_next_another(tmp_path: Path) -> None:
+    contract = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    np.save(tmp_path / "photos.npy", np.zeros((8, SIDE, SIDE, 3), dtype=np.uint8))
+    images = Images(tmp_path / "photos.npy", (0,) * 8, contract, digest="zeros")
+    artifact = null_artifact(tmp_path, (0, 3, SIDE, SIDE), classes=10)
+    runtime, log, launchers = NullRuntime(), tmp_path / "log.txt", HeatLaunchers()
+    parents = []
+    for _ in range(2):
+        with launchers.heat():
+            for _ in range(2):
+                with Worker(
+                    artifact, runtime, images, log=log, launcher=launchers.of(runtime, log)
+                ) as worker:
+                    worker.ready()
+                    parents.append(psutil.Process(worker.pid).ppid())
+    assert parents[0] == parents[1] != parents[2] == parents[3]
+    assert not any(psutil.pid_exists(parent) for parent in parents)
+
+
+def test_on_a_gpu_each_is_started_alone(tmp_path: Path) -> None:
+    launchers = HeatLaunchers()
+    runtime = SETTINGS["onnxruntime"].model_validate({"backend": "onnxruntime", "device": "cuda"})
+    with launchers.heat():
+        assert launchers.of(runtime, tmp_path / "log.txt") is None
