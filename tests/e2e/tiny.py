@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -180,11 +182,10 @@ def prepare_folder(root: Path, *, per_class: int = 10) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    try:
-        return [int(child) for child in listed.read_text().split()]
-    except FileNotFoundError:
-        return []
+    """The processes that it started, and those that they did."""
+    with suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    return []
 
 
 def is_running(pid: int) -> bool:
