@@ -20,8 +20,9 @@ from workbench.results.reasons import Failed, NotCertifiedInTurn, NotFinalist, O
 from workbench.results.records import Budget, CertificationSequence, TrialResult
 from workbench.results.verdict import Comparison, compare
 from workbench.run.check_variant import Context
+from workbench.run.tune.bench import SearchBench
 from workbench.run.tune.moves import Move, at_size, with_step
-from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.run.tune.quick_look import QuickLook
 from workbench.run.tune.search import FINALISTS, Candidate, Search, _families, chosen, explore, scan_sizes
 from workbench.run.tune.tune import (
     HEADER,
@@ -77,7 +78,7 @@ def knowing(*candidates: Candidate, budget: Budget | None = None, seconds: float
         report=lambda _: None,
     )
     until = time.monotonic() + seconds
-    search = Search(cast(Context, context), cast(Looker, None), until, trial("baseline", size_mb=1))
+    search = Search(cast(Context, context), cast(SearchBench, None), until, trial("baseline", size_mb=1))
     search.candidates = {f"{number}": one for number, one in enumerate(candidates)}
     return search
 

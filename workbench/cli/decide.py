@@ -93,10 +93,10 @@ def compare(
     from workbench.results.folder import find_run, fleet_run
     from workbench.results.history import compare_runs, details_of
 
-    results = find_workspace(workspace).results
+    results = find_workspace(workspace, inputs=False).results
     fleet = fleet_run(results, runs[0] if runs else None) if len(runs or []) < 2 else None
     if fleet is not None and variant is None and not pairs:
-        return print_matrix(fleet, form)
+        return print_matrix(fleet, form, output)
     if variant is not None:
         details = details_of(results, runs or [], variant, reanalyse=reanalyse)
         print_answer(words.answer(details), words.text(details), form)

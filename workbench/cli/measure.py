@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from workbench.cli.fleet import fleet_of, print_matrix, run_on_fleet
+from workbench.cli.fleet import conclude_fleet, conclude_tuning, fleet_of, run_on_fleet, tune_on_fleet
 from workbench.cli.options import (
     AnswerFormat,
     Debug,
@@ -66,7 +66,12 @@ ResumeOption = Annotated[
 ]
 Start = Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")]
 SearchBudget = Annotated[float, seconds("--budget", "time for all of it (default: 10m)")]
-RecipeName = Annotated[str | None, option("--name", "of the recipe (default: tuned-<model>)", metavar="NAME")]
+NAME = "of the recipe (default: tuned-<model>; with --fleet tuned-<class>, or NAME-<class>)"
+RecipeName = Annotated[str | None, option("--name", NAME, metavar="NAME")]
+FleetSearch = Annotated[bool, option("--fleet", "a search for each class of devices in fleet.yaml")]
+SearchedClass = Annotated[
+    list[str] | None, option("--class", "with --fleet: for this class alone (repeatable)", metavar="NAME")
+]
 InputShape = Annotated[
     tuple[int, int, int, int],
     count("--input-shape", "of the network's input (default: 1 3 224 224)", metavar="N C H W"),
@@ -144,7 +149,7 @@ def run(
             advice = partial(_report_advice, report)
             comparison = pipeline.run_workspace(found, variants, settings, report, advice)
     if devices is not None:
-        return print_matrix(folder, form)
+        return conclude_fleet(folder, form)
     return _conclude(comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
 
 
@@ -236,6 +241,8 @@ def tune(
     name: RecipeName = None,
     seed: Seed = 0,
     timings: Timings = False,
+    fleet: FleetSearch = False,
+    device_class: SearchedClass = None,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -245,6 +252,8 @@ def tune(
 ) -> int:
     """Search for the best variant within the budget, and write it as a recipe."""
     check_output(form, output)
+    own = {"--output": output, "--timings": timings, "--verbose": verbose}
+    _check_fleet(form, None, device_class, None, fleet=fleet, own=own)
 
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
@@ -255,6 +264,7 @@ def tune(
     from workbench.workspace import recipe
 
     found = find_workspace(workspace)
+    devices = fleet_of(found, device_class or []) if fleet else None
     target = recipe_path(found, name)
     with ProgressDisplay(quiet=quiet) as report:
         variants = recipe.chosen(recipes)
@@ -265,7 +275,12 @@ def tune(
             show_power=partial(_report_power, report),
             spans=(spans := _spans()),
         )
-        tuned = search(found, variants, target, settings, report)
+        if devices is not None:
+            fleet_tuned = tune_on_fleet(found, devices, variants, name, settings, report)
+        else:
+            tuned = search(found, variants, target, settings, report)
+    if devices is not None:
+        return conclude_tuning(fleet_tuned, form)
     code = _conclude(tuned.comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
     print(words.text(tuned), file=sys.stderr)
     return code

@@ -24,6 +24,13 @@ def print_answer(answer: object, text: str, form: AnswerFormat | TableFormat) ->
     print(json.dumps(answer, indent=2) if form == "json" else text)
 
 
+def terminal_width() -> int:
+    """Columns that a table on stdout may take: those of the terminal, 100 at most and where there is none."""
+    from workbench.report.words import WIDTH
+
+    return min(shutil.get_terminal_size().columns, WIDTH) if sys.stdout.isatty() else WIDTH
+
+
 def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
     """Raise WorkbenchError where a comparison could not be shown or written, before it is measured."""
     if output is not None and output.is_dir():

@@ -82,7 +82,23 @@ class RayLink:
             max_concurrency=3,
         )
         self._actor = actor.remote(device.python, device.cache)
-        self._get(self._actor.ready.remote(), START_S, "its worker did not start")
+        try:
+            self._wait_for_worker(name)
+        except DeviceGone:
+            self.close()  # else it would start whenever the device is back
+            raise
+
+    def _wait_for_worker(self, name: str) -> None:
+        """Ray itself would wait for ever for a node that is gone."""
+        import ray
+
+        reference, deadline = self._actor.ready.remote(), time.monotonic() + START_S
+        while not ray.wait([reference], timeout=POLL_S)[0]:
+            if not _is_alive(name):
+                raise DeviceGone("its raylet ended before its worker started")
+            if time.monotonic() > deadline:
+                raise DeviceGone(f"its worker did not start in {START_S:.0f} s")
+        self._get(reference, POLL_S, "its worker did not start")
 
     def _get(self, reference: Any, timeout_s: float, otherwise: str) -> Any:
         import ray

@@ -183,7 +183,7 @@ class FleetDriver:
             finally:
                 self.links.remove(link)
         except WorkbenchError as error:
-            state, reason = _ended(error, stopped=self.links.stopped)
+            state, reason = end_of(error, stopped=self.links.stopped)
         except Exception as error:
             # The other devices go on; the trace is in the log of this one.
             state, reason = "failed", summary(error)
@@ -193,7 +193,8 @@ class FleetDriver:
         progress.end(name, state, reason)
 
 
-def _ended(error: WorkbenchError, *, stopped: bool) -> tuple[DeviceState, str]:
+def end_of(error: WorkbenchError, *, stopped: bool) -> tuple[DeviceState, str]:
+    """The state of a device that ended so, and why. stopped: by the user."""
     if stopped:
         return "stopped", "the run was stopped"
     match error:

@@ -86,6 +86,17 @@ class FleetWork:
             self.pixels.append(SentPixels(contract=contract, digest=job.photos.digest, content=content))
         return found
 
+    def add(self, variant: Variant) -> SentPixels:
+        """Build one more variant, as far as one machine can for all. Returns the photos as it takes them.
+
+        Raises WorkbenchError.
+        """
+        if variant.name not in self.links:
+            self.links[variant.name] = self._built(variant)
+            self.variants = [*self.variants, variant]
+        contract = self.context.job_of(variant.name).contract
+        return next(sent for sent in self.pixels if sent.contract == contract)
+
     def _add_photos(self) -> None:
         """The reference, and a photo for the whole path."""
         import numpy as np

@@ -58,6 +58,9 @@ class DeviceWorker:
             "begin": self._begin,
             "recall": self._recall,
             "check": self._check,
+            "absent": self._absent,
+            "look": self._look,
+            "profile": self._profile,
             "race": self._race,
             "files": self._files,
             "read": self._read,
@@ -105,7 +108,7 @@ class DeviceWorker:
 
         shipment = Shipment.model_validate(header["shipment"])
         self._run = DeviceRun(shipment, self._folder, self.cache, self._report)
-        return {}, b""
+        return {"empty_peak_bytes": self._run.empty_peak_bytes}, b""
 
     def _recall(self, header: Header, _blob: bytes) -> Answer:
         from workbench.fleet.shipment import SentVariant
@@ -121,11 +124,33 @@ class DeviceWorker:
         trial = self._running().check(SentVariant.model_validate(header["variant"]))
         return {"trial": trial.model_dump(mode="json")}, b""
 
+    def _absent(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.fleet.shipment import SentVariant
+
+        variants = [SentVariant.model_validate(sent) for sent in header["variants"]]
+        return {"absent": self._running().absent(variants)}, b""
+
+    def _look(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.fleet.shipment import SentPixels, SentVariant
+
+        sent, pixels = SentVariant.model_validate(header["variant"]), header["pixels"]
+        look = self._running().look(sent, SentPixels.model_validate(pixels))
+        return {"look": look.model_dump(mode="json")}, b""
+
+    def _profile(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.backends.artifact import ArtifactInfo
+        from workbench.photos.contract import Preprocess
+
+        source, quantized = (ArtifactInfo.model_validate(header[name]) for name in ("source", "quantized"))
+        times = self._running().profile(source, quantized, Preprocess.model_validate(header["contract"]))
+        return {"times": list(times)}, b""
+
     def _race(self, header: Header, _blob: bytes) -> Answer:
         from workbench.fleet.shipment import SentPlan
 
         lock = cache_folder() / "timing.lock"
-        info, trials = self._running().race(SentPlan.model_validate(header["plan"]), lock)
+        plan, variants = SentPlan.model_validate(header["plan"]), header.get("variants")
+        info, trials = self._running().race(plan, lock, variants)
         return {
             "info": info.model_dump(mode="json"),
             "trials": [trial.model_dump(mode="json") for trial in trials],
@@ -159,6 +184,8 @@ class DeviceWorker:
             return {}, file.read(CHUNK_BYTES)
 
     def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
         for folder in (self._folder, self._folder.with_name(f"{self._folder.name}-photo")):
             shutil.rmtree(folder, ignore_errors=True)
         self._lock.release()

@@ -40,6 +40,7 @@ from workbench.system import machine
 from workbench.system.child import call
 from workbench.system.environments import VirtualEnvironment
 from workbench.system.files import digest_of, write_arrays, write_atomic
+from workbench.system.machine import Machine
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
 from workbench.system.records import write_record
@@ -255,11 +256,22 @@ def advice_for(
     unmade: Mapping[VirtualEnvironment, str] = NOTHING,
 ) -> Advice:
     """Which of the variants are worth trying on this network and this machine. Raises WorkbenchError."""
-    facts = _facts(prepared.job.cache, baseline)
     kind = prepared.source_kind
     reasons = {variant.name: not_here(variant, kind, baseline, unmade) for variant in variants}
     absent = {name: reason for name, reason in reasons.items() if reason}
-    return advise(facts, machine.collect(), absent, variants, objective=prepared.workspace.budget.objective)
+    return advice_on(machine.collect(), absent, prepared, baseline, variants)
+
+
+def advice_on(
+    where: Machine,
+    absent: Mapping[str, str],
+    prepared: Prepared,
+    baseline: Artifact,
+    variants: Sequence[Variant],
+) -> Advice:
+    """As `advice_for`, on a machine. absent: variants that cannot be tried there, and why."""
+    facts = _facts(prepared.job.cache, baseline)
+    return advise(facts, where, absent, variants, objective=prepared.workspace.budget.objective)
 
 
 def _facts(cache: Path, baseline: Artifact) -> NetworkFacts:

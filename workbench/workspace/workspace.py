@@ -123,29 +123,32 @@ class Workspace:
         return {field: path for field, path in given.items() if path is not None and not self.synthetic}
 
 
-def find(given: Path | None, start: Path) -> Workspace:
+def find(given: Path | None, start: Path, *, inputs: bool = True) -> Workspace:
     """The given workspace, else the nearest `krishi.yaml` from `start` upwards, else the bundled sample, with
     its results and registry under `start`.
 
-    given: a folder holding `krishi.yaml`, or such a file. Raises WorkbenchError.
+    given: a folder holding `krishi.yaml`, or such a file. inputs: as of `load`. Raises WorkbenchError.
     """
     if given is not None:
-        return load(given / FILE_NAME if given.is_dir() else given)
+        return load(given / FILE_NAME if given.is_dir() else given, inputs=inputs)
     for folder in (start, *start.parents):
         if (folder / FILE_NAME).is_file():
-            return load(folder / FILE_NAME)
+            return load(folder / FILE_NAME, inputs=inputs)
     return sample(start)
 
 
-def load(path: Path) -> Workspace:
-    """Read `krishi.yaml`. Raises WorkbenchError where a file or folder that it names does not exist."""
+def load(path: Path, *, inputs: bool = True) -> Workspace:
+    """Read `krishi.yaml`. Raises WorkbenchError where a file or folder that it names does not exist.
+
+    inputs: the model and the photos must be there; what reads results alone asks for neither.
+    """
     document = yamlfile.read(path, kind=KIND)
     content = yamlfile.validated(WorkspaceFile, document.data, document, kind=KIND)
     root = path.resolve().parent
 
     def existing(place: tuple[str, ...], value: Path) -> Path:
         absolute = root / value
-        if not absolute.exists():
+        if inputs and not absolute.exists():
             target = f" links to {absolute.readlink()}, which" if absolute.is_symlink() else ""
             raise WorkbenchError(
                 f"{document.where(place)}: {dotted(place)}: {absolute}{target} does not exist",

@@ -112,7 +112,7 @@ class Looker:
         try:
             log_ratio, memory_bytes, rows, logits = self._measured(variant, built)
         except ChildError:
-            self._close()  # it may be the baseline that died: the next look opens another
+            self.close()  # it may be the baseline that died: the next look opens another
             raise
         losses, gains = self._compared(logits, rows)
         look = QuickLook(
@@ -184,9 +184,9 @@ class Looker:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._baseline is not None:
             self._baseline.__exit__(None, None, None)
             self._baseline = None

@@ -11,14 +11,15 @@ from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
 from workbench.results.reasons import Failed, OutOfTime, Skipped
 from workbench.results.records import Budget, TrialResult
-from workbench.run.build import LAYER_SECONDS, layers_of
 from workbench.run.check_variant import Built, Context, cause_of
 from workbench.run.tune import moves
+from workbench.run.tune.bench import SearchBench
+from workbench.run.tune.layers import LAYER_SECONDS
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.run.tune.quick_look import QuickLook
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
-from workbench.system.child import ChildError, call
+from workbench.system.child import ChildError
 from workbench.system.files import file_name
 from workbench.system.progress import Progress
 from workbench.workspace.recipe import Variant
@@ -44,14 +45,16 @@ class Search:
     """What a search knows so far.
 
     until: time.monotonic() when no new candidate is begun. absent: roles that no layer of the network plays.
+    names: of candidates as files, with their digests; searches for several machines share them.
     """
 
     context: Context
-    looker: Looker
+    bench: SearchBench
     until: float
     baseline: TrialResult
     absent: frozenset[Role] = frozenset()
     candidates: dict[str, Candidate] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -119,10 +122,8 @@ class Search:
     def _renamed(self, variant: Variant) -> Variant:
         """The variant, renamed where another one has its name: what is built and measured is kept by name.
         `float-1` of a variant, for one, names other layers once its own layers were looked at."""
-        others = (c.variant.name for key, c in self.candidates.items() if key != variant.digest)
-        filed = set(map(file_name, others))
         name, number = variant.name, 2
-        while file_name(name) in filed:
+        while self.names.setdefault(file_name(name), variant.digest) != variant.digest:
             name, number = f"{variant.name}~{number}", number + 1
         return replace(variant, name=name)
 
@@ -135,11 +136,11 @@ class Search:
 
     def _looked(self, move: Move) -> Candidate:
         variant = move.variant
-        if (reason := self.context.not_here(variant)) is not None:
+        if (reason := self.bench.not_here(variant)) is not None:
             return Candidate(variant, move.why, cause=Skipped(variant=variant.name, message=reason))
         self.context.runtimes[variant.name] = variant.runtime
         try:
-            return Candidate(variant, move.why, self.looker.look(variant, self.build(variant)))
+            return Candidate(variant, move.why, self.bench.look(variant, self.build(variant)))
         except WorkbenchError as error:
             late = OutOfTime(variant=variant.name, while_building=True) if self.left_s <= 0 else None
             return Candidate(variant, move.why, cause=late or cause_of(variant, error))
@@ -149,14 +150,14 @@ class Search:
         for move in moves:
             variant = move.variant
             if variant.digest not in self.candidates:
-                missing = self.context.not_here(variant)
+                missing = self.bench.not_here(variant)
                 skipped = Skipped(variant=variant.name, message=missing) if missing else None
                 cause = skipped or OutOfTime(variant=variant.name)
                 self.candidates[variant.digest] = Candidate(variant, move.why, cause=cause)
 
     def build(self, variant: Variant) -> Built:
         """Raises WorkbenchError, also where it takes longer than the search has time."""
-        return self.context.build(variant, min(self.context.build_timeout_s, max(20.0, self.left_s)))
+        return self.bench.build(variant, min(self.context.build_timeout_s, max(20.0, self.left_s)))
 
 
 def explore(search: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> None:
@@ -253,9 +254,8 @@ def layers(search: Search, variant: Variant) -> list[LayerSensitivity]:
     context.report(Progress("searching", len(search.candidates), 0, what, search.left_s))
     try:
         files = (search.build(before).artifact, search.build(variant).artifact)
-        given = (context.job_of(variant.name), *files, min(LAYER_SECONDS, search.left_s / 4))
-        log, timeout_s = context.folder.log(variant.name), max(60.0, search.left_s)
-        return call(layers_of, *given, log=log, timeout_s=timeout_s, label="profiling the layers")
+        seconds, timeout_s = min(LAYER_SECONDS, search.left_s / 4), max(60.0, search.left_s)
+        return search.bench.layers(variant, files, seconds, timeout_s)
     except ChildError as error:
         context.report(Progress("failed", 0, 0, f"what each layer costs: {error.message}"))
         return []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workbench.backends import OrtRuntime, Target, publishable
 from workbench.errors import WorkbenchError
-from workbench.measure.records import BASELINE
+from workbench.measure.latency import Plan
 from workbench.model.graph.facts import NetworkFacts
 from workbench.model.graph.roles import Role
 from workbench.results.certification import certification_shortfalls
@@ -25,6 +25,7 @@ from workbench.run import pipeline
 from workbench.run.advice.advise import Advice, advised
 from workbench.run.check_variant import Context, ended, new_trial
 from workbench.run.prepare import prepare
+from workbench.run.tune.bench import BenchLost, LocalBench, SearchBench
 from workbench.run.tune.moves import Move
 from workbench.run.tune.quick_look import Looker, promise
 from workbench.run.tune.search import Candidate, Search, chosen, explore, resized
@@ -64,24 +65,59 @@ def tune(
         context, baseline = pipeline.begin(prepared, folder, options, report)
     finally:
         folder.remove_if_never_begun()
-    with options.spans.span("searching"):
-        search = _searched(context, baseline, variants, started, options.plan.budget_s)
+    with Looker(context) as looker:
+        return tune_on(
+            LocalBench(context, looker), context, baseline, variants, recipe, started, options.plan
+        )
+
+
+def tune_on(
+    bench: SearchBench,
+    context: Context,
+    baseline: TrialResult,
+    variants: Sequence[Variant],
+    recipe: Path,
+    started: float,
+    plan: Plan,
+    names: dict[str, str] | None = None,
+) -> Tuned:
+    """Search on a bench whose baseline was checked, decide there, and write the winner to `recipe`.
+
+    started: time.monotonic() when `plan.budget_s` began. names: as in `Search`, where it shares them. Raises
+    WorkbenchError where the budget ends before anything was looked at. Where the bench is lost, what was
+    found until then is on disk.
+    """
+    with context.spans.span("searching"):
+        advice = bench.advice(variants)
+        until = started + (1 - RACE_SHARE) * plan.budget_s
+        search = Search(context, bench, until, baseline, absent_roles(advice.network))
+        search.names = {} if names is None else names
+        seeds, doubted = _seeds(advice, variants, context.info.targets)
+    try:
+        with context.spans.span("searching"):
+            explore(search, seeds, doubted)
+            _check_looks(search, started, plan.budget_s)
+            search.record_untried([*seeds, *doubted])
+        return _decided(search, recipe, started, plan)
+    except BenchLost:
+        _keep(search, [], None, time.monotonic() - started)
+        raise
+
+
+def _decided(search: Search, recipe: Path, started: float, plan: Plan) -> Tuned:
+    """Check and time the finalists, and write the winner down."""
+    context, folder = search.context, search.context.folder
     finalists = chosen(search)
     checked = []
     for number, candidate in enumerate(finalists):
         stage = Progress("checking the finalists", number, len(finalists), candidate.variant.name)
-        result = pipeline.checked(context, candidate.variant, stage)
+        result = search.bench.check(candidate.variant, stage)
         checked += [result] if result.status == "ok" else []
     info = context.info.model_copy(update={"runtimes": context.runtimes})
     passed, sequence = certified_in_turn(search, checked, info)
-    for candidate in search.candidates.values():
-        if candidate not in finalists:
-            folder.append(_not_taken(candidate, context))
-    left = started + options.plan.budget_s - time.monotonic()
-    plan = replace(options.plan, budget_s=max(LEAST_RACE_S, left))
-    summary = summarize(search, finalists, sequence, time.monotonic() - started)
-    info = info.model_copy(update={"search": summary})
-    pipeline.timed(context, info, [baseline, *passed], plan)
+    left = started + plan.budget_s - time.monotonic()
+    info = _keep(search, finalists, sequence, time.monotonic() - started)
+    search.bench.time(info, [search.baseline, *passed], replace(plan, budget_s=max(LEAST_RACE_S, left)))
     comparison = compare(folder.info(), folder.trials())
     for candidate in finalists:
         if candidate.variant.name == comparison.winner:
@@ -90,16 +126,23 @@ def tune(
     return Tuned(comparison, None)
 
 
-def _searched(
-    context: Context, baseline: TrialResult, variants: Sequence[Variant], started: float, budget_s: float
-) -> Search:
-    """The search once its time is up. started: time.monotonic(). Raises WorkbenchError without any look."""
-    advice = pipeline.advice_for(context.prepared, context.built[BASELINE].artifact, variants)
-    seeds, doubted = _seeds(advice, variants, context.info.targets)
-    with Looker(context) as looker:
-        until = started + (1 - RACE_SHARE) * budget_s
-        search = Search(context, looker, until, baseline, absent_roles(advice.network))
-        explore(search, seeds, doubted)
+def _keep(
+    search: Search, finalists: Sequence[Candidate], sequence: CertificationSequence | None, seconds: float
+) -> RunInfo:
+    """Leave what was tried in the run's folder: a trial for each candidate without one, and the summary."""
+    context = search.context
+    recorded = {trial.variant for trial in context.folder.trials()}
+    for candidate in search.candidates.values():
+        if candidate.variant.name not in recorded:
+            context.folder.append(_not_taken(candidate, context))
+    summary = summarize(search, finalists, sequence, seconds)
+    info = context.info.model_copy(update={"runtimes": context.runtimes, "search": summary})
+    context.folder.save_info(info)
+    return info
+
+
+def _check_looks(search: Search, started: float, budget_s: float) -> None:
+    """Raise WorkbenchError where time ended without any look."""
     if search.left_s <= 0 and not any(candidate.look for candidate in search.candidates.values()):
         spent = time.monotonic() - started
         raise WorkbenchError(
@@ -107,8 +150,6 @@ def _searched(
             f"the baseline took {spent:.0f} s",
             hint=f"give more time: --budget {max(60, round(4 * spent))}s",
         )
-    search.record_untried([*seeds, *doubted])
-    return search
 
 
 def absent_roles(network: NetworkFacts) -> frozenset[Role]:
