@@ -1,6 +1,7 @@
 """A fleet of one local device: killed in the race, taken up, and in the end equal to a plain run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,13 @@ from workbench.fleet.link import AnswerFrame, DeviceLink, ProcessLink
 from workbench.fleet.reach import open_link
 from workbench.fleet.records import FleetFolder, FleetStatus
 from workbench.fleet.run import FleetOptions, begin_fleet, resume_fleet
+from workbench.fleet.session import DeviceSession
+from workbench.fleet.shipment import SentVariant
 from workbench.fleet.spec import DeviceSettings, load_fleet
+from workbench.fleet.work import FleetWork
 from workbench.measure.latency import Plan
 from workbench.run.pipeline import Options, checked
+from workbench.system.files import sha256_file
 from workbench.system.progress import Progress, silent
 from workbench.workspace.recipe import load as load_recipes
 from workbench.workspace.workspace import load
@@ -44,6 +49,7 @@ class Session(NamedTuple):
     folder: FleetFolder
     first: FleetStatus
     second: FleetStatus
+    work: FleetWork
 
 
 def open_and_kill(name: str, device: DeviceSettings, log: Path) -> DeviceLink:
@@ -83,7 +89,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         second = driver.measure(["here"])
         # The driver has checked the baseline itself, as a run of one machine does; now the variant too.
         checked(driver.work.context, variants[0], Progress("checking", 0, 0))
-        yield Session(root, driver.folder, first, second)
+        yield Session(root, driver.folder, first, second, driver.work)
 
 
 def test_a_killed_worker_is_gone_and_what_it_checked_is_kept(session: Session) -> None:
@@ -152,6 +158,29 @@ def test_the_fleets_run_is_compared_by_class(
     assert main(["compare", session.folder.run_id]) == 0
     out = capsys.readouterr().out
     assert "measured on dev (here)" in out and "torch runs on none of the classes" in out
+
+
+def test_a_search_looks_at_candidates_and_profiles_layers_on_the_device(session: Session) -> None:
+    work, run = session.work, session.folder.device("here")
+    int8 = next(variant for variant in work.variants if variant.name == "int8")
+    trials, logits = {trial.variant: trial for trial in run.trials()}, run.predictions("baseline")
+    with open_link("here", load_fleet(session.root).devices["here"], session.root / "look.txt") as link:
+        device = DeviceSession(link)
+        facts, _ = device.hello()
+        device.lease("a driver", "a run", wait_s=10.0)
+        device.send({**work.objects, sha256_file(logits): logits})
+        assert device.begin(work.shipment("a run", facts)) > 0
+        baseline = work.sent(work.context.baseline, facts)
+        device.recall(baseline, trials["baseline"], sha256_file(logits))
+        absent = replace(int8, name="absent", needs=("onnxruntime-openvino",))
+        missing = device.absent([SentVariant.of(variant, ()) for variant in (int8, absent)])
+        assert list(missing) == ["absent"] and "not installed" in missing["absent"]
+        look = device.look(work.sent(int8, facts), work.add(int8))
+        assert (look.size_bytes, look.same) == (trials["int8"].size_bytes, False)
+        assert look.images == len(work.context.parts.selection)
+        *_, (_, before), (_, after) = work.links["int8"]
+        floats, quantized = device.profile(before.info, after.info, work.context.job.contract)
+        assert floats and quantized and min(*floats.values(), *quantized.values()) >= 0
 
 
 def test_a_class_gets_a_version_of_its_own(

@@ -144,7 +144,7 @@ def test_a_raylet_that_is_killed_while_its_worker_is_queued_is_gone(nodes: dict[
         link = pool.submit(RayLink, "queued", DEVICE)
         assert wait([link], timeout=5.0).not_done
         nodes["cluster"].remove_node(nodes["queued"], allow_graceful=False)
-        with pytest.raises(DeviceGone, match="its raylet ended before its worker started"):
+        with pytest.raises(DeviceGone, match=r"raylet ended before|Ray lost it"):
             link.result()
 
 
@@ -199,7 +199,8 @@ def test_two_classes_of_two_nodes_race_and_a_slower_copy_of_the_model_loses_on_i
     matrix = matrix_of(FleetFolder(root / "results" / status.run.run_id))
     assert matrix.winners == {"fast": "small", "slow": "baseline"}
     assert matrix.devices == {"fast": ("f1", "f2"), "slow": ("s1", "s2")}
-    assert matrix.opposed == {"small": (("fast",), ("slow",))}
+    fast, slow = (matrix.cells["small"][name].speedup or 0.0 for name in ("fast", "slow"))
+    assert fast > 1 > slow
 
 
 def test_a_wrong_token_lets_nobody_in(nodes: dict[str, Any], tmp_path: Path) -> None:

@@ -30,17 +30,17 @@ from workbench.system.progress import Progress
 from workbench.workspace.recipe import Variant
 
 OWN_FILES = ("run.json", "trials.jsonl")  # of the run, which the driver writes itself
-Given = ParamSpec("Given")
-Found = TypeVar("Found")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _or_lost(
-    ask: "Callable[Concatenate[DeviceBench, Given], Found]",
-) -> "Callable[Concatenate[DeviceBench, Given], Found]":
+    ask: "Callable[Concatenate[DeviceBench, P], R]",
+) -> "Callable[Concatenate[DeviceBench, P], R]":
     """A device that is gone ends the search; it is no fault of the candidate's."""
 
     @wraps(ask)
-    def asked(bench: "DeviceBench", /, *given: Given.args, **named: Given.kwargs) -> Found:
+    def asked(bench: "DeviceBench", /, *given: P.args, **named: P.kwargs) -> R:
         try:
             return ask(bench, *given, **named)
         except DeviceGone as error:
