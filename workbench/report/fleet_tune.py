@@ -1,5 +1,7 @@
 """What `tune --fleet` found for each class, in words."""
 
+import shlex
+
 from workbench.fleet.tune import FleetTuned
 from workbench.report import tune
 from workbench.report.fleet import absences
@@ -17,7 +19,7 @@ def text(done: FleetTuned) -> str:
         else:
             lines += [f"{name}: no search came to its end", *_lost(done, name)]
     lines += absences(status)
-    recipes = [str(found.recipe) for found in done.found.values() if found.recipe is not None]
+    recipes = [shlex.quote(str(found.recipe)) for found in done.found.values() if found.recipe is not None]
     if len(recipes) > 1:
         lines.append(f"`krishi-bench run --fleet {' '.join(recipes)}` measures each of them on every class")
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """What `tune` found, in words."""
 
+import shlex
+
 from workbench.report.search import search
 from workbench.report.verdict import plain_export
 from workbench.run.tune.tune import Tuned
@@ -18,7 +20,8 @@ def _outcome(tuned: Tuned, device_class: str | None) -> str:
             return f"nothing besides the {plain} could be measured: no recipe was written"
         return f"nothing that keeps the budget beat the {plain}: no recipe was written"
     fleet, of_class = (" --fleet", f" --class {device_class}") if device_class else ("", "")
-    again = f"wrote {tuned.recipe}: `krishi-bench run{fleet} {tuned.recipe}` measures it again"
+    file = shlex.quote(str(tuned.recipe))
+    again = f"wrote {tuned.recipe}: `krishi-bench run{fleet} {file}` measures it again"
     if not tuned.comparison.certified:
         return f"{again}; the held-out photos did not certify it, so `promote` will refuse it"
     return f"{again}, `krishi-bench promote{of_class}` publishes it"
