@@ -8,7 +8,8 @@ from workbench.run.tune.tune import Tuned
 def text(tuned: Tuned) -> str:
     """What was tried and what came of it."""
     summary = tuned.comparison.info.search
-    return "\n".join([*(search(summary) if summary else []), _outcome(tuned)])
+    others = [f"wrote {path}, the choice for {target}" for target, path in tuned.others.items()]
+    return "\n".join([*(search(summary) if summary else []), _outcome(tuned), *others])
 
 
 def _outcome(tuned: Tuned) -> str:
