@@ -19,7 +19,7 @@ Format = Literal["onnx", "openvino", "tflite", "pte", "torch-export", "torchscri
 # torch's readers fall back to unpickling, and a compiled package is code: only files this process chain
 # built are opened.
 EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
-# Published for devices: no server opens them.
+# Published for devices: a server opens them where it is told to follow their alias, and has the runtime.
 DEVICE_FORMATS: frozenset[Format] = frozenset({"pte"})
 Precision = Literal["fp32", "fp16", "bf16", "int8", "unknown"]
 

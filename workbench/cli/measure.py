@@ -128,10 +128,11 @@ def run(
     from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
+    from workbench.model.source.checkpoint_file import kind_of
     from workbench.run import pipeline
     from workbench.run.environments import make_all
 
-    to_make = agreed(variants, yes=yes)
+    to_make = agreed(variants, kind_of(found.model.checkpoint), yes=yes)
     with ProgressDisplay(quiet=quiet) as report:
         settings = pipeline.Options(
             unmade=make_all(to_make, report, wheels=wheels),
@@ -240,6 +241,8 @@ def tune(
     budget: SearchBudget = 600.0,
     name: RecipeName = None,
     seed: Seed = 0,
+    yes: Yes = False,
+    wheels: Wheels = None,
     timings: Timings = False,
     fleet: FleetSearch = False,
     device_class: SearchedClass = None,
@@ -255,10 +258,13 @@ def tune(
     own = {"--output": output, "--timings": timings, "--verbose": verbose}
     _check_fleet(form, None, device_class, None, fleet=fleet, own=own)
 
+    from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
+    from workbench.model.source.checkpoint_file import kind_of
     from workbench.report import tune as words
     from workbench.run import pipeline
+    from workbench.run.environments import make_all
     from workbench.run.tune.tune import recipe_path
     from workbench.run.tune.tune import tune as search
     from workbench.workspace import recipe
@@ -266,9 +272,11 @@ def tune(
     found = find_workspace(workspace)
     devices = fleet_of(found, device_class or []) if fleet else None
     target = recipe_path(found, name)
+    variants = recipe.chosen(recipes, found.targets)
+    to_make = agreed(variants, kind_of(found.model.checkpoint), yes=yes)
     with ProgressDisplay(quiet=quiet) as report:
-        variants = recipe.chosen(recipes)
         settings = pipeline.Options(
+            unmade=make_all(to_make, report, wheels=wheels),
             plan=Plan(budget_s=budget, seed=seed),
             arguments=tuple(sys.argv[1:]),
             show_remarks=partial(_report_remarks, report),

@@ -32,7 +32,7 @@ from workbench.run.check_variant import Context
 from workbench.run.pipeline import begin
 from workbench.run.prepare import prepare
 from workbench.run.tune.bench import BenchLost
-from workbench.run.tune.tune import Tuned, check_ours, tune_on
+from workbench.run.tune.tune import Tuned, check_ours, recipes_of, tune_on
 from workbench.system.progress import Progress, Report
 from workbench.system.spans import Spans
 from workbench.workspace.recipe import Variant
@@ -65,7 +65,8 @@ def tune_fleet(
     file, and where the baseline cannot be built and checked here.
     """
     for recipe in recipes.values():
-        check_ours(recipe)
+        for path in recipes_of(recipe, workspace.targets).values():
+            check_ours(path)
     folder = FleetFolder.create(workspace.results)
     try:
         prepared = prepare(workspace, report, calibrate=True)

@@ -179,8 +179,8 @@ def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candida
         )
     if artifact.info.format in DEVICE_FORMATS and request.alias == SERVED:
         raise Refused(
-            f"`{trial.variant}` is an ExecuTorch program, and no server opens one",
-            hint="publish it for devices: --alias android",
+            f"`{trial.variant}` is an ExecuTorch program, which no server opens unasked",
+            hint="publish it for devices: --alias android; `krishi-bench serve --alias android` opens it too",
         )
     rule = fit_abstention(run, info, trial, run.trials(), request.limits) if request.limits else None
     return _Candidate(info, trial, artifact, runtime, rule)

@@ -10,7 +10,8 @@ from workbench.run.tune.tune import Tuned
 def text(tuned: Tuned, device_class: str | None = None) -> str:
     """What was tried and what came of it. device_class: of a fleet, that it was for."""
     summary = tuned.comparison.info.search
-    return "\n".join([*(search(summary) if summary else []), _outcome(tuned, device_class)])
+    others = [f"wrote {path}, the choice for {target}" for target, path in tuned.others.items()]
+    return "\n".join([*(search(summary) if summary else []), _outcome(tuned, device_class), *others])
 
 
 def _outcome(tuned: Tuned, device_class: str | None) -> str:

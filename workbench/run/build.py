@@ -216,7 +216,7 @@ def _link_key(job: Job, source: Artifact, step: Step | None, runtime: Runtime) -
     }
     read = [reads[what]() for what in sorted(step.READS)]
     native = backend.NAME if _native(step, backend) else None
-    given = [step.model_dump(mode="json"), packages_of(step.PACKAGES, step.environment()), native]
+    given = [step.model_dump(mode="json"), packages_of(step.PACKAGES, step.environment(runtime)), native]
     return digest_of(["step", code_digest(), source.digest, *given, *read])
 
 
@@ -318,7 +318,7 @@ def _apply(job: Job, step: Step | None, runtime: Runtime, source: Artifact, fold
         job.choosing,
     )
     if _native(step, backend):
-        info = _in(step.environment(), job, steps.apply_native, step, source.path, folder, photos)
+        info = _in(step.environment(runtime), job, steps.apply_native, step, source.path, folder, photos)
         return Artifact(folder, info)
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)

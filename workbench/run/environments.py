@@ -15,7 +15,8 @@ NOTHING: Mapping[VirtualEnvironment, str] = MappingProxyType({})
 
 def environments_of(variant: Variant) -> tuple[VirtualEnvironment, ...]:
     """Those that it is built and run in, besides this one."""
-    found = [variant.runtime.environment(), *(step.environment() for step in variant.steps)]
+    runtime = variant.runtime
+    found = [runtime.environment(), *(step.environment(runtime) for step in variant.steps)]
     return tuple(dict.fromkeys(each for each in found if each is not None))
 
 

@@ -56,7 +56,9 @@ class LocalBench:
     looker: Looker
 
     def advice(self, variants: Sequence[Variant]) -> Advice:
-        return pipeline.advice_for(self.context.prepared, self.context.built[BASELINE].artifact, variants)
+        context = self.context
+        baseline = context.built[BASELINE].artifact
+        return pipeline.advice_for(context.prepared, baseline, variants, context.unmade)
 
     def not_here(self, variant: Variant) -> str | None:
         return self.context.not_here(variant)

@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from workbench.backends import OrtRuntime
+from workbench.backends import OrtRuntime, Target
 from workbench.errors import WorkbenchError
 from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
 from workbench.results.reasons import Failed, OutOfTime, Skipped
 from workbench.results.records import Budget, TrialResult
+from workbench.results.targets import Facts, best_by_facts
 from workbench.run.check_variant import Built, Context, cause_of
 from workbench.run.tune import moves
 from workbench.run.tune.bench import SearchBench
@@ -26,6 +27,7 @@ from workbench.workspace.recipe import Variant
 
 SEEDS_SHARE = 0.45  # of the search, at most, for what the advisor suggests
 FINALISTS = 6
+ON_DEVICE = 3  # finalists for a device
 CLEARLY = 0.98  # of the time of the surer ones: what a finalist must be below
 NEARLY = 1.1  # times the fastest's: what a look cannot tell apart
 
@@ -45,7 +47,8 @@ class Search:
     """What a search knows so far.
 
     until: time.monotonic() when no new candidate is begun. absent: roles that no layer of the network plays.
-    names: of candidates as files, with their digests; searches for several machines share them.
+    targets: what a variant is searched for. names: of candidates as files, with their digests; searches for
+    several machines share them.
     """
 
     context: Context
@@ -53,6 +56,7 @@ class Search:
     until: float
     baseline: TrialResult
     absent: frozenset[Role] = frozenset()
+    targets: tuple[Target, ...] = ("server",)
     candidates: dict[str, Candidate] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
@@ -101,6 +105,11 @@ class Search:
 
     def hopeless(self, candidate: Candidate) -> bool:
         return candidate.look is None or candidate.look.hopeless(self.budget)
+
+    def opened_on(self, target: Target) -> list[Candidate]:
+        """Those that were looked at and whose files are opened there."""
+        looked = [candidate for candidate in self.candidates.values() if candidate.look]
+        return [candidate for candidate in looked if target in candidate.variant.runtime.TARGETS]
 
     def best(self, among: Iterable[Candidate] | None = None) -> list[Candidate]:
         """Those that seem to meet the accuracy budget, cheapest first."""
@@ -172,8 +181,8 @@ def explore(search: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> N
         search.take(move, seeds_until)
     families = _families(search)
     for crop in viable:
-        for family in families:
-            search.take(Move(moves.at_size(family, crop), "smaller input and other arithmetic together"))
+        for move in families:
+            search.take(replace(move, variant=moves.at_size(move.variant, crop)))
     mixed: set[str] = set()
     for batch in ((), doubted):
         for move in batch:
@@ -211,14 +220,40 @@ def scan_sizes(search: Search, plain: Variant) -> list[moves.Size]:
     return sorted(crop for crop, candidate in seen.items() if search.within(candidate))[:2]
 
 
-def _families(search: Search) -> list[Variant]:
-    """The fastest variant of each recipe that seems to keep its accuracy or nearly does, fastest first."""
-    pool = [c for c in search.candidates.values() if not (search.hopeless(c) or resized(c.variant))]
+def _families(search: Search) -> list[Move]:
+    """What to try at smaller sizes: for each target the best variants of different recipes that seem to keep
+    their accuracy or nearly do."""
+    found = []
+    for target in search.targets:
+        pool = [c for c in search.opened_on(target) if not (search.hopeless(c) or resized(c.variant))]
+        if target == "server":
+            best, why = _fastest(search, pool), "smaller input and other arithmetic together"
+        else:
+            best, why = _best_on_device(pool), f"smaller input with what {target}'s delegate runs best"
+        found += [Move(variant, why) for variant in best]
+    return found
+
+
+def _fastest(search: Search, pool: Iterable[Candidate]) -> list[Variant]:
+    """The fastest of each recipe that is faster than the baseline, fastest first."""
     best: dict[str, Variant] = {}
     for candidate in sorted(pool, key=search.cost):
         if search.cost(candidate) < 1:
             best.setdefault(candidate.variant.recipe, candidate.variant)
     return list(best.values())[:3]
+
+
+def _best_on_device(pool: Iterable[Candidate]) -> list[Variant]:
+    """The best of each recipe for a device, however fast it is here."""
+    recipes: dict[str, list[Candidate]] = {}
+    for candidate in pool:
+        recipes.setdefault(candidate.variant.recipe, []).append(candidate)
+    return [best.variant for each in recipes.values() if (best := best_by_facts(each, device_facts))]
+
+
+def device_facts(candidate: Candidate) -> Facts:
+    assert candidate.look is not None
+    return candidate.look.delegation, candidate.look.size_bytes
 
 
 def _best_quantized(search: Search) -> list[Variant]:
@@ -262,13 +297,33 @@ def layers(search: Search, variant: Variant) -> list[LayerSensitivity]:
 
 
 def chosen(search: Search) -> list[Candidate]:
-    """The candidates to check in full: from the surest on, each that is faster than all that are surer.
+    """The candidates to check in full, for each target; they keep the budget on the photos that choose, as
+    far as a look can tell."""
+    found = [
+        candidate
+        for target in search.targets
+        for candidate in (_for_server(search) if target == "server" else _for_device(search, target))
+    ]
+    return list({candidate.variant.digest: candidate for candidate in found}.values())
 
-    They keep the budget on the photos that choose, as far as a look can tell. Of many, the surest and those
-    with the most to win (the probability of being certified times the log of the speed) are kept, and two
-    that a look cannot tell from the fastest of them.
+
+def _for_device(search: Search, target: Target) -> list[Candidate]:
+    """The best there, and of those that are surer than it the best, and so on."""
+    pool, found = [c for c in search.opened_on(target) if search.fits(c)], list[Candidate]()
+    while (best := best_by_facts(pool, device_facts)) is not None and len(found) < ON_DEVICE:
+        found.append(best)
+        pool = [candidate for candidate in pool if search.promise(candidate) > search.promise(best)]
+    return found
+
+
+def _for_server(search: Search) -> list[Candidate]:
+    """From the surest on, each that is faster than all that are surer.
+
+    Of many, the surest and those with the most to win (the probability of being certified times the log of
+    the speed) are kept, and two that a look cannot tell from the fastest of them.
     """
-    pool = [c for c in search.candidates.values() if search.fits(c) and search.cost(c) < 1]
+    there = search.opened_on("server")
+    pool = [c for c in there if search.fits(c) and search.cost(c) < 1]
     pool.sort(key=lambda c: (-search.promise(c), search.cost(c)))
     front: list[Candidate] = []
     for candidate in pool:
@@ -281,7 +336,7 @@ def chosen(search: Search) -> list[Candidate]:
     kept += [c for c in rest if search.cost(c) <= NEARLY * fastest][:2]
     doubtful = [
         c
-        for c in search.candidates.values()
+        for c in there
         if c.look is not None
         and c.look.images < len(search.context.parts.selection)
         and not (search.fits(c) or search.hopeless(c))

@@ -7,11 +7,12 @@ ordinary run, and the winner is written down as a recipe.
 
 import re
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
-from workbench.backends import OrtRuntime, Target, publishable
+from workbench.backends import OrtRuntime, Runtime, Target, publishable
 from workbench.errors import WorkbenchError
 from workbench.measure.latency import Plan
 from workbench.model.graph.facts import NetworkFacts
@@ -41,22 +42,27 @@ HEADER = "# Written by `krishi-bench tune`"  # of the recipe that is written
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """comparison: of the finalists. recipe: reproduces the winner; None where nothing beat the baseline."""
+    """comparison: of the finalists. recipe: reproduces the winner; None where nothing beat the baseline.
+
+    others: recipes of what was chosen for the other targets.
+    """
 
     comparison: Comparison
     recipe: Path | None
+    others: Mapping[Target, Path] = field(default_factory=dict)
 
 
 def tune(
     workspace: Workspace, variants: Sequence[Variant], recipe: Path, options: pipeline.Options, report: Report
 ) -> Tuned:
     """Search for the best variant within `options.plan.budget_s`, beginning with those of `variants` that the
-    advisor suggests; write the winner to `recipe`.
+    advisor suggests; write the winner to `recipe`, and those for other targets beside it.
 
-    Raises WorkbenchError where the workspace cannot be used, where `recipe` is another's file, and where the
-    budget ends before a single candidate was looked at.
+    Raises WorkbenchError where the workspace cannot be used, where one of these files is another's, and where
+    the budget ends before a single candidate was looked at.
     """
-    check_ours(recipe)
+    for path in recipes_of(recipe, workspace.targets).values():
+        check_ours(path)
     started = time.monotonic()
     folder = RunFolder.create(workspace.results)
     try:
@@ -90,7 +96,8 @@ def tune_on(
     with context.spans.span("searching"):
         advice = bench.advice(variants)
         until = started + (1 - RACE_SHARE) * plan.budget_s
-        search = Search(context, bench, until, baseline, absent_roles(advice.network))
+        absent, targets = absent_roles(advice.network), context.info.targets
+        search = Search(context, bench, until, baseline, absent, targets)
         search.names = {} if names is None else names
         seeds, doubted = _seeds(advice, variants, context.info.targets)
     try:
@@ -118,12 +125,19 @@ def _decided(search: Search, recipe: Path, started: float, plan: Plan) -> Tuned:
     left = started + plan.budget_s - time.monotonic()
     info = _keep(search, finalists, sequence, time.monotonic() - started)
     search.bench.time(info, [search.baseline, *passed], replace(plan, budget_s=max(LEAST_RACE_S, left)))
-    comparison = compare(folder.info(), folder.trials())
-    for candidate in finalists:
-        if candidate.variant.name == comparison.winner:
-            write_recipe(candidate.variant, recipe, comparison)
-            return Tuned(comparison, recipe)
-    return Tuned(comparison, None)
+    paths = recipes_of(recipe, context.info.targets)
+    return _written(compare(folder.info(), folder.trials()), finalists, paths)
+
+
+def _written(comparison: Comparison, finalists: Sequence[Candidate], paths: Mapping[Target, Path]) -> Tuned:
+    """Write the recipe of each target's winner, none of the baseline. paths: the first target's first."""
+    tuned = {candidate.variant.name: candidate.variant for candidate in finalists}
+    written = {}
+    for target, path in paths.items():
+        if (variant := tuned.get(comparison.choices.get(target, ""))) is not None:
+            write_recipe(variant, path, comparison)
+            written[target] = path
+    return Tuned(comparison, written.pop(next(iter(paths)), None), written)
 
 
 def _keep(
@@ -165,16 +179,28 @@ def absent_roles(network: NetworkFacts) -> frozenset[Role]:
 def _seeds(
     advice: Advice, variants: Sequence[Variant], targets: Sequence[Target]
 ) -> tuple[list[Move], list[Move]]:
-    """What the advisor suggests, and what it advises against; most promising first. Smaller inputs alone are
-    left out: a scan finds them."""
+    """What the advisor suggests, and what it advises against; most promising first, for each target in turn.
+    Smaller inputs alone are left out: a scan finds them."""
     expected = {item.variant: item.high or 0.0 for item in advice.items}
     fair = [variant for variant in _comparable(variants, targets) if not _smaller_alone(variant)]
     fair.sort(key=lambda variant: (-expected[variant.name], len(variant.steps)))  # quick builds first
+    fair = _in_turn(fair, targets)
     worth = {variant.name for variant in advised(advice, variants, targets)}
     return (
         [Move(variant, "suggested by the advisor") for variant in fair if variant.name in worth],
         [Move(variant, "tried against the advice") for variant in fair if variant.name not in worth],
     )
+
+
+def _in_turn(variants: Sequence[Variant], targets: Sequence[Target]) -> list[Variant]:
+    """Those for a device and the others by turns, lest those with larger promises take all the time."""
+    devices = set(targets) - {"server"}
+    queues: tuple[list[Variant], list[Variant]] = ([], [])
+    for variant in variants:
+        queues[bool(devices & variant.runtime.TARGETS)].append(variant)
+    if targets[0] != "server":
+        queues = (queues[1], queues[0])
+    return [variant for pair in zip_longest(*queues) for variant in pair if variant is not None]
 
 
 def _smaller_alone(variant: Variant) -> bool:
@@ -185,12 +211,16 @@ def _comparable(variants: Iterable[Variant], targets: Sequence[Target]) -> list[
     """Those that can be published for one of the targets and use as much of the machine as the baseline: one
     thread, one photo. More threads make one photo faster and the server slower; how many is the operator's
     choice."""
+
+    def opens(target: Target, runtime: Runtime) -> bool:
+        return publishable(runtime) if target == "server" else target in runtime.TARGETS
+
     return [
         variant
         for variant in variants
         if variant.runtime.batch == variant.runtime.intra_threads == 1
         and variant.runtime.device == "cpu"
-        and (publishable(variant.runtime) or set(targets) - {"server"} & variant.runtime.TARGETS)
+        and any(opens(target, variant.runtime) for target in targets)
     ]
 
 
@@ -295,6 +325,12 @@ def recipe_path(workspace: Workspace, name: str | None) -> Path:
     return workspace.root / "recipes" / f"{stem}.yaml"
 
 
+def recipes_of(recipe: Path, targets: Sequence[Target]) -> dict[Target, Path]:
+    """Where the winner for each target is written: for the first to `recipe`, for android beside it."""
+    first, *others = targets
+    return {first: recipe, **{other: recipe.with_stem(f"{recipe.stem}-{other}") for other in others}}
+
+
 def check_ours(path: Path) -> None:
     """Raise WorkbenchError where a file is there that tune did not write."""
     if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
@@ -305,8 +341,8 @@ def check_ours(path: Path) -> None:
 def write_recipe(winner: Variant, path: Path, comparison: Comparison) -> None:
     """The winner as a recipe that `run` reproduces it with."""
     row = next(row for row in comparison.rows if row.variant == winner.name)
-    assert row.speedup is not None
-    said = f"{row.speedup:.2f} times the baseline's speed on {comparison.info.machine.cpu}"
+    said = "not timed" if row.speedup is None else f"{row.speedup:.2f} times the baseline's speed"
+    said += f" on {comparison.info.machine.cpu}"
     description = f"{winner.name}: {winner.description or 'found by tune'}"
     text = to_yaml(replace(winner, description=description), path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
