@@ -67,11 +67,7 @@ def tune(
     with options.spans.span("searching"):
         search = _searched(context, baseline, variants, started, options.plan.budget_s)
     finalists = chosen(search)
-    checked = []
-    for number, candidate in enumerate(finalists):
-        stage = Progress("checking the finalists", number, len(finalists), candidate.variant.name)
-        result = pipeline.checked(context, candidate.variant, stage)
-        checked += [result] if result.status == "ok" else []
+    checked = _check_finalists(context, finalists)
     info = context.info.model_copy(update={"runtimes": context.runtimes})
     passed, sequence = certified_in_turn(search, checked, info)
     for candidate in search.candidates.values():
@@ -88,6 +84,16 @@ def tune(
             write_recipe(candidate.variant, recipe, comparison)
             return Tuned(comparison, recipe)
     return Tuned(comparison, None)
+
+
+def _check_finalists(context: Context, finalists: Sequence[Candidate]) -> list[TrialResult]:
+    """The trials of those that passed."""
+    passed = []
+    for number, candidate in enumerate(finalists):
+        stage = Progress("checking the finalists", number, len(finalists), candidate.variant.name)
+        result = pipeline.checked(context, candidate.variant, stage)
+        passed += [result] if result.status == "ok" else []
+    return passed
 
 
 def _searched(
