@@ -16,8 +16,9 @@ from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import FORMATS
 from workbench.photos.preprocess import batch_of, pixels_of
-from workbench.registry.bundle import Bundle, check_golden, compare_logits, logits_of
+from workbench.registry.bundle import Bundle, check_golden
 from workbench.registry.fitness import check_processor
+from workbench.registry.logits import compare_logits, logits_of
 from workbench.registry.store import Registry
 from workbench.system.child import Handler
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from tests.e2e.tiny import prepare_folder
+from tests.builders import Once
+from tests.e2e.tiny import shared_student, write_workspace
 from workbench.cli import main
 from workbench.fleet.lease import FOLDER_VARIABLE, DeviceLock
 from workbench.fleet.link import AnswerFrame, DeviceLink, ProcessLink
@@ -28,11 +29,6 @@ from workbench.workspace.workspace import load
 
 pytestmark = pytest.mark.integration
 
-WORKSPACE = """
-model: {checkpoint: student.ckpt, factory: "student.py:create_model"}
-data: {validation: data/val, calibration: data/calib}
-budget: {max_accuracy_drop: 1}
-"""
 RECIPES = {
     "int8": "{name: int8, steps: [{use: static_int8, calibration: {images: 24}}]}",
     "torch": "{name: torch, runtime: {backend: torch}}",
@@ -68,14 +64,13 @@ def open_and_kill(name: str, device: DeviceSettings, log: Path) -> DeviceLink:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    base = tmp_path_factory.mktemp("fleet")
+def session(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    base, student = tmp_path_factory.mktemp("fleet"), shared_student(once)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KRISHI_CACHE", str(base / "cache"))
+        patch.setenv("KRISHI_CACHE", str(student.cache(base / "cache")))
         patch.setenv(FOLDER_VARIABLE, str(base))
         root = base / "a work space"
-        prepare_folder(root)
-        (root / "krishi.yaml").write_text(WORKSPACE)
+        write_workspace(root, student.source, budget={"max_accuracy_drop": 1})
         (root / "fleet.yaml").write_text("devices: {here: {class: dev, local: true}}")
         (root / "recipes").mkdir()
         for name, text in RECIPES.items():

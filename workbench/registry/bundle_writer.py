@@ -16,8 +16,9 @@ from workbench.errors import Refused, Unsuited, WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.registry.abstention import fit_abstention
 from workbench.registry.batch_gain import Batching
-from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits
+from workbench.registry.bundle import Bundle
 from workbench.registry.explanation_builder import MapsJob, explanation_of
+from workbench.registry.logits import Logits, Pixels, compare_logits
 from workbench.registry.manifest import (
     CARD_NAME,
     GOLDEN_NAME,

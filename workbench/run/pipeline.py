@@ -108,19 +108,25 @@ def run_workspace(
     notes = (*context.info.notes, *_rough_ranges(context, variants))
     info = context.info.model_copy(update={"runtimes": context.runtimes, "notes": notes})
     folder.save_info(info)
-    passed = [baseline]
-    for number, variant in enumerate(variants):
-        stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
-        result = checked(context, variant, stage)
-        _report_end(result, report)
-        if result.status == "ok":
-            passed.append(result)
+    passed = [baseline, *_passed(context, variants)]
     for result in timed(context, info, passed, options.plan):
         _report_end(result, report)
     info, trials = folder.info(), folder.trials()
     info = info.model_copy(update={"advice": hindsight(advice, compare(info, trials))})
     folder.save_info(info)
     return compare(info, trials)
+
+
+def _passed(context: Context, variants: Sequence[Variant]) -> list[TrialResult]:
+    """Build and check the variants; return the trials that may be timed."""
+    passed = []
+    for number, variant in enumerate(variants):
+        stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
+        result = checked(context, variant, stage)
+        _report_end(result, context.report)
+        if result.status == "ok":
+            passed.append(result)
+    return passed
 
 
 def _rough_ranges(context: Context, variants: Sequence[Variant]) -> list[str]:
