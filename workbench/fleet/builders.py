@@ -55,7 +55,7 @@ class Builders:
         for_all([list(self.devices)], work.serve, work.links)
         shares = [f"{name} built {plural(count, 'link')}" for name, count in schedule.built.items() if count]
         if shares:
-            self.report(Progress("built", 0, 0, ", ".join(shares)))
+            self.report(Progress("builders", 0, 0, ", ".join(shares)))
 
 
 @dataclass(slots=True)
