@@ -1,13 +1,18 @@
 """Which builder makes which link: handed out, refused, given up, and given to another."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.fleet.simulated import FACTS
+import pytest
+
+from tests.fleet.simulated import FACTS, Fate, SimulatedDevice, SimulatedLink
 from workbench.fleet.build_links import LinkTask
 from workbench.fleet.build_schedule import LATE_S, BuildSchedule
-from workbench.fleet.builders import other_code, other_packages
+from workbench.fleet.builders import Builders, BuildSession, other_code, other_packages
+from workbench.fleet.pool import OpenLinks
+from workbench.fleet.spec import DeviceSettings
 from workbench.run.build import EXPORT_PACKAGES
 
 CHAINS = {"int8": ("export", "int8"), "fp16": ("export", "fp16"), "quant": ("export", "int8", "convert")}
@@ -83,6 +88,33 @@ def test_a_builder_that_keeps_others_waiting_is_given_company() -> None:
     assert chains.schedule.built == {"slow": 0, "quick": 1}
     chains.finish("slow", "export")  # the later one changes nothing
     assert chains.take("quick") in ("int8", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason"),
+    [
+        ("away", "it cannot be reached"),
+        ("busy", "another has it for run r since"),
+        ("old", "it has krishi-bench 0.0.1"),
+        ("well", "its code that builds is not the driver's"),  # nor is any code that of a simulated device
+    ],
+)
+def test_a_builder_that_cannot_build_is_said_in_one_line_and_freed(
+    tmp_path: Path, fate: Fate, reason: str
+) -> None:
+    chains, device, said = Chains("big"), SimulatedDevice("big", fate, {}), list[str]()
+    settings = DeviceSettings.model_validate({"class": "x", "ssh": "big", "role": "build"})
+
+    def open_simulated(*_: object) -> Any:
+        return SimulatedLink(device)
+
+    builders = Builders(
+        {"big": settings}, open_simulated, "run", tmp_path, 1.0, lambda progress: said.append(progress.what)
+    )
+    BuildSession(builders, chains.schedule, OpenLinks()).serve("big")
+    (line,) = said
+    assert line.startswith(f"what big would build: {reason}")
+    assert chains.schedule.over and device.holder in (None, "another driver")
 
 
 def test_a_builder_of_other_code_or_packages_is_refused_with_both_versions() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbench.fleet.shares import PhotoShare, joined, look_rows, next_shares
+from workbench.fleet.shares import PhotoShare, difference, joined, look_rows, next_shares
 
 
 def share(device: str, *rows: int) -> PhotoShare:
@@ -32,6 +32,15 @@ def test_a_device_that_comes_late_is_checked_without_photos_of_its_own() -> None
     assert next_shares(4, [*answered, share("late")], ["a", "late"]) == {}
     assert look_rows(100) == (0, 12, 25, 37, 50, 62, 75, 87)
     assert look_rows(3) == (0, 1, 2)
+
+
+def test_devices_of_other_processors_or_libraries_do_not_share() -> None:
+    own = {"processor": "A76 (asimd)", "onnxruntime": "1.27.0"}
+    assert difference(own, own, "pi5") is None
+    newer = difference({**own, "onnxruntime": "1.28.0"}, own, "pi5")
+    assert newer == "its onnxruntime is 1.28.0, that of others of pi5 is 1.27.0"
+    lacking = difference({"processor": "A76 (asimd)"}, own, "pi5")
+    assert lacking == "its onnxruntime is not there, that of others of pi5 is 1.27.0"
 
 
 def test_without_a_device_nothing_is_asked() -> None:

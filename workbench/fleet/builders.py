@@ -51,7 +51,7 @@ class Builders:
         if not frontier.tasks():
             return
         schedule = BuildSchedule(frontier.tasks, self.devices)
-        work = _BuildSession(self, schedule, OpenLinks())
+        work = BuildSession(self, schedule, OpenLinks())
         for_all([list(self.devices)], work.serve, work.links)
         shares = [f"{name} built {plural(count, 'link')}" for name, count in schedule.built.items() if count]
         if shares:
@@ -95,7 +95,7 @@ def _export_here(tasks: Sequence[LinkTask], builders: Builders) -> None:
 
 
 @dataclass(slots=True)
-class _BuildSession:
+class BuildSession:
     """What the threads of the builders share. said: causes that were reported already."""
 
     builders: Builders

@@ -13,7 +13,15 @@ from workbench.errors import WorkbenchError
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.records import FleetFolder
 from workbench.fleet.session import OWN_FILES, DeviceSession, DeviceUnfit
-from workbench.fleet.shares import ClassShares, PhotoShare, joined, look_rows, next_shares, share_of
+from workbench.fleet.shares import (
+    ClassShares,
+    PhotoShare,
+    difference,
+    joined,
+    look_rows,
+    next_shares,
+    share_of,
+)
 from workbench.fleet.shipment import SentVariant, Shipment
 from workbench.fleet.work import FleetWork
 from workbench.measure.records import BASELINE
@@ -36,13 +44,17 @@ COPIED = ("logs", "recipes", "artifacts")  # of what a device answered, among it
 
 @dataclass(slots=True)
 class ClassSharding:
-    """The photos of one class and who has answered them. parts: what all its devices must share."""
+    """The photos of one class and who has answered them. parts: what all its devices must share.
+
+    read: the trials of shares, by folder and variant.
+    """
 
     fleet: FleetFolder
     device_class: str
     work: FleetWork
     parts: dict[str, str] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    read: dict[str, dict[str, TrialResult]] = field(default_factory=dict)
 
     @property
     def _path(self) -> Path:
@@ -108,13 +120,8 @@ class ClassSharding:
         with self.lock:
             if self.parts is None:
                 self.parts = next((share.parts for share in self.shares()), parts)
-        for what in sorted({*parts, *self.parts}):
-            there, here = parts.get(what, "not there"), self.parts.get(what, "not there")
-            if there != here:
-                raise DeviceUnfit(
-                    f"its {what} is {there}, that of others of {self.device_class} is {here}: a class whose "
-                    "photos are shared out must be alike"
-                )
+        if (what := difference(parts, self.parts, self.device_class)) is not None:
+            raise DeviceUnfit(f"{what}: a class whose photos are shared out must be alike")
 
     def _new_folder(self, name: str) -> RunFolder:
         number = next(n for n in range(1, 1000) if not (self._path / f"{name}-{n}").exists())
@@ -166,7 +173,10 @@ class ClassSharding:
         return [share for share in self.shares() if share.rows]
 
     def _trial(self, share: PhotoShare, variant: str) -> TrialResult:
-        return next(t for t in RunFolder(self._path / share.folder).trials() if t.variant == variant)
+        if (trials := self.read.get(share.folder)) is None:
+            found = RunFolder(self._path / share.folder).trials()
+            trials = self.read[share.folder] = {trial.variant: trial for trial in found}
+        return trials[variant]
 
     def _logits(self, variant: str) -> "NDArray[np.float32] | None":
         """Of all photos; None where a share lacks its own."""

@@ -53,6 +53,15 @@ def next_shares(
     return {name: rows for name, rows in shares.items() if rows or name not in seen}
 
 
+def difference(parts: Mapping[str, str], others: Mapping[str, str], device_class: str) -> str | None:
+    """The first part of a device that is not that of its class, in words; None where all are alike."""
+    for what in sorted({*parts, *others}):
+        there, here = parts.get(what, "not there"), others.get(what, "not there")
+        if there != here:
+            return f"its {what} is {there}, that of others of {device_class} is {here}"
+    return None
+
+
 def look_rows(count: int) -> tuple[int, ...]:
     """Photos at even distances, for a device without a share."""
     few = min(LOOK, count)
