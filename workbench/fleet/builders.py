@@ -1,6 +1,7 @@
 """The builders of a fleet at work: each is leased and sent what a link needs, and what it made comes here."""
 
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,16 +47,31 @@ class Builders:
         if not self.devices or not wanted:
             return
         frontier = _Frontier(wanted, exports=source_files(wanted[0][0].source) is not None)
-        if not frontier.exports:
-            _export_here(frontier.missing(), self)
-        if not frontier.tasks():
-            return
-        schedule = BuildSchedule(frontier.tasks, self.devices)
-        work = BuildSession(self, schedule, OpenLinks())
-        for_all([list(self.devices)], work.serve, work.links)
-        shares = [f"{name} built {plural(count, 'link')}" for name, count in schedule.built.items() if count]
+        built = Counter[str]()
+        lost = self._spread(frontier, set(), built)
+        exports = [task for task in frontier.missing() if not task.made]
+        if exports and len(lost) < len(self.devices):
+            # Steps may still be made elsewhere: they need neither torch nor the user's code.
+            frontier.exports = False
+            _export_here(exports, self)
+            self._spread(frontier, lost, built)
+        shares = [f"{name} built {plural(count, 'link')}" for name, count in built.items()]
         if shares:
             self.report(Progress("builders", 0, 0, ", ".join(shares)))
+
+    def _spread(self, frontier: "_Frontier", lost: set[str], built: Counter[str]) -> set[str]:
+        """Hand out what can be built now and what comes of it; returns the builders that cannot go on.
+
+        lost: those that could not before. built: links by builder, which are added.
+        """
+        there = [name for name in self.devices if name not in lost]
+        if not there or not frontier.tasks():
+            return lost
+        schedule = BuildSchedule(frontier.tasks, there)
+        work = BuildSession(self, schedule, OpenLinks())
+        for_all([there], work.serve, work.links)
+        built.update({name: count for name, count in schedule.built.items() if count})
+        return lost | work.lost
 
 
 @dataclass(slots=True)
@@ -85,7 +101,7 @@ class _Frontier:
 
 def _export_here(tasks: Sequence[LinkTask], builders: Builders) -> None:
     """Export what no builder can, as its code is installed here. Errors are for the build that follows."""
-    for task in (task for task in tasks if not task.made):
+    for task in tasks:
         log = builders.logs / "exports.txt"
         given = (task.job, task.variant, task.made, task.key)
         try:
@@ -96,12 +112,14 @@ def _export_here(tasks: Sequence[LinkTask], builders: Builders) -> None:
 
 @dataclass(slots=True)
 class BuildSession:
-    """What the threads of the builders share. said: causes that were reported already."""
+    """What the threads of the builders share. said: causes that were reported already. lost: builders that
+    ended before all was built."""
 
     builders: Builders
     schedule: BuildSchedule
     links: OpenLinks
     said: set[tuple[str, str]] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
 
     def serve(self, name: str) -> None:
         """Have one builder build until nothing is left for it."""
@@ -114,9 +132,11 @@ class BuildSession:
                 finally:
                     self.links.remove(link)
         except WorkbenchError as error:
+            self.lost.add(name)
             self._say(name, error.message)
         except Exception as error:
             # The other builders go on; the trace is in the log of this one.
+            self.lost.add(name)
             self._say(name, summary(error))
             with log.open("a") as file:
                 traceback.print_exception(error, file=file)
