@@ -99,4 +99,4 @@ def test_a_finished_run_is_compared_without_its_photos_and_its_model(
     assert main(["compare", f"{folder.run_id}/devices/pi5-a"]) == 0
     assert main(["models"]) == 0
     assert main(["run", "--quiet"]) == 2
-    assert "gone.py does not exist" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err

@@ -71,3 +71,5 @@ def test_where_no_environment_can_be_made_the_run_ends_and_where_some_can_it_goe
     assert "none of the environments could be made" in error.message
     assert "onnxruntime==1.0.2" in error.message
     assert make_all([], silent) == {}
+    nowhere = error_of(lambda: make_all([], silent, wheels=tmp_path / "nowhere")).message
+    assert nowhere == f"{tmp_path / 'nowhere'} is no folder"  # though nothing is to be made

@@ -123,6 +123,14 @@ def fleet_of(workspace: "Workspace", classes: Sequence[str]) -> "FleetFile":
     return load_fleet(workspace.root).of_classes(classes)
 
 
+def variants_to_resume(workspace: "Workspace", run_id: str) -> "list[Variant]":
+    """Those of a fleet's run. Raises WorkbenchError for an unknown one."""
+    from workbench.fleet.records import find_fleet_run
+    from workbench.fleet.run import variants_of
+
+    return variants_of(find_fleet_run(workspace.results, run_id))
+
+
 def run_on_fleet(
     workspace: "Workspace",
     found: "FleetFile",
@@ -130,11 +138,13 @@ def run_on_fleet(
     options: "Options",
     report: "Report",
     resume: str | None,
+    *,
+    shard: bool,
 ) -> Path:
     """Run on the devices, or take up a run; returns its folder."""
     from workbench.fleet.run import FleetOptions, resume_fleet, run_fleet
 
-    settings = FleetOptions(options)
+    settings = FleetOptions(options, shard=shard)
     if resume is not None:
         status = resume_fleet(workspace, found, resume, settings, report)
     else:

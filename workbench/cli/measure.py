@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from workbench.cli.fleet import conclude_fleet, conclude_tuning, fleet_of, run_on_fleet, tune_on_fleet
+from workbench.cli.fleet import (
+    conclude_fleet,
+    conclude_tuning,
+    fleet_of,
+    run_on_fleet,
+    tune_on_fleet,
+    variants_to_resume,
+)
 from workbench.cli.options import (
     AnswerFormat,
     Debug,
@@ -61,6 +68,9 @@ ClassOption = Annotated[
     list[str] | None,
     option("--class", "with --fleet: devices of this class alone (repeatable)", metavar="NAME"),
 ]
+ShardFlag = Annotated[
+    bool, option("--shard", "with --fleet: each device of a class checks a part of the photos")
+]
 ResumeOption = Annotated[
     str | None, option("--resume", "with --fleet: do what is missing in a run", metavar="RUN")
 ]
@@ -106,6 +116,7 @@ def run(
     timings: Timings = False,
     fleet: FleetFlag = False,
     device_class: ClassOption = None,
+    shard: ShardFlag = False,
     resume: ResumeOption = None,
     form: Tables = "table",
     output: Output = None,
@@ -117,12 +128,15 @@ def run(
     """Build, measure and compare the variants of recipes."""
     check_output(form, output)
     own = {"--output": output, "--advised": advised, "--timings": timings, "--verbose": verbose}
-    _check_fleet(form, recipes, device_class, resume, fleet=fleet, own=own)
+    of_fleets = {"--class": device_class, "--shard": shard, "--resume": resume}
+    _check_fleet(form, recipes, of_fleets, fleet=fleet, own=own)
 
     from workbench.workspace import recipe
 
     variants = [] if resume else recipe.chosen(recipes)
     found = find_workspace(workspace)
+    if resume:
+        variants = variants_to_resume(found, resume)
     devices = fleet_of(found, device_class or []) if fleet else None
 
     from workbench.cli.environments import agreed
@@ -145,7 +159,7 @@ def run(
             spans=(spans := _spans()),
         )
         if devices is not None:
-            folder = run_on_fleet(found, devices, variants, settings, report, resume)
+            folder = run_on_fleet(found, devices, variants, settings, report, resume, shard=shard)
         else:
             advice = partial(_report_advice, report)
             comparison = pipeline.run_workspace(found, variants, settings, report, advice)
@@ -157,14 +171,16 @@ def run(
 def _check_fleet(
     form: TableFormat,
     recipes: list[Path] | None,
-    device_class: list[str] | None,
-    resume: str | None,
+    of_fleets: Mapping[str, object],
     *,
     fleet: bool,
     own: Mapping[str, object],
 ) -> None:
-    """Raise BadParameter for options of `run` that do not go together. own: of a run without --fleet."""
-    for flag, given in (("--class", device_class), ("--resume", resume)):
+    """Raise BadParameter for options of `run` that do not go together.
+
+    of_fleets: options of a run with --fleet; own: of one without.
+    """
+    for flag, given in of_fleets.items():
         if given and not fleet:
             raise typer.BadParameter("only with --fleet", param_hint=f"'{flag}'")
     if not fleet:
@@ -174,8 +190,10 @@ def _check_fleet(
     for flag, value in own.items():
         if value:
             raise typer.BadParameter("not allowed with --fleet", param_hint=f"'{flag}'")
-    if resume and recipes:
+    if of_fleets.get("--resume") and recipes:
         raise typer.BadParameter("a run is resumed with its own recipes", param_hint="'RECIPE'")
+    if of_fleets.get("--resume") and of_fleets.get("--shard"):
+        raise typer.BadParameter("a run is resumed as it began", param_hint="'--shard'")
 
 
 def _spans() -> "Spans":
@@ -256,7 +274,7 @@ def tune(
     """Search for the best variant within the budget, and write it as a recipe."""
     check_output(form, output)
     own = {"--output": output, "--timings": timings, "--verbose": verbose}
-    _check_fleet(form, None, device_class, None, fleet=fleet, own=own)
+    _check_fleet(form, None, {"--class": device_class}, fleet=fleet, own=own)
 
     from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay

@@ -8,7 +8,7 @@ from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactIn
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.fleet import build_links
 from workbench.fleet.objects import ObjectStore
-from workbench.fleet.shipment import SentPixels, SentPlan, SentVariant, Shipment, place_artifact
+from workbench.fleet.shipment import SentPixels, SentPlan, SentVariant, Shipment, placed
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts
 from workbench.model.source.model_source import ModelSource
@@ -82,6 +82,7 @@ class DeviceRun:
             report=self._report,
             built={BASELINE: built},
             runtimes=dict(info.runtimes),
+            share=shipment.share,
         )
 
     def _prepared(self, shipment: Shipment) -> SentPrepared:
@@ -148,14 +149,14 @@ class DeviceRun:
         context.runtimes[variant.name] = variant.runtime
 
     def _built(self, prepared: Prepared, variant: Variant, links: Sequence[ArtifactInfo]) -> Built:
-        placed = [self._placed(info) for info in links]
-        if not placed or any(link.info.format in EXECUTABLE_FORMATS for link in placed):
+        made = [placed(info, self._cache, self._objects) for info in links]
+        if not made or any(link.info.format in EXECUTABLE_FORMATS for link in made):
             raise Unsuited("a fleet sends no compiled code, and torch variants are nothing else")
         job = prepared.job_for(overridden(prepared.job.contract, variant.preprocess), self._report)
         log = self.folder.log(variant.name)
         # In a process of its own: the last link may be one that this machine builds.
         found = call(
-            build_links.adopt, job, variant, placed, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build"
+            build_links.adopt, job, variant, made, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build"
         )
         if len(links) < build.links_of(variant):
             self._keep_build(variant, found[1])
@@ -168,11 +169,6 @@ class DeviceRun:
         artifact.save_info()
         for file in artifact.folder.iterdir():
             (folder / file.name).hardlink_to(file)
-
-    def _placed(self, info: ArtifactInfo) -> Artifact:
-        digests = (info.sha256, *(companion.sha256 for companion in info.companions))
-        objects = {digest: self._objects.path(digest) for digest in digests}
-        return place_artifact(info, self._cache / "links" / Artifact(Path(), info).digest, objects)
 
     def absent(self, variants: Sequence[SentVariant]) -> dict[str, str]:
         """Those that cannot be tried here, and why."""
@@ -191,10 +187,16 @@ class DeviceRun:
 
     def profile(self, source: ArtifactInfo, quantized: ArtifactInfo, contract: Preprocess) -> Times:
         """What the layers of a float graph and of its INT8 graph take here, by node, in ns."""
-        files = self._placed(source), self._placed(quantized)
+        files = [placed(info, self._cache, self._objects) for info in (source, quantized)]
         log = self.folder.log("layers")
         return call(
-            layer_times, self._cut[contract], *files, log=log, timeout_s=BUILD_TIMEOUT_S, label="profiling"
+            layer_times,
+            self._cut[contract],
+            files[0],
+            files[1],
+            log=log,
+            timeout_s=BUILD_TIMEOUT_S,
+            label="profiling",
         )
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from workbench.errors import Unsuited, WorkbenchError
+from workbench.fleet.frames import BUILDS
 from workbench.fleet.link import PROGRESS, AnswerFrame, DeviceError, DeviceGone, DeviceLink, ProcessLink
 from workbench.fleet.openssh import explain
 from workbench.fleet.ray_cluster import ray_environment, ray_folder, read_head
@@ -33,12 +34,12 @@ _connecting = threading.Lock()
 class RayGateway:
     """In the actor, on the device: a worker, and a link to it. Answers are plain data."""
 
-    def __init__(self, python: str | None, cache: str | None) -> None:
+    def __init__(self, python: str | None, cache: str | None, *flags: str) -> None:
         environment = {**(os.environ if python else child_environment())}
         if cache:
             environment["KRISHI_CACHE"] = str(Path(cache).expanduser())
         log = cache_folder() / "logs" / "fleet-gateway.txt"
-        command = [python or sys.executable, "-P", "-m", "workbench.fleet.worker"]
+        command = [python or sys.executable, "-P", "-m", "workbench.fleet.worker", *flags]
         self._link: DeviceLink = ProcessLink(command, log, explain, environment)
         self._progress: deque[Any] = deque(maxlen=100)
 
@@ -81,7 +82,7 @@ class RayLink:
             max_task_retries=0,
             max_concurrency=3,
         )
-        self._actor = actor.remote(device.python, device.cache)
+        self._actor = actor.remote(device.python, device.cache, *([BUILDS] if device.builds else []))
         try:
             self._wait_for_worker(name)
         except DeviceGone:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import WorkbenchError
+from workbench.fleet.build_request import BuildRequest
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.frames import CHUNK_BYTES
 from workbench.fleet.lease import DeviceLease
@@ -18,7 +19,7 @@ from workbench.fleet.shipment import SentPixels, SentPlan, SentVariant, Shipment
 from workbench.photos.contract import Preprocess
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run.tune.quick_look import QuickLook
-from workbench.system.files import sha256_file, write_atomic
+from workbench.system.files import sha256_bytes, sha256_file, write_atomic
 from workbench.system.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ CHECK_S = 7200.0  # for all photos through one variant on a board
 RACE_FACTOR, RACE_S = 6.0, 3600.0  # of the time budget: extras follow the rounds, and starts are slow
 LEASE_EVERY_S = 2.0
 TRIES = 2  # of an object that was damaged on its way
+OWN_FILES = ("run.json", "trials.jsonl")  # of a run, which the driver writes itself, from the answers
 
 
 class DeviceBusy(WorkbenchError):
@@ -181,20 +183,30 @@ class DeviceSession:
                 raise DeviceGone(f"the device names a file outside of its run: {entry['path']}")
             if entry["path"] in skip or (target.exists() and sha256_file(target) == entry["sha256"]):
                 continue
-            write_atomic(target, self._fetched(entry["path"], entry["size"]))
+            write_atomic(target, self._pieces("read", entry["size"], path=entry["path"]))
             if sha256_file(target) != entry["sha256"]:
                 target.unlink()
                 raise DeviceGone(f"{entry['path']} was damaged on its way")
 
-    def _fetched(self, path: str, size: int) -> bytes:
+    def build(self, request: BuildRequest) -> ArtifactInfo:
+        """Have one link built; its files are objects of the device then."""
+        timeout_s = request.timeout_s + BEGIN_S
+        answer = self._ask("build", timeout_s=timeout_s, request=request.model_dump(mode="json"))
+        return ArtifactInfo.model_validate_json(json.dumps(answer["info"]))
+
+    def fetch_object(self, digest: str, size: int, target: Path) -> None:
+        """Bring an object of the device here, checked by its sha256."""
+        data = self._pieces("get", size, digest=digest)
+        if sha256_bytes(data) != digest:
+            raise DeviceGone(f"the object {digest[:12]} was damaged on its way")
+        write_atomic(target, data)
+
+    def _pieces(self, op: str, size: int, **fields: Any) -> bytes:
         data = bytearray()
         while len(data) < size:
-            piece = self._found("read", timeout_s=PIECE_S, path=path, offset=len(data))[1]
+            piece = self._found(op, timeout_s=PIECE_S, offset=len(data), **fields)[1]
             if not piece:
-                raise DeviceGone(f"{path} ended after {len(data)} of {size} bytes")
+                what = " ".join(map(str, fields.values()))
+                raise DeviceGone(f"{what} ended after {len(data)} of {size} bytes")
             data += piece
         return bytes(data)
-
-
-def objects_of(variants: Sequence[SentVariant]) -> list[str]:
-    return [digest for sent in variants for digest in sent.objects()]

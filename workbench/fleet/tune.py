@@ -17,11 +17,12 @@ from threading import Lock
 from workbench.errors import WorkbenchError, summary
 from workbench.fleet.device_bench import OWN_FILES, DeviceBench
 from workbench.fleet.facts import DeviceFacts
+from workbench.fleet.lease import driver_name
 from workbench.fleet.link import DeviceGone, DeviceLink
 from workbench.fleet.pool import OpenLinks, for_all
 from workbench.fleet.progress import FleetProgress
 from workbench.fleet.records import DeviceState, FleetDevice, FleetFolder, FleetRun, FleetStatus, SavedRecipe
-from workbench.fleet.run import FleetOptions, driver_name, end_of
+from workbench.fleet.run import FleetOptions, end_of
 from workbench.fleet.session import DeviceSession, DeviceUnfit
 from workbench.fleet.spec import FleetFile
 from workbench.fleet.work import FleetWork
@@ -121,7 +122,7 @@ class FleetTuner:
         return {self.fleet.devices[name].reach for name in self._devices(device_class)}
 
     def _devices(self, device_class: str) -> list[str]:
-        return [name for name, each in self.fleet.devices.items() if each.device_class == device_class]
+        return [name for name, each in self.fleet.measuring.items() if each.device_class == device_class]
 
     def _search_class(self, device_class: str, progress: FleetProgress) -> None:
         """On the first of its devices that can be had; a search that has begun goes to no other one."""

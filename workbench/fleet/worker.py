@@ -8,6 +8,7 @@ open. With it end the lease and all that it measures.
 import os
 import queue
 import shutil
+import sys
 import threading
 import time
 import traceback
@@ -19,7 +20,15 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from workbench.errors import Unsuited, WorkbenchError, summary
-from workbench.fleet.frames import CHUNK_BYTES, GREETING, FrameError, Header, read_frame, write_frame
+from workbench.fleet.frames import (
+    BUILDS,
+    CHUNK_BYTES,
+    GREETING,
+    FrameError,
+    Header,
+    read_frame,
+    write_frame,
+)
 from workbench.fleet.lease import DeviceLock
 from workbench.fleet.objects import ObjectStore
 from workbench.system.files import cache_folder, sha256_file, token
@@ -37,11 +46,13 @@ Answer = tuple[Header, bytes]
 class DeviceWorker:
     """What a driver may ask of a device. report: is given the progress of long work.
 
-    cache: the folder that objects, builds and running work are kept in.
+    cache: the folder that objects, builds and running work are kept in. builds: it may be asked to build.
     """
 
-    def __init__(self, cache: Path, lock: DeviceLock, report: Callable[[Progress], None]) -> None:
-        self.cache, self._lock, self._report = cache, lock, report
+    def __init__(
+        self, cache: Path, lock: DeviceLock, report: Callable[[Progress], None], *, builds: bool = False
+    ) -> None:
+        self.cache, self._lock, self._report, self._builds = cache, lock, report, builds
         self._objects = ObjectStore(cache / "objects")
         self._folder = cache / "running" / token()
         self._leased = False
@@ -55,6 +66,8 @@ class DeviceWorker:
             "clock": self._clock,
             "missing": self._missing,
             "put": self._put,
+            "get": self._get,
+            "build": self._build,
             "begin": self._begin,
             "recall": self._recall,
             "check": self._check,
@@ -101,6 +114,19 @@ class DeviceWorker:
     def _put(self, header: Header, blob: bytes) -> Answer:
         self._objects.add(header["digest"], header["offset"], blob, last=header["last"])
         return {}, b""
+
+    def _get(self, header: Header, _blob: bytes) -> Answer:
+        with self._objects.path(header["digest"]).open("rb") as file:
+            file.seek(header["offset"])
+            return {}, file.read(CHUNK_BYTES)
+
+    def _build(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.fleet.build_request import BuildRequest, build_link
+
+        if not self._builds:  # an export runs the driver's code, which is not what every device allows
+            raise WorkbenchError(f"the worker was started without `{BUILDS}`, and builds nothing for others")
+        info = build_link(BuildRequest.model_validate(header["request"]), self.cache, self._objects)
+        return {"info": info.model_dump(mode="json")}, b""
 
     def _begin(self, header: Header, _blob: bytes) -> Answer:
         from workbench.fleet.device_run import DeviceRun
@@ -245,7 +271,8 @@ def main() -> None:
     target.write(GREETING)
     target.flush()
     connection = _Connection(source, target)
-    worker = DeviceWorker(cache_folder() / "fleet", DeviceLock(), connection.report)
+    builds = BUILDS in sys.argv[1:]
+    worker = DeviceWorker(cache_folder() / "fleet", DeviceLock(), connection.report, builds=builds)
 
     def end() -> None:
         worker.close()

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 Arguments = TypeVarTuple("Arguments")
 
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "transformers", "timm")  # that decide an export
 PROBES = 8  # photos an export's logits are compared on
 REFERENCE_BATCH = 16
 SATURATION_PHOTOS = 8
@@ -198,7 +199,7 @@ def _export_key(job: Job, variant: Variant) -> str:
             if onnx
             else export.reparameterize,
             job.input_shape,
-            versions("torch", "onnx", "onnxscript", "transformers", "timm"),
+            versions(*EXPORT_PACKAGES),
         ]
     )
 

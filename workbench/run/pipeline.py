@@ -300,7 +300,7 @@ def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
         result = check(context, variant, stage)
     context.folder.append(result)
     if result.status == "ok":
-        _save_golden(context.folder, context.job_of(variant.name).photos)
+        save_golden(context.folder, context.job_of(variant.name).photos)
     return result
 
 
@@ -354,7 +354,7 @@ def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
     import numpy as np
 
     photos, validation = prepared.job.photos, prepared.validation
-    _save_golden(folder, photos)
+    save_golden(folder, photos)
     paths = tuple(str(path.absolute()) for path in validation.paths)
     folder.save_photos(PhotoFiles(paths=paths, sha256=validation.contents))
     certifies = np.zeros(len(photos), dtype=bool)
@@ -363,8 +363,8 @@ def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
     write_arrays(folder.path / "validation.npz", **arrays)
 
 
-def _save_golden(folder: RunFolder, photos: Images) -> None:
-    """A few photos as this preprocessing cuts them, to check a bundle with."""
+def save_golden(folder: RunFolder, photos: Images) -> None:
+    """Save a few photos as this preprocessing cuts them, to check a bundle with."""
     import numpy as np
 
     path = folder.golden(photos.contract)
