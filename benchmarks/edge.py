@@ -76,17 +76,20 @@ def measured(folder: RunFolder) -> Iterator[str]:
         f"{photos} photos; the noise floor, a second copy of the baseline, is {noise(info)}.\n"
     )
     yield from table(HEADINGS, [row(trial) for trial in trials if trial.size_bytes])
-    yield from (
-        f"- `{trial.variant}`: {trial.status}, {trial.reason}" for trial in trials if not trial.size_bytes
-    )
-    made = {each for name in RECIPES for v in recipe.load([recipe.find(name)]) for each in environments_of(v)}
-    sizes = [(each.name, found) for each in made if (found := each.made()) is not None]
-    if sizes:
+    yield from (f"- `{trial.variant}`: {trial.status}, {trial.reason}" for trial in trials if trial.reason)
+    variants = [variant for name in RECIPES for variant in recipe.load([recipe.find(name)])]
+    needed = dict.fromkeys(each for variant in variants for each in environments_of(variant))
+    matter = {name for variant in variants for step in variant.steps for name in step.PACKAGES}
+    lines = []
+    for environment in needed:
+        if (made := environment.made()) is not None:
+            there = ", ".join(
+                f"{name} {made.packages[name]}" for name in sorted(matter & made.packages.keys())
+            )
+            lines.append((made.name, f"{made.size_bytes / 1e6:,.0f}", f"{made.seconds:.0f}", there))
+    if lines:
         yield "\nThe environments of the converters:\n"
-        lines = [
-            (name, f"{found.size_bytes / 1e6:,.0f}", f"{found.seconds:.0f}") for name, found in sorted(sizes)
-        ]
-        yield from table(("environment", "MB", "seconds to make"), lines)
+        yield from table(("environment", "MB", "seconds to make", "with"), lines)
 
 
 def with_versions(trials: list[TrialResult]) -> str:
@@ -117,7 +120,7 @@ def row(trial: TrialResult) -> tuple[str, ...]:
 
 def faster(trial: TrialResult) -> str:
     """`1.04 [1.02, 1.05]`; without an interval where the trial was no finalist."""
-    if (ratio := speed(trial)) is None:
+    if trial.variant == BASELINE or (ratio := speed(trial)) is None:
         return "1" if trial.variant == BASELINE else "–"
     bounds = ratio.interval if trial.status == "ok" else None
     return f"{ratio.speedup:.2f}" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")

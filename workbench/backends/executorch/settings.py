@@ -12,7 +12,11 @@ ABOUT_BYTES = 1_100_000_000
 
 
 # torch and torchao of a release, by its first two numbers: its Python binding is linked against that torch.
-FITTING = {"1.5": ("2.13.0", "0.18.0")}
+FITTING = {
+    "1.3": ("2.12.0", "0.17.0"),
+    "1.4": ("2.13.0", "0.18.0"),
+    "1.5": ("2.13.0", "0.18.0"),
+}
 
 
 class ExecutorchRuntime(EdgeSettings):
