@@ -44,7 +44,7 @@ def published(root: Path, paths: Sequence[Path]) -> Bundle:
     from tests.builders import draft, run_info, trial
     from workbench.backends.litert import backend
     from workbench.photos.preprocess import pixels_of
-    from workbench.registry.bundle import logits_of
+    from workbench.registry.logits import logits_of
     from workbench.registry.manifest import Golden
     from workbench.registry.store import Registry
     from workbench.results.folder import RunFolder

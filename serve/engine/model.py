@@ -12,12 +12,13 @@ from serve.engine.micro_batcher import MicroBatcher
 from serve.engine.threads import Threads
 from workbench.backends import Infer, Session, backend_of
 from workbench.backends.abstention import Abstention
-from workbench.backends.artifact import DEVICE_FORMATS, EXECUTABLE_FORMATS
+from workbench.backends.artifact import EXECUTABLE_FORMATS
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import FORMATS
 from workbench.photos.preprocess import batch_of, pixels_of
-from workbench.registry.bundle import Bundle, check_golden, compare_logits, logits_of
+from workbench.registry.bundle import Bundle, check_golden
 from workbench.registry.fitness import check_processor
+from workbench.registry.logits import compare_logits, logits_of
 from workbench.registry.store import Registry
 from workbench.system.child import Handler
 
@@ -89,8 +90,6 @@ def load_model(
         bundle.verify()
         if manifest.artifact.format in EXECUTABLE_FORMATS:
             raise WorkbenchError(f"{name} is a torch file: reading one can run code")
-        if manifest.artifact.format in DEVICE_FORMATS:
-            raise WorkbenchError(f"{name} is an ExecuTorch program, for devices: no server opens one")
         check_processor(manifest)
         backend = backend_of(manifest.runtime)
         if (reason := backend.unavailable(manifest.runtime)) is not None:

@@ -558,7 +558,8 @@ def test_a_defect_shows_pythons_own_traceback(workspace: Path) -> None:
     [
         (["--fail-on", "p95"], "--fail-on: `p95` has no margin", "`p95>5%`"),
         (["--fail-on", "sizes>1%"], "--fail-on: `sizes` is not measured", "did you mean `size`?"),
-        (["--junit", "absent/gate.xml"], "absent/gate.xml cannot be written", "a folder that exists"),
+        (["--junit", "krishi.yaml/g.xml"], "--junit: krishi.yaml/g.xml cannot be written", "is no folder"),
+        (["--markdown", "."], "--markdown: . is a folder", "name a file in it"),
         (
             ["--fail-on", "size>1%", "--pytest-benchmark", "b.json"],
             "nothing is timed",

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+
+from tests.builders import Once, checked
 
 CLASS_NAMES = ("Corn_Healthy", "Corn_Rust", "Potato_Late_Blight", "Tomato_Leaf_Mold")
 COLOURS = np.array([(60, 150, 50), (170, 100, 40), (90, 80, 60), (170, 180, 60)])
@@ -179,6 +182,53 @@ def prepare_folder(root: Path, *, per_class: int = 10) -> None:
     draw_photos(root / "data" / "calib", per_class, seed=1)
     draw_photos(root / "data" / "val", per_class, seed=2)
     write_student(root)
+
+
+def write_workspace(
+    folder: Path, source: Path, more: str = "", *, budget: dict[str, object] | None = None, **changed: object
+) -> Path:
+    """`krishi.yaml` in `folder` over what lies in `source`. budget: more of it; changed: other values for the
+    keys below."""
+    value: dict[str, object] = {
+        "checkpoint": source / "student.ckpt",
+        "factory": f"{source / 'student.py'}:create_model",
+        "validation": source / "data" / "val",
+        "calibration": source / "data" / "calib",
+        **changed,
+    }
+    model = {key: str(value[key]) for key in value if key in ("checkpoint", "factory", "class_names")}
+    data = {key: str(value[key]) for key in ("validation", "calibration")}
+    limits = {"max_accuracy_drop": 0.2, **(budget or {})}  # what 40 photos can show
+    text = f"model: {json.dumps(model)}\ndata: {json.dumps(data)}\nbudget: {json.dumps(limits)}\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "krishi.yaml").write_text(f"name: leaf\n{text}{more}")
+    return folder / "krishi.yaml"
+
+
+@dataclass(frozen=True)
+class Student:
+    """What several files of tests share: to read and export a checkpoint takes longer than most tests.
+
+    source: photos, the checkpoint and the code of its network. built: a cache that holds its baseline.
+    """
+
+    source: Path
+    built: Path
+
+    def cache(self, folder: Path) -> Path:
+        """A copy of the cache."""
+        return Path(shutil.copytree(self.built, folder))
+
+
+def shared_student(once: Once) -> Student:
+    def make(folder: Path) -> None:
+        prepare_folder(folder / "leaf")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KRISHI_CACHE", str(folder / "cache"))
+            checked(write_workspace(folder / "workspace", folder / "leaf"), [])
+
+    folder = once("student", make)
+    return Student(folder / "leaf", folder / "cache")
 
 
 def children_of(pid: int) -> list[int]:

@@ -33,7 +33,7 @@ from workbench.report.verdict import plain_export  # noqa: E402
 from workbench.results.verdict import compare  # noqa: E402
 from workbench.run import build  # noqa: E402
 from workbench.run.advice.advise import advise  # noqa: E402
-from workbench.run.conversion_check import exported_logits, hold  # noqa: E402
+from workbench.run.conversion_check import exported_logits, hold_answers, hold_runtime  # noqa: E402
 from workbench.steps import STEPS, Photos, apply  # noqa: E402
 from workbench.steps.verify import check  # noqa: E402
 from workbench.system import machine  # noqa: E402
@@ -128,14 +128,16 @@ class Bench:
         self.folder = folder
 
     def held(self, runtime: Runtime, *steps: Any, own: bool = False) -> None:
-        """Raises as `hold` does. own: with a preprocessing that the reference does not have."""
+        """Raises as a run does. own: with a preprocessing that the reference does not have."""
         variant = Variant("v", "v", "", Export(exporter="torchscript", opset=17), steps, runtime)
         _, artifact = build.build(self.job, variant)
         with backend_of(runtime).session(artifact, runtime) as session:
             logits = np.concatenate([session.infer(photo) for photo in self.job.photos.batches(1)])
         reference = exported_logits(self.job, variant, range(len(logits)))
         paths = [Path(f"val/{row}.jpg") for row in range(len(logits))]
-        hold(self.job, variant, artifact, logits, None if own else reference, paths, self.folder / "log.txt")
+        log, given = self.folder / "log.txt", None if own else reference
+        hold_runtime(self.job, variant, paths, log)
+        hold_answers(self.job, variant, artifact, logits, given, paths, log)
 
 
 @pytest.fixture(scope="module")

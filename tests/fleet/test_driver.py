@@ -1,11 +1,22 @@
 """The driver over many simulated devices, of which some go wrong in every way."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.fleet.simulated import STATES, Fate, SimulatedDevice, driver_over, random_fates
+from tests.fleet.simulated import FACTS, STATES, Fate, SimulatedDevice, driver_over, random_fates
+from workbench.fleet.link import DeviceLink
+from workbench.fleet.progress import FleetProgress
 from workbench.fleet.records import FleetFolder
+from workbench.fleet.run import FleetOptions
+from workbench.fleet.session import DeviceSession
+from workbench.fleet.sharding import ClassSharding
+from workbench.fleet.shares import PhotoShare
+from workbench.run.pipeline import Options
+from workbench.system.progress import Report, silent
 
 VARIANTS = ["int8", "fp16"]
 SPEEDUPS = {"int8": 2.0, "fp16": 1.2}
@@ -65,6 +76,52 @@ def test_a_run_taken_up_does_what_is_missing(tmp_path: Path, fate: Fate, kept: i
     assert devices["b"].asked.count("recall") == kept
     assert "put" not in devices["b"].asked or kept  # of what was sent, nothing travels again
     assert [t.variant for t in driver.folder.device("b").trials()] == ["baseline", *VARIANTS]
+
+
+def test_who_stops_a_run_is_told_how_to_take_it_up(tmp_path: Path) -> None:
+    driver = driver_over(tmp_path, devices_with({"a": "well"}), {"a": "x"}, VARIANTS)
+
+    def interrupted(*_: object) -> DeviceLink:
+        raise KeyboardInterrupt
+
+    driver.settings = FleetOptions(Options(), open=interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"run --fleet --resume {driver.folder.run_id}` takes it up"):
+        driver.measure(["a"])
+
+
+class SimulatedSharding(ClassSharding):
+    """Six photos; a device answers when it can check at all."""
+
+    merged: tuple[str, ...] = ()
+
+    def answer(
+        self, session: DeviceSession, name: str, _facts: Any, rows: Sequence[int], _report: Report
+    ) -> None:
+        session.check(self.work.sent(self.work.context.baseline, FACTS))
+        self._keep(PhotoShare(device=name, rows=tuple(rows), folder=name, parts={}))
+
+    def merge(self, devices: Collection[str]) -> None:
+        self.merged = (*self.merged, *devices)
+
+
+def test_the_photos_of_devices_that_went_away_are_answered_by_those_that_are_there(tmp_path: Path) -> None:
+    devices = devices_with({"a": "well", "b": "hangs", "c": "well", "d": "away"})
+    driver = driver_over(tmp_path, devices, dict.fromkeys(devices, "x"), VARIANTS)
+    work: Any = driver.work
+    work.context.job = SimpleNamespace(photos=range(6))
+    sharding = SimulatedSharding(driver.folder, "x", driver.work)
+    (tmp_path / driver.folder.run_id / "shares" / "x").mkdir(parents=True)
+    assert driver.answer_all([sharding], list(devices), FleetProgress(silent, 4)) == ["a", "c"]
+    assert sharding.merged == ("a", "c")
+    rows = sorted((share.device, share.rows) for share in sharding.shares())
+    assert rows == [("a", (0, 4)), ("a", (1, 5)), ("c", (2,)), ("c", (3,))]
+    assert [driver.folder.outcome(name).state for name in devices] == [
+        "measuring",
+        "gone",
+        "measuring",
+        "gone",
+    ]
+    assert {device.holder for device in devices.values()} == {None}
 
 
 def test_what_is_stopped_frees_every_lease(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,22 @@ os.environ.update(ray_cluster.ray_environment(str(SECRETS)))
 
 import ray  # noqa: E402
 
+from tests.e2e.plain import prepare_folder  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.fleet.lease import FOLDER_VARIABLE  # noqa: E402
 from workbench.fleet.link import DeviceGone  # noqa: E402
-from workbench.fleet.ray_link import RayLink  # noqa: E402
+from workbench.fleet.matrix import matrix_of  # noqa: E402
+from workbench.fleet.ray_link import RayLink, connect  # noqa: E402
+from workbench.fleet.records import FleetFolder  # noqa: E402
+from workbench.fleet.run import FleetOptions, run_fleet  # noqa: E402
 from workbench.fleet.session import DeviceBusy, DeviceSession  # noqa: E402
 from workbench.fleet.spec import DeviceSettings, FleetFile  # noqa: E402
+from workbench.measure.latency import Plan  # noqa: E402
+from workbench.run.pipeline import Options  # noqa: E402
 from workbench.system.files import sha256_file  # noqa: E402
+from workbench.system.progress import silent  # noqa: E402
+from workbench.workspace import recipe as recipes  # noqa: E402
+from workbench.workspace.workspace import load  # noqa: E402
 
 pytestmark = [
     pytest.mark.integration,
@@ -42,7 +53,32 @@ pytestmark = [
 ]
 
 DEVICE = DeviceSettings.model_validate({"class": "x86", "ray": True})
-NAMES = ("a", "b", "c")
+NAMES = ("a", "b", "c", "queued", "loaded")
+PAYLOAD_BYTES = 256 * 2**20
+# Small photos are computed forty times: the model's copy on these devices is a slower one.
+SLOWER = """
+import dataclasses
+from contextlib import contextmanager
+from workbench.backends.ort import backend
+plain = backend.session
+
+@contextmanager
+def session(artifact, runtime):
+    with plain(artifact, runtime) as opened:
+        def infer(batch):
+            for _ in range(40 if batch.shape[-1] < 64 else 0):
+                opened.infer(batch)
+            return opened.infer(batch)
+        yield dataclasses.replace(opened, infer=infer)
+
+backend.session = session
+"""
+
+
+def add_node(cluster: Any, name: str, **environment: str) -> Any:
+    """A raylet for a device. environment: of its own, as of a machine of its own."""
+    labels, resources = {"krishi.device": name}, {"krishi_device": 1}
+    return cluster.add_node(num_cpus=0, resources=resources, labels=labels, env_vars=environment or None)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +93,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         try:
             patch.setenv("RAY_ADDRESS", cluster.address)
-            yield {
-                name: cluster.add_node(
-                    num_cpus=0, resources={"krishi_device": 1}, labels={"krishi.device": name}
-                )
-                for name in NAMES
-            } | {"cluster": cluster}
+            yield {name: add_node(cluster, name) for name in NAMES} | {"cluster": cluster}
         finally:
             ray.shutdown()
             cluster.shutdown()
@@ -100,6 +131,76 @@ def test_a_raylet_that_is_killed_is_gone_and_the_others_answer(nodes: dict[str, 
                 session.hello()
     with RayLink("a", DEVICE) as link:
         DeviceSession(link).hello()
+
+
+def test_a_raylet_that_is_killed_while_its_worker_is_queued_is_gone(nodes: dict[str, Any]) -> None:
+    connect()
+    taken = ray.remote(lambda: time.sleep(600)).options(
+        num_cpus=0, resources={"krishi_device": 1}, label_selector={"krishi.device": "queued"}, max_retries=0
+    )
+    task = taken.remote()
+    assert ray.wait([task], timeout=5.0)[0] == []
+    with ThreadPoolExecutor(1) as pool:
+        link = pool.submit(RayLink, "queued", DEVICE)
+        assert wait([link], timeout=5.0).not_done
+        nodes["cluster"].remove_node(nodes["queued"], allow_graceful=False)
+        with pytest.raises(DeviceGone, match=r"raylet ended before|Ray lost it"):
+            link.result()
+
+
+def test_a_raylet_that_is_killed_during_a_transfer_is_gone(nodes: dict[str, Any], tmp_path: Path) -> None:
+    payload = tmp_path / "payload"
+    payload.write_bytes(os.urandom(PAYLOAD_BYTES))
+    with RayLink("loaded", DEVICE) as link, ThreadPoolExecutor(1) as pool:
+        session = DeviceSession(link)
+        session.hello()
+        session.lease("driver", "run", wait_s=30.0)
+        sending = pool.submit(session.send, {sha256_file(payload): payload})
+        while not session.sent_bytes and not sending.done():
+            time.sleep(0.05)
+        nodes["cluster"].remove_node(nodes["loaded"], allow_graceful=False)
+        with pytest.raises(DeviceGone):
+            sending.result()
+        assert 0 < session.sent_bytes < PAYLOAD_BYTES
+
+
+def test_two_classes_of_two_nodes_race_and_a_slower_copy_of_the_model_loses_on_its_own(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "driver"))
+    root = prepare_folder(tmp_path / "plain", max_drop=1.0)
+    (root / "small.yaml").write_text("{name: small, preprocess: {crop: 32}}")
+    (tmp_path / "slower").mkdir()
+    (tmp_path / "slower" / "sitecustomize.py").write_text(SLOWER)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}/slower:$PYTHONPATH" exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    devices = {}
+    for name, device_class in {"f1": "fast", "f2": "fast", "s1": "slow", "s2": "slow"}.items():
+        own = tmp_path / name
+        own.mkdir()
+        path = os.pathsep.join(sys.path)
+        add_node(nodes["cluster"], name, **{FOLDER_VARIABLE: str(own), "PYTHONPATH": path})
+        slower = {"python": str(python)} if device_class == "slow" else {}
+        devices[name] = DeviceSettings.model_validate(
+            {"class": device_class, "ray": True, "cache": str(own), **slower}
+        )
+    options = Options(plan=Plan(rounds=2, turns=2, budget_s=10.0, repeats=0))
+    status = run_fleet(
+        load(root / "krishi.yaml"),
+        FleetFile(devices=devices),
+        recipes.load([root / "small.yaml"]),
+        FleetOptions(options),
+        silent,
+    )
+    assert {name: (o.state, o.reason) for name, o in status.outcomes.items()} == dict.fromkeys(
+        devices, ("done", None)
+    )
+    matrix = matrix_of(FleetFolder(root / "results" / status.run.run_id))
+    assert matrix.winners == {"fast": "small", "slow": "baseline"}
+    assert matrix.devices == {"fast": ("f1", "f2"), "slow": ("s1", "s2")}
+    fast, slow = (matrix.cells["small"][name].speedup or 0.0 for name in ("fast", "slow"))
+    assert fast > 1 > slow
 
 
 def test_a_wrong_token_lets_nobody_in(nodes: dict[str, Any], tmp_path: Path) -> None:

@@ -38,9 +38,24 @@ def test_paths_with_blanks_reach_the_shell_of_a_device_whole(tmp_path: Path) -> 
     assert command.startswith("KRISHI_CACHE='/mnt/big disk' exec \"$HOME\"/'own env/bin/python' -P -m ")
 
 
+def test_builders_are_kept_whatever_class_is_asked_for(tmp_path: Path) -> None:
+    text = (
+        "devices: {big: {class: x86, ssh: big, role: build}, both: {class: x86, ssh: both, role: both}, "
+        "pi: {class: pi5, ssh: pi}}"
+    )
+    fleet = load_fleet(write(tmp_path, text))
+    assert (list(fleet.measuring), list(fleet.builders)) == (["both", "pi"], ["big", "both"])
+    assert fleet.classes == ["x86", "pi5"]
+    pis = fleet.of_classes(["pi5"])
+    assert (list(pis.measuring), list(pis.builders)) == (["pi"], ["big", "both"])
+    assert worker_command(fleet.devices["big"]).endswith(" -m workbench.fleet.worker --builds")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("devices: {a: {class: x, local: true, role: build}}", "every device only builds"),
+        ("devices: {a: {class: x, local: true, role: builds}}", "devices.a.role"),
         ("devices: {a: {class: x, local: true}, a: {class: y, local: true}}", "the key is given twice"),
         ("devices: {a: {class: x}}", "it says none of them"),
         ("devices: {a: {class: x, local: true, ssh: b}}", "it says local and ssh"),

@@ -186,9 +186,9 @@ WHOLE = Rules(smallest=9.0)
 def test_over_hundreds_of_sessions_the_intervals_cover_the_truth_and_tell_the_faster_one() -> None:
     covered = total = right = called = 0
     for seed in range(400):
-        measured = session({BASELINE: 4.0, "same": 4.0, "faster": 3.8}, seed)
+        rounds = log_ratios(session({BASELINE: 4.0, "same": 4.0, "faster": 3.8}, seed), BASELINE)
         for name, truth in (("same", 1.0), ("faster", 4.0 / 3.8)):
-            interval = ratio(measured, name).interval
+            interval = Ratio(tuple(rounds[name].values())).interval
             if interval is not None:
                 covered += interval[0] <= truth <= interval[1]
                 total += 1

@@ -50,11 +50,11 @@ def samples() -> Samples:
 
 
 @pytest.fixture(scope="module")
-def dynamo(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dynamo(model: Any, samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One export with the newer exporter, which takes seconds."""
     path: Path = tmp_path_factory.mktemp("dynamo") / "model.onnx"
-    report = export_onnx(student(), Export(), path, SHAPE, samples)
-    assert (report.opset, report.classes) == (18, CLASSES)
+    report = export_onnx(model, Export(), path, SHAPE, samples)
+    assert (report.exporter, report.opset, report.classes) == ("dynamo", 18, CLASSES)
     assert report.max_rel < 1e-5
     return path
 

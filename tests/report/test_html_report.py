@@ -20,6 +20,7 @@ from workbench.cli.output import write_report
 from workbench.photos.overlap import Separation
 from workbench.report import cells, page
 from workbench.report.page import charts, gallery, separation_section, vega
+from workbench.report.page.blocks import Chart, DataTable
 from workbench.report.page.run_data import RunData
 from workbench.results.folder import RunFolder
 from workbench.results.history import compare_folder
@@ -134,7 +135,7 @@ def test_the_charts_fit_the_schema_of_vega_lite(folder: RunFolder, comparison: C
     import altair as alt
 
     run = RunData(replace(comparison, rows=comparison.rows[:3]), folder)
-    blocks = [b for make in page.SECTIONS for b in make(run).blocks if isinstance(b, page.Chart)]
+    blocks = [b for make in page.SECTIONS for b in make(run).blocks if isinstance(b, Chart)]
     assert len(blocks) == 6
     for block in blocks:
         alt.Chart.from_dict({**block.spec, "width": "container"}, validate=True)
@@ -172,10 +173,10 @@ def test_recall_and_confusions_are_of_the_variants_that_change_answers(
     run = RunData(comparison, folder)
     assert comparison.winner != WORST
     assert run.examined[:2] == [comparison.winner, WORST]
-    first = next(b for b in page.answer_sections.recalls(run).blocks if isinstance(b, page.Chart))
+    first = next(b for b in page.answer_sections.recalls(run).blocks if isinstance(b, Chart))
     assert first.table.rows[0][0].text == EVIL  # the first photos are of the first class
     confused = page.answer_sections.confusions(run).blocks[0]
-    assert isinstance(confused, page.DataTable)
+    assert isinstance(confused, DataTable)
     assert [cell.text for cell in confused.rows[0]][:3] == [EVIL, NAMES[1], "5"]
     assert [cell.text for cell in confused.rows[0]][4] == "65"
 

@@ -12,8 +12,12 @@ from workbench.results.verdict import compare, winner_for
 BOTH = run_info(targets=("server", "android"))
 
 
-def on_device(name: str, *, outside: int = 0, pieces: int = 1, **more: object) -> TrialResult:
-    delegation = Delegation(delegate="XNNPACK", partitions=pieces, nodes=50, delegated=50 - outside)
+def on_device(
+    name: str, *, outside: int = 0, pieces: int = 1, macs: int | None = None, **more: object
+) -> TrialResult:
+    delegation = Delegation(
+        delegate="XNNPACK", partitions=pieces, nodes=50, delegated=50 - outside, macs=macs
+    )
     audit = Audit(verdict=delegation.sentence(), delegation=delegation)
     return trial(name, backend="litert", audit=audit, **more)  # type: ignore[arg-type]
 
@@ -40,6 +44,15 @@ def test_a_phone_gets_what_its_delegate_runs_whole_and_then_the_smallest() -> No
     assert winner(BOTH, "android") == "litert[mixed]"
     assert winner(BOTH, "android", [BASELINE, FLOAT, CUT]) == "litert[none]"
     assert winner(BOTH, "android", [BASELINE]) is None
+
+
+def test_of_files_of_one_size_a_phone_gets_the_one_with_the_least_work() -> None:
+    large = on_device("224px", macs=59_000_000, size_mb=1.762)
+    small = on_device("176px", macs=37_000_000, size_mb=1.763)
+    unknown = on_device("unknown", size_mb=1.762)
+    assert winner(BOTH, "android", [BASELINE, large, unknown, small]) == "176px"
+    larger = on_device("smaller input, larger file", macs=37_000_000, size_mb=1.8)
+    assert winner(BOTH, "android", [BASELINE, large, larger]) == "224px"
 
 
 def test_a_phone_gets_nothing_that_loses_too_much() -> None:

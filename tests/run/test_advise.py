@@ -197,6 +197,23 @@ def test_seven_bit_and_unsigned_weights_are_safe_without_vnni(item: Callable[...
         assert not any("saturate" in reason.text for reason in judged.reasons)
 
 
+def test_nothing_is_predicted_of_a_version_of_a_runtime_that_was_not_measured(
+    variants: Callable[[str], list[Variant]],
+) -> None:
+    found = variants('matrix:\n  runtime.version: ["1.28.0", "1.31.1", "1.32.0"]\n')
+    given = advise(network(), machine(), {}, found, known=KNOWN)
+    assert [(each.worth, each.expected, each.low) for each in given.items[:2]] == [
+        (True, "unknown", None)
+    ] * 2
+    assert "how fast onnxruntime 1.28.0 is was not measured" in given.items[0].reasons[0].text
+    assert given.items[2].expected == "same", "the costs are of that version"
+    names = [each.variant for each in given.items]
+    score = looked_back(given, {names[0]: 0.7, names[1]: 1.3, names[2]: 1.0})
+    assert (score.right, score.timed, score.wrong) == (1, 1, ())
+    many = variants('runtime: {version: "1.28.0", threads: 64}\n')
+    assert not advise(network(), machine(), {}, many, known=KNOWN).items[0].worth
+
+
 def test_a_dead_channel_and_one_scale_for_depthwise_layers_are_warned_of(item: Callable[..., Item]) -> None:
     dead = item(STATIC, network(dead_channels=3))
     assert any("3 dead channels" in reason.text for reason in dead.reasons)

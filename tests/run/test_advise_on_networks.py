@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch", reason="the networks are exported from torc
 onnx = pytest.importorskip("onnx", reason="networks are read from ONNX files")
 pytest.importorskip("onnxruntime", reason="whether a size fits is tried in onnxruntime")
 
+from tests.builders import Once  # noqa: E402
+from tests.e2e.tiny import shared_student  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.export.torch_exporters import write_onnx  # noqa: E402
 from workbench.model.graph.facts import NetworkFacts, facts_of  # noqa: E402
@@ -22,10 +24,8 @@ from workbench.workspace.sample.student import create_model  # noqa: E402
 pytestmark = pytest.mark.integration
 
 
-def facts(
-    model: "torch.nn.Module", folder: Path, side: int = 64, exporter: str = "torchscript"
-) -> NetworkFacts:
-    export = Export(exporter=exporter, opset=18 if exporter == "dynamo" else 17)  # type: ignore[arg-type]
+def facts(model: "torch.nn.Module", folder: Path, side: int = 64) -> NetworkFacts:
+    export = Export(exporter="torchscript", opset=17)
     photos = np.random.default_rng(0).standard_normal((2, 3, side, side)).astype(np.float32)
     write_onnx(model.eval(), export, folder / "model.onnx", photos, hint="")
     return facts_of(load(folder / "model.onnx"))
@@ -49,14 +49,21 @@ class Attention(torch.nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-def test_the_parts_of_the_sample_are_counted(tmp_path: Path, exporter: str) -> None:
-    found = facts(create_model(12), tmp_path, exporter=exporter)
+def test_the_parts_of_the_sample_are_counted(tmp_path: Path) -> None:
+    found = facts(create_model(12), tmp_path)
     assert (found.convolutions, found.depthwise, found.squeeze_excite, found.hard_swish) == (38, 8, 6, 12)
     assert found.swish == found.attention == found.dead_channels == 0
     assert 0 < found.depthwise_share < 0.3 and not found.transformer
     assert found.first != found.last
     assert found.input_shape == (3, 64, 64)
+
+
+def test_the_same_parts_are_counted_in_what_the_newer_exporter_wrote(once: Once) -> None:
+    (file,) = shared_student(once).built.rglob("model.onnx")
+    found = facts_of(load(file))
+    assert (found.convolutions, found.depthwise, found.squeeze_excite, found.hard_swish) == (5, 1, 1, 2)
+    assert found.swish == found.attention == found.dead_channels == 0
+    assert found.input_shape == (3, 32, 32)
 
 
 def test_the_work_of_a_photo_is_counted_by_kinds_and_grows_with_the_pixels(tmp_path: Path) -> None:

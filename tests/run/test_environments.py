@@ -1,11 +1,12 @@
 """Environments are made when the user agrees, and what lacks one is skipped with the reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.builders import artifact_info, error_of
-from workbench.backends import OrtRuntime
+from workbench.backends import ExecutorchRuntime, OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.cli.environments import agreed, question
 from workbench.model.export.settings import Export
@@ -30,9 +31,19 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_environment_is_wanted_once_and_none_is_made_unasked() -> None:
     assert [each.name for each in not_made(VARIANTS)] == ["onnxruntime-1.0.1", "onnxruntime-1.0.2"]
     # No terminal: nobody can be asked.
-    assert agreed(VARIANTS, yes=False) == []
-    assert agreed(VARIANTS, yes=True) == not_made(VARIANTS)
-    assert agreed([variant(None)], yes=True) == []
+    assert agreed(VARIANTS, "state-dict", yes=False) == []
+    assert agreed(VARIANTS, "state-dict", yes=True) == not_made(VARIANTS)
+    assert agreed([variant(None)], "state-dict", yes=True) == []
+
+
+def test_nothing_is_made_for_what_will_be_skipped() -> None:
+    program = Variant("e", "e", "", Export(), (), ExecutorchRuntime(version="1.4.0"))
+    elsewhere = replace(VARIANTS[0], needs=("openvino>=9999",))
+    crowded = Variant("t", "t", "", Export(), (), OrtRuntime(version="1.0.1", threads=4096))
+    assert not_made([program, elsewhere, crowded])
+    assert agreed([program, elsewhere, crowded], "onnx", yes=True) == []
+    assert agreed([program], "torchscript", yes=True) == []
+    assert agreed([program], "state-dict", yes=True) == not_made([program])
 
 
 def test_the_question_says_what_how_large_and_how_long() -> None:
@@ -60,3 +71,5 @@ def test_where_no_environment_can_be_made_the_run_ends_and_where_some_can_it_goe
     assert "none of the environments could be made" in error.message
     assert "onnxruntime==1.0.2" in error.message
     assert make_all([], silent) == {}
+    nowhere = error_of(lambda: make_all([], silent, wheels=tmp_path / "nowhere")).message
+    assert nowhere == f"{tmp_path / 'nowhere'} is no folder"  # though nothing is to be made

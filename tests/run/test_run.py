@@ -18,35 +18,33 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.builders import Once, small_disk
+from tests.builders import Once, checked, small_disk
 from tests.e2e.tiny import (
     CLASS_NAMES,
     MEAN,
     STD,
     Bench,
+    Student,
     children_of,
     is_running,
     load_model,
     needs_linux,
     photos_of,
-    prepare_folder,
+    shared_student,
     tree_digest,
+    write_workspace,
 )
 from tests.serving import wait_for
 from workbench.cli import main
 from workbench.measure.bursts import BURST_CALLS, FEWEST_TURNS
-from workbench.measure.latency import Plan
+from workbench.measure.records import BASELINE
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import normalize, read_pixels
 from workbench.results.folder import RunFolder, runs
 from workbench.results.reasons import Failed
 from workbench.results.records import TrialResult
-from workbench.run.pipeline import Options, run_workspace
 from workbench.system.launcher import available
 from workbench.system.nvidia_check import missing_link
-from workbench.system.progress import silent
-from workbench.workspace.recipe import load as load_recipes
-from workbench.workspace.workspace import load
 
 pytestmark = pytest.mark.integration
 
@@ -99,16 +97,25 @@ FAILED = ["failing[exclude_nodes=no_such_node]", "failing[exclude_op_types=Konv]
 
 
 @pytest.fixture(scope="module")
-def bench(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def student(once: Once) -> Student:
+    return shared_student(once)
+
+
+@pytest.fixture(scope="module")
+def source(student: Student) -> Path:
+    return student.source
+
+
+@pytest.fixture(scope="module")
+def bench(student: Student, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A workspace with one run, shared with the other processes; the cache with its builds is a copy."""
-    root = once("run", run_all) / "leaf"
+    root = once("run", lambda folder: run_all(student, folder)) / "leaf"
     return Bench(root, Path(shutil.copytree(root.parent / "cache", tmp_path_factory.mktemp("run") / "cache")))
 
 
-def run_all(folder: Path) -> None:
-    bench = Bench(folder / "leaf", folder / "cache")
-    prepare_folder(bench.root)
-    write_workspace(bench.root, bench.root)
+def run_all(student: Student, folder: Path) -> None:
+    bench = Bench(folder / "leaf", student.cache(folder / "cache"))
+    write_workspace(bench.root, student.source)
     for name, text in RECIPES.items():
         write(bench.root / "recipes" / f"{name}.yaml", text)
     for name, text in (("failing", FAILING), ("older", OLDER), ("torch", TORCH)):
@@ -125,11 +132,11 @@ def run_folder(bench: Bench) -> RunFolder:
 
 
 @pytest.fixture
-def elsewhere(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def elsewhere(bench: Bench, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A workspace of its own, over the same model and photos: its builds are in the cache already."""
     monkeypatch.setenv("KRISHI_CACHE", str(bench.cache))
     monkeypatch.chdir(tmp_path)
-    write_workspace(tmp_path, bench.root)
+    write_workspace(tmp_path, source)
     return Bench(tmp_path, bench.cache)
 
 
@@ -139,31 +146,13 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def write_workspace(folder: Path, source: Path, more: str = "", **changed: object) -> None:
-    """`krishi.yaml` in `folder` over what lies in `source`. changed: other values for the keys below."""
-    value: dict[str, object] = {
-        "checkpoint": source / "student.ckpt",
-        "factory": f"{source / 'student.py'}:create_model",
-        "validation": source / "data" / "val",
-        "calibration": source / "data" / "calib",
-        **changed,
-    }
-    model = {key: str(value[key]) for key in value if key in ("checkpoint", "factory", "class_names")}
-    data = {key: str(value[key]) for key in ("validation", "calibration")}
-    budget = {"max_accuracy_drop": 0.2}  # what 40 photos can show
-    text = f"model: {json.dumps(model)}\ndata: {json.dumps(data)}\nbudget: {json.dumps(budget)}\n"
-    write(folder / "krishi.yaml", f"name: leaf\n{text}{more}")
-
-
 def trials(folder: RunFolder) -> dict[str, TrialResult]:
     return {trial.variant: trial for trial in folder.trials()}
 
 
-def measured(bench: Bench, *recipes: Path, build_timeout_s: float = 900.0) -> dict[str, TrialResult]:
-    """The trials of a run of one round, which is made once, however busy the machine is."""
-    options = Options(Plan(rounds=1, turns=1, repeats=0), build_timeout_s)
-    run_workspace(load(bench.root / "krishi.yaml"), load_recipes(recipes), options, silent)
-    return last_trials(bench)
+def checked_in(bench: Bench, *recipes: Path, build_timeout_s: float = 900.0) -> dict[str, TrialResult]:
+    """The trials of a run that is not timed."""
+    return checked(bench.root / "krishi.yaml", recipes, build_timeout_s)
 
 
 def last_trials(bench: Bench) -> dict[str, TrialResult]:
@@ -225,7 +214,8 @@ def test_what_was_measured_is_complete(run_folder: RunFolder) -> None:
         # There is no time: turns get fewer, then bursts shorter.
         assert rounds * FEWEST_TURNS <= trial.latency.samples <= rounds * TURNS * BURST_CALLS[1]
         assert trial.accuracy.images + (trial.certification.images if trial.certification else 0) == 40
-        assert trial.size_bytes and trial.load_s and trial.build_s
+        assert trial.size_bytes and trial.load_s
+        assert (trial.build_s is None) is (name == BASELINE)  # which was built before
         assert 1e6 < (trial.peak_memory_bytes or 0) < 2e9
         # Finalists are launched again: one round, as there is no time, after the check's own launch.
         if trial.latency.confirmed:
@@ -251,11 +241,11 @@ def test_opset_precision_and_provider_are_read_back(run_folder: RunFolder) -> No
     }
 
 
-def test_accuracy_is_what_torch_itself_gives(bench: Bench, run_folder: RunFolder) -> None:
-    photos = photos_of(bench.root / "data" / "val", CLASS_NAMES)
+def test_accuracy_is_what_torch_itself_gives(source: Path, run_folder: RunFolder) -> None:
+    photos = photos_of(source / "data" / "val", CLASS_NAMES)
     batch = normalize(np.stack([read_pixels(path, CONTRACT) for path, _ in photos]), CONTRACT)
     with torch.inference_mode():
-        expected = load_model(bench.root)(torch.from_numpy(batch)).numpy()
+        expected = load_model(source)(torch.from_numpy(batch)).numpy()
     labels = np.array([label for _, label in photos])
     right = int((expected.argmax(axis=1) == labels).sum())
     assert 0.7 < right / len(labels) < 1
@@ -306,7 +296,7 @@ def test_the_run_folder_holds_what_was_promised(run_folder: RunFolder) -> None:
 def test_a_second_run_builds_nothing(bench: Bench, elsewhere: Bench) -> None:
     before = tree_digest(bench.cache / "artifacts")
     plain = write(elsewhere.root / "plain.yaml", "{name: plain}")
-    again = measured(elsewhere, bench.root / "recipes", plain, build_timeout_s=NO_TIME_TO_BUILD)
+    again = checked_in(elsewhere, bench.root / "recipes", plain, build_timeout_s=NO_TIME_TO_BUILD)
     assert [name for name, trial in again.items() if trial.status == "ok"] == [*MEASURED, "plain"]
     assert again["plain"].artifact_key == again["baseline"].artifact_key
     assert {trial.build_s for trial in again.values()} == {None}
@@ -384,7 +374,7 @@ def test_models_that_were_damaged_in_the_cache_are_built_anew(
     data[len(data) // 2] ^= 1
     flipped.write_bytes(data)
     cut.write_bytes(cut.read_bytes()[:-100])
-    found = measured(own, *(bench.root / "recipes" / f"int8-{name}.yaml" for name in ("dynamic", "static")))
+    found = checked_in(own, *(bench.root / "recipes" / f"int8-{name}.yaml" for name in ("dynamic", "static")))
     for name in ("int8-dynamic", "int8-static"):
         assert (found[name].status, found[name].reason) == ("ok", None)
         assert found[name].artifact_digest == before[name].artifact_digest
@@ -491,7 +481,7 @@ def test_ctrl_c_while_timing_keeps_every_trial_and_the_next_run_reuses_the_build
         ("baseline", None, False),
         ("r", None, False),
     ]
-    assert measured(elsewhere, recipe, build_timeout_s=NO_TIME_TO_BUILD)["r"].build_s is None
+    assert checked_in(elsewhere, recipe, build_timeout_s=NO_TIME_TO_BUILD)["r"].build_s is None
     assert runs(elsewhere.root / "results")[-1].run_id > stopped.run_id
 
 
@@ -518,7 +508,7 @@ def any_run(bench: Bench) -> RunFolder | None:
 def test_two_runs_at_once_both_end_well(elsewhere: Bench) -> None:
     recipe = write(elsewhere.root / "both.yaml", "{name: both, export: {exporter: torchscript, opset: 14}}")
     with started(elsewhere, "run", recipe, *BRIEF) as other:
-        measured(elsewhere, recipe)
+        checked_in(elsewhere, recipe)
         assert other.end() == 0, other.lines
     folders = runs(elsewhere.root / "results")
     assert len(folders) == 2
@@ -571,7 +561,7 @@ def refused(bench: Bench, capsys: pytest.CaptureFixture[str], *words: str, recip
     ids=["no photos", "an unknown class", "a text file", "a truncated photo"],
 )
 def test_validation_photos_that_cannot_be_used_are_refused_by_name(
-    bench: Bench,
+    source: Path,
     elsewhere: Bench,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -582,8 +572,8 @@ def test_validation_photos_that_cannot_be_used_are_refused_by_name(
     photo = tmp_path / "val" / class_name / "leaf.jpg"
     photo.parent.mkdir(parents=True)
     if change is not None:
-        photo.write_bytes(change(photos_of(bench.root / "data" / "val", CLASS_NAMES)[0][0].read_bytes()))
-    write_workspace(elsewhere.root, bench.root, validation=tmp_path / "val")
+        photo.write_bytes(change(photos_of(source / "data" / "val", CLASS_NAMES)[0][0].read_bytes()))
+    write_workspace(elsewhere.root, source, validation=tmp_path / "val")
     text = refused(elsewhere, capsys)
     assert problem.format(val=tmp_path / "val", photo=photo) in text
     assert class_name != "Pear_Scab" or "`Corn_Healthy`" in text
@@ -591,40 +581,40 @@ def test_validation_photos_that_cannot_be_used_are_refused_by_name(
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["a", "b", "c", "d", "e"]])
 def test_class_names_of_the_wrong_number_are_refused(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]
+    source: Path, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]
 ) -> None:
     labels = write(tmp_path / "labels.json", json.dumps(names))
-    write_workspace(elsewhere.root, bench.root, class_names=labels)
+    write_workspace(elsewhere.root, source, class_names=labels)
     said = refused(elsewhere, capsys)
     assert f"{labels} has {len(names)} names, but student.ckpt has 4 classes" in said
     assert "in the order of the network's outputs" in said
 
 
 def test_a_truncated_checkpoint_is_refused(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "cut.ckpt").write_bytes((bench.root / "student.ckpt").read_bytes()[:5000])
-    write_workspace(elsewhere.root, bench.root, checkpoint=tmp_path / "cut.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((source / "student.ckpt").read_bytes()[:5000])
+    write_workspace(elsewhere.root, source, checkpoint=tmp_path / "cut.ckpt")
     said = refused(elsewhere, capsys)
     assert "cut.ckpt is truncated or damaged" in said
     assert "hint: copy or download it again" in said
 
 
 def test_a_checkpoint_that_needs_code_is_refused_without_running_it(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"state_dict": {}, "ratio": Fraction(1, 3)}, tmp_path / "code.ckpt")
-    write_workspace(elsewhere.root, bench.root, checkpoint=tmp_path / "code.ckpt")
+    write_workspace(elsewhere.root, source, checkpoint=tmp_path / "code.ckpt")
     said = refused(elsewhere, capsys)
     assert "fractions.Fraction`, which is not run" in said
     assert "torch.save(model.state_dict()" in said
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_what_to_do(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write(tmp_path / "other.py", OTHER_NETWORK)
-    write_workspace(elsewhere.root, bench.root, factory=f"{other}:create_model")
+    write_workspace(elsewhere.root, source, factory=f"{other}:create_model")
     said = refused(elsewhere, capsys)
     assert said.count("do not fit the network of") == 1
     assert ".weight (4, 32) for (4, 3)" in said
@@ -632,10 +622,10 @@ def test_a_checkpoint_of_another_network_is_refused_with_what_to_do(
 
 
 def test_a_network_that_crashes_the_build_is_told_and_its_log_is_kept(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     crash = write(tmp_path / "crash.py", CRASHING_NETWORK)
-    write_workspace(elsewhere.root, bench.root, factory=f"{crash}:create_model")
+    write_workspace(elsewhere.root, source, factory=f"{crash}:create_model")
     said = refused(elsewhere, capsys)
     assert "reading the checkpoint was killed by SIGSEGV" in said
     (log,) = re.findall(r"hint: see (\S+)", said)
@@ -643,10 +633,10 @@ def test_a_network_that_crashes_the_build_is_told_and_its_log_is_kept(
 
 
 def test_a_baseline_that_takes_too_long_to_build_ends_the_run(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(bench.root / "student.py", tmp_path / "student.py")  # elsewhere, so not built yet
-    write_workspace(elsewhere.root, bench.root, factory=f"{tmp_path / 'student.py'}:create_model")
+    shutil.copy(source / "student.py", tmp_path / "student.py")  # elsewhere, so not built yet
+    write_workspace(elsewhere.root, source, factory=f"{tmp_path / 'student.py'}:create_model")
     said = refused(elsewhere, capsys, "--build-timeout", "0.01")
     assert "the build took longer than 0.01 s and was stopped" in said
 
@@ -654,7 +644,7 @@ def test_a_baseline_that_takes_too_long_to_build_ends_the_run(
 def test_static_int8_without_calibration_photos_fails_alone(bench: Bench, elsewhere: Bench) -> None:
     text = (elsewhere.root / "krishi.yaml").read_text()
     write(elsewhere.root / "krishi.yaml", re.sub(r', "calibration": "[^"]*"', "", text))
-    trial = measured(elsewhere, bench.root / "recipes" / "int8-static.yaml")["int8-static"]
+    trial = checked_in(elsewhere, bench.root / "recipes" / "int8-static.yaml")["int8-static"]
     assert trial.status == "failed"
     assert "static_int8 needs photos to calibrate on" in (trial.reason or "")
     assert "data.calibration" in (trial.reason or "")
@@ -664,11 +654,11 @@ def test_static_int8_without_calibration_photos_fails_alone(bench: Bench, elsewh
 
 
 def test_results_that_cannot_be_a_folder_are_refused(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, elsewhere: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "taken", "a regular file")
     for results in ("taken", "taken/results"):
-        write_workspace(elsewhere.root, bench.root, more=f"results: {results}")
+        write_workspace(elsewhere.root, source, more=f"results: {results}")
         assert main(["run", "--workspace", str(elsewhere.root), *BRIEF]) == 2
         said = capsys.readouterr()
         assert said.err.startswith("error: ")
@@ -678,9 +668,9 @@ def test_results_that_cannot_be_a_folder_are_refused(
 
 @pytest.mark.parametrize("size_kb", [4, 16, 40])
 def test_a_full_disk_under_the_results_is_told_and_nothing_is_half_written(
-    bench: Bench, elsewhere: Bench, tmp_path: Path, size_kb: int
+    bench: Bench, source: Path, elsewhere: Bench, tmp_path: Path, size_kb: int
 ) -> None:
-    write_workspace(elsewhere.root, bench.root, more="results: small")
+    write_workspace(elsewhere.root, source, more="results: small")
     with small_disk(tmp_path / "small", size_kb) as disk:
         said = elsewhere.run("run", bench.root / "recipes" / "fp32.yaml", *BRIEF, code=2).stderr
         assert "No space left on device" in said
@@ -717,18 +707,18 @@ def half_written(folder: Path) -> list[Path]:
 # Other sources
 
 
-def test_an_onnx_file_is_taken_as_it_is(bench: Bench, elsewhere: Bench, tmp_path: Path) -> None:
+def test_an_onnx_file_is_taken_as_it_is(bench: Bench, source: Path, elsewhere: Bench, tmp_path: Path) -> None:
     shutil.copy(artifact_file(bench, last_trials(bench)["baseline"]), tmp_path / "student.onnx")
     labels = write(tmp_path / "labels.txt", "\n".join(CLASS_NAMES))
     write_workspace(
         elsewhere.root,
-        bench.root,
+        source,
         checkpoint=tmp_path / "student.onnx",
         class_names=labels,
         more=f"preprocess: {CONTRACT.model_dump_json(exclude={'crop'})}",
     )
     recipes = [bench.root / "recipes" / f"{name}.yaml" for name in ("fp32", "int8-static")]
-    found = measured(elsewhere, *recipes, write(tmp_path / "torch.yaml", TORCH))
+    found = checked_in(elsewhere, *recipes, write(tmp_path / "torch.yaml", TORCH))
     assert {name: trial.status for name, trial in found.items()} == {
         "baseline": "ok",
         "fp32": "skipped",
@@ -743,21 +733,21 @@ def test_an_onnx_file_is_taken_as_it_is(bench: Bench, elsewhere: Bench, tmp_path
 
 
 def test_a_torchscript_file_is_exported_by_the_older_exporter(
-    bench: Bench, elsewhere: Bench, tmp_path: Path
+    bench: Bench, source: Path, elsewhere: Bench, tmp_path: Path
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls it deprecated, and people still have them
-        torch.jit.trace(load_model(bench.root), torch.zeros(2, 3, 32, 32)).save(str(tmp_path / "student.pt"))
+        torch.jit.trace(load_model(source), torch.zeros(2, 3, 32, 32)).save(str(tmp_path / "student.pt"))
     labels = write(tmp_path / "labels.json", json.dumps(CLASS_NAMES))
     write_workspace(
         elsewhere.root,
-        bench.root,
+        source,
         checkpoint=tmp_path / "student.pt",
         class_names=labels,
         more=f"preprocess: {CONTRACT.model_dump_json()}",
     )
     same = write(tmp_path / "same.yaml", "{name: same, export: {exporter: torchscript, opset: 18}}")
-    found = measured(elsewhere, same)
+    found = checked_in(elsewhere, same)
     assert {name: (trial.status, trial.opset) for name, trial in found.items()} == {
         "baseline": ("ok", 18),
         "same": ("ok", 18),
@@ -765,4 +755,4 @@ def test_a_torchscript_file_is_exported_by_the_older_exporter(
     assert found["same"].artifact_digest == found["baseline"].artifact_digest
     assert counted(found["baseline"]) == counted(last_trials(bench)["baseline"])
     # The newer exporter, which cannot take it, is not tried again.
-    assert measured(elsewhere, same, build_timeout_s=NO_TIME_TO_BUILD)["same"].status == "ok"
+    assert checked_in(elsewhere, same, build_timeout_s=NO_TIME_TO_BUILD)["same"].status == "ok"

@@ -19,6 +19,7 @@ from workbench.backends.table import BACKENDS
 from workbench.cli import main
 from workbench.errors import WorkbenchError
 from workbench.measure.accuracy import accuracy
+from workbench.measure.records import SameAnswers
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of, crop_pixels
 from workbench.photos.stress import STRESSES, apply_stresses
@@ -54,7 +55,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 def made(root: Path) -> Bench:
-    """A run of the baseline and `darker`, half of its photos held out."""
+    """A run of the baseline, `darker` and `twin`, the baseline again; half of its photos held out."""
     (root / "krishi.yaml").write_text((root / "krishi.yaml").read_text() + RULE)
     folder = RunFolder.create(root / "results")
     artifact = ArtifactCache(cache_folder()).store("ab" * 32, build)
@@ -62,13 +63,14 @@ def made(root: Path) -> Bench:
         run_id=folder.run_id,
         name="leaf",
         preprocess=CONTRACT,
-        runtimes={"baseline": RUNTIME, "darker": RUNTIME},
+        runtimes=dict.fromkeys(("baseline", "darker", "twin"), RUNTIME),
         certification_images=PHOTOS // 2,
     )
     folder.save_info(info)
     built = {"backend": "null", "artifact_key": "ab" * 32, "artifact_digest": artifact.digest}
     folder.append(trial("baseline", **built))
     folder.append(trial("darker", speedup=2.0, preprocess=DARKER, **built))
+    folder.append(trial("twin", same_answers=SameAnswers(images=PHOTOS, max_rel=0.0, bound=1e-3), **built))
     paths, labels = [], [number * 2 // PHOTOS for number in range(PHOTOS)]
     rng = np.random.default_rng(0)
     for number, label in enumerate(labels):
@@ -178,8 +180,20 @@ def test_the_command_shows_stresses_by_severity_and_says_no_where_the_rule_is_mi
     assert "darker by severity: top-1 of the baseline in %" in shown
     assert max(map(len, shown.splitlines())) <= 100
     assert run(bench, "--severity", "2", "--only", "dusk", "--format", "json") == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    answer = json.loads(capsys.readouterr().out)
+    (row,) = answer["rows"]
+    assert answer["left_out"] == []
     assert (row["variant"], row["stress"], row["severity"], row["images"]) == ("darker", "dusk", 2, 20)
+
+
+def test_all_leaves_out_what_computes_the_baselines_function_and_says_so(
+    bench: Bench, measured: StressRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(bench, "--severity", "2", "--only", "dusk", "--variant", "all") == 0
+    shown = capsys.readouterr().out
+    assert "not measured, as they compute the baseline's function: twin" in shown
+    assert "darker: " in shown
+    assert "twin: " not in shown
 
 
 @pytest.mark.parametrize(

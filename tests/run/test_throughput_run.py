@@ -1,11 +1,11 @@
 """A run whose winner has the most photos a second: a batch beside the baseline, measured and judged."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.tiny import prepare_folder
+from tests.builders import Once
+from tests.e2e.tiny import shared_student, write_workspace
 from workbench.measure.latency import Plan
 from workbench.measure.readings import typical
 from workbench.report import render
@@ -24,20 +24,15 @@ BATCHED = "eights"
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    root = tmp_path_factory.mktemp("throughput")
-    prepare_folder(root)
-    model = {"checkpoint": "student.ckpt", "factory": "student.py:create_model"}
-    data = {"validation": "data/val", "calibration": "data/calib"}
-    budget = {"max_accuracy_drop": 0.2, "objective": "throughput"}
-    given = {"name": "leaf", "model": model, "data": data, "budget": budget}
-    (root / "krishi.yaml").write_text(json.dumps(given))
+def comparison(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    root, student = tmp_path_factory.mktemp("throughput"), shared_student(once)
+    workspace = write_workspace(root, student.source, budget={"objective": "throughput"})
     recipe = root / f"{BATCHED}.yaml"
     recipe.write_text(f"{{name: {BATCHED}, runtime: {{batch: 8}}}}")
     options = Options(Plan(rounds=1, turns=2, repeats=0, budget_s=1.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KRISHI_CACHE", str(root / "cache"))
-        return run_workspace(load(root / "krishi.yaml"), load_recipes([recipe]), options, silent)
+        patch.setenv("KRISHI_CACHE", str(student.cache(root / "cache")))
+        return run_workspace(load(workspace), load_recipes([recipe]), options, silent)
 
 
 @pytest.fixture(scope="module")

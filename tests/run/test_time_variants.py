@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.builders import trial
+from tests.builders import run_info, trial
+from workbench.backends import ExecutorchRuntime, OrtRuntime
 from workbench.measure.early_stopping import LostRace
 from workbench.measure.latency import Measured, Plan, Sample, noise_floor
 from workbench.measure.records import FINAL, RACE, TWIN
@@ -13,7 +14,7 @@ from workbench.measure.stats import Ratio
 from workbench.results.history import with_latency
 from workbench.results.reasons import Failed
 from workbench.results.records import TrialResult
-from workbench.run.time_variants import _affordable, _final_rounds
+from workbench.run.time_variants import _affordable, _final_rounds, _finalists, _may_win
 
 
 def session(times_ns: Mapping[str, int], rounds: int = 6, spread: float = 0.0) -> Measured:
@@ -49,6 +50,20 @@ def test_the_final_session_has_the_last_word_on_those_it_measured(checked: list[
     got = with_latency(checked, {RACE: session(TIMES), FINAL: session(again)})
     assert speedups(got) == {"baseline": 1.0, "fast": 1.6, "slow": 0.5}
     assert [t.latency.confirmed for t in got if t.latency] == [True, True, False]
+
+
+def test_a_program_for_phones_takes_no_place_from_what_a_server_opens() -> None:
+    runtimes = {"program": ExecutorchRuntime(), "fast": OrtRuntime()}
+    info = run_info(targets=("server", "android"), runtimes=runtimes)
+    program = trial("program", backend="executorch", speedup=3.0, size_mb=2)
+    other = trial("other", backend="executorch", speedup=4.0, size_mb=6)
+    raced = [trial("baseline"), other, program, trial("fast", speedup=2.0), trial("next", speedup=1.5)]
+    assert _finalists(info, raced) == ["baseline", "fast", "next", "program"]
+    assert _finalists(info.model_copy(update={"targets": ("server",)}), raced) == ["baseline", "fast", "next"]
+    phones = info.model_copy(update={"targets": ("android",)})
+    assert _finalists(phones, raced) == ["baseline", "other", "program"]
+    assert [_may_win(each, info) for each in (program, raced[3])] == [False, True]
+    assert _may_win(program, phones)
 
 
 def test_before_the_final_session_nothing_is_confirmed(checked: list[TrialResult]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,28 +11,42 @@ from typing import Any, cast
 import pytest
 
 from tests.builders import run_info, trial
-from workbench.backends import OpenvinoRuntime, OrtRuntime, TorchRuntime
+from workbench.backends import (
+    ExecutorchRuntime,
+    LitertRuntime,
+    OpenvinoRuntime,
+    OrtRuntime,
+    Target,
+    TorchRuntime,
+)
+from workbench.backends.audit import Delegation
 from workbench.errors import WorkbenchError
 from workbench.measure.split import Parts
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Preprocess
+from workbench.report import tune as words
 from workbench.results.reasons import Failed, NotCertifiedInTurn, NotFinalist, OutOfTime, Skipped
 from workbench.results.records import Budget, CertificationSequence, TrialResult
 from workbench.results.verdict import Comparison, compare
 from workbench.run.check_variant import Context
+from workbench.run.tune.bench import SearchBench
 from workbench.run.tune.moves import Move, at_size, with_step
-from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.run.tune.quick_look import QuickLook
 from workbench.run.tune.search import FINALISTS, Candidate, Search, _families, chosen, explore, scan_sizes
 from workbench.run.tune.tune import (
     HEADER,
     _comparable,
+    _in_turn,
     _not_taken,
     _smaller_alone,
+    _written,
     certified_in_turn,
     check_ours,
+    recipes_of,
     summarize,
     write_recipe,
 )
+from workbench.steps.executorch.settings import Executorch
 from workbench.steps.int8.settings import StaticInt8
 from workbench.steps.simplify import Simplify
 from workbench.workspace import recipe as recipes
@@ -77,7 +91,7 @@ def knowing(*candidates: Candidate, budget: Budget | None = None, seconds: float
         report=lambda _: None,
     )
     until = time.monotonic() + seconds
-    search = Search(cast(Context, context), cast(Looker, None), until, trial("baseline", size_mb=1))
+    search = Search(cast(Context, context), cast(SearchBench, None), until, trial("baseline", size_mb=1))
     search.candidates = {f"{number}": one for number, one in enumerate(candidates)}
     return search
 
@@ -197,6 +211,15 @@ def test_only_what_uses_as_much_of_the_machine_as_the_baseline_is_compared() -> 
     }
     given = [variant(name, runtime=runtime) for name, runtime in runtimes.items()]
     assert [one.name for one in _comparable(given, ("server",))] == ["one", "openvino"]
+    given = [
+        variant("program", runtime=ExecutorchRuntime()),
+        variant("file", runtime=LitertRuntime()),
+        *given,
+    ]
+    assert [one.name for one in _comparable(given, ("android",))] == ["program", "file"]
+    assert [one.name for one in _comparable(given, ("server", "android"))] == [
+        "program", "file", "one", "openvino",
+    ]  # fmt: skip
 
 
 def test_a_smaller_input_that_comes_with_other_arithmetic_is_a_candidate_of_its_own() -> None:
@@ -205,6 +228,82 @@ def test_a_smaller_input_that_comes_with_other_arithmetic_is_a_candidate_of_its_
     assert not _smaller_alone(variant("full"))
     assert not _smaller_alone(variant("steps", preprocess=small, steps=(Simplify(use="simplify"),)))
     assert not _smaller_alone(variant("ov", preprocess=small, runtime=OpenvinoRuntime()))
+
+
+LITERT, PROGRAM = LitertRuntime(threads=1), ExecutorchRuntime(threads=1)
+
+
+def on_device(name: str, speedup: float, *, outside: int = 0, macs: int = 50, **more: Any) -> Candidate:
+    """A candidate for phones, with what the look saw of its delegate."""
+    pieces = 1 + outside
+    delegation = Delegation(
+        delegate="XNNPACK", partitions=pieces, nodes=50, delegated=50 - outside, macs=macs
+    )
+    found = looked(name, speedup, **{"runtime": PROGRAM, **more})
+    assert found.look is not None
+    seen = found.look.model_copy(update={"delegation": delegation, "size_bytes": 10**6})
+    return replace(found, look=seen)
+
+
+PHONES = (
+    looked("server", 2.0),
+    on_device("program", 0.9),
+    on_device("litert", 0.8, runtime=LITERT),
+    on_device("litert", 0.85, runtime=LITERT, outside=19, export=Export(opset=18)),
+)
+
+
+def for_targets(*targets: Target, candidates: Sequence[Candidate] = PHONES) -> Search:
+    found = knowing(*candidates)
+    found.targets = targets
+    return found
+
+
+def test_what_a_devices_delegate_runs_best_goes_to_smaller_inputs_too_however_slow_it_is_here() -> None:
+    why = "smaller input with what android's delegate runs best"
+    moves = _families(for_targets("server", "android"))
+    assert [(move.variant.name, move.why) for move in moves] == [
+        ("server", "smaller input and other arithmetic together"),
+        ("program", why),
+        ("litert", why),
+    ]
+    assert moves[2].variant.export != Export(opset=18), "the one in one piece"
+    assert [move.variant.name for move in _families(for_targets("android"))] == ["program", "litert"]
+    assert [move.variant.name for move in _families(for_targets("server"))] == ["server"]
+
+
+def test_a_search_for_phones_takes_the_smaller_input_where_it_does_the_least_work(
+    looking: Callable[[int], list[str]],
+) -> None:
+    taken = looking(170)
+    found = for_targets("android", candidates=())
+    seed = on_device("program", 0.9)
+    explore(found, [Move(seed.variant, "suggested by the advisor")], [])
+    assert taken[-2:] == ["program@176px", "program@192px"]
+    whys = {candidate.variant.name: candidate.why for candidate in found.candidates.values()}
+    assert whys["program@176px"] == "smaller input with what android's delegate runs best"
+
+
+def test_for_a_device_its_best_is_checked_and_the_best_of_those_that_are_surer() -> None:
+    phones = (
+        on_device("small", 0.7, macs=30, losses=2, gains=2),
+        on_device("int8", 0.8, losses=1, gains=1),
+        on_device("cut", 0.9, outside=9),
+        on_device("wrong", 0.9, macs=10, losses=300),
+    )
+    found = for_targets("server", "android", candidates=[looked("server", 2.0), *phones])
+    assert names(chosen(found)) == ["server", "small", "int8", "cut"]
+    assert names(chosen(for_targets("server", candidates=[*PHONES]))) == ["server"]
+
+
+def test_candidates_for_devices_and_for_servers_are_tried_by_turns() -> None:
+    phones = [variant(name, runtime=PROGRAM) for name in ("p1", "p2")]
+    servers = [variant(name) for name in ("s1", "s2", "s3")]
+    given = [*servers, *phones]
+    order = [one.name for one in _in_turn(given, ("server", "android"))]
+    assert order == ["s1", "p1", "s2", "p2", "s3"]
+    assert [one.name for one in _in_turn(given, ("android", "server"))][:2] == ["p1", "s1"]
+    assert _in_turn(servers, ("server",)) == servers
 
 
 def test_of_each_recipe_the_fastest_that_may_fit_goes_to_smaller_inputs() -> None:
@@ -216,7 +315,7 @@ def test_of_each_recipe_the_fastest_that_may_fit_goes_to_smaller_inputs() -> Non
         looked("d", 0.7),
         looked("plain@160px", 3.0, preprocess=RecipePreprocess(crop=160)),
     )
-    assert [(one.name, one.digest) for one in _families(found)] == [
+    assert [(one.variant.name, one.variant.digest) for one in _families(found)] == [
         (name, variant(name).digest) for name in ("a", "c")
     ]
 
@@ -380,6 +479,28 @@ def test_only_its_own_recipes_are_written_over(tmp_path: Path) -> None:
         with pytest.raises(WorkbenchError, match="tune did not write it") as refused:
             check_ours(path)
         assert refused.value.hint == "choose another --name, or move it away"
+
+
+def test_each_target_has_a_recipe_of_its_own(tmp_path: Path) -> None:
+    steps = (Executorch(use="executorch"),)
+    fast, program = variant("fast", export=Export()), variant("program", runtime=PROGRAM, steps=steps)
+    trials = [
+        trial("baseline"),
+        trial("fast", speedup=2.0),
+        trial("program", backend="executorch", status="pruned").model_copy(update={"latency": None}),
+    ]
+    comparison = compare(run_info(targets=("server", "android")), trials)
+    paths = recipes_of(tmp_path / "tuned.yaml", ("server", "android"))
+    tuned = _written(comparison, [Candidate(fast, ""), Candidate(program, "")], paths)
+    assert (tuned.recipe, tuned.others) == (
+        tmp_path / "tuned.yaml",
+        {"android": tmp_path / "tuned-android.yaml"},
+    )
+    (read,) = recipes.load([tmp_path / "tuned-android.yaml"])
+    assert read.runtime.backend == "executorch"
+    assert "not timed on" in (tmp_path / "tuned-android.yaml").read_text()
+    assert "wrote" in words.text(tuned).splitlines()[-1]
+    assert "the choice for android" in words.text(tuned).splitlines()[-1]
 
 
 def test_a_variant_without_preprocessing_of_its_own_states_none(tmp_path: Path) -> None:

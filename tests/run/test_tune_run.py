@@ -10,6 +10,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="the network is written as ONNX")
 pytest.importorskip("onnxruntime", reason="the search runs its sessions")
 
+from tests.builders import checked  # noqa: E402
 from tests.e2e.plain import SIDE, fitted, network, prepare_folder, write_workspace  # noqa: E402
 from tests.e2e.tiny import Bench  # noqa: E402
 from workbench.cli import main  # noqa: E402
@@ -21,7 +22,7 @@ from workbench.results.folder import find_run  # noqa: E402
 from workbench.results.reasons import NotFinalist  # noqa: E402
 from workbench.results.records import TrialResult  # noqa: E402
 from workbench.results.verdict import compare  # noqa: E402
-from workbench.run.pipeline import Options, run_workspace  # noqa: E402
+from workbench.run.pipeline import Options  # noqa: E402
 from workbench.run.tune.tune import HEADER, Tuned, recipe_path, tune  # noqa: E402
 from workbench.workspace import recipe as recipes  # noqa: E402
 from workbench.workspace.recipe import Variant  # noqa: E402
@@ -132,9 +133,7 @@ def test_the_recipe_reproduces_the_winner(tuned: Tuned, bench: Bench) -> None:
     before = trials(bench, tuned)[tuned.comparison.winner or ""]
     (variant,) = recipes.load([tuned.recipe])
     assert (variant.name, variant.digest) == ("tuned-plain", before.digest)
-    done = run_workspace(load(bench.root / "krishi.yaml"), [variant], options(1), lambda _: None)
-    folder = find_run(bench.root / "results", done.info.run_id)
-    after = {trial.variant: trial for trial in folder.trials()}["tuned-plain"]
+    after = checked(bench.root / "krishi.yaml", [tuned.recipe])["tuned-plain"]
     assert after.status == "ok"
     assert (after.digest, after.artifact_digest) == (before.digest, before.artifact_digest)
     assert (after.accuracy, after.preprocess) == (before.accuracy, before.preprocess)

@@ -11,7 +11,9 @@ from serve.engine.model import load_model
 from tests import edge
 from tests.builders import artifact_info, error_of
 from tests.versions import publish
+from workbench.backends import ExecutorchRuntime
 from workbench.registry.store import Registry
+from workbench.system.packages import versions
 
 
 def test_a_litert_version_is_served_where_its_runtime_is_installed(tmp_path: Path) -> None:
@@ -24,9 +26,10 @@ def test_a_litert_version_is_served_where_its_runtime_is_installed(tmp_path: Pat
         assert model.infer(model.batch((tmp_path / "0.png").read_bytes())).shape == (1, edge.CLASSES)
 
 
-def test_no_server_opens_an_executorch_program(tmp_path: Path) -> None:
+@pytest.mark.skipif(bool(versions("executorch")), reason="executorch is installed")
+def test_a_server_without_executorch_says_what_its_program_needs(tmp_path: Path) -> None:
     program = artifact_info(b"weights of 1.0.0", format="pte")
-    bundle = publish(Registry(tmp_path), "1.0.0", artifact=program)
-    assert error_of(lambda: load_model(bundle)).message == (
-        "leaf 1.0.0 is an ExecuTorch program, for devices: no server opens one"
-    )
+    bundle = publish(Registry(tmp_path), "1.0.0", artifact=program, runtime=ExecutorchRuntime())
+    message = error_of(lambda: load_model(bundle)).message
+    assert message.startswith("leaf 1.0.0 cannot run here: `executorch` is not installed")
+    assert "krishi-bench[executorch]" in message

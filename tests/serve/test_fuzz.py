@@ -168,7 +168,7 @@ def test_everything_that_is_described_is_described_in_our_own_shapes() -> None:
 REFUSED = {(415, "unsupported-image"), (422, "empty-image"), (422, "broken-image"), (422, "image-too-large")}
 
 
-@quick(300)
+@quick(150)
 @given(content=st.binary(max_size=2000))
 @pytest.mark.parametrize("begin", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "])
 def test_bytes_that_are_no_photo_are_refused(server: Running, begin: bytes, content: bytes) -> None:
@@ -200,7 +200,7 @@ PIECES = [b"--b", b"\r\n", b"--", b": ", b"\0", b'"', b"Content-Type: image/png"
 PIECES += [b"Content-Disposition: form-data", b'; name="file"', b'; filename="a"']
 
 
-@quick(300)
+@quick(200)
 @given(body=st.lists(st.sampled_from(PIECES) | st.binary(max_size=10), max_size=20).map(b"".join))
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_pieces_of_a_form_in_any_order_never_make_it_fail(server: Running, path: str, body: bytes) -> None:
@@ -231,7 +231,7 @@ HEADERS = [
 ]
 
 
-@quick(1500)
+@quick(1000)
 @given(
     headers=st.lists(st.sampled_from(HEADERS) | st.binary(max_size=6), max_size=4),
     content=st.sampled_from([b"", b"photo", b"--b", b"\r\n", b"\r\n--", b"\r\n--b--", b"\r\n--bb", b"--b--"]),

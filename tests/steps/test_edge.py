@@ -1,5 +1,6 @@
 """Steps that write the files of phones and boards: where they may stand, where they run, what they write."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from tests import edge
 from tests.builders import error_of
 from workbench.backends.executorch.settings import LOCK as EXECUTORCH_LOCK
+from workbench.backends.litert.interpreter import Interpreter
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.steps import Photos, Step, apply_native, transform
 from workbench.steps.executorch.settings import Executorch
+from workbench.steps.litert.exclusions import excluded_patterns, roles_of_nodes
 from workbench.steps.litert.settings import LOCK as LITERT_LOCK
 from workbench.steps.litert.settings import Litert
 from workbench.system.environments import locked, read_lock
@@ -127,6 +130,62 @@ def test_an_exclusion_that_fits_nothing_is_refused(
     pytest.importorskip("litert_torch", reason="it runs in an environment of its own")
     step = Litert.model_validate({"use": "litert", "quantize": "static", **fields})
     assert message in error_of(lambda: apply_native(step, program, tmp_path, photos)).message
+
+
+def node(kind: str, *inputs: int, gives: int) -> dict[str, object]:
+    return {"op_name": kind, "inputs": inputs, "outputs": (gives,)}
+
+
+def test_roles_are_found_among_literts_operators_where_gates_are_fused_too() -> None:
+    """The photo is 0; stored tensors are 100 and more; -1 is a bias that is not there."""
+    nodes = [
+        node("CONV_2D", 0, 100, -1, gives=1),
+        node("LOGISTIC", 1, gives=2),
+        node("MUL", 1, 2, gives=3),
+        node("DEPTHWISE_CONV_2D", 3, 101, 102, gives=4),
+        node("MEAN", 4, 103, gives=5),
+        node("CONV_2D", 5, 104, 105, gives=6),
+        node("CONV_2D", 6, 106, 107, gives=7),  # ReLU6, that makes it a gate, is part of it
+        node("MUL", 7, 108, gives=8),
+        node("MUL", 4, 8, gives=9),
+        node("ADD", 9, 4, gives=10),
+        node("HARD_SWISH", 10, gives=11),
+        node("FULLY_CONNECTED", 11, 109, -1, gives=12),
+    ]
+    found = [set(roles) for roles in roles_of_nodes(nodes, 0)]
+    swish, gated = {"hardswish"}, {"squeeze_excite"}
+    assert found == [
+        {"first"}, swish, swish, {"depthwise"}, gated, gated, gated, gated, gated, set(), swish, {"last"},
+    ]  # fmt: skip
+
+
+def test_roles_of_a_file_are_left_in_float_by_the_names_of_their_results() -> None:
+    pytest.importorskip("ai_edge_litert", reason="it opens the file")
+    data = (edge.FOLDER / "float.tflite").read_bytes()
+    native = Interpreter(data, "it", threads=1).native
+    names = {each["index"]: each["name"] for each in native.get_tensor_details()}
+    made = {each["op_name"]: names[each["outputs"][0]] for each in native._get_ops_details()}
+    step = Litert(use="litert", quantize="static", exclude_roles=("depthwise", "squeeze_excite"))
+    (pattern,) = excluded_patterns(step, data)
+    assert re.search(pattern, made["DEPTHWISE_CONV_2D"] + ";")
+    assert not any(re.search(pattern, name + ";") for kind, name in made.items() if "DEPTH" not in kind)
+    nothing = Litert(use="litert", quantize="static", exclude_roles=("squeeze_excite",))
+    assert excluded_patterns(nothing, data) == []
+
+
+def test_what_is_excluded_by_its_role_is_float_in_the_converted_file(
+    program: Path, photos: Photos, tmp_path: Path
+) -> None:
+    pytest.importorskip("litert_torch", reason="it runs in an environment of its own")
+    roles = ("depthwise", "hardswish", "last")
+    step = Litert.model_validate({"use": "litert", "quantize": "static", "exclude_roles": roles})
+    info = apply_native(step, program, tmp_path, photos)
+    native = Interpreter((tmp_path / info.file).read_bytes(), "it", threads=1).native
+    types = {each["index"]: each["dtype"].__name__ for each in native.get_tensor_details()}
+    found = {each["op_name"]: types[each["outputs"][0]] for each in native._get_ops_details()}
+    kinds = ("DEPTHWISE_CONV_2D", "HARD_SWISH", "FULLY_CONNECTED")
+    assert [found[kind] for kind in kinds] == ["float32"] * 3
+    assert found["CONV_2D"] == "int8"
 
 
 @pytest.mark.parametrize("quantize", ["none", "static"])

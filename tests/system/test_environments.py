@@ -252,8 +252,9 @@ def test_a_lock_is_read_with_comments_and_markers_and_completed_with_what_our_pr
     lock.write_text(
         "# what it needs\ntiny==1.0  # small\n\nnumpy==1.26.4\nother==1; sys_platform == 'win32'\n"
     )
-    found = locked("mine", read_lock(lock), ours=["onnx", "no-such-package"])
+    found = locked("mine", read_lock(lock), ours=["onnx", "no-such-package", "absent==2", "packaging==1"])
     pinned = dict(pin.split("==") for pin in found.pins)
+    assert (pinned["absent"], pinned["packaging"]) == ("2", versions("packaging")["packaging"])
     assert (pinned["tiny"], pinned["numpy"]) == ("1.0", "1.26.4")
     assert pinned["pydantic"] == versions("pydantic")["pydantic"]
     assert not pinned.keys() & {"other", "no-such-package"}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from workbench.backends import RUNTIME, OpenvinoRuntime, OrtRuntime
+from workbench.backends import RUNTIME, ExecutorchRuntime, LitertRuntime, OpenvinoRuntime, OrtRuntime
+from workbench.run.environments import environments_of
 from workbench.system.files import digest_of
 from workbench.system.packages import versions
 from workbench.workspace import recipe
@@ -52,6 +53,26 @@ def test_the_installed_version_needs_no_environment() -> None:
     assert OrtRuntime().environment() is None
 
 
+def test_litert_and_executorch_have_versions_too(tmp_path: Path) -> None:
+    litert = LitertRuntime(version="2.1.0").environment()
+    assert litert is not None
+    assert litert.name == "ai-edge-litert-2.1.0"
+    assert {pin.partition("==")[0] for pin in litert.pins} >= {"ai-edge-litert", "flatbuffers", "numpy"}
+    text = "name: e\nsteps: [{use: executorch}]\nruntime: {backend: executorch}\n"
+    axis = 'matrix: {runtime.version: ["1.5.0", "1.4.0"]}\n'
+    for variant in loaded(tmp_path, text + axis):
+        (environment,) = environments_of(variant)
+        assert environment.name == f"executorch-{variant.runtime.version}", "it writes what it opens"
+        assert f"executorch=={variant.runtime.version}" in environment.pins
+
+
+def test_executorch_comes_with_the_torch_that_it_is_linked_against() -> None:
+    runtime = ExecutorchRuntime(version="1.5.0", packages=("torch==2.12.1",))
+    environment = runtime.environment()
+    assert environment is not None
+    assert {"executorch==1.5.0", "torch==2.12.1", "torchao==0.18.0"} <= set(environment.pins)
+
+
 def test_a_recipe_without_a_version_has_the_digest_that_it_had_before_there_was_one() -> None:
     (variant,) = recipe.load([recipe.shipped() / "int8-static.yaml"])[:1]
     dumped = [
@@ -72,6 +93,10 @@ def test_a_recipe_without_a_version_has_the_digest_that_it_had_before_there_was_
         ({"packages": ["numpy==1.26.4"]}, "`packages` needs `version`"),
         ({"version": "1.26.0", "packages": ["numpy>=1"]}, "`numpy>=1` does not say which version"),
         (
+            {"backend": "executorch", "version": "1.5.0", "packages": ["executorch==1.4.0"]},
+            "executorch 1.5.0 and 1.4.0: a process has one version of a package",
+        ),
+        (
             {"version": "1.26.0", "packages": ["onnxruntime==1.30.0"]},
             "onnxruntime 1.26.0 and 1.30.0: a process has one version of a package",
         ),
@@ -88,6 +113,9 @@ def test_a_run_of_no_recipe_takes_none_that_needs_an_environment() -> None:
     chosen = {variant.name for variant in recipe.chosen(None)}
     assert chosen < named
     assert not any(name.startswith("runtime-versions") for name in chosen)
+    devices = {variant.recipe for variant in recipe.chosen(None, ("server", "android"))}
+    assert {"litert", "executorch"} <= devices
+    assert "runtime-versions" not in devices
     assert {variant.recipe for variant in recipe.chosen([recipe.shipped() / "runtime-versions.yaml"])} == {
         "runtime-versions"
     }

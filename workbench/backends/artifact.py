@@ -19,7 +19,7 @@ Format = Literal["onnx", "openvino", "tflite", "pte", "torch-export", "torchscri
 # torch's readers fall back to unpickling, and a compiled package is code: only files this process chain
 # built are opened.
 EXECUTABLE_FORMATS: frozenset[Format] = frozenset({"torch-export", "torchscript", "torch-aoti"})
-# Published for devices: no server opens them.
+# Published for devices: a server opens them where it is told to follow their alias, and has the runtime.
 DEVICE_FORMATS: frozenset[Format] = frozenset({"pte"})
 Precision = Literal["fp32", "fp16", "bf16", "int8", "unknown"]
 
@@ -77,7 +77,8 @@ class ArtifactInfo(Record):
     size is free, whatever the layout. classes: logits per image. pixels: it takes (N, H, W, 3) uint8 pixels
     and normalises them itself. bound_to: the one processor it runs on; None for all.
     note: one sentence of the last step that has one. export: None for what was never a torch network.
-    delegation: where it is decided when the file is built.
+    delegation: where it is decided when the file is built. built_on: the machine of a fleet that built it for
+    another; None where it was built here.
     """
 
     schema_version: Literal[1] = 1
@@ -95,6 +96,12 @@ class ArtifactInfo(Record):
     note: str | None = None
     export: ExportRecord | None = None
     delegation: Delegation | None = None
+    built_on: str | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """The model file and its companions, each with its sha256."""
+        return ((self.file, self.sha256), *((other.file, other.sha256) for other in self.companions))
 
     @property
     def total_bytes(self) -> int:

@@ -45,7 +45,8 @@ class RuntimeSettings(Record):
     PRECISIONS: what the backend computes in on a device, where the graph leaves it open.
     FP16_IN_GRAPH: FP16 is in the graph, by a step of the recipe.
     DISTRIBUTION: that `version` is of; None where the backend runs in this environment alone. ALONGSIDE: the
-    distributions that its sessions and its audit import, at the versions that are installed here.
+    distributions that its sessions and its audit import, at the versions that are installed here, or else
+    at the one that is named.
     FORKABLE: modules of its libraries that start no thread when they are imported: a process may fork after.
     TARGETS: what its files are opened on; torch's are never published for one.
     """
@@ -96,7 +97,8 @@ class RuntimeSettings(Record):
     version: str | None = Field(
         None,
         description="Version of the runtime, such as `1.26.0`, in an environment of its own that is made at "
-        "first use; by default the one that is installed. For onnxruntime and openvino on the CPU.",
+        "first use; by default the one that is installed. For onnxruntime, openvino, litert and executorch "
+        "on the CPU.",
     )
     packages: tuple[str, ...] = Field(
         (),

@@ -73,8 +73,9 @@ class CommandGroup(TyperGroup):
             if shown.hint:
                 print(f"hint: {shown.hint}", file=sys.stderr)
             return ANSWER_IS_NO if isinstance(error, Refused) else WRONG_INPUT
-        except KeyboardInterrupt:
-            print("stopped; what was finished is kept, and running it again takes it up", file=sys.stderr)
+        except KeyboardInterrupt as stopped:
+            what = str(stopped) or "stopped; what was finished is kept, and running it again takes it up"
+            print(what, file=sys.stderr)
             return INTERRUPTED
 
 

@@ -88,22 +88,18 @@ def compare(
     check_output(form, output)
     require(*(("plotext",) if plot else ()), extra="report")
 
-    from workbench.report import details as words
     from workbench.report.arrangement import arranged
     from workbench.results.folder import find_run, fleet_run
-    from workbench.results.history import compare_runs, details_of
+    from workbench.results.history import compare_runs
 
-    results = find_workspace(workspace).results
+    results = find_workspace(workspace, inputs=False).results
     fleet = fleet_run(results, runs[0] if runs else None) if len(runs or []) < 2 else None
     if fleet is not None and variant is None and not pairs:
-        return print_matrix(fleet, form)
+        return print_matrix(fleet, form, output)
     if variant is not None:
-        details = details_of(results, runs or [], variant, reanalyse=reanalyse)
-        print_answer(words.answer(details), words.text(details), form)
-        return 0
+        return _print_variant(results, runs or [], variant, form, reanalyse=reanalyse)
     if pairs:
-        _print_pairs(results, runs or [], form, output)
-        return 0
+        return _print_pairs(results, runs or [], form, output)
     found = compare_runs(results, runs or [], reanalyse=reanalyse)
     shown = [arranged(comparison, only=only, order=sort) for comparison in found]
     folders = [find_run(results, run) for run in runs or []] or [find_run(results, None)]
@@ -129,7 +125,18 @@ def _check_together(
         raise typer.BadParameter("only below a table in the terminal", param_hint="'--plot'")
 
 
-def _print_pairs(results: Path, runs: list[str], form: TableFormat, output: Path | None) -> None:
+def _print_variant(
+    results: Path, runs: list[str], variant: str, form: TableFormat, *, reanalyse: bool
+) -> int:
+    from workbench.report import details as words
+    from workbench.results.history import details_of
+
+    details = details_of(results, runs, variant, reanalyse=reanalyse)
+    print_answer(words.answer(details), words.text(details), form)
+    return 0
+
+
+def _print_pairs(results: Path, runs: list[str], form: TableFormat, output: Path | None) -> int:
     from workbench.report import pairs as words
     from workbench.results.pairs import pairs_of
     from workbench.system.files import write_atomic
@@ -140,6 +147,7 @@ def _print_pairs(results: Path, runs: list[str], form: TableFormat, output: Path
         write_atomic(output, text.encode())
     else:
         print(text, end="")
+    return 0
 
 
 def advise(

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 SECONDS_EACH = 30  # docs/measured-runtime-versions.md, with wheels that were near
 
 
-def agreed(variants: "Sequence[Variant]", *, yes: bool) -> "list[VirtualEnvironment]":
+def agreed(variants: "Sequence[Variant]", source_kind: str, *, yes: bool) -> "list[VirtualEnvironment]":
     """The environments to make for these variants: all that they lack, where the user agrees; else none.
 
-    yes: the user said so beforehand. Away from a terminal nobody is asked.
+    What cannot be tried with such a source, or on this machine, needs none. yes: the user said so
+    beforehand. Away from a terminal nobody is asked.
     """
+    from workbench.run.availability import ruled_out
     from workbench.run.environments import not_made
 
-    lacking = not_made(variants)
+    lacking = not_made([each for each in variants if ruled_out(each, source_kind) is None])
     if yes or not lacking:
         return lacking
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -21,7 +21,7 @@ from workbench.cli.options import (
     run_ids,
     variant_names,
 )
-from workbench.cli.output import print_answer
+from workbench.cli.output import check_file, print_answer
 
 if TYPE_CHECKING:
     from workbench.results.gate import FailCondition, GateReport
@@ -138,14 +138,13 @@ def _check_files(
     conditions: "Sequence[FailCondition]", junit: Path | None, markdown: Path | None, exported: Path | None
 ) -> None:
     """Raise where a file could not be written, before anything is measured."""
-    from workbench.errors import WorkbenchError
     from workbench.results.gate import TIMED
 
     if exported is not None and not {condition.kind for condition in conditions} & TIMED:
         raise typer.BadParameter("nothing is timed: add `latency>5%`", param_hint="'--fail-on'")
-    for path in (junit, markdown, exported):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise WorkbenchError(f"{path} cannot be written", hint="name a file in a folder that exists")
+    check_file("--junit", junit)
+    check_file("--markdown", markdown)
+    check_file("--pytest-benchmark", exported)
 
 
 def _elsewhere(path: Path | None) -> str:

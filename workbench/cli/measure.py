@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from workbench.cli.fleet import fleet_of, print_matrix, run_on_fleet
+from workbench.cli.fleet import (
+    conclude_fleet,
+    conclude_tuning,
+    fleet_of,
+    run_on_fleet,
+    tune_on_fleet,
+    variants_to_resume,
+)
 from workbench.cli.options import (
     AnswerFormat,
     Debug,
@@ -61,12 +68,20 @@ ClassOption = Annotated[
     list[str] | None,
     option("--class", "with --fleet: devices of this class alone (repeatable)", metavar="NAME"),
 ]
+ShardFlag = Annotated[
+    bool, option("--shard", "with --fleet: each device of a class checks a part of the photos")
+]
 ResumeOption = Annotated[
     str | None, option("--resume", "with --fleet: do what is missing in a run", metavar="RUN")
 ]
 Start = Annotated[list[Path] | None, recipes("to begin with (default: all shipped)")]
 SearchBudget = Annotated[float, seconds("--budget", "time for all of it (default: 10m)")]
-RecipeName = Annotated[str | None, option("--name", "of the recipe (default: tuned-<model>)", metavar="NAME")]
+NAME = "of the recipe (default: tuned-<model>; with --fleet tuned-<class>, or NAME-<class>)"
+RecipeName = Annotated[str | None, option("--name", NAME, metavar="NAME")]
+FleetSearch = Annotated[bool, option("--fleet", "a search for each class of devices in fleet.yaml")]
+SearchedClass = Annotated[
+    list[str] | None, option("--class", "with --fleet: for this class alone (repeatable)", metavar="NAME")
+]
 InputShape = Annotated[
     tuple[int, int, int, int],
     count("--input-shape", "of the network's input (default: 1 3 224 224)", metavar="N C H W"),
@@ -101,6 +116,7 @@ def run(
     timings: Timings = False,
     fleet: FleetFlag = False,
     device_class: ClassOption = None,
+    shard: ShardFlag = False,
     resume: ResumeOption = None,
     form: Tables = "table",
     output: Output = None,
@@ -112,21 +128,25 @@ def run(
     """Build, measure and compare the variants of recipes."""
     check_output(form, output)
     own = {"--output": output, "--advised": advised, "--timings": timings, "--verbose": verbose}
-    _check_fleet(form, recipes, device_class, resume, fleet=fleet, own=own)
+    of_fleets = {"--class": device_class, "--shard": shard, "--resume": resume}
+    _check_fleet(form, recipes, of_fleets, fleet=fleet, own=own)
 
     from workbench.workspace import recipe
 
     variants = [] if resume else recipe.chosen(recipes)
     found = find_workspace(workspace)
+    if resume:
+        variants = variants_to_resume(found, resume)
     devices = fleet_of(found, device_class or []) if fleet else None
 
     from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
+    from workbench.model.source.checkpoint_file import kind_of
     from workbench.run import pipeline
     from workbench.run.environments import make_all
 
-    to_make = agreed(variants, yes=yes)
+    to_make = agreed(variants, kind_of(found.model.checkpoint), yes=yes)
     with ProgressDisplay(quiet=quiet) as report:
         settings = pipeline.Options(
             unmade=make_all(to_make, report, wheels=wheels),
@@ -139,26 +159,28 @@ def run(
             spans=(spans := _spans()),
         )
         if devices is not None:
-            folder = run_on_fleet(found, devices, variants, settings, report, resume)
+            folder = run_on_fleet(found, devices, variants, settings, report, resume, shard=shard)
         else:
             advice = partial(_report_advice, report)
             comparison = pipeline.run_workspace(found, variants, settings, report, advice)
     if devices is not None:
-        return print_matrix(folder, form)
+        return conclude_fleet(folder, form)
     return _conclude(comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
 
 
 def _check_fleet(
     form: TableFormat,
     recipes: list[Path] | None,
-    device_class: list[str] | None,
-    resume: str | None,
+    of_fleets: Mapping[str, object],
     *,
     fleet: bool,
     own: Mapping[str, object],
 ) -> None:
-    """Raise BadParameter for options of `run` that do not go together. own: of a run without --fleet."""
-    for flag, given in (("--class", device_class), ("--resume", resume)):
+    """Raise BadParameter for options of `run` that do not go together.
+
+    of_fleets: options of a run with --fleet; own: of one without.
+    """
+    for flag, given in of_fleets.items():
         if given and not fleet:
             raise typer.BadParameter("only with --fleet", param_hint=f"'{flag}'")
     if not fleet:
@@ -168,8 +190,10 @@ def _check_fleet(
     for flag, value in own.items():
         if value:
             raise typer.BadParameter("not allowed with --fleet", param_hint=f"'{flag}'")
-    if resume and recipes:
+    if of_fleets.get("--resume") and recipes:
         raise typer.BadParameter("a run is resumed with its own recipes", param_hint="'RECIPE'")
+    if of_fleets.get("--resume") and of_fleets.get("--shard"):
+        raise typer.BadParameter("a run is resumed as it began", param_hint="'--shard'")
 
 
 def _spans() -> "Spans":
@@ -235,7 +259,11 @@ def tune(
     budget: SearchBudget = 600.0,
     name: RecipeName = None,
     seed: Seed = 0,
+    yes: Yes = False,
+    wheels: Wheels = None,
     timings: Timings = False,
+    fleet: FleetSearch = False,
+    device_class: SearchedClass = None,
     form: Tables = "table",
     output: Output = None,
     verbose: Verbose = False,
@@ -245,27 +273,40 @@ def tune(
 ) -> int:
     """Search for the best variant within the budget, and write it as a recipe."""
     check_output(form, output)
+    own = {"--output": output, "--timings": timings, "--verbose": verbose}
+    _check_fleet(form, None, {"--class": device_class}, fleet=fleet, own=own)
 
+    from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
     from workbench.measure.latency import Plan
+    from workbench.model.source.checkpoint_file import kind_of
     from workbench.report import tune as words
     from workbench.run import pipeline
+    from workbench.run.environments import make_all
     from workbench.run.tune.tune import recipe_path
     from workbench.run.tune.tune import tune as search
     from workbench.workspace import recipe
 
     found = find_workspace(workspace)
+    devices = fleet_of(found, device_class or []) if fleet else None
     target = recipe_path(found, name)
+    variants = recipe.chosen(recipes, found.targets)
+    to_make = agreed(variants, kind_of(found.model.checkpoint), yes=yes)
     with ProgressDisplay(quiet=quiet) as report:
-        variants = recipe.chosen(recipes)
         settings = pipeline.Options(
+            unmade=make_all(to_make, report, wheels=wheels),
             plan=Plan(budget_s=budget, seed=seed),
             arguments=tuple(sys.argv[1:]),
             show_remarks=partial(_report_remarks, report),
             show_power=partial(_report_power, report),
             spans=(spans := _spans()),
         )
-        tuned = search(found, variants, target, settings, report)
+        if devices is not None:
+            fleet_tuned = tune_on_fleet(found, devices, variants, name, settings, report)
+        else:
+            tuned = search(found, variants, target, settings, report)
+    if devices is not None:
+        return conclude_tuning(fleet_tuned, form)
     code = _conclude(tuned.comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
     print(words.text(tuned), file=sys.stderr)
     return code

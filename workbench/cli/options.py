@@ -113,7 +113,7 @@ def _from_runs(
     from workbench.results.folder import runs
 
     try:
-        results = find_workspace(context.params.get("workspace")).results
+        results = find_workspace(context.params.get("workspace"), inputs=False).results
         return _starting_with(incomplete, names(runs(results)))
     except WorkbenchError:
         return []  # Nothing to offer where there is no workspace, or the run cannot be read.
@@ -143,7 +143,8 @@ AliasOption = Annotated[str, typer.Option("--alias", metavar="NAME")]
 ModelName = Annotated[str | None, option("--name", "default: the workspace's", metavar="MODEL")]
 
 
-def find_workspace(folder: Path | None) -> "Workspace":
+def find_workspace(folder: Path | None, *, inputs: bool = True) -> "Workspace":
+    """inputs: its model and its photos must be there."""
     from workbench.workspace.workspace import find
 
-    return find(folder, Path.cwd())
+    return find(folder, Path.cwd(), inputs=inputs)

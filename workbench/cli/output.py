@@ -24,10 +24,16 @@ def print_answer(answer: object, text: str, form: AnswerFormat | TableFormat) ->
     print(json.dumps(answer, indent=2) if form == "json" else text)
 
 
+def terminal_width() -> int:
+    """Columns that a table on stdout may take: those of the terminal, 100 at most and where there is none."""
+    from workbench.report.words import WIDTH
+
+    return min(shutil.get_terminal_size().columns, WIDTH) if sys.stdout.isatty() else WIDTH
+
+
 def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
     """Raise WorkbenchError where a comparison could not be shown or written, before it is measured."""
-    if output is not None and output.is_dir():
-        raise WorkbenchError(f"--output: {output} is a folder", hint="name a file in it")
+    check_file("--output", output)
     if output is None and form == "parquet" and sys.stdout.isatty():
         hint = "name a file with --output, or use a pipe"
         raise WorkbenchError("--format parquet: a terminal cannot show it", hint=hint)
@@ -36,6 +42,17 @@ def check_output(form: AnswerFormat | TableFormat, output: Path | None) -> None:
 
         require(*page.PACKAGES, extra="report")
     require(*PACKAGES.get(form, ()))
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Raise WorkbenchError where no file can be made there; folders that are missing are made with it."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise WorkbenchError(f"{option}: {path} is a folder", hint="name a file in it")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise WorkbenchError(f"{option}: {path} cannot be written: {there} is no folder")
 
 
 def print_comparisons(

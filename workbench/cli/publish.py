@@ -17,7 +17,7 @@ from workbench.cli.options import (
     share,
     variant_names,
 )
-from workbench.cli.output import print_answer
+from workbench.cli.output import print_answer, terminal_width
 
 PANEL = "Publish"
 RunOption = Annotated[
@@ -111,8 +111,8 @@ def models(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
     from workbench.registry.store import Registry
     from workbench.report import registry as words
 
-    answer = words.versions_answer(Registry(find_workspace(workspace).registry))
-    print_answer(answer, words.versions(answer), form)
+    answer = words.versions_answer(Registry(find_workspace(workspace, inputs=False).registry))
+    print_answer(answer, words.versions(answer, terminal_width()), form)
     return 0
 
 
@@ -127,7 +127,7 @@ def rollback(
     """Point an alias at the version it pointed at before."""
     from workbench.registry.store import Registry
 
-    found = find_workspace(workspace)
+    found = find_workspace(workspace, inputs=False)
     registry, model = Registry(found.registry), name or found.name
     version = registry.rollback(model, alias, past_damaged=past_damaged).version
     reason = registry.aliases(model)[alias].history[-1].reason
@@ -141,7 +141,7 @@ def verify(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
     from workbench.errors import plural
     from workbench.registry.store import Registry
 
-    registry = Registry(find_workspace(workspace).registry)
+    registry = Registry(find_workspace(workspace, inputs=False).registry)
     problems = registry.verify()
     harmful = [str(problem) for problem in problems if not problem.harmless]
     notes = [str(problem) for problem in problems if problem.harmless]
@@ -166,6 +166,6 @@ def gc(
     from workbench.registry.store import Registry
     from workbench.report import registry as words
 
-    reclaimed = collect(Registry(find_workspace(workspace).registry), keep=keep, delete=delete)
+    reclaimed = collect(Registry(find_workspace(workspace, inputs=False).registry), keep=keep, delete=delete)
     print_answer(words.collection_answer(reclaimed), words.collection(reclaimed), form)
     return 0

@@ -83,7 +83,7 @@ def stress(
     from workbench.photos.stress import SEVERITIES, find_stresses
     from workbench.report import stress as words
     from workbench.results.folder import find_run
-    from workbench.run.stress import StressRequest, find_trials, measure_stress
+    from workbench.run.stress import StressRequest, find_trials, left_out, measure_stress
 
     severities = parse_severities(severity) if severity is not None else SEVERITIES
     stresses = find_stresses([word.strip() for word in only.split(",")] if only is not None else ())
@@ -94,7 +94,8 @@ def stress(
     with ProgressDisplay(quiet=quiet) as report:
         record = measure_stress(folder, info, request, report)
     trials, names = folder.trials(), [t.variant for t in find_trials(folder, info, request.variants)]
-    answer = words.stress_answer(record, info, trials, names, severities, stresses)
+    same = left_out(trials, request.variants)
+    answer = words.stress_answer(record, info, trials, names, severities, stresses, same)
     print_answer(words.as_json(answer), words.text(answer), form)
     field = found.budget.field
     return int(field is not None and not answer.certified_at(field.severity))

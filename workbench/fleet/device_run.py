@@ -8,7 +8,7 @@ from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactIn
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.fleet import build_links
 from workbench.fleet.objects import ObjectStore
-from workbench.fleet.shipment import SentPlan, SentVariant, Shipment, place_artifact
+from workbench.fleet.shipment import SentPixels, SentPlan, SentVariant, Shipment, placed
 from workbench.measure.records import BASELINE
 from workbench.measure.split import Parts
 from workbench.model.source.model_source import ModelSource
@@ -21,6 +21,9 @@ from workbench.run import build
 from workbench.run.check_variant import Built, Context, cause_of, empty_worker, ended, new_trial
 from workbench.run.pipeline import checked, timed
 from workbench.run.prepare import Prepared, overridden
+from workbench.run.tune.layers import layer_times
+from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.steps.int8.layer_sensitivity import Times
 from workbench.system.child import call
 from workbench.system.files import exclusive, file_name, load_arrays, read_plain
 from workbench.system.progress import Progress, Report
@@ -49,7 +52,15 @@ class DeviceRun:
         self.folder, self._cache, self._report = RunFolder(folder), cache, report
         self._objects = ObjectStore(cache / "objects")
         self._known: list[TrialResult] = []
+        self._cut: dict[Preprocess, Images] = {}
+        self._labels = shipment.labels
         self._context = self._begin(shipment)
+        self._looker = Looker(self._context)
+
+    @property
+    def empty_peak_bytes(self) -> int:
+        """The memory of a worker with no runtime in it."""
+        return self._context.empty_worker.peak_bytes
 
     def _begin(self, shipment: Shipment) -> Context:
         import numpy as np
@@ -71,16 +82,13 @@ class DeviceRun:
             report=self._report,
             built={BASELINE: built},
             runtimes=dict(info.runtimes),
+            share=shipment.share,
         )
 
     def _prepared(self, shipment: Shipment) -> SentPrepared:
         own, *_ = shipment.pixels
-        cut = {
-            sent.contract: Images(
-                self._objects.path(sent.content), shipment.labels, sent.contract, sent.digest
-            )
-            for sent in shipment.pixels
-        }
+        for sent in shipment.pixels:
+            self._take_pixels(sent)
         # Nothing is read from it: the device has no source, and asks for none.
         source = ModelSource(checkpoint=Path("on the driver"))
         job = build.Job(
@@ -88,7 +96,7 @@ class DeviceRun:
             source_digest=shipment.source_digest,
             classes=len(shipment.info.class_names),
             contract=own.contract,
-            photos=cut[own.contract],
+            photos=self._cut[own.contract],
             calibration=None,
             cache=self._cache,
             own_size=shipment.own_size,
@@ -105,8 +113,12 @@ class DeviceRun:
             calibrates=False,
             groups=shipment.groups,
             separation=shipment.info.separation or Separation(),
-            cut=cut,
+            cut=self._cut,
         )
+
+    def _take_pixels(self, sent: SentPixels) -> None:
+        path = self._objects.path(sent.content)
+        self._cut[sent.contract] = Images(path, self._labels, sent.contract, sent.digest)
 
     def _workspace(self, shipment: Shipment, source: ModelSource) -> Workspace:
         folder = self.folder.path
@@ -134,16 +146,17 @@ class DeviceRun:
     def _adopt(self, context: Context, variant: Variant, links: Sequence[ArtifactInfo]) -> None:
         """Take what the driver has built and build what is left. Raises WorkbenchError."""
         context.built[variant.name] = self._built(context.prepared, variant, links)
+        context.runtimes[variant.name] = variant.runtime
 
     def _built(self, prepared: Prepared, variant: Variant, links: Sequence[ArtifactInfo]) -> Built:
-        placed = [self._placed(info) for info in links]
-        if not placed or any(link.info.format in EXECUTABLE_FORMATS for link in placed):
+        made = [placed(info, self._cache, self._objects) for info in links]
+        if not made or any(link.info.format in EXECUTABLE_FORMATS for link in made):
             raise Unsuited("a fleet sends no compiled code, and torch variants are nothing else")
         job = prepared.job_for(overridden(prepared.job.contract, variant.preprocess), self._report)
         log = self.folder.log(variant.name)
         # In a process of its own: the last link may be one that this machine builds.
         found = call(
-            build_links.adopt, job, variant, placed, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build"
+            build_links.adopt, job, variant, made, log=log, timeout_s=BUILD_TIMEOUT_S, label="the build"
         )
         if len(links) < build.links_of(variant):
             self._keep_build(variant, found[1])
@@ -157,14 +170,43 @@ class DeviceRun:
         for file in artifact.folder.iterdir():
             (folder / file.name).hardlink_to(file)
 
-    def _placed(self, info: ArtifactInfo) -> Artifact:
-        digests = (info.sha256, *(companion.sha256 for companion in info.companions))
-        objects = {digest: self._objects.path(digest) for digest in digests}
-        return place_artifact(info, self._cache / "links" / Artifact(Path(), info).digest, objects)
+    def absent(self, variants: Sequence[SentVariant]) -> dict[str, str]:
+        """Those that cannot be tried here, and why."""
+        reasons = {sent.name: self._context.not_here(sent.variant()) for sent in variants}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def look(self, sent: SentVariant, pixels: SentPixels) -> QuickLook:
+        """A quick look at a candidate of a search, beside the baseline, which stays open for the next.
+
+        pixels: the photos as the candidate's preprocessing cuts them. Raises WorkbenchError.
+        """
+        variant = sent.variant()
+        self._take_pixels(pixels)
+        self._adopt(self._context, variant, sent.links)
+        return self._looker.look(variant, self._context.build(variant, BUILD_TIMEOUT_S))
+
+    def profile(self, source: ArtifactInfo, quantized: ArtifactInfo, contract: Preprocess) -> Times:
+        """What the layers of a float graph and of its INT8 graph take here, by node, in ns."""
+        files = [placed(info, self._cache, self._objects) for info in (source, quantized)]
+        log = self.folder.log("layers")
+        return call(
+            layer_times,
+            self._cut[contract],
+            files[0],
+            files[1],
+            log=log,
+            timeout_s=BUILD_TIMEOUT_S,
+            label="profiling",
+        )
+
+    def close(self) -> None:
+        """End the session that looks leave open."""
+        self._looker.close()
 
     def check(self, sent: SentVariant) -> TrialResult:
         """Build what is left of a variant, and check it as every run does."""
         variant, context = sent.variant(), self._context
+        self._looker.close()
         if variant.name != BASELINE and context.not_here(variant) is None:
             try:
                 self._adopt(context, variant, sent.links)
@@ -191,13 +233,18 @@ class DeviceRun:
         self._known.append(trial)
         return trial
 
-    def race(self, plan: SentPlan, lock: Path) -> tuple[RunInfo, list[TrialResult]]:
-        """Time what passed. lock: that runs of this machine alone take while they time."""
+    def race(
+        self, plan: SentPlan, lock: Path, variants: Sequence[str] | None = None
+    ) -> tuple[RunInfo, list[TrialResult]]:
+        """Time what passed. lock: that runs of this machine alone take while they time. variants: of those
+        that passed; all by default."""
         passed = [trial for trial in self._known if trial.status == "ok"]
+        passed = [trial for trial in passed if variants is None or trial.variant in variants]
+        info = self._context.info.model_copy(update={"runtimes": self._context.runtimes})
 
         def waiting() -> None:
             self._report(Progress("waiting", 0, 0, "for a run of this machine's own to finish timing"))
 
         with exclusive(lock, waiting):
-            trials = timed(self._context, self._context.info, passed, plan.plan())
+            trials = timed(self._context, info, passed, plan.plan())
         return self.folder.info(), trials

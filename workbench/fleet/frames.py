@@ -13,6 +13,7 @@ from workbench.errors import WorkbenchError
 # The first line of a worker. What a login shell prints before it is passed over.
 GREETING = b"krishi-bench fleet worker, protocol 1\n"
 NOISE_BYTES = 65_536  # of other output before the greeting, at most
+BUILDS = "--builds"  # of the worker: it may be asked to build, and so to run a driver's code
 CHUNK_BYTES = 8 * 2**20
 LENGTHS = struct.Struct(">II")
 MOST_HEADER = 64 * 2**20

@@ -6,6 +6,7 @@ worker ends when its driver does (see `worker`).
 
 import fcntl
 import os
+import socket
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,11 @@ class DeviceLease(Record):
 
     def __str__(self) -> str:
         return f"{self.driver} has it for run {self.run} since {self.since:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def driver_name() -> str:
+    """Who holds a lease."""
+    return f"user {os.geteuid()} of {socket.gethostname()}, process {os.getpid()}"
 
 
 class DeviceLock:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from workbench.fleet.records import FleetFolder, FleetRun
+from workbench.fleet.records import FleetFolder, FleetRun, FleetStatus
 from workbench.measure.records import BASELINE
 from workbench.measure.stats import Interval
 from workbench.results.cost import SMALLEST_DIFFERENCE, cost, cost_tolerance
@@ -28,6 +28,7 @@ class MatrixCell:
 
     speedup: over the baseline, the geometric mean of the devices; interval: 95 %, of these devices, not of
     all of their make. status: `ok`, or how it ended on most of the devices; reason: on the first of them.
+    What was never tried there, as what a search of another class has found, is `not tried`.
     low, high: the speed-ups of the slowest and the fastest device, where there are several.
     fits: it keeps the budget on every device. cost: what the objective minimises, over the baseline's on the
     same device where that is a time.
@@ -77,10 +78,12 @@ class Matrix:
 def matrix_of(folder: FleetFolder) -> Matrix:
     """The table of a fleet's run, of the devices that were measured to the end."""
     status = folder.status()
-    found = {
-        name: [_results(folder, device) for device in status.complete(name)] for name in status.run.classes
-    }
-    return build_matrix(status.run, found)
+    return build_matrix(status.run, results_of(folder, status))
+
+
+def results_of(folder: FleetFolder, status: FleetStatus) -> dict[str, list[DeviceResults]]:
+    """By class, what the devices have measured to the end."""
+    return {name: [_results(folder, each) for each in status.complete(name)] for name in status.run.classes}
 
 
 def _results(folder: FleetFolder, device: str) -> DeviceResults:
@@ -111,8 +114,7 @@ def _cell(variant: str, devices: Sequence[DeviceResults]) -> MatrixCell:
     ended = [trial for trial in trials if trial is None or trial.status != "ok"]
     if ended:
         first = next((trial for trial in ended if trial is not None), None)
-        status = first.status if first else "skipped"
-        return MatrixCell(status, first.reason if first else "it was not tried")
+        return MatrixCell(first.status, first.reason) if first else MatrixCell("not tried", None)
     known = [trial for trial in trials if trial is not None]
     ratios = [ratio for trial in known if (ratio := speed(trial)) is not None]
     if len(ratios) < len(known):

@@ -39,6 +39,10 @@ class FleetProgress:
             self._show()
 
     def _show(self) -> None:
-        at = [f"{name} {p.stage} {p.done} of {p.total}" for name, p in list(self._at.items())[:SHOWN]]
+        at = [f"{name} {p.stage} {_count(p)}" for name, p in list(self._at.items())[:SHOWN]]
         left = [p.left_s for p in self._at.values() if p.left_s is not None]
         self._report(Progress(STAGE, self._done, self._total, "; ".join(at), max(left, default=None)))
+
+
+def _count(progress: Progress) -> str:
+    return f"{progress.done} of {progress.total}" if progress.total else str(progress.done)

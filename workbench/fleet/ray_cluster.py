@@ -6,6 +6,7 @@ no dashboard, no jobs server and no telemetry, and nothing listens but on the ad
 
 import ipaddress
 import os
+import platform
 import re
 import secrets
 import shlex
@@ -23,7 +24,7 @@ from workbench.errors import WorkbenchError
 from workbench.fleet.openssh import archive, check_ssh, explain, ssh_command, ssh_program
 from workbench.fleet.spec import SETUP_PYTHON, DeviceSettings, FleetFile, remote_word
 from workbench.system.files import cache_folder, make_folder, write_atomic
-from workbench.system.packages import require
+from workbench.system.packages import require, versions
 from workbench.system.records import Record, read_record, write_record
 
 PORT = 6389
@@ -32,6 +33,15 @@ START_S = 90.0
 DAYS = 825
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 REMOTE = "$HOME/.krishi-bench/ray"  # of the token and the certificate on a device
+NO_RAY = "none"
+ASK_VERSIONS = """
+import platform
+try:
+    from importlib.metadata import version
+    print(platform.python_version(), version("ray"))
+except ImportError:
+    print(platform.python_version(), "none")
+"""
 # Ray's own switches; each is set on every node.
 FIXED = {
     "RAY_AUTH_MODE": "token",
@@ -134,6 +144,8 @@ def _start_head(folder: Path, address: str) -> str:
 def _start_raylet(name: str, device: DeviceSettings, head: str, folder: Path) -> str:
     """Bring the token and a certificate of its own to a device, and start its raylet there."""
     assert isinstance(device.ray, str)
+    if (problem := _unlike_here(device, device.ray)) is not None:
+        return f"was not started: {problem}"
     address = _address_of(device.ray)
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch)
@@ -153,6 +165,22 @@ def _start_raylet(name: str, device: DeviceSettings, head: str, folder: Path) ->
         return f"was not started: {explain(done.stderr.decode(errors='replace'), done.returncode)}"
     (folder / f"{name}.pid").write_text(done.stdout.decode().strip())
     return f"joins from {address}"
+
+
+def _unlike_here(device: DeviceSettings, host: str) -> str | None:
+    """Why Ray there and Ray here would not speak to each other; None where they do."""
+    program = remote_word(device.python or SETUP_PYTHON)
+    done = _over_ssh(host, f"{program} -c {shlex.quote(ASK_VERSIONS)}", b"")
+    if done.returncode != 0:
+        return explain(done.stderr.decode(errors="replace"), done.returncode)
+    there, theirs = done.stdout.decode().split()[-2:]
+    here, ours = platform.python_version(), versions("ray").get("ray", NO_RAY)
+    if there.split(".")[:2] == here.split(".")[:2] and theirs == ours != NO_RAY:
+        return None
+    return (
+        f"it has Python {there} and Ray {theirs}, this machine Python {here} and Ray {ours}: Ray wants the "
+        "same of both, but for the last number of Python; or reach it by `ssh`"
+    )
 
 
 def _over_ssh(host: str, script: str, data: bytes) -> "subprocess.CompletedProcess[bytes]":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from workbench.errors import Unsuited, WorkbenchError
+from workbench.fleet.frames import BUILDS
 from workbench.fleet.link import PROGRESS, AnswerFrame, DeviceError, DeviceGone, DeviceLink, ProcessLink
 from workbench.fleet.openssh import explain
 from workbench.fleet.ray_cluster import ray_environment, ray_folder, read_head
@@ -33,12 +34,12 @@ _connecting = threading.Lock()
 class RayGateway:
     """In the actor, on the device: a worker, and a link to it. Answers are plain data."""
 
-    def __init__(self, python: str | None, cache: str | None) -> None:
+    def __init__(self, python: str | None, cache: str | None, *flags: str) -> None:
         environment = {**(os.environ if python else child_environment())}
         if cache:
             environment["KRISHI_CACHE"] = str(Path(cache).expanduser())
         log = cache_folder() / "logs" / "fleet-gateway.txt"
-        command = [python or sys.executable, "-P", "-m", "workbench.fleet.worker"]
+        command = [python or sys.executable, "-P", "-m", "workbench.fleet.worker", *flags]
         self._link: DeviceLink = ProcessLink(command, log, explain, environment)
         self._progress: deque[Any] = deque(maxlen=100)
 
@@ -81,8 +82,24 @@ class RayLink:
             max_task_retries=0,
             max_concurrency=3,
         )
-        self._actor = actor.remote(device.python, device.cache)
-        self._get(self._actor.ready.remote(), START_S, "its worker did not start")
+        self._actor = actor.remote(device.python, device.cache, *([BUILDS] if device.builds else []))
+        try:
+            self._wait_for_worker(name)
+        except DeviceGone:
+            self.close()  # else it would start whenever the device is back
+            raise
+
+    def _wait_for_worker(self, name: str) -> None:
+        """Ray itself would wait for ever for a node that is gone."""
+        import ray
+
+        reference, deadline = self._actor.ready.remote(), time.monotonic() + START_S
+        while not ray.wait([reference], timeout=POLL_S)[0]:
+            if not _is_alive(name):
+                raise DeviceGone("its raylet ended before its worker started")
+            if time.monotonic() > deadline:
+                raise DeviceGone(f"its worker did not start in {START_S:.0f} s")
+        self._get(reference, POLL_S, "its worker did not start")
 
     def _get(self, reference: Any, timeout_s: float, otherwise: str) -> Any:
         import ray

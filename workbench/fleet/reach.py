@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.fleet.frames import BUILDS
 from workbench.fleet.link import DeviceLink, ProcessLink
 from workbench.fleet.openssh import explain, ssh_command
 from workbench.fleet.spec import DeviceSettings, remote_word
@@ -21,7 +22,7 @@ def open_link(name: str, device: DeviceSettings, log: Path) -> DeviceLink:
     """
     match device.reach:
         case "local":
-            command = [device.interpreter(), "-P", "-m", WORKER]
+            command = [device.interpreter(), "-P", "-m", WORKER, *_flags(device)]
             environment = {**(os.environ if device.python else child_environment()), **_cache_of(device)}
             return ProcessLink(command, log, explain, environment)
         case "ssh":
@@ -37,7 +38,12 @@ def _cache_of(device: DeviceSettings) -> dict[str, str]:
     return {"KRISHI_CACHE": str(Path(device.cache).expanduser())} if device.cache else {}
 
 
+def _flags(device: DeviceSettings) -> list[str]:
+    return [BUILDS] if device.builds else []
+
+
 def worker_command(device: DeviceSettings) -> str:
     """What the device's shell runs."""
     cache = f"KRISHI_CACHE={remote_word(device.cache)} " if device.cache else ""
-    return f"{cache}exec {remote_word(device.interpreter())} -P -m {WORKER}"
+    words = " ".join([WORKER, *_flags(device)])
+    return f"{cache}exec {remote_word(device.interpreter())} -P -m {words}"

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from workbench.errors import WorkbenchError, did_you_mean
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.spec import FleetFile, Reach, check_classes
@@ -54,7 +56,8 @@ class FleetDevice(Record):
 
 
 class FleetRun(Record):
-    """`fleet.json`: what was asked for. recipes: by variant."""
+    """`fleet.json`: what was asked for. recipes: by variant. built_on: by variant, the machine that made each
+    link of its build, the export first. sharded: the photos of a class are shared out over its devices."""
 
     schema_version: Literal[1] = 1
     run_id: str
@@ -63,6 +66,8 @@ class FleetRun(Record):
     validation_digest: str
     recipes: dict[str, SavedRecipe]
     devices: dict[str, FleetDevice]
+    built_on: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    sharded: bool = False
 
     @property
     def classes(self) -> list[str]:
@@ -149,7 +154,7 @@ def _made(folder: RunFolder) -> RunFolder:
 def devices_of(fleet: FleetFile) -> dict[str, FleetDevice]:
     return {
         name: FleetDevice(device_class=device.device_class, reach=device.reach)
-        for name, device in fleet.devices.items()
+        for name, device in fleet.measuring.items()
     }
 
 

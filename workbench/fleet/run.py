@@ -1,15 +1,18 @@
 """`run --fleet`: build once, measure on every device, keep what was finished whatever happens to others."""
 
-import os
 import shutil
-import socket
 import traceback
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from workbench.errors import WorkbenchError, summary
+from workbench.fleet.builders import Builders
+from workbench.fleet.facts import DeviceFacts
+from workbench.fleet.lease import driver_name
 from workbench.fleet.link import DeviceGone, DeviceLink
 from workbench.fleet.pool import OpenLinks, for_all
 from workbench.fleet.progress import FleetProgress
@@ -24,7 +27,8 @@ from workbench.fleet.records import (
     devices_of,
     find_fleet_run,
 )
-from workbench.fleet.session import DeviceBusy, DeviceSession, DeviceUnfit
+from workbench.fleet.session import OWN_FILES, DeviceBusy, DeviceSession, DeviceUnfit
+from workbench.fleet.sharding import ClassSharding
 from workbench.fleet.shipment import SentPlan, SentVariant
 from workbench.fleet.spec import FleetFile
 from workbench.fleet.work import FleetWork
@@ -40,17 +44,20 @@ from workbench.workspace.workspace import Workspace
 
 WAIT_S = 3600.0  # for a device that another driver has
 
+Ask = Callable[["DeviceMeasurement", DeviceLink, Report], None]
+
 
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
     """options: of the run on each device. wait_s: for a device that another driver has, at most.
 
-    open: opens the link to a device.
+    open: opens the link to a device. shard: share the photos of a class out over its devices.
     """
 
     options: Options
     wait_s: float = WAIT_S
     open: OpenLink = open_link
+    shard: bool = False
 
 
 def run_fleet(
@@ -65,7 +72,7 @@ def run_fleet(
     Raises WorkbenchError where the workspace cannot be used, or the baseline cannot be built and checked
     here. A device that cannot go on ends with its reason, and the others go on.
     """
-    return begin_fleet(workspace, fleet, variants, settings, report).measure(list(fleet.devices))
+    return begin_fleet(workspace, fleet, variants, settings, report).measure(list(fleet.measuring))
 
 
 def begin_fleet(
@@ -86,9 +93,9 @@ def begin_fleet(
             validation_digest=prepared.validation.digest,
             recipes={variant.name: _saved(variant) for variant in variants},
             devices=devices_of(fleet),
+            sharded=settings.shard,
         )
         driver = _begin(prepared, folder, run, fleet, variants, settings, report)
-        folder.save(run)
     finally:
         folder.remove_if_never_begun()
     return driver
@@ -102,11 +109,7 @@ def resume_fleet(
     Raises WorkbenchError for an unknown run, and where the photos are others by now.
     """
     folder = find_fleet_run(workspace.results, run_id)
-    run = folder.run()
-    variants = [
-        SentVariant(name=name, recipe=saved.recipe, text=saved.text).variant()
-        for name, saved in run.recipes.items()
-    ]
+    run, variants = folder.run(), variants_of(folder)
     prepared = _prepared(workspace, variants, report)
     if prepared.validation.digest != run.validation_digest:
         raise WorkbenchError(
@@ -115,10 +118,18 @@ def resume_fleet(
         )
     run = run.model_copy(update={"devices": {**run.devices, **devices_of(fleet)}})
     folder.save(run)
-    left = [name for name in fleet.devices if folder.outcome(name).state != "done"]
+    left = [name for name in fleet.measuring if folder.outcome(name).state != "done"]
     if not left:
         return folder.status()
     return _begin(prepared, folder, run, fleet, variants, settings, report).measure(left)
+
+
+def variants_of(folder: FleetFolder) -> list[Variant]:
+    """The variants of a fleet's run. Raises WorkbenchError where this version does not know a recipe."""
+    return [
+        SentVariant(name=name, recipe=saved.recipe, text=saved.text).variant()
+        for name, saved in folder.run().recipes.items()
+    ]
 
 
 def _prepared(workspace: Workspace, variants: Sequence[Variant], report: Report) -> Prepared:
@@ -143,7 +154,12 @@ def _begin(
     build, candidates = folder.build, len(variants)
     context, _ = begin(prepared, build, settings.options, report, candidates=candidates)
     work = FleetWork(context, variants)
-    work.build_all()
+    timeout_s = settings.options.build_timeout_s
+    work.build_all(
+        Builders(fleet.builders, settings.open, run.run_id, build.path / "logs", timeout_s, report)
+    )
+    run = run.model_copy(update={"built_on": work.built_on()})
+    folder.save(run)
     return FleetDriver(folder, run, fleet, work, settings, report)
 
 
@@ -161,29 +177,75 @@ class FleetDriver:
 
     def measure(self, devices: Collection[str]) -> FleetStatus:
         """Measure on the devices, those of this machine last: until then it builds and sends."""
-        here = [name for name in devices if self.fleet.devices[name].reach == "local"]
-        waves = [[name for name in devices if name not in here], here]
         progress = FleetProgress(self.report, len(devices))
-        for_all(waves, lambda name: self._measure(name, progress), self.links)
+        try:
+            if self.run.sharded:
+                devices = self.answer(devices, progress)
+            for_all(self._waves(devices), lambda name: self._measure(name, progress), self.links)
+        except KeyboardInterrupt:
+            again = f"`krishi-bench run --fleet --resume {self.folder.run_id}` takes it up"
+            raise KeyboardInterrupt(f"stopped; what was finished is kept: {again}") from None
         return self.folder.status()
 
+    def _waves(self, devices: Collection[str]) -> list[list[str]]:
+        here = [name for name in devices if self.fleet.devices[name].reach == "local"]
+        return [[name for name in devices if name not in here], here]
+
+    def answer(self, devices: Collection[str], progress: FleetProgress) -> list[str]:
+        """Have each class of several devices answer its photos together; returns those that can go on."""
+        count = Counter(device.device_class for device in self.run.devices.values())
+        several = [name for name, members in count.items() if members > 1]
+        return self.answer_all([ClassSharding(self.folder, c, self.work) for c in several], devices, progress)
+
+    def answer_all(
+        self, shardings: Sequence[ClassSharding], devices: Collection[str], progress: FleetProgress
+    ) -> list[str]:
+        """Have the photos of these classes answered; returns the devices that can go on, of all classes.
+
+        What a device that went away was to answer goes to the others, the baseline's answers included.
+        """
+        left = list(devices)
+
+        def members(sharding: ClassSharding) -> list[str]:
+            return [n for n in left if self.run.devices[n].device_class == sharding.device_class]
+
+        def next_shares() -> dict[str, tuple[ClassSharding, Sequence[int]]]:
+            return {n: (each, rows) for each in shardings for n, rows in each.next(members(each)).items()}
+
+        def answer(name: str) -> None:
+            if not self._attempt(name, progress, partial(DeviceMeasurement.answer, share=wanted[name])):
+                left.remove(name)
+
+        while wanted := next_shares():
+            for_all(self._waves(wanted), answer, self.links)
+        for sharding in shardings:
+            if there := members(sharding):
+                sharding.merge(there)
+        return left
+
     def _measure(self, name: str, progress: FleetProgress) -> None:
+        if self._attempt(name, progress, DeviceMeasurement.all):
+            self.folder.update(name, self.folder.outcome(name), state="done", reason=None)
+            progress.end(name, "done", None)
+
+    def _attempt(self, name: str, progress: FleetProgress, ask: Ask) -> bool:
+        """Do something with a device, over a link of its own; False where it could not go on, which its
+        outcome says then."""
         before = self.folder.outcome(name)
         outcome = self.folder.update(name, before, state="measuring", reason=None, sent_bytes=0)
         log = self.folder.device(name).path / "logs" / "connection.txt"
-        state: DeviceState = "done"
-        reason: str | None = None
         measured = DeviceMeasurement(self, name, outcome, before)
         try:
             link = self.settings.open(name, self.fleet.devices[name], log)
             self.links.add(link)
             try:
                 with link:
-                    measured.all(link, progress.of(name))
+                    ask(measured, link, progress.of(name))
             finally:
                 self.links.remove(link)
+            return True
         except WorkbenchError as error:
-            state, reason = _ended(error, stopped=self.links.stopped)
+            state, reason = end_of(error, stopped=self.links.stopped)
         except Exception as error:
             # The other devices go on; the trace is in the log of this one.
             state, reason = "failed", summary(error)
@@ -191,9 +253,11 @@ class FleetDriver:
                 traceback.print_exception(error, file=file)
         self.folder.update(name, measured.outcome, state=state, reason=reason)
         progress.end(name, state, reason)
+        return False
 
 
-def _ended(error: WorkbenchError, *, stopped: bool) -> tuple[DeviceState, str]:
+def end_of(error: WorkbenchError, *, stopped: bool) -> tuple[DeviceState, str]:
+    """The state of a device that ended so, and why. stopped: by the user."""
     if stopped:
         return "stopped", "the run was stopped"
     match error:
@@ -221,12 +285,7 @@ class DeviceMeasurement:
         """From the lease to the last file. Raises WorkbenchError where it cannot go on."""
         driver, session = self.driver, DeviceSession(link, report)
         try:
-            session.hello()
-            session.lease(driver_name(), driver.run.run_id, wait_s=driver.settings.wait_s)
-            facts, _ = session.hello()  # again: while it was waited for, much may have changed
-            if (problem := facts.unfit(disk_bytes=session.lacking_bytes(driver.work.objects))) is not None:
-                raise DeviceUnfit(problem)
-            self._note(session, facts=facts)
+            facts = self._take(session)
             known = self._known()
             self.checked.update(known)
             report(Progress("sending", 0, 0, "what the device lacks"))
@@ -238,6 +297,26 @@ class DeviceMeasurement:
             self._race(session)
         finally:
             self._note(session)
+
+    def answer(self, link: DeviceLink, report: Report, *, share: tuple[ClassSharding, Sequence[int]]) -> None:
+        """Its share of the photos of its class. Raises WorkbenchError where it cannot go on."""
+        session, (sharding, rows) = DeviceSession(link, report), share
+        try:
+            sharding.answer(session, self.name, self._take(session), rows, report)
+            self._note(session, checked=len(self.driver.work.variants) + 1)
+        finally:
+            self._note(session)
+
+    def _take(self, session: DeviceSession) -> DeviceFacts:
+        """Lease it and see what it is. Raises WorkbenchError where it is not to be had, or unfit."""
+        driver = self.driver
+        session.hello()
+        session.lease(driver_name(), driver.run.run_id, wait_s=driver.settings.wait_s)
+        facts, _ = session.hello()  # again: while it was waited for, much may have changed
+        if (problem := facts.unfit(disk_bytes=session.lacking_bytes(driver.work.objects))) is not None:
+            raise DeviceUnfit(problem)
+        self._note(session, facts=facts)
+        return facts
 
     @property
     def _folder(self) -> RunFolder:
@@ -302,11 +381,3 @@ class DeviceMeasurement:
         folder.save_info(info)
         for trial in trials:
             folder.append(work.completed(trial, folder))
-
-
-OWN_FILES = ("run.json", "trials.jsonl")  # that the driver writes itself, from the answers
-
-
-def driver_name() -> str:
-    """Who holds a lease."""
-    return f"user {os.geteuid()} of {socket.gethostname()}, process {os.getpid()}"

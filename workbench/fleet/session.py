@@ -6,17 +6,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import WorkbenchError
+from workbench.fleet.build_request import BuildRequest
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.frames import CHUNK_BYTES
 from workbench.fleet.lease import DeviceLease
 from workbench.fleet.link import DeviceError, DeviceGone, DeviceLink
-from workbench.fleet.shipment import SentPlan, SentVariant, Shipment
+from workbench.fleet.shipment import SentPixels, SentPlan, SentVariant, Shipment
+from workbench.photos.contract import Preprocess
 from workbench.results.records import RunInfo, TrialResult
-from workbench.system.files import sha256_file, write_atomic
+from workbench.run.tune.quick_look import QuickLook
+from workbench.system.files import sha256_bytes, sha256_file, write_atomic
 from workbench.system.progress import Report, silent
+
+if TYPE_CHECKING:
+    from workbench.steps.int8.layer_sensitivity import Times
 
 QUICK_S = 60.0  # for what a device answers at once
 PIECE_S = 300.0  # for 8 MB over a slow radio
@@ -25,6 +32,7 @@ CHECK_S = 7200.0  # for all photos through one variant on a board
 RACE_FACTOR, RACE_S = 6.0, 3600.0  # of the time budget: extras follow the rounds, and starts are slow
 LEASE_EVERY_S = 2.0
 TRIES = 2  # of an object that was damaged on its way
+OWN_FILES = ("run.json", "trials.jsonl")  # of a run, which the driver writes itself, from the answers
 
 
 class DeviceBusy(WorkbenchError):
@@ -119,8 +127,10 @@ class DeviceSession:
                 if last:
                     return
 
-    def begin(self, shipment: Shipment) -> None:
-        self._ask("begin", timeout_s=BEGIN_S, shipment=shipment.model_dump(mode="json"))
+    def begin(self, shipment: Shipment) -> int:
+        """Returns the bytes that a worker with no runtime in it takes there."""
+        answer = self._ask("begin", timeout_s=BEGIN_S, shipment=shipment.model_dump(mode="json"))
+        return int(answer.get("empty_peak_bytes", 0))
 
     def recall(self, sent: SentVariant, trial: TrialResult, logits: str | None) -> None:
         """Have the device take up a trial of an earlier session. logits: of the baseline, as sent."""
@@ -133,9 +143,35 @@ class DeviceSession:
         answer = self._ask("check", timeout_s=CHECK_S, variant=sent.model_dump(mode="json"))
         return TrialResult.model_validate_json(json.dumps(answer["trial"]))
 
-    def race(self, plan: SentPlan) -> tuple[RunInfo, list[TrialResult]]:
+    def absent(self, variants: Sequence[SentVariant]) -> dict[str, str]:
+        """The variants that cannot be tried there, and why."""
+        sent = [variant.model_dump(mode="json") for variant in variants]
+        return dict(self._ask("absent", timeout_s=BEGIN_S, variants=sent)["absent"])
+
+    def look(self, sent: SentVariant, pixels: SentPixels) -> QuickLook:
+        asked: dict[str, Any] = {
+            "variant": sent.model_dump(mode="json"),
+            "pixels": pixels.model_dump(mode="json"),
+        }
+        return QuickLook.model_validate(self._ask("look", timeout_s=CHECK_S, **asked)["look"])
+
+    def profile(self, source: ArtifactInfo, quantized: ArtifactInfo, contract: Preprocess) -> "Times":
+        """What the layers of a float graph and of its INT8 graph take there, by node, in ns."""
+        given = {"source": source, "quantized": quantized, "contract": contract}
+        asked: dict[str, Any] = {name: record.model_dump(mode="json") for name, record in given.items()}
+        floats, int8 = self._ask("profile", timeout_s=CHECK_S, **asked)["times"]
+        return floats, int8
+
+    def race(
+        self, plan: SentPlan, variants: Sequence[str] | None = None
+    ) -> tuple[RunInfo, list[TrialResult]]:
+        """variants: of those that passed; all by default."""
         timeout_s = RACE_S + RACE_FACTOR * plan.budget_s
-        answer = self._ask("race", timeout_s=timeout_s, plan=plan.model_dump(mode="json"))
+        asked: dict[str, Any] = {
+            "plan": plan.model_dump(mode="json"),
+            "variants": variants and list(variants),
+        }
+        answer = self._ask("race", timeout_s=timeout_s, **asked)
         trials = [TrialResult.model_validate_json(json.dumps(trial)) for trial in answer["trials"]]
         return RunInfo.model_validate_json(json.dumps(answer["info"])), trials
 
@@ -147,20 +183,30 @@ class DeviceSession:
                 raise DeviceGone(f"the device names a file outside of its run: {entry['path']}")
             if entry["path"] in skip or (target.exists() and sha256_file(target) == entry["sha256"]):
                 continue
-            write_atomic(target, self._fetched(entry["path"], entry["size"]))
+            write_atomic(target, self._pieces("read", entry["size"], path=entry["path"]))
             if sha256_file(target) != entry["sha256"]:
                 target.unlink()
                 raise DeviceGone(f"{entry['path']} was damaged on its way")
 
-    def _fetched(self, path: str, size: int) -> bytes:
+    def build(self, request: BuildRequest) -> ArtifactInfo:
+        """Have one link built; its files are objects of the device then."""
+        timeout_s = request.timeout_s + BEGIN_S
+        answer = self._ask("build", timeout_s=timeout_s, request=request.model_dump(mode="json"))
+        return ArtifactInfo.model_validate_json(json.dumps(answer["info"]))
+
+    def fetch_object(self, digest: str, size: int, target: Path) -> None:
+        """Bring an object of the device here, checked by its sha256."""
+        data = self._pieces("get", size, digest=digest)
+        if sha256_bytes(data) != digest:
+            raise DeviceGone(f"the object {digest[:12]} was damaged on its way")
+        write_atomic(target, data)
+
+    def _pieces(self, op: str, size: int, **fields: Any) -> bytes:
         data = bytearray()
         while len(data) < size:
-            piece = self._found("read", timeout_s=PIECE_S, path=path, offset=len(data))[1]
+            piece = self._found(op, timeout_s=PIECE_S, offset=len(data), **fields)[1]
             if not piece:
-                raise DeviceGone(f"{path} ended after {len(data)} of {size} bytes")
+                what = " ".join(map(str, fields.values()))
+                raise DeviceGone(f"{what} ended after {len(data)} of {size} bytes")
             data += piece
         return bytes(data)
-
-
-def objects_of(variants: Sequence[SentVariant]) -> list[str]:
-    return [digest for sent in variants for digest in sent.objects()]

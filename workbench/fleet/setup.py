@@ -10,7 +10,7 @@ from workbench.fleet.openssh import archive, check_ssh, explain, ssh_command
 from workbench.fleet.spec import SETUP_PYTHON, DeviceSettings
 
 TIMEOUT_S = 1800.0
-EXTRA = "device"
+EXTRA, BUILDER_EXTRA = "device", "device,export"
 # `python3 -m venv` beside the wheels that were sent; every line must work.
 SCRIPT = """set -e
 home="$HOME/.krishi-bench"; mkdir -p "$home/wheels"
@@ -35,7 +35,8 @@ def set_up(device: DeviceSettings, wheels: Path | None, *, offline: bool) -> str
         raise WorkbenchError(f"{wheels} holds no wheels", hint="`pip wheel` or `pip download` fill it")
     check_ssh()
     options = '--find-links "$home/wheels"' + (" --no-index" if offline else "")
-    script = SCRIPT.format(options=options, requirement=f"'krishi-bench[{EXTRA}]=={__version__}'")
+    extra = BUILDER_EXTRA if device.builds else EXTRA
+    script = SCRIPT.format(options=options, requirement=f"'krishi-bench[{extra}]=={__version__}'")
     try:
         done = subprocess.run(
             ssh_command(device.ssh, f"sh -c {shlex.quote(script)}"),

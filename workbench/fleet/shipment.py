@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt
 
 from workbench.backends.artifact import Artifact, ArtifactInfo
+from workbench.fleet.objects import ObjectStore
 from workbench.measure.latency import Plan
 from workbench.photos.contract import Preprocess
 from workbench.results.records import RunInfo
@@ -51,8 +52,7 @@ class SentVariant(Record):
     def objects(self) -> Iterator[str]:
         """The digests of its files."""
         for link in self.links:
-            yield link.sha256
-            yield from (companion.sha256 for companion in link.companions)
+            yield from (digest for _, digest in link.files)
 
 
 class Shipment(Record):
@@ -60,7 +60,8 @@ class Shipment(Record):
 
     paths: of the validation photos on the driver, for messages. photo: the first of them, for the whole path.
     pixels: the workspace's own preprocessing first. reference: the source model's logits, .npy.
-    baseline: with its chain.
+    baseline: with its chain. share: the photos are some of those of a class: what is held to all of them,
+    the driver holds.
     """
 
     info: RunInfo
@@ -76,6 +77,7 @@ class Shipment(Record):
     pixels: tuple[SentPixels, ...]
     reference: Sha256
     baseline: SentVariant
+    share: bool = False
 
 
 class SentPlan(Record):
@@ -95,10 +97,16 @@ class SentPlan(Record):
         return Plan(**self.model_dump())
 
 
+def placed(info: ArtifactInfo, cache: Path, objects: ObjectStore) -> Artifact:
+    """An artifact that was sent, in a folder of its own below the cache."""
+    paths = {digest: objects.path(digest) for _, digest in info.files}
+    return place_artifact(info, cache / "links" / Artifact(Path(), info).digest, paths)
+
+
 def place_artifact(info: ArtifactInfo, folder: Path, objects: Mapping[str, Path]) -> Artifact:
     """An artifact folder over the objects that hold its files. objects: their paths, by digest."""
     make_folder(folder)
-    for file, digest in ((info.file, info.sha256), *((c.file, c.sha256) for c in info.companions)):
+    for file, digest in info.files:
         target = folder / Path(file).name
         target.unlink(missing_ok=True)
         target.hardlink_to(objects[digest])

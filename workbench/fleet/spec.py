@@ -20,6 +20,7 @@ EXAMPLE = "devices: {here: {class: dev, local: true}, pi5-a: {class: pi5, ssh: p
 
 FleetName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Reach = Literal["local", "ssh", "ray"]
+Role = Literal["measure", "build", "both"]
 
 
 class DeviceSettings(Record):
@@ -49,6 +50,11 @@ class DeviceSettings(Record):
     cache: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="Folder on the device for what is sent to it; by default in its user's cache."
     )
+    role: Role = Field(
+        "measure",
+        description="`measure`; `build`: it builds for the others and is not measured; `both`: it builds, "
+        "and is measured when all is built. A builder runs the code of `model.factory`.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> "DeviceSettings":
@@ -60,6 +66,10 @@ class DeviceSettings(Record):
                 hint="`ssh: user@host` asks least of a device",
             )
         return self
+
+    @property
+    def builds(self) -> bool:
+        return self.role != "measure"
 
     @property
     def reach(self) -> Reach:
@@ -77,19 +87,41 @@ class FleetFile(Record):
         description="The devices by name: lower-case letters, digits, `.`, `_` and `-`."
     )
 
+    @model_validator(mode="after")
+    def _measures(self) -> "FleetFile":
+        if not self.measuring:
+            raise FieldProblem(
+                "every device only builds", hint="leave `role` out where one is to be measured"
+            )
+        return self
+
+    @property
+    def measuring(self) -> dict[str, DeviceSettings]:
+        """The devices that are measured."""
+        return {name: device for name, device in self.devices.items() if device.role != "build"}
+
+    @property
+    def builders(self) -> dict[str, DeviceSettings]:
+        """The devices that build."""
+        return {name: device for name, device in self.devices.items() if device.builds}
+
     @property
     def classes(self) -> list[str]:
-        """The classes, in the order of the file."""
-        return list(dict.fromkeys(device.device_class for device in self.devices.values()))
+        """The classes of what is measured, in the order of the file."""
+        return list(dict.fromkeys(device.device_class for device in self.measuring.values()))
 
     def of_classes(self, wanted: Collection[str]) -> "FleetFile":
-        """The fleet without devices of other classes. Raises WorkbenchError for a class that no device has.
+        """The fleet with the devices of these classes, and with all that build. Raises WorkbenchError for a
+        class that no device has.
 
         wanted: none for all.
         """
         check_classes(wanted, self.classes)
-        kept = {name: d for name, d in self.devices.items() if not wanted or d.device_class in wanted}
-        return self.model_copy(update={"devices": kept})
+        kept = {name: d for name, d in self.measuring.items() if not wanted or d.device_class in wanted}
+        build = {name: d.model_copy(update={"role": "build"}) for name, d in self.builders.items()}
+        found = build | kept
+        ordered = {name: found[name] for name in self.devices if name in found}
+        return self.model_copy(update={"devices": ordered})
 
     def named(self, wanted: Collection[str]) -> "FleetFile":
         """The fleet without the other devices, or all where none is named. Raises WorkbenchError."""

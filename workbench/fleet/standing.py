@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from workbench.errors import WorkbenchError
 from workbench.fleet.facts import DeviceFacts
-from workbench.fleet.lease import DeviceLease
+from workbench.fleet.lease import DeviceLease, driver_name
 from workbench.fleet.link import DeviceGone
 from workbench.fleet.pool import OpenLinks, for_all
 from workbench.fleet.reach import OpenLink, open_link
-from workbench.fleet.run import driver_name
 from workbench.fleet.session import DeviceBusy, DeviceSession, DeviceUnfit
 from workbench.fleet.spec import DeviceSettings, FleetFile
 from workbench.system.files import cache_folder, digest_of, make_folder

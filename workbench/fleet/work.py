@@ -8,6 +8,7 @@ from workbench.backends import takes_onnx
 from workbench.backends.artifact import Artifact, ArtifactCache, load_artifact
 from workbench.errors import WorkbenchError
 from workbench.fleet import build_links
+from workbench.fleet.builders import Builders
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.shipment import SentPixels, SentVariant, Shipment
 from workbench.results.folder import RunFolder
@@ -30,6 +31,7 @@ from workbench.system.files import digest_of, file_name, new_file, sha256_file
 from workbench.system.progress import Progress
 from workbench.workspace.recipe import Variant
 
+DRIVER = "the driver"  # as the machine that has built something
 COMPILED = "a fleet sends no compiled code, and torch variants are nothing else: measure them on the device"
 
 
@@ -49,8 +51,10 @@ class FleetWork:
     pixels: list[SentPixels] = field(default_factory=list)
     reference: str = ""
 
-    def build_all(self) -> None:
-        """Build every variant as far as one machine can for all."""
+    def build_all(self, builders: Builders | None = None) -> None:
+        """Build every variant as far as one machine can for all: on the builders first, what is left here."""
+        if builders is not None:
+            builders.build(self._wanted())
         total = len(self.variants)
         for number, variant in enumerate([self.context.baseline, *self.variants]):
             self.context.report(Progress("building for the fleet", number, total + 1, variant.name))
@@ -66,25 +70,58 @@ class FleetWork:
                 self.ended[variant.name] = ended(new_trial(variant), cause_of(variant, error))
         self._add_photos()
 
-    def _built(self, variant: Variant) -> list[tuple[str, Artifact]]:
+    def _wanted(self) -> list[tuple[build.Job, Variant]]:
+        """What can be built at all, with the jobs."""
+        found = []
+        for variant in (self.context.baseline, *self.variants):
+            try:
+                if takes_onnx(variant.runtime):
+                    found.append((self._job(variant), variant))
+            except WorkbenchError:  # its own build says so
+                continue
+        return found
+
+    def built_on(self) -> dict[str, tuple[str, ...]]:
+        """The machine that built each link of a variant, the export first."""
+        return {
+            name: tuple(artifact.info.built_on or DRIVER for _, artifact in links)
+            for name, links in self.links.items()
+        }
+
+    def _job(self, variant: Variant) -> build.Job:
+        """With its photos. Raises WorkbenchError."""
         context = self.context
         contract = overridden(context.job.contract, variant.preprocess)
         if contract != context.job.contract:
             context.contracts[variant.name] = contract
-        job = context.job_of(variant.name)
+        return context.job_of(variant.name)
+
+    def _built(self, variant: Variant) -> list[tuple[str, Artifact]]:
+        context, job = self.context, self._job(variant)
         if build.find(job, variant) is not None:
             found = build_links.links(job, variant)
         else:
             log, timeout_s = context.folder.log(variant.name), context.build_timeout_s
             found = call(build_links.links, job, variant, log=log, timeout_s=timeout_s, label="the build")
         for _, artifact in found:
-            for file, digest in _files(artifact):
+            for file, digest in artifact.info.files:
                 self.objects[digest] = artifact.folder / file
-        if not any(sent.contract == contract for sent in self.pixels):
+        if not any(sent.contract == job.contract for sent in self.pixels):
             content = sha256_file(job.photos.path)
             self.objects[content] = job.photos.path
-            self.pixels.append(SentPixels(contract=contract, digest=job.photos.digest, content=content))
+            self.pixels.append(SentPixels(contract=job.contract, digest=job.photos.digest, content=content))
         return found
+
+    def add(self, variant: Variant) -> SentPixels:
+        """Build one more variant, as far as one machine can for all. Returns the photos as it takes them.
+
+        Raises WorkbenchError.
+        """
+        if variant.name not in self.links:
+            self.links[variant.name] = self._built(variant)
+            self.variants = [*self.variants, variant]
+        contract = self.context.job_of(variant.name).contract
+        return next(sent for sent in self.pixels if sent.contract == contract)
 
     def _add_photos(self) -> None:
         """The reference, and a photo for the whole path."""
@@ -135,6 +172,7 @@ class FleetWork:
             return trial
         update: dict[str, object] = {
             "artifact_key": built.key,
+            "built_on": built.artifact.info.built_on,
             "calibration_images": calibration_images(variant, self.context.job),
         }
         if trial.device == "cpu":
@@ -154,8 +192,3 @@ class FleetWork:
         found = load_artifact(brought)
         stored = cache.find(key) or cache.store(key, lambda target: build_links.copied(found, target))
         return Built(key, stored, None)
-
-
-def _files(artifact: Artifact) -> list[tuple[str, str]]:
-    info = artifact.info
-    return [(info.file, info.sha256), *((other.file, other.sha256) for other in info.companions)]

@@ -8,6 +8,7 @@ open. With it end the lease and all that it measures.
 import os
 import queue
 import shutil
+import sys
 import threading
 import time
 import traceback
@@ -19,7 +20,15 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from workbench.errors import Unsuited, WorkbenchError, summary
-from workbench.fleet.frames import CHUNK_BYTES, GREETING, FrameError, Header, read_frame, write_frame
+from workbench.fleet.frames import (
+    BUILDS,
+    CHUNK_BYTES,
+    GREETING,
+    FrameError,
+    Header,
+    read_frame,
+    write_frame,
+)
 from workbench.fleet.lease import DeviceLock
 from workbench.fleet.objects import ObjectStore
 from workbench.system.files import cache_folder, sha256_file, token
@@ -37,11 +46,13 @@ Answer = tuple[Header, bytes]
 class DeviceWorker:
     """What a driver may ask of a device. report: is given the progress of long work.
 
-    cache: the folder that objects, builds and running work are kept in.
+    cache: the folder that objects, builds and running work are kept in. builds: it may be asked to build.
     """
 
-    def __init__(self, cache: Path, lock: DeviceLock, report: Callable[[Progress], None]) -> None:
-        self.cache, self._lock, self._report = cache, lock, report
+    def __init__(
+        self, cache: Path, lock: DeviceLock, report: Callable[[Progress], None], *, builds: bool = False
+    ) -> None:
+        self.cache, self._lock, self._report, self._builds = cache, lock, report, builds
         self._objects = ObjectStore(cache / "objects")
         self._folder = cache / "running" / token()
         self._leased = False
@@ -55,9 +66,14 @@ class DeviceWorker:
             "clock": self._clock,
             "missing": self._missing,
             "put": self._put,
+            "get": self._get,
+            "build": self._build,
             "begin": self._begin,
             "recall": self._recall,
             "check": self._check,
+            "absent": self._absent,
+            "look": self._look,
+            "profile": self._profile,
             "race": self._race,
             "files": self._files,
             "read": self._read,
@@ -99,13 +115,26 @@ class DeviceWorker:
         self._objects.add(header["digest"], header["offset"], blob, last=header["last"])
         return {}, b""
 
+    def _get(self, header: Header, _blob: bytes) -> Answer:
+        with self._objects.path(header["digest"]).open("rb") as file:
+            file.seek(header["offset"])
+            return {}, file.read(CHUNK_BYTES)
+
+    def _build(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.fleet.build_request import BuildRequest, build_link
+
+        if not self._builds:  # an export runs the driver's code, which is not what every device allows
+            raise WorkbenchError(f"the worker was started without `{BUILDS}`, and builds nothing for others")
+        info = build_link(BuildRequest.model_validate(header["request"]), self.cache, self._objects)
+        return {"info": info.model_dump(mode="json")}, b""
+
     def _begin(self, header: Header, _blob: bytes) -> Answer:
         from workbench.fleet.device_run import DeviceRun
         from workbench.fleet.shipment import Shipment
 
         shipment = Shipment.model_validate(header["shipment"])
         self._run = DeviceRun(shipment, self._folder, self.cache, self._report)
-        return {}, b""
+        return {"empty_peak_bytes": self._run.empty_peak_bytes}, b""
 
     def _recall(self, header: Header, _blob: bytes) -> Answer:
         from workbench.fleet.shipment import SentVariant
@@ -121,11 +150,33 @@ class DeviceWorker:
         trial = self._running().check(SentVariant.model_validate(header["variant"]))
         return {"trial": trial.model_dump(mode="json")}, b""
 
+    def _absent(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.fleet.shipment import SentVariant
+
+        variants = [SentVariant.model_validate(sent) for sent in header["variants"]]
+        return {"absent": self._running().absent(variants)}, b""
+
+    def _look(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.fleet.shipment import SentPixels, SentVariant
+
+        sent, pixels = SentVariant.model_validate(header["variant"]), header["pixels"]
+        look = self._running().look(sent, SentPixels.model_validate(pixels))
+        return {"look": look.model_dump(mode="json")}, b""
+
+    def _profile(self, header: Header, _blob: bytes) -> Answer:
+        from workbench.backends.artifact import ArtifactInfo
+        from workbench.photos.contract import Preprocess
+
+        source, quantized = (ArtifactInfo.model_validate(header[name]) for name in ("source", "quantized"))
+        times = self._running().profile(source, quantized, Preprocess.model_validate(header["contract"]))
+        return {"times": list(times)}, b""
+
     def _race(self, header: Header, _blob: bytes) -> Answer:
         from workbench.fleet.shipment import SentPlan
 
         lock = cache_folder() / "timing.lock"
-        info, trials = self._running().race(SentPlan.model_validate(header["plan"]), lock)
+        plan, variants = SentPlan.model_validate(header["plan"]), header.get("variants")
+        info, trials = self._running().race(plan, lock, variants)
         return {
             "info": info.model_dump(mode="json"),
             "trials": [trial.model_dump(mode="json") for trial in trials],
@@ -159,6 +210,8 @@ class DeviceWorker:
             return {}, file.read(CHUNK_BYTES)
 
     def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
         for folder in (self._folder, self._folder.with_name(f"{self._folder.name}-photo")):
             shutil.rmtree(folder, ignore_errors=True)
         self._lock.release()
@@ -218,7 +271,8 @@ def main() -> None:
     target.write(GREETING)
     target.flush()
     connection = _Connection(source, target)
-    worker = DeviceWorker(cache_folder() / "fleet", DeviceLock(), connection.report)
+    builds = BUILDS in sys.argv[1:]
+    worker = DeviceWorker(cache_folder() / "fleet", DeviceLock(), connection.report, builds=builds)
 
     def end() -> None:
         worker.close()

@@ -91,22 +91,7 @@ def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool
     Photos are ordered by class, then by path, whatever the file system. Raises WorkbenchError where there
     are no photos, where a class is unknown, or where a link leads nowhere.
     """
-    classes = ClassNames(class_names, where=field)
-    if source.is_dir() and not labelled:
-        walk = Walk()
-        pairs = [(path, 0) for path in walk.photos(source)]
-        walk.check(field)
-        notes = [*walk.notes(), *_classes_missing(source, classes)]
-    elif source.is_dir():
-        pairs, notes = class_folders(source, classes, field)
-    elif source.exists():
-        pairs, notes = read_manifest(source, classes, field, labelled=labelled)
-    else:
-        target = f" links to {source.readlink()}, which" if source.is_symlink() else ""
-        raise WorkbenchError(
-            f"{field}: {source}{target} does not exist",
-            hint="give a folder of class folders, or a CSV with the columns path,label",
-        )
+    pairs, notes = _listed(source, ClassNames(class_names, where=field), field, labelled=labelled)
     if labelled:
         pairs = sorted(pairs, key=lambda pair: (pair[1], str(pair[0])))
     if not pairs:
@@ -124,6 +109,26 @@ def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool
     contents = tuple(sha256_file(path) for path in paths)
     digest = digest_of([[label, content] for label, content in zip(labels, contents, strict=True)])
     return Dataset(paths, labels, contents, digest, tuple(f"{field}: {note}" for note in notes))
+
+
+def _listed(
+    source: Path, classes: ClassNames, field: str, *, labelled: bool
+) -> tuple[list[tuple[Path, int]], list[str]]:
+    """Photos with their labels, in no order, and notes on the source. Raises WorkbenchError."""
+    if source.is_dir() and not labelled:
+        walk = Walk()
+        pairs = [(path, 0) for path in walk.photos(source)]
+        walk.check(field)
+        return pairs, [*walk.notes(), *_classes_missing(source, classes)]
+    if source.is_dir():
+        return class_folders(source, classes, field)
+    if source.exists():
+        return read_manifest(source, classes, field, labelled=labelled)
+    target = f" links to {source.readlink()}, which" if source.is_symlink() else ""
+    raise WorkbenchError(
+        f"{field}: {source}{target} does not exist",
+        hint="give a folder of class folders, or a CSV with the columns path,label",
+    )
 
 
 def _classes_missing(source: Path, classes: ClassNames) -> list[str]:

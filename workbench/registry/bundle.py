@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic import ValidationError
 
 from workbench.backends import Infer
 from workbench.backends.artifact import Artifact, ArtifactInfo, Companion
 from workbench.errors import WorkbenchError
-from workbench.photos.contract import Preprocess
-from workbench.photos.preprocess import batch_of
 from workbench.registry.explanation import ClassMaps
+from workbench.registry.logits import Logits, Pixels, compare_logits, logits_of
 from workbench.registry.manifest import MANIFEST_NAME, Draft, FileEntry, Manifest, parse_manifest
 from workbench.system.files import (
     is_junk,
@@ -28,14 +26,6 @@ from workbench.system.files import (
     unreadable,
 )
 from workbench.system.records import invalid, to_json
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-Pixels: TypeAlias = "NDArray[np.uint8]"  # (n, height, width, 3)
-Logits: TypeAlias = "NDArray[np.float32]"  # (n, classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,31 +180,6 @@ def class_maps_info(info: ArtifactInfo, maps: ClassMaps, entries: Sequence[FileE
     }
     outputs = info.classes * (1 + maps.grid[0] * maps.grid[1])
     return info.model_copy(update={**found, "classes": outputs})
-
-
-def logits_of(infer: Infer, contract: Preprocess, pixels: Pixels, *, raw: bool) -> Logits:
-    """The logits of one image at a time, as in a server."""
-    import numpy as np
-
-    return np.concatenate([infer(batch_of(pixels[i : i + 1], contract, raw=raw)) for i in range(len(pixels))])
-
-
-def compare_logits(got: Logits, expected: Logits, atol: float) -> float:
-    """The largest absolute difference.
-
-    Raises WorkbenchError where it exceeds atol, and where the top-1 class of a row differs.
-    """
-    import numpy as np
-
-    if got.shape != expected.shape:
-        raise WorkbenchError(f"the logits have the shape {got.shape}, the recorded ones {expected.shape}")
-    difference = float(np.max(np.abs(got.astype(np.float64) - expected)))
-    # The negation also catches NaN, which is neither above nor below.
-    if not difference <= atol:
-        raise WorkbenchError(f"the logits differ by up to {difference:.3g}, more than the {atol:.3g} allowed")
-    if moved := np.flatnonzero(got.argmax(axis=1) != expected.argmax(axis=1)).tolist():
-        raise WorkbenchError(f"the top-1 class differs on golden image {moved[0]}")
-    return difference
 
 
 def check_golden(infer: Infer, manifest: Manifest, pixels: Pixels, logits: Logits) -> float:

@@ -16,8 +16,9 @@ from workbench.errors import Refused, Unsuited, WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.registry.abstention import fit_abstention
 from workbench.registry.batch_gain import Batching
-from workbench.registry.bundle import Bundle, Logits, Pixels, compare_logits
+from workbench.registry.bundle import Bundle
 from workbench.registry.explanation_builder import MapsJob, explanation_of
+from workbench.registry.logits import Logits, Pixels, compare_logits
 from workbench.registry.manifest import (
     CARD_NAME,
     GOLDEN_NAME,
@@ -179,8 +180,8 @@ def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candida
         )
     if artifact.info.format in DEVICE_FORMATS and request.alias == SERVED:
         raise Refused(
-            f"`{trial.variant}` is an ExecuTorch program, and no server opens one",
-            hint="publish it for devices: --alias android",
+            f"`{trial.variant}` is an ExecuTorch program, which no server opens unasked",
+            hint="publish it for devices: --alias android; `krishi-bench serve --alias android` opens it too",
         )
     rule = fit_abstention(run, info, trial, run.trials(), request.limits) if request.limits else None
     return _Candidate(info, trial, artifact, runtime, rule)

@@ -11,8 +11,9 @@ from workbench.backends.softmax import OutputKind, probabilities_of
 from workbench.errors import Unsuited, plural
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
-from workbench.registry.bundle import Logits, Pixels, class_maps_info, compare_logits, logits_of
+from workbench.registry.bundle import class_maps_info
 from workbench.registry.explanation import ClassMaps, ExplanationMethod
+from workbench.registry.logits import Logits, Pixels, compare_logits, logits_of
 from workbench.registry.manifest import FileEntry
 from workbench.system.child import ChildError, call
 from workbench.system.files import sha256_bytes

@@ -11,7 +11,7 @@ from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.preprocess import batch_of
 from workbench.registry.batch_gain import Batching, batching_of
-from workbench.registry.bundle import Logits, Pixels, logits_of
+from workbench.registry.logits import Logits, Pixels, logits_of
 from workbench.system.child import call
 
 TIMEOUT_S = {"cpu": 300.0, "cuda": 1800.0}  # a GPU runtime may have to build its engine first

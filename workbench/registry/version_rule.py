@@ -13,7 +13,7 @@ from workbench.backends.abstention import Abstention
 from workbench.backends.artifact import ArtifactInfo
 from workbench.errors import Refused, WorkbenchError
 from workbench.photos.contract import Preprocess
-from workbench.registry.bundle import Logits, compare_logits
+from workbench.registry.logits import Logits, compare_logits
 from workbench.registry.manifest import Manifest
 from workbench.registry.semver import BUMPS, Bump, Version, parse
 from workbench.results.records import RunInfo

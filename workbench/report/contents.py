@@ -79,7 +79,8 @@ def _for_device(target: Target, comparison: Comparison) -> str:
     size = cells.rounded(won.size_bytes, 1e6)
     return (
         f"{won.variant}, {size} MB: of those within the budget its delegate runs most, in the fewest pieces, "
-        f"and then the smallest. How fast it is there is not known here: `krishi-bench package --{target}`"
+        "and then the smallest and the least work. How fast it is there is not known here; "
+        f"`krishi-bench promote --target {target}` publishes it"
     )
 
 

@@ -1,6 +1,6 @@
 """A fleet: its run as a table of variants and classes, and its devices as a table of states."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +9,7 @@ from workbench.fleet.matrix import Matrix, MatrixCell
 from workbench.fleet.records import FleetStatus
 from workbench.fleet.standing import DeviceStanding
 from workbench.report.cells import ABSENT, WINNER
+from workbench.report.text_table import GAP, text_table
 from workbench.report.words import WIDTH, listed, signed, wrapped
 
 # Of states that a run passes through: what they mean in one that is no longer running.
@@ -17,26 +18,36 @@ NO_END = {
     "measuring": "the driver was killed, or is still at it",
 }
 SPREAD = 0.05  # between devices of one class: a speed-up that differs by more is named
+NAME_WIDTH = 26  # of a variant's name, at most, where the classes need the room
+# What of a device is left out first on a narrow terminal; `--format json` has it all.
+LEAST_NEEDED = ("version", "reach", "free MB", "governor", "processor", "°C")
+PROCESSOR_WIDTH = 16  # of its name, at least: it goes over several lines
 
 
-def matrix_text(matrix: Matrix, status: FleetStatus) -> str:
-    """The table, and what it means below."""
+def matrix_text(matrix: Matrix, status: FleetStatus, width: int = WIDTH) -> str:
+    """The table, and what it means below. width: of the terminal, in columns."""
     run, measured = matrix.run, [name for name, devices in matrix.devices.items() if devices]
-    lines = [f"{run.name}, run {run.run_id}: {_measured_on(matrix)}", ""]
+    lines = [*wrapped(f"{run.name}, run {run.run_id}: {_measured_on(matrix)}", "", width=width), ""]
     if measured:
-        lines += [*_grid(_rows(matrix, measured)), ""]
+        lines += _grids(_rows(matrix, measured), width)
     lines += ["What it says"]
     for line in _sentences(matrix, measured):
-        lines += wrapped(line, "    ", first="  ")
-    if absent := list(filter(None, (_absence(name, status) for name in run.devices))):
+        lines += wrapped(line, "    ", first="  ", width=width)
+    if absent := absences(status):
         lines += ["", "Devices that were not measured to the end"]
         for line in absent:
-            lines += wrapped(line, "    ", first="  ")
-        lines += wrapped(f"`krishi-bench run --fleet --resume {run.run_id}` does what is missing", "  ")
+            lines += wrapped(line, "    ", first="  ", width=width)
+        what = f"`krishi-bench run --fleet --resume {run.run_id}` does what is missing"
+        lines += wrapped(what, "  ", width=width)
     if measured:
         device = next(devices[0] for devices in matrix.devices.values() if devices)
         lines += ["", f"more: `compare {run.run_id}/devices/{device}`"]
     return "\n".join(lines)
+
+
+def absences(status: FleetStatus) -> list[str]:
+    """Of each device that was not measured to the end: how it ended, and what is kept."""
+    return [text for name in status.run.devices if (text := _absence(name, status)) is not None]
 
 
 def _measured_on(matrix: Matrix) -> str:
@@ -48,38 +59,45 @@ def _rows(matrix: Matrix, classes: Sequence[str]) -> list[list[str]]:
     rows = [["variant", *classes]]
     for variant, cells in matrix.cells.items():
         marks = [WINNER if matrix.winners[name] == variant else " " for name in classes]
-        rows.append([variant, *(f"{m} {_cell(cells[n])}" for m, n in zip(marks, classes, strict=True))])
+        rows.append([variant, *(f"{m} {cell_text(cells[n])}" for m, n in zip(marks, classes, strict=True))])
     if (one := matrix.one) is not None and len(classes) > 1:
-        rows.append(["one file for all", *(f"  {_regret(one.regrets[name])}" for name in classes)])
+        rows.append(["one file for all", *(f"  {regret_text(one.regrets[name])}" for name in classes)])
     return rows
 
 
-def _cell(cell: MatrixCell) -> str:
+def cell_text(cell: MatrixCell) -> str:
     if cell.speedup is None:
         return cell.status
     bounds = f" [{cell.interval[0]:.2f}, {cell.interval[1]:.2f}]" if cell.interval else ""
     return f"{cell.speedup:.2f}×{bounds}{'' if cell.fits else ' over budget'}"
 
 
-def _regret(regret: float) -> str:
+def regret_text(regret: float) -> str:
     return "the best" if regret < 0.005 else f"{signed(100 * regret, 0)} % more"
 
 
-def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _grids(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The table; where the classes do not fit beside each other, in several with the variants in each."""
+    names, *columns = zip(*rows, strict=True)
+    first = min(NAME_WIDTH, max(map(len, names)))
+    blocks, used = [[names]], first
+    for column in columns:
+        needed = len(GAP) + max(map(len, column))
+        if len(blocks[-1]) > 1 and used + needed > width:
+            blocks.append([names])
+            used = first
+        blocks[-1].append(column)
+        used += needed
+    lines = []
+    for block in blocks:
+        lines += [*text_table(list(zip(*block, strict=True)), width, folds=[0]), ""]
+    return lines
 
 
 def _sentences(matrix: Matrix, classes: Sequence[str]) -> list[str]:
-    found = []
-    for name in classes:
-        winner = matrix.winners[name]
-        found.append(f"{name}: {winner} wins" if winner else f"{name}: nothing keeps the budget")
+    found = [_winner(matrix, name) for name in classes]
     found += _one_sentence(matrix, classes)
-    for variant, (faster, slower) in matrix.opposed.items():
-        found.append(
-            f"{variant} is faster than the baseline on {listed(faster)} and slower on {listed(slower)}"
-        )
+    found += opposed_sentences(matrix)
     for variant, cells in matrix.cells.items():
         for name in classes:
             cell = cells[name]
@@ -87,6 +105,26 @@ def _sentences(matrix: Matrix, classes: Sequence[str]) -> list[str]:
                 found.append(
                     f"devices of {name} differ in {variant}: from {cell.low:.2f}× to {cell.high:.2f}×"
                 )
+    found += unmeasured_sentences(matrix, classes)
+    return found or ["nothing: no device was measured to the end"]
+
+
+def _winner(matrix: Matrix, name: str) -> str:
+    winner = matrix.winners[name]
+    return f"{name}: {winner} wins" if winner else f"{name}: nothing keeps the budget"
+
+
+def opposed_sentences(matrix: Matrix) -> list[str]:
+    """The variants that are surely faster on some classes and surely slower on others."""
+    return [
+        f"{variant} is faster than the baseline on {listed(faster)} and slower on {listed(slower)}"
+        for variant, (faster, slower) in matrix.opposed.items()
+    ]
+
+
+def unmeasured_sentences(matrix: Matrix, classes: Sequence[str]) -> list[str]:
+    """Why variants have no figures on a class; what runs on none of them is said once."""
+    found = []
     for variant, cells in matrix.cells.items():
         ended = {name: cells[name].reason for name in classes if cells[name].status != "ok"}
         if classes and len(ended) == len(classes):
@@ -94,7 +132,7 @@ def _sentences(matrix: Matrix, classes: Sequence[str]) -> list[str]:
             found.append(f"{variant} runs on none of the classes: {reason}")
         else:
             found += [f"{variant} on {name}: {reason}" for name, reason in ended.items() if reason]
-    return found or ["nothing: no device was measured to the end"]
+    return found
 
 
 def _one_sentence(matrix: Matrix, classes: Sequence[str]) -> list[str]:
@@ -102,7 +140,7 @@ def _one_sentence(matrix: Matrix, classes: Sequence[str]) -> list[str]:
         return []
     if (one := matrix.one) is None:
         return ["no file keeps the budget on all classes"]
-    costs = ", ".join(f"{name} {_regret(regret)}" for name, regret in one.regrets.items())
+    costs = ", ".join(f"{name} {regret_text(regret)}" for name, regret in one.regrets.items())
     return [f"one file for all: {one.variant}; against the best of each class it costs {costs}"]
 
 
@@ -140,14 +178,6 @@ def matrix_answer(matrix: Matrix, status: FleetStatus) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of one kind, their keys as headings; what is unknown as a dash."""
-    headings = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[ABSENT if (v := row.get(key)) is None else str(v) for key in headings] for row in rows]
-    lines = _grid([headings, *cells])
-    return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 2] + " …" for line in lines)
-
-
 def standings_answer(standings: Sequence[DeviceStanding]) -> dict[str, Any]:
     """For `--format json`."""
     return {
@@ -167,12 +197,16 @@ def standings_answer(standings: Sequence[DeviceStanding]) -> dict[str, Any]:
     }
 
 
-def standings_text(standings: Sequence[DeviceStanding]) -> str:
+def standings_text(standings: Sequence[DeviceStanding], width: int = WIDTH) -> str:
     """A row a device, like the tracker of a fleet; below it why some cannot be used."""
-    lines = [table([_standing(each) for each in standings])]
+    rows = [_standing(each) for each in standings]
+    headings = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[ABSENT if (v := row.get(key)) is None else str(v) for key in headings] for row in rows]
+    folds, drops = [headings.index("processor")], [headings.index(name) for name in LEAST_NEEDED]
+    lines = text_table([headings, *cells], width, folds=folds, drops=drops, least=PROCESSOR_WIDTH)
     for each in standings:
         if each.reason:
-            lines += wrapped(f"{each.name}: {each.reason}", "    ", first="  ")
+            lines += wrapped(f"{each.name}: {each.reason}", "    ", first="  ", width=width)
     return "\n".join(lines)
 
 
@@ -185,7 +219,7 @@ def _standing(each: DeviceStanding) -> dict[str, object]:
         "state": each.state,
         "since": each.since and f"{each.since:%m-%d %H:%M}",
         "version": facts and facts.version,
-        "processor": facts and f"{facts.usable_cores} × {facts.machine.cpu}"[:30],
+        "processor": facts and f"{facts.usable_cores} × {facts.machine.cpu}",
         "governor": facts and facts.governor,
         "°C": facts and facts.celsius and f"{facts.celsius:.0f}",
         "free MB": facts and f"{facts.free_memory_bytes / 1e6:.0f}",

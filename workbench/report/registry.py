@@ -14,6 +14,12 @@ from workbench.registry.leases import read_leases
 from workbench.registry.shadow_report import Pair, ShadowReport
 from workbench.registry.store import Registry
 from workbench.report.cells import percent, rounded
+from workbench.report.text_table import text_table
+from workbench.report.words import WIDTH
+
+COLUMNS = ("model", "version", "alias", "variant", "MB", "top-1 %", "published", "run")
+FOLDED = [COLUMNS.index(name) for name in ("alias", "variant", "published", "run")]  # where they must be
+DROPPED = [COLUMNS.index("published")]  # on a narrow terminal
 
 
 def versions_answer(registry: Registry) -> list[dict[str, Any]]:
@@ -48,11 +54,11 @@ def versions_answer(registry: Registry) -> list[dict[str, Any]]:
     return found
 
 
-def versions(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned columns, and below them what is to be said of single versions."""
+def versions(entries: Sequence[Mapping[str, Any]], width: int = WIDTH) -> str:
+    """Aligned columns, and below them what is to be said of single versions. width: of the terminal."""
     if not entries:
         return "nothing is published yet: `krishi-bench promote` publishes the winner of the latest run"
-    rows = [("model", "version", "alias", "variant", "MB", "top-1 %", "published", "run")]
+    rows = [COLUMNS]
     rows += [
         (
             entry["name"],
@@ -66,8 +72,7 @@ def versions(entries: Sequence[Mapping[str, Any]]) -> str:
         )
         for entry in entries
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = text_table(rows, width, folds=FOLDED, drops=DROPPED)
     for entry in entries:
         said = [*entry["problems"], *entry["servers"]]
         lines += [f"{entry['name']} {entry['version']}: {what}" for what in said]

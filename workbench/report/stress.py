@@ -24,7 +24,8 @@ CERTIFIED = "✓"
 
 @dataclass(frozen=True, slots=True)
 class StressAnswer:
-    """What is shown: these variants under these stresses. limit: of a certified drop, a fraction of 1."""
+    """What is shown: these variants under these stresses. limit: of a certified drop, a fraction of 1.
+    left_out: variants that compute the baseline's function."""
 
     info: RunInfo
     lines: tuple[StressLine, ...]
@@ -32,6 +33,7 @@ class StressAnswer:
     limit: float
     held_out: bool
     candidates: int
+    left_out: tuple[str, ...] = ()
 
     @property
     def severities(self) -> list[int]:
@@ -56,6 +58,7 @@ def stress_answer(
     variants: Sequence[str],
     severities: Sequence[int],
     stresses: Sequence[str],
+    left_out: tuple[str, ...] = (),
 ) -> StressAnswer:
     """Of what is recorded, what was asked for."""
     lines = stress_lines(record, info, trials, variants)
@@ -69,6 +72,7 @@ def stress_answer(
         limit=largest_drop(info.budget),
         held_out=record.held_out,
         candidates=candidates_of(info, trials),
+        left_out=left_out,
     )
 
 
@@ -78,6 +82,7 @@ def as_json(answer: StressAnswer) -> dict[str, Any]:
         "run": answer.info.run_id,
         "held_out": answer.held_out,
         "limit": answer.limit,
+        "left_out": answer.left_out,
         "rows": [asdict(line) for line in answer.lines],
     }
 
@@ -207,6 +212,10 @@ def conclusions(answer: StressAnswer) -> list[str]:
     found.append(
         f"{CERTIFIED} certified: at 95 % every one that is marked at a severity is within {limit} (Holm)"
     )
+    if answer.left_out:
+        found.append(
+            f"not measured, as they compute the baseline's function: {some(answer.left_out, quote='')}"
+        )
     if answer.info.leak:
         which = "nothing else" if any(line.certified for line in answer.lines) else "nothing"
         found.append(f"{which} is certified: {answer.info.leak_of} and validation share photos")

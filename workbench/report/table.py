@@ -12,7 +12,7 @@ from workbench.results.verdict import Comparison
 if TYPE_CHECKING:
     from rich.console import Console
 
-MORE = "more: `compare --verbose`, `compare --variant NAME`, report.html in the folder of the run"
+MORE = "more: `compare --verbose`, `compare --variant NAME`, {}"
 VARIANT_WIDTH = 26  # at most; less where the numbers need the room
 VARIANT_WIDTH_MIN = 12
 
@@ -41,6 +41,11 @@ def render(
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
 
 
+def _page(run_id: str) -> str:
+    """Where the run's page is; none is written unasked for a device of a fleet, whose run is in another's."""
+    return f"`report {run_id}`" if "/" in run_id else "report.html in the folder of the run"
+
+
 def _one(
     console: "Console", comparison: Comparison, columns: cells.Columns, *, verbose: bool, width: int
 ) -> None:
@@ -64,7 +69,7 @@ def _one(
             for text in [_cut(line, width - 2)] if section.brief else wrapped(line, "", width=width - 2):
                 console.print(Text(f"  {text}"))
     if not verbose:
-        say(MORE, "dim")
+        say(MORE.format(_page(info.run_id)), "dim")
     console.print()
 
 

@@ -69,6 +69,7 @@ class TrialResult(Record):
     readings: of several launches, whose medians are load_s, cold_start_s and *_memory_bytes.
     preprocess: its own, where it is not the run's. audit: what really ran.
     saturation: what 16-bit accumulation, as on CPUs without VNNI, would change; None where nothing could.
+    built_on: the machine of a fleet that made its artifact for others; None where it was built here.
     """
 
     schema_version: Literal[1] = 1
@@ -111,6 +112,7 @@ class TrialResult(Record):
     audit: Audit | None = None
     saturation: Saturation | None = None
     gpu: GpuUse | None = None
+    built_on: str | None = None
 
 
 class PhotoFiles(Record):

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from workbench import steps
@@ -31,7 +30,6 @@ from workbench.model.export.export import (
 )
 from workbench.model.export.reparameterize import write_merged
 from workbench.model.graph.facts import NetworkFacts, facts_of
-from workbench.model.graph.node_names import prepare
 from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of
 from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.model_source import ModelSource, load_model
@@ -40,7 +38,6 @@ from workbench.photos.dataset import Images
 from workbench.photos.preprocess import batch_of, normalize
 from workbench.steps import Step
 from workbench.steps.base import Reads
-from workbench.steps.int8.layer_sensitivity import LayerSensitivity, layers
 from workbench.system import machine
 from workbench.system.child import call
 from workbench.system.environments import VirtualEnvironment
@@ -57,12 +54,11 @@ if TYPE_CHECKING:
 Arguments = TypeVarTuple("Arguments")
 
 RUNS_ONNX = ("numpy", "onnx", "onnxruntime")
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "transformers", "timm")  # that decide an export
 PROBES = 8  # photos an export's logits are compared on
 REFERENCE_BATCH = 16
 SATURATION_PHOTOS = 8
 ENVIRONMENT_TIMEOUT_S = 3600.0  # at most: the build around it has a limit of its own
-LAYER_PHOTOS = 32
-LAYER_SECONDS = 30.0
 OTHER_SCALES = (0.86, 0.71, 0.57)
 
 
@@ -212,7 +208,7 @@ def _export_key(job: Job, variant: Variant) -> str:
             if onnx
             else export.reparameterize,
             job.input_shape,
-            versions("torch", "onnx", "onnxscript", "transformers", "timm"),
+            versions(*EXPORT_PACKAGES),
         ]
     )
 
@@ -230,7 +226,7 @@ def _link_key(job: Job, source: Artifact, step: Step | None, runtime: Runtime) -
     }
     read = [reads[what]() for what in sorted(step.READS)]
     native = backend.NAME if _native(step, backend) else None
-    given = [step.model_dump(mode="json"), packages_of(step.PACKAGES, step.environment()), native]
+    given = [step.model_dump(mode="json"), packages_of(step.PACKAGES, step.environment(runtime)), native]
     return digest_of(["step", code_digest(), source.digest, *given, *read])
 
 
@@ -332,7 +328,7 @@ def _apply(job: Job, step: Step | None, runtime: Runtime, source: Artifact, fold
         job.choosing,
     )
     if _native(step, backend):
-        info = _in(step.environment(), job, steps.apply_native, step, source.path, folder, photos)
+        info = _in(step.environment(runtime), job, steps.apply_native, step, source.path, folder, photos)
         return Artifact(folder, info)
     target = folder / "model.onnx"
     steps.apply(step, source.path, target, photos)
@@ -386,19 +382,6 @@ def saturation(job: Job, artifact: Artifact) -> Saturation | None:
     """What 16-bit accumulation would change on a few calibration photos; in a process of its own."""
     assert job.calibration is not None
     return saturation_of(artifact.path, _few(job.calibration, SATURATION_PHOTOS, raw=artifact.info.pixels))
-
-
-def layers_of(job: Job, source: Artifact, quantized: Artifact, seconds: float) -> list[LayerSensitivity]:
-    """What each INT8 layer of `quantized` costs and buys, on calibration photos; in a process of its own.
-
-    source: what the static_int8 step was given. seconds: for the errors; the profile takes a few more.
-    """
-    assert job.calibration is not None
-    photos = _few(job.calibration, LAYER_PHOTOS, raw=source.info.pixels)
-    with TemporaryDirectory() as folder:
-        floats = Path(folder) / "prepared.onnx"
-        prepare(source.path, floats)
-        return layers(floats, quantized.path, photos, seconds)
 
 
 def network(baseline: Artifact) -> NetworkFacts:

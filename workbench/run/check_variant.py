@@ -27,7 +27,7 @@ from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped, TooLarg
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
 from workbench.run.availability import not_here
-from workbench.run.conversion_check import check_as_asked, hold
+from workbench.run.conversion_check import check_as_asked, hold_answers, hold_runtime
 from workbench.run.prepare import Prepared, overridden
 from workbench.system.child import ChildDied, ChildError, call
 from workbench.system.environments import VirtualEnvironment
@@ -72,7 +72,8 @@ class Context:
     info: as the run began. exported: the plain FP32 export. reference: (n, classes) FP32 logits of the source
     model on the validation photos. empty_worker: the memory of a worker with no runtime in it.
     build_timeout_s: for one variant's export and steps together. given: names of the artifacts that are
-    measured as they are. unmade: environments that could not be made, and why.
+    measured as they are. unmade: environments that could not be made, and why. share: the photos are some of
+    those of a class of devices, and what is held to all of them is not held here.
     """
 
     prepared: Prepared
@@ -93,6 +94,7 @@ class Context:
     spans: Spans = field(default_factory=Spans)
     given: frozenset[str] = frozenset()
     unmade: Mapping[VirtualEnvironment, str] = field(default_factory=dict)
+    share: bool = False
 
     @property
     def job(self) -> build.Job:
@@ -247,15 +249,17 @@ def ended(result: TrialResult, cause: Cause) -> TrialResult:
 
 
 def _checked(context: Context, variant: Variant, built: Built, stage: Progress) -> TrialResult:
-    """Open the artifact, run every validation photo through it, and hold it to what it came from (`hold`).
+    """Open the artifact, run every validation photo through it, and hold it to what it came from.
 
     Raises WorkbenchError.
     """
     opened, logits, measured = _measured(context, variant, built, stage)
     check_as_asked(variant, built.artifact, opened)
-    distance = parity(logits, context.reference, context.info.outputs)
     if variant.name not in context.given:
-        _hold(context, variant, built, logits)
+        paths, log = context.prepared.validation.paths, context.folder.log(variant.name)
+        hold_runtime(context.job_of(variant.name), variant, paths, log)
+        if not context.share:
+            hold_to_source(context, variant, built.artifact, logits)
     if variant.name == BASELINE:
         context.logits[BASELINE] = logits
     write_arrays(context.folder.predictions(variant.name), logits=logits)
@@ -274,26 +278,30 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "build_s": built.build_s,
             "calibration_images": calibration_images(variant, context.job),
             "saturation": None if opened.device == "cuda" else saturation(context, variant, built),
-            "parity": distance,
-            "accuracy": _accuracy_on(context, context.parts.selection, logits),
-            "certification": _accuracy_on(context, context.parts.certification, logits),
-            "same_answers": same_as_baseline(context, variant, built.artifact, logits),
+            **judged(context, variant, built.artifact, logits),
         }
     )
 
 
-def _hold(context: Context, variant: Variant, built: Built, logits: "NDArray[np.float32]") -> None:
-    """Raise WorkbenchError where the variant computes something else than what it was built from."""
-    own = context.contracts.get(variant.name) is not None
-    hold(
-        context.job_of(variant.name),
-        variant,
-        built.artifact,
-        logits,
-        None if own else context.reference,
-        context.prepared.validation.paths,
-        context.folder.log(variant.name),
-    )
+def judged(
+    context: Context, variant: Variant, artifact: Artifact, logits: "NDArray[np.float32]"
+) -> dict[str, object]:
+    """The fields of a trial that its logits on all photos decide, beside the baseline's in the context."""
+    return {
+        "parity": parity(logits, context.reference, context.info.outputs),
+        "accuracy": _accuracy_on(context, context.parts.selection, logits),
+        "certification": _accuracy_on(context, context.parts.certification, logits),
+        "same_answers": same_as_baseline(context, variant, artifact, logits),
+    }
+
+
+def hold_to_source(
+    context: Context, variant: Variant, artifact: Artifact, logits: "NDArray[np.float32]"
+) -> None:
+    """Hold its logits on all photos to the source model's. Raises WorkbenchError."""
+    job, paths = context.job_of(variant.name), context.prepared.validation.paths
+    reference = None if context.contracts.get(variant.name) else context.reference
+    hold_answers(job, variant, artifact, logits, reference, paths, context.folder.log(variant.name))
 
 
 def calibration_images(variant: Variant, job: build.Job) -> int | None:

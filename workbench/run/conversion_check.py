@@ -38,7 +38,15 @@ SEARCH_S = 60.0  # for the first node that differs
 TIMEOUT_S = 600.0
 
 
-def hold(
+def hold_runtime(job: build.Job, variant: Variant, photos: Sequence[Path], log: Path) -> None:
+    """Hold a runtime that converts the file, in f32, to onnxruntime without optimisations on the exported
+    file, once for each, so that INT8 or BF16 does not hide a wrong operator. Raises WorkbenchError."""
+    plain = variant.runtime.model_copy(update={"precision": None})
+    if backend_of(plain).convert is not None:
+        _hold_runtime(job, variant, plain, photos, log)
+
+
+def hold_answers(
     job: build.Job,
     variant: Variant,
     artifact: Artifact,
@@ -47,17 +55,9 @@ def hold(
     photos: Sequence[Path],
     log: Path,
 ) -> None:
-    """Raise WorkbenchError where the variant computes something else than what it came from.
-
-    A runtime that converts the file is held, in f32, to onnxruntime without optimisations on the exported
-    file, once for each, so that INT8 or BF16 does not hide a wrong operator; then the variant's own logits on
-    all photos to the source model's, by the bound of its precision (see `agreement`). reference: those; None
-    where its preprocessing is its own.
-    """
+    """Hold the variant's own logits on all photos to the source model's, by the bound of its precision (see
+    `agreement`). Raises WorkbenchError. reference: those; None where its preprocessing is its own."""
     do = partial(call, log=log, timeout_s=TIMEOUT_S)
-    plain = variant.runtime.model_copy(update={"precision": None})
-    if backend_of(plain).convert is not None:
-        _hold_runtime(job, variant, plain, photos, log)
     rows = list(range(len(logits)))
     if reference is None:
         rows = [row * len(logits) // PHOTOS for row in range(PHOTOS)] if len(logits) > PHOTOS else rows

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from workbench.errors import WorkbenchError
 from workbench.system.environments import VirtualEnvironment
 from workbench.system.environments.maker import make
+from workbench.system.environments.wheels import refuse_no_folder
 from workbench.system.progress import Progress, Report
 from workbench.workspace.recipe import Variant
 
@@ -15,7 +16,8 @@ NOTHING: Mapping[VirtualEnvironment, str] = MappingProxyType({})
 
 def environments_of(variant: Variant) -> tuple[VirtualEnvironment, ...]:
     """Those that it is built and run in, besides this one."""
-    found = [variant.runtime.environment(), *(step.environment() for step in variant.steps)]
+    runtime = variant.runtime
+    found = [runtime.environment(), *(step.environment(runtime) for step in variant.steps)]
     return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
@@ -30,8 +32,11 @@ def make_all(
 ) -> dict[VirtualEnvironment, str]:
     """Make them one after the other; returns those that could not be made, each with the reason.
 
-    wheels: a folder of wheels to make them from. Raises WorkbenchError where none could be made.
+    wheels: a folder of wheels to make them from, which must be there even where nothing is to be made.
+    Raises WorkbenchError where none could be made.
     """
+    if wheels is not None:
+        refuse_no_folder(wheels)
     failed: dict[VirtualEnvironment, str] = {}
     for number, environment in enumerate(environments):
         report(Progress("making environments", number, len(environments), environment.name))

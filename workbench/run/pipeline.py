@@ -41,6 +41,7 @@ from workbench.system.child import call
 from workbench.system.environments import VirtualEnvironment
 from workbench.system.files import digest_of, write_arrays, write_atomic
 from workbench.system.launcher import sharing_imports
+from workbench.system.machine import Machine
 from workbench.system.packages import EXTRAS, versions
 from workbench.system.progress import Progress, Report
 from workbench.system.records import write_record
@@ -109,19 +110,25 @@ def run_workspace(
     notes = (*context.info.notes, *_rough_ranges(context, variants))
     info = context.info.model_copy(update={"runtimes": context.runtimes, "notes": notes})
     folder.save_info(info)
-    passed = [baseline]
-    for number, variant in enumerate(variants):
-        stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
-        result = checked(context, variant, stage)
-        _report_end(result, report)
-        if result.status == "ok":
-            passed.append(result)
+    passed = [baseline, *_passed(context, variants)]
     for result in timed(context, info, passed, options.plan):
         _report_end(result, report)
     info, trials = folder.info(), folder.trials()
     info = info.model_copy(update={"advice": hindsight(advice, compare(info, trials))})
     folder.save_info(info)
     return compare(info, trials)
+
+
+def _passed(context: Context, variants: Sequence[Variant]) -> list[TrialResult]:
+    """Build and check the variants; return the trials that may be timed."""
+    passed = []
+    for number, variant in enumerate(variants):
+        stage = Progress("building and checking", number + 1, len(variants) + 1, variant.name)
+        result = checked(context, variant, stage)
+        _report_end(result, context.report)
+        if result.status == "ok":
+            passed.append(result)
+    return passed
 
 
 def _rough_ranges(context: Context, variants: Sequence[Variant]) -> list[str]:
@@ -258,11 +265,22 @@ def advice_for(
     unmade: Mapping[VirtualEnvironment, str] = NOTHING,
 ) -> Advice:
     """Which of the variants are worth trying on this network and this machine. Raises WorkbenchError."""
-    facts = _facts(prepared.job.cache, baseline)
     kind = prepared.source_kind
     reasons = {variant.name: not_here(variant, kind, baseline, unmade) for variant in variants}
     absent = {name: reason for name, reason in reasons.items() if reason}
-    return advise(facts, machine.collect(), absent, variants, objective=prepared.workspace.budget.objective)
+    return advice_on(machine.collect(), absent, prepared, baseline, variants)
+
+
+def advice_on(
+    where: Machine,
+    absent: Mapping[str, str],
+    prepared: Prepared,
+    baseline: Artifact,
+    variants: Sequence[Variant],
+) -> Advice:
+    """As `advice_for`, on a machine. absent: variants that cannot be tried there, and why."""
+    facts = _facts(prepared.job.cache, baseline)
+    return advise(facts, where, absent, variants, objective=prepared.workspace.budget.objective)
 
 
 def _facts(cache: Path, baseline: Artifact) -> NetworkFacts:
@@ -286,7 +304,7 @@ def checked(context: Context, variant: Variant, stage: Progress) -> TrialResult:
         result = check(context, variant, stage)
     context.folder.append(result)
     if result.status == "ok":
-        _save_golden(context.folder, context.job_of(variant.name).photos)
+        save_golden(context.folder, context.job_of(variant.name).photos)
     return result
 
 
@@ -340,7 +358,7 @@ def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
     import numpy as np
 
     photos, validation = prepared.job.photos, prepared.validation
-    _save_golden(folder, photos)
+    save_golden(folder, photos)
     paths = tuple(str(path.absolute()) for path in validation.paths)
     folder.save_photos(PhotoFiles(paths=paths, sha256=validation.contents))
     certifies = np.zeros(len(photos), dtype=bool)
@@ -349,8 +367,8 @@ def _save_photos(folder: RunFolder, prepared: Prepared, parts: Parts) -> None:
     write_arrays(folder.path / "validation.npz", **arrays)
 
 
-def _save_golden(folder: RunFolder, photos: Images) -> None:
-    """A few photos as this preprocessing cuts them, to check a bundle with."""
+def save_golden(folder: RunFolder, photos: Images) -> None:
+    """Save a few photos as this preprocessing cuts them, to check a bundle with."""
     import numpy as np
 
     path = folder.golden(photos.contract)

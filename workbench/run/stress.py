@@ -117,14 +117,14 @@ def _answers(
 
 
 def find_trials(folder: RunFolder, info: RunInfo, names: Sequence[str]) -> list[TrialResult]:
-    """The trials of that name; all that were measured for `all`, the winner without any. Raises
-    WorkbenchError for those that were not measured."""
+    """The trials of that name; for `all` those that were measured and do not compute the baseline's function,
+    the winner without any. Raises WorkbenchError for those that were not measured."""
     trials = folder.trials()
     if ALL in names and len(set(names)) > 1:
         raise WorkbenchError(f"--variant: `{ALL}` is every variant", hint="name no other beside it")
     if ALL in names:
-        found = [t for t in trials if t.variant != BASELINE and t.status in SEEN and t.accuracy]
-        return found or [find_trial(folder, BASELINE)]
+        others = [t for t in trials if t.variant != BASELINE and t.status in SEEN and t.accuracy]
+        return [t for t in others if t.same_answers is None] or [find_trial(folder, BASELINE)]
     if not names and (winner := compare(info, trials).winner) is None:
         hint = "name a variant with --variant"
         raise WorkbenchError(f"run {folder.run_id} has no winner to be stressed", hint=hint)
@@ -134,6 +134,11 @@ def find_trials(folder: RunFolder, info: RunInfo, names: Sequence[str]) -> list[
             why = f": {trial.reason}" if trial.reason else ""
             raise WorkbenchError(f"`{trial.variant}` of run {folder.run_id} was not measured{why}")
     return found
+
+
+def left_out(trials: Sequence[TrialResult], names: Sequence[str]) -> tuple[str, ...]:
+    """What `all` leaves out: variants that compute the baseline's function, and so lose nothing."""
+    return tuple(t.variant for t in trials if t.same_answers is not None) if ALL in names else ()
 
 
 def _photos(folder: RunFolder, baseline: TrialResult) -> FieldPhotos:

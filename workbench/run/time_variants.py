@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 
+from workbench.backends import targets_of
 from workbench.errors import WorkbenchError, plural
 from workbench.measure import samples
 from workbench.measure.early_stopping import rounds_needed
@@ -23,7 +24,8 @@ from workbench.measure.records import BASELINE, FINAL, RACE, TWIN, GpuUse
 from workbench.measure.worker import Worker, use_of
 from workbench.results.history import with_latency
 from workbench.results.records import RunInfo, TrialResult
-from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfalls
+from workbench.results.targets import bound_for
+from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfalls, winner_for
 from workbench.results.versions import siblings
 from workbench.run.check_variant import Context
 from workbench.run.extras import candidates, saturated, with_extras
@@ -133,9 +135,11 @@ def _on_gpu(context: Context, variant: str) -> bool:
 
 
 def _may_win(trial: TrialResult, info: RunInfo) -> bool:
-    """Whether speed still matters for this trial; under another objective it drops none."""
+    """Whether speed still matters for this trial; under another objective it drops none. What no server opens
+    must not drop what one does."""
     return (
         info.budget.objective == "latency"
+        and ("server" not in info.targets or "server" in targets_of(trial.backend))
         and info.runtimes[trial.variant].batch == 1
         and not untimed_shortfalls(trial, info)
     )
@@ -195,11 +199,14 @@ def _about(info: RunInfo, sessions: Mapping[str, Measured]) -> RunInfo:
 
 
 def _finalists(info: RunInfo, raced: Sequence[TrialResult]) -> list[str]:
-    """The winner of the race, the runner-up and the baseline; the baseline alone where nothing fits."""
-    winner = choose(info, raced)
-    others = [t for t in ranked(info, raced) if winner is not None and t.variant != winner.variant]
-    names = [BASELINE, *([winner.variant] if winner else []), *[t.variant for t in others[:1]]]
-    return list(dict.fromkeys(names))
+    """The winner of the race and the runner-up among what a server opens, the choice for each device, and the
+    baseline; the baseline alone where nothing fits."""
+    there = bound_for("server", raced) if "server" in info.targets else raced
+    winner = choose(info, there)
+    others = [t for t in ranked(info, there) if winner is not None and t.variant != winner.variant]
+    chosen = [winner, *others[:1], *(winner_for(info, raced, t) for t in info.targets if t != "server")]
+    names = [trial.variant for trial in chosen if trial is not None and trial.status == "ok"]
+    return list(dict.fromkeys([BASELINE, *names]))
 
 
 def _affordable(finalists: list[str], race: Measured, plan: Plan, left_s: float) -> list[str]:

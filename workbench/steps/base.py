@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from workbench.backends.base import Operators
+from workbench.backends.base import Operators, RuntimeSettings
 from workbench.errors import WorkbenchError
 from workbench.photos.contract import Batch, Preprocess
 from workbench.system.records import Record
@@ -95,8 +95,9 @@ class BaseStep(Record):
         """The kind of operators it writes, as far as runtimes differ in them."""
         return "onnx"
 
-    def environment(self) -> "VirtualEnvironment | None":
-        """The environment that its native format is written in; None: this one."""
+    def environment(self, runtime: RuntimeSettings) -> "VirtualEnvironment | None":
+        """The environment that its native format is written in, for this runtime; None: this one."""
+        del runtime
         return None
 
     def opset_need(self) -> OpsetNeed | None:

@@ -1,9 +1,9 @@
 """Which steps make no sense together, for a backend or for an opset."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from workbench.backends import RuntimeSettings, backend_of, takes_onnx, takes_program
+from workbench.backends import Backend, RuntimeSettings, backend_of, takes_onnx, takes_program
 from workbench.backends.base import OPERATORS
 from workbench.errors import FieldProblem, WorkbenchError
 from workbench.steps.base import BaseStep
@@ -40,28 +40,36 @@ def check_fit(steps: Sequence[BaseStep], runtime: RuntimeSettings, opset: int | 
                 hint=f"set `runtime.backend: {step.use}`" if step.FROM_TORCH else "leave it out",
                 at=("steps", position),
             )
-        if takes_program(runtime):
-            continue
-        if (operators := step.operators()) not in backend.OPERATORS:
-            raise FieldProblem(
-                f"step `{step.use}` writes {OPERATORS[operators]}, which `{name}` does not take",
-                hint=f"set `{step.PORTABLE}`"
-                if step.PORTABLE
-                else "leave it out, or choose `onnxruntime` as `runtime.backend`",
-                at=("steps", position),
-            )
-        if step.NATIVE & backend.FORMATS and position < len(steps) - 1:
-            raise FieldProblem(
-                f"step `{steps[-1].use}` comes after `{step.use}`, whose result on {name} is no ONNX file",
-                hint=f"move `{step.use}` to the end",
-                at=("steps", len(steps) - 1),
-            )
-        if opset is not None and (need := step.opset_need()) is not None and opset < need.opset:
-            raise FieldProblem(
-                f"{need.what} needs opset {need.opset}, {need.why}, not {opset}",
-                hint=f"set `export.opset: {need.opset}`",
-                at=("steps", position),
-            )
+        if not takes_program(runtime):
+            _check_onnx_step(steps, position, backend, opset)
+
+
+def _check_onnx_step(
+    steps: Sequence[BaseStep], position: int, backend: Backend[Any], opset: int | None
+) -> None:
+    """Raise FieldProblem where the backend does not take what this step writes, or a step comes after its own
+    format, or the opset is too old."""
+    step, name = steps[position], backend.NAME
+    if (operators := step.operators()) not in backend.OPERATORS:
+        raise FieldProblem(
+            f"step `{step.use}` writes {OPERATORS[operators]}, which `{name}` does not take",
+            hint=f"set `{step.PORTABLE}`"
+            if step.PORTABLE
+            else "leave it out, or choose `onnxruntime` as `runtime.backend`",
+            at=("steps", position),
+        )
+    if step.NATIVE & backend.FORMATS and position < len(steps) - 1:
+        raise FieldProblem(
+            f"step `{steps[-1].use}` comes after `{step.use}`, whose result on {name} is no ONNX file",
+            hint=f"move `{step.use}` to the end",
+            at=("steps", len(steps) - 1),
+        )
+    if opset is not None and (need := step.opset_need()) is not None and opset < need.opset:
+        raise FieldProblem(
+            f"{need.what} needs opset {need.opset}, {need.why}, not {opset}",
+            hint=f"set `export.opset: {need.opset}`",
+            at=("steps", position),
+        )
 
 
 def check_sequence(steps: Sequence[BaseStep]) -> None:

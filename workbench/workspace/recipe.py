@@ -2,14 +2,14 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from workbench.backends import DEFAULT, OrtRuntime, Runtime
+from workbench.backends import DEFAULT, OrtRuntime, Runtime, Target
 from workbench.errors import FieldProblem, WorkbenchError, did_you_mean
 from workbench.model.export.settings import Export
 from workbench.photos.contract import Decode, Preprocess, StatedPreprocess
@@ -133,7 +133,7 @@ class Variant:
     @property
     def runs_apart(self) -> bool:
         """Whether it names a version of the runtime, or is built or run in another environment."""
-        apart = [self.runtime.environment(), *(step.environment() for step in self.steps)]
+        apart = [self.runtime.environment(), *(step.environment(self.runtime) for step in self.steps)]
         return self.runtime.version is not None or any(apart)
 
     @property
@@ -194,12 +194,13 @@ def load(paths: Sequence[Path]) -> list[Variant]:
     return variants
 
 
-def chosen(paths: Sequence[Path] | None) -> list[Variant]:
+def chosen(paths: Sequence[Path] | None, targets: Collection[Target] = ()) -> list[Variant]:
     """The variants of these paths (see `load`); by default of the shipped recipes that run in this
-    environment as it is."""
+    environment as it is, or are for a device among the targets."""
     if paths:
         return load(paths)
-    return [variant for variant in load([shipped()]) if not variant.runs_apart]
+    devices = set(targets) - {"server"}
+    return [v for v in load([shipped()]) if not v.runs_apart or devices & v.runtime.TARGETS]
 
 
 def _check_file_names(variants: Sequence[Variant]) -> None:

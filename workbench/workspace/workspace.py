@@ -1,7 +1,9 @@
 """The workspace: which model, on which data, within which budget (`krishi.yaml`)."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -123,64 +125,83 @@ class Workspace:
         return {field: path for field, path in given.items() if path is not None and not self.synthetic}
 
 
-def find(given: Path | None, start: Path) -> Workspace:
+def find(given: Path | None, start: Path, *, inputs: bool = True) -> Workspace:
     """The given workspace, else the nearest `krishi.yaml` from `start` upwards, else the bundled sample, with
     its results and registry under `start`.
 
-    given: a folder holding `krishi.yaml`, or such a file. Raises WorkbenchError.
+    given: a folder holding `krishi.yaml`, or such a file. inputs: as of `load`. Raises WorkbenchError.
     """
     if given is not None:
-        return load(given / FILE_NAME if given.is_dir() else given)
+        return load(given / FILE_NAME if given.is_dir() else given, inputs=inputs)
     for folder in (start, *start.parents):
         if (folder / FILE_NAME).is_file():
-            return load(folder / FILE_NAME)
+            return load(folder / FILE_NAME, inputs=inputs)
     return sample(start)
 
 
-def load(path: Path) -> Workspace:
-    """Read `krishi.yaml`. Raises WorkbenchError where a file or folder that it names does not exist."""
+def load(path: Path, *, inputs: bool = True) -> Workspace:
+    """Read `krishi.yaml`. Raises WorkbenchError where a file or folder that it names does not exist.
+
+    inputs: the model and the photos must be there; what reads results alone asks for neither.
+    """
     document = yamlfile.read(path, kind=KIND)
     content = yamlfile.validated(WorkspaceFile, document.data, document, kind=KIND)
-    root = path.resolve().parent
-
-    def existing(place: tuple[str, ...], value: Path) -> Path:
-        absolute = root / value
-        if not absolute.exists():
-            target = f" links to {absolute.readlink()}, which" if absolute.is_symlink() else ""
-            raise WorkbenchError(
-                f"{document.where(place)}: {dotted(place)}: {absolute}{target} does not exist",
-                hint="paths are relative to the folder of krishi.yaml",
-            )
-        return absolute
-
-    given, photos = content.model, content.data
-    file, _, function = (given.factory or "").partition(":")
-    in_file = file.endswith(".py")
-    factory = f"{existing(('model', 'factory'), Path(file))}:{function}" if in_file else given.factory
-    model = given.model_copy(
-        update={
-            "checkpoint": given.checkpoint and existing(("model", "checkpoint"), given.checkpoint),
-            "import_from": root / (given.import_from or ""),
-            "factory": factory,
-            "class_names": given.class_names and existing(("model", "class_names"), given.class_names),
-        }
+    root, photos, existing = (
+        path.resolve().parent,
+        content.data,
+        partial(_existing if inputs else _given, document),
     )
+    model = _absolute(content.model, root, existing)
     _check_apart(document, root, content)
     return Workspace(
         name=content.name or _slug(root.name),
         root=root,
         file=path.resolve(),
         model=model,
-        calibration=photos.calibration and existing(("data", "calibration"), photos.calibration),
-        validation=existing(("data", "validation"), photos.validation),
+        calibration=photos.calibration and existing(("data", "calibration"), root / photos.calibration),
+        validation=existing(("data", "validation"), root / photos.validation),
         preprocess=content.preprocess,
         budget=content.budget,
         registry=root / content.registry,
         results=root / content.results,
         abstain=content.abstain,
-        train=photos.train and existing(("data", "train"), photos.train),
+        train=photos.train and existing(("data", "train"), root / photos.train),
         allow_overlap=photos.allow_overlap,
         targets=content.targets,
+    )
+
+
+def _existing(document: yamlfile.Document, place: tuple[str, ...], path: Path) -> Path:
+    """The path that the document gives at this place. Raises WorkbenchError where nothing is there."""
+    if not path.exists():
+        target = f" links to {path.readlink()}, which" if path.is_symlink() else ""
+        raise WorkbenchError(
+            f"{document.where(place)}: {dotted(place)}: {path}{target} does not exist",
+            hint="paths are relative to the folder of krishi.yaml",
+        )
+    return path
+
+
+def _given(_document: yamlfile.Document, _place: tuple[str, ...], path: Path) -> Path:
+    return path
+
+
+def _absolute(
+    given: ModelSource, root: Path, existing: Callable[[tuple[str, ...], Path], Path]
+) -> ModelSource:
+    """The `model` section with absolute paths. Raises WorkbenchError where one does not exist."""
+    file, _, function = (given.factory or "").partition(":")
+    in_file = file.endswith(".py")
+    names, checkpoint = given.class_names, given.checkpoint
+    return given.model_copy(
+        update={
+            "checkpoint": checkpoint and existing(("model", "checkpoint"), root / checkpoint),
+            "import_from": root / (given.import_from or ""),
+            "factory": f"{existing(('model', 'factory'), root / file)}:{function}"
+            if in_file
+            else given.factory,
+            "class_names": names and existing(("model", "class_names"), root / names),
+        }
     )
 
 

@@ -2,7 +2,8 @@
 
 A program is a flatbuffer of calls to kernels that the runtime has, and of what delegates were given. Its
 reader checks the offsets of the flatbuffer (`InternalConsistency`); it does not promise that a program from
-elsewhere is harmless, and its Python binding needs all of torch. So no server opens one.
+elsewhere is harmless, and its Python binding needs all of torch. So a server opens one only where it is told
+to follow the alias of one, and has executorch installed.
 """
 
 import threading

@@ -11,6 +11,12 @@ class LitertRuntime(EdgeSettings):
     TARGETS: ClassVar = frozenset({"server", "android"})
     DISTRIBUTION: ClassVar = "ai-edge-litert"
     FORKABLE: ClassVar = ("ai_edge_litert.interpreter",)
-    ALONGSIDE: ClassVar = ("backports-strenum", "flatbuffers", "ml-dtypes", "protobuf", "tqdm")
+    ALONGSIDE: ClassVar = (
+        "backports-strenum==1.2.8",
+        "flatbuffers==25.12.19",
+        "ml-dtypes==0.6.0",
+        "protobuf==7.36.2",
+        "tqdm==4.70.1",
+    )
 
     backend: Literal["litert"] = "litert"

@@ -25,6 +25,7 @@ QUANTIZING = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 )
 LEAST_OPSET = 7  # that onnxruntime implements
+PIXELS = "tensor(uint8)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +61,10 @@ def describe(path: Path, model: "onnx.ModelProto | None" = None) -> OnnxFacts:
     one input of (N, 3, H, W) float32 or (N, H, W, 3) uint8, one output of (N, classes) float32.
     """
     given, model = model, model or load(path)
-    try:
-        session = open_cpu(given or path)
-    except WorkbenchError as error:
-        if (opset := opset_of(model)) < LEAST_OPSET:
-            raise WorkbenchError(
-                f"{path} is of opset {opset}: onnxruntime runs opset {LEAST_OPSET} and later",
-                hint="export it again with a later one, or convert it: `onnx.save(onnx.version_converter."
-                f"convert_version(onnx.load('{path}'), 13), '{path.stem}-13.onnx')`",
-            ) from error
-        raise
+    session = _open(path, given, model)
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
-        logits = next((value for value in outputs if len(value.shape) == 2), outputs[0])
-        raise WorkbenchError(
-            f"{path} has {plural(len(inputs), 'input')} and {plural(len(outputs), 'output')} "
-            f"({_names(inputs)}; {_names(outputs)}): a classifier takes photos alone and gives logits alone",
-            hint="cut it down, where these are the photos and the logits: `onnx.utils.extract_model("
-            f"'{path}', '{path.stem}-logits.onnx', ['{inputs[0].name}'], ['{logits.name}'])`",
-        )
-    pixels = inputs[0].type == "tensor(uint8)"
-    for value in outputs if pixels else [*inputs, *outputs]:
-        if value.type != "tensor(float)":
-            raise WorkbenchError(
-                f"{path}: `{value.name}` is {value.type}: photos and logits go in and out as float32",
-                hint="export the network in float32; the `fp16` and `static_int8` steps make it smaller",
-            )
+    _check_values(path, inputs, outputs)
+    pixels = inputs[0].type == PIXELS
     shape = _input_shape(path, inputs[0].shape, pixels=pixels)
     names = inputs[0].name, outputs[0].name
     facts = OnnxFacts(opset_of(model), precision_of(model), *names, shape, classes=0, pixels=pixels)
@@ -94,6 +73,41 @@ def describe(path: Path, model: "onnx.ModelProto | None" = None) -> OnnxFacts:
             return replace(facts, classes=classes)
         case _:
             return replace(facts, classes=_count_classes(session, facts))
+
+
+def _open(
+    path: Path, given: "onnx.ModelProto | None", model: "onnx.ModelProto"
+) -> "onnxruntime.InferenceSession":
+    """A session of the given model, else of the file. Raises WorkbenchError with a way to a later opset where
+    that is why it does not open."""
+    try:
+        return open_cpu(given or path)
+    except WorkbenchError as error:
+        if (opset := opset_of(model)) < LEAST_OPSET:
+            raise WorkbenchError(
+                f"{path} is of opset {opset}: onnxruntime runs opset {LEAST_OPSET} and later",
+                hint="export it again with a later one, or convert it: `onnx.save(onnx.version_converter."
+                f"convert_version(onnx.load('{path}'), 13), '{path.stem}-13.onnx')`",
+            ) from error
+        raise
+
+
+def _check_values(path: Path, inputs: list[Any], outputs: list[Any]) -> None:
+    """Raise WorkbenchError where there is not one input of photos and one output of logits."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        logits = next((value for value in outputs if len(value.shape) == 2), outputs[0])
+        raise WorkbenchError(
+            f"{path} has {plural(len(inputs), 'input')} and {plural(len(outputs), 'output')} "
+            f"({_names(inputs)}; {_names(outputs)}): a classifier takes photos alone and gives logits alone",
+            hint="cut it down, where these are the photos and the logits: `onnx.utils.extract_model("
+            f"'{path}', '{path.stem}-logits.onnx', ['{inputs[0].name}'], ['{logits.name}'])`",
+        )
+    for value in outputs if inputs[0].type == PIXELS else [*inputs, *outputs]:
+        if value.type != "tensor(float)":
+            raise WorkbenchError(
+                f"{path}: `{value.name}` is {value.type}: photos and logits go in and out as float32",
+                hint="export the network in float32; the `fp16` and `static_int8` steps make it smaller",
+            )
 
 
 def _names(values: list[Any]) -> str:

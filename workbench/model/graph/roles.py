@@ -1,6 +1,6 @@
 """The roles of nodes in a network, read from the graph: names differ between exporters, shapes do not."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +59,17 @@ def roles_of(model: "onnx.ModelProto") -> dict[str, frozenset[Role]]:
     (Mul, Clip, HardSigmoid, Sigmoid, ...), so swish too.
     """
     wiring = wiring_of(model)
+    return roles_among(model.graph.node, wiring, lambda node: is_depthwise(node, wiring))
+
+
+def roles_among(
+    nodes: "Sequence[onnx.NodeProto]",
+    wiring: Wiring,
+    depthwise: "Callable[[onnx.NodeProto], bool]",
+    *,
+    gates_fused: bool = False,
+) -> dict[str, frozenset[Role]]:
+    """`roles_of`, of nodes in graph order. gates_fused: gates may be part of the node before them, unseen."""
     found: dict[str, set[Role]] = {}
 
     def mark(role: Role, nodes: "Iterable[onnx.NodeProto]") -> None:
@@ -66,16 +77,16 @@ def roles_of(model: "onnx.ModelProto") -> dict[str, frozenset[Role]]:
             if node.name:
                 found.setdefault(node.name, set()).add(role)
 
-    weighted = [n for n in model.graph.node if n.op_type in WEIGHTED and n.input[1] in wiring.constants]
+    weighted = [n for n in nodes if n.op_type in WEIGHTED and n.input[1] in wiring.constants]
     mark("first", weighted[:1])
     mark("last", weighted[-1:])
-    mark("depthwise", (node for node in weighted if is_depthwise(node, wiring)))
-    for node in model.graph.node:
+    mark("depthwise", filter(depthwise, weighted))
+    for node in nodes:
         if node.op_type in WHOLE:
             mark("hardswish", [node])
         if node.op_type == "Mul":
-            mark("hardswish", _swish(node, wiring))
-            mark("squeeze_excite", _squeeze_excite(node, wiring))
+            mark("hardswish", _swish(node, wiring, gates_fused))
+            mark("squeeze_excite", _squeeze_excite(node, wiring, gates_fused))
     return {name: frozenset(roles) for name, roles in found.items()}
 
 
@@ -96,7 +107,7 @@ def _gated(node: "onnx.NodeProto", wiring: Wiring) -> list[tuple[str, str]]:
     return list(zip(computed, reversed(computed), strict=True)) if len(computed) == 2 else []
 
 
-def _swish(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
+def _swish(product: "onnx.NodeProto", wiring: Wiring, gates_fused: bool) -> "list[onnx.NodeProto]":
     """The nodes of x * gate(x), where the gate is made of x and constants alone."""
     for value, name in _gated(product, wiring):
         chain: list[onnx.NodeProto] = []
@@ -108,7 +119,7 @@ def _swish(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
                 break
             chain.append(node)
             name = computed[0]
-        if name == value and any(node.op_type in GATES for node in chain):
+        if name == value and (any(node.op_type in GATES for node in chain) or (gates_fused and chain)):
             return [*chain, product, *_division(product, chain, wiring)]
     return []
 
@@ -125,12 +136,12 @@ def _division(
     return [after] if after.op_type in ("Div", "Mul") and len(wiring.computed(after)) == 1 else []
 
 
-def _squeeze_excite(product: "onnx.NodeProto", wiring: Wiring) -> "list[onnx.NodeProto]":
+def _squeeze_excite(product: "onnx.NodeProto", wiring: Wiring, gates_fused: bool) -> "list[onnx.NodeProto]":
     """The nodes from a pool over x to the product of x with a gate; none for any other product."""
     for value, gate in _gated(product, wiring):
         branch = _branch(value, gate, wiring)
         kinds = {node.op_type for node in branch}
-        if kinds & GATES and kinds & WEIGHTED:
+        if kinds & WEIGHTED and (gates_fused or kinds & GATES):
             return [*branch, product]
     return []
 

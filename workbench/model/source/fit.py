@@ -156,15 +156,10 @@ def _read(
     weights = {name: tensor.tensor for name, tensor in below.items() if name in own} | made
     misshapen = {name: text for name in weights if (text := _mismatch(name, weights[name], own[name]))}
     weights = {name: value for name, value in weights.items() if name not in optional & misshapen.keys()}
-    tied = {own[name].data_ptr() for name in weights if own[name].numel()}
     classes = {value.shape[0] for value in weights.values() if value.ndim == 2}
     used = [name for name in below if name in own or name in parts]
     extra = [name for name in below if name not in own and name not in parts]
-    missing = [
-        name
-        for name, value in own.items()
-        if name not in weights and name not in optional and value.data_ptr() not in tied
-    ]
+    missing = _missing(own, weights, optional)
     unexpected = [
         name
         for name in extra
@@ -186,6 +181,16 @@ def _read(
             if tensor.group in groups and tensor.full not in taken and not _keeps_count(tensor.name)
         ),
     )
+
+
+def _missing(own: Tensors, weights: Tensors, optional: set[str]) -> list[str]:
+    """Names of the network's values that are neither given nor tied to one that is."""
+    tied = {own[name].data_ptr() for name in weights if own[name].numel()}
+    return [
+        name
+        for name, value in own.items()
+        if name not in weights and name not in optional and value.data_ptr() not in tied
+    ]
 
 
 def _heads(

@@ -180,14 +180,22 @@ def _known() -> dict[str, Any]:
     """What a file may name, and what takes its place: constants of torch, and functions of ours."""
     import torch
 
-    utils: Any = torch._utils
     constants = {
         str(value): value
         for value in vars(torch).values()
         if isinstance(value, torch.dtype | torch.qscheme | torch.layout)
     }
     storages = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
-    containers = {
+    functions = {**_container_makers(), **_torch_makers(constants), **_numpy_makers()}
+    return {
+        **constants,
+        **dict.fromkeys(storages, torch.UntypedStorage),
+        **{name: _Maker(function) for name, function in functions.items()},
+    }
+
+
+def _container_makers() -> dict[str, Callable[..., object]]:
+    plain = {
         "set": set,
         "frozenset": frozenset,
         "list": list,
@@ -195,17 +203,21 @@ def _known() -> dict[str, Any]:
         "dict": dict,
         "complex": complex,
     }
-    functions: dict[str, Callable[..., object]] = {
-        **{
-            f"{home}.{name}": made
-            for home in ("builtins", "__builtin__")
-            for name, made in containers.items()
-        },
+    return {
+        **{f"{home}.{name}": made for home in ("builtins", "__builtin__") for name, made in plain.items()},
         "builtins.bytearray": lambda data=b"", *_: bytes(data) if isinstance(data, bytes) else b"",
         "_codecs.encode": lambda text, *_: text.encode("latin1"),
         "collections.OrderedDict": dict,
         "collections.Counter": dict,
         "collections.defaultdict": lambda *_: {},
+    }
+
+
+def _torch_makers(constants: dict[str, Any]) -> dict[str, Callable[..., object]]:
+    import torch
+
+    utils: Any = torch._utils
+    return {
         "torch.Size": lambda sizes=(): tuple(sizes),
         "torch.device": lambda *parts: ":".join(map(str, parts)),
         "torch.serialization._get_layout": lambda name: constants[name],
@@ -230,15 +242,15 @@ def _known() -> dict[str, Any]:
         "torch._utils._rebuild_meta_tensor_no_storage": lambda dtype, size, stride, *_: torch.empty_strided(
             size, stride, dtype=dtype, device="meta"
         ),
+    }
+
+
+def _numpy_makers() -> dict[str, Callable[..., object]]:
+    return {
         "numpy.dtype": _numpy_type,
         **{f"numpy.{core}.multiarray._reconstruct": _empty_array for core in ("core", "_core")},
         **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
         **{f"numpy.{core}.numeric._frombuffer": _numpy_array for core in ("core", "_core")},
-    }
-    return {
-        **constants,
-        **dict.fromkeys(storages, torch.UntypedStorage),
-        **{name: _Maker(function) for name, function in functions.items()},
     }
 
 

@@ -123,7 +123,7 @@ def _import_file(path: Path) -> Any:
 
 def digests(spec: str, import_from: Path | None, suffixes: Collection[str]) -> list[tuple[str, str]]:
     """(path, sha256) of a factory's files with these suffixes, found without importing them."""
-    folder, files = _files_of(spec.rpartition(":")[0], import_from)
+    folder, files = files_of(spec.rpartition(":")[0], import_from)
     return sorted(
         (file.relative_to(folder).as_posix(), sha256_file(file))
         for file in files
@@ -131,7 +131,7 @@ def digests(spec: str, import_from: Path | None, suffixes: Collection[str]) -> l
     )
 
 
-def _files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
+def files_of(place: str, import_from: Path | None) -> tuple[Path, list[Path]]:
     """The folder of a factory's code and its files: of the user's code those one folder below too, of an
     installed module outside of a package its own file alone."""
     module = Path(place) if place.endswith(".py") else _module_file(place, import_from)

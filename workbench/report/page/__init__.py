@@ -1,38 +1,40 @@
 """The report of runs as one HTML page: charts, photos and tables in one file, nothing fetched.
 
-A section is a function from a run to a `PageSection`; SECTIONS is their order.
+A section is a function from a run to a `PageSection`; SECTIONS is their order, FLEET_SECTIONS that of a
+fleet's run.
 """
 
-import base64
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from workbench.errors import plural
+from workbench.fleet.records import FleetFolder
 from workbench.report import machines
 from workbench.report.page import (
     answer_sections,
     cost_sections,
+    device_sections,
     field_section,
+    fleet_sections,
     origin_sections,
     separation_section,
     speed_sections,
-    vega,
 )
-from workbench.report.page.blocks import Cell, Chart, DataTable, DrawnChart, PageBlock, PageSection
+from workbench.report.page.blocks import Cell, DataTable, PageSection
+from workbench.report.page.fleet_data import FleetData
+from workbench.report.page.layout import layout
 from workbench.report.page.run_data import RunData
 from workbench.report.words import times
 from workbench.results.folder import RunFolder
+from workbench.results.history import compare_folder
 from workbench.results.reasons import Winner
 from workbench.results.verdict import Comparison
 from workbench.system.files import write_atomic
 from workbench.system.packages import missing_package, require
 
 PACKAGES = ("altair", "vl_convert", "jinja2", "pyarrow")
-TEMPLATES = Path(__file__).with_name("templates")
 FILE = "report.html"
+DEVICE_PAGES = 20  # of a fleet's devices, that are made without being asked for
 SECTIONS: tuple[Callable[[RunData], PageSection], ...] = (
     speed_sections.decision,
     speed_sections.figures,
@@ -51,6 +53,19 @@ SECTIONS: tuple[Callable[[RunData], PageSection], ...] = (
     origin_sections.unmeasured,
     origin_sections.variants,
     origin_sections.repeat,
+)
+FLEET_SECTIONS: tuple[Callable[[FleetData], PageSection], ...] = (
+    fleet_sections.decision,
+    fleet_sections.matrix,
+    fleet_sections.speedups,
+    fleet_sections.disagreement,
+    fleet_sections.spread,
+    fleet_sections.searches,
+    device_sections.devices,
+    device_sections.versions,
+    device_sections.unmeasured,
+    fleet_sections.variants,
+    fleet_sections.repeat,
 )
 
 
@@ -72,48 +87,38 @@ def render(comparisons: Sequence[Comparison], folders: Sequence[RunFolder]) -> s
     Raises WorkbenchError where a folder cannot be read, or a package is missing.
     """
     require(*PACKAGES, extra="report")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     pairs = enumerate(zip(comparisons, folders, strict=True), start=1)
     runs = [RunData(comparison, folder, number) for number, (comparison, folder) in pairs]
-    specs: dict[str, dict[str, Any]] = {}
-    shown = [(run, [_drawn(run, section, specs) for section in _sections(run)]) for run in runs]
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    script = vega.library() if specs else ""
-    ours = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html").render(
-        title=_title(runs),
-        runs=shown,
-        overview=[table for table in (_overview(runs), _differences(runs)) if table is not None],
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        scripts=[Markup(script), Markup(ours)],
-        hashes=[_hash(script), _hash(ours)],
-        charts=Markup(vega.embedded(specs)),
-    )
+    overview = [table for table in (_overview(runs), _differences(runs)) if table is not None]
+    return layout(_title(runs), [(run, [make(run) for make in SECTIONS]) for run in runs], overview)
 
 
-def _sections(run: RunData) -> list[PageSection]:
-    return [section for make in SECTIONS if (section := make(run)).blocks]
+def render_fleet(folder: FleetFolder, beside: Path) -> str:
+    """One page of a fleet's run. beside: the folder that it will lie in, from where it links to the devices'
+    own pages, as far as there are some.
+
+    Raises WorkbenchError where the folder cannot be read, or a package is missing.
+    """
+    require(*PACKAGES, extra="report")
+    data = FleetData(folder, beside)
+    title = f"{data.info.name}, run {data.info.run_id} of a fleet"
+    return layout(title, [(data, [make(data) for make in FLEET_SECTIONS])])
 
 
-def _drawn(run: RunData, section: PageSection, specs: dict[str, dict[str, Any]]) -> PageSection:
-    """The section with its charts drawn; what draws them in a browser is added to `specs`."""
-    blocks: list[PageBlock] = []
-    for number, block in enumerate(section.blocks, start=1):
-        if isinstance(block, Chart):
-            name = f"run{run.number}-{section.key}-{number}"
-            specs[name] = vega.live(block.spec)
-            image, figures = vega.svg(block.spec, name), block.table
-            blocks.append(DrawnChart(name, block.title, image, figures, block.picks, block.unfolded))
-        else:
-            blocks.append(block)
-    return replace(section, blocks=tuple(blocks))
+def write_fleet(folder: FleetFolder, target: Path | None = None) -> Path:
+    """Leave the pages of the first devices in their folders, and the fleet's in its own or as `target`.
 
-
-def _hash(script: str) -> str:
-    """As a content security policy names a script that may run."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+    Raises WorkbenchError.
+    """
+    require(*PACKAGES, extra="report")
+    status = folder.status()
+    done = [name for name, outcome in status.outcomes.items() if outcome.state == "done"]
+    for name in done[:DEVICE_PAGES]:
+        device = folder.device(name)
+        write(compare_folder(device), device)
+    path = target or folder.path / FILE
+    write_atomic(path, render_fleet(folder, path.absolute().parent).encode())
+    return path
 
 
 def _title(runs: Sequence[RunData]) -> str:

@@ -8,11 +8,14 @@ Tone = Literal["plain", "lead", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """share: of the longest bar of its column, 0 to 1. target: the id of what it leads to."""
+    """share: of the longest bar of its column, 0 to 1. target: the id of what it leads to. page: the address
+    of another page, beside this one. marked: it stands out."""
 
     text: str
     share: float | None = None
     target: str | None = None
+    page: str | None = None
+    marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,13 @@ def tradeoff(values: Values, front: Values, limit: float) -> dict[str, Any]:
     return _finished(alt.layer(*layers).properties(height=340))
 
 
-def forest(values: Values, noise: float | None) -> dict[str, Any]:
-    """Speed-ups with their intervals, a row each. values: as of `tradeoff`. noise: the floor, a fraction."""
+def forest(
+    values: Values, noise: float | None, kinds: Sequence[str] = KINDS, single: Values = ()
+) -> dict[str, Any]:
+    """Speed-ups with their intervals, a row each. values: as of `tradeoff`. noise: the floor, a fraction.
+
+    single: what each row's devices measured, drawn as ticks: variant, device, speedup, and a text to hover.
+    """
     import altair as alt
 
     x = alt.X("speedup:Q", title="times the baseline's speed", scale=_log(alt), axis=alt.Axis(format="~g"))
@@ -66,11 +71,15 @@ def forest(values: Values, noise: float | None) -> dict[str, Any]:
     if noise:
         band = alt.Chart(_data([{"from": 1 / (1 + noise), "to": 1 + noise}]))
         layers.append(band.mark_rect(color="var(--soft)", opacity=0.18).encode(x="from:Q", x2="to:Q"))
+    if single:
+        ticks = alt.Chart(_data(single)).mark_tick(color="var(--soft)", thickness=2, height=14)
+        hover = _hover(alt, "device", "speed-up")
+        layers.append(ticks.encode(x=x, y=_rows(alt, values), tooltip=hover))
     layers += [
         alt.Chart(_data([{"speedup": 1}])).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x),
-        base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=_colour(alt)),
+        base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=_colour(alt, kinds)),
         base.mark_point(filled=True, opacity=1, size=70, cursor="pointer").encode(
-            x, color=_colour(alt), shape=_shape(alt), tooltip=_hover(alt, "speed-up")
+            x, color=_colour(alt, kinds), shape=_shape(alt, kinds), tooltip=_hover(alt, "speed-up")
         ),
     ]
     return _finished(alt.layer(*layers).properties(height=ROW * len(values)))
@@ -213,13 +222,13 @@ def _words() -> str:
     return f"{NARROW} ? split(datum.label, ', ') : datum.label"
 
 
-def _colour(alt: Any, *, legend: bool = True) -> Any:
-    scale = alt.Scale(domain=list(KINDS), range=list(COLOURS))
+def _colour(alt: Any, kinds: Sequence[str] = KINDS, *, legend: bool = True) -> Any:
+    scale = alt.Scale(domain=list(kinds), range=list(COLOURS[: len(kinds)]))
     return alt.Color("kind:N", title=None, scale=scale, legend=_legend(alt) if legend else None)
 
 
-def _shape(alt: Any) -> Any:
-    scale = alt.Scale(domain=list(KINDS), range=list(SHAPES))
+def _shape(alt: Any, kinds: Sequence[str] = KINDS) -> Any:
+    scale = alt.Scale(domain=list(kinds), range=list(SHAPES[: len(kinds)]))
     return alt.Shape("kind:N", title=None, scale=scale, legend=_legend(alt))
 
 

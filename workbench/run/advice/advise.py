@@ -12,6 +12,7 @@ from workbench.results.records import AdviceScore, Misjudgement, MisjudgementKin
 from workbench.results.remarks import Remark
 from workbench.results.verdict import Comparison, Row
 from workbench.run.advice.cost_model import CostModel, measured
+from workbench.run.advice.explain import phrases
 from workbench.run.advice.speed_rules import Opinion, Situation, opinions
 from workbench.system.machine import Machine
 from workbench.workspace.recipe import Variant
@@ -117,6 +118,8 @@ def _judged(variant: Variant, situation: Situation, objective: Objective, absent
     if not found:
         unknown = Opinion("no rule knows this combination", "trying it is the only way to know")
         return Item(variant.name, variant.recipe, True, "unknown", None, None, (unknown,))
+    if not found[0].stop and (unlike := _other_version(variant, situation)) is not None:
+        return Item(variant.name, variant.recipe, True, "unknown", None, None, (unlike,))
     if all(opinion.stop for opinion in found):
         return Item(variant.name, variant.recipe, False, "unknown", None, None, found)
     low, high = math.prod(o.low for o in found), math.prod(o.high for o in found)
@@ -126,6 +129,15 @@ def _judged(variant: Variant, situation: Situation, objective: Objective, absent
     smaller = any(step.FAMILY != "tidying" for step in variant.steps)
     worth = not found[0].stop and (promising if objective in ("latency", "throughput") else smaller)
     return Item(variant.name, variant.recipe, worth, expected, round(low, 2), round(high, 2), found)
+
+
+def _other_version(variant: Variant, situation: Situation) -> Opinion | None:
+    """That the costs were measured in another version of the runtime than the recipe names, or None."""
+    version, distribution = variant.runtime.version, variant.runtime.DISTRIBUTION
+    if version is None or distribution is None or version == situation.known.versions.get(distribution):
+        return None
+    text = f"how fast {distribution} {version} is was not measured: versions differ, and a trial tells"
+    return Opinion(text, phrases()["VERSIONS"])
 
 
 def _expected(low: float, high: float) -> Expected:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Self
 from pydantic import ValidationError
 
 from workbench.backends import OrtRuntime, backend_of
+from workbench.backends.audit import Delegation
 from workbench.measure.records import BASELINE
 from workbench.measure.stats import PairedDrop
 from workbench.measure.worker import Worker
 from workbench.results.records import Budget
+from workbench.run.build import packages_of
 from workbench.run.check_variant import Built, Context, same_as_baseline
 from workbench.system import machine
 from workbench.system.child import ChildError
@@ -36,7 +38,7 @@ FEWEST_PHOTOS = 96
 TURNS = 8
 BURST_S = 0.03  # of one turn of one session
 LIKELY = 0.6  # to be certified: what a search goes on from
-CODE = "look-2"  # raised when looks are taken in another way
+CODE = "look-3"  # raised when looks are taken in another way
 
 
 class QuickLook(Record):
@@ -44,7 +46,8 @@ class QuickLook(Record):
 
     log_ratio: log(its time / the baseline's time) of one photo, the median of alternating turns.
     images, losses, gains: of the photos that choose, as in `measure.records.Accuracy`.
-    seconds: that the look took, the build aside. same: it computes the baseline's function.
+    seconds: that the look took, the build aside. same: it computes the baseline's function. delegation: of
+    the runtimes of devices.
     """
 
     log_ratio: float
@@ -55,6 +58,7 @@ class QuickLook(Record):
     memory_bytes: int
     seconds: float
     same: bool = False
+    delegation: Delegation | None = None
 
     @property
     def speedup(self) -> float:
@@ -110,9 +114,9 @@ class Looker:
             pass  # not looked at yet
         started = time.monotonic()
         try:
-            log_ratio, memory_bytes, rows, logits = self._measured(variant, built)
+            log_ratio, memory_bytes, delegation, rows, logits = self._measured(variant, built)
         except ChildError:
-            self._close()  # it may be the baseline that died: the next look opens another
+            self.close()  # it may be the baseline that died: the next look opens another
             raise
         losses, gains = self._compared(logits, rows)
         look = QuickLook(
@@ -124,14 +128,16 @@ class Looker:
             memory_bytes=memory_bytes,
             seconds=time.monotonic() - started,
             same=same_as_baseline(self.context, variant, built.artifact, logits, rows) is not None,
+            delegation=delegation,
         )
         write_atomic(path, look.model_dump_json().encode())
         return look
 
     def _measured(
         self, variant: Variant, built: Built
-    ) -> "tuple[float, int, list[int], NDArray[np.float32]]":
-        """Log ratio to the baseline's time, peak memory, and the logits on these rows. Raises ChildError."""
+    ) -> "tuple[float, int, Delegation | None, list[int], NDArray[np.float32]]":
+        """Log ratio to the baseline's time, peak memory, what a device's delegate runs, and the logits on
+        these rows. Raises ChildError."""
         baseline = self._opened()
         cpus = machine.available_cpus()[-variant.runtime.intra_threads :]
         photos, log = self.context.job_of(variant.name).photos, self.context.folder.log(variant.name)
@@ -140,7 +146,8 @@ class Looker:
             warm = worker.warm_up()
             log_ratio, typical_s = _alternate(baseline, worker, self._seconds, warm.typical_ns / 1e9)
             peak_bytes, rows = worker.memory().peak_bytes, self._rows(typical_s)
-            return log_ratio, peak_bytes, rows, worker.evaluate(lambda *_: None, rows)
+            delegation = worker.audit().delegation if variant.runtime.TARGETS - {"server"} else None
+            return log_ratio, peak_bytes, delegation, rows, worker.evaluate(lambda *_: None, rows)
 
     def _opened(self) -> Worker:
         if self._baseline is None:
@@ -164,13 +171,14 @@ class Looker:
         return int((before & ~after).sum()), int((after & ~before).sum())
 
     def _path(self, variant: Variant, built: Built) -> Path:
-        job = self.context.job_of(variant.name)
+        job, runtime = self.context.job_of(variant.name), variant.runtime
         key = digest_of(
             [
                 CODE,
                 built.artifact.digest,
-                variant.runtime.model_dump(mode="json"),
-                versions(*backend_of(OrtRuntime()).PACKAGES, *backend_of(variant.runtime).PACKAGES),
+                runtime.model_dump(mode="json"),
+                versions(*backend_of(OrtRuntime()).PACKAGES),
+                packages_of(backend_of(runtime).PACKAGES, runtime.environment()),
                 job.photos.digest,
                 self.context.parts.selection,
                 # A file that leaves its size free is the same at every crop, its time and answers are not.
@@ -184,9 +192,9 @@ class Looker:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._baseline is not None:
             self._baseline.__exit__(None, None, None)
             self._baseline = None

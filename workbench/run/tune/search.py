@@ -5,26 +5,29 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from workbench.backends import OrtRuntime
+from workbench.backends import OrtRuntime, Target
 from workbench.errors import WorkbenchError
 from workbench.measure.stats import PairedDrop
 from workbench.model.graph.roles import Role
 from workbench.results.reasons import Failed, OutOfTime, Skipped
 from workbench.results.records import Budget, TrialResult
-from workbench.run.build import LAYER_SECONDS, layers_of
+from workbench.results.targets import Facts, best_by_facts
 from workbench.run.check_variant import Built, Context, cause_of
 from workbench.run.tune import moves
+from workbench.run.tune.bench import SearchBench
+from workbench.run.tune.layers import LAYER_SECONDS
 from workbench.run.tune.moves import Move
-from workbench.run.tune.quick_look import Looker, QuickLook
+from workbench.run.tune.quick_look import QuickLook
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity
 from workbench.steps.int8.settings import StaticInt8
-from workbench.system.child import ChildError, call
+from workbench.system.child import ChildError
 from workbench.system.files import file_name
 from workbench.system.progress import Progress
 from workbench.workspace.recipe import Variant
 
 SEEDS_SHARE = 0.45  # of the search, at most, for what the advisor suggests
 FINALISTS = 6
+ON_DEVICE = 3  # finalists for a device
 CLEARLY = 0.98  # of the time of the surer ones: what a finalist must be below
 NEARLY = 1.1  # times the fastest's: what a look cannot tell apart
 
@@ -44,14 +47,18 @@ class Search:
     """What a search knows so far.
 
     until: time.monotonic() when no new candidate is begun. absent: roles that no layer of the network plays.
+    targets: what a variant is searched for. names: of candidates as files, with their digests; searches for
+    several machines share them.
     """
 
     context: Context
-    looker: Looker
+    bench: SearchBench
     until: float
     baseline: TrialResult
     absent: frozenset[Role] = frozenset()
+    targets: tuple[Target, ...] = ("server",)
     candidates: dict[str, Candidate] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -99,6 +106,11 @@ class Search:
     def hopeless(self, candidate: Candidate) -> bool:
         return candidate.look is None or candidate.look.hopeless(self.budget)
 
+    def opened_on(self, target: Target) -> list[Candidate]:
+        """Those that were looked at and whose files are opened there."""
+        looked = [candidate for candidate in self.candidates.values() if candidate.look]
+        return [candidate for candidate in looked if target in candidate.variant.runtime.TARGETS]
+
     def best(self, among: Iterable[Candidate] | None = None) -> list[Candidate]:
         """Those that seem to meet the accuracy budget, cheapest first."""
         pool = self.candidates.values() if among is None else among
@@ -119,10 +131,8 @@ class Search:
     def _renamed(self, variant: Variant) -> Variant:
         """The variant, renamed where another one has its name: what is built and measured is kept by name.
         `float-1` of a variant, for one, names other layers once its own layers were looked at."""
-        others = (c.variant.name for key, c in self.candidates.items() if key != variant.digest)
-        filed = set(map(file_name, others))
         name, number = variant.name, 2
-        while file_name(name) in filed:
+        while self.names.setdefault(file_name(name), variant.digest) != variant.digest:
             name, number = f"{variant.name}~{number}", number + 1
         return replace(variant, name=name)
 
@@ -135,11 +145,11 @@ class Search:
 
     def _looked(self, move: Move) -> Candidate:
         variant = move.variant
-        if (reason := self.context.not_here(variant)) is not None:
+        if (reason := self.bench.not_here(variant)) is not None:
             return Candidate(variant, move.why, cause=Skipped(variant=variant.name, message=reason))
         self.context.runtimes[variant.name] = variant.runtime
         try:
-            return Candidate(variant, move.why, self.looker.look(variant, self.build(variant)))
+            return Candidate(variant, move.why, self.bench.look(variant, self.build(variant)))
         except WorkbenchError as error:
             late = OutOfTime(variant=variant.name, while_building=True) if self.left_s <= 0 else None
             return Candidate(variant, move.why, cause=late or cause_of(variant, error))
@@ -149,14 +159,14 @@ class Search:
         for move in moves:
             variant = move.variant
             if variant.digest not in self.candidates:
-                missing = self.context.not_here(variant)
+                missing = self.bench.not_here(variant)
                 skipped = Skipped(variant=variant.name, message=missing) if missing else None
                 cause = skipped or OutOfTime(variant=variant.name)
                 self.candidates[variant.digest] = Candidate(variant, move.why, cause=cause)
 
     def build(self, variant: Variant) -> Built:
         """Raises WorkbenchError, also where it takes longer than the search has time."""
-        return self.context.build(variant, min(self.context.build_timeout_s, max(20.0, self.left_s)))
+        return self.bench.build(variant, min(self.context.build_timeout_s, max(20.0, self.left_s)))
 
 
 def explore(search: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> None:
@@ -171,8 +181,8 @@ def explore(search: Search, seeds: Sequence[Move], doubted: Sequence[Move]) -> N
         search.take(move, seeds_until)
     families = _families(search)
     for crop in viable:
-        for family in families:
-            search.take(Move(moves.at_size(family, crop), "smaller input and other arithmetic together"))
+        for move in families:
+            search.take(replace(move, variant=moves.at_size(move.variant, crop)))
     mixed: set[str] = set()
     for batch in ((), doubted):
         for move in batch:
@@ -210,14 +220,40 @@ def scan_sizes(search: Search, plain: Variant) -> list[moves.Size]:
     return sorted(crop for crop, candidate in seen.items() if search.within(candidate))[:2]
 
 
-def _families(search: Search) -> list[Variant]:
-    """The fastest variant of each recipe that seems to keep its accuracy or nearly does, fastest first."""
-    pool = [c for c in search.candidates.values() if not (search.hopeless(c) or resized(c.variant))]
+def _families(search: Search) -> list[Move]:
+    """What to try at smaller sizes: for each target the best variants of different recipes that seem to keep
+    their accuracy or nearly do."""
+    found = []
+    for target in search.targets:
+        pool = [c for c in search.opened_on(target) if not (search.hopeless(c) or resized(c.variant))]
+        if target == "server":
+            best, why = _fastest(search, pool), "smaller input and other arithmetic together"
+        else:
+            best, why = _best_on_device(pool), f"smaller input with what {target}'s delegate runs best"
+        found += [Move(variant, why) for variant in best]
+    return found
+
+
+def _fastest(search: Search, pool: Iterable[Candidate]) -> list[Variant]:
+    """The fastest of each recipe that is faster than the baseline, fastest first."""
     best: dict[str, Variant] = {}
     for candidate in sorted(pool, key=search.cost):
         if search.cost(candidate) < 1:
             best.setdefault(candidate.variant.recipe, candidate.variant)
     return list(best.values())[:3]
+
+
+def _best_on_device(pool: Iterable[Candidate]) -> list[Variant]:
+    """The best of each recipe for a device, however fast it is here."""
+    recipes: dict[str, list[Candidate]] = {}
+    for candidate in pool:
+        recipes.setdefault(candidate.variant.recipe, []).append(candidate)
+    return [best.variant for each in recipes.values() if (best := best_by_facts(each, device_facts))]
+
+
+def device_facts(candidate: Candidate) -> Facts:
+    assert candidate.look is not None
+    return candidate.look.delegation, candidate.look.size_bytes
 
 
 def _best_quantized(search: Search) -> list[Variant]:
@@ -253,22 +289,41 @@ def layers(search: Search, variant: Variant) -> list[LayerSensitivity]:
     context.report(Progress("searching", len(search.candidates), 0, what, search.left_s))
     try:
         files = (search.build(before).artifact, search.build(variant).artifact)
-        given = (context.job_of(variant.name), *files, min(LAYER_SECONDS, search.left_s / 4))
-        log, timeout_s = context.folder.log(variant.name), max(60.0, search.left_s)
-        return call(layers_of, *given, log=log, timeout_s=timeout_s, label="profiling the layers")
+        seconds, timeout_s = min(LAYER_SECONDS, search.left_s / 4), max(60.0, search.left_s)
+        return search.bench.layers(variant, files, seconds, timeout_s)
     except ChildError as error:
         context.report(Progress("failed", 0, 0, f"what each layer costs: {error.message}"))
         return []
 
 
 def chosen(search: Search) -> list[Candidate]:
-    """The candidates to check in full: from the surest on, each that is faster than all that are surer.
+    """The candidates to check in full, for each target; they keep the budget on the photos that choose, as
+    far as a look can tell."""
+    found = [
+        candidate
+        for target in search.targets
+        for candidate in (_for_server(search) if target == "server" else _for_device(search, target))
+    ]
+    return list({candidate.variant.digest: candidate for candidate in found}.values())
 
-    They keep the budget on the photos that choose, as far as a look can tell. Of many, the surest and those
-    with the most to win (the probability of being certified times the log of the speed) are kept, and two
-    that a look cannot tell from the fastest of them.
+
+def _for_device(search: Search, target: Target) -> list[Candidate]:
+    """The best there, and of those that are surer than it the best, and so on."""
+    pool, found = [c for c in search.opened_on(target) if search.fits(c)], list[Candidate]()
+    while (best := best_by_facts(pool, device_facts)) is not None and len(found) < ON_DEVICE:
+        found.append(best)
+        pool = [candidate for candidate in pool if search.promise(candidate) > search.promise(best)]
+    return found
+
+
+def _for_server(search: Search) -> list[Candidate]:
+    """From the surest on, each that is faster than all that are surer.
+
+    Of many, the surest and those with the most to win (the probability of being certified times the log of
+    the speed) are kept, and two that a look cannot tell from the fastest of them.
     """
-    pool = [c for c in search.candidates.values() if search.fits(c) and search.cost(c) < 1]
+    there = search.opened_on("server")
+    pool = [c for c in there if search.fits(c) and search.cost(c) < 1]
     pool.sort(key=lambda c: (-search.promise(c), search.cost(c)))
     front: list[Candidate] = []
     for candidate in pool:
@@ -281,7 +336,7 @@ def chosen(search: Search) -> list[Candidate]:
     kept += [c for c in rest if search.cost(c) <= NEARLY * fastest][:2]
     doubtful = [
         c
-        for c in search.candidates.values()
+        for c in there
         if c.look is not None
         and c.look.images < len(search.context.parts.selection)
         and not (search.fits(c) or search.hopeless(c))

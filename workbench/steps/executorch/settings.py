@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from workbench.backends.executorch.settings import own_environment
+from workbench.backends.base import RuntimeSettings
 from workbench.steps.base import BaseStep
 from workbench.system.environments import VirtualEnvironment
 
@@ -35,8 +35,9 @@ class Executorch(BaseStep):
         True, description="One scale for each output channel of the weights; `false`: one for all."
     )
 
-    def environment(self) -> VirtualEnvironment | None:
-        return own_environment()
+    def environment(self, runtime: RuntimeSettings) -> VirtualEnvironment | None:
+        """That of the runtime: programs go with the version that wrote them."""
+        return runtime.environment()
 
     @property
     def keeps_logits(self) -> bool:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 PROFILED_CALLS = 30
+Times = tuple[
+    dict[str, float], dict[str, float]
+]  # nanoseconds by node: of the float graph, of the INT8 graph
 ACTIVATIONS = frozenset({"Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "LeakyRelu", "Mul"})
 
 
@@ -49,13 +52,16 @@ class LayerSensitivity:
         return self.float_ns - self.int8_ns
 
 
-def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> list[LayerSensitivity]:
+def layers(
+    prepared: Path, quantized: Path, photos: Batch, seconds: float, times: Times | None = None
+) -> list[LayerSensitivity]:
     """Every layer of `quantized`, in graph order.
 
     prepared: the float graph that was quantised, its nodes named alike. photos: as the graph takes them; as
-    many as fit in `seconds` are used, at least two. Both graphs run in onnxruntime on one thread.
+    many as fit in `seconds` are used, at least two. Both graphs run in onnxruntime on one thread. times: of
+    the nodes of both, where another machine has taken them.
     """
-    float_times, int8_times = node_times(prepared, photos[:1]), node_times(quantized, photos[:1])
+    float_times, int8_times = times or times_of(prepared, quantized, photos)
     source = load(prepared)
     errors = errors_of(source, load(quantized), photos, seconds)
     aliases = _outputs_after(source)
@@ -64,6 +70,11 @@ def layers(prepared: Path, quantized: Path, photos: Batch, seconds: float) -> li
         floats = (float_times[alias] for alias in (name, *aliases[name]) if alias in float_times)
         found.append(LayerSensitivity(name, error, next(floats, None), int8_times.get(name)))
     return found
+
+
+def times_of(prepared: Path, quantized: Path, photos: Batch) -> Times:
+    """What the nodes of both graphs take on this machine."""
+    return node_times(prepared, photos[:1]), node_times(quantized, photos[:1])
 
 
 def node_times(path: Path, photo: Batch) -> dict[str, float]:

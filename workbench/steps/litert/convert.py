@@ -1,6 +1,5 @@
 """A torch.export program to a `.tflite` file, by litert-torch, and to INT8 by ai-edge-quantizer."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.litert.tflite import FILE, tflite_info
-from workbench.errors import WorkbenchError, did_you_mean, summary
+from workbench.errors import WorkbenchError, summary
 from workbench.steps.base import CONVERTER_ERRORS, calibration_of
+from workbench.steps.litert.exclusions import check_operators, excluded_patterns
 from workbench.steps.litert.settings import Litert
 
 if TYPE_CHECKING:
@@ -103,42 +103,12 @@ def _add_rules(step: Litert, manager: Any, data: bytes) -> None:
         manager.add_static_config(**everything, activation_num_bits=8, weight_num_bits=8)
     else:
         manager.add_dynamic_config(**everything, num_bits=8)
-    _check_exclusions(step, data, {name.value for name in names})
+    check_operators(step, {name.value for name in names})
     ends = [names.INPUT, names.OUTPUT] if step.float_ends else []
     for operation in [*ends, *map(names, step.exclude_op_types)]:
         manager.add_quantization_config(".*", operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    for pattern in step.exclude_nodes:
+    for pattern in excluded_patterns(step, data):
         manager.add_quantization_config(pattern, names.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
-
-
-def _check_exclusions(step: Litert, data: bytes, known: set[str]) -> None:
-    """Raise WorkbenchError where an exclusion names no operator, or fits no node of the network."""
-    from workbench.backends.litert.interpreter import Interpreter
-
-    for kind in step.exclude_op_types:
-        if kind not in known:
-            raise WorkbenchError(
-                f"litert.exclude_op_types: LiteRT's quantiser knows no operator `{kind}`",
-                hint=did_you_mean(kind, sorted(known)) or f"it knows {', '.join(sorted(known - {'*'}))}",
-            )
-    native = Interpreter(data, FILE, threads=1).native
-    tensors = {each["index"]: each["name"] for each in native.get_tensor_details()}
-    results = [
-        ";".join(tensors.get(int(index), "") for index in node["outputs"])
-        for node in native._get_ops_details()
-    ]
-    for pattern in step.exclude_nodes:
-        try:
-            fits = any(re.search(pattern, result) for result in results)
-        except re.error as error:
-            raise WorkbenchError(
-                f"litert.exclude_nodes: `{pattern}` is no regular expression: {error}"
-            ) from error
-        if not fits:
-            raise WorkbenchError(
-                f"litert.exclude_nodes: `{pattern}` fits no node of the network",
-                hint=f"its results are named {', '.join(results[:3])}, and so on",
-            )
 
 
 def _calls(step: Litert, data: bytes, photos: "Photos") -> dict[str, _Calls]:

@@ -5,6 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from workbench.backends.base import RuntimeSettings
+from workbench.model.graph.roles import Role
 from workbench.steps.base import BaseStep
 from workbench.system.environments import VirtualEnvironment, locked, read_lock
 from workbench.system.packages import missing_package
@@ -42,14 +44,20 @@ class Litert(BaseStep):
     exclude_nodes: tuple[str, ...] = Field(
         (), description="Nodes that stay in float: regular expressions on the names of their results."
     )
+    exclude_roles: tuple[Role, ...] = Field(
+        (),
+        description="Nodes that stay in float by their part in the network: `first`, `last`, `depthwise`, "
+        "`squeeze_excite`, `hardswish` (swish too). A part that the network does not have is fine.",
+    )
     float_ends: bool = Field(
         True,
         description="Photos go in and logits come out in float, and the network quantises them itself; "
         "`false`: in INT8, for apps that have pixels at hand.",
     )
 
-    def environment(self) -> VirtualEnvironment | None:
+    def environment(self, runtime: RuntimeSettings) -> VirtualEnvironment | None:
         """litert-torch pins what is here in other versions; None where it is installed all the same."""
+        del runtime  # a file is written in one version, and opened in any
         if missing_package("litert_torch") is None and missing_package("ai_edge_quantizer") is None:
             return None
         return locked("litert-torch", read_lock(LOCK), about_bytes=1_900_000_000)

@@ -119,9 +119,9 @@ def locked(
     """An environment with these packages, and with what a process of ours imports.
 
     pins: `name==version` each, with an environment marker if need be; what they need in turn too, as nothing
-    is added to them. ours: distributions to have at the version installed here, where `pins` has none; they
-    are left out where they are not installed here. Raises WorkbenchError for what is no pin, and for two
-    versions of one package.
+    is added to them. ours: distributions to have at the version installed here, where `pins` has none; of
+    those that are not installed here, `name==version` has that one, and a name alone is left out. Raises
+    WorkbenchError for what is no pin, and for two versions of one package.
     """
     found: dict[str, str] = {}
     for pin in pins:
@@ -134,7 +134,8 @@ def locked(
                 f"the environment {name} is asked for {both}: a process has one version of a package",
                 hint="name one of them; variants that differ in it are processes of their own",
             )
-    here = versions(*PROCESS, *ours)
+    fallback = dict(each.split("==") for each in ours if "==" in each)
+    here = fallback | versions(*PROCESS, *(each.partition("==")[0] for each in ours))
     # Without `+cpu` and the like: which build it is, is for the index to say that pip is configured for.
     added = {each: version.partition("+")[0] for each, version in here.items() if each not in found}
     listed = sorted(f"{each}=={version}" for each, version in {**added, **found}.items())

@@ -10,8 +10,7 @@ from workbench.system.environments.installer import fetching
 
 def refuse_missing(environment: VirtualEnvironment, folder: Path) -> None:
     """Raise WorkbenchError with every package that has no wheel for this Python in the folder."""
-    if not folder.is_dir():
-        raise WorkbenchError(f"{folder} is no folder", hint="`--wheels` takes a folder of .whl files")
+    refuse_no_folder(folder)
     there = set(_usable(folder))
     if missing := [pin for pin in environment.pins if _key(pin) not in there]:
         python, platform = platform_tags()
@@ -19,6 +18,12 @@ def refuse_missing(environment: VirtualEnvironment, folder: Path) -> None:
             f"{folder} lacks wheels of {environment} for {python} on {platform}: {some(missing, most=99)}",
             hint=f"with network: {fetching(missing)}",
         )
+
+
+def refuse_no_folder(folder: Path) -> None:
+    """Raise WorkbenchError where wheels cannot be in it, as it is no folder."""
+    if not folder.is_dir():
+        raise WorkbenchError(f"{folder} is no folder", hint="`--wheels` takes a folder of .whl files")
 
 
 def _usable(folder: Path) -> Iterator[tuple[str, str]]:
