@@ -255,13 +255,15 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
     """
     opened, logits, measured = _measured(context, variant, built, stage)
     check_as_asked(variant, built.artifact, opened)
+    if variant.name == BASELINE:
+        context.logits[BASELINE] = logits
+    # First: of logits that are not finite it says just that.
+    found = judged(context, variant, built.artifact, logits)
     if variant.name not in context.given:
         paths, log = context.prepared.validation.paths, context.folder.log(variant.name)
         hold_runtime(context.job_of(variant.name), variant, paths, log)
         if not context.share:
             hold_to_source(context, variant, built.artifact, logits)
-    if variant.name == BASELINE:
-        context.logits[BASELINE] = logits
     write_arrays(context.folder.predictions(variant.name), logits=logits)
     info = built.artifact.info
     return new_trial(variant).model_copy(
@@ -278,7 +280,7 @@ def _checked(context: Context, variant: Variant, built: Built, stage: Progress) 
             "build_s": built.build_s,
             "calibration_images": calibration_images(variant, context.job),
             "saturation": None if opened.device == "cuda" else saturation(context, variant, built),
-            **judged(context, variant, built.artifact, logits),
+            **found,
         }
     )
 
