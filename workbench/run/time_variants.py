@@ -171,7 +171,8 @@ def _session(
     launchers = HeatLaunchers()
 
     def launch(name: str) -> Worker:
-        return context.worker(BASELINE if name == TWIN else name, cpus, launchers)
+        # All of a session are forked or none: a forked process computes a little slower.
+        return context.worker(BASELINE if name == TWIN else name, cpus, launchers if gpu is None else None)
 
     def report(progress: Progress) -> None:
         what = f"{session} of {plural(len(names), 'variant')}, rounds at most"
