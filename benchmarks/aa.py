@@ -69,7 +69,7 @@ class Bench:
     artifacts: dict[str, Artifact]
     images: Images
     log: Path
-    launchers: HeatLaunchers = field(default_factory=HeatLaunchers)
+    launchers: HeatLaunchers = field(default_factory=lambda: HeatLaunchers([OrtRuntime()]))
 
     @property
     def cpus(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.e2e.plain import prepare_folder  # noqa: E402 - the tests are in the checkout, not in the package
+from tests.fleet.slower import SLOWER  # noqa: E402
 from workbench.fleet.lease import FOLDER_VARIABLE  # noqa: E402
 from workbench.fleet.link import ProcessLink  # noqa: E402
 from workbench.fleet.openssh import explain  # noqa: E402
@@ -35,23 +36,6 @@ from workbench.workspace import recipe as recipes  # noqa: E402
 from workbench.workspace.workspace import load  # noqa: E402
 
 CLASSES = {"f1": "fast", "f2": "fast", "s1": "slow", "s2": "slow"}
-SLOWER = """
-import dataclasses
-from contextlib import contextmanager
-from workbench.backends.ort import backend
-plain = backend.session
-
-@contextmanager
-def session(artifact, runtime):
-    with plain(artifact, runtime) as opened:
-        def infer(batch):
-            for _ in range(40 if batch.shape[-1] < 64 else 0):
-                opened.infer(batch)
-            return opened.infer(batch)
-        yield dataclasses.replace(opened, infer=infer)
-
-backend.session = session
-"""
 
 
 class Devices:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def module_named(name: str) -> str | None:
     return name if name in MODULES else parent if (parent := name.rpartition(".")[0]) in MODULES else None
 
 
+@cache
 def parsed(file: str) -> ast.AST:
     return ast.parse((ROOT / file).read_text(encoding="utf-8"))
 

@@ -30,7 +30,7 @@ from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
 from workbench.run import build  # noqa: E402
 from workbench.run.advice.advise import advise, advised  # noqa: E402
-from workbench.run.check_variant import build_baseline, build_variant  # noqa: E402
+from workbench.run.build_variant import build_baseline, build_variant  # noqa: E402
 from workbench.system import machine  # noqa: E402
 from workbench.workspace import recipe  # noqa: E402
 from workbench.workspace.recipe import Variant  # noqa: E402

@@ -30,6 +30,7 @@ os.environ.update(ray_cluster.ray_environment(str(SECRETS)))
 import ray  # noqa: E402
 
 from tests.e2e.plain import prepare_folder  # noqa: E402
+from tests.fleet.slower import SLOWER  # noqa: E402
 from workbench.errors import WorkbenchError  # noqa: E402
 from workbench.fleet.lease import FOLDER_VARIABLE  # noqa: E402
 from workbench.fleet.link import DeviceGone  # noqa: E402
@@ -55,24 +56,6 @@ pytestmark = [
 DEVICE = DeviceSettings.model_validate({"class": "x86", "ray": True})
 NAMES = ("a", "b", "c", "queued", "loaded")
 PAYLOAD_BYTES = 256 * 2**20
-# Small photos are computed forty times: the model's copy on these devices is a slower one.
-SLOWER = """
-import dataclasses
-from contextlib import contextmanager
-from workbench.backends.ort import backend
-plain = backend.session
-
-@contextmanager
-def session(artifact, runtime):
-    with plain(artifact, runtime) as opened:
-        def infer(batch):
-            for _ in range(40 if batch.shape[-1] < 64 else 0):
-                opened.infer(batch)
-            return opened.infer(batch)
-        yield dataclasses.replace(opened, infer=infer)
-
-backend.session = session
-"""
 
 
 def add_node(cluster: Any, name: str, **environment: str) -> Any:

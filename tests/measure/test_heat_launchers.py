@@ -44,7 +44,8 @@ def test_sessions_of_a_heat_have_one_parent_and_those_of_the_next_another(tmp_pa
     np.save(tmp_path / "photos.npy", np.zeros((8, SIDE, SIDE, 3), dtype=np.uint8))
     images = Images(tmp_path / "photos.npy", (0,) * 8, contract, digest="zeros")
     artifact = null_artifact(tmp_path, (0, 3, SIDE, SIDE), classes=10)
-    runtime, log, launchers = NullRuntime(), tmp_path / "log.txt", HeatLaunchers()
+    runtime, log = NullRuntime(), tmp_path / "log.txt"
+    launchers = HeatLaunchers([runtime])
     parents = []
     for _ in range(2):
         with launchers.heat():
@@ -58,8 +59,8 @@ def test_sessions_of_a_heat_have_one_parent_and_those_of_the_next_another(tmp_pa
     assert not any(psutil.pid_exists(parent) for parent in parents)
 
 
-def test_on_a_gpu_each_is_started_alone(tmp_path: Path) -> None:
-    launchers = HeatLaunchers()
+def test_beside_one_on_a_gpu_each_is_started_alone(tmp_path: Path) -> None:
     runtime = SETTINGS["onnxruntime"].model_validate({"backend": "onnxruntime", "device": "cuda"})
+    launchers = HeatLaunchers([NullRuntime(), runtime])
     with launchers.heat():
-        assert launchers.of(runtime, tmp_path / "log.txt") is None
+        assert launchers.of(NullRuntime(), tmp_path / "log.txt") is None

@@ -20,7 +20,8 @@ from workbench.measure.split import Parts
 from workbench.results.folder import RunFolder
 from workbench.results.records import Budget, RunInfo, TrialResult
 from workbench.run.advice.advise import Advice, Item
-from workbench.run.check_variant import Built, Context
+from workbench.run.build_variant import Built
+from workbench.run.check_variant import Context
 from workbench.run.tune.bench import BenchLost
 from workbench.run.tune.quick_look import QuickLook
 from workbench.run.tune.tune import tune_on

@@ -24,6 +24,7 @@ from tests.load import Answer, Load, children, heavy_onnx, point, publish_cut, p
 from tests.serving import ServerProcess, encoded, noise, publish, ready, server_process, wait_for
 from workbench.registry.gc import collect
 from workbench.registry.store import Registry
+from workbench.system.files import write_atomic
 
 pytestmark = pytest.mark.integration
 
@@ -291,10 +292,10 @@ def test_without_its_alias_it_goes_on_and_takes_the_next_when_the_alias_is_back(
         time.sleep(0.1)
         assert served(server.client) == "1.0.0"
         assert swaps(server.client, "failed") == 0
-        path.write_bytes(before[:40])
+        write_atomic(path, before[:40])
         wait_for(lambda: swaps(server.client, "failed") == 1)
         assert server.post(encoded(noise(1))).json()["model_version"] == "1.0.0"
-        path.write_bytes(before)
+        write_atomic(path, before)
         time.sleep(0.1)
         point(tmp_path, "1.1.0")
         wait_for(lambda: served(server.client) == "1.1.0")

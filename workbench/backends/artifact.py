@@ -174,6 +174,10 @@ class ArtifactCache:
             return None
         return artifact
 
+    def holds(self, key: str) -> bool:
+        """Whether something is kept for `key`, which is not read: `find` says whether it is whole."""
+        return self._folder(key).is_dir()
+
     def store(self, key: str, build: Callable[[Path], Artifact]) -> Artifact:
         """Keep the folder that `build` fills under `key`, or return the artifact of a faster process."""
         folder = self._folder(key)

@@ -1,20 +1,19 @@
 """The builders of a fleet at work: each is leased and sent what a link needs, and what it made comes here."""
 
-import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.backends.artifact import EXECUTABLE_FORMATS, Artifact, ArtifactCache, ArtifactInfo
-from workbench.errors import Unsuited, WorkbenchError, plural, summary
+from workbench.errors import Unsuited, WorkbenchError, plural
 from workbench.fleet.build_links import LinkTask, make_link, missing_link
 from workbench.fleet.build_request import request_of, source_files
 from workbench.fleet.build_schedule import BuildSchedule
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.lease import driver_name
 from workbench.fleet.link import DeviceError
-from workbench.fleet.pool import OpenLinks, for_all
+from workbench.fleet.pool import OpenLinks, for_all, unexpected
 from workbench.fleet.reach import OpenLink
 from workbench.fleet.session import DeviceSession, DeviceUnfit
 from workbench.fleet.spec import DeviceSettings
@@ -125,21 +124,14 @@ class BuildSession:
         """Have one builder build until nothing is left for it."""
         log = self.builders.logs / f"builder-{name}.txt"
         try:
-            with self.builders.open(name, self.builders.devices[name], log) as link:
-                self.links.add(link)
-                try:
-                    self._build_all(name, DeviceSession(link))
-                finally:
-                    self.links.remove(link)
+            with self.links.using(self.builders.open(name, self.builders.devices[name], log)) as link:
+                self._build_all(name, DeviceSession(link))
         except WorkbenchError as error:
             self.lost.add(name)
             self._say(name, error.message)
         except Exception as error:
-            # The other builders go on; the trace is in the log of this one.
             self.lost.add(name)
-            self._say(name, summary(error))
-            with log.open("a") as file:
-                traceback.print_exception(error, file=file)
+            self._say(name, unexpected(error, log))
         finally:
             self.schedule.leave(name)
             if self.schedule.over:

@@ -11,7 +11,7 @@ from workbench.backends import takes_onnx
 from workbench.backends.artifact import Artifact
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.link import DeviceGone
-from workbench.fleet.session import DeviceSession
+from workbench.fleet.session import OWN_FILES, DeviceSession
 from workbench.fleet.shipment import SentPixels, SentPlan, SentVariant
 from workbench.fleet.work import COMPILED, FleetWork
 from workbench.measure.latency import Plan
@@ -20,7 +20,8 @@ from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import pipeline
 from workbench.run.advice.advise import Advice
-from workbench.run.check_variant import Built, Context
+from workbench.run.build_variant import Built
+from workbench.run.check_variant import Context
 from workbench.run.tune.bench import BenchLost
 from workbench.run.tune.layers import layers_of
 from workbench.run.tune.quick_look import QuickLook
@@ -29,7 +30,6 @@ from workbench.system.child import call
 from workbench.system.progress import Progress
 from workbench.workspace.recipe import Variant
 
-OWN_FILES = ("run.json", "trials.jsonl")  # of the run, which the driver writes itself
 P = ParamSpec("P")
 R = TypeVar("R")
 

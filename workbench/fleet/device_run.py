@@ -18,7 +18,8 @@ from workbench.photos.overlap import Separation
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
-from workbench.run.check_variant import Built, Context, cause_of, empty_worker, ended, new_trial
+from workbench.run.build_variant import Built
+from workbench.run.check_variant import Context, cause_of, empty_worker, ended, new_trial
 from workbench.run.pipeline import checked, timed
 from workbench.run.prepare import Prepared, overridden
 from workbench.run.tune.layers import layer_times

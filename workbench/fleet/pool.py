@@ -1,9 +1,13 @@
 """Many devices at once: a thread each, bounded, that Ctrl-C ends with every lease."""
 
 import threading
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
 
+from workbench.errors import summary
 from workbench.fleet.link import DeviceLink
 
 AT_ONCE = 64  # devices; a thread mostly waits
@@ -17,16 +21,20 @@ class OpenLinks:
         self._lock, self._open = threading.Lock(), set[DeviceLink]()
         self.stopped = False
 
-    def add(self, link: DeviceLink) -> None:
+    @contextmanager
+    def using(self, link: DeviceLink) -> Iterator[DeviceLink]:
+        """The link, open for as long as the block runs, unless it is stopped."""
         with self._lock:
             self._open.add(link)
             stopped = self.stopped
         if stopped:
             link.close()
-
-    def remove(self, link: DeviceLink) -> None:
-        with self._lock:
-            self._open.discard(link)
+        try:
+            with link:
+                yield link
+        finally:
+            with self._lock:
+                self._open.discard(link)
 
     def stop(self) -> None:
         """Close every link: its device's lease ends with it."""
@@ -35,6 +43,13 @@ class OpenLinks:
             links = list(self._open)
         for link in links:
             link.close()
+
+
+def unexpected(error: Exception, log: Path) -> str:
+    """What one device ended with, in one line, for the others go on; the trace is added to its log."""
+    with log.open("a") as file:
+        traceback.print_exception(error, file=file)
+    return summary(error)
 
 
 def for_all(

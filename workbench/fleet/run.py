@@ -1,7 +1,6 @@
 """`run --fleet`: build once, measure on every device, keep what was finished whatever happens to others."""
 
 import shutil
-import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +8,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from workbench.errors import WorkbenchError, summary
+from workbench.errors import WorkbenchError
 from workbench.fleet.builders import Builders
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.lease import driver_name
 from workbench.fleet.link import DeviceGone, DeviceLink
-from workbench.fleet.pool import OpenLinks, for_all
+from workbench.fleet.pool import OpenLinks, for_all, unexpected
 from workbench.fleet.progress import FleetProgress
 from workbench.fleet.reach import OpenLink, open_link
 from workbench.fleet.records import (
@@ -236,21 +235,13 @@ class FleetDriver:
         log = self.folder.device(name).path / "logs" / "connection.txt"
         measured = DeviceMeasurement(self, name, outcome, before)
         try:
-            link = self.settings.open(name, self.fleet.devices[name], log)
-            self.links.add(link)
-            try:
-                with link:
-                    ask(measured, link, progress.of(name))
-            finally:
-                self.links.remove(link)
+            with self.links.using(self.settings.open(name, self.fleet.devices[name], log)) as link:
+                ask(measured, link, progress.of(name))
             return True
         except WorkbenchError as error:
             state, reason = end_of(error, stopped=self.links.stopped)
         except Exception as error:
-            # The other devices go on; the trace is in the log of this one.
-            state, reason = "failed", summary(error)
-            with log.open("a") as file:
-                traceback.print_exception(error, file=file)
+            state, reason = "failed", unexpected(error, log)
         self.folder.update(name, measured.outcome, state=state, reason=reason)
         progress.end(name, state, reason)
         return False

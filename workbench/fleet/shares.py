@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LOOK = (
-    8  # photos that a device without a share of its own answers, so that it too is checked; they do not count
-)
+# Photos that a device without a share of its own answers, so that it too is checked; they do not count.
+LOOK = 8
 
 
 class PhotoShare(Record):

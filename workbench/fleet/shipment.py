@@ -1,7 +1,7 @@
 """What a driver sends to a device, as plain records; files are named by their sha256."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,16 +98,11 @@ class SentPlan(Record):
 
 
 def placed(info: ArtifactInfo, cache: Path, objects: ObjectStore) -> Artifact:
-    """An artifact that was sent, in a folder of its own below the cache."""
-    paths = {digest: objects.path(digest) for _, digest in info.files}
-    return place_artifact(info, cache / "links" / Artifact(Path(), info).digest, paths)
-
-
-def place_artifact(info: ArtifactInfo, folder: Path, objects: Mapping[str, Path]) -> Artifact:
-    """An artifact folder over the objects that hold its files. objects: their paths, by digest."""
+    """An artifact that was sent: a folder below the cache over the objects that hold its files."""
+    folder = cache / "links" / Artifact(Path(), info).digest
     make_folder(folder)
     for file, digest in info.files:
         target = folder / Path(file).name
         target.unlink(missing_ok=True)
-        target.hardlink_to(objects[digest])
+        target.hardlink_to(objects.path(digest))
     return Artifact(folder, info)

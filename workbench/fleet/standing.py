@@ -57,12 +57,8 @@ def _look(
     seen = _seen(name, device)
     gone = DeviceStanding(name, device, "gone", since=_changed_at(seen))
     try:
-        with open_(name, device, cache_folder() / "logs" / f"fleet-{name}.txt") as link:
-            links.add(link)
-            try:
-                standing = _asked(name, device, DeviceSession(link), clock=clock)
-            finally:
-                links.remove(link)
+        with links.using(open_(name, device, cache_folder() / "logs" / f"fleet-{name}.txt")) as link:
+            standing = _asked(name, device, DeviceSession(link), clock=clock)
     except DeviceUnfit as error:
         standing = replace(gone, state="unfit", reason=error.message, since=None)
     except DeviceGone as error:

@@ -6,24 +6,22 @@ looked at is remembered on the device: after an interruption the same command go
 
 import shutil
 import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
-from workbench.errors import WorkbenchError, summary
-from workbench.fleet.device_bench import OWN_FILES, DeviceBench
+from workbench.errors import WorkbenchError
+from workbench.fleet.device_bench import DeviceBench
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.lease import driver_name
-from workbench.fleet.link import DeviceGone, DeviceLink
-from workbench.fleet.pool import OpenLinks, for_all
+from workbench.fleet.link import DeviceGone
+from workbench.fleet.pool import OpenLinks, for_all, unexpected
 from workbench.fleet.progress import FleetProgress
 from workbench.fleet.records import DeviceState, FleetDevice, FleetFolder, FleetRun, FleetStatus, SavedRecipe
 from workbench.fleet.run import FleetOptions, end_of
-from workbench.fleet.session import DeviceSession, DeviceUnfit
+from workbench.fleet.session import OWN_FILES, DeviceSession, DeviceUnfit
 from workbench.fleet.spec import FleetFile
 from workbench.fleet.work import FleetWork
 from workbench.measure.records import BASELINE
@@ -146,7 +144,7 @@ class FleetTuner:
         state: DeviceState = "done"
         reason: str | None = None
         try:
-            with self._linked(name, log) as link:
+            with self.links.using(self.settings.open(name, device, log)) as link:
                 search = ClassSearch(self, name, device_class, DeviceSession(link, progress.of(device_class)))
                 self.found[device_class] = search.run(wait_s=self.settings.wait_s if wait else 0.0)
         except WorkbenchError as error:
@@ -154,23 +152,9 @@ class FleetTuner:
         except BenchLost as lost:
             state, reason = end_of(DeviceGone(str(lost)), stopped=self.links.stopped)
         except Exception as error:
-            # The other classes go on; the trace is in the log of this device.
-            state, reason = "failed", summary(error)
-            with log.open("a") as file:
-                traceback.print_exception(error, file=file)
+            state, reason = "failed", unexpected(error, log)
         self.folder.update(name, outcome, state=state, reason=reason, **self._known(name, search))
         return state, reason, search is not None and search.begun
-
-    @contextmanager
-    def _linked(self, name: str, log: Path) -> Iterator[DeviceLink]:
-        """A link to the device that Ctrl-C closes."""
-        link = self.settings.open(name, self.fleet.devices[name], log)
-        self.links.add(link)
-        try:
-            with link:
-                yield link
-        finally:
-            self.links.remove(link)
 
     def _known(self, name: str, search: "ClassSearch | None") -> dict[str, object]:
         """What an outcome keeps of a search."""

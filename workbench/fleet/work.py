@@ -15,8 +15,8 @@ from workbench.results.folder import RunFolder
 from workbench.results.reasons import Skipped
 from workbench.results.records import TrialResult
 from workbench.run import build
+from workbench.run.build_variant import Built
 from workbench.run.check_variant import (
-    Built,
     Context,
     calibration_images,
     cause_of,

@@ -134,7 +134,8 @@ def build(job: Job, variant: Variant) -> tuple[str, Artifact]:
 
 def imports(job: Job, variant: Variant) -> tuple[str, ...]:
     """The modules that a build imports, takes long to, and that start no threads."""
-    if is_exported(job, variant) or kind_of(job.source.checkpoint) == "onnx":
+    exported = ArtifactCache(job.cache).holds(_export_key(job, variant))
+    if exported or kind_of(job.source.checkpoint) == "onnx":
         return RUNS_ONNX
     dynamo = takes_onnx(variant.runtime) and variant.export.exporter != "torchscript"
     return (*RUNS_ONNX, "torch", *(("torch._dynamo", "onnxscript") if dynamo else ()))

@@ -1,6 +1,5 @@
-"""One variant before it is timed: built, opened in a process of its own, held against the source model."""
+"""One variant before it is timed: opened in a process of its own, held against the source model."""
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from workbench.backends import NullRuntime, OrtRuntime, Runtime, backend_of
-from workbench.backends.artifact import Artifact, ExportRecord
+from workbench.backends.artifact import Artifact
 from workbench.backends.null import null_artifact
 from workbench.errors import Unsuited, WorkbenchError
 from workbench.measure.accuracy import accuracy, parity
@@ -20,16 +19,16 @@ from workbench.measure.records import BASELINE, Accuracy, GpuUse, SameAnswers, S
 from workbench.measure.session_process import Memory, Opened
 from workbench.measure.split import Parts
 from workbench.measure.worker import Worker
-from workbench.model.export.settings import Export, writes_opset
 from workbench.photos.contract import Preprocess
 from workbench.results.folder import RunFolder
 from workbench.results.reasons import Cause, Failed, OutOfTime, Skipped, TooLarge
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import build
 from workbench.run.availability import not_here
+from workbench.run.build_variant import Built, build_variant
 from workbench.run.conversion_check import check_as_asked, hold_answers, hold_runtime
 from workbench.run.prepare import Prepared, overridden
-from workbench.system.child import ChildDied, ChildError, call
+from workbench.system.child import call
 from workbench.system.environments import VirtualEnvironment
 from workbench.system.files import digest_of, write_arrays, write_atomic
 from workbench.system.nvml import Reader, opened_gpu
@@ -44,25 +43,6 @@ if TYPE_CHECKING:
 
 
 MEMORY_CALLS = 20  # enough for a runtime's arenas to reach their size
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """build_s: None where everything came from the cache."""
-
-    key: str
-    artifact: Artifact
-    build_s: float | None
-
-    @property
-    def export(self) -> ExportRecord:
-        return self.artifact.info.export or ExportRecord()
-
-    def after(self, passed_over: str) -> "Built":
-        """With why another exporter was not taken."""
-        export = self.export.model_copy(update={"passed_over": passed_over})
-        info = self.artifact.info.model_copy(update={"export": export})
-        return replace(self, artifact=replace(self.artifact, info=info))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,44 +117,6 @@ class Context:
             with self.spans.span("building"):
                 self.built[variant.name] = build_variant(self.job_of(variant.name), variant, log, timeout_s)
         return self.built[variant.name]
-
-
-def build_baseline(prepared: Prepared, timeout_s: float, report: Report) -> tuple[Variant, Built]:
-    """The plain FP32 export, by the first exporter that takes the network. Raises WorkbenchError where none
-    does."""
-    what = "plain FP32 export, onnxruntime, 1 thread"
-    variant = Variant(BASELINE, BASELINE, what, Export(), (), OrtRuntime())
-    # Logged in the cache: the run folder goes where there is no baseline to begin with.
-    log = prepared.job.cache / "logs" / "baseline.txt"
-    report(Progress("building the baseline", 0, 1, f"opset {variant.export.opset}"))
-    try:
-        built = build_variant(prepared.job, variant, log, timeout_s)
-    except ChildError as error:
-        message = "the FP32 baseline cannot be exported, so there is nothing to compare with"
-        raise WorkbenchError(f"{message}: {error.message}", hint=error.hint or f"see {log}") from error
-    for sentence in built.export.sentences():
-        report(Progress("model", 0, 0, sentence))
-    return variant, built
-
-
-def build_variant(job: build.Job, variant: Variant, log: Path, timeout_s: float) -> Built:
-    """From the cache, or in a process of its own. Raises ChildError."""
-    if (found := build.find(job, variant)) is not None:
-        return Built(*found, build_s=None)
-    started, first = time.monotonic(), variant.export
-    try:
-        imports = build.imports(job, variant)
-        found = call(
-            build.build, job, variant, log=log, timeout_s=timeout_s, label="the build", imports=imports
-        )
-    except ChildDied as error:
-        # Out of memory, say: dynamo takes more of it than torchscript.
-        torchscript = first.model_copy(update={"exporter": "torchscript"})
-        if first.exporter != "auto" or not writes_opset(torchscript) or build.is_exported(job, variant):
-            raise
-        built = build_variant(job, replace(variant, export=torchscript), log, timeout_s)
-        return built.after(f"dynamo, opset {first.opset}: {error.message}")
-    return Built(*found, time.monotonic() - started)
 
 
 def reference_logits(job: build.Job, baseline: Artifact, log: Path, report: Report) -> "NDArray[np.float32]":

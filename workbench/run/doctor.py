@@ -113,7 +113,8 @@ def _time_copies(report: Report) -> Measured:
         np.save(folder / "photos.npy", np.zeros((8, CLOCK_SIDE, CLOCK_SIDE, 3), dtype=np.uint8))
         images = Images(folder / "photos.npy", (0,) * 8, contract, digest="zeros")
         artifact = null_artifact(folder, (0, 3, CLOCK_SIDE, CLOCK_SIDE), classes=10)
-        runtime, log, launchers = NullRuntime(), folder / "log.txt", HeatLaunchers()
+        runtime, log = NullRuntime(), folder / "log.txt"
+        launchers = HeatLaunchers([runtime])
 
         def launch(_: str) -> Worker:
             launcher = launchers.of(runtime, log)

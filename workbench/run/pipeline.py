@@ -21,15 +21,8 @@ from workbench.results.verdict import Comparison, compare
 from workbench.run.advice.advise import Advice, advise, advised, hindsight
 from workbench.run.availability import not_here
 from workbench.run.build import code_digest, network
-from workbench.run.check_variant import (
-    Built,
-    Context,
-    build_baseline,
-    calibration_images,
-    check,
-    empty_worker,
-    reference_logits,
-)
+from workbench.run.build_variant import Built, build_baseline
+from workbench.run.check_variant import Context, calibration_images, check, empty_worker, reference_logits
 from workbench.run.environments import NOTHING
 from workbench.run.given import Given
 from workbench.run.prepare import FEW, Prepared, notes_on, prepare

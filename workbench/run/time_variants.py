@@ -168,11 +168,10 @@ def _session(
     batch_sizes = {name: runtime.batch for name, runtime in runtimes.items() if runtime.batch > 1}
     lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes, needs, kept)
     measured = sessions[session] = Measured()
-    launchers = HeatLaunchers()
+    launchers = HeatLaunchers(runtimes.values())
 
     def launch(name: str) -> Worker:
-        # All of a session are forked or none: a forked process computes a little slower.
-        return context.worker(BASELINE if name == TWIN else name, cpus, launchers if gpu is None else None)
+        return context.worker(BASELINE if name == TWIN else name, cpus, launchers)
 
     def report(progress: Progress) -> None:
         what = f"{session} of {plural(len(names), 'variant')}, rounds at most"

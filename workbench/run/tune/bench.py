@@ -10,7 +10,8 @@ from workbench.measure.records import BASELINE
 from workbench.results.records import RunInfo, TrialResult
 from workbench.run import pipeline
 from workbench.run.advice.advise import Advice
-from workbench.run.check_variant import Built, Context
+from workbench.run.build_variant import Built
+from workbench.run.check_variant import Context
 from workbench.run.tune.layers import layers_of
 from workbench.run.tune.quick_look import Looker, QuickLook
 from workbench.steps.int8.layer_sensitivity import LayerSensitivity

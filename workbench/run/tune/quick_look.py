@@ -20,7 +20,8 @@ from workbench.measure.stats import PairedDrop
 from workbench.measure.worker import Worker
 from workbench.results.records import Budget
 from workbench.run.build import packages_of
-from workbench.run.check_variant import Built, Context, same_as_baseline
+from workbench.run.build_variant import Built
+from workbench.run.check_variant import Context, same_as_baseline
 from workbench.system import machine
 from workbench.system.child import ChildError
 from workbench.system.files import digest_of, write_atomic

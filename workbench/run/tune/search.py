@@ -12,7 +12,8 @@ from workbench.model.graph.roles import Role
 from workbench.results.reasons import Failed, OutOfTime, Skipped
 from workbench.results.records import Budget, TrialResult
 from workbench.results.targets import Facts, best_by_facts
-from workbench.run.check_variant import Built, Context, cause_of
+from workbench.run.build_variant import Built
+from workbench.run.check_variant import Context, cause_of
 from workbench.run.tune import moves
 from workbench.run.tune.bench import SearchBench
 from workbench.run.tune.layers import LAYER_SECONDS
