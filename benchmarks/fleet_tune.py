@@ -1,4 +1,5 @@
-"""`tune --fleet` over two classes of two devices of this machine, one with a slower copy of the model.
+"""`tune --fleet` over two classes of two devices of this machine, and a builder; one class has a slower copy
+of the model.
 
     python -m benchmarks.fleet_tune [--budget 40]
 
@@ -8,11 +9,13 @@ one device in the middle of a second search, and goes on from there.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from workbench.workspace import recipe as recipes  # noqa: E402
 from workbench.workspace.workspace import load  # noqa: E402
 
 CLASSES = {"f1": "fast", "f2": "fast", "s1": "slow", "s2": "slow"}
+MAKER = DeviceSettings.model_validate({"class": "maker", "ssh": "maker", "role": "build"})
 
 
 class Devices:
@@ -52,7 +56,13 @@ class Devices:
         environment = {**child_environment(), FOLDER_VARIABLE: str(own), "KRISHI_CACHE": str(own)}
         if device.device_class == "slow":
             environment["PYTHONPATH"] = f"{self.folder / 'slower'}{os.pathsep}{environment['PYTHONPATH']}"
-        command = [sys.executable, "-P", "-m", "workbench.fleet.worker"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "workbench.fleet.worker",
+            *(["--builds"] if device.builds else []),
+        ]
         self.links[name] = ProcessLink(command, log, explain, environment)
         return self.links[name]
 
@@ -63,6 +73,7 @@ def tuned(root: Path, devices: Devices, budget_s: float, **more: Any) -> tuple[F
             name: DeviceSettings.model_validate({"class": each, "ssh": name})
             for name, each in CLASSES.items()
         }
+        | {"maker": MAKER}
     )
     targets = {name: root / "recipes" / f"tuned-{name}.yaml" for name in fleet.classes}
     plan = Plan(budget_s=budget_s, rounds=4, turns=8)
@@ -88,8 +99,8 @@ def main() -> None:
         done, seconds = tuned(root, devices, budget_s)
         print(f"## A search, {seconds:.0f} s\n\n{text(done)}\n")
         print(f"winners: { {name: each.comparison.winner for name, each in done.found.items()} }")
-        built = len(list((folder / "driver" / "artifacts").glob("*")))
-        print(f"artifacts built by the driver: {built}")
+        infos = [json.loads(path.read_bytes()) for path in (folder / "driver").rglob("artifact.json")]
+        print(f"built by: {dict(Counter(info.get('built_on') or 'the driver' for info in infos))}")
         looks = {name: len(list((folder / name).rglob("looks/*.json"))) for name in CLASSES}
         print(f"looks remembered, by device: {looks}\n")
         threading.Timer(budget_s / 2, lambda: devices.links["s1"].process.kill()).start()

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from tests.builders import Once
 from tests.e2e.tiny import shared_student, write_workspace
 from workbench.cli import main
+from workbench.fleet.builders import Builders
+from workbench.fleet.device_bench import DeviceBench
+from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.lease import FOLDER_VARIABLE, DeviceLock
 from workbench.fleet.link import AnswerFrame, DeviceLink, ProcessLink
 from workbench.fleet.openssh import explain
@@ -24,8 +28,10 @@ from workbench.fleet.session import DeviceSession
 from workbench.fleet.shares import ClassShares
 from workbench.fleet.shipment import SentVariant
 from workbench.fleet.spec import DeviceSettings, FleetFile, load_fleet
+from workbench.fleet.work import FleetWork
 from workbench.measure.latency import Plan
 from workbench.run.pipeline import Options, checked
+from workbench.run.tune.bench import BenchLost
 from workbench.system.child import child_environment
 from workbench.system.files import sha256_file
 from workbench.system.progress import Progress, silent
@@ -208,6 +214,16 @@ def test_the_fleets_run_is_compared_by_class(
     assert main(["compare", session.folder.run_id]) == 0
     out = capsys.readouterr().out
     assert "measured on dev (here)" in out and "torch runs on none of the classes" in out
+    for option in (
+        ["--sort", "size"],
+        ["--only", "pareto"],
+        ["--plot"],
+        ["--columns", "audit"],
+        ["--reanalyse"],
+    ):
+        assert main(["compare", session.folder.run_id, *option]) == 2
+        told = capsys.readouterr().err
+        assert option[0] in told and "only for the run of one device" in told
 
 
 def test_a_search_looks_at_candidates_and_profiles_layers_on_the_device(session: Session) -> None:
@@ -231,6 +247,21 @@ def test_a_search_looks_at_candidates_and_profiles_layers_on_the_device(session:
         *_, (_, before), (_, after) = work.links["int8"]
         floats, quantized = device.profile(before.info, after.info, work.context.job.contract)
         assert floats and quantized and min(*floats.values(), *quantized.values()) >= 0
+
+
+def test_the_candidates_of_a_search_are_built_by_builders(session: Session) -> None:
+    context, maker = session.driver.work.context, load_fleet(session.root).builders
+    (variant,) = load_recipes([session.root / "recipes" / "int8.yaml"])
+    (step,) = variant.steps
+    other = replace(variant, name="few", steps=(step.model_copy(update={"bias_correction": True}),))
+    builders = Builders(maker, open_link, "a search", session.root / "logs", 60.0, silent)
+    work = FleetWork(replace(context, built=dict(context.built)), [])
+    link = cast(DeviceSession, None)
+    bench = DeviceBench(link, cast(DeviceFacts, None), work, context, builders, Lock(), lambda: False)
+    assert bench.build(other, 60.0).artifact.info.built_on == "maker"
+    bench.stopped = lambda: True
+    with pytest.raises(BenchLost):
+        bench.build(other, 60.0)
 
 
 def test_a_class_gets_a_version_of_its_own(

@@ -14,6 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
 from workbench.steps import Photos, Step, apply_native, transform
+from workbench.steps.executorch.exclusions import operator, roles_of_graph
 from workbench.steps.executorch.settings import Executorch
 from workbench.steps.litert.exclusions import excluded_patterns, roles_of_nodes
 from workbench.steps.litert.settings import LOCK as LITERT_LOCK
@@ -210,3 +211,28 @@ def test_the_exporter_writes_an_executorch_program(
     assert audit.macs == 8 * 8 * 8 * (27 + 9) + 8 * 8 * 16 * 8 + 16 * 5
     assert audit.delegation is not None
     assert audit.delegation.whole
+
+
+def test_the_roles_of_a_torch_program_are_those_of_its_operators(program: Path) -> None:
+    import torch
+
+    graph = torch.export.load(program).module().graph
+    found = roles_of_graph(graph)
+    kinds = [(operator(node), set(found[node.name])) for node in graph.nodes if node.name in found]
+    assert kinds == [
+        ("conv2d", {"first"}), ("hardswish", {"hardswish"}), ("conv2d", {"depthwise"}),
+        ("hardswish", {"hardswish"}), ("linear", {"last"}),
+    ]  # fmt: skip
+
+
+def test_what_an_executorch_step_excludes_is_float_in_its_program(
+    program: Path, photos: Photos, tmp_path: Path
+) -> None:
+    pytest.importorskip("executorch", reason="it runs in an environment of its own")
+    excluded = {"exclude_roles": ("first", "depthwise"), "exclude_op_types": ("linear",)}
+    step = Executorch.model_validate({"use": "executorch", "quantize": "static", **excluded})
+    info = apply_native(step, program, tmp_path, photos)
+    assert info.note is not None and "of the multiplications" in info.note
+    unknown = Executorch(use="executorch", quantize="static", exclude_op_types=("conv2d",))
+    with pytest.raises(WorkbenchError, match="knows no operator `conv2d`"):
+        apply_native(unknown, program, tmp_path, photos)

@@ -1,5 +1,6 @@
 """`compare`, `advise` and `explain`: what helps to choose."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -95,6 +96,8 @@ def compare(
     results = find_workspace(workspace, inputs=False).results
     fleet = fleet_run(results, runs[0] if runs else None) if len(runs or []) < 2 else None
     if fleet is not None and variant is None and not pairs:
+        given = {"--only": only, "--sort": sort, "--plot": plot, "--reanalyse": reanalyse}
+        _check_of_a_fleet(fleet, {**given, "--columns": columns != "speed"})
         return print_matrix(fleet, form, output)
     if variant is not None:
         return _print_variant(results, runs or [], variant, form, reanalyse=reanalyse)
@@ -123,6 +126,14 @@ def _check_together(
         raise typer.BadParameter(f"with --pairs it is {', '.join(PAIR_FORMATS)}", param_hint="'--format'")
     if plot and (form != "table" or output is not None):
         raise typer.BadParameter("only below a table in the terminal", param_hint="'--plot'")
+
+
+def _check_of_a_fleet(folder: Path, given: Mapping[str, object]) -> None:
+    """Raise BadParameter for an option that the table of classes does not have."""
+    for name, value in given.items():
+        if value:
+            message = f"only for the run of one device, as `compare {folder.name}/devices/NAME` shows it"
+            raise typer.BadParameter(message, param_hint=f"'{name}'")
 
 
 def _print_variant(

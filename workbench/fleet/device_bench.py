@@ -1,7 +1,7 @@
-"""A device as the bench of a search: the driver decides and builds, the device looks, checks and times."""
+"""A device as the bench of a search: the driver decides, it or builders build, the device measures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from threading import Lock
@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from workbench.backends import takes_onnx
 from workbench.backends.artifact import Artifact
+from workbench.fleet.builders import Builders
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.link import DeviceGone
 from workbench.fleet.session import OWN_FILES, DeviceSession
@@ -54,14 +55,16 @@ class DeviceBench:
     """One leased device on which a run has begun.
 
     context: of the search, its folder the device's. work: its context, with the same builds, logs them beside
-    the driver's. building: of all searches of the driver: one builds at a time, and what another has built
-    comes from the cache. stopped: whether the user has ended the run.
+    the driver's. builders: build first; what they cannot is built here. building: of all searches of the
+    driver: one builds at a time, and what another has built comes from the cache. stopped: whether the user
+    has ended the run.
     """
 
     session: DeviceSession
     facts: DeviceFacts
     work: FleetWork
     context: Context
+    builders: Builders
     building: Lock
     stopped: Callable[[], bool]
     _pixels: dict[str, SentPixels] = field(default_factory=dict)
@@ -94,6 +97,7 @@ class DeviceBench:
         with self.building:
             if self.stopped():
                 raise BenchLost("the run was stopped")
+            self.work.build_on(replace(self.builders, timeout_s=timeout_s), [variant])
             built = self.work.context.build(variant, timeout_s)
             self._pixels[variant.name] = self.work.add(variant)
         return built

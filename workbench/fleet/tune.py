@@ -1,7 +1,8 @@
 """`tune --fleet`: a search for each class of devices, on one of its devices, that share what they build.
 
-The search is that of `tune`. It decides and builds here; a device takes the looks, checks and times. What was
-looked at is remembered on the device: after an interruption the same command goes on from there.
+The search is that of `tune`. It decides here; the builders build, or where there are none this machine;
+a device takes the looks, checks and times. What was looked at is remembered on the device: after an
+interruption the same command goes on from there.
 """
 
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from workbench.errors import WorkbenchError
+from workbench.fleet.builders import Builders
 from workbench.fleet.device_bench import DeviceBench
 from workbench.fleet.facts import DeviceFacts
 from workbench.fleet.lease import driver_name
@@ -172,6 +174,11 @@ class FleetTuner:
             self.run = self.run.model_copy(update=both)
             self.folder.save(self.run)
 
+    def builders(self, report: Report) -> Builders:
+        """The devices that build, for one class's search."""
+        timeout_s, logs = self.settings.options.build_timeout_s, self.folder.build.path / "logs"
+        return Builders(self.fleet.builders, self.settings.open, self.run.run_id, logs, timeout_s, report)
+
     def keep_recipes(self, run: RunFolder) -> None:
         """Note the variants that a device was timed with, so that the run's table has them."""
         timed = [trial for trial in run.trials() if trial.latency is not None and trial.variant != BASELINE]
@@ -224,7 +231,7 @@ class ClassSearch:
         work = FleetWork(context, [])
         session.report(Progress("building for the fleet", 0, 0, BASELINE))
         with tuner.building:
-            work.build_all()
+            work.build_all(tuner.builders(session.report))
         if (problem := facts.unfit(disk_bytes=session.lacking_bytes(work.objects))) is not None:
             raise DeviceUnfit(problem)
         session.send(work.objects)
@@ -235,7 +242,10 @@ class ClassSearch:
             shutil.copyfile(tuner.folder.build.path / file, folder.path / file)
         empty = replace(context.empty_worker, peak_bytes=session.begin(shipment))
         context = replace(context, folder=folder, info=shipment.info, empty_worker=empty)
-        return DeviceBench(session, facts, work, context, tuner.building, lambda: tuner.links.stopped)
+        builders = tuner.builders(session.report)
+        return DeviceBench(
+            session, facts, work, context, builders, tuner.building, lambda: tuner.links.stopped
+        )
 
     def _baseline(self, bench: DeviceBench) -> TrialResult:
         """Checked on the device. Raises WorkbenchError where it cannot be measured there."""

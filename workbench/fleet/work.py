@@ -54,7 +54,7 @@ class FleetWork:
     def build_all(self, builders: Builders | None = None) -> None:
         """Build every variant as far as one machine can for all: on the builders first, what is left here."""
         if builders is not None:
-            builders.build(self._wanted())
+            self.build_on(builders, [self.context.baseline, *self.variants])
         total = len(self.variants)
         for number, variant in enumerate([self.context.baseline, *self.variants]):
             self.context.report(Progress("building for the fleet", number, total + 1, variant.name))
@@ -70,16 +70,16 @@ class FleetWork:
                 self.ended[variant.name] = ended(new_trial(variant), cause_of(variant, error))
         self._add_photos()
 
-    def _wanted(self) -> list[tuple[build.Job, Variant]]:
-        """What can be built at all, with the jobs."""
-        found = []
-        for variant in (self.context.baseline, *self.variants):
+    def build_on(self, builders: Builders, variants: Sequence[Variant]) -> None:
+        """Have builders make what is missing of these, into the cache here."""
+        wanted = []
+        for variant in variants:
             try:
                 if takes_onnx(variant.runtime):
-                    found.append((self._job(variant), variant))
+                    wanted.append((self._job(variant), variant))
             except WorkbenchError:  # its own build says so
                 continue
-        return found
+        builders.build(wanted)
 
     def built_on(self) -> dict[str, tuple[str, ...]]:
         """The machine that built each link of a variant, the export first."""

@@ -47,7 +47,8 @@ class SaturatedLaunches:
     """Rounds of fresh launches of all variants.
 
     together: variants that are open beside the baseline: each launch holds memory.
-    read: is given each launch once it is warm. report: takes the rounds made and asked.
+    read: is given each launch once it is warm. finish: those of the last round as well, after their turns,
+    where there is more than one round. report: takes the rounds made and asked.
     found: by variant. failed: by variant, the message; those are launched no more.
     """
 
@@ -55,6 +56,7 @@ class SaturatedLaunches:
     open: Open
     read: Callable[[str, Launched], None]
     report: Callable[[int, int], None]
+    finish: Callable[[str, Launched], None] = lambda _name, _launched: None
     clock: Callable[[], float] = time.monotonic
     seed: int = 0
     together: int = TOGETHER
@@ -70,14 +72,16 @@ class SaturatedLaunches:
             self.report(made, rounds)
             rng.shuffle(others)
             running = [name for name in others if name not in self.failed]
+            last = made > 0 and made + 1 == rounds
             for start in range(0, max(1, len(running)), self.together):
-                self._make_round([self.baseline, *running[start : start + self.together]], rng)
+                names = [self.baseline, *running[start : start + self.together]]
+                self._make_round(names, rng, finish=last)
             made += 1
             if made == 1:
                 fitting = int(budget_s / max(self.clock() - began, 1e-9))
                 rounds = max(LEAST_ROUNDS, min(ROUNDS, fitting)) if fitting else made
 
-    def _make_round(self, names: list[str], rng: random.Random) -> None:
+    def _make_round(self, names: list[str], rng: random.Random, *, finish: bool) -> None:
         """One launch of each of these, one after the other; then they take turns."""
         rng.shuffle(names)
         launched: dict[str, Launched] = {}
@@ -94,6 +98,9 @@ class SaturatedLaunches:
                 for name in rng.sample(list(launched), len(launched)):
                     with self._failure_noted(name, launched):
                         turns[-1][name] = launched[name].saturate(WINDOW_S)
+            for name in list(launched) if finish else ():
+                with self._failure_noted(name, launched):
+                    self.finish(name, launched[name])
         for name in launched:
             found = self.found.setdefault(name, Saturated())
             found.ips.append(median(turn[name] for turn in turns))

@@ -1,7 +1,7 @@
 """What is measured after the latencies: photos a second at saturation, fresh launches, the whole path."""
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import cast
@@ -43,14 +43,18 @@ def with_extras(
     by_throughput = context.info.budget.objective == "throughput"
     asked = by_throughput or any(name not in finalists for name in names)
     budget_s = min(allowed_s, max(LEAST_S, timing_s * (1 if asked else SHARE)))
-    trials = saturated(context, trials, names, budget_s=budget_s, together=together)
     photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
-    return [
-        trial.model_copy(update={"whole_path": _whole_path(context, trial.variant, photos)})
-        if trial.variant in finalists
-        else trial
-        for trial in trials
-    ]
+    walked: dict[str, tuple[WholePath, ...]] = {}
+
+    def walk(name: str, worker: Worker) -> None:
+        if name in finalists and name not in walked:
+            walked[name] = tuple(worker.walk_path(*photo) for photo in photos)
+
+    trials = saturated(context, trials, names, budget_s=budget_s, together=together, finish=walk)
+    for name in finalists:
+        if name not in walked:
+            _walk_alone(context, name, walk)
+    return [trial.model_copy(update={"whole_path": walked.get(trial.variant, ())}) for trial in trials]
 
 
 def candidates(info: RunInfo, trials: Sequence[TrialResult]) -> list[str]:
@@ -73,8 +77,12 @@ def saturated(
     *,
     budget_s: float,
     together: int,
+    finish: Callable[[str, Worker], None] = lambda _name, _worker: None,
 ) -> list[TrialResult]:
-    """The trials with the throughput of the named ones, in turns with the baseline, and their readings."""
+    """The trials with the throughput of the named ones, in turns with the baseline, and their readings.
+
+    finish: see `SaturatedLaunches`.
+    """
     readings: dict[str, list[_Reading]] = {}
 
     def read(name: str, launched: Launched) -> None:
@@ -83,7 +91,10 @@ def saturated(
     def report(made: int, asked: int) -> None:
         context.report(Progress(STAGE, made, asked + 1))
 
-    launches = SaturatedLaunches(BASELINE, context.worker, read, report, together=together)
+    def end(name: str, launched: Launched) -> None:
+        finish(name, cast(Worker, launched))
+
+    launches = SaturatedLaunches(BASELINE, context.worker, read, report, end, together=together)
     try:
         launches.measure([trial.variant for trial in trials if trial.variant in names], budget_s)
     except ChildError as error:
@@ -137,17 +148,15 @@ def _read_fields(trial: TrialResult, launches: Sequence[_Reading]) -> dict[str, 
     return {**fields, "readings": Readings.model_validate(read)}
 
 
-def _whole_path(
-    context: Context, variant: str, photos: Sequence[tuple[bytes, str, int]]
-) -> tuple[WholePath, ...]:
+def _walk_alone(context: Context, variant: str, walk: Callable[[str, Worker], None]) -> None:
+    """In a process of its own. All that was measured counts without the whole path, where it fails."""
     try:
         with context.worker(variant) as worker:
             worker.ready()
             worker.warm_up()
-            return tuple(worker.walk_path(*photo) for photo in photos)
+            walk(variant, worker)
     except ChildError as error:
         context.report(Progress("failed", 0, 0, f"the whole path of {variant}: {error.message}"))
-        return ()
 
 
 def _resized_jpeg(context: Context, shorter_side: int) -> bytes:

@@ -1,8 +1,8 @@
 """The roles of nodes in a network, read from the graph: names differ between exporters, shapes do not."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import onnx
@@ -88,6 +88,34 @@ def roles_among(
             mark("hardswish", _swish(node, wiring, gates_fused))
             mark("squeeze_excite", _squeeze_excite(node, wiring, gates_fused))
     return {name: frozenset(roles) for name, roles in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxLike:
+    """A node of another format as the rules read it. name: that no other node has; op_type: ONNX's name."""
+
+    name: str
+    op_type: str
+    input: tuple[str, ...]
+    output: tuple[str, ...]
+
+
+def roles_of_others(
+    nodes: Sequence[OnnxLike], photo: str, depthwise: Collection[str], *, gates_fused: bool = False
+) -> dict[str, frozenset[Role]]:
+    """`roles_of`, of nodes of another format, in graph order.
+
+    photo: the tensor that they are given; what else nothing makes is stored. depthwise: names of such nodes.
+    """
+    made = {result: node for node in nodes for result in node.output}
+    readers: dict[str, list[OnnxLike]] = {}
+    for node in nodes:
+        for name in dict.fromkeys(filter(None, node.input)):
+            readers.setdefault(name, []).append(node)
+    stored: dict[str, Any] = dict.fromkeys(readers.keys() - made.keys() - {photo})
+    like: Any = nodes
+    wiring: Any = (made, readers, stored)
+    return roles_among(like, Wiring(*wiring), lambda node: node.name in depthwise, gates_fused=gates_fused)
 
 
 def is_depthwise(node: "onnx.NodeProto", wiring: Wiring) -> bool:

@@ -13,6 +13,7 @@ from workbench.backends.artifact import ArtifactInfo
 from workbench.backends.audit import Delegation, Product, audit_of
 from workbench.errors import WorkbenchError, summary
 from workbench.steps.base import CONVERTER_ERRORS, calibration_of
+from workbench.steps.executorch.exclusions import CONVOLUTIONS, filter_of, operator
 from workbench.steps.executorch.settings import Executorch
 from workbench.system.files import sha256_file
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 FILE = "model.pte"
 XNNPACK = "XNNPACK"
 # aten's operators that multiply, as the exported graph and the lowered one name them.
-CONVOLUTIONS = ("conv2d", "conv1d", "convolution")
 PRODUCTS = ("linear", "mm", "addmm", "bmm", "matmul")
 # Nodes that compute nothing: they take results apart, or change how many numbers a value is stored in.
 BOOKKEEPING = ("getitem", "sym_size")
@@ -95,6 +95,7 @@ def _quantized(
     quantizer = XNNPACKQuantizer().set_global(
         get_symmetric_quantization_config(is_per_channel=step.per_channel)
     )
+    quantizer.set_filter_function(filter_of(step, quantizer))
     prepared = prepare_pt2e(program.module(), quantizer)
     for batch in images.spread(count, 1):
         prepared(torch.from_numpy(batch))
@@ -128,7 +129,7 @@ def _products(program: "torch.export.ExportedProgram") -> Iterator[_Multiplicati
 
 def _macs(node: Any) -> int | None:
     """Multiply-accumulates of a node of a graph, for one photo; None where it multiplies nothing."""
-    name = _operator(node)
+    name = operator(node)
     if node.op != "call_function" or name not in CONVOLUTIONS + PRODUCTS:
         return None
     made = prod(node.meta["val"].shape)
@@ -136,13 +137,6 @@ def _macs(node: Any) -> int | None:
         return int(made * prod(node.args[1].meta["val"].shape[1:]))
     data = node.args[1] if name == "addmm" else node.args[0]
     return int(made * data.meta["val"].shape[-1])
-
-
-def _operator(node: Any) -> str:
-    """`conv2d` of `aten.conv2d.default`, in either form of the graph."""
-    name = str(getattr(node.target, "__name__", node.target))
-    parts = [part for part in name.split(".") if part not in ("aten", "default", "out", "Tensor", "edge")]
-    return parts[0] if parts else name
 
 
 def _delegation(lowered: Any, photos: set[str], products: list[_Multiplication]) -> Delegation:
@@ -164,7 +158,7 @@ def _delegation(lowered: Any, photos: set[str], products: list[_Multiplication])
         delegated=len(taken),
         macs=macs,
         delegated_macs=macs - left,
-        outside=dict(Counter(map(_operator, outside))),
+        outside=dict(Counter(map(operator, outside))),
     )
 
 
@@ -180,7 +174,7 @@ def _from_photos(lowered: Any, photos: set[str]) -> list[Any]:
 def _computes(node: Any) -> bool:
     if node.op != "call_function":
         return False
-    name = _operator(node)
+    name = operator(node)
     return name not in BOOKKEEPING and not name.startswith("executorch_call_delegate")
 
 

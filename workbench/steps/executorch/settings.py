@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from workbench.backends.base import RuntimeSettings
+from workbench.model.graph.roles import Role
 from workbench.steps.base import BaseStep
 from workbench.system.environments import VirtualEnvironment
 
@@ -33,6 +34,18 @@ class Executorch(BaseStep):
     images: Count = Field(200, description="Calibration photos used at most, taken evenly from the classes.")
     per_channel: bool = Field(
         True, description="One scale for each output channel of the weights; `false`: one for all."
+    )
+
+    exclude_op_types: tuple[str, ...] = Field(
+        (),
+        description="Operators that stay in float, by the names of XNNPACK's quantiser: `conv`, `linear`, "
+        "`add`, `mul`, `cat`, `adaptive_avg_pool2d` and so on.",
+    )
+    exclude_roles: tuple[Role, ...] = Field(
+        (),
+        description="Nodes that stay in float by their part in the network: `first`, `last`, `depthwise`, "
+        "`squeeze_excite`, `hardswish` (swish too). A part that the network does not have is fine. On x86 "
+        "XNNPACK's depthwise convolutions are slower in INT8 than in float.",
     )
 
     def environment(self, runtime: RuntimeSettings) -> VirtualEnvironment | None:

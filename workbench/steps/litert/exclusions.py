@@ -5,14 +5,12 @@ The roles are those of ONNX files, found by the same rules: LiteRT's operators a
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from workbench.backends.litert.audit import DELEGATE, Node
 from workbench.backends.litert.interpreter import Interpreter
 from workbench.backends.litert.tflite import FILE
 from workbench.errors import WorkbenchError, did_you_mean
-from workbench.model.graph.roles import Role, Wiring, roles_among
+from workbench.model.graph.roles import OnnxLike, Role, roles_of_others
 from workbench.steps.litert.settings import Litert
 
 DEPTHWISE = "DEPTHWISE_CONV_2D"
@@ -24,16 +22,6 @@ AS_ONNX: Mapping[str, str] = {
     "GELU": "Gelu", "TANH": "Tanh", "RESHAPE": "Reshape", "SQUEEZE": "Squeeze", "EXPAND_DIMS": "Unsqueeze",
     "TRANSPOSE": "Transpose",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _OnnxLike:
-    """A node as the rules on roles read it. name: its position in the file."""
-
-    name: str
-    op_type: str
-    input: tuple[str, ...]
-    output: tuple[str, ...]
 
 
 def excluded_patterns(step: Litert, data: bytes) -> list[str]:
@@ -63,7 +51,7 @@ def roles_of_nodes(nodes: Sequence[Node], photo: int) -> list[frozenset[Role]]:
     one of its factors alone counts as swish, and one with a branch from a pool as squeeze-and-excitation.
     """
     like = [
-        _OnnxLike(
+        OnnxLike(
             str(position),
             AS_ONNX.get(node["op_name"], node["op_name"]),
             tuple(str(index) if index >= 0 else "" for index in map(int, node["inputs"])),
@@ -71,14 +59,8 @@ def roles_of_nodes(nodes: Sequence[Node], photo: int) -> list[frozenset[Role]]:
         )
         for position, node in enumerate(nodes)
     ]
-    made = {name: node for node in like for name in node.output}
-    read = {name for node in like for name in node.input if name}
-    readers = {name: [node for node in like if name in node.input] for name in read}
-    stored: dict[str, Any] = dict.fromkeys(read - made.keys() - {str(photo)})
     depthwise = {node.name for node in like if nodes[int(node.name)]["op_name"] == DEPTHWISE}
-    graph: Any = like
-    wiring: Any = (made, readers, stored)
-    found = roles_among(graph, Wiring(*wiring), lambda node: node.name in depthwise, gates_fused=True)
+    found = roles_of_others(like, str(photo), depthwise, gates_fused=True)
     return [found.get(node.name, frozenset()) for node in like]
 
 
