@@ -56,10 +56,17 @@ class Session:
         return IPS[self.name] * self.effect * state * math.exp(self.host.rng.gauss(0, 0.01))
 
 
-def measured(host: Host, budget_s: float = 1e9) -> tuple[SaturatedLaunches, list[str]]:
+def measured(
+    host: Host, budget_s: float = 1e9, ended: list[str] | None = None
+) -> tuple[SaturatedLaunches, list[str]]:
     read: list[str] = []
     launches = SaturatedLaunches(
-        "baseline", host.launch, lambda name, _: read.append(name), lambda *_: None, lambda: host.now_s
+        "baseline",
+        host.launch,
+        lambda name, _: read.append(name),
+        lambda *_: None,
+        lambda name, _: None if ended is None else ended.append(name),
+        clock=lambda: host.now_s,
     )
     launches.measure(list(IPS), budget_s)
     return launches, read
@@ -91,6 +98,15 @@ def test_few_are_open_at_a_time_and_each_beside_the_baseline() -> None:
 def test_the_first_round_tells_how_many_the_budget_holds(budget_s: float, rounds: int) -> None:
     launches, _ = measured(Host(), budget_s)
     assert len(launches.found["batch"].log_ratios) == rounds
+
+
+def test_what_is_done_last_is_done_once_with_each_variant() -> None:
+    ended: list[str] = []
+    measured(Host(), ended=ended)
+    assert sorted(ended) == sorted([*IPS, "baseline"])  # the baseline runs beside either pair
+    once: list[str] = []
+    measured(Host(), 0.0, once)
+    assert once == []
 
 
 def test_a_launch_that_fails_costs_its_variant_and_no_other() -> None:
