@@ -152,7 +152,7 @@ def test_two_classes_of_two_nodes_race_and_a_slower_copy_of_the_model_loses_on_i
 ) -> None:
     monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "driver"))
     root = prepare_folder(tmp_path / "plain", max_drop=1.0)
-    (root / "small.yaml").write_text("{name: small, preprocess: {crop: 32}}")
+    (root / "small.yaml").write_text("{name: small, preprocess: {crop: 32}, steps: [{use: fixed_batch}]}")
     (tmp_path / "slower").mkdir()
     (tmp_path / "slower" / "sitecustomize.py").write_text(SLOWER)
     python = tmp_path / "python"
@@ -168,6 +168,10 @@ def test_two_classes_of_two_nodes_race_and_a_slower_copy_of_the_model_loses_on_i
         devices[name] = DeviceSettings.model_validate(
             {"class": device_class, "ray": True, "cache": str(own), **slower}
         )
+    add_node(nodes["cluster"], "maker", **{FOLDER_VARIABLE: str(tmp_path)})
+    devices["maker"] = DeviceSettings.model_validate(
+        {"class": "builder", "ray": True, "role": "build", "cache": str(tmp_path / "maker")}
+    )
     options = Options(plan=Plan(rounds=2, turns=2, budget_s=10.0, repeats=0))
     status = run_fleet(
         load(root / "krishi.yaml"),
@@ -177,8 +181,9 @@ def test_two_classes_of_two_nodes_race_and_a_slower_copy_of_the_model_loses_on_i
         silent,
     )
     assert {name: (o.state, o.reason) for name, o in status.outcomes.items()} == dict.fromkeys(
-        devices, ("done", None)
+        ("f1", "f2", "s1", "s2"), ("done", None)
     )
+    assert status.run.built_on["small"][-1] == "maker"
     matrix = matrix_of(FleetFolder(root / "results" / status.run.run_id))
     assert matrix.winners == {"fast": "small", "slow": "baseline"}
     assert matrix.devices == {"fast": ("f1", "f2"), "slow": ("s1", "s2")}

@@ -58,7 +58,7 @@ def test_a_variant_whose_environment_is_not_made_is_not_here_and_the_command_is_
     (first, *_) = not_made(VARIANTS)
     reason = not_here(VARIANTS[0], "torch", baseline)
     assert reason is not None
-    assert reason.startswith("`krishi-bench run --yes` makes the environment ")
+    assert reason.startswith("`krishi-bench run RECIPE --yes` makes the environment ")
     assert not_here(VARIANTS[0], "torch", baseline, {first: "no network"}) == "no network"
 
 

@@ -139,7 +139,7 @@ def test_what_is_not_made_is_said_with_the_command_and_never_made_by_use(
         lambda: call(versions, "tiny", log=tmp_path / "l", timeout_s=9.0, label="it", environment=NEWER)
     )
     assert isinstance(error, Unsuited)
-    assert error.message == "`krishi-bench run --yes` makes the environment tiny-1.1, which it needs"
+    assert error.message == "`krishi-bench run RECIPE --yes` makes the environment tiny-1.1, which it needs"
     assert not NEWER.folder.exists()
 
 

@@ -101,7 +101,7 @@ class VirtualEnvironment:
         if self.made() is not None:
             return None
         # The command first: a table cuts reasons off.
-        return f"`krishi-bench run --yes` makes {self}, which it needs"
+        return f"`krishi-bench run RECIPE --yes` makes {self}, which it needs"
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """Runs `main` of a module of ours in it. Raises Unsuited where it is not made."""
