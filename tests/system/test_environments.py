@@ -215,6 +215,28 @@ def test_without_a_network_all_that_is_needed_is_named() -> None:
     assert "--wheels wheels" in (error.hint or "")
 
 
+HALF_DONE = """#!/bin/sh
+cd "$(dirname "$4")"/../lib/python*/site-packages
+mkdir tiny-1.0.dist-info
+printf 'Metadata-Version: 2.1\\nName: tiny\\nVersion: 1.0\\n' > tiny-1.0.dist-info/METADATA
+exit 2
+"""
+
+
+def test_what_an_installer_has_left_half_done_is_not_taken_for_installed(
+    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(HALF_DONE)
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", str(uv.parent), prepend=os.pathsep)
+    monkeypatch.setenv("KRISHI_CACHE", str(tmp_path / "cache"))
+    make(TINY, wheels=wheels)
+    (data,) = TINY.folder.rglob("tiny/data.bin")
+    assert data.read_bytes() == b"data"
+
+
 def test_a_disk_that_fills_is_told_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

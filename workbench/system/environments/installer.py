@@ -36,7 +36,8 @@ def install(environment: VirtualEnvironment, python: Path, wheels: Path | None) 
     asked = ["--no-deps", "--only-binary", ":all:", *source, *environment.pins]
     done = _run(_installer(python, wheels), asked, wheels)
     if done.returncode and _has_pip() and "uv" in Path(done.args[0]).name:
-        done = _run(_pip(python), asked, wheels)  # it tells which versions there are
+        # It tells which versions there are. What uv has left half done is not installed.
+        done = _run(_pip(python), ["--ignore-installed", *asked], wheels)
     log = cache_folder() / "logs" / f"environment-{environment.folder.name}.txt"
     printed = f"{done.stdout}\n{done.stderr}"
     with suppress(WorkbenchError):  # as on a full disk, which is told below
