@@ -115,6 +115,23 @@ def test_a_builder_that_cannot_build_is_said_in_one_line_and_freed(
     (line,) = said
     assert line.startswith(f"what big would build: {reason}")
     assert chains.schedule.over and device.holder in (None, "another driver")
+    assert builders.lost == (set() if fate == "busy" else {"big"})  # one that is busy is asked again
+
+
+def test_a_builder_whose_link_is_closed_since_all_is_built_or_stopped_is_not_lost(tmp_path: Path) -> None:
+    chains, device, said = Chains("big"), SimulatedDevice("big", "away", {}), list[str]()
+    settings = DeviceSettings.model_validate({"class": "x", "ssh": "big", "role": "build"})
+
+    def open_simulated(*_: object) -> Any:
+        return SimulatedLink(device)
+
+    builders = Builders(
+        {"big": settings}, open_simulated, "run", tmp_path, 1.0, lambda progress: said.append(progress.what)
+    )
+    builders.links.stop()
+    work = BuildSession(builders, chains.schedule, OpenLinks())
+    work.serve("big")
+    assert (builders.lost, work.lost, said) == (set(), set(), [])
 
 
 def test_a_builder_of_other_code_or_packages_is_refused_with_both_versions() -> None:

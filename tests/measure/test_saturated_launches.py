@@ -109,6 +109,23 @@ def test_what_is_done_last_is_done_once_with_each_variant() -> None:
     assert once == []
 
 
+def test_what_fails_at_the_end_costs_nothing_that_was_measured() -> None:
+    host = Host()
+
+    def fail(name: str, _: Launched) -> None:
+        raise ChildError(f"{name} cannot walk")
+
+    launches = SaturatedLaunches(
+        "baseline", host.launch, lambda *_: None, lambda *_: None, fail, clock=lambda: host.now_s
+    )
+    launches.measure(list(IPS), 1e9)
+    assert launches.failed == {}
+    assert {name: len(launches.found[name].ips) for name in ("batch", "slow")} == {
+        "batch": ROUNDS,
+        "slow": ROUNDS,
+    }
+
+
 def test_a_launch_that_fails_costs_its_variant_and_no_other() -> None:
     launches, _ = measured(Host(dies="slow"))
     assert launches.failed == {"slow": "the measuring process was killed by SIGSEGV"}

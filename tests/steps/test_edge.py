@@ -232,7 +232,8 @@ def test_what_an_executorch_step_excludes_is_float_in_its_program(
     excluded = {"exclude_roles": ("first", "depthwise"), "exclude_op_types": ("linear",)}
     step = Executorch.model_validate({"use": "executorch", "quantize": "static", **excluded})
     info = apply_native(step, program, tmp_path, photos)
-    assert info.note is not None and "of the multiplications" in info.note
+    assert info.note is not None
+    assert info.note.endswith("computed in fp32 for 69 % of the multiplications, int8 for 31 %")  # 1x1 alone
     unknown = Executorch(use="executorch", quantize="static", exclude_op_types=("conv2d",))
     with pytest.raises(WorkbenchError, match="knows no operator `conv2d`"):
         apply_native(unknown, program, tmp_path, photos)

@@ -15,7 +15,7 @@ from workbench.fleet.lease import driver_name
 from workbench.fleet.link import DeviceError
 from workbench.fleet.pool import OpenLinks, for_all, unexpected
 from workbench.fleet.reach import OpenLink
-from workbench.fleet.session import DeviceSession, DeviceUnfit
+from workbench.fleet.session import DeviceBusy, DeviceSession, DeviceUnfit
 from workbench.fleet.spec import DeviceSettings
 from workbench.run.build import Job, code_digest
 from workbench.run.pipeline import LIBRARIES
@@ -29,7 +29,11 @@ STAGE = "building on the builders"
 
 @dataclass(frozen=True, slots=True)
 class Builders:
-    """devices: that build, by name. logs: folder for what their connections say. timeout_s: for one link."""
+    """devices: that build, by name. logs: folder for what their connections say. timeout_s: for one link.
+
+    lost: those that were gone or unfit, which are asked no more. links: of the whole run, through which it is
+    stopped from outside.
+    """
 
     devices: Mapping[str, DeviceSettings]
     open: OpenLink
@@ -37,6 +41,8 @@ class Builders:
     logs: Path
     timeout_s: float
     report: Report
+    lost: set[str] = field(default_factory=set)
+    links: OpenLinks = field(default_factory=OpenLinks)
 
     def build(self, wanted: Sequence[tuple[Job, Variant]]) -> None:
         """Have the links built that the cache lacks and that are the same for all machines.
@@ -47,9 +53,9 @@ class Builders:
             return
         frontier = _Frontier(wanted, exports=source_files(wanted[0][0].source) is not None)
         built = Counter[str]()
-        lost = self._spread(frontier, set(), built)
+        lost = self._spread(frontier, set(self.lost), built)
         exports = [task for task in frontier.missing() if not task.made]
-        if exports and len(lost) < len(self.devices):
+        if exports and len(lost) < len(self.devices) and not self.links.stopped:
             # Steps may still be made elsewhere: they need neither torch nor the user's code.
             frontier.exports = False
             _export_here(exports, self)
@@ -124,22 +130,34 @@ class BuildSession:
         """Have one builder build until nothing is left for it."""
         log = self.builders.logs / f"builder-{name}.txt"
         try:
-            with self.links.using(self.builders.open(name, self.builders.devices[name], log)) as link:
+            opened = self.builders.open(name, self.builders.devices[name], log)
+            with self.builders.links.using(opened), self.links.using(opened) as link:
                 self._build_all(name, DeviceSession(link))
         except WorkbenchError as error:
-            self.lost.add(name)
-            self._say(name, error.message)
+            self._lose(name, error.message, again=isinstance(error, DeviceBusy))
         except Exception as error:
-            self.lost.add(name)
-            self._say(name, unexpected(error, log))
+            self._lose(name, unexpected(error, log))
         finally:
             self.schedule.leave(name)
             if self.schedule.over:
                 self.links.stop()  # one that is still at what another has built by now
 
+    def _lose(self, name: str, reason: str, *, again: bool = False) -> None:
+        """Note that it cannot go on, unless its link was closed because all is built. again: ask it later."""
+        if self._ended:
+            return
+        self.lost.add(name)
+        if not again:
+            self.builders.lost.add(name)
+        self._say(name, reason)
+
+    @property
+    def _ended(self) -> bool:
+        return self.schedule.over or self.links.stopped or self.builders.links.stopped
+
     def _say(self, name: str, reason: str) -> None:
         """One line, and once: that others build in its place, and why."""
-        if not self.schedule.over and not self.links.stopped and (name, reason) not in self.said:
+        if not self._ended and (name, reason) not in self.said:
             self.said.add((name, reason))
             self.builders.report(Progress("builds elsewhere", 0, 0, f"what {name} would build: {reason}"))
 

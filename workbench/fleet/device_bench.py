@@ -1,5 +1,6 @@
 """A device as the bench of a search: the driver decides, it or builders build, the device measures."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -31,6 +32,7 @@ from workbench.system.child import call
 from workbench.system.progress import Progress
 from workbench.workspace.recipe import Variant
 
+LEAST_S = 20.0  # for a build here, after builders have spent the time for it
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -95,12 +97,18 @@ class DeviceBench:
 
     def build(self, variant: Variant, timeout_s: float) -> Built:
         with self.building:
-            if self.stopped():
-                raise BenchLost("the run was stopped")
+            self._check_not_stopped()
+            began = time.monotonic()
             self.work.build_on(replace(self.builders, timeout_s=timeout_s), [variant])
-            built = self.work.context.build(variant, timeout_s)
+            self._check_not_stopped()
+            left_s = max(LEAST_S, timeout_s - (time.monotonic() - began))
+            built = self.work.context.build(variant, min(timeout_s, left_s))
             self._pixels[variant.name] = self.work.add(variant)
         return built
+
+    def _check_not_stopped(self) -> None:
+        if self.stopped():
+            raise BenchLost("the run was stopped")
 
     @_or_lost
     def look(self, variant: Variant, built: Built) -> QuickLook:  # noqa: ARG002 - the device has its own

@@ -93,7 +93,8 @@ class FleetTuner:
     """The searches of all classes. context: of this machine, where the baseline was built and checked.
 
     building: one search builds at a time. found: by class, those that came to their end. names: of candidates
-    as files, with their digests: two that differ have two names, whichever class they are for.
+    as files, with their digests: two that differ have two names, whichever class they are for. lost: builders
+    that are asked no more.
     """
 
     folder: FleetFolder
@@ -108,6 +109,7 @@ class FleetTuner:
     building: Lock = field(default_factory=Lock)
     found: dict[str, Tuned] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     _saving: Lock = field(default_factory=Lock)
 
     def search(self) -> None:
@@ -176,8 +178,11 @@ class FleetTuner:
 
     def builders(self, report: Report) -> Builders:
         """The devices that build, for one class's search."""
-        timeout_s, logs = self.settings.options.build_timeout_s, self.folder.build.path / "logs"
-        return Builders(self.fleet.builders, self.settings.open, self.run.run_id, logs, timeout_s, report)
+        devices, settings, logs = self.fleet.builders, self.settings, self.folder.build.path / "logs"
+        timeout_s = settings.options.build_timeout_s
+        return Builders(
+            devices, settings.open, self.run.run_id, logs, timeout_s, report, self.lost, self.links
+        )
 
     def keep_recipes(self, run: RunFolder) -> None:
         """Note the variants that a device was timed with, so that the run's table has them."""

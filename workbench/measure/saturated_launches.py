@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
@@ -48,7 +48,8 @@ class SaturatedLaunches:
 
     together: variants that are open beside the baseline: each launch holds memory.
     read: is given each launch once it is warm. finish: those of the last round as well, after their turns,
-    where there is more than one round. report: takes the rounds made and asked.
+    where there is more than one round; what fails in it costs nothing that was measured. report: takes the
+    rounds made and asked.
     found: by variant. failed: by variant, the message; those are launched no more.
     """
 
@@ -98,8 +99,8 @@ class SaturatedLaunches:
                 for name in rng.sample(list(launched), len(launched)):
                     with self._failure_noted(name, launched):
                         turns[-1][name] = launched[name].saturate(WINDOW_S)
-            for name in list(launched) if finish else ():
-                with self._failure_noted(name, launched):
+            for name in launched if finish else ():
+                with suppress(ChildError):
                     self.finish(name, launched[name])
         for name in launched:
             found = self.found.setdefault(name, Saturated())

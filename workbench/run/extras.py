@@ -54,7 +54,12 @@ def with_extras(
     for name in finalists:
         if name not in walked:
             _walk_alone(context, name, walk)
-    return [trial.model_copy(update={"whole_path": walked.get(trial.variant, ())}) for trial in trials]
+    return [
+        trial.model_copy(update={"whole_path": walked.get(trial.variant, ())})
+        if trial.variant in finalists
+        else trial
+        for trial in trials
+    ]
 
 
 def candidates(info: RunInfo, trials: Sequence[TrialResult]) -> list[str]:

@@ -225,7 +225,7 @@ def _edge(variant: Variant, situation: Situation) -> Opinion:
     if not quantised:
         return Opinion("XNNPACK's FP32 kernels are about as fast as onnxruntime's", sources.EDGE, 0.7, 1.25)
     if executorch:
-        return Opinion("XNNPACK runs the whole network in INT8, hard-swish too", sources.EDGE, 0.8, 2.0)
+        return Opinion("XNNPACK runs the network in one piece, hard-swish in float", sources.EDGE, 0.8, 2.0)
     text = "INT8 hard-swish ends the pieces that XNNPACK runs; on x86 that costs more than INT8 gains"
     return Opinion(text, sources.EDGE, 0.3, 1.2)
 

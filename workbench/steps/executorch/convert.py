@@ -95,7 +95,8 @@ def _quantized(
     quantizer = XNNPACKQuantizer().set_global(
         get_symmetric_quantization_config(is_per_channel=step.per_channel)
     )
-    quantizer.set_filter_function(filter_of(step, quantizer))
+    if step.exclude_op_types or step.exclude_roles:
+        quantizer.set_filter_function(filter_of(step, quantizer))
     prepared = prepare_pt2e(program.module(), quantizer)
     for batch in images.spread(count, 1):
         prepared(torch.from_numpy(batch))

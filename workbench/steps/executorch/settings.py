@@ -44,7 +44,8 @@ class Executorch(BaseStep):
     exclude_roles: tuple[Role, ...] = Field(
         (),
         description="Nodes that stay in float by their part in the network: `first`, `last`, `depthwise`, "
-        "`squeeze_excite`, `hardswish` (swish too). A part that the network does not have is fine. On x86 "
+        "`squeeze_excite`, `hardswish` (swish too; as one operator it is never quantised). A part that the "
+        "network does not have is fine. On x86 "
         "XNNPACK's depthwise convolutions are slower in INT8 than in float.",
     )
 
