@@ -31,6 +31,9 @@ def broken(num_classes: int) -> nn.Module:
 
 def no_network() -> int:
     return 3
+
+def script() -> nn.Module:
+    raise SystemExit(2)
 """
 NAMES = ["healthy", "rust", "scab"]
 Save = Callable[..., ModelSource]
@@ -229,6 +232,22 @@ def test_a_checkpoint_without_weights_shows_what_it_has(saved: Save) -> None:
     assert "a dict with the keys `epoch`, `loss`, and no state dict" in message
 
 
+def test_a_file_of_an_optimizer_alone_holds_no_weights(saved: Save) -> None:
+    layer = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    for root in (optimizer.state_dict(), {"optimizer_states": [optimizer.state_dict()], "epoch": 3}):
+        error = error_of(lambda root=root: inspect(saved(root)))
+        assert "holds the state of an optimizer, and no weights" in error.message
+        assert "model.state_dict()" in (error.hint or "")
+
+
+def test_weights_that_torch_has_quantised_are_asked_for_in_float(saved: Save, network: Path) -> None:
+    source = saved({"state_dict": {"net.0.weight": torch.ones(3, 3), "net.0.zero_point": torch.tensor(0)}})
+    assert "quantised already" in (error_of(lambda: load_model(source, class_count=3)).hint or "")
+
+
 def test_a_missing_checkpoint_names_the_field(tmp_path: Path) -> None:
     error = error_of(lambda: inspect(ModelSource(checkpoint=tmp_path / "gone.ckpt")))
     assert error.message == f"model.checkpoint: {tmp_path / 'gone.ckpt'} does not exist"
@@ -255,6 +274,7 @@ def test_a_factory_that_is_not_there_is_noticed_before_anything_runs(
         ("broken", "raised ZeroDivisionError: no width"),
         ("absent", "has no callable `absent`"),
         ("no_network", "returned `int`, not a torch.nn.Module"),
+        ("script", "ended the program (SystemExit: 2)"),
     ],
 )
 def test_an_error_of_the_factory_names_it(
