@@ -317,6 +317,13 @@ def test_a_wrong_number_of_class_names_is_refused(saved: Save, weights: Weights,
     assert message == f"model.class_names: {tmp_path}/names.txt has 2 names, but model.ckpt has 3 classes"
 
 
+def test_a_class_without_a_name_is_refused(saved: Save, weights: Weights, tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text('["a", "b", " "]')
+    source = saved(lightning(weights), class_names=tmp_path / "names.json")
+    message = error_of(lambda: inspect(source)).message
+    assert message == f"model.class_names: {tmp_path}/names.json has a name without a letter"
+
+
 def test_a_class_named_twice_is_refused(saved: Save, weights: Weights) -> None:
     source = saved(lightning(weights, class_names=["a", "b", "a"]))
     assert "lists `a` more than once" in error_of(lambda: inspect(source)).message
