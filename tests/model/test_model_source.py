@@ -284,6 +284,15 @@ def test_an_error_of_the_factory_names_it(
     assert message in error_of(lambda: load_model(source, class_count=3)).message
 
 
+def test_a_file_without_a_callable_is_said_to_have_none(
+    saved: Save, weights: Weights, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.py").write_text("WIDTH = 8\n")
+    error = error_of(lambda: load_model(saved(weights, factory=f"{tmp_path}/empty.py:create_model"), 3))
+    assert "has no callable `create_model`" in error.message
+    assert error.hint == "it has none"
+
+
 def test_a_factory_file_may_import_its_neighbours(saved: Save, weights: Weights, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "krishi_neighbour.py").write_text(NETWORK)

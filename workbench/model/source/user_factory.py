@@ -112,7 +112,8 @@ def _resolve(spec: str) -> Callable[..., object]:
     if not callable(factory):
         public = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
         raise WorkbenchError(
-            f"model.factory: {place} has no callable `{attribute}`", hint=f"it has {some(public)}"
+            f"model.factory: {place} has no callable `{attribute}`",
+            hint=f"it has {some(public) or 'none'}",
         )
     return factory
 
