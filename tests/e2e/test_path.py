@@ -451,6 +451,14 @@ def test_export_refuses_an_opset_the_exporter_cannot_write_and_names_the_one_tha
     assert not output.exists()
 
 
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder where not even root can write")
+def test_export_into_a_folder_that_cannot_be_written_blames_no_exporter(trained: Bench) -> None:
+    arguments = ("--checkpoint", "student.ckpt", "--output", "/sys/student.onnx")
+    said = trained.run("export", *arguments, *EXPORT, code=2).stderr
+    assert "cannot write /sys/" in said
+    assert "choose another folder" in said
+
+
 def test_export_never_writes_over_what_it_is_made_from(trained: Bench) -> None:
     checkpoint = trained.root / "student.ckpt"
     before = checkpoint.read_bytes()

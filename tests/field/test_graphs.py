@@ -580,6 +580,14 @@ def test_graphs_that_cannot_be_taken_say_so_in_a_line(
     assert "\n" not in error.message
 
 
+def test_a_graph_that_decides_itself_is_asked_for_logits(tmp_path: Path) -> None:
+    model = graph(head=[FLAT, node("ArgMax", ["f"], ["y"], axis=1, keepdims=0)], weights={}, logits=["n"])
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    error = error_of(lambda: inspect(ModelSource(checkpoint=saved(model, tmp_path / "m.onnx"))))
+    assert "`y` is tensor(int64)" in error.message
+    assert "no argmax" in (error.hint or "")
+
+
 def test_several_outputs_come_with_the_line_that_cuts_them_down(tmp_path: Path) -> None:
     model = graph()
     model.graph.output.insert(0, onnx.helper.make_tensor_value_info("p", 1, ["n", 8, 1, 1]))

@@ -31,6 +31,9 @@ def broken(num_classes: int) -> nn.Module:
 
 def no_network() -> int:
     return 3
+
+def script() -> nn.Module:
+    raise SystemExit(2)
 """
 NAMES = ["healthy", "rust", "scab"]
 Save = Callable[..., ModelSource]
@@ -229,6 +232,22 @@ def test_a_checkpoint_without_weights_shows_what_it_has(saved: Save) -> None:
     assert "a dict with the keys `epoch`, `loss`, and no state dict" in message
 
 
+def test_a_file_of_an_optimizer_alone_holds_no_weights(saved: Save) -> None:
+    layer = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    for root in (optimizer.state_dict(), {"optimizer_states": [optimizer.state_dict()], "epoch": 3}):
+        error = error_of(lambda root=root: inspect(saved(root)))
+        assert "holds the state of an optimizer, and no weights" in error.message
+        assert "model.state_dict()" in (error.hint or "")
+
+
+def test_weights_that_torch_has_quantised_are_asked_for_in_float(saved: Save, network: Path) -> None:
+    source = saved({"state_dict": {"net.0.weight": torch.ones(3, 3), "net.0.zero_point": torch.tensor(0)}})
+    assert "quantised already" in (error_of(lambda: load_model(source, class_count=3)).hint or "")
+
+
 def test_a_missing_checkpoint_names_the_field(tmp_path: Path) -> None:
     error = error_of(lambda: inspect(ModelSource(checkpoint=tmp_path / "gone.ckpt")))
     assert error.message == f"model.checkpoint: {tmp_path / 'gone.ckpt'} does not exist"
@@ -255,6 +274,7 @@ def test_a_factory_that_is_not_there_is_noticed_before_anything_runs(
         ("broken", "raised ZeroDivisionError: no width"),
         ("absent", "has no callable `absent`"),
         ("no_network", "returned `int`, not a torch.nn.Module"),
+        ("script", "ended the program (SystemExit: 2)"),
     ],
 )
 def test_an_error_of_the_factory_names_it(
@@ -262,6 +282,15 @@ def test_an_error_of_the_factory_names_it(
 ) -> None:
     source = saved(weights, factory=f"{network}:{factory}")
     assert message in error_of(lambda: load_model(source, class_count=3)).message
+
+
+def test_a_file_without_a_callable_is_said_to_have_none(
+    saved: Save, weights: Weights, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.py").write_text("WIDTH = 8\n")
+    error = error_of(lambda: load_model(saved(weights, factory=f"{tmp_path}/empty.py:create_model"), 3))
+    assert "has no callable `create_model`" in error.message
+    assert error.hint == "it has none"
 
 
 def test_a_factory_file_may_import_its_neighbours(saved: Save, weights: Weights, tmp_path: Path) -> None:
@@ -295,6 +324,13 @@ def test_a_wrong_number_of_class_names_is_refused(saved: Save, weights: Weights,
     source = saved(lightning(weights), class_names=tmp_path / "names.txt")
     message = error_of(lambda: inspect(source)).message
     assert message == f"model.class_names: {tmp_path}/names.txt has 2 names, but model.ckpt has 3 classes"
+
+
+def test_a_class_without_a_name_is_refused(saved: Save, weights: Weights, tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text('["a", "b", " "]')
+    source = saved(lightning(weights), class_names=tmp_path / "names.json")
+    message = error_of(lambda: inspect(source)).message
+    assert message == f"model.class_names: {tmp_path}/names.json has a name without a letter"
 
 
 def test_a_class_named_twice_is_refused(saved: Save, weights: Weights) -> None:

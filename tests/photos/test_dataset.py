@@ -135,7 +135,34 @@ def test_an_unknown_class_is_named_with_those_that_are_known(
             "data.validation: list.csv holds no photos",
             "photos are files with the content of a JPEG, PNG, WebP or AVIF, in one folder a class",
         ),
-        ("path,label\nscab/1.png\n", "data.validation: list.csv:2: `` is no class of the model", None),
+        (
+            "path,label\nscab/1.png\n",
+            "data.validation: list.csv:2: this row has no label",
+            "write the photo's class, or remove the row",
+        ),
+        (
+            "path,label\n,scab\n",
+            "data.validation: list.csv:2: this row names no photo",
+            "write the photo's path, or remove the row",
+        ),
+        (
+            "image,scab,rust,healthy\nscab/1.png,1,0,0\nrust/a.JPEG,0,1,0\n",
+            "data.validation: list.csv:1 has `image`, `scab`, `rust`, `healthy`, but not "
+            "a photo's path and its label",
+            None,
+        ),
+        (
+            "foto,wahr,vorhergesagt\nscab/1.png,scab,scab\nrust/a.JPEG,rust,scab\n",
+            "data.validation: list.csv:1 has `foto`, `wahr`, `vorhergesagt`, but not "
+            "a photo's path and its label",
+            None,
+        ),
+        (
+            "scab/1.png,1,0,0\nrust/a.JPEG,0,1,0\n",
+            "data.validation: list.csv:1 has `scab/1.png`, `1`, `0`, `0`, but not "
+            "a photo's path and its label",
+            None,
+        ),
     ],
 )
 def test_an_error_of_a_csv_names_the_line(folder: Path, text: str, message: str, hint: str | None) -> None:
@@ -143,6 +170,12 @@ def test_an_error_of_a_csv_names_the_line(folder: Path, text: str, message: str,
     got = refused(folder / "list.csv")
     assert got[0] == message
     assert hint is None or got[1] == hint
+
+
+def test_of_columns_in_other_words_the_one_with_a_label_in_every_row_is_read(folder: Path) -> None:
+    manifest = folder / "list.csv"
+    manifest.write_text("nr,foto,klasse\n1,scab/1.png,0\n2,scab/2.jpg,0\n3,rust/a.JPEG,1\n")
+    assert scan(manifest).labels == (0, 0, 1)
 
 
 def test_a_photo_given_instead_of_a_csv_is_no_text_file(folder: Path) -> None:

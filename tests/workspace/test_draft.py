@@ -50,6 +50,11 @@ def test_the_checkpoint_nearest_to_the_top_is_taken(tmp_path: Path) -> None:
     assert look(filled(tmp_path, "a/b/old.ckpt", "z.ckpt")).checkpoint == "z.ckpt"
 
 
+def test_the_checkpoints_that_were_not_taken_are_named(tmp_path: Path) -> None:
+    _, findings = write_draft(filled(tmp_path, "a/b/old.ckpt", "y.ckpt", "z.ckpt"))
+    assert findings[0].endswith("; not `z.ckpt`, `a/b/old.ckpt`")
+
+
 def classifier(folder: Path, network: str = "ViTForImageClassification", **more: object) -> None:
     """Write the files of `save_pretrained`: a description and weights."""
     folder.mkdir(parents=True, exist_ok=True)

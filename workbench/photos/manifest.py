@@ -138,8 +138,24 @@ def _columns_by_content(rows: Rows, source: Path, classes: ClassNames, *, labell
         labels = [at for at in places if at != path and _label_of(cells[at], classes) is not None]
         named = [at for at in labels if classes.label(cells[at]) is not None]
         if path is not None and (labels or not labelled):
-            return first, path, next(iter(named or labels), None)
+            known = _alike(rows[first:], named or labels, classes) if labelled else labels
+            return (first, path, next(iter(known), None)) if known or not labelled else None
     return None
+
+
+def _alike(rows: Rows, places: list[int], classes: ClassNames) -> list[int]:
+    """The columns with a label in every row. None of them where two differ: either may be the label, as in a
+    table with a column of 0 and 1 for each class."""
+    columns = {
+        at: [
+            found and found[0]
+            for _, cells in rows
+            for found in [_label_of("".join(cells[at : at + 1]), classes)]
+        ]
+        for at in places
+    }
+    whole = [at for at in places if None not in columns[at]]
+    return (whole or places) if all(columns[at] == columns[whole[0]] for at in whole) else []
 
 
 def _label_of(cell: str, classes: ClassNames) -> tuple[int, bool] | None:
@@ -155,6 +171,10 @@ def _label_of(cell: str, classes: ClassNames) -> tuple[int, bool] | None:
 def _label(cell: str, classes: ClassNames, place: str) -> tuple[int, bool]:
     if (found := _label_of(cell, classes)) is not None:
         return found
+    if not cell.strip():
+        raise WorkbenchError(
+            f"{place}: this row has no label", hint="write the photo's class, or remove the row"
+        )
     raise WorkbenchError(
         f"{place}: `{cell.strip()}` is no class of the model",
         hint=classes.hint(cell, "labels are class names, or their numbers from 0"),
@@ -177,7 +197,9 @@ def _places(source: Path, cell: str) -> Iterator[Path]:
 
 def _photo(source: Path, cell: str, place: str) -> Path:
     if not cell.strip():
-        raise WorkbenchError(f"{place}: this row names no photo")
+        raise WorkbenchError(
+            f"{place}: this row names no photo", hint="write the photo's path, or remove the row"
+        )
     if (found := next(_places(source, cell), None)) is not None:
         return found
     path = source.parent / cell.strip()

@@ -85,6 +85,7 @@ def export_checkpoint(workspace: Workspace, request: ExportRequest, report: Repo
     probes, no_photos = _photos(workspace, source, request.input_shape)
     log = cache_folder() / "logs" / "export.txt"
     with new_file(request.output) as temporary:
+        temporary.touch()  # where nothing can be written, an exporter would be blamed
         given = (source, export, temporary, request.input_shape, probes)
         made, record, weights = call(export_here, *given, log=log, timeout_s=1800.0, label="the export")
     return Exported(request.output, made, record, request.output.stat().st_size, no_photos, weights)

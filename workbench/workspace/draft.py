@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, some
 from workbench.model.source.checkpoint_file import kind_of
 from workbench.model.source.file_facts import examine
 from workbench.model.source.transformers_folder import CONFIG, describe, is_classifier
@@ -49,13 +49,17 @@ budget:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The recognised parts, as paths relative to the folder; None for those that are missing."""
+    """The recognised parts, as paths relative to the folder; None for those that are missing.
+
+    others: checkpoints that could have been taken as well.
+    """
 
     checkpoint: str | None
     factory: str | None
     class_names: str | None
     validation: str | None
     calibration: str | None
+    others: tuple[str, ...] = ()
 
 
 def write_draft(folder: Path) -> tuple[Path, list[str]]:
@@ -72,7 +76,7 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
     whole = model is not None and _is_whole(model)
     summary, named = _summary(model, found.checkpoint or "") if model else (None, False)
     what = {
-        "checkpoint": summary,
+        "checkpoint": summary and summary + (f"; not {some(found.others)}" if found.others else ""),
         "factory": found.factory or ("not needed" if whole else None),
         "class names": found.class_names or ("those of the checkpoint" if named else None),
         "validation photos": _photos_in(folder, found.validation),
@@ -127,6 +131,7 @@ def look(folder: Path) -> Found:
         class_names=first([path for path in files if path.name in LABELS]),
         validation=photos(VALIDATION),
         calibration=photos(CALIBRATION),
+        others=tuple(path.relative_to(folder).as_posix() for path in models[1:]),
     )
 
 

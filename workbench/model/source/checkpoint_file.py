@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 
 SAFETENSORS = ".safetensors"
+OPTIMIZER = re.compile(r"(^|\.)state\.\d+$")  # where torch's optimizers keep what belongs to one parameter
+KINDS = (
+    "give a .ckpt, .pt or .safetensors with a state dict, a TorchScript file, a torch.export program, an "
+    ".onnx file or a transformers folder"
+)
+WEIGHTS = "expected names with tensors: `torch.save(model.state_dict(), 'weights.pt')` writes them"
 
 
 def kind_of(path: Path | None) -> Kind:
@@ -48,11 +55,7 @@ def kind_of(path: Path | None) -> Kind:
         return "state-dict"
     if not head.startswith(b"PK"):
         what = "is empty" if not head else "is not a PyTorch checkpoint"
-        raise WorkbenchError(
-            f"model.checkpoint: {path} {what}",
-            hint="give a .ckpt, .pt or .safetensors with a state dict, a TorchScript file, a torch.export "
-            "program, an .onnx file or a transformers folder",
-        )
+        raise WorkbenchError(f"model.checkpoint: {path} {what}", hint=KINDS)
     return _kind_of_zip(path)
 
 
@@ -69,7 +72,7 @@ def _kind_of_zip(path: Path) -> Kind:
         )
     if any(name.endswith("/archive_format") for name in names):
         return "torch-export"
-    raise WorkbenchError(f"model.checkpoint: {path} is a zip file, but no PyTorch checkpoint")
+    raise WorkbenchError(f"model.checkpoint: {path} is a zip file, but no PyTorch checkpoint", hint=KINDS)
 
 
 def missing(path: Path) -> WorkbenchError:
@@ -120,6 +123,10 @@ def load_contents(path: Path) -> CheckpointContents:
     except Exception as error:  # a damaged file, or one made to do so, may raise anything
         raise _damaged(path, summary(error)) from error
     if any(stored.tensor.ndim for stored in contents.tensors):
+        if all(OPTIMIZER.search(stored.group) for stored in contents.tensors):
+            raise WorkbenchError(
+                f"model.checkpoint: {path} holds the state of an optimizer, and no weights", hint=WEIGHTS
+            )
         return contents
     root = contents.root
     found = f"a {type(root).__name__}"
@@ -128,7 +135,7 @@ def load_contents(path: Path) -> CheckpointContents:
     unread = f"; it names {some(contents.stand_ins)}, which is not run" if contents.stand_ins else ""
     raise WorkbenchError(
         f"model.checkpoint: {path} holds {found}, and no state dict{unread}",
-        hint="expected names with tensors: `torch.save(model.state_dict(), 'weights.pt')` writes them",
+        hint=WEIGHTS,
     )
 
 

@@ -325,7 +325,9 @@ def refuse(fit: Fit, contents: CheckpointContents, where: str, factory: str) -> 
         hint = "call `torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')` and save again"
     elif any(key.endswith(("_orig", "_mask")) for key in fit.unexpected):
         hint = "call `torch.nn.utils.prune.remove(module, 'weight')` for each pruned module and save again"
-    elif any(", as " in text for text in fit.misshapen):
+    elif any(", as " in text for text in fit.misshapen) or any(
+        key.endswith(".zero_point") for key in fit.unexpected
+    ):
         hint = "its weights are quantised already: save those in floating point, recipes quantise them"
     elif len(groups) > 1:
         hint += f"; `model.weights` in krishi.yaml chooses among {some(groups)}"

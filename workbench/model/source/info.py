@@ -105,7 +105,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise WorkbenchError(f"model.class_names: {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise WorkbenchError(f"model.class_names: {path} is not UTF-8 text") from error
+        raise WorkbenchError(
+            f"model.class_names: {path} is not UTF-8 text", hint="save it in UTF-8"
+        ) from error
     if text.lstrip().startswith(("[", "{")):
         try:
             names = TypeAdapter(tuple[str, ...]).validate_python(json.loads(text))

@@ -304,9 +304,14 @@ def _class_names(source: ModelSource, info: SourceInfo) -> tuple[str, ...] | Non
             f"{where} lists {some(repeated)} more than once",
             hint="give every class a name of its own: a list of them as `model.class_names` in krishi.yaml",
         )
+    if not all(name.strip() for name in names):
+        raise WorkbenchError(
+            f"{where} has a name without a letter", hint="give every class a name of its own"
+        )
     if len(names) < 2:
         raise WorkbenchError(
-            f"{where} lists {plural(len(names), 'class')}: a classifier tells at least 2 apart"
+            f"{where} lists {plural(len(names), 'class')}: a classifier tells at least 2 apart",
+            hint="write one name per line, or a JSON list",
         )
     wanted = info.num_classes or (info.class_names and len(info.class_names))
     if wanted and wanted != len(names):

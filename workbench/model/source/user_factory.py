@@ -89,6 +89,11 @@ def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
         yield
     except WorkbenchError:
         raise
+    except SystemExit as error:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` ended the program ({summary(error)})",
+            hint="put what runs the training, such as `parse_args()`, below `if __name__ == '__main__':`",
+        ) from error
     except Exception as error:  # user code may raise anything
         raise WorkbenchError(
             f"model.factory: `{spec}` raised {summary(error)}",
@@ -107,7 +112,8 @@ def _resolve(spec: str) -> Callable[..., object]:
     if not callable(factory):
         public = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
         raise WorkbenchError(
-            f"model.factory: {place} has no callable `{attribute}`", hint=f"it has {some(public)}"
+            f"model.factory: {place} has no callable `{attribute}`",
+            hint=f"it has {some(public) or 'none'}",
         )
     return factory
 
