@@ -171,12 +171,18 @@ def test_other_formats_are_unsupported_whatever_pillow_can_read(encoded: Encode,
         (b"<html></html>", " but a web page"),
         (b"\x00" * 1000, ""),
         (b"\xff\xd8", ""),
-        (b"\x89PNG\r\n\x1a\n", ""),
     ],
 )
 def test_other_bytes_are_unsupported(data: bytes, but: str) -> None:
     error = refused(data)
     assert (error.kind, str(error)) == ("unsupported", f"not a JPEG, PNG or WebP image{but}")
+
+
+@pytest.mark.parametrize(("form", "length"), [("PNG", 8), ("PNG", 33), ("WEBP", 12), ("WEBP", 20), ("JPEG", 4)])
+def test_a_photo_cut_in_its_header_is_broken_and_not_of_another_kind(
+    encoded: Encode, form: str, length: int
+) -> None:
+    assert refused(encoded(quarters(), form)[:length]).kind == "broken"
 
 
 def test_no_bytes_are_empty() -> None:

@@ -523,6 +523,8 @@ def test_class_maps_are_published_where_they_are_asked_for(bench: Bench) -> None
         assert session.infer(normalize(photos(), CONTRACT)).shape == (6, 3 + 3 * 64)
     assert bench.promote(real, explain=True).unchanged
     assert bench.promote(real).unchanged
+    bench.registry.rollback("leaf", "production")
+    assert (bench.promote(real, explain=True).version, bench.production) == ("1.0.1", "1.0.1")
 
 
 def test_a_model_that_has_no_class_maps_is_published_with_the_reason(bench: Bench) -> None:

@@ -122,7 +122,9 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         image = _reader(data, kind)
     except ImageError:
         raise
-    except (SyntaxError, IndexError, TypeError, struct.error):
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:
+        if kind.upper() in FORMATS or kind in _optional_readers():
+            raise ImageError("broken", "the image is damaged: its header cannot be read") from error
         raise ImageError("unsupported", _what_it_is(kind)) from None
     except Image.DecompressionBombError:  # where Pillow's own limit was lowered
         raise ImageError("too-large", "the image has more pixels than Pillow may decode") from None
@@ -175,7 +177,7 @@ def readable_formats() -> tuple[str, ...]:
 
 def _what_it_is(kind: str) -> str:
     known = "not a JPEG, PNG or WebP image"
-    if kind.upper() in FORMATS or kind == "unknown file":
+    if kind == "unknown file":
         return known
     remedies = {
         "HEIC": f" ({install('pillow-heif')} reads it)",

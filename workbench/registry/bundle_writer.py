@@ -134,13 +134,10 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     pointed = registry.pointed(name, alias)
     previous, generation = (pointed.version, pointed.generation) if pointed else (None, 0)
     candidate = _find_candidate(request, cache)
-    same = _find_published(registry, name, candidate, first=previous)
     if request.shadow is not None:
-        _check_shadow(request.shadow, name, alias, same, served=previous)
-    if same and request.explain and same.manifest.explanation is None:
-        same = None
-    if same and parse(same.version).prerelease and (request.bump or version not in (None, same.version)):
-        same = None  # A prerelease becomes a release under another number.
+        published = _find_published(registry, name, candidate, first=previous)
+        _check_shadow(request.shadow, name, alias, published, served=previous)
+    same = _find_published(registry, name, candidate, first=previous, request=request)
     if same:
         why = f"this very model is already published as {same.version}"
         if version in (None, same.version):
@@ -187,10 +184,27 @@ def _find_candidate(request: PromotionRequest, cache: ArtifactCache) -> _Candida
     return _Candidate(info, trial, artifact, runtime, rule)
 
 
+def _is_asked_for(request: PromotionRequest, found: Bundle) -> bool:
+    """Whether a published version of the model to promote has what the request asks for."""
+    if request.explain and found.manifest.explanation is None:
+        return False
+    # A prerelease becomes a release under another number.
+    another = request.bump or request.version not in (None, found.version)
+    return not (another and parse(found.version).prerelease)
+
+
 def _find_published(
-    registry: Registry, name: str, candidate: _Candidate, *, first: str | None
+    registry: Registry,
+    name: str,
+    candidate: _Candidate,
+    *,
+    first: str | None,
+    request: PromotionRequest | None = None,
 ) -> Bundle | None:
-    """The intact version of this very model; `first` where there are several, else the highest."""
+    """The intact version of this very model; `first` where there are several, else the highest.
+
+    request: it has to have what this asks for.
+    """
     info = candidate.info
     model = (candidate.artifact.digest, info.class_names, candidate.contract, info.outputs, candidate.runtime)
     versions = sorted(registry.versions(name), key=lambda version: version == first)
@@ -199,9 +213,10 @@ def _find_published(
             bundle = registry.bundle(name, version)
             found = bundle.manifest
             takes = (found.class_names, found.preprocess, found.outputs, found.runtime)
-            if (bundle.artifact.digest, *takes) == model and not abstention_change(
-                found, candidate.abstention
-            ):
+            alike = (bundle.artifact.digest, *takes) == model
+            if not alike or abstention_change(found, candidate.abstention):
+                continue
+            if request is None or _is_asked_for(request, bundle):
                 bundle.verify()
                 return bundle
         except WorkbenchError:
