@@ -209,7 +209,10 @@ def _read_key(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise WorkbenchError(f"KRISHI_API_KEY_FILE: {file} cannot be read: {error}") from error
+        raise WorkbenchError(
+            f"KRISHI_API_KEY_FILE: {file} cannot be read: {error}",
+            hint="a text file with the key, which this user may read",
+        ) from error
 
 
 def _explain(error: ValidationError) -> WorkbenchError:

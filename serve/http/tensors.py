@@ -98,7 +98,7 @@ def _check_counts(text: bytes, row_shape: tuple[int, ...]) -> None:
         or text.count(b"[") + text.count(b"{") > lists + EXTRA_TOKENS
         or text.count(b'"') > EXTRA_TOKENS
     ):
-        raise _bad(f"the body holds more than the numbers of {MAX_ROWS} photos")
+        raise _bad(f"the body holds more numbers, lists or strings than a tensor of {MAX_ROWS} photos")
 
 
 def _batch(

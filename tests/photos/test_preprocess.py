@@ -178,7 +178,9 @@ def test_other_bytes_are_unsupported(data: bytes, but: str) -> None:
     assert (error.kind, str(error)) == ("unsupported", f"not a JPEG, PNG or WebP image{but}")
 
 
-@pytest.mark.parametrize(("form", "length"), [("PNG", 8), ("PNG", 33), ("WEBP", 12), ("WEBP", 20), ("JPEG", 4)])
+@pytest.mark.parametrize(
+    ("form", "length"), [("PNG", 8), ("PNG", 33), ("WEBP", 12), ("WEBP", 20), ("JPEG", 4)]
+)
 def test_a_photo_cut_in_its_header_is_broken_and_not_of_another_kind(
     encoded: Encode, form: str, length: int
 ) -> None:

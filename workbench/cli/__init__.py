@@ -143,6 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         # A run that is asked to stop cleans up as after Ctrl-C; the server has its own way.
         signal.signal(signal.SIGTERM, _interrupt)
+    for closed in ("stdout", "stderr"):
+        if getattr(sys, closed) is None:  # `>&-`, as some supervisors start programs
+            setattr(sys, closed, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     words = list(sys.argv[1:] if arguments is None else arguments)
     gc.disable()  # until a command is called: while modules load there is nothing to collect
     if not HELP.isdisjoint(words):

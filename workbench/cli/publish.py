@@ -1,5 +1,6 @@
 """`promote`, `models`, `rollback`, `verify` and `gc`: the registry."""
 
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -111,8 +112,11 @@ def models(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
     from workbench.registry.store import Registry
     from workbench.report import registry as words
 
-    answer = words.versions_answer(Registry(find_workspace(workspace, inputs=False).registry))
+    registry = Registry(find_workspace(workspace, inputs=False).registry)
+    answer = words.versions_answer(registry)
     print_answer(answer, words.versions(answer, terminal_width()), form)
+    for sentence in words.lost_aliases(registry):
+        print(sentence, file=sys.stderr)
     return 0
 
 

@@ -67,7 +67,10 @@ class Registry:
     def aliases(self, name: str) -> dict[str, Alias]:
         """The aliases of a model. Raises WorkbenchError where `aliases.json` is not valid."""
         path = self._folder(name) / ALIASES_NAME
-        return read_record(path, AliasFile, what="list of aliases").aliases if _exists(path) else {}
+        hint = "bring it back from a copy; without one, remove it and `promote` the versions that serve"
+        return (
+            read_record(path, AliasFile, what="list of aliases", hint=hint).aliases if _exists(path) else {}
+        )
 
     def pointed(self, name: str, alias: str) -> Alias | None:
         """The record of an alias, if it exists. Its version is not checked."""
@@ -211,7 +214,10 @@ class Registry:
                 f"no version `{alias}` pointed at before can be returned to: {'; '.join(passed)}",
                 hint="`krishi-bench models` lists what there is; `promote` points the alias at another",
             )
-        raise Refused(f"`{alias}` pointed at nothing before {pointed.version}")
+        raise Refused(
+            f"`{alias}` pointed at nothing before {pointed.version}",
+            hint="`krishi-bench models` lists what there is; `promote` points the alias at another",
+        )
 
     def verify(self) -> list[Problem]:
         """Every difference from what was published. Hashes every file."""

@@ -54,6 +54,17 @@ def versions_answer(registry: Registry) -> list[dict[str, Any]]:
     return found
 
 
+def lost_aliases(registry: Registry) -> list[str]:
+    """A sentence for each alias whose version is not there."""
+    return [
+        f"{name}: `{alias}` points at {at.version}, which is not there; `krishi-bench promote` or `rollback` "
+        "points it at another"
+        for name in registry.names()
+        for alias, at in sorted(registry.aliases(name).items())
+        if at.version not in registry.versions(name)
+    ]
+
+
 def versions(entries: Sequence[Mapping[str, Any]], width: int = WIDTH) -> str:
     """Aligned columns, and below them what is to be said of single versions. width: of the terminal."""
     if not entries:
