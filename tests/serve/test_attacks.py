@@ -125,7 +125,7 @@ DISGUISED_GIF = b"\x89PNG\r\n\x1a\n" + encoded(noise(1), "GIF")
 PHOTOS = {
     "a PNG that claims more than 32 bits hold": (png_claiming(2**31 - 1, 2**31 - 1), 422, "image-too-large"),
     "a JPEG of 5,000 scans": (repeated_scans(5000), 422, "image-too-large"),
-    "a GIF in the clothes of a PNG": (DISGUISED_GIF, 415, "unsupported-image"),
+    "a GIF in the clothes of a PNG": (DISGUISED_GIF, 422, "broken-image"),
     "an animated WebP of 300 frames": (animation("WEBP"), 200, ""),
     "an animated PNG of 300 frames": (animation("PNG"), 200, ""),
     "a PNG with 5 MB of EXIF": (png(50, chunk(b"eXIf", MEGABYTES_OF_EXIF)), 200, ""),
