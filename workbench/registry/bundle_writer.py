@@ -30,7 +30,7 @@ from workbench.registry.manifest import (
 )
 from workbench.registry.model_card import model_card
 from workbench.registry.semver import BUMPS, Bump, parse
-from workbench.registry.shadow_record import Demand
+from workbench.registry.shadow_record import Demand, check_shadow
 from workbench.registry.store import Registry
 from workbench.registry.trial_start import start_apart
 from workbench.registry.version_rule import (
@@ -136,7 +136,7 @@ def promote(request: PromotionRequest, registry: Registry, cache: ArtifactCache)
     candidate = _find_candidate(request, cache)
     if request.shadow is not None:
         published = _find_published(registry, name, candidate, first=previous)
-        _check_shadow(request.shadow, name, alias, published, served=previous)
+        check_shadow(request.shadow, name, alias, published, served=previous)
     same = _find_published(registry, name, candidate, first=previous, request=request)
     if same:
         why = f"this very model is already published as {same.version}"
@@ -222,23 +222,6 @@ def _find_published(
         except WorkbenchError:
             continue  # No alias may point at a damaged version; the model gets a new one.
     return None
-
-
-def _check_shadow(shadow: Demand, name: str, alias: str, same: Bundle | None, *, served: str | None) -> None:
-    """same: the published version of the model to promote; served: the version that the alias points at."""
-    if served is None:
-        raise Refused(
-            f"`{alias}` of {name} does not exist yet, so there is nothing to compare with in its shadow",
-            hint="promote the first version without --require-shadow",
-        )
-    if same is None:
-        raise Refused(
-            f"this model is not published yet, so no server can have run it in the shadow of {served}",
-            hint="publish it under another alias (`krishi-bench promote --alias candidate`), then "
-            "`krishi-bench serve --shadow X.Y.Z` and `krishi-bench shadow-report`",
-        )
-    if same.version != served:
-        shadow.check(name, same.version, same.digest, served=served)
 
 
 def _read_golden(run: RunFolder, candidate: _Candidate) -> _GoldenSet:

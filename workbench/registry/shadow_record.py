@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from workbench.errors import Refused, WorkbenchError, plural
 from workbench.measure.stats import wilson
+from workbench.registry.bundle import Bundle
 from workbench.registry.manifest import check_name
 from workbench.registry.semver import parse
 from workbench.system.records import Record, Sha256, read_record, write_record
@@ -96,3 +97,23 @@ def find(results: Path, name: str, version: str, served: str) -> ShadowResult | 
     if (result.name, result.shadow_version, result.version) != (name, version, served):
         raise WorkbenchError(f"{path} compares other versions: it was moved", hint="delete it")
     return result
+
+
+def check_shadow(shadow: Demand, name: str, alias: str, same: Bundle | None, *, served: str | None) -> None:
+    """Raise Refused where no shadow has shown that the model may take the alias, or too few answers agreed.
+
+    same: the published version of the model to promote; served: the version that the alias points at.
+    """
+    if served is None:
+        raise Refused(
+            f"`{alias}` of {name} does not exist yet, so there is nothing to compare with in its shadow",
+            hint="promote the first version without --require-shadow",
+        )
+    if same is None:
+        raise Refused(
+            f"this model is not published yet, so no server can have run it in the shadow of {served}",
+            hint="publish it under another alias (`krishi-bench promote --alias candidate`), then "
+            "`krishi-bench serve --shadow X.Y.Z` and `krishi-bench shadow-report`",
+        )
+    if same.version != served:
+        shadow.check(name, same.version, same.digest, served=served)

@@ -209,15 +209,11 @@ class Registry:
             reason = f"rollback from {pointed.version}{over}"
             self._move(name, alias, bundle, reason, pointed.generation, steps_back=steps_back)
             return bundle
+        what = f"`{alias}` pointed at nothing before {pointed.version}"
         if passed:
-            raise Refused(
-                f"no version `{alias}` pointed at before can be returned to: {'; '.join(passed)}",
-                hint="`krishi-bench models` lists what there is; `promote` points the alias at another",
-            )
-        raise Refused(
-            f"`{alias}` pointed at nothing before {pointed.version}",
-            hint="`krishi-bench models` lists what there is; `promote` points the alias at another",
-        )
+            what = f"no version `{alias}` pointed at before can be returned to: {'; '.join(passed)}"
+        hint = "`krishi-bench models` lists what there is; `promote` points the alias at another"
+        raise Refused(what, hint=hint)
 
     def verify(self) -> list[Problem]:
         """Every difference from what was published. Hashes every file."""
