@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,17 +69,12 @@ class Bench:
     artifacts: dict[str, Artifact]
     images: Images
     log: Path
-    launchers: HeatLaunchers = field(default_factory=lambda: HeatLaunchers([OrtRuntime()]))
 
     @property
     def cpus(self) -> tuple[int, ...]:
         return machine.available_cpus()[-1:]
 
-    def launch(self, name: str) -> Worker:
-        """As a run does in a heat."""
-        return self.launch_anew(name, self.launchers.of(OrtRuntime(), self.log))
-
-    def launch_anew(self, name: str, launcher: Launcher | None = None) -> Worker:
+    def launch(self, name: str, launcher: Launcher | None = None) -> Worker:
         artifact = self.artifacts[name]
         return Worker(artifact, OrtRuntime(), self.images, log=self.log, cpus=self.cpus, launcher=launcher)
 
@@ -207,9 +202,15 @@ def ours(bench: Bench, plan: Plan, *, anew: bool = False) -> dict[str, Estimate]
     """One session of the first design. anew: every process starts and imports by itself."""
     lineup, watch = Lineup([A, TWIN, B], A, TWIN), HostWatch(bench.cpus)
     if anew:
-        measured = measure(lineup, bench.launch_anew, plan, watch=watch, report=silent)
+        measured = measure(lineup, bench.launch, plan, watch=watch, report=silent)
     else:
-        measured = measure(lineup, bench.launch, plan, watch=watch, report=silent, heat=bench.launchers.heat)
+        # As a run does.
+        with HeatLaunchers([OrtRuntime()], bench.log, ahead=len(machine.available_cpus())) as launchers:
+
+            def fork(name: str) -> Worker:
+                return bench.launch(name, launchers.of(OrtRuntime()))
+
+            measured = measure(lineup, fork, plan, watch=watch, report=silent, heat=launchers.heat)
     estimates = {}
     for name in (TWIN, B):
         ratio = Ratio(tuple(log_ratios(measured, A)[name].values()))

@@ -39,28 +39,30 @@ def test_no_library_that_is_imported_before_a_fork_starts_a_thread(tmp_path: Pat
         assert psutil.Process(launcher.pid).num_threads() == 1
 
 
-def test_sessions_of_a_heat_have_one_parent_and_those_of_the_next_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [1, 3], ids=["one at a time", "three started at once"])
+def test_sessions_of_a_heat_have_one_parent_and_those_of_the_next_another(tmp_path: Path, ahead: int) -> None:
     contract = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     np.save(tmp_path / "photos.npy", np.zeros((8, SIDE, SIDE, 3), dtype=np.uint8))
     images = Images(tmp_path / "photos.npy", (0,) * 8, contract, digest="zeros")
     artifact = null_artifact(tmp_path, (0, 3, SIDE, SIDE), classes=10)
     runtime, log = NullRuntime(), tmp_path / "log.txt"
-    launchers = HeatLaunchers([runtime])
-    parents = []
-    for _ in range(2):
-        with launchers.heat():
-            for _ in range(2):
-                with Worker(
-                    artifact, runtime, images, log=log, launcher=launchers.of(runtime, log)
-                ) as worker:
-                    worker.ready()
-                    parents.append(psutil.Process(worker.pid).ppid())
+    parents, before = [], psutil.Process().children()
+    with HeatLaunchers([runtime], log, ahead=ahead) as launchers:
+        for _ in range(2):
+            with launchers.heat():
+                for _ in range(2):
+                    with Worker(artifact, runtime, images, log=log, launcher=launchers.of(runtime)) as worker:
+                        worker.ready()
+                        parents.append(psutil.Process(worker.pid).ppid())
+            assert not psutil.pid_exists(parents[-1])
     assert parents[0] == parents[1] != parents[2] == parents[3]
-    assert not any(psutil.pid_exists(parent) for parent in parents)
+    assert psutil.Process().children() == before
 
 
 def test_beside_one_on_a_gpu_each_is_started_alone(tmp_path: Path) -> None:
     runtime = SETTINGS["onnxruntime"].model_validate({"backend": "onnxruntime", "device": "cuda"})
-    launchers = HeatLaunchers([NullRuntime(), runtime])
-    with launchers.heat():
-        assert launchers.of(NullRuntime(), tmp_path / "log.txt") is None
+    with (
+        HeatLaunchers([NullRuntime(), runtime], tmp_path / "log.txt", ahead=2) as launchers,
+        launchers.heat(),
+    ):
+        assert launchers.of(NullRuntime()) is None

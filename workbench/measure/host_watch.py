@@ -14,7 +14,9 @@ from workbench.system.machine import available_cpus
 
 STEAL_LIMIT = 0.02  # of the processors' time, taken by the hypervisor for other guests
 PRESSURE_LIMIT = 0.20  # of the time, some process waited for a processor
-SPIN_LIMIT = 1.25  # times the usual duration of the same loop
+# Times the usual duration of the same loop. A neighbour on the same core slows everything down by less, and
+# within a turn that cancels: such a round is hardly worse than another (docs/measuring.md).
+SPIN_LIMIT = 2.0
 SPIN_LOOPS = 200_000  # about 10 ms of Python
 STEAL = 7  # place of the stolen time among the ticks
 

@@ -46,6 +46,7 @@ class Watch(Protocol):
     def end(self) -> Environment: ...
 
 
+COSTS = 4  # rounds: one of them may start the launchers of all
 Launch = Callable[[str], AbstractContextManager[Subject]]
 Heat = Callable[[], AbstractContextManager[None]]  # entered before the launches of each heat
 
@@ -171,6 +172,7 @@ class _Timing:
     started: float = field(init=False)
     ratios: dict[str, dict[int, float]] = field(default_factory=dict)
     standings: tuple[Standing, ...] = ()
+    costs_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng, self.started = random.Random(self.plan.seed), self.clock()
@@ -183,7 +185,9 @@ class _Timing:
         if baseline in measured.failed:
             measured.ended = "baseline_failed"
             return
-        number, cost_s = len(measured.environments) - 1, self.clock() - began
+        number = len(measured.environments) - 1
+        self.costs_s.append(self.clock() - began)
+        cost_s = fmean(self.costs_s[-COSTS:])
         measured.launch_s = cost_s / launches
         if measured.environments[-1].disturbed and self._may_repeat(cost_s):
             measured.unused.add(number)

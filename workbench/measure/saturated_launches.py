@@ -16,7 +16,6 @@ from workbench.measure.warm_up import WarmUp
 from workbench.system.child import ChildError
 
 ROUNDS = 6  # of fresh launches: the fewest that give an interval
-LEAST_ROUNDS = 2  # but where the budget does not hold one
 WINDOW_S = 0.1
 TURNS = 3  # windows of each launch
 TOGETHER = 2  # variants that are open beside the baseline, at most
@@ -47,9 +46,8 @@ class SaturatedLaunches:
     """Rounds of fresh launches of all variants.
 
     together: variants that are open beside the baseline: each launch holds memory.
-    read: is given each launch once it is warm. finish: those of the last round as well, after their turns,
-    where there is more than one round; what fails in it costs nothing that was measured. report: takes the
-    rounds made and asked.
+    read: is given each launch once it is warm. finish: those of the last round as well, after their turns;
+    what fails in it costs nothing that was measured. report: takes the rounds made and asked.
     found: by variant. failed: by variant, the message; those are launched no more.
     """
 
@@ -65,24 +63,29 @@ class SaturatedLaunches:
     failed: dict[str, str] = field(default_factory=dict)
 
     def measure(self, variants: Sequence[str], budget_s: float) -> None:
-        """As many rounds as the first one says that the budget holds. Raises ChildError where the baseline
-        fails."""
+        """As many rounds as the first launches say that the budget holds; one at least. Raises ChildError
+        where the baseline fails."""
         rng, others = random.Random(self.seed), [name for name in variants if name != self.baseline]
-        began, made, rounds = self.clock(), 0, ROUNDS
-        while made < rounds:
-            self.report(made, rounds)
+        began, made, rounds = self.clock(), 0, 0
+
+        def in_last_round() -> bool:
+            """Asked first when the first launches have had their turns."""
+            nonlocal rounds
+            if rounds == 0:
+                round_s = (self.clock() - began) * max(1, math.ceil(len(others) / self.together))
+                rounds = max(1, min(ROUNDS, int(budget_s / max(round_s, 1e-9))))
+            return made + 1 == rounds
+
+        while made == 0 or made < rounds:
+            self.report(made, rounds or ROUNDS)
             rng.shuffle(others)
             running = [name for name in others if name not in self.failed]
-            last = made > 0 and made + 1 == rounds
             for start in range(0, max(1, len(running)), self.together):
                 names = [self.baseline, *running[start : start + self.together]]
-                self._make_round(names, rng, finish=last)
+                self._make_round(names, rng, in_last_round)
             made += 1
-            if made == 1:
-                fitting = int(budget_s / max(self.clock() - began, 1e-9))
-                rounds = max(LEAST_ROUNDS, min(ROUNDS, fitting)) if fitting else made
 
-    def _make_round(self, names: list[str], rng: random.Random, *, finish: bool) -> None:
+    def _make_round(self, names: list[str], rng: random.Random, in_last: Callable[[], bool]) -> None:
         """One launch of each of these, one after the other; then they take turns."""
         rng.shuffle(names)
         launched: dict[str, Launched] = {}
@@ -99,7 +102,7 @@ class SaturatedLaunches:
                 for name in rng.sample(list(launched), len(launched)):
                     with self._failure_noted(name, launched):
                         turns[-1][name] = launched[name].saturate(WINDOW_S)
-            for name in launched if finish else ():
+            for name in launched if in_last() else ():
                 with suppress(ChildError):
                     self.finish(name, launched[name])
         for name in launched:

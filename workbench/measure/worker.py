@@ -32,6 +32,11 @@ GPU_OPEN_TIMEOUT_S = 900.0  # some runtimes build an engine for the GPU when the
 TURN_TIMEOUT_S = 120.0
 
 
+def imports_of(runtime: Runtime) -> tuple[str, ...]:
+    """Modules that a measuring process needs and that start no thread."""
+    return "numpy", hold.__module__, backend_module(runtime), *runtime.FORKABLE
+
+
 class Worker:
     """One process holding one session of `artifact`, in the environment of its runtime.
 
@@ -56,7 +61,7 @@ class Worker:
             label="the measuring process",
             environment=runtime.environment(),
             launcher=launcher,
-            imports=("numpy", hold.__module__, backend_module(runtime), *runtime.FORKABLE),
+            imports=imports_of(runtime),
             exit_at_once=True,
         )
         self._images = len(images)

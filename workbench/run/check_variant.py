@@ -92,7 +92,7 @@ class Context:
         launchers: to fork it."""
         artifact, images = self.built[variant].artifact, self.job_of(variant).photos
         runtime, log = self.runtimes[variant], self.folder.log(variant)
-        launcher = launchers.of(runtime, log.with_name("launcher.txt")) if launchers else None
+        launcher = launchers.of(runtime) if launchers else None
         return Worker(artifact, runtime, images, log=log, cpus=cpus, launcher=launcher)
 
     def not_here(self, variant: Variant) -> str | None:

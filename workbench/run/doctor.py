@@ -114,19 +114,22 @@ def _time_copies(report: Report) -> Measured:
         images = Images(folder / "photos.npy", (0,) * 8, contract, digest="zeros")
         artifact = null_artifact(folder, (0, 3, CLOCK_SIDE, CLOCK_SIDE), classes=10)
         runtime, log = NullRuntime(), folder / "log.txt"
-        launchers = HeatLaunchers([runtime])
+        launchers = HeatLaunchers([runtime], log, ahead=len(machine.available_cpus()))
 
         def launch(_: str) -> Worker:
-            launcher = launchers.of(runtime, log)
+            launcher = launchers.of(runtime)
             return Worker(artifact, runtime, images, log=log, cpus=cpus, launcher=launcher)
 
-        return measure(
-            Lineup(["a", "b"], baseline="a", twin="b"),
-            launch,
-            CLOCK_PLAN,
-            watch=HostWatch(cpus),
-            heat=launchers.heat,
-            report=lambda timing: report(
-                Progress("timing the clock against itself", timing.done, timing.total, left_s=timing.left_s)
-            ),
-        )
+        with launchers:
+            return measure(
+                Lineup(["a", "b"], baseline="a", twin="b"),
+                launch,
+                CLOCK_PLAN,
+                watch=HostWatch(cpus),
+                heat=launchers.heat,
+                report=lambda timing: report(
+                    Progress(
+                        "timing the clock against itself", timing.done, timing.total, left_s=timing.left_s
+                    )
+                ),
+            )

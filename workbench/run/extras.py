@@ -19,7 +19,6 @@ from workbench.system.progress import Progress
 
 STAGE = "throughput and whole path"
 SHARE = 0.25  # of the time that timing took, at most, where nothing is to be won by throughput
-LEAST_S = 3.0  # may be spent where the time budget holds as much
 LARGE = 1000  # pixels; photos of phones are 4:3, those of data sets mostly square
 PATHS = (("256 px", 256, 15), ("12 megapixels, enlarged", 3000, 5))  # name, shorter side, times walked
 
@@ -42,7 +41,7 @@ def with_extras(
     names = [t.variant for t in trials if t.variant in finalists or _compares(context, t)]
     by_throughput = context.info.budget.objective == "throughput"
     asked = by_throughput or any(name not in finalists for name in names)
-    budget_s = min(allowed_s, max(LEAST_S, timing_s * (1 if asked else SHARE)))
+    budget_s = min(allowed_s, timing_s * (1 if asked else SHARE))
     photos = [(_resized_jpeg(context, side), name, times) for name, side, times in PATHS]
     walked: dict[str, tuple[WholePath, ...]] = {}
 

@@ -10,7 +10,7 @@ from workbench.measure.saturated_launches import TOGETHER
 from workbench.results.reasons import TooLarge
 from workbench.results.records import TrialResult
 from workbench.run.check_variant import Context, ended
-from workbench.system.machine import free_memory_bytes
+from workbench.system.machine import available_cpus, free_memory_bytes
 
 RESERVE = 0.1  # of the memory that is free, left to others
 
@@ -56,6 +56,15 @@ def together(needs: Mapping[str, int], room_bytes: int) -> int:
             break
         count += 1
     return max(1, count)
+
+
+def heats_ahead(needs: Sequence[int], room_bytes: int | None) -> int:
+    """How many heats' launchers may import at the same time: one on each processor, where those that wait
+    for their heat fit beside the sessions. needs: bytes of each session; a launcher takes less."""
+    cpus = len(available_cpus())
+    if room_bytes is None:
+        return cpus
+    return max(1, min(cpus, room_bytes // max(1, sum(needs))))
 
 
 def _fitted(trial: TrialResult, needs: int, beside: int, room: int) -> TrialResult:

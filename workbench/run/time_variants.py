@@ -29,7 +29,7 @@ from workbench.results.verdict import PRECISE, choose, ranked, untimed_shortfall
 from workbench.results.versions import siblings
 from workbench.run.check_variant import Context
 from workbench.run.extras import candidates, saturated, with_extras
-from workbench.run.memory import fitted, needs_of, together, with_room
+from workbench.run.memory import fitted, heats_ahead, needs_of, together, with_room
 from workbench.system.child import ChildError
 from workbench.system.files import exclusive
 from workbench.system.launcher import end_shared_launcher
@@ -168,7 +168,8 @@ def _session(
     batch_sizes = {name: runtime.batch for name, runtime in runtimes.items() if runtime.batch > 1}
     lineup = Lineup(list(runtimes), BASELINE, TWIN, contenders, batch_sizes, needs, kept)
     measured = sessions[session] = Measured()
-    launchers = HeatLaunchers(runtimes.values())
+    ahead = heats_ahead([needs.get(name, 0) for name in runtimes], plan.memory_bytes)
+    launchers = HeatLaunchers(runtimes.values(), context.folder.log("launcher"), ahead=ahead)
 
     def launch(name: str) -> Worker:
         return context.worker(BASELINE if name == TWIN else name, cpus, launchers)
@@ -177,7 +178,7 @@ def _session(
         what = f"{session} of {plural(len(names), 'variant')}, rounds at most"
         context.report(replace(progress, what=what, left_s=(progress.left_s or 0.0) + later_s))
 
-    with context.spans.span(STAGES[session]):
+    with context.spans.span(STAGES[session]), launchers:
         watch = HostWatch(cpus, gpu=gpu)
         measure(lineup, launch, plan, watch=watch, report=report, heat=launchers.heat, into=measured)
     if (reason := measured.failed.get(BASELINE)) is not None:

@@ -26,7 +26,7 @@ from workbench.system.nvidia import driver_here
 if TYPE_CHECKING:
     from workbench.system.environments import VirtualEnvironment
 
-FORK, STATUS = "fork", "status"
+IMPORT, FORK, STATUS = "import", "fork", "status"
 MESSAGE_BYTES = 4096
 ANSWER_TIMEOUT_S = 300.0  # for imports, on a slow machine
 KILLED = -signal.SIGKILL
@@ -68,6 +68,16 @@ class Launcher:
     def pid(self) -> int:
         return self.process.pid
 
+    def prepare(self, imports: Sequence[str]) -> None:
+        """Ask for these modules to be imported, none of which may start a thread."""
+        with suppress(OSError):  # It has ended: its children say so.
+            self._socket.send(" ".join([IMPORT, *imports]).encode())
+        self._asked += 1
+
+    def prepared(self) -> None:
+        """Wait until all that was asked for is done."""
+        self.child(self._asked - 1)
+
     def fork(self, pipe: int, log: int, imports: Sequence[str]) -> "Forked":
         """Ask for a child that serves this pipe and prints into this file; it comes once these modules are
         imported, none of which may start a thread. What cannot be imported is left to the child."""
@@ -84,7 +94,7 @@ class Launcher:
 
     def status(self, pid: int) -> int:
         """The exit status, as `subprocess` has it, of a child that has ended."""
-        self.child(self._asked - 1)  # Answers come in order.
+        self.prepared()  # Answers come in order.
         with suppress(OSError):
             self._socket.send(f"{STATUS} {pid}".encode())
         return KILLED if (answer := self._answer()) is None else answer
@@ -205,8 +215,11 @@ def main() -> None:
         if not message:
             return
         what, *rest = message.decode().split()
-        if what == FORK:
+        if what in (IMPORT, FORK):
             _import(rest)
+        if what == IMPORT:
+            answer = 0
+        elif what == FORK:
             pipe, log = descriptors
             answer = _fork(requests, pipe, log, chosen)
         else:
