@@ -57,16 +57,17 @@ class Scenario:
     symmetric: bool = True
 
     def rounds(self, rng: np.random.Generator, sessions: int, rounds: int) -> tuple[Array, Array]:
-        """Log-ratios to the baseline, session by round, of the variant (true ratio 1) and of the twin."""
+        """Log-ratios, session by round: of the variant (true ratio 1) to the mean of the baseline and its
+        twin, and of the twin to the baseline."""
         shape = (sessions, rounds)
-        reference = self.baseline(rng, shape)
+        first, second = self.baseline(rng, shape), self.baseline(rng, shape)
         drift = self.drift * np.arange(rounds)
-        variant = self.variant(rng, shape) - reference + drift + self._within(rng, shape)
-        return variant, self.baseline(rng, shape) - reference + self._within(rng, shape)
+        variant = self.variant(rng, shape) - (first + second) / 2 + drift + self._within(rng, shape, 1.5)
+        return variant, second - first + self._within(rng, shape, 2.0)
 
-    def _within(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """The error of a round: Hodges-Lehmann over its turns."""
-        turns = rng.normal(0, JITTER * math.sqrt(2), (*shape, TURNS))
+    def _within(self, rng: np.random.Generator, shape: tuple[int, ...], bursts: float) -> Array:
+        """The error of a round: Hodges-Lehmann over its turns. bursts: whose variances add up in a ratio."""
+        turns = rng.normal(0, JITTER * math.sqrt(bursts), (*shape, TURNS))
         switches = rng.choice((-SWITCH, SWITCH), turns.shape)
         turns += np.where(rng.random(turns.shape) < self.switched, switches, 0.0)
         rows, columns = np.triu_indices(TURNS)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from statistics import median, stdev
+from statistics import fmean, median, stdev
 
 import pytest
 
@@ -16,6 +16,7 @@ from workbench.measure.latency import (
     Lineup,
     Measured,
     Plan,
+    Sample,
     Subject,
     log_ratios,
     measure,
@@ -523,6 +524,38 @@ def test_a_variant_timed_in_batches_is_compared_by_the_time_of_one_photo() -> No
 def test_the_fewest_rounds_have_calls_enough_for_p95() -> None:
     latency = of(timed(farm(THREE), Plan(rounds=6)), "fast")
     assert None not in (latency.p90_ns, latency.p95_ns)
+
+
+def test_a_variant_is_compared_with_the_mean_of_both_copies_of_the_baseline_and_they_with_each_other() -> (
+    None
+):
+    times = {BASELINE: 1000, TWIN: 4000, "a": 1000}
+    samples = [
+        Sample(name, number, 0, turn, 0, call, ns)
+        for number in range(2)
+        for turn in range(4)
+        for call in range(3)
+        for name, ns in times.items()
+        if (name, number, turn) != (TWIN, 1, 0)
+    ]
+    found = log_ratios(Measured(samples=samples), BASELINE)
+    assert found[TWIN] == pytest.approx({0: math.log(4), 1: math.log(4)})
+    assert found["a"] == pytest.approx({0: -math.log(2), 1: -math.log(2)})  # of four turns one had one copy
+    assert found[BASELINE] == {0: 0.0, 1: 0.0}
+
+
+def test_the_second_copy_of_the_baseline_narrows_the_intervals() -> None:
+    """By an eighth where all launches are alike: of two equal variances one is halved."""
+
+    def half_width(left_out: str, seed: int) -> float:
+        measured = session({BASELINE: 2.0, "a": 2.0}, seed)
+        kept = [sample for sample in measured.samples if sample.variant != left_out]
+        bounds = ratio(replace(measured, samples=kept), "a").log_interval
+        assert bounds is not None
+        return bounds[1] - bounds[0]
+
+    twice, once = (fmean(half_width(name, seed) for seed in range(60)) for name in ("", TWIN))
+    assert twice < 0.95 * once
 
 
 def test_the_ratios_of_one_round_are_those_it_has_among_all() -> None:

@@ -8,6 +8,7 @@ import pytest
 from workbench.measure import launches
 from workbench.measure.latency import Measured, Sample, log_ratios
 from workbench.measure.pairs import TimedTurns, VariantPair, differences, holm, pair_of, turns_of
+from workbench.measure.records import TWIN
 
 FACTORS = {"baseline": 1.0, "quick": 0.7, "quicker": 0.68, "batched": 2.0}
 
@@ -38,11 +39,12 @@ def pair(one: str, other: str, log_ratios: Sequence[float]) -> VariantPair:
     return VariantPair(one=one, other=other, session="final", log_ratios=tuple(log_ratios))
 
 
-def test_a_pair_with_the_baseline_is_what_the_table_shows() -> None:
-    samples, batches = timed(rounds=7), {"batched": 3}
+@pytest.mark.parametrize("copies", [{}, {TWIN: 1.0}], ids=["baseline once", "baseline twice"])
+def test_a_pair_with_the_baseline_is_what_the_table_shows(copies: dict[str, float]) -> None:
+    samples, batches = timed(rounds=7, factors={**FACTORS, **copies}), {"batched": 3}
     rounds = turns_of(columns(samples), batches)["final"]
     expected = log_ratios(Measured(batches, samples), "baseline")
-    for name in ("quick", "quicker", "batched"):
+    for name in ("quick", "quicker", "batched", *copies):
         got = pair_of(rounds, name, "baseline", "final").log_ratios
         assert got == pytest.approx(tuple(expected[name].values()), abs=1e-12)
 

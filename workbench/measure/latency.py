@@ -332,9 +332,10 @@ def log_ratios(
 ) -> dict[str, dict[int, float]]:
     """Per variant and round that counts: the Hodges-Lehmann estimate of log(variant / baseline) over turns.
 
-    Each is the time of one photo, a burst the median of its hot calls. Paired first, then summarised: the
-    machine has the same speed in the bursts of one turn. Of what ran in several heats of a round, the first
-    launch counts.
+    Each is the time of one photo, a burst the median of its hot calls. The baseline's is the geometric mean
+    of its two copies', where both were timed; the second is compared with the first. Paired first, then
+    summarised: the machine has the same speed in the bursts of one turn. Of what ran in several heats of a
+    round, the first launch counts.
     """
     turns: dict[tuple[int, int, int], dict[str, list[int]]] = {}
     first: dict[tuple[int, str], int] = {}
@@ -346,10 +347,12 @@ def log_ratios(
     for (number, heat, _), times in turns.items():
         if baseline not in times:
             continue
-        reference = median(times[baseline])
-        for name, own in times.items():
+        own = {name: math.log(median(bursts)) for name, bursts in times.items()}
+        both = (own[baseline] + own.get(TWIN, own[baseline])) / 2
+        for name, log in own.items():
             if heat == first[number, name]:
-                logs.setdefault(name, {}).setdefault(number, []).append(math.log(median(own) / reference))
+                reference = own[baseline] if name in (baseline, TWIN) else both
+                logs.setdefault(name, {}).setdefault(number, []).append(log - reference)
     per_photo = {name: math.log(measured.batch_sizes.get(name, 1)) for name in logs}
     return {
         name: {
@@ -362,12 +365,12 @@ def log_ratios(
 
 def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: bool) -> Latency | None:
     """One variant's latency over the rounds that count; None where it was never timed in one."""
-    pair = [s for s in measured.samples if s.variant in (variant, baseline)]
-    own = [s for s in pair if s.variant == variant and s.round not in measured.unused]
+    compared = [s for s in measured.samples if s.variant in (variant, baseline, TWIN)]
+    own = [s for s in compared if s.variant == variant and s.round not in measured.unused]
     hot = [s.time_ns for s in own if s.call > 0]
     if not hot:
         return None
-    ratios = log_ratios(replace(measured, samples=pair), baseline)
+    ratios = log_ratios(replace(measured, samples=compared), baseline)
     rounds: dict[int, list[int]] = {}
     for sample in own:
         if sample.call > 0:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench.measure import launches
+from workbench.measure.records import BASELINE, TWIN
 from workbench.measure.stats import CONFIDENCE, Interval, hodges_lehmann
 from workbench.system.records import Record
 
@@ -31,12 +32,19 @@ class TimedTurns:
     logs: "NDArray[np.float64]"
 
     def log_ratio(self, one: str, other: str) -> float | None:
-        """The Hodges-Lehmann estimate of log(time of one / time of other); None where no turn timed both."""
+        """The Hodges-Lehmann estimate of log(time of one / time of other); None where no turn timed both.
+
+        The baseline's time is that of `latency.log_ratios`.
+        """
         import numpy as np
 
         if not {one, other} <= set(self.variants):
             return None
-        first, second = (self.logs[:, self.variants.index(name)] for name in (one, other))
+        columns = {name: self.logs[:, number] for number, name in enumerate(self.variants)}
+        if TWIN in columns and BASELINE in columns and TWIN not in (one, other):
+            first, second = columns[BASELINE], columns[TWIN]
+            columns[BASELINE] = np.where(np.isnan(second), first, (first + second) / 2)
+        first, second = columns[one], columns[other]
         known = (first - second)[~np.isnan(first - second)]
         return hodges_lehmann(known.tolist()) if len(known) else None
 

@@ -98,8 +98,9 @@ def clock(report: Report) -> Clock:
     if bounds is None:
         return Clock(rounds, tries, None, None, disturbed)
     low, high = bounds
-    # An interval shrinks with the root of the rounds; twice its half-width is found 19 times in 20.
-    half = (high - low) / 2 * math.sqrt(rounds / Plan().rounds)
+    # An interval shrinks with the root of the rounds; twice its half-width is found 19 times in 20. A run
+    # compares with the mean of two copies of the baseline: of the two variances one is halved.
+    half = (high - low) / 2 * math.sqrt(0.75 * rounds / Plan().rounds)
     return Clock(rounds, tries, math.expm1(max(abs(low), abs(high))), math.expm1(2 * half), disturbed)
 
 
