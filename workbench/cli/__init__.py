@@ -151,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not HELP.isdisjoint(words):
         # No help of ours is Markdown, and no traceback is rich's: they are half of the time it takes.
         import_without(["rich.markdown", "rich.traceback"], "typer.rich_utils")
+    process = OWN_PROCESS if arguments is None else None
     try:
-        process = OWN_PROCESS if arguments is None else None
         code: int = get_command(app).main(words, prog_name="krishi-bench", standalone_mode=False, obj=process)
         return code
     except typer.TyperException as error:
@@ -164,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     finally:
         gc.enable()
+        if process is OWN_PROCESS:
+            gc.freeze()  # at the end of the process Python need not search it
 
 
 def _interrupt(*_: object) -> NoReturn:

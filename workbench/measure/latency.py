@@ -46,7 +46,7 @@ class Watch(Protocol):
     def end(self) -> Environment: ...
 
 
-COSTS = 4  # rounds: one of them may start the launchers of all
+LAUNCHES = 4  # rounds: one of them may start the launchers of all
 Launch = Callable[[str], AbstractContextManager[Subject]]
 Heat = Callable[[], AbstractContextManager[None]]  # entered before the launches of each heat
 
@@ -114,7 +114,7 @@ class Sample:
 class Measured:
     """One session. batch_sizes: where not 1. environments: per round. unused: rounds that were repeated
     because the machine was disturbed. failed: by variant, the message. pruned: variants dropped early.
-    launch_s: seconds that a launch of the last round took with its turns."""
+    launch_s: seconds that a launch of the last rounds took with its turns."""
 
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -172,7 +172,7 @@ class _Timing:
     started: float = field(init=False)
     ratios: dict[str, dict[int, float]] = field(default_factory=dict)
     standings: tuple[Standing, ...] = ()
-    costs_s: list[float] = field(default_factory=list)
+    launches_s: list[float] = field(default_factory=list)  # of each round
 
     def __post_init__(self) -> None:
         self.rng, self.started = random.Random(self.plan.seed), self.clock()
@@ -186,9 +186,9 @@ class _Timing:
             measured.ended = "baseline_failed"
             return
         number = len(measured.environments) - 1
-        self.costs_s.append(self.clock() - began)
-        cost_s = fmean(self.costs_s[-COSTS:])
-        measured.launch_s = cost_s / launches
+        self.launches_s.append((self.clock() - began) / launches)
+        measured.launch_s = fmean(self.launches_s[-LAUNCHES:])
+        cost_s = measured.launch_s * launches
         if measured.environments[-1].disturbed and self._may_repeat(cost_s):
             measured.unused.add(number)
         for name, values in log_ratios(measured, baseline, only_round=number).items():

@@ -239,6 +239,12 @@ def one_call(function: Callable[..., object], arguments: tuple[object, ...]) -> 
     return lambda _: function(*arguments)
 
 
+def calls(first: Callable[..., object], *arguments: object) -> Handler:
+    """Call this, which gets a library ready; then answer requests: a function and its arguments."""
+    first(*arguments)
+    return lambda request: request[0](*request[1:])
+
+
 def _answer(pipe: Connection, job: Callable[[], object]) -> bool:
     """Do the job and send what came of it; False where it raised."""
     try:

@@ -24,6 +24,7 @@ from workbench.report.page.blocks import Cell, DataTable, PageSection
 from workbench.report.page.fleet_data import FleetData
 from workbench.report.page.layout import layout
 from workbench.report.page.run_data import RunData
+from workbench.report.page.vega import ChartDrawer
 from workbench.report.words import times
 from workbench.results.folder import RunFolder
 from workbench.results.history import compare_folder
@@ -87,10 +88,8 @@ def render(comparisons: Sequence[Comparison], folders: Sequence[RunFolder]) -> s
     Raises WorkbenchError where a folder cannot be read, or a package is missing.
     """
     require(*PACKAGES, extra="report")
-    pairs = enumerate(zip(comparisons, folders, strict=True), start=1)
-    runs = [RunData(comparison, folder, number) for number, (comparison, folder) in pairs]
-    overview = [table for table in (_overview(runs), _differences(runs)) if table is not None]
-    return layout(_title(runs), [(run, [make(run) for make in SECTIONS]) for run in runs], overview)
+    with ChartDrawer() as drawer:
+        return _page(comparisons, folders, drawer)
 
 
 def render_fleet(folder: FleetFolder, beside: Path) -> str:
@@ -100,9 +99,8 @@ def render_fleet(folder: FleetFolder, beside: Path) -> str:
     Raises WorkbenchError where the folder cannot be read, or a package is missing.
     """
     require(*PACKAGES, extra="report")
-    data = FleetData(folder, beside)
-    title = f"{data.info.name}, run {data.info.run_id} of a fleet"
-    return layout(title, [(data, [make(data) for make in FLEET_SECTIONS])])
+    with ChartDrawer() as drawer:
+        return _fleet_page(folder, beside, drawer)
 
 
 def write_fleet(folder: FleetFolder, target: Path | None = None) -> Path:
@@ -113,12 +111,26 @@ def write_fleet(folder: FleetFolder, target: Path | None = None) -> Path:
     require(*PACKAGES, extra="report")
     status = folder.status()
     done = [name for name, outcome in status.outcomes.items() if outcome.state == "done"]
-    for name in done[:DEVICE_PAGES]:
-        device = folder.device(name)
-        write(compare_folder(device), device)
     path = target or folder.path / FILE
-    write_atomic(path, render_fleet(folder, path.absolute().parent).encode())
+    with ChartDrawer() as drawer:
+        for device in map(folder.device, done[:DEVICE_PAGES]):
+            page = _page([compare_folder(device)], [device], drawer)
+            write_atomic(device.path / FILE, page.encode())
+        write_atomic(path, _fleet_page(folder, path.absolute().parent, drawer).encode())
     return path
+
+
+def _page(comparisons: Sequence[Comparison], folders: Sequence[RunFolder], drawer: ChartDrawer) -> str:
+    pairs = enumerate(zip(comparisons, folders, strict=True), start=1)
+    runs = [RunData(comparison, folder, number) for number, (comparison, folder) in pairs]
+    overview = [table for table in (_overview(runs), _differences(runs)) if table is not None]
+    return layout(_title(runs), [(run, [make(run) for make in SECTIONS]) for run in runs], drawer, overview)
+
+
+def _fleet_page(folder: FleetFolder, beside: Path, drawer: ChartDrawer) -> str:
+    data = FleetData(folder, beside)
+    title = f"{data.info.name}, run {data.info.run_id} of a fleet"
+    return layout(title, [(data, [make(data) for make in FLEET_SECTIONS])], drawer)
 
 
 def _title(runs: Sequence[RunData]) -> str:

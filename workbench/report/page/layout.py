@@ -32,14 +32,20 @@ class PageRun(Protocol):
 
 
 def layout(
-    title: str, runs: Sequence[tuple[PageRun, Sequence[PageSection]]], overview: Sequence[DataTable] = ()
+    title: str,
+    runs: Sequence[tuple[PageRun, Sequence[PageSection]]],
+    drawer: vega.ChartDrawer,
+    overview: Sequence[DataTable] = (),
 ) -> str:
     """The page as HTML. Sections without blocks are left out."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     specs: dict[str, dict[str, Any]] = {}
-    shown = [(run, [_drawn(run, each, specs) for each in sections if each.blocks]) for run, sections in runs]
+    shown = [
+        (run, [_drawn(run, each, drawer, specs) for each in sections if each.blocks])
+        for run, sections in runs
+    ]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     script = vega.library() if specs else ""
     ours = (TEMPLATES / "page.js").read_text(encoding="utf-8")
@@ -54,14 +60,16 @@ def layout(
     )
 
 
-def _drawn(run: PageRun, section: PageSection, specs: dict[str, dict[str, Any]]) -> PageSection:
+def _drawn(
+    run: PageRun, section: PageSection, drawer: vega.ChartDrawer, specs: dict[str, dict[str, Any]]
+) -> PageSection:
     """The section with its charts drawn; what draws them in a browser is added to `specs`."""
     blocks: list[PageBlock] = []
     for number, block in enumerate(section.blocks, start=1):
         if isinstance(block, Chart):
             name = f"run{run.number}-{section.key}-{number}"
-            specs[name] = vega.live(block.spec)
-            image, figures = vega.svg(block.spec, name), block.table
+            specs[name] = drawer.live(block.spec)
+            image, figures = drawer.svg(block.spec, name), block.table
             blocks.append(DrawnChart(name, block.title, image, figures, block.picks, block.unfolded))
         else:
             blocks.append(block)

@@ -2,30 +2,55 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, Self
 
+from workbench.system.child import Child, calls
 from workbench.system.files import cache_folder, write_atomic
 from workbench.system.packages import versions
 
+TIMEOUT_S = 120.0
 PRINTED_WIDTH = 680  # pixels of a chart on paper, and where no script runs
 LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
 
-def live(spec: dict[str, Any]) -> dict[str, Any]:
-    """The chart for Vega, as wide as its container."""
-    import vl_convert
+class ChartDrawer:
+    """Draws charts in a process of its own: its JavaScript takes long to start, and the sections of the page
+    are made meanwhile. Its methods raise ChildError."""
 
-    return dict(vl_convert.vegalite_to_vega({**spec, "width": "container"}))
+    def __init__(self) -> None:
+        import vl_convert
 
+        log = cache_folder() / "logs" / "charts.txt"
+        start = (vl_convert.vegalite_to_vega, {"mark": "point"})
+        self._child = Child(calls, *start, log=log, label="the process that draws charts", exit_at_once=True)
+        self._ready = False
 
-def svg(spec: dict[str, Any], prefix: str) -> str:
-    """The chart as an image. prefix: of the ids in it, so that several fit into one page."""
-    import vl_convert
+    def __enter__(self) -> Self:
+        return self
 
-    compiled = vl_convert.vegalite_to_vega({**spec, "width": PRINTED_WIDTH})
-    text = str(vl_convert.vega_to_svg(compiled))
-    text = re.sub(r'\bid="(\w+)"', rf'id="{prefix}-\1"', text)
-    return re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", text)
+    def __exit__(self, kind: object, *error: object) -> None:
+        self._child.close(failed=kind is not None)
+
+    def live(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """The chart for Vega, as wide as its container."""
+        import vl_convert
+
+        return dict(self._call(vl_convert.vegalite_to_vega, {**spec, "width": "container"}))
+
+    def svg(self, spec: dict[str, Any], prefix: str) -> str:
+        """The chart as an image. prefix: of the ids in it, so that several fit into one page."""
+        import vl_convert
+
+        compiled = self._call(vl_convert.vegalite_to_vega, {**spec, "width": PRINTED_WIDTH})
+        text = str(self._call(vl_convert.vega_to_svg, compiled))
+        text = re.sub(r'\bid="(\w+)"', rf'id="{prefix}-\1"', text)
+        return re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", text)
+
+    def _call(self, function: object, *arguments: object) -> Any:
+        if not self._ready:
+            self._child.ready(TIMEOUT_S)
+            self._ready = True
+        return self._child.ask((function, *arguments), TIMEOUT_S)
 
 
 def library() -> str:
