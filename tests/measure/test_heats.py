@@ -89,11 +89,11 @@ def test_a_burst_is_paired_with_the_baseline_of_its_own_heat() -> None:
         return [Sample(variant, 0, 0, 0, 0, call, time_ns, heat) for call in range(3)]
 
     # The machine is at half its speed in the second heat.
-    samples = [*burst(BASELINE, 0, 100), *burst("a", 0, 50), *burst(TWIN, 0, 110)]
-    samples += [*burst(BASELINE, 1, 200), *burst("b", 1, 100), *burst(TWIN, 1, 300)]
+    samples = [*burst(BASELINE, 0, 100), *burst("a", 0, 60), *burst(TWIN, 0, 144)]
+    samples += [*burst(BASELINE, 1, 200), *burst("b", 1, 150), *burst(TWIN, 1, 450)]
     ratios = {name: math.exp(log[0]) for name, log in log_ratios(Measured(samples=samples), BASELINE).items()}
     # Of the copy's two launches the first one counts, as one launch of any other does.
-    assert ratios == pytest.approx({BASELINE: 1.0, "a": 0.5, "b": 0.5, TWIN: 1.1})
+    assert ratios == pytest.approx({BASELINE: 1.0, "a": 60 / 120, "b": 150 / 300, TWIN: 1.44})
 
 
 def test_a_round_was_as_disturbed_as_the_worst_of_its_heats() -> None:

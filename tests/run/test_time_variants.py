@@ -81,7 +81,7 @@ def test_without_a_race_the_one_session_is_the_final(checked: list[TrialResult])
 def test_the_final_makes_more_rounds_where_the_race_saw_launches_differ() -> None:
     names = ["baseline", "fast"]
     assert _final_rounds(names, session(TIMES), Plan()) == 6
-    assert _final_rounds(names, session(TIMES, spread=0.03), Plan()) == 11
+    assert _final_rounds(names, session(TIMES, spread=0.06), Plan()) == 11
     assert _final_rounds(names, session(TIMES, spread=0.3), Plan()) == 20
     assert _final_rounds(names, session(TIMES, spread=0.3), Plan(rounds=4)) == 4
     # One round shows no spread, and the baseline has none.
