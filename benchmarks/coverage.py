@@ -47,7 +47,7 @@ ABOUT = """# How often an interval holds the truth, simulated
 Output of `python benchmarks/coverage.py --sessions {sessions} --whole {whole}`, {today}, Python {python}.
 
 {sessions} sessions of each of {kinds} kinds, judged after every number of rounds (a bootstrap: {few} of
-them, after {shown}). A round's ratio is a launch of the variant over one of the baseline, estimated from
+them, after {shown}). A round's ratio is a launch of the variant over the mean of two of the baseline, estimated from
 turns; launches differ as the kind says. The truth is the true ratio; where only the variant has slow
 launches it is what the estimator says of very many rounds, as no two estimators mean the same there.
 
