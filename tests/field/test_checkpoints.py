@@ -786,6 +786,43 @@ def test_inspect_shows_the_sets_to_choose_from(
     assert "mean: [" in needed
 
 
+@pytest.mark.parametrize("order", [list, sorted], ids=["as trained", "sorted"])
+def test_inspect_counts_the_outputs_of_the_head_in_whatever_order_a_file_lists_it(
+    saved: Save, sd: Weights, order: Callable[..., list[str]]
+) -> None:
+    listed = {name: sd[name] for name in order(sd)}
+    for content in (listed, {"state_dict": below("net.", listed)}, {"w": listed, "num_classes": 5}):
+        source = saved(content)
+        assert source.checkpoint is not None
+        assert examine(source.checkpoint).info.num_classes == 4
+    backbone = {name: value for name, value in listed.items() if not name.startswith("fc.")}
+    source = saved(backbone)
+    assert source.checkpoint is not None
+    found = examine(source.checkpoint)
+    assert found.info.num_classes is None
+    assert "none of its layers is recognised as a classification head" in words.text(found)
+
+
+@pytest.mark.parametrize("last", ["norm.weight", "pooler.dense.weight", "blocks.3.se.fc.weight"])
+def test_inspect_takes_no_layer_of_a_backbone_for_its_head(saved: Save, last: str) -> None:
+    shape = (8,) if last == "norm.weight" else (8, 8)
+    source = saved(
+        {"blocks.0.fc2.weight": torch.ones(8, 32), last: torch.ones(shape), "norm.bias": torch.ones(8)}
+    )
+    assert source.checkpoint is not None
+    assert examine(source.checkpoint).info.num_classes is None
+
+
+def test_inspect_tells_class_names_that_do_not_fit_the_weights(saved: Save, sd: Weights) -> None:
+    source = saved({"state_dict": sd, "class_names": [*NAMES, "e_more"]})
+    assert source.checkpoint is not None
+    shown = words.text(examine(source.checkpoint))
+    told = "it states 5 classes, but `state_dict.fc.weight` has 4 outputs: a run refuses that"
+    assert told in shown.splitlines()
+    assert "class_names: labels.json                # 4 names" in shown
+    assert "has 5 names" in error_of(lambda: inspect(source)).message
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", TRACED)
 def test_inspect_takes_every_kind_of_file(tmp_path: Path) -> None:
     model = headed().eval()

@@ -67,7 +67,8 @@ def lines_needed(found: FileFacts) -> list[str]:
         lines += _choices(found.groups)
     if info.kind == "torch-export":
         lines.append(_line("trust_code: true", "where you trust the file: reading it may run code"))
-    if not info.class_names:
+    named = len(info.class_names or ())
+    if not named or named != (info.num_classes or named):
         count = plural(info.num_classes, "name") if info.num_classes else "names"
         lines.append(_line("class_names: labels.json", f"{count}, in the order of the network's outputs"))
     lines += ["data:", _line("validation: data/val", "class folders of photos"), "  calibration: data/calib"]
