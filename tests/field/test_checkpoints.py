@@ -638,7 +638,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
 def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, code: Any, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(POINTER)
-    message = f"{path} is a Git LFS pointer: `git lfs pull`"
+    message = f"model.checkpoint: {path} is a Git LFS pointer: `git lfs pull`"
     source = ModelSource(checkpoint=path, factory=f"{code.__file__}:fixed")
     assert error_of(lambda: inspect(source)).message == message
     assert error_of(lambda: examine(path)).message == message
@@ -648,16 +648,16 @@ def test_a_git_lfs_pointer_among_the_labels_or_in_a_folder_is_called_one(
     tmp_path: Path, saved: Save, sd: Weights
 ) -> None:
     (tmp_path / "labels.txt").write_bytes(POINTER)
-    assert (
-        "is a Git LFS pointer"
-        in error_of(lambda: inspect(saved(sd, class_names=tmp_path / "labels.txt"))).message
-    )
+    labels = tmp_path / "labels.txt"
+    told = error_of(lambda: inspect(saved(sd, class_names=labels))).message
+    assert told == f"model.class_names: {labels} is a Git LFS pointer: `git lfs pull`"
     config = {"architectures": ["ViTForImageClassification"], "id2label": dict(enumerate(NAMES))}
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text(json.dumps(config))
     (tmp_path / "vit" / "model.safetensors").write_bytes(POINTER)
     folder = ModelSource(checkpoint=tmp_path / "vit")
-    assert "model.safetensors is a Git LFS pointer" in error_of(lambda: inspect(folder)).message
+    told = error_of(lambda: inspect(folder)).message
+    assert told.startswith(f"model.checkpoint: {tmp_path}/vit/model.safetensors is a Git LFS pointer")
 
 
 def test_a_file_without_weights_names_what_it_holds_and_what_was_not_run(saved: Save) -> None:

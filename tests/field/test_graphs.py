@@ -424,6 +424,9 @@ def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:
     path = outside(tmp_path, "net.onnx", "w.bin")
     (tmp_path / "w.bin").write_bytes(b"short")
     assert "w.bin has 5 bytes" in error_of(lambda: inspect(ModelSource(checkpoint=path))).message
+    (tmp_path / "w.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    told = error_of(lambda: inspect(ModelSource(checkpoint=path))).message
+    assert told.startswith(f"model.checkpoint: {tmp_path}/w.bin is a Git LFS pointer")
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin"])
@@ -447,6 +450,26 @@ def test_a_file_newer_than_onnxruntime_gives_both_numbers_and_what_to_do(tmp_pat
     error = error_of(lambda: describe(saved(newer, tmp_path / "m.onnx")))
     assert "its opset is 99, and onnxruntime " in error.message
     assert "upgrade onnxruntime, or export it again with `opset_version=" in (error.hint or "")
+
+
+@pytest.mark.parametrize("imported", [True, False])
+@pytest.mark.parametrize(
+    ("domain", "remedy"),
+    [
+        ("my.company", "export it again with ONNX's own operators: no library of others is loaded"),
+        ("com.microsoft", "upgrade onnxruntime, or export it again without it"),
+    ],
+)
+def test_an_operator_of_a_domain_that_the_runtime_lacks_is_named_with_what_to_do(
+    tmp_path: Path, domain: str, remedy: str, imported: bool
+) -> None:
+    model = graph()
+    model.graph.node[1].CopyFrom(node("FancyRelu", ["a"], ["r"], domain=domain))
+    if imported:
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    error = error_of(lambda: inspect(ModelSource(checkpoint=saved(model, tmp_path / "m.onnx"))))
+    said = f"onnxruntime cannot open m.onnx: it has no operator `FancyRelu` of the domain `{domain}`"
+    assert (error.message, error.hint) == (said, remedy)
 
 
 def test_an_operator_that_a_runtime_lacks_is_named(tmp_path: Path) -> None:

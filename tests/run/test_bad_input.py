@@ -280,7 +280,7 @@ def halved(*, inside: bool) -> Any:
 @pytest.mark.parametrize(
     ("model", "message", "remedy"),
     [
-        (custom(), "com.acme:Magic(-1) is not a registered function/op", "export it with ONNX's own"),
+        (custom(), "no operator `Magic` of the domain `com.acme`", "export it again with ONNX's own"),
         (
             with_another("input"),
             "has 2 inputs and 1 output (image, mask; logits)",

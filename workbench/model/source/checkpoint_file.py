@@ -44,7 +44,7 @@ def kind_of(path: Path | None) -> Kind:
         return "transformers"
     if not path.is_file():
         raise missing(path)
-    refuse_lfs_pointer(path)
+    refuse_lfs_pointer(path, "model.checkpoint")
     if path.suffix.lower() == ".onnx":
         return "onnx"
     with path.open("rb") as file:
