@@ -8,7 +8,7 @@ from workbench.model.source.info import NAMES
 from workbench.report.remarks import sentence
 from workbench.report.words import listed, wrapped
 from workbench.results.remarks import Remark
-from workbench.run.sanity.inputs import of_stated
+from workbench.run.sanity.inputs import of_mode, of_stated
 
 MEANS = "[0.485, 0.456, 0.406]"
 STDS = "[0.229, 0.224, 0.225]"
@@ -40,6 +40,7 @@ def text(found: FileFacts) -> str:
     remarks = of_stated(stated.mean, stated.std) if stated.rescale is None else []
     if found.outputs:
         remarks.append(Remark(kind="outputs", gravity="note", form=found.outputs))
+    remarks += of_mode(found.training)
     for note in (*info.notes, *map(sentence, remarks)):
         lines += wrapped(note, "")
     return "\n".join([*lines, "", "krishi.yaml needs:", *(f"  {line}" for line in lines_needed(found))])

@@ -48,6 +48,7 @@ class FileFacts(Record):
 
     settings: the names of hyper-parameters. others: what else lies at the top. stand_ins: the names of what
     was not run. timm: the network that timm names. outputs: what an ONNX file's last layer makes of logits.
+    training: its layers that compute as in training.
     """
 
     file: str
@@ -58,6 +59,7 @@ class FileFacts(Record):
     others: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
     outputs: Outputs | None = None
+    training: tuple[str, ...] = ()
 
 
 def examine(path: Path) -> FileFacts:
@@ -170,8 +172,10 @@ def _group(place: str, tensors: Iterable[tuple[str, "torch.Tensor"]]) -> WeightG
 
 def _onnx(path: Path) -> FileFacts:
     from workbench.model.graph.onnx_file import open_model
+    from workbench.model.graph.training_mode import training_layers
 
-    graph = open_model(path).graph
+    model = open_model(path)
+    graph = model.graph
     shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     size = sum(map(math.prod, shapes.values()))
     first = dict(list(shapes.items())[:SHOWN])
@@ -180,6 +184,7 @@ def _onnx(path: Path) -> FileFacts:
         info=onnx_info(path),
         groups=(WeightGroup(place="", tensors=len(shapes), parameters=size, shapes=first),),
         outputs=_outputs(graph),
+        training=training_layers(model),
     )
 
 
