@@ -16,6 +16,7 @@ MODE_OPSET = 14  # the first in which BatchNormalization states its mode; before
 
 def training_layers(model: "onnx.ModelProto") -> tuple[str, ...]:
     """The names of the BatchNormalization and Dropout nodes in training mode."""
+    import numpy as np
     import onnx
 
     stored = {
@@ -28,7 +29,7 @@ def training_layers(model: "onnx.ModelProto") -> tuple[str, ...]:
 
     def constant(name: str) -> "NDArray[np.generic] | None":
         if name in stored:
-            return onnx.numpy_helper.to_array(stored[name])
+            return np.asarray(onnx.numpy_helper.to_array(stored[name]))
         return constant_of(made[name]) if name in made else None
 
     def trains(node: "onnx.NodeProto") -> bool:
