@@ -803,6 +803,18 @@ def test_inspect_counts_the_outputs_of_the_head_in_whatever_order_a_file_lists_i
     assert "none of its layers is recognised as a classification head" in words.text(found)
 
 
+def test_inspect_trusts_the_order_of_a_sorted_file_for_numbered_layers_alone(saved: Save) -> None:
+    matrix, filters = torch.ones(4, 8), torch.ones(8, 3, 3, 3)
+    for content, count in (
+        ({"0.weight": filters, "2.bias": torch.ones(4), "2.weight": matrix}, 4),
+        ({"body.weight": filters, "out.bias": torch.ones(4), "out.weight": matrix}, None),
+        ({"body.weight": filters, "out.weight": matrix, "out.bias": torch.ones(4)}, 4),
+    ):
+        source = saved(content)
+        assert source.checkpoint is not None
+        assert examine(source.checkpoint).info.num_classes == count
+
+
 @pytest.mark.parametrize("last", ["norm.weight", "pooler.dense.weight", "blocks.3.se.fc.weight"])
 def test_inspect_takes_no_layer_of_a_backbone_for_its_head(saved: Save, last: str) -> None:
     shape = (8,) if last == "norm.weight" else (8, 8)

@@ -29,8 +29,11 @@ def head_of(contents: CheckpointContents) -> Head | None:
 
 
 def _at_the_end(tensors: Sequence[StoredTensor]) -> Head | None:
-    """The matrix of the last layer. Where a file is sorted by name, a convolution or a norm comes last."""
+    """The matrix of the last layer. A file that is sorted by name tells it of numbered layers alone."""
     network = [stored for stored in tensors if not BESIDE.search(stored.name)]
+    names = [stored.name for stored in network]
+    if not names or (names == sorted(names) and not names[0][0].isdigit()):
+        return None
     own = list(takewhile(lambda stored: _layer(stored) == _layer(network[-1]), reversed(network)))
     matrix = next((stored for stored in own if stored.tensor.ndim == 2), None)
     return _head(matrix) if matrix and not POOLER.search(matrix.full) else None
