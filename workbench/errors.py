@@ -45,6 +45,12 @@ def summary(error: BaseException) -> str:
     return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
 
 
+def one_line(error: WorkbenchError) -> str:
+    """Its message and its hint in one line, for a list of several."""
+    lines = [*error.message.splitlines(), *([error.hint] if error.hint else [])]
+    return "; ".join(line.strip() for line in lines)
+
+
 def some(names: Sequence[str], *, most: int = SHOWN, quote: str = "`", separator: str = ", ") -> str:
     """The first `most` names, and how many more there are; one name is never hidden behind `1 more`."""
     shown = names if len(names) <= most + 1 else names[:most]

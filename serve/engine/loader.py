@@ -15,7 +15,7 @@ from serve.engine.engine import NotReady, ServingEngine, WantedVersion
 from serve.engine.model import Model, load_model, load_once
 from serve.engine.runtime_version import check_version
 from serve.metrics import ModelRole
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, one_line
 from workbench.registry.bundle import Bundle
 from workbench.registry.store import Registry
 from workbench.system.child import Child, ChildError
@@ -248,8 +248,7 @@ class Loader:
         if not isinstance(error, WorkbenchError):
             log.error("%s could not be loaded", name, exc_info=error)
             return f"{name} could not be loaded; the server's log has the details"
-        lines = [*error.message.splitlines(), *([error.hint] if error.hint else [])]
-        message = "; ".join(line.strip() for line in lines)
+        message = one_line(error)
         for path in (self._settings.registry.resolve(), self._settings.registry.absolute()):
             message = message.replace(f"the registry {path}", "the registry")
             message = message.replace(f"{path}/", "").replace(str(path), path.name)

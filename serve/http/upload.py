@@ -21,6 +21,8 @@ MAX_TEXTS = 7  # fields beside the photos
 MAX_BATCH = 32
 MAX_HEADERS = 1024  # bytes of a part's headers, on the fast path
 MAX_BOUNDARY = 70  # RFC 2046
+MAX_PART_HEADER = 4096 + 128  # bytes of a line, on the parser's path
+MAX_PART_HEADERS = 8
 MAX_SHOWN = 100  # characters of what a client sent, in a message
 # The headers that clients usually write above a photo. Any others go to the parser.
 _OTHER = rb"content-(?:type|length|transfer-encoding):[ -~]*"
@@ -179,11 +181,14 @@ def _parse(body: bytes, boundary: bytes, most_files: int) -> "_Form":
                 "on_headers_finished": form.headers_finished,
                 "on_part_data": form.part_data,
             },
+            max_header_count=MAX_PART_HEADERS,
+            max_header_size=MAX_PART_HEADER,
         )
         parser.write(body)
         parser.finalize()
-    except FormParserError:
-        raise ApiError(422, "bad-multipart", _malformed(body, boundary)) from None
+    except FormParserError as error:
+        message = form.too_long(str(error)) or _malformed(body, boundary)
+        raise ApiError(422, "bad-multipart", message) from None
     if parser.state != MultipartState.END:
         raise ApiError(422, "bad-multipart", "the multipart body ends before its closing boundary")
     return form
@@ -260,6 +265,17 @@ class _Form:
         self._headers[bytes(self._name.lower())] = bytes(self._value)
         self._name.clear()
         self._value.clear()
+
+    def too_long(self, problem: str) -> str | None:
+        """Which limit on the headers of a part the parser met; None: another problem."""
+        if "header count" in problem:
+            return f"a part of the form has more than {MAX_PART_HEADERS} headers"
+        if "header size" not in problem:
+            return None
+        name = self._name.decode("latin-1")[:MAX_SHOWN]
+        shorter = ": send a shorter file name" if name.lower() == "content-disposition" else ""
+        which = f"the header `{name}`" if name else "a header"
+        return f"{which} of a part of the form has more than {MAX_PART_HEADER:,} bytes{shorter}"
 
     def headers_finished(self) -> None:
         disposition = self._headers.get(b"content-disposition", b"")

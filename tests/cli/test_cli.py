@@ -117,6 +117,16 @@ def test_the_installed_command_is_this_function() -> None:
             " compare",
         ),
         (
+            ["compare", "--variant", "a", "--verbose"],
+            "Invalid value for '--verbose': not allowed with --variant",
+            " compare",
+        ),
+        (
+            ["compare", "--pairs", "--columns", "audit"],
+            "Invalid value for '--columns': not allowed with --pairs",
+            " compare",
+        ),
+        (
             ["schema", "recipes"],
             "Invalid value for 'of': 'recipes' is not one of 'recipe', 'workspace', 'fleet', 'compare'.",
             " schema",

@@ -638,7 +638,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
 def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, code: Any, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(POINTER)
-    message = f"{path} is a Git LFS pointer: `git lfs pull`"
+    message = f"model.checkpoint: {path} is a Git LFS pointer: `git lfs pull`"
     source = ModelSource(checkpoint=path, factory=f"{code.__file__}:fixed")
     assert error_of(lambda: inspect(source)).message == message
     assert error_of(lambda: examine(path)).message == message
@@ -648,16 +648,16 @@ def test_a_git_lfs_pointer_among_the_labels_or_in_a_folder_is_called_one(
     tmp_path: Path, saved: Save, sd: Weights
 ) -> None:
     (tmp_path / "labels.txt").write_bytes(POINTER)
-    assert (
-        "is a Git LFS pointer"
-        in error_of(lambda: inspect(saved(sd, class_names=tmp_path / "labels.txt"))).message
-    )
+    labels = tmp_path / "labels.txt"
+    told = error_of(lambda: inspect(saved(sd, class_names=labels))).message
+    assert told == f"model.class_names: {labels} is a Git LFS pointer: `git lfs pull`"
     config = {"architectures": ["ViTForImageClassification"], "id2label": dict(enumerate(NAMES))}
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text(json.dumps(config))
     (tmp_path / "vit" / "model.safetensors").write_bytes(POINTER)
     folder = ModelSource(checkpoint=tmp_path / "vit")
-    assert "model.safetensors is a Git LFS pointer" in error_of(lambda: inspect(folder)).message
+    told = error_of(lambda: inspect(folder)).message
+    assert told.startswith(f"model.checkpoint: {tmp_path}/vit/model.safetensors is a Git LFS pointer")
 
 
 def test_a_file_without_weights_names_what_it_holds_and_what_was_not_run(saved: Save) -> None:
@@ -784,6 +784,55 @@ def test_inspect_shows_the_sets_to_choose_from(
     assert "factory: timm:resnet10t" in needed
     assert "class_names: labels.json" in needed and "4 names" in needed
     assert "mean: [" in needed
+
+
+@pytest.mark.parametrize("order", [list, sorted], ids=["as trained", "sorted"])
+def test_inspect_counts_the_outputs_of_the_head_in_whatever_order_a_file_lists_it(
+    saved: Save, sd: Weights, order: Callable[..., list[str]]
+) -> None:
+    listed = {name: sd[name] for name in order(sd)}
+    for content in (listed, {"state_dict": below("net.", listed)}, {"w": listed, "num_classes": 5}):
+        source = saved(content)
+        assert source.checkpoint is not None
+        assert examine(source.checkpoint).info.num_classes == 4
+    backbone = {name: value for name, value in listed.items() if not name.startswith("fc.")}
+    source = saved(backbone)
+    assert source.checkpoint is not None
+    found = examine(source.checkpoint)
+    assert found.info.num_classes is None
+    assert "none of its layers is recognised as a classification head" in words.text(found)
+
+
+def test_inspect_trusts_the_order_of_a_sorted_file_for_numbered_layers_alone(saved: Save) -> None:
+    matrix, filters = torch.ones(4, 8), torch.ones(8, 3, 3, 3)
+    for content, count in (
+        ({"0.weight": filters, "2.bias": torch.ones(4), "2.weight": matrix}, 4),
+        ({"body.weight": filters, "out.bias": torch.ones(4), "out.weight": matrix}, None),
+        ({"body.weight": filters, "out.weight": matrix, "out.bias": torch.ones(4)}, 4),
+    ):
+        source = saved(content)
+        assert source.checkpoint is not None
+        assert examine(source.checkpoint).info.num_classes == count
+
+
+@pytest.mark.parametrize("last", ["norm.weight", "pooler.dense.weight", "blocks.3.se.fc.weight"])
+def test_inspect_takes_no_layer_of_a_backbone_for_its_head(saved: Save, last: str) -> None:
+    shape = (8,) if last == "norm.weight" else (8, 8)
+    source = saved(
+        {"blocks.0.fc2.weight": torch.ones(8, 32), last: torch.ones(shape), "norm.bias": torch.ones(8)}
+    )
+    assert source.checkpoint is not None
+    assert examine(source.checkpoint).info.num_classes is None
+
+
+def test_inspect_tells_class_names_that_do_not_fit_the_weights(saved: Save, sd: Weights) -> None:
+    source = saved({"state_dict": sd, "class_names": [*NAMES, "e_more"]})
+    assert source.checkpoint is not None
+    shown = words.text(examine(source.checkpoint))
+    told = "it states 5 classes, but `state_dict.fc.weight` has 4 outputs: a run refuses that"
+    assert told in shown.splitlines()
+    assert "class_names: labels.json                # 4 names" in shown
+    assert "has 5 names" in error_of(lambda: inspect(source)).message
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", TRACED)

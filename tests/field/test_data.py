@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, features
 
 from tests.builders import error_of
+from tests.serving import png_claiming
 from workbench.errors import WorkbenchError
 from workbench.photos import dataset
 from workbench.photos.contract import ImageError, Preprocess
@@ -413,6 +414,17 @@ def test_what_is_called_jpg_and_is_none_says_what_it_is(val: Path, data: bytes, 
     if what.endswith("image"):  # such a photo is not passed over under another name either
         (val / "rust" / "c.jpg").rename(val / "rust" / "c.dat")
         assert error_of(lambda: load(val)).hint == error.hint
+
+
+def test_a_photo_of_too_many_pixels_is_to_be_saved_smaller(val: Path) -> None:
+    write(val / "rust" / "c.png", png_claiming(20_000, 10_000))
+    error = error_of(lambda: load(val))
+    assert "rust/c.png: the image has 20000 x 10000 pixels, more than 50 megapixels" in error.message
+    smaller = "save large ones again with at most 50 megapixels, or remove them: leaving photos out silently"
+    assert error.hint is not None and error.hint.startswith(smaller)
+    write(val / "rust" / "d.jpg", photo(form="BMP"))
+    hint = error_of(lambda: load(val)).hint
+    assert hint is not None and hint.startswith(f"convert them to JPEG, PNG or WebP, {smaller}")
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")

@@ -25,6 +25,7 @@ from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.facts import facts_of  # noqa: E402
 from workbench.model.graph.first_difference import first_difference  # noqa: E402
 from workbench.model.graph.onnx_file import artifact_info, describe, load  # noqa: E402
+from workbench.model.graph.training_mode import training_layers  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, source_digest  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
@@ -424,6 +425,9 @@ def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:
     path = outside(tmp_path, "net.onnx", "w.bin")
     (tmp_path / "w.bin").write_bytes(b"short")
     assert "w.bin has 5 bytes" in error_of(lambda: inspect(ModelSource(checkpoint=path))).message
+    (tmp_path / "w.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    told = error_of(lambda: inspect(ModelSource(checkpoint=path))).message
+    assert told.startswith(f"model.checkpoint: {tmp_path}/w.bin is a Git LFS pointer")
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin"])
@@ -447,6 +451,67 @@ def test_a_file_newer_than_onnxruntime_gives_both_numbers_and_what_to_do(tmp_pat
     error = error_of(lambda: describe(saved(newer, tmp_path / "m.onnx")))
     assert "its opset is 99, and onnxruntime " in error.message
     assert "upgrade onnxruntime, or export it again with `opset_version=" in (error.hint or "")
+
+
+@pytest.mark.parametrize("imported", [True, False])
+@pytest.mark.parametrize(
+    ("domain", "remedy"),
+    [
+        ("my.company", "export it again with ONNX's own operators: no library of others is loaded"),
+        ("com.microsoft", "upgrade onnxruntime, or export it again without it"),
+    ],
+)
+def test_an_operator_of_a_domain_that_the_runtime_lacks_is_named_with_what_to_do(
+    tmp_path: Path, domain: str, remedy: str, imported: bool
+) -> None:
+    model = graph()
+    model.graph.node[1].CopyFrom(node("FancyRelu", ["a"], ["r"], domain=domain))
+    if imported:
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    error = error_of(lambda: inspect(ModelSource(checkpoint=saved(model, tmp_path / "m.onnx"))))
+    said = f"onnxruntime cannot open m.onnx: it has no operator `FancyRelu` of the domain `{domain}`"
+    assert (error.message, error.hint) == (said, remedy)
+
+
+TRAINING = {
+    "dropout": (
+        [node("Dropout", ["p", "ratio", "train"], ["d"], name="drop"), node("Flatten", ["d"], ["f"]), GEMM],
+        {"ratio": np.float32(0.5), "train": np.array(True)},
+        17,
+    ),
+    "batch norm": (
+        [
+            node("BatchNormalization", ["p", *"sbmv"], ["d", "m2", "v2"], name="norm", training_mode=1),
+            node("Flatten", ["d"], ["f"]),
+            GEMM,
+        ],
+        {name: np.ones(8, np.float32) for name in "sbmv"},
+        17,
+    ),
+    "batch norm of opset 13": (
+        [
+            node("BatchNormalization", ["p", *"sbmv"], ["d", "m2", "v2", "m3", "v3"], name="norm"),
+            node("Flatten", ["d"], ["f"]),
+            GEMM,
+        ],
+        {name: np.ones(8, np.float32) for name in "sbmv"},
+        13,
+    ),
+}
+
+
+@pytest.mark.parametrize(("head", "weights", "opset"), TRAINING.values(), ids=TRAINING)
+def test_layers_in_training_mode_are_read_from_the_graph(
+    head: list[Any], weights: dict[str, Any], opset: int
+) -> None:
+    model = graph(head, {"w": W48, "b": BIAS, **weights}, opset=opset)
+    assert training_layers(model) == (head[0].name,)
+    trained = model.graph.node[3]
+    if trained.op_type == "Dropout":
+        model.graph.initializer[-1].CopyFrom(onnx.numpy_helper.from_array(np.array(False), "train"))
+    else:
+        del trained.attribute[:], trained.output[1:]
+    assert training_layers(model) == ()
 
 
 def test_an_operator_that_a_runtime_lacks_is_named(tmp_path: Path) -> None:

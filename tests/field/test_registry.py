@@ -261,6 +261,43 @@ def test_models_verify_and_promote_tell_what_a_server_refuses_and_when_it_tries_
     assert "cannot load it" not in run("models")[1]
 
 
+def test_one_damaged_manifest_hides_no_other_version(root: Path, run: Run) -> None:
+    manifest = folder(root, "1.1.0") / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(manifest.read_bytes()[:100])
+    code, said, _ = run("models")
+    assert code == 0
+    assert [line.split()[1] for line in said.splitlines()[1:4]] == ["1.0.0", "1.1.0", "1.2.0"]
+    assert f"leaf 1.1.0: {manifest} is not JSON" in said
+    assert "; bring it back from a copy; without one, " in said
+    damaged = json.loads(run("models", "--format", "json")[1])[1]
+    assert (damaged["version"], damaged["variant"], damaged["top1"]) == ("1.1.0", None, None)
+    code, said, _ = run("verify")
+    assert code == 1
+    assert said.startswith(f"{manifest} is not JSON")
+    assert said.count(str(manifest)) == 1
+    assert "; bring it back from a copy; " in said
+    with ready(Settings(registry=root / "registry")) as server:
+        assert server.client.get("/readyz").json()["version"] == "1.2.0"
+
+
+def test_a_damaged_manifest_is_not_served_and_the_server_says_what_helps(root: Path) -> None:
+    (folder(root, "1.2.0") / "manifest.json").unlink()
+    with running(Settings(registry=root / "registry")) as server:
+        said = not_ready(server.client, "no-model")
+    assert "leaf/1.2.0/manifest.json cannot be read" in said
+    assert "`krishi-bench rollback` leaves this version" in said
+
+
+def test_a_damaged_list_of_aliases_hides_no_version(root: Path, run: Run) -> None:
+    (folder(root, "1.2.0").parent / "aliases.json").write_bytes(b"{")
+    code, said, fault = run("models")
+    assert code == 0
+    assert [line.split()[1:3] for line in said.splitlines()[1:]] == [[f"1.{n}.0", "?"] for n in range(3)]
+    assert "aliases.json is not JSON" in fault
+    assert "bring it back from a copy" in fault
+
+
 def test_models_sees_a_file_that_is_gone_without_a_server(root: Path, run: Run) -> None:
     (folder(root, "1.2.0") / "model.onnx").unlink()
     code, said, _ = run("models")

@@ -218,6 +218,7 @@ def test_the_fleets_run_is_compared_by_class(
         ["--sort", "size"],
         ["--only", "pareto"],
         ["--plot"],
+        ["--verbose"],
         ["--columns", "audit"],
         ["--reanalyse"],
     ):

@@ -218,6 +218,16 @@ def test_a_folder_without_a_classifier_of_colour_photos_is_refused_with_the_reas
 
 def test_a_folder_that_is_none_of_transformers_says_what_is_missing(tmp_path: Path) -> None:
     assert "without config.json" in error_of(lambda: inspect(ModelSource(checkpoint=tmp_path))).message
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"fc.weight": "model-00001-of-00002.safetensors"}}')
+    folder, file = (error_of(lambda p=path: inspect(ModelSource(checkpoint=p))) for path in (tmp_path, index))
+    assert "without config.json" in folder.message
+    assert "lists the files of a checkpoint in shards" in file.message
+    for error in (folder, file):
+        assert (error.hint or "").startswith("put the config.json of `save_pretrained` beside the shards")
+    (tmp_path / "config.json").write_text("{}")
+    hint = error_of(lambda: inspect(ModelSource(checkpoint=index))).hint
+    assert hint == f"give the folder: `model.checkpoint: {tmp_path}`"
     folder = described(tmp_path)
     (folder / "model.safetensors").unlink()
     assert "has no weights" in error_of(lambda: inspect(ModelSource(checkpoint=folder))).message

@@ -24,7 +24,7 @@ from workbench.registry.bundle import check_golden
 from workbench.registry.bundle_writer import Promotion, PromotionRequest, promote
 from workbench.registry.shadow_record import Demand, ShadowResult, write
 from workbench.registry.store import Registry
-from workbench.report.registry import lost_aliases, promotion
+from workbench.report.registry import alias_faults, promotion
 from workbench.results.folder import RunFolder
 from workbench.results.records import RunInfo, TrialResult
 from workbench.system.machine import collect
@@ -507,10 +507,10 @@ def test_a_promotion_that_demands_a_shadow_result_says_at_each_step_what_is_miss
 
 def test_an_alias_whose_version_is_not_there_is_told(bench: Bench) -> None:
     bench.promote(FIRST)
-    assert lost_aliases(bench.registry) == []
+    assert alias_faults(bench.registry) == []
     aliases = bench.registry.root / "leaf" / "aliases.json"
     aliases.write_text(aliases.read_text().replace('"1.0.0"', '"1.0.7"'))
-    (told,) = lost_aliases(bench.registry)
+    (told,) = alias_faults(bench.registry)
     assert told.startswith("leaf: `production` points at 1.0.7, which is not there")
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from tests.builders import counts, run_info, trial
 from workbench.backends.audit import Audit, Delegation
 from workbench.report.cells import grid
 from workbench.report.contents import contents
+from workbench.report.table import render
 from workbench.results.records import RunInfo, TrialResult
 from workbench.results.verdict import compare, winner_for
 
@@ -84,3 +87,15 @@ def test_one_target_changes_nothing_of_the_table() -> None:
     comparison = compare(run_info(), TRIALS)
     assert grid(comparison.rows, "speed", ("server",)).headings == grid(comparison.rows, "speed").headings
     assert comparison.choices == {"server": "litert[none]"}
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"), [(100, "no room for RAM MB:"), (80, "no room for RAM MB, p95 ms, p50 ms:")]
+)
+def test_the_columns_of_the_targets_are_whole_in_a_narrow_terminal(width: int, left_out: str) -> None:
+    shown = render([compare(BOTH, TRIALS)], width=width).splitlines()
+    (heading,) = [line for line in shown if line.endswith("server android")]
+    table = shown[shown.index(heading) : shown.index(next(line for line in shown if "winner" in line))]
+    assert max(map(len, table)) <= width
+    assert "…" not in "".join(table)
+    assert table[-1] == f"{left_out} `--format csv` has all"

@@ -280,7 +280,7 @@ def halved(*, inside: bool) -> Any:
 @pytest.mark.parametrize(
     ("model", "message", "remedy"),
     [
-        (custom(), "com.acme:Magic(-1) is not a registered function/op", "export it with ONNX's own"),
+        (custom(), "no operator `Magic` of the domain `com.acme`", "export it again with ONNX's own"),
         (
             with_another("input"),
             "has 2 inputs and 1 output (image, mask; logits)",
@@ -391,6 +391,27 @@ def test_weights_that_are_not_numbers_end_the_run_before_anything_is_measured(
     tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), np.nan), tensor.name))
     said = refused(lambda: place.trials(tmp_path, model))
     assert "12 of 12 photos gave NaN or infinite logits" in said
+
+
+def test_a_file_in_training_mode_is_called_so_by_inspect_advise_and_run(
+    place: Place, good: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(good)
+    last = model.graph.node[-1]
+    last.output[0] = "dense"
+    model.graph.node.append(helper.make_node("Dropout", ["dense", "p", "train"], ["logits"], name="drop"))
+    for name, value in (("p", np.float32(0.5)), ("train", np.array(True))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    hint = error_of(lambda: place.trials(tmp_path, model)).hint
+    assert hint == "it was exported in training mode (`drop`): export it again after `model.eval()`"
+    told = "the file was exported in training mode (drop), where answers depend on chance"
+    for command in (
+        ["inspect", str(saved(model, tmp_path))],
+        ["advise", "fp32", "--workspace", str(tmp_path)],
+    ):
+        assert main(command) == 0
+        assert told in " ".join(capsys.readouterr().out.split())
 
 
 # The same through the command line

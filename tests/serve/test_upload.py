@@ -75,6 +75,35 @@ def test_a_form_without_parts_has_no_file() -> None:
     assert refused(form()) in ("missing-file", "bad-multipart")
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            form(part(f'name="file"; filename="{"a" * 5000}.jpg"')),
+            "the header `Content-Disposition` of a part of the form has more than 4,224 bytes: "
+            "send a shorter file name",
+        ),
+        (
+            form(part(f'name="file"; filename="a.jpg"\r\nX-Note: {"n" * 5000}')),
+            "the header `X-Note` of a part of the form has more than 4,224 bytes",
+        ),
+        (
+            form(part('name="file"; filename="a.jpg"' + "\r\nX-A: b" * 9)),
+            "a part of the form has more than 8 headers",
+        ),
+    ],
+    ids=["file name", "another header", "many headers"],
+)
+def test_headers_over_a_limit_are_told_with_it(body: bytes, message: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        photo_of(body, b"b")
+    assert (caught.value.code, caught.value.message) == ("bad-multipart", message)
+
+
+def test_a_file_name_as_long_as_file_systems_take_is_fine() -> None:
+    assert photo_of(form(part(f'name="file"; filename="{"a" * 4000}.jpg"')), b"b") == b"pixels"
+
+
 @pytest.mark.parametrize("cut", [1, 5, 20, 60])
 def test_a_form_cut_short_is_malformed(cut: int) -> None:
     assert refused(form(FILE)[: -len(b"--b--\r\n") - cut]) == "bad-multipart"

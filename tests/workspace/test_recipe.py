@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 def variants(folder: Path, text: str) -> list[Variant]:
     path = folder / "r.yaml"
     path.write_text(text, encoding="utf-8")
-    return recipe.read(path)
+    return recipe.load([path])
 
 
 def names(folder: Path, text: str) -> list[str]:
@@ -237,6 +237,24 @@ def test_an_error_names_the_line_and_the_remedy(
 def test_names_that_would_share_their_log_files_are_refused(tmp_path: Path) -> None:
     text = "name: a\nsteps: [{use: fp16}]\nmatrix: {steps.fp16.exclude_nodes: [[x/y], [x y]]}\n"
     assert "two variants would be named" in refused(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize("use", ["litert", "executorch"])
+def test_a_setting_that_no_variant_heeds_is_refused_and_one_that_a_matrix_crosses_is_not(
+    tmp_path: Path, use: str
+) -> None:
+    step = f"name: r\nsteps:\n  - use: {use}\n    exclude_roles: [first]\nruntime: {{backend: {use}}}\n"
+    message, hint = refused(tmp_path, step)
+    assert message.endswith("r.yaml:4: steps[0].exclude_roles: with `quantize: none` it does nothing")
+    assert hint == "leave it out, or change `quantize: none`"
+    axis = f"matrix: {{steps.{use}.exclude_roles: [[first], [last]]}}\n"
+    assert "with `quantize: none` it does nothing" in refused(tmp_path, step + axis)[0]
+    for crossed in (f"steps.{use}.quantize: [none, static]", f"steps.{use}: [{{quantize: static}}, {{}}]"):
+        found = variants(tmp_path, f"{step}matrix: {{{crossed}}}\n")
+        assert len(found) == 2
+        for variant in found:  # as a run records it
+            (tmp_path / "recorded.yaml").write_text(recipe.to_yaml(variant, "recorded"))
+            assert [each.digest for each in recipe.read(tmp_path / "recorded.yaml")] == [variant.digest]
 
 
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:

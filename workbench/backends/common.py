@@ -59,6 +59,12 @@ _NEWER = (
 )
 _UNKNOWN = re.compile(r"No Op registered for (\S+) with domain_version of (\d+)")
 
+# Of a domain that the file imports, and of one that it forgets to.
+_FOREIGN = re.compile(r"(?P<domain>[\w.-]+):(?P<operator>\w+)\(-?\d+\) is not a registered function/op")
+_UNLISTED = re.compile(
+    r'In Node, \(".*?", (?P<operator>\w+), "(?P<domain>.*?)", .*No opset import for domain'
+)
+
 
 def _ort_reason(message: str) -> tuple[str, str | None]:
     """onnxruntime's words without its own code, and what to do where that is known."""
@@ -77,8 +83,14 @@ def _ort_reason(message: str) -> tuple[str, str | None]:
         operator, opset = found.groups()
         hint = f"export it again with an opset that has `{operator}`, or without it"
         return f"opset {opset} of ONNX has no operator `{operator}`", hint
-    if "not a registered function/op" in text:
-        return text, "it has operators of another library's: export it with ONNX's own"
+    if found := _FOREIGN.search(text) or _UNLISTED.search(text):
+        domain, operator = found["domain"], found["operator"]
+        ours = "upgrade onnxruntime, or export it again without it"
+        hint = "export it again with ONNX's own operators: no library of others is loaded"
+        return (
+            f"it has no operator `{operator}` of the domain `{domain}`",
+            ours if domain == "com.microsoft" else hint,
+        )
     return text, None
 
 

@@ -85,7 +85,9 @@ def compare(
     _debug: Debug = False,
 ) -> int:
     """Show what runs measured, and which variant won."""
-    _check_together(variant, form, output, pairs=pairs, plot=plot)
+    of_table = {"--only": only, "--sort": sort, "--plot": plot, "--verbose": verbose}
+    of_table["--columns"] = columns != "speed"
+    _check_together(variant, form, output, of_table, pairs=pairs)
     check_output(form, output)
     require(*(("plotext",) if plot else ()), extra="report")
 
@@ -96,8 +98,7 @@ def compare(
     results = find_workspace(workspace, inputs=False).results
     fleet = fleet_run(results, runs[0] if runs else None) if len(runs or []) < 2 else None
     if fleet is not None and variant is None and not pairs:
-        given = {"--only": only, "--sort": sort, "--plot": plot, "--reanalyse": reanalyse}
-        _check_of_a_fleet(fleet, {**given, "--columns": columns != "speed"})
+        _check_of_a_fleet(fleet, {**of_table, "--reanalyse": reanalyse})
         return print_matrix(fleet, form, output)
     if variant is not None:
         return _print_variant(results, runs or [], variant, form, reanalyse=reanalyse)
@@ -113,9 +114,14 @@ def compare(
 
 
 def _check_together(
-    variant: str | None, form: TableFormat, output: Path | None, *, pairs: bool, plot: bool
+    variant: str | None,
+    form: TableFormat,
+    output: Path | None,
+    of_table: Mapping[str, object],
+    *,
+    pairs: bool,
 ) -> None:
-    """Raise BadParameter for options of `compare` that exclude each other."""
+    """Raise BadParameter for options of `compare` that exclude each other. of_table: those of the table."""
     if variant is not None and form not in get_args(AnswerFormat):
         raise typer.BadParameter("with --variant it is table or json", param_hint="'--format'")
     if variant is not None and output is not None:
@@ -124,7 +130,10 @@ def _check_together(
         raise typer.BadParameter("not allowed with --variant", param_hint="'--pairs'")
     if pairs and form not in PAIR_FORMATS:
         raise typer.BadParameter(f"with --pairs it is {', '.join(PAIR_FORMATS)}", param_hint="'--format'")
-    if plot and (form != "table" or output is not None):
+    if given := [name for name, value in of_table.items() if value and (pairs or variant is not None)]:
+        other = "--pairs" if pairs else "--variant"
+        raise typer.BadParameter(f"not allowed with {other}", param_hint=f"'{given[0]}'")
+    if of_table["--plot"] and (form != "table" or output is not None):
         raise typer.BadParameter("only below a table in the terminal", param_hint="'--plot'")
 
 

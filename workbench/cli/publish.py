@@ -115,7 +115,7 @@ def models(form: Answers = "table", workspace: WorkspaceOption = None, _debug: D
     registry = Registry(find_workspace(workspace, inputs=False).registry)
     answer = words.versions_answer(registry)
     print_answer(answer, words.versions(answer, terminal_width()), form)
-    for sentence in words.lost_aliases(registry):
+    for sentence in words.alias_faults(registry):
         print(sentence, file=sys.stderr)
     return 0
 

@@ -1,13 +1,13 @@
 """Labelled photos on disk, decoded and cropped once and then memory-mapped."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError, plural, some
-from workbench.photos.contract import Batch, ImageError, Preprocess
+from workbench.photos.contract import MAX_PIXELS, Batch, ImageError, Preprocess
 from workbench.photos.folders import ClassNames, Walk, class_folders
 from workbench.photos.manifest import read_manifest
 from workbench.photos.preprocess import batch_of, read_pixels
@@ -189,17 +189,17 @@ def _decode_all(
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    def one(item: tuple[int, Path]) -> str | None:
+    def one(item: tuple[int, Path]) -> tuple[str, str] | None:
         row, path = item
         try:
             pixels[row] = read_pixels(path, contract)
         except ImageError as error:
-            return f"{path}: {error}"
+            return f"{path}: {error}", error.kind
         except OSError as error:
-            return f"{path}: {error.strerror}"
+            return f"{path}: {error.strerror}", "unreadable"
         return None
 
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     # Pillow decodes and resizes outside the interpreter lock, so threads do use the cores.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, problem in enumerate(pool.map(one, enumerate(dataset.paths)), start=1):
@@ -207,14 +207,23 @@ def _decode_all(
                 problems.append(problem)
             progress(done, len(dataset))
     if problems:
-        listed = some(problems, quote="", separator="\n  ")
-        foreign = any(f"{kind} image" in problem for problem in problems for kind in PHOTOS)
-        what = "convert them to JPEG, PNG or WebP, or remove" if foreign else "remove or repair"
-        why = "" if field == "data.train" else ": leaving photos out silently would change the accuracy"
-        hint = f"{what} them{why}"
-        if any("Git LFS" in problem for problem in problems):
-            hint = "fetch them with `git lfs pull`"
+        texts = [text for text, _ in problems]
+        listed = some(texts, quote="", separator="\n  ")
         raise WorkbenchError(
             f"{field}: {len(problems)} of {plural(len(dataset), 'photo')} cannot be read\n  {listed}",
-            hint=hint,
+            hint=_remedy(texts, {kind for _, kind in problems}, field),
         )
+
+
+def _remedy(problems: Sequence[str], kinds: Collection[str], field: str) -> str:
+    """kinds: of the ImageErrors among the problems."""
+    if any("Git LFS" in problem for problem in problems):
+        return "fetch them with `git lfs pull`"
+    ways = []
+    if any(f"{kind} image" in problem for problem in problems for kind in PHOTOS):
+        ways.append("convert them to JPEG, PNG or WebP")
+    if "too-large" in kinds:
+        ways.append(f"save large ones again with at most {MAX_PIXELS / 1e6:g} megapixels")
+    what = f"{', '.join(ways)}, or remove" if ways else "remove or repair"
+    why = "" if field == "data.train" else ": leaving photos out silently would change the accuracy"
+    return f"{what} them{why}"

@@ -27,6 +27,11 @@ from workbench.system.files import (
 )
 from workbench.system.records import invalid, to_json
 
+REMEDY = (
+    "bring it back from a copy; without one, `krishi-bench rollback` leaves this version and `promote` "
+    "publishes the model again"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -37,7 +42,8 @@ class Problem:
     harmless: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+        # An error's message names the file that it is about.
+        return self.what if self.what.startswith(str(self.path)) else f"{self.path}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +168,11 @@ def load_bundle(folder: Path) -> Bundle:
     if folder.is_symlink():
         raise WorkbenchError(f"{folder} is a symbolic link")
     path = folder / MANIFEST_NAME
-    data = read_plain(path)
-    return Bundle(folder, parse_manifest(data, path), sha256_bytes(data))
+    try:
+        data = read_plain(path)
+        return Bundle(folder, parse_manifest(data, path), sha256_bytes(data))
+    except WorkbenchError as error:
+        raise WorkbenchError(error.message, hint=error.hint or REMEDY) from error
 
 
 def class_maps_info(info: ArtifactInfo, maps: ClassMaps, entries: Sequence[FileEntry]) -> ArtifactInfo:

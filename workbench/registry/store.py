@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import Refused, WorkbenchError
+from workbench.errors import Refused, WorkbenchError, one_line
 from workbench.registry.bundle import Bundle, Problem, load_bundle, seal
 from workbench.registry.leases import hold, read_leases
 from workbench.registry.manifest import (
@@ -340,7 +340,7 @@ def _collect_error(problems: list[Problem], path: Path, prefix: str = "") -> Ite
     try:
         yield
     except WorkbenchError as error:
-        problems.append(Problem(path, f"{prefix}{error.message}"))
+        problems.append(Problem(path, f"{prefix}{one_line(error)}"))
 
 
 def _move_error(alias: str, now: Alias | None) -> Refused:

@@ -8,7 +8,7 @@ from workbench.model.source.info import NAMES
 from workbench.report.remarks import sentence
 from workbench.report.words import listed, wrapped
 from workbench.results.remarks import Remark
-from workbench.run.sanity.inputs import of_stated
+from workbench.run.sanity.inputs import of_mode, of_stated
 
 MEANS = "[0.485, 0.456, 0.406]"
 STDS = "[0.229, 0.224, 0.225]"
@@ -40,6 +40,7 @@ def text(found: FileFacts) -> str:
     remarks = of_stated(stated.mean, stated.std) if stated.rescale is None else []
     if found.outputs:
         remarks.append(Remark(kind="outputs", gravity="note", form=found.outputs))
+    remarks += of_mode(found.training)
     for note in (*info.notes, *map(sentence, remarks)):
         lines += wrapped(note, "")
     return "\n".join([*lines, "", "krishi.yaml needs:", *(f"  {line}" for line in lines_needed(found))])
@@ -67,7 +68,8 @@ def lines_needed(found: FileFacts) -> list[str]:
         lines += _choices(found.groups)
     if info.kind == "torch-export":
         lines.append(_line("trust_code: true", "where you trust the file: reading it may run code"))
-    if not info.class_names:
+    named = len(info.class_names or ())
+    if not named or named != (info.num_classes or named):
         count = plural(info.num_classes, "name") if info.num_classes else "names"
         lines.append(_line("class_names: labels.json", f"{count}, in the order of the network's outputs"))
     lines += ["data:", _line("validation: data/val", "class folders of photos"), "  calibration: data/calib"]

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from workbench.errors import WorkbenchError, plural
+from workbench.errors import WorkbenchError, one_line, plural
 from workbench.registry.abstention import promise
 from workbench.registry.bundle_writer import Promotion
 from workbench.registry.gc import GRACE, Gone, Reclaimed
@@ -23,71 +23,96 @@ DROPPED = [COLUMNS.index("published")]  # on a narrow terminal
 
 
 def versions_answer(registry: Registry) -> list[dict[str, Any]]:
-    """All versions of all models, oldest version first.
+    """All versions of all models, oldest version first; None for what cannot be read.
 
     problems: of its files, which are not hashed; servers: what those that run on this registry do with it.
     """
-    found = []
     leases = read_leases(registry.root)[0]
-    for name in registry.names():
-        aliases = registry.aliases(name)
-        for version in registry.versions(name):
-            bundle = registry.bundle(name, version)
-            manifest = bundle.manifest
-            problems = [problem for problem in bundle.problems(hashed=False) if not problem.harmless]
-            accuracy, provenance = manifest.measured.accuracy, manifest.provenance
-            found.append(
-                {
-                    "name": name,
-                    "version": version,
-                    "aliases": [alias for alias, at in sorted(aliases.items()) if at.version == version],
-                    "variant": provenance.variant,
-                    "run": provenance.run_id,
-                    "created_at": manifest.created_at.isoformat(timespec="seconds"),
-                    "size_bytes": manifest.artifact.total_bytes,
-                    "top1": accuracy.top1 if accuracy else None,
-                    "forced": provenance.forced,
-                    "problems": [f"{problem.path.name} {problem.what}" for problem in problems],
-                    "servers": [one.state for one in leases if (one.name, one.version) == (name, version)],
-                }
-            )
-    return found
-
-
-def lost_aliases(registry: Registry) -> list[str]:
-    """A sentence for each alias whose version is not there."""
     return [
-        f"{name}: `{alias}` points at {at.version}, which is not there; `krishi-bench promote` or `rollback` "
-        "points it at another"
+        {
+            "name": name,
+            "version": version,
+            "aliases": _aliases(registry, name, version),
+            **_bundle_answer(registry, name, version),
+            "servers": [one.state for one in leases if (one.name, one.version) == (name, version)],
+        }
         for name in registry.names()
-        for alias, at in sorted(registry.aliases(name).items())
-        if at.version not in registry.versions(name)
+        for version in registry.versions(name)
     ]
+
+
+def _aliases(registry: Registry, name: str, version: str) -> list[str] | None:
+    """Those that point at a version; None where their list is damaged, which `alias_faults` says."""
+    try:
+        return [alias for alias, at in sorted(registry.aliases(name).items()) if at.version == version]
+    except WorkbenchError:
+        return None
+
+
+def _bundle_answer(registry: Registry, name: str, version: str) -> dict[str, Any]:
+    unknown = dict.fromkeys(("variant", "run", "created_at", "size_bytes", "top1", "forced"))
+    try:
+        bundle = registry.bundle(name, version)
+    except WorkbenchError as error:
+        return {**unknown, "problems": [one_line(error)]}
+    manifest = bundle.manifest
+    problems = [problem for problem in bundle.problems(hashed=False) if not problem.harmless]
+    accuracy, provenance = manifest.measured.accuracy, manifest.provenance
+    return {
+        "variant": provenance.variant,
+        "run": provenance.run_id,
+        "created_at": manifest.created_at.isoformat(timespec="seconds"),
+        "size_bytes": manifest.artifact.total_bytes,
+        "top1": accuracy.top1 if accuracy else None,
+        "forced": provenance.forced,
+        "problems": [f"{problem.path.name} {problem.what}" for problem in problems],
+    }
+
+
+def alias_faults(registry: Registry) -> list[str]:
+    """A sentence for each list of aliases that is damaged, and each alias whose version is not there."""
+    found = []
+    for name in registry.names():
+        try:
+            aliases = registry.aliases(name)
+        except WorkbenchError as error:
+            found.append(one_line(error))
+            continue
+        found += [
+            f"{name}: `{alias}` points at {at.version}, which is not there; `krishi-bench promote` or "
+            "`rollback` points it at another"
+            for alias, at in sorted(aliases.items())
+            if at.version not in registry.versions(name)
+        ]
+    return found
 
 
 def versions(entries: Sequence[Mapping[str, Any]], width: int = WIDTH) -> str:
     """Aligned columns, and below them what is to be said of single versions. width: of the terminal."""
     if not entries:
         return "nothing is published yet: `krishi-bench promote` publishes the winner of the latest run"
-    rows = [COLUMNS]
-    rows += [
-        (
-            entry["name"],
-            entry["version"],
-            ",".join(entry["aliases"]) or "-",
-            entry["variant"] + (" (forced)" if entry["forced"] else ""),
-            rounded(entry["size_bytes"], 1e6),
-            percent(entry["top1"]),
-            f"{datetime.fromisoformat(entry['created_at']):%Y-%m-%d %H:%M}",
-            entry["run"],
-        )
-        for entry in entries
-    ]
+    rows: list[tuple[str, ...]] = [COLUMNS, *map(_row, entries)]
     lines = text_table(rows, width, folds=FOLDED, drops=DROPPED)
     for entry in entries:
         said = [*entry["problems"], *entry["servers"]]
         lines += [f"{entry['name']} {entry['version']}: {what}" for what in said]
     return "\n".join(lines)
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    aliases = "?" if entry["aliases"] is None else ",".join(entry["aliases"]) or "-"
+    if entry["run"] is None:
+        return entry["name"], entry["version"], aliases, "?", "?", "?", "?", "?"
+    return (
+        entry["name"],
+        entry["version"],
+        aliases,
+        entry["variant"] + (" (forced)" if entry["forced"] else ""),
+        rounded(entry["size_bytes"], 1e6),
+        percent(entry["top1"]),
+        f"{datetime.fromisoformat(entry['created_at']):%Y-%m-%d %H:%M}",
+        entry["run"],
+    )
 
 
 def promotion_answer(done: Promotion) -> dict[str, object]:

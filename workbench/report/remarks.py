@@ -86,6 +86,11 @@ SAYS: dict[tuple[str, str | None], str] = {
     ("unstable", "batch"): "a photo's answer depends on the others in its batch (outputs change by "
     "{change:.1%}): export it in eval mode, so that BatchNorm takes its running statistics",
     (
+        "training_mode",
+        None,
+    ): "the file was exported in training mode ({names}), where answers depend on chance "
+    "or on the batch: export it again after `model.eval()`",
+    (
         "contradictory",
         None,
     ): "{images:.0f} of {total:.0f} validation photos are in several classes ({names}): keep each in one",

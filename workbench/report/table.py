@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench.report import cells, machines
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 MORE = "more: `compare --verbose`, `compare --variant NAME`, {}"
 VARIANT_WIDTH = 26  # at most; less where the numbers need the room
 VARIANT_WIDTH_MIN = 12
+LEAST_NEEDED = ("RAM MB", "p95 ms", "p50 ms", "top-1 %")  # left out first where all columns do not fit
 
 
 def render(
@@ -27,14 +29,14 @@ def render(
 ) -> str:
     """One table a run, with what it means below. color: write terminal escape codes.
 
-    width: of the terminal, in columns; the table itself takes up to 100.
+    width: of the terminal, in columns; up to 100 are used.
     """
     from rich.console import Console
 
     target = io.StringIO()
     console = Console(file=target, width=WIDTH, force_terminal=color, no_color=not color, highlight=False)
     for grid in machines.grids(comparisons):
-        _grid(console, grid)
+        _grid(console, grid, min(width, WIDTH))
         console.print()
     for comparison in comparisons:
         _one(console, comparison, columns, verbose=verbose, width=min(width, WIDTH))
@@ -61,7 +63,7 @@ def _one(
     for fact in shown.facts[1:]:
         say(fact)
     for grid in shown.grids:
-        _grid(console, grid)
+        _grid(console, grid, width)
     console.print()
     for section in shown.sections:
         console.print(Text(section.title), style="bold")
@@ -79,35 +81,53 @@ def _cut(text: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: width - 2].rstrip()} …"
 
 
-def _grid(console: "Console", grid: cells.Grid) -> None:
+def _grid(console: "Console", grid: cells.Grid, width: int) -> None:
     from rich.text import Text
 
     if grid.title:
         console.print(Text(grid.title))
-    _table(console, grid)
+    left_out = _left_out(grid, width)
+    _table(console, _without(grid, left_out), width)
+    if left_out:
+        console.print(Text(f"no room for {', '.join(left_out)}: `--format csv` has all"), style="dim")
     if grid.note:
         console.print(Text(grid.note), style="dim")
 
 
-def _table(console: "Console", grid: cells.Grid) -> None:
+def _left_out(grid: cells.Grid, width: int) -> list[str]:
+    """The headings of the columns that do not fit beside the others, the least needed ones."""
+    needless = [heading for heading in LEAST_NEEDED if heading in grid.headings]
+    for count in range(len(needless)):
+        if _room(_without(grid, needless[:count]), width) >= VARIANT_WIDTH_MIN:
+            return needless[:count]
+    return needless
+
+
+def _without(grid: cells.Grid, headings: Sequence[str]) -> cells.Grid:
+    kept = [index for index, heading in enumerate(grid.headings) if heading not in headings]
+    rows = tuple(tuple(row[index] for index in kept) for row in grid.rows)
+    return replace(grid, headings=tuple(grid.headings[index] for index in kept), rows=rows)
+
+
+def _table(console: "Console", grid: cells.Grid, width: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for index, heading in enumerate(grid.headings):
         table.add_column(heading, justify="left" if index <= 1 else "right", no_wrap=True)
-    width = _variant_width(grid)
+    names = max(VARIANT_WIDTH_MIN, min(VARIANT_WIDTH, _room(grid, width)))
     for mark, name, *figures in grid.rows:
         style = "bold green" if mark == cells.WINNER else ""
-        table.add_row(*(Text(cell) for cell in (mark, _folded(name, width), *figures)), style=style)
+        table.add_row(*(Text(cell) for cell in (mark, _folded(name, names), *figures)), style=style)
     console.print(table)
 
 
-def _variant_width(grid: cells.Grid) -> int:
+def _room(grid: cells.Grid, width: int) -> int:
     """What the other columns, one blank after each, leave for the names."""
     _mark, _name, *figures = zip(grid.headings, *grid.rows, strict=True)
     others = [1, *(max(map(len, column)) for column in figures)]
-    return max(VARIANT_WIDTH_MIN, min(VARIANT_WIDTH, WIDTH - sum(others) - len(others)))
+    return width - sum(others) - len(others)
 
 
 def _folded(variant: str, width: int) -> str:

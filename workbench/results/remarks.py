@@ -19,6 +19,7 @@ RemarkKind = Literal[
     "inputs",
     "other_inputs",
     "unstable",
+    "training_mode",
     "no_photos",
     "contradictory",
     "shared_photos",

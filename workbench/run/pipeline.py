@@ -27,6 +27,7 @@ from workbench.run.environments import NOTHING
 from workbench.run.given import Given
 from workbench.run.prepare import FEW, Prepared, notes_on, prepare
 from workbench.run.sanity.answers import output_kind
+from workbench.run.sanity.inputs import of_mode
 from workbench.run.sanity.look import look, look_quickly, of_parity
 from workbench.run.time_variants import time_all
 from workbench.system import machine
@@ -150,6 +151,7 @@ def advise_workspace(workspace: Workspace, variants: Sequence[Variant], report: 
     prepared = prepare(workspace, report, calibrate=False)
     _, built = build_baseline(prepared, Options().build_timeout_s, report)
     remarks = look_quickly(prepared, built.artifact, prepared.job.cache / "logs" / "sanity.txt")
+    remarks = graver_first((*_of_mode(prepared, built.artifact), *remarks))
     return replace(advice_for(prepared, built.artifact, variants), remarks=remarks)
 
 
@@ -171,10 +173,11 @@ def begin(
     result = checked(context, context.baseline, Progress("building and checking", 0, 1, BASELINE))
     if result.status != "ok":
         what = "reference" if BASELINE in context.given else "baseline"
-        raise WorkbenchError(
-            f"the {what} cannot be measured: {result.reason}",
-            hint="check the weights for NaN, and `preprocess.mean` and `preprocess.std`",
-        )
+        hint = "check the weights for NaN, and `preprocess.mean` and `preprocess.std`"
+        if modes := _of_mode(prepared, context.exported):
+            layers = some(modes[0].names)
+            hint = f"it was exported in training mode ({layers}): export it again after `model.eval()`"
+        raise WorkbenchError(f"the {what} cannot be measured: {result.reason}", hint=hint)
     info = context.info.model_copy(update={"remarks": _remarks(context, result)})
     folder.save_info(info)
     options.show_remarks(info.remarks)
@@ -246,9 +249,15 @@ def _remarks(context: Context, baseline: TrialResult) -> tuple[Remark, ...]:
     artifact, log = context.exported, context.folder.path / "logs" / "sanity.txt"
     with context.spans.span("sanity_look"):
         found = look(context.prepared, artifact, context.reference, log)
+        found = graver_first((*_of_mode(context.prepared, artifact), *found))
         if BASELINE in context.given:  # whose parity is not that of the plain export
             return found
         return graver_first(found + of_parity(context.job.photos, artifact, baseline.parity, log))
+
+
+def _of_mode(prepared: Prepared, baseline: Artifact) -> list[Remark]:
+    """Of layers in training mode; our own exports have none."""
+    return of_mode(_facts(prepared.job.cache, baseline).training) if prepared.source_kind == "onnx" else []
 
 
 def advice_for(

@@ -115,6 +115,10 @@ class BaseStep(Record):
         """The processor its result is made for, None where it runs everywhere."""
         return None
 
+    def ignored(self) -> dict[str, str]:
+        """The settings that are given and change nothing, each with the setting that is why."""
+        return {}
+
     def calibration_photos(self) -> int | None:
         """How many photos it is calibrated on at most; None where it is not."""
         return None

@@ -121,11 +121,11 @@ def is_lfs_pointer(path: Path) -> bool:
         return file.read(len(LFS_HEAD)) == LFS_HEAD
 
 
-def refuse_lfs_pointer(path: Path) -> None:
-    """Raise WorkbenchError where the file is a Git LFS pointer."""
+def refuse_lfs_pointer(path: Path, field: str | None = None) -> None:
+    """Raise WorkbenchError where the file is a Git LFS pointer. field: of krishi.yaml, that names it."""
     if is_lfs_pointer(path):
         raise WorkbenchError(
-            f"{path} is a Git LFS pointer: `git lfs pull`",
+            f"{f'{field}: ' if field else ''}{path} is a Git LFS pointer: `git lfs pull`",
             hint="run `git lfs pull` where it was cloned: it fetches the file itself",
         )
 

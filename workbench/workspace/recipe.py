@@ -184,7 +184,7 @@ def load(paths: Sequence[Path]) -> list[Variant]:
     variants: list[Variant] = []
     owners: dict[str, Path] = {}
     for path in dict.fromkeys(itertools.chain.from_iterable(_files(path) for path in paths)):
-        found = read(path)
+        _, found = parse(path)
         if (name := found[0].recipe) in owners:
             hint = "give one of them another `name`"
             raise WorkbenchError(f"{path} and {owners[name]} are both named `{name}`", hint=hint)
@@ -226,12 +226,15 @@ def _files(path: Path) -> list[Path]:
 
 
 def read(path: Path) -> list[Variant]:
-    """The variants of one recipe file."""
-    return parse(path)[1]
+    """The variants of a recipe that a run wrote. A variant of a matrix may have settings that it ignores."""
+    return parse(path, ignored=True)[1]
 
 
-def parse(path: Path) -> tuple[Recipe, list[Variant]]:
-    """A recipe file merged with those it extends, and its variants. Raises WorkbenchError."""
+def parse(path: Path, *, ignored: bool = False) -> tuple[Recipe, list[Variant]]:
+    """A recipe file merged with those it extends, and its variants. Raises WorkbenchError.
+
+    ignored: whether it may have settings that do nothing in any variant.
+    """
     document = _document(path)
     recipe = yamlfile.validated(Recipe, document.data, document, kind=KIND)
     from workbench.measure.records import BASELINE
@@ -241,7 +244,10 @@ def parse(path: Path) -> tuple[Recipe, list[Variant]]:
             f"{document.where(('name',))}: name: `{BASELINE}` is what every run measures against",
             hint="choose another name",
         )
-    return recipe, _variants(document, recipe)
+    variants = _variants(document, recipe)
+    if not ignored:
+        _check_used(document, variants)
+    return recipe, variants
 
 
 def _document(path: Path) -> yamlfile.Document:
@@ -294,6 +300,23 @@ def _variants(document: yamlfile.Document, recipe: Recipe) -> list[Variant]:
         given = (one.description, one.export, one.steps, one.runtime, one.preprocess, one.needs)
         variants[file_name(name)] = Variant(name, one.name, *given)
     return list(variants.values())
+
+
+def _check_used(document: yamlfile.Document, variants: Sequence[Variant]) -> None:
+    """Raise WorkbenchError at the first setting of a step that every variant ignores."""
+    steps = [place for variant in variants for place in enumerate(variant.steps)]
+    used = {
+        (step.use, name)
+        for _, step in steps
+        for name in step.model_fields_set - step.ignored().keys()
+        if getattr(step, name)
+    }
+    for position, step in steps:
+        for name, why in step.ignored().items():
+            if (step.use, name) not in used:
+                where = f"{document.where(('steps', position, name))}: steps[{position}].{name}"
+                message = f"{document.path} is not a valid {KIND}\n  {where}: with `{why}` it does nothing"
+                raise WorkbenchError(message, hint=f"leave it out, or change `{why}`")
 
 
 def _expand(document: yamlfile.Document, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:

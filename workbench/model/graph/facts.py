@@ -9,6 +9,7 @@ from workbench.backends.artifact import Precision
 from workbench.backends.mac_count import CONVOLUTIONS, macs_of
 from workbench.model.graph.onnx_file import image_input, opset_of, precision_of
 from workbench.model.graph.roles import POOLS, WEIGHTED, Wiring, roles_of, wiring_of
+from workbench.model.graph.training_mode import training_layers
 from workbench.model.graph.work import Work, work_of
 from workbench.system.records import Record
 
@@ -28,7 +29,7 @@ class NetworkFacts(Record):
     depthwise_share, matmul_share: of the MACs. squeeze_excite: blocks. hard_swish, swish: activations
     x * gate(x), by the gate. attention: pairs of products around a softmax. dead_channels: output channels
     whose weights are all but zero. first, last: the nodes with weights at both ends. work: of one photo; None
-    where the shapes are hidden.
+    where the shapes are hidden. training: layers that compute as in training.
     """
 
     operators: dict[str, int]
@@ -50,6 +51,7 @@ class NetworkFacts(Record):
     first: str | None
     last: str | None
     work: Work | None
+    training: tuple[str, ...] = ()
 
     @property
     def gates(self) -> int:
@@ -95,6 +97,7 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
         first=next(iter(_nodes_with("first", roles)), None),
         last=next(iter(_nodes_with("last", roles)), None),
         work=work_of(model, wiring, roles),
+        training=training_layers(model),
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import WorkbenchError, plural, some
 from workbench.model.graph.onnx_file import OnnxFacts, describe, open_model
-from workbench.system.files import sha256_file
+from workbench.system.files import refuse_lfs_pointer, sha256_file
 
 if TYPE_CHECKING:
     import onnx
@@ -83,6 +83,7 @@ def companions(path: Path) -> list[Path]:
             hint=f"copy {them} there from where the model was exported to",
         )
     for file, end in found.items():
+        refuse_lfs_pointer(file, "model.checkpoint")
         if (size := file.stat().st_size) < end:
             raise WorkbenchError(
                 f"{file} has {size} bytes, and {path.name} takes weights up to byte {end} of it",

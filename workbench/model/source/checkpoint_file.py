@@ -25,6 +25,11 @@ KINDS = (
     "give a .ckpt, .pt or .safetensors with a state dict, a TorchScript file, a torch.export program, an "
     ".onnx file or a transformers folder"
 )
+INDEX = ".index.json"  # of a checkpoint in shards
+SHARDS = (
+    "put the config.json of `save_pretrained` beside the shards and give the folder; or join them to one "
+    "file (`safetensors.torch.load_file` each, `save_file` all) and name its `model.factory`"
+)
 WEIGHTS = "expected names with tensors: `torch.save(model.state_dict(), 'weights.pt')` writes them"
 
 
@@ -37,14 +42,23 @@ def kind_of(path: Path | None) -> Kind:
         return "factory"
     if path.is_dir():
         if not (path / "config.json").is_file():
+            sharded = any(path.glob(f"*{INDEX}"))
             raise WorkbenchError(
                 f"model.checkpoint: {path} is a folder without config.json",
-                hint="give a checkpoint file, or a folder that transformers' `save_pretrained` wrote",
+                hint=SHARDS
+                if sharded
+                else "give a checkpoint file, or a folder that transformers' `save_pretrained` wrote",
             )
         return "transformers"
     if not path.is_file():
         raise missing(path)
-    refuse_lfs_pointer(path)
+    if path.name.endswith(INDEX):
+        whole = (path.parent / "config.json").is_file()
+        raise WorkbenchError(
+            f"model.checkpoint: {path} lists the files of a checkpoint in shards, and holds no weights",
+            hint=f"give the folder: `model.checkpoint: {path.parent}`" if whole else SHARDS,
+        )
+    refuse_lfs_pointer(path, "model.checkpoint")
     if path.suffix.lower() == ".onnx":
         return "onnx"
     with path.open("rb") as file:

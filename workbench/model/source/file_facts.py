@@ -2,15 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.model.source import transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript
 from workbench.model.source.contents import CheckpointContents, StoredTensor
-from workbench.model.source.fit import BOOKKEEPING, guess_classes, role
+from workbench.model.source.fit import BOOKKEEPING, role
+from workbench.model.source.head import Head, head_of
 from workbench.model.source.info import Layout, SourceInfo, checked_info, onnx_info
 from workbench.model.source.stated_preprocess import SETTINGS, stated_in, stated_preprocess
 from workbench.system.records import Record
@@ -42,11 +43,12 @@ class WeightGroup(Record):
 
 
 class FileFacts(Record):
-    """What a file holds. info: what it states of its model; where it states no number of classes, the outputs
-    of the last layer of its largest group.
+    """What a file holds. info: what it states of its model; the number of classes is that of the outputs of
+    its classification head, where one is recognised.
 
     settings: the names of hyper-parameters. others: what else lies at the top. stand_ins: the names of what
     was not run. timm: the network that timm names. outputs: what an ONNX file's last layer makes of logits.
+    training: its layers that compute as in training.
     """
 
     file: str
@@ -57,6 +59,7 @@ class FileFacts(Record):
     others: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
     outputs: Outputs | None = None
+    training: tuple[str, ...] = ()
 
 
 def examine(path: Path) -> FileFacts:
@@ -70,9 +73,11 @@ def examine(path: Path) -> FileFacts:
         case "transformers":
             files = transformers_folder.weight_files(path)
             info = transformers_folder.describe(path)
-            found = [(file.name, group) for file in files for group in _groups(load_contents(file))]
+            stored = [(file.name, load_contents(file)) for file in files]
+            found = [(name, group) for name, contents in stored for group in _groups(contents)]
             groups = tuple(group.model_copy(update={"place": name}) for name, group in found)
-            return FileFacts(file=path.name, info=info, groups=groups)
+            heads = [head for _, contents in stored if (head := head_of(contents))]
+            return FileFacts(file=path.name, info=_compare_head(info, heads[-1:]), groups=groups)
         case "torch-export":
             return FileFacts(file=path.name, info=SourceInfo(kind=kind))
         case _:
@@ -82,11 +87,12 @@ def examine(path: Path) -> FileFacts:
 def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
     stats, config = stated_in(contents)
     layout: Layout = "lightning" if contents.lightning else "plain"
-    count = contents.num_classes() or guess_classes(contents)
+    head = head_of(contents)
+    count = head.outputs if head else contents.num_classes()
     known = {"kind": "state-dict", "layout": layout, "num_classes": count}
     try:
         stated = {
-            "class_names": contents.class_names(None),
+            "class_names": contents.class_names(count),
             "preprocess": stated_preprocess(stats, config, path),
         }
         info = checked_info(known | stated, path)
@@ -99,13 +105,30 @@ def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
     arch = root.get("arch")
     return FileFacts(
         file=path.name,
-        info=info,
+        info=_compare_head(info, [head] if head else []),
         groups=_groups(contents),
         timm=arch if isinstance(arch, str) else None,
         settings=tuple(contents.mapping(*SETTINGS)),
         others=tuple(str(key) for key in root if str(key) not in weights),
         stand_ins=contents.stand_ins,
     )
+
+
+def _compare_head(info: SourceInfo, heads: Sequence[Head]) -> SourceInfo:
+    """Add what a run would refuse: another number of names than of outputs, and weights without a head."""
+    named = len(info.class_names) if info.class_names else info.num_classes
+    if (not heads and info.kind == "transformers") or not named:
+        note = (
+            "none of its layers is recognised as a classification head: a run needs the whole trained network"
+        )
+    elif heads and heads[0].outputs != named:
+        note = (
+            f"it states {plural(named, 'class')}, but `{heads[0].weight}` has "
+            f"{plural(heads[0].outputs, 'output')}: a run refuses that"
+        )
+    else:
+        return info
+    return info.model_copy(update={"notes": (*info.notes, note)})
 
 
 def _groups(contents: CheckpointContents) -> tuple[WeightGroup, ...]:
@@ -149,8 +172,10 @@ def _group(place: str, tensors: Iterable[tuple[str, "torch.Tensor"]]) -> WeightG
 
 def _onnx(path: Path) -> FileFacts:
     from workbench.model.graph.onnx_file import open_model
+    from workbench.model.graph.training_mode import training_layers
 
-    graph = open_model(path).graph
+    model = open_model(path)
+    graph = model.graph
     shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     size = sum(map(math.prod, shapes.values()))
     first = dict(list(shapes.items())[:SHOWN])
@@ -159,6 +184,7 @@ def _onnx(path: Path) -> FileFacts:
         info=onnx_info(path),
         groups=(WeightGroup(place="", tensors=len(shapes), parameters=size, shapes=first),),
         outputs=_outputs(graph),
+        training=training_layers(model),
     )
 
 

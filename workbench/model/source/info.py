@@ -100,7 +100,7 @@ def interpolation(value: object, where: str) -> str | None:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Names from a JSON list, or from a text file with one per line. Raises WorkbenchError."""
     try:
-        refuse_lfs_pointer(path)
+        refuse_lfs_pointer(path, "model.class_names")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise WorkbenchError(f"model.class_names: {path} cannot be read: {error.strerror}") from error

@@ -33,7 +33,7 @@ def describe(folder: Path) -> SourceInfo:
     _check(folder, config)
     files = weight_files(folder)
     for file in files:
-        refuse_lfs_pointer(file)
+        refuse_lfs_pointer(file, "model.checkpoint")
     if not files:
         raise WorkbenchError(
             f"model.checkpoint: {folder} has no weights", hint=f"expected one of {' or '.join(WEIGHTS)}"

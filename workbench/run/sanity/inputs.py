@@ -101,6 +101,11 @@ def of_stated(mean: Sequence[float] | None, std: Sequence[float] | None) -> list
     return []
 
 
+def of_mode(training: Sequence[str]) -> list[Remark]:
+    """training: the layers of the graph that compute as in training."""
+    return [Remark(kind="training_mode", gravity="grave", names=tuple(training))] if training else []
+
+
 def unstable(again: float, in_batch: float) -> tuple[Remark, ...]:
     """Changes of an output, over the largest one, of the same photos given again and given in a batch."""
     if not again <= SAME:
