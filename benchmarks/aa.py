@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,7 +47,7 @@ from workbench.measure.worker import Worker
 from workbench.model.graph.onnx_file import artifact_info
 from workbench.photos.contract import Preprocess
 from workbench.photos.dataset import Images
-from workbench.run.time_variants import FIRST_STAGE
+from workbench.run.time_variants import UNRACED_ROUNDS, with_rounds
 from workbench.system import machine
 from workbench.system.launcher import Launcher
 from workbench.system.progress import silent
@@ -228,7 +228,7 @@ def truth(bench: Bench, seed: int) -> dict[str, Estimate]:
 def rounds(bench: Bench, seed: int) -> dict[str, Estimate]:
     """As a run times one variant and the baseline: with no race before, and a fixed number of rounds."""
     plan = Plan(seed=seed, budget_s=BUDGET_S)
-    return ours(bench, replace(plan, rounds=math.ceil(FIRST_STAGE * plan.rounds)))
+    return ours(bench, with_rounds(plan, UNRACED_ROUNDS))
 
 
 def sequential(bench: Bench, seed: int) -> dict[str, Estimate]:

@@ -47,8 +47,8 @@ ABOUT = """# How often an interval holds the truth, simulated
 Output of `python benchmarks/coverage.py --sessions {sessions} --whole {whole}`, {today}, Python {python}.
 
 {sessions} sessions of each of {kinds} kinds, judged after every number of rounds (a bootstrap: {few} of
-them, after {shown}). A round's ratio is a launch of the variant over the mean of two of the baseline, estimated from
-turns; launches differ as the kind says. The truth is the true ratio; where only the variant has slow
+them, after {shown}). A round's ratio is a launch of the variant over the mean of two of the baseline,
+estimated from turns; launches differ as the kind says. The truth is the true ratio; where only the variant has slow
 launches it is what the estimator says of very many rounds, as no two estimators mean the same there.
 
 Chosen is the mean without the lowest and the highest tenth of the rounds, with Student's interval from
@@ -304,12 +304,8 @@ def count_session(tally: Tally, kind: Kind, budget_s: float, seed: int) -> None:
     """One race and its final, as a run makes them."""
     machine = Machine(kind, NOMINAL_MS, random.Random(seed))
     plan = Plan(seed=seed, budget_s=budget_s)
-    first = replace(
-        plan,
-        rounds=math.ceil(time_variants.FIRST_STAGE * plan.rounds),
-        budget_s=budget_s * (1 - time_variants.FINAL_SHARE),
-        insist=False,
-    )
+    first = time_variants.with_rounds(plan, time_variants.RACE_ROUNDS)
+    first = replace(first, budget_s=budget_s * (1 - time_variants.FINAL_SHARE), insist=False)
     raced = session(machine, list(NOMINAL_MS), list(NOMINAL_MS), first)
     tally.dropped += "best" in raced.pruned
     for held, _, _ in judged(raced):

@@ -11,7 +11,7 @@ LIMITS = {"least": 10, "most": 60}
     ("call_ms", "calls", "turns"),
     [
         (0.01, 20, 60),  # 0.2 ms a burst: the most turns
-        (0.5, 10, 16),  # 5 ms a burst: 0.08 s
+        (0.5, 10, 20),  # 5 ms a burst: 0.1 s
         (2.0, 3, 37),  # 6 ms: 110 calls take 0.22 s
         (4.0, 2, 38),  # 8 ms: 0.3 s, and no longer
         (10.0, 2, 15),  # 20 ms: 0.3 s, and no longer
@@ -24,7 +24,7 @@ def test_a_round_is_long_enough_for_its_calls_and_no_longer(call_ms: float, call
 
 def test_the_middle_variant_decides_for_all() -> None:
     times_ns = {"fast": 0.5e6, "middle": 4e6, "slow": 40e6}
-    assert plan_turns(times_ns, left_s=99.0, **LIMITS) == ({"fast": 10, "middle": 2, "slow": 2}, 16)
+    assert plan_turns(times_ns, left_s=99.0, **LIMITS) == ({"fast": 10, "middle": 2, "slow": 2}, 20)
 
 
 @pytest.mark.parametrize(

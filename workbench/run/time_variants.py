@@ -38,7 +38,8 @@ from workbench.system.progress import Progress
 from workbench.system.spans import Stage
 
 FINAL_SHARE = 0.3  # of the time budget, at least
-FIRST_STAGE = 0.4  # of the rounds: made by a race, and by a final without one, as nothing is known beforehand
+RACE_ROUNDS = 0.4  # of the rounds
+UNRACED_ROUNDS = 0.3  # of a final without a race, where nothing is known beforehand
 FINALISTS = 3  # of no more variants, all are finalists, and there is no race
 GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
 STAGES: dict[str, Stage] = {RACE: "race", FINAL: "final"}
@@ -99,11 +100,12 @@ def _time_all(
     room = plan.memory_bytes or 0
     trials, at_once = fitted(trials, needs, room), together(needs, room)
     names = [trial.variant for trial in trials if trial.status == "ok"]
-    final = replace(plan, rounds=max(plan.least, math.ceil(FIRST_STAGE * plan.rounds)))
+    final = with_rounds(plan, UNRACED_ROUNDS)
     finalists, began = names, time.monotonic()
     try:
         if len(names) > FINALISTS:
-            race = replace(final, budget_s=plan.budget_s * (1 - FINAL_SHARE), insist=False)
+            race = with_rounds(plan, RACE_ROUNDS)
+            race = replace(race, budget_s=plan.budget_s * (1 - FINAL_SHARE), insist=False)
             contenders = [t.variant for t in trials if _may_win(t, info)]
             kept = siblings(trials, info.runtimes)  # to the end: what an upgrade costs is the question
             later_s = plan.budget_s - race.budget_s
@@ -128,6 +130,11 @@ def _time_all(
         context, finalists, timed, timing_s=timing_s, allowed_s=plan.budget_s, together=at_once
     )
     return _with_gpu_use(context, finalists, timed), _about(info, sessions)
+
+
+def with_rounds(plan: Plan, share: float) -> Plan:
+    """With this share of its rounds, and the fewest at least."""
+    return replace(plan, rounds=max(plan.least, math.ceil(share * plan.rounds)))
 
 
 def _on_gpu(context: Context, variant: str) -> bool:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Self
 
 from workbench.system import child
 from workbench.system.files import cache_folder
-from workbench.system.nvidia import driver_here
 
 if TYPE_CHECKING:
     from workbench.system.environments import VirtualEnvironment
@@ -185,6 +184,8 @@ def sharing_imports() -> Iterator[None]:
 
     Not where an NVIDIA driver is: CUDA does not survive a fork, and a library may start it as it is imported.
     """
+    from workbench.system.nvidia import driver_here  # a launcher does without it
+
     if not available() or driver_here() or child.SHARED.get():
         yield
         return
@@ -208,6 +209,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
     if not child.end_with(int(sys.argv[2])):
         return
+    gc.disable()  # while modules load there is nothing to collect
     chosen = os.environ.get(SINGLE_THREADED)
     os.environ[SINGLE_THREADED] = "1"
     while True:
@@ -238,7 +240,6 @@ def _import(modules: Sequence[str]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         # The children share what is there now; a collection would write to it, and so copy it.
-        gc.collect()
         gc.freeze()
 
 
@@ -252,6 +253,7 @@ def _fork(requests: socket.socket, pipe: int, log: int, blas_threads: str | None
         del os.environ[SINGLE_THREADED]
         if blas_threads is not None:
             os.environ[SINGLE_THREADED] = blas_threads
+        gc.enable()
         child.serve(Connection(pipe))
         sys.exit()  # as any process ends, and never back into the loop of `main`
     os.close(pipe)
