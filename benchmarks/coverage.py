@@ -48,8 +48,8 @@ Output of `python benchmarks/coverage.py --sessions {sessions} --whole {whole}`,
 
 {sessions} sessions of each of {kinds} kinds, judged after every number of rounds (a bootstrap: {few} of
 them, after {shown}). A round's ratio is a launch of the variant over the mean of two of the baseline,
-estimated from turns; launches differ as the kind says. The truth is the true ratio; where only the variant has slow
-launches it is what the estimator says of very many rounds, as no two estimators mean the same there.
+estimated from turns; launches differ as the kind says. The truth is the true ratio; where only the variant
+has slow launches it is what the estimator says of very many rounds, as no two estimators mean the same there.
 
 Chosen is the mean without the lowest and the highest tenth of the rounds, with Student's interval from
 the winsorised variance (K. K. Yuen 1974). Up to nine rounds that is the plain mean; from ten on one far
