@@ -41,7 +41,7 @@ from workbench.backends import OrtRuntime
 from workbench.backends.artifact import Artifact
 from workbench.measure.heat_launchers import HeatLaunchers
 from workbench.measure.host_watch import HostWatch
-from workbench.measure.latency import Lineup, Plan, log_ratios, measure
+from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
 from workbench.measure.stats import Ratio
 from workbench.measure.worker import Worker
 from workbench.model.graph.onnx_file import artifact_info
@@ -204,19 +204,25 @@ def ours(bench: Bench, plan: Plan, *, anew: bool = False) -> dict[str, Estimate]
     if anew:
         measured = measure(lineup, bench.launch, plan, watch=watch, report=silent)
     else:
-        # As a run does.
-        with HeatLaunchers([OrtRuntime()], bench.log, ahead=len(machine.available_cpus())) as launchers:
-
-            def fork(name: str) -> Worker:
-                return bench.launch(name, launchers.of(OrtRuntime()))
-
-            measured = measure(lineup, fork, plan, watch=watch, report=silent, heat=launchers.heat)
+        measured = forked(bench, lineup, plan)
     estimates = {}
     for name in (TWIN, B):
         ratio = Ratio(tuple(log_ratios(measured, A)[name].values()))
         low, high = ratio.log_interval or (math.nan, math.nan)
         estimates[name] = (math.exp(-ratio.log_speedup), math.exp(low), math.exp(high))
     return estimates
+
+
+def forked(bench: Bench, lineup: Lineup, plan: Plan, *, ahead: int | None = None) -> Measured:
+    """A session with its launches forked, as a run has them. ahead: as many as there are processors."""
+    ahead = ahead or len(machine.available_cpus())
+    with HeatLaunchers([OrtRuntime()], bench.log, ahead=ahead) as launchers:
+
+        def launch(name: str) -> Worker:
+            return bench.launch(name, launchers.of(OrtRuntime()))
+
+        watch = HostWatch(bench.cpus)
+        return measure(lineup, launch, plan, watch=watch, report=silent, heat=launchers.heat)
 
 
 def truth(bench: Bench, seed: int) -> dict[str, Estimate]:

@@ -27,15 +27,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from aa import CHANNELS, TWIN, A, B, Bench, prepare, spin
+from aa import CHANNELS, TWIN, A, B, Bench, forked, prepare, spin
 
-from workbench.measure.host_watch import HostWatch
-from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
+from workbench.measure.latency import Lineup, Measured, Plan, log_ratios
 from workbench.measure.records import FINAL
 from workbench.measure.tails import tail_log_ratios
 from workbench.results.gate import FailCondition, Finding, Kind, Observation, Ratios, judge
 from workbench.system import machine
-from workbench.system.progress import silent
 
 SAME = "the same file"
 SLOWER = "one more block"
@@ -86,9 +84,7 @@ def session(bench: Bench, seed: int, rounds: int, budget_s: float) -> Session:
     began = time.monotonic()
     lineup = Lineup([A, TWIN, SAME, SLOWER], A, TWIN)
     plan = Plan(rounds=rounds, budget_s=budget_s, seed=seed)
-    measured = measure(
-        lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent, heat=bench.launchers.heat
-    )
+    measured = forked(bench, lineup, plan)
     ratios = evidence(measured)
     twins = {kind: found for (name, kind), found in ratios.items() if name == TWIN}
     found: list[Finding] = []

@@ -24,16 +24,14 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from aa import Bench, network, prepare
+from aa import Bench, forked, network, prepare
 
-from workbench.measure.host_watch import HostWatch
-from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
+from workbench.measure.latency import Lineup, Measured, Plan, log_ratios
 from workbench.measure.records import BASELINE, TWIN
 from workbench.measure.stats import Ratio
 from workbench.results.folder import RunFolder, runs
 from workbench.system import machine
 from workbench.system.child import child_command, child_environment
-from workbench.system.progress import silent
 
 BLOCKS = {BASELINE: 4, "same": 4, "a quarter more": 5, "half more": 6, "three quarters more": 7}
 LIMIT = "2GB"
@@ -104,9 +102,7 @@ def agreement(rounds: int) -> str:
 def session(bench: Bench, plan: Plan) -> Measured:
     names = [*BLOCKS, TWIN]
     lineup = Lineup(names, BASELINE, TWIN, needs_bytes=dict.fromkeys(names, 1))
-    return measure(
-        lineup, bench.launch, plan, watch=HostWatch(bench.cpus), report=silent, heat=bench.launchers.heat
-    )
+    return forked(bench, lineup, plan, ahead=1)  # as a run has them whose variants do not all fit
 
 
 def ratios(measured: Measured) -> Mapping[str, Ratio]:

@@ -269,7 +269,7 @@ class _Form:
     def too_long(self, problem: str) -> str | None:
         """Which limit on the headers of a part the parser met; None: another problem."""
         if "header count" in problem:
-            return f"a part of the form has more than {MAX_PART_HEADERS} headers"
+            return f"a part of the form has more than {plural(MAX_PART_HEADERS, 'header')}"
         if "header size" not in problem:
             return None
         name = self._name.decode("latin-1")[:MAX_SHOWN]

@@ -34,6 +34,7 @@ NEVER_ONE = {
         "MAX_ROWS",
         "MAX_BATCH",
         "MAX_HEAD_BYTES",
+        "MAX_PART_HEADER",
         "self.intra_threads",
         "len(dataset)",
         "threads",

@@ -66,3 +66,30 @@ def test_beside_one_on_a_gpu_each_is_started_alone(tmp_path: Path) -> None:
         launchers.heat(),
     ):
         assert launchers.of(NullRuntime()) is None
+
+
+def test_several_heats_are_started_at_once_and_nothing_for_what_was_dropped(tmp_path: Path) -> None:
+    before, counts = len(psutil.Process().children()), []
+    dropped = SETTINGS["onnxruntime"].model_validate({"backend": "onnxruntime"})
+    with HeatLaunchers([NullRuntime(), dropped], tmp_path / "log.txt", ahead=2) as launchers:
+        for _ in range(3):
+            with launchers.heat():
+                launchers.of(NullRuntime())
+                counts.append(len(psutil.Process().children()) - before)
+    # Two runtimes in each of two heats; those of the second are left; two heats of one runtime.
+    assert counts == [4, 2, 2]
+
+
+def test_one_that_died_while_it_waited_is_started_again(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with HeatLaunchers([NullRuntime()], log, ahead=2) as launchers:
+        with launchers.heat():
+            used = launchers.of(NullRuntime())
+            (waiting,) = {child.pid for child in psutil.Process().children()} - {used and used.pid}
+            psutil.Process(waiting).kill()
+        psutil.wait_procs([psutil.Process(waiting)], timeout=10)
+        with (
+            launchers.heat(),
+            Child(one_call, nothing, (), log=log, label="it", launcher=launchers.of(NullRuntime())) as child,
+        ):
+            child.ready(120)

@@ -77,12 +77,12 @@ def test_a_disturbed_round_says_by_what(tmp_path: Path, after: dict[str, int], w
 
 
 @pytest.mark.parametrize("probes_s", [(PROBE_S, 4 * PROBE_S), (4 * PROBE_S, PROBE_S)])
-def test_a_loop_that_takes_twice_its_usual_time_disturbs_a_round(
+def test_a_loop_that_takes_twice_its_shortest_time_disturbs_a_round(
     tmp_path: Path, probes_s: tuple[float, float]
 ) -> None:
-    """Usual is what it took in all rounds so far. A neighbour that slows all down by less cancels."""
+    """A neighbour that slows all down by less cancels."""
     write(tmp_path)
-    clock = ticking(PROBE_S, PROBE_S, *probes_s, PROBE_S, 1.9 * PROBE_S)
+    clock = ticking(1.9 * PROBE_S, PROBE_S, *probes_s, PROBE_S, 1.9 * PROBE_S)
     watch = HostWatch(available_cpus(), proc=tmp_path, clock=lambda: next(clock))
     rounds = []
     for _ in range(3):
@@ -90,10 +90,17 @@ def test_a_loop_that_takes_twice_its_usual_time_disturbs_a_round(
         rounds.append(watch.end())
     assert [found.disturbed for found in rounds] == [
         None,
-        "a fixed loop took 4.00 times its usual time",
+        "a fixed loop took 4.00 times its shortest time",
         None,
     ]
     assert rounds[1].spin_s == pytest.approx(4 * PROBE_S)
+
+
+def test_the_first_round_may_be_disturbed(tmp_path: Path) -> None:
+    assert (
+        watched(tmp_path, (PROBE_S, 3 * PROBE_S)).disturbed
+        == "a fixed loop took 3.00 times its shortest time"
+    )
 
 
 def test_what_this_system_does_not_count_is_unknown_and_disturbs_nothing(tmp_path: Path) -> None:

@@ -355,6 +355,22 @@ def test_where_nothing_is_insisted_on_no_time_at_all_still_gives_one_round() -> 
     assert of(measured, "fast").samples == FEWEST_TURNS
 
 
+def test_what_a_launch_takes_is_known_from_several_rounds() -> None:
+    """One of them may have started the launchers of all."""
+    made = farm({BASELINE: 2.0, "a": 2.0})
+
+    @contextmanager
+    def heat() -> Iterator[None]:
+        made.host.now_s += 6.0 if len(made.launches) % 6 == 0 else 0.0  # in every other round
+        yield
+
+    lineup = Lineup([BASELINE, TWIN, "a"], BASELINE, TWIN)
+    measured = measure(
+        lineup, made, PLAN, watch=Silent(), report=silent, heat=heat, clock=lambda: made.host.now_s
+    )
+    assert 1.0 < measured.launch_s < 1.5  # 6 s of each 6 launches, and their turns
+
+
 def test_a_disturbed_round_is_repeated_and_counted() -> None:
     plan = Plan(rounds=6, turns=12)
     calm = session({BASELINE: 4.0}, 3, plan=plan)

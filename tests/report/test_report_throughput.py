@@ -34,6 +34,17 @@ def test_the_table_has_those_that_were_measured_and_their_ratio_with_its_interva
     assert "batched: 1.80 times the baseline's photos a second [1.77, 1.83], 1.50 times the" in text
 
 
+def test_a_ratio_of_too_few_launches_is_shown_only_where_it_decides() -> None:
+    few = [*RIVALS[:1], trial("batched", speedup=1.5, saturated_ips=181.0, saturated_log_ratios=LOGS[:2])]
+    shown = {}
+    for objective in ("latency", "throughput"):
+        info = run_info(runtimes=RUNTIMES, budget=Budget.model_validate({"objective": objective}))
+        (grid,) = throughput.grids(info, compare(info, few).rows)
+        shown[objective] = ([row[5] for row in grid.rows], grid.note)
+    assert shown["latency"] == (["1.00", "–"], "a ratio takes 6 launches of each; there was time for fewer")
+    assert shown["throughput"] == (["1.00", "1.77"], "")
+
+
 def test_a_baseline_alone_has_no_table() -> None:
     info = run_info(runtimes=RUNTIMES)
     rows = compare(info, RIVALS).rows

@@ -47,7 +47,7 @@ def test_a_diagnosis_reads_like_this() -> None:
         "  cuBLAS                   it is not here: pip install it\n"
         "  cuDNN 9                  not looked at\n"
         "clock     two copies of the same thing differ by up to 1.2 % (8 rounds); "
-        "a run would find differences from 0.5 % up\n"
+        "20 rounds would find differences from 0.5 % up\n"
         "          10 of 12 rounds (repeats counted) were disturbed: somebody was busy\n"
         "photos    data.validation: 80 photos; passed over: 2 of macOS"
     )

@@ -10,7 +10,8 @@ from workbench.cli.options import parse_bytes
 from workbench.measure.latency import Plan
 from workbench.measure.records import BASELINE, TWIN
 from workbench.results.reasons import TooLarge
-from workbench.run.memory import fitted, together, with_room
+from workbench.run.memory import fitted, heats_ahead, together, with_room
+from workbench.system.machine import available_cpus
 
 NEEDS = {BASELINE: 300, TWIN: 300, "small": 200, "large": 600}
 TRIALS = [trial(name, latency=None) for name in (BASELINE, "small", "large")]
@@ -28,6 +29,14 @@ def test_without_room_for_the_baseline_and_its_copy_nothing_can_be_timed() -> No
     error = error_of(lambda: fitted(TRIALS, needs, 500_000_000))
     assert "need 600 MB at a time to be timed; there are 500" in error.message
     assert "--memory" in (error.hint or "")
+
+
+def test_as_many_heats_are_started_as_there_are_processors_and_room_for() -> None:
+    cpus = len(available_cpus())
+    assert heats_ahead([300, 300, 200], None) == heats_ahead([300, 300, 200], 10**9) == cpus
+    assert heats_ahead([300, 300, 200], 1599) == 1
+    assert heats_ahead([300, 300, 200], 1600) == min(cpus, 2)
+    assert heats_ahead([300, 300, 200], 0) == 1  # in heats
 
 
 def test_a_limit_is_for_this_process_too_and_without_one_some_of_the_free_memory_is_left() -> None:

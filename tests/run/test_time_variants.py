@@ -14,7 +14,15 @@ from workbench.measure.stats import Ratio
 from workbench.results.history import with_latency
 from workbench.results.reasons import Failed
 from workbench.results.records import TrialResult
-from workbench.run.time_variants import _affordable, _final_rounds, _finalists, _may_win
+from workbench.run.time_variants import (
+    RACE_ROUNDS,
+    UNRACED_ROUNDS,
+    _affordable,
+    _final_rounds,
+    _finalists,
+    _may_win,
+    with_rounds,
+)
 
 
 def session(times_ns: Mapping[str, int], rounds: int = 6, spread: float = 0.0) -> Measured:
@@ -87,6 +95,12 @@ def test_the_final_makes_more_rounds_where_the_race_saw_launches_differ() -> Non
     # One round shows no spread, and the baseline has none.
     assert _final_rounds(names, session(TIMES, rounds=1), Plan()) == 20
     assert _final_rounds(["baseline"], session(TIMES, spread=0.3), Plan()) == 6
+
+
+def test_a_final_without_a_race_makes_fewer_rounds_than_a_race_and_six_at_least() -> None:
+    for rounds, made in ((20, (6, 8)), (40, (12, 16)), (10, (6, 6)), (4, (4, 4))):
+        plan = Plan(rounds=rounds)
+        assert tuple(with_rounds(plan, share).rounds for share in (UNRACED_ROUNDS, RACE_ROUNDS)) == made
 
 
 def test_the_runner_up_is_left_out_where_six_rounds_of_all_would_not_fit() -> None:

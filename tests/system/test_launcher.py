@@ -53,6 +53,7 @@ def handler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("forked")
     (folder / "forked_jobs.py").write_text(JOBS)
     (folder / "counted.py").write_text("print('imported', flush=True)")
+    (folder / "broken.py").write_text("raise RuntimeError('this library is broken')")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(folder), *sys.path])
         import forked_jobs  # type: ignore[import-not-found]
@@ -134,6 +135,19 @@ def test_modules_are_imported_once_and_what_cannot_be_is_left_to_the_child(
             each.ready(TIMEOUT_S)
             assert each.ask("append", TIMEOUT_S)[3] == 1
     assert (tmp_path / "launcher.txt").read_text() == "imported\n"
+
+
+def test_an_import_that_fails_ends_it_and_its_log_says_why(
+    launcher: Launcher, handler: Any, tmp_path: Path
+) -> None:
+    launcher.prepare(["counted", "broken"])
+    launcher.prepared()
+    with (
+        pytest.raises(ChildDied, match="the job ended with exit code 1"),
+        child(handler, launcher, tmp_path / "log.txt") as each,
+    ):
+        each.ready(TIMEOUT_S)
+    assert "RuntimeError: this library is broken" in (tmp_path / "launcher.txt").read_text()
 
 
 @pytest.mark.skipif(driver_here(), reason="CUDA does not survive a fork")

@@ -20,7 +20,7 @@ class HeatLaunchers:
     runtimes: of all sessions. None is forked where one runs on a GPU, whose libraries do not survive a fork,
     and where the system cannot: a forked process computes a little slower than another.
     log: file that what the launchers print is appended to. ahead: heats whose launchers are started, and
-    import, at the same time: as many as there are processors.
+    import, at the same time: as many as there are processors. With 1, each is started when it is asked for.
     """
 
     def __init__(self, runtimes: Iterable[Runtime], log: Path, *, ahead: int = 1) -> None:
@@ -40,9 +40,7 @@ class HeatLaunchers:
     @contextmanager
     def heat(self) -> Iterator[None]:
         """Within it, `of` gives launchers that no other heat has."""
-        if self._forks and not self._waiting:
-            self._waiting = self._started()
-        self._launchers = self._waiting.pop() if self._waiting else {}
+        self._launchers = self._next() if self._forks and self._ahead > 1 else {}
         # Of those that were dropped no launcher is started again.
         self._runtimes = {}
         try:
@@ -60,6 +58,16 @@ class HeatLaunchers:
         if key not in self._launchers:
             self._launchers[key] = self._launcher(runtime)
         return self._launchers[key]
+
+    def _next(self) -> dict[object, Launcher]:
+        """Those that wait for this heat; new ones where none wait, or one has died meanwhile."""
+        if not self._waiting:
+            self._waiting = self._started()
+        launchers = self._waiting.pop()
+        dead = [key for key, launcher in launchers.items() if launcher.process.poll() is not None]
+        for key in dead:
+            launchers.pop(key).close()  # `of` starts another
+        return launchers
 
     def _started(self) -> list[dict[object, Launcher]]:
         """The launchers of the next heats, once all have imported: nothing may compute beside a heat."""

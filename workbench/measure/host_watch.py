@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 from workbench.measure.gpu.watch import GpuWatch
 from workbench.measure.records import Conditions, Environment, GpuConditions
@@ -14,7 +13,7 @@ from workbench.system.machine import available_cpus
 
 STEAL_LIMIT = 0.02  # of the processors' time, taken by the hypervisor for other guests
 PRESSURE_LIMIT = 0.20  # of the time, some process waited for a processor
-# Times the usual duration of the same loop. A neighbour on the same core slows everything down by less, and
+# Times the shortest duration of the same loop. A neighbour on the same core slows everything by less, and
 # within a turn that cancels: such a round is hardly worse than another (docs/measuring.md).
 SPIN_LIMIT = 2.0
 SPIN_LOOPS = 200_000  # about 10 ms of Python
@@ -67,15 +66,15 @@ class HostWatch:
         # Before the probe: the thread that reads the GPU would compete with it.
         gpu = None if self.gpu is None else self.gpu.end()
         probe = max(self._probe_before, self._probe())
-        usual = median(self._probes)
+        shortest = min(self._probes)
         steal, pressure = after.steal_since(before), after.pressure_since(before)
         causes = []
         if steal is not None and steal > STEAL_LIMIT:
             causes.append(f"the hypervisor took {100 * steal:.0f} % of the processors")
         if pressure is not None and pressure > PRESSURE_LIMIT:
             causes.append(f"processes waited for a processor {100 * pressure:.0f} % of the time")
-        if probe > SPIN_LIMIT * usual:
-            causes.append(f"a fixed loop took {probe / usual:.2f} times its usual time")
+        if probe > SPIN_LIMIT * shortest:
+            causes.append(f"a fixed loop took {probe / shortest:.2f} times its shortest time")
         if gpu is not None:
             causes += gpu.causes
         return Environment(

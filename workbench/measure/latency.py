@@ -19,7 +19,7 @@ from typing import Protocol
 
 from workbench.measure import early_stopping, heats
 from workbench.measure.bursts import FEWEST_TURNS, TURNS_SHARE, plan_turns
-from workbench.measure.records import BASELINE, TWIN, Environment, Latency, TimingEnd
+from workbench.measure.records import BASELINE, TWIN, Environment, Latency, TimingEnd, twin_of
 from workbench.measure.stats import Ratio, hodges_lehmann, percentile
 from workbench.measure.tails import percentile_interval
 from workbench.measure.warm_up import WarmUp
@@ -337,6 +337,7 @@ def log_ratios(
     summarised: the machine has the same speed in the bursts of one turn. Of what ran in several heats of a
     round, the first launch counts.
     """
+    twin = twin_of(baseline)
     turns: dict[tuple[int, int, int], dict[str, list[int]]] = {}
     first: dict[tuple[int, str], int] = {}
     for s in measured.samples:
@@ -348,10 +349,10 @@ def log_ratios(
         if baseline not in times:
             continue
         own = {name: math.log(median(bursts)) for name, bursts in times.items()}
-        both = (own[baseline] + own.get(TWIN, own[baseline])) / 2
+        both = (own[baseline] + own.get(twin, own[baseline])) / 2
         for name, log in own.items():
             if heat == first[number, name]:
-                reference = own[baseline] if name in (baseline, TWIN) else both
+                reference = own[baseline] if name in (baseline, twin) else both
                 logs.setdefault(name, {}).setdefault(number, []).append(log - reference)
     per_photo = {name: math.log(measured.batch_sizes.get(name, 1)) for name in logs}
     return {
@@ -365,7 +366,7 @@ def log_ratios(
 
 def summarize(measured: Measured, variant: str, baseline: str, *, confirmed: bool) -> Latency | None:
     """One variant's latency over the rounds that count; None where it was never timed in one."""
-    compared = [s for s in measured.samples if s.variant in (variant, baseline, TWIN)]
+    compared = [s for s in measured.samples if s.variant in (variant, baseline, twin_of(baseline))]
     own = [s for s in compared if s.variant == variant and s.round not in measured.unused]
     hot = [s.time_ns for s in own if s.call > 0]
     if not hot:

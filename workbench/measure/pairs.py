@@ -78,8 +78,11 @@ class Difference:
 def turns_of(
     samples: Mapping[str, "NDArray[np.generic]"], batch_sizes: Mapping[str, int]
 ) -> dict[str, list[TimedTurns]]:
-    """The rounds of each session. samples: the columns of `latency.parquet`, of hot calls that count."""
+    """The rounds of each session. samples: the columns of `latency.parquet`, of hot calls that count.
+    batch_sizes: where not 1; the baseline's is its second copy's."""
     import numpy as np
+
+    batch_sizes = {**batch_sizes, TWIN: batch_sizes.get(BASELINE, 1)}
 
     names, variants = np.unique(samples["variant"], return_inverse=True)
     keys = [np.unique(samples[name], return_inverse=True) for name in TURN if name in samples]

@@ -202,7 +202,8 @@ class Latency(Record):
     p90_ns: None with fewer than 29 samples. p95_ns, p99_ns: None where the rounds give no interval for them.
     p95_ns_ci, p99_ns_ci: their two-sided 95 % intervals over rounds; None in older runs.
     cold_p50_ns: median of the first call after other sessions had the processor; all others are hot.
-    round_log_ratios: per round of fresh launches, log(variant time / baseline time) of one photo, paired.
+    round_log_ratios: per round of fresh launches, log(variant time / baseline time) of one photo, paired;
+    the baseline's is the mean of its two copies', in older runs the first one's.
     settled: every launch reached a steady state in its warm-up.
     confirmed: timed in the final rounds, which are published.
     """
@@ -256,5 +257,10 @@ class Saturation(Record):
     validated: tuple[str, ...]
 
 
-TWIN = f"{BASELINE} (again)"
+def twin_of(baseline: str) -> str:
+    """The name of its second copy."""
+    return f"{baseline} (again)"
+
+
+TWIN = twin_of(BASELINE)
 RACE, FINAL = "race", "final"  # the sessions of latency.parquet

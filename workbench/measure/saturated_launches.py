@@ -66,49 +66,44 @@ class SaturatedLaunches:
         """As many rounds as the first launches say that the budget holds; one at least. Raises ChildError
         where the baseline fails."""
         rng, others = random.Random(self.seed), [name for name in variants if name != self.baseline]
-        began, made, rounds = self.clock(), 0, 0
-
-        def in_last_round() -> bool:
-            """Asked first when the first launches have had their turns."""
-            nonlocal rounds
-            if rounds == 0:
-                round_s = (self.clock() - began) * max(1, math.ceil(len(others) / self.together))
-                rounds = max(1, min(ROUNDS, int(budget_s / max(round_s, 1e-9))))
-            return made + 1 == rounds
-
-        while made == 0 or made < rounds:
+        began, made, rounds = self.clock(), 0, None
+        while made < (rounds or 1):
             self.report(made, rounds or ROUNDS)
             rng.shuffle(others)
             running = [name for name in others if name not in self.failed]
             for start in range(0, max(1, len(running)), self.together):
-                names = [self.baseline, *running[start : start + self.together]]
-                self._make_round(names, rng, in_last_round)
+                with ExitStack() as stack:
+                    names = [self.baseline, *running[start : start + self.together]]
+                    launched = self._make_round(names, rng, stack)
+                    if rounds is None:
+                        round_s = (self.clock() - began) * max(1, math.ceil(len(others) / self.together))
+                        rounds = max(1, min(ROUNDS, int(budget_s / max(round_s, 1e-9))))
+                    for name in launched if made + 1 == rounds else ():
+                        with suppress(ChildError):
+                            self.finish(name, launched[name])
             made += 1
 
-    def _make_round(self, names: list[str], rng: random.Random, in_last: Callable[[], bool]) -> None:
-        """One launch of each of these, one after the other; then they take turns."""
+    def _make_round(self, names: list[str], rng: random.Random, stack: ExitStack) -> dict[str, Launched]:
+        """One launch of each of these, one after the other; then they take turns. Returns those that live."""
         rng.shuffle(names)
         launched: dict[str, Launched] = {}
         turns: list[dict[str, float]] = []
-        with ExitStack() as stack:
-            for name in names:
+        for name in names:
+            with self._failure_noted(name, launched):
+                launched[name] = stack.enter_context(self.open(name))
+                launched[name].ready()
+                launched[name].warm_up()
+                self.read(name, launched[name])
+        for _ in range(TURNS):
+            turns.append({})
+            for name in rng.sample(list(launched), len(launched)):
                 with self._failure_noted(name, launched):
-                    launched[name] = stack.enter_context(self.open(name))
-                    launched[name].ready()
-                    launched[name].warm_up()
-                    self.read(name, launched[name])
-            for _ in range(TURNS):
-                turns.append({})
-                for name in rng.sample(list(launched), len(launched)):
-                    with self._failure_noted(name, launched):
-                        turns[-1][name] = launched[name].saturate(WINDOW_S)
-            for name in launched if in_last() else ():
-                with suppress(ChildError):
-                    self.finish(name, launched[name])
+                    turns[-1][name] = launched[name].saturate(WINDOW_S)
         for name in launched:
             found = self.found.setdefault(name, Saturated())
             found.ips.append(median(turn[name] for turn in turns))
             found.log_ratios.append(median(math.log(turn[name] / turn[self.baseline]) for turn in turns))
+        return launched
 
     @contextmanager
     def _failure_noted(self, name: str, launched: dict[str, Launched]) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from workbench.errors import plural
+from workbench.measure.latency import Plan
 from workbench.report.power import sentence
 from workbench.run.doctor import Clock, Diagnosis
 from workbench.system.machine import FEATURES
@@ -62,7 +63,7 @@ def clock_quality(clock: Clock) -> str:
         return f"{plural(clock.rounds, 'round')} in the time there was: too few to say how good it is"
     return (
         f"two copies of the same thing differ by up to {100 * clock.noise_floor:.1f} % "
-        f"({plural(clock.rounds, 'round')}); a run would find differences from "
+        f"({plural(clock.rounds, 'round')}); {plural(Plan().rounds, 'round')} would find differences from "
         f"{100 * clock.detectable:.1f} % up"
     )
 

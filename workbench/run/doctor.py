@@ -34,7 +34,7 @@ class Clock:
     """An A/A test: the same thing timed against itself.
 
     noise_floor: how far from 1 the ratio of two copies may be, as a fraction. detectable: the smallest
-    difference that a run with the default budget would find 19 times in 20. None where there was time for
+    difference that a run that makes all its rounds would find 19 times in 20. None where there was time for
     too few rounds. tries: rounds with those that were repeated because the machine was disturbed.
     disturbed: with what it was busy, one for each such try.
     """

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 IMPORT, FORK, STATUS = "import", "fork", "status"
 MESSAGE_BYTES = 4096
 ANSWER_TIMEOUT_S = 300.0  # for imports, on a slow machine
+END_TIMEOUT_S = 10.0  # of a process that has closed its socket
 KILLED = -signal.SIGKILL
 # Its threads would be lost in a fork; no child of ours multiplies matrices with it.
 SINGLE_THREADED = "OPENBLAS_NUM_THREADS"
@@ -99,10 +100,12 @@ class Launcher:
         return KILLED if (answer := self._answer()) is None else answer
 
     def _answer(self) -> int | None:
-        with suppress(OSError):
+        try:
             if answer := self._socket.recv(MESSAGE_BYTES):
                 return int(answer)
-        self.process.kill()  # where it has not ended, it hangs
+            self.process.wait(END_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired):
+            self.process.kill()  # it hangs
         return None
 
     def close(self) -> None:

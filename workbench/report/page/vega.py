@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from workbench.system.child import Child, calls
@@ -20,7 +22,8 @@ class ChartDrawer:
     def __init__(self) -> None:
         import vl_convert
 
-        log = cache_folder() / "logs" / "charts.txt"
+        self._folder = TemporaryDirectory(prefix="krishi-bench-charts-", ignore_cleanup_errors=True)
+        log = Path(self._folder.name) / "log.txt"
         start = (vl_convert.vegalite_to_vega, {"mark": "point"})
         self._child = Child(calls, *start, log=log, label="the process that draws charts", exit_at_once=True)
         self._ready = False
@@ -28,8 +31,9 @@ class ChartDrawer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        self._child.close(failed=kind is not None)
+    def __exit__(self, *error: object) -> None:
+        self._child.close(failed=not self._ready)  # where no chart was drawn, it may still be starting
+        self._folder.cleanup()
 
     def live(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The chart for Vega, as wide as its container."""
