@@ -1,10 +1,13 @@
 """Checkpoints as people bring them: what loads, what is said about it, what is refused with which remedy."""
 
 import argparse
+import gzip
 import io
 import json
 import pickle
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,15 @@ def only_weights():
 
 def nothing():
     Net(4)
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+
+def on_meta():
+    with torch.device("meta"):
+        return Net(4)
+
+built = Net(4)
 """
 Weights = dict[str, Any]
 Save = Callable[..., ModelSource]
@@ -324,6 +336,17 @@ def test_a_state_dict_in_safetensors_and_in_a_plain_pickle_is_read(
         assert same(load_model(source, None), net)
 
 
+def test_a_file_is_known_by_its_content_whatever_its_name(
+    tmp_path: Path, saved: Save, sd: Weights, net: Any
+) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(sd, tmp_path / "w.pth")
+    torch.save(sd, tmp_path / "w.safetensors")
+    for name in ("w.pth", "w.safetensors"):
+        source = saved(sd).model_copy(update={"checkpoint": tmp_path / name})
+        assert same(load_model(source, None), net)
+
+
 # --- 2: which weights are taken
 
 TWO = {
@@ -422,9 +445,33 @@ def test_init_reads_the_names_and_the_preprocessing_of_a_checkpoint(saved: Save,
     assert "class names: those of the checkpoint" in findings
 
 
+def test_an_archive_a_page_and_a_model_under_another_name_are_called_so(
+    tmp_path: Path, saved: Save, sd: Weights
+) -> None:
+    path = saved(sd).checkpoint
+    assert path is not None
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "best/student.pt")
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        tar.add(path, "student.pt")
+    (tmp_path / "c.pt").write_bytes(gzip.compress(path.read_bytes()))
+    (tmp_path / "d.pt").write_text("<!DOCTYPE html><html>404</html>")
+    (tmp_path / "e.bin").write_bytes(b"\x08\x08\x12\x07pytorch")
+    errors = [error_of(lambda name=name: examine(tmp_path / name)) for name in ("a.zip", "b.tar", "c.pt")]
+    assert [error.hint for error in errors[1:]] == ["unpack it, and give the file in it"] * 2
+    assert errors[0].hint == "unpack it, and give `best/student.pt`"
+    assert (
+        "is not a PyTorch checkpoint but a web page" in error_of(lambda: examine(tmp_path / "d.pt")).message
+    )
+    assert "a name that ends in .onnx" in str(error_of(lambda: examine(tmp_path / "e.bin")).hint)
+
+
 @pytest.mark.parametrize(
     ("factory", "said", "remedy"),
     [
+        ("lazy", "layers have no shape yet: `1.weight`", "run it once in the factory"),
+        ("on_meta", "on the device `meta`, without values", "build it on the CPU"),
+        ("built", "is a network, not a function", "`def create_model(): return built`"),
         ("configured", "needs `model_config`", "`model.factory_args: {model_config: ...}`"),
         ("only_weights", "returned `OrderedDict`", "`return model`"),
         ("nothing", "returned `NoneType`", "`return model`"),

@@ -94,7 +94,27 @@ def test_a_place_that_is_not_there_is_shown_at_the_nearest_key_above(tmp_path: P
             None,
         ),
         ("title: a\nfile: [b]\n", ":2: file: this must be a path (got ['b'])", None),
-        ("title: a\npaper:\n", ":2: paper: this must be a mapping of keys (got None)", None),
+        (
+            "title: a\npaper:\n",
+            ":2: paper: nothing stands below this key",
+            "give its keys, indented, or remove the line",
+        ),
+        ("title: a\nwidth: 3\n", ":2: width: unknown key", "`width` belongs below `paper`"),
+        (
+            "title: a\npaper: {title: b}\n",
+            ":2: paper.title: unknown key",
+            "`title` belongs at the top of the file, not indented",
+        ),
+        (
+            "title: a\npaper: {width: 3cm}\n",
+            ":2: paper.width: `3cm` is not a number",
+            "write the number alone: 3",
+        ),
+        (
+            "title: a\npaper: {width: 0,5}\n",
+            ":2: paper[5]: `5` is no key",
+            "write decimals with a point, not with a comma",
+        ),
     ],
 )
 def test_an_error_names_the_line_the_key_and_a_correction(
@@ -129,8 +149,13 @@ def test_an_error_of_a_tagged_model_is_reported_at_its_key_and_not_at_the_tag(tm
     [
         ("title: a\npaper:\n\twidth: 3\n", ":3: a tab is used for indentation", "indent with spaces"),
         ("shapes:\n  - use: a\n\t  b: x\n", ":3: a tab is used for indentation", "indent with spaces"),
-        ("", " is empty", "`krishi-bench schema` describes a drawing"),
-        ("# nothing yet\n", " is empty", "`krishi-bench schema` describes a drawing"),
+        ("", " is empty", "`krishi-bench schema drawing` describes one"),
+        ("# nothing yet\n", " is empty", "`krishi-bench schema drawing` describes one"),
+        (
+            'file: "C:\\models"\n',
+            ":1: found unknown escape character",
+            "put what has a backslash between single quotes; in paths write `/`",
+        ),
         ("- a\n- b\n", ":1: a drawing is a mapping of keys, this is a list", None),
         ("hello\n", ":1: a drawing is a mapping of keys, this is a str", None),
         (

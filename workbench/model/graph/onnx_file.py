@@ -27,6 +27,7 @@ QUANTIZING = frozenset(
 )
 LEAST_OPSET = 7  # that onnxruntime implements
 PIXELS = "tensor(uint8)"
+WIDER = {11: "float64", 16: "bfloat16"}  # onnx.TensorProto's numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,16 @@ def describe(path: Path, model: "onnx.ModelProto | None" = None) -> OnnxFacts:
 def _open(
     path: Path, given: "onnx.ModelProto | None", model: "onnx.ModelProto"
 ) -> "onnxruntime.InferenceSession":
-    """A session of the given model, else of the file. Raises WorkbenchError with a way to a later opset where
-    that is why it does not open."""
+    """A session of the given model, else of the file. Raises WorkbenchError with what to do where the type or
+    the opset is why it does not open."""
     try:
         return open_cpu(given or path)
     except WorkbenchError as error:
+        if (kind := image_input(model).type.tensor_type.elem_type) in WIDER:
+            raise WorkbenchError(
+                f"{path} computes in {WIDER[kind]}, which onnxruntime cannot",
+                hint="export the network in float32: `model.float()` before the export",
+            ) from error
         if (opset := opset_of(model)) < LEAST_OPSET:
             raise WorkbenchError(
                 f"{path} is of opset {opset}: onnxruntime runs opset {LEAST_OPSET} and later",

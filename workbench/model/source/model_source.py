@@ -6,14 +6,15 @@ folder of `transformers`. An ONNX file is a source without one.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from workbench.errors import WorkbenchError, plural, some
+from workbench.errors import FieldProblem, WorkbenchError, plural, some
 from workbench.model.export.torch_exporters import TWO_LOGITS
 from workbench.model.source import timm_network, torch_export, transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript, missing
+from workbench.model.source.class_names import read_class_names
 from workbench.model.source.contents import CheckpointContents
 from workbench.model.source.fit import (
     Fit,
@@ -25,7 +26,7 @@ from workbench.model.source.fit import (
     refuse,
     sentences,
 )
-from workbench.model.source.info import SourceInfo, checked_info, onnx_info, read_class_names
+from workbench.model.source.info import SourceInfo, checked_info, onnx_info
 from workbench.model.source.stated_preprocess import color_of, stated_in, stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.system.files import digest_of, sha256_file
@@ -33,6 +34,13 @@ from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import torch
+
+
+def _file_of_names(given: object) -> object:
+    if isinstance(given, list | dict):
+        hint = "write the names to a file, one per line, and give its path: `class_names: labels.txt`"
+        raise FieldProblem("this must be a file, not the names themselves", hint=hint)
+    return given
 
 
 class ModelSource(Record):
@@ -58,10 +66,10 @@ class ModelSource(Record):
         description="The place of the weights in the checkpoint, such as `model_ema` or `ema.module`; by "
         "default the one that fits the network best. `krishi-bench inspect FILE` lists them.",
     )
-    class_names: Path | None = Field(
+    class_names: Annotated[Path | None, BeforeValidator(_file_of_names)] = Field(
         None,
-        description="A JSON list, or a text file with one name per line, in the order of the network's "
-        "outputs; by default the names that the checkpoint states.",
+        description="A file with the names in the order of the network's outputs: one per line, JSON, YAML "
+        "or CSV, as a list or numbered from 0; by default the names that the checkpoint states.",
     )
     trust_code: bool = Field(
         False,

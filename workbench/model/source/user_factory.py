@@ -36,6 +36,12 @@ def build(
 
     with _user_code(spec, import_from):
         factory = _resolve(spec)
+        if isinstance(factory, torch.nn.Module):
+            name = parts(spec)[1]
+            raise WorkbenchError(
+                f"model.factory: `{spec}` is a network, not a function that builds one",
+                hint=f"write one beside it, `def create_model(): return {name}`, and name that",
+            )
         arguments: dict[str, Any] = dict(args)
         if num_classes and "num_classes" in inspect.signature(factory).parameters:
             arguments.setdefault("num_classes", num_classes)
@@ -50,7 +56,25 @@ def build(
             f"model.factory: `{spec}` returned `{type(model).__name__}`, not a torch.nn.Module",
             hint="end it with `return model`: the network itself, not its weights",
         )
+    _check_values(spec, model)
     return model
+
+
+def _check_values(spec: str, model: "torch.nn.Module") -> None:
+    """Raise WorkbenchError where a parameter or buffer has no shape yet, or no memory."""
+    from torch.nn.parameter import is_lazy
+
+    named = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [name for name, value in named if is_lazy(value)]:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` returned a network whose layers have no shape yet: {some(lazy)}",
+            hint="run it once in the factory, before `return model`: `model(torch.zeros(1, 3, 224, 224))`",
+        )
+    if empty := [name for name, value in named if value.is_meta]:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` returned a network on the device `meta`, without values: {some(empty)}",
+            hint="build it on the CPU",
+        )
 
 
 def _lacking(factory: Callable[..., object], given: Collection[str]) -> list[str]:
@@ -66,7 +90,7 @@ def _lacking(factory: Callable[..., object], given: Collection[str]) -> list[str
 def parts(spec: str) -> tuple[str, str]:
     """The file or module, and the callable. Raises WorkbenchError where one or the file is missing."""
     place, _, attribute = spec.rpartition(":")
-    if not place or not attribute:
+    if not place.strip(":") or not attribute or place.endswith(":"):
         raise WorkbenchError(
             f"model.factory: `{spec}` names no function",
             hint="write `file.py:callable` or `package.module:callable`",
@@ -93,6 +117,16 @@ def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
         raise WorkbenchError(
             f"model.factory: `{spec}` ended the program ({summary(error)})",
             hint="put what runs the training, such as `parse_args()`, below `if __name__ == '__main__':`",
+        ) from error
+    except ModuleNotFoundError as error:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` raised {summary(error)}",
+            hint="install it where krishi-bench is installed, or "
+            + (
+                f"put it beside {place}"
+                if place.endswith(".py")
+                else "name its folder as `model.import_from`"
+            ),
         ) from error
     except Exception as error:  # user code may raise anything
         raise WorkbenchError(
