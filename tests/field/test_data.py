@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import sys
 import unicodedata
@@ -219,6 +220,21 @@ def test_another_case_gets_a_suggestion(val: Path, written: str) -> None:
         True,
         "did you mean `rust`?",
     )
+
+
+def test_folders_of_classes_one_level_down_are_found(val: Path) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(val, val.parent / "all" / part)
+    error = error_of(lambda: scan(val.parent / "all"))
+    assert error.hint == f"folders of classes lie in `test`, `train`: give `{val.parent}/all/test`"
+
+
+def test_a_folder_of_a_class_within_another_is_said(val: Path) -> None:
+    """As some programs unpack; its photos would count as the outer class without a word."""
+    shutil.copytree(val / "rust", val / "healthy" / "rust")
+    count = len(list((val / "rust").iterdir()))
+    said = f"data.validation: {count} photos of `healthy` lie in a folder `rust`, and count as `healthy`"
+    assert said in scan(val).notes
 
 
 def test_an_empty_folder_of_no_class_is_passed_over_and_said(val: Path) -> None:

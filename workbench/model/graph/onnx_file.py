@@ -111,7 +111,7 @@ def _check_values(path: Path, inputs: list[Any], outputs: list[Any]) -> None:
         )
     for value in outputs if inputs[0].type == PIXELS else [*inputs, *outputs]:
         if value.type != "tensor(float)":
-            decided = value in outputs and not re.search("float|double", value.type)
+            decided = value in outputs and not re.match(r"tensor\((b?float|double)", value.type)
             raise WorkbenchError(
                 f"{path}: `{value.name}` is {value.type}: photos and logits go in and out as float32",
                 hint="have the network give its logits as they are: no argmax, no names of classes"
