@@ -368,7 +368,7 @@ def test_of_two_sets_that_fit_it_says_which_it_took_and_how_to_choose(
     at[second.split(".")[-1]] = sd
     said = inspect(source := saved(content)).sentence()
     assert f"weights taken from `{first}`; 2 sets of weights fit, `{second}` ({role}) too" in said
-    assert f"`model.weights: {second}` in krishi.yaml takes another" in said
+    assert f"`model.weights: {second}` in krishi.yaml takes another, as `export --weights` does" in said
     chosen = source.model_copy(update={"weights": second})
     assert same(load_model(chosen, None), net)
     assert not same(load_model(source, None), net)
@@ -811,6 +811,37 @@ def test_inspect_shows_what_a_file_holds_and_the_lines_that_are_missing(saved: S
         assert line in shown.splitlines()
     assert "state_dict: 17 tensors" in shown
     assert "mean:" not in shown.partition("krishi.yaml needs")[2]
+
+
+@pytest.mark.parametrize(
+    ("beside", "note"),
+    [
+        ({"class_names": ["a", "b"]}, "it names 2 classes, and its last layer seems to have 4 outputs"),
+        (
+            {"class_to_idx": {name: number for number, name in enumerate(NAMES, start=1)}},
+            "`class_to_idx` is no table of names and numbers from 0, and is not read",
+        ),
+        (
+            {"head": {"_packed_params": torch.ones(4, 6)}},
+            "its weights are quantised already: save those in floating point, recipes quantise them",
+        ),
+    ],
+)
+def test_inspect_says_what_it_cannot_use_of_a_file(
+    tmp_path: Path, sd: Weights, beside: dict[str, Any], note: str
+) -> None:
+    torch.save({"model": sd, **beside}, tmp_path / "m.pt")
+    assert note in words.text(examine(tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"), [("fc.lora_A", "merge its adapters"), ("_flat_param", "flattened by FSDP")]
+)
+def test_weights_that_another_library_keeps_in_its_own_form_come_with_the_remedy(
+    saved: Save, sd: Weights, key: str, remedy: str
+) -> None:
+    error = error_of(lambda: inspect(saved({**sd, key: torch.ones(3, 3)})))
+    assert f"1 unexpected: `{key}`" in error.message and remedy in str(error.hint)
 
 
 def test_inspect_shows_the_sets_to_choose_from(

@@ -120,6 +120,14 @@ def test_no_folder_is_made_of_a_variable_a_url_or_a_path_of_windows(
     assert got == hint
 
 
+@pytest.mark.parametrize("key", ["registry", "results"])
+def test_a_file_where_versions_or_runs_should_go_is_refused(folder: Path, key: str) -> None:
+    (folder / "notes.txt").touch()
+    message, hint = refused(written(folder, {**MINIMAL, key: "notes.txt"}))
+    assert message.endswith(f"{key}: {folder}/notes.txt is a file")
+    assert hint == "choose a folder of its own"
+
+
 def test_names_of_classes_in_krishi_yaml_itself_are_asked_for_in_a_file(folder: Path) -> None:
     content = {**MINIMAL, "model": {**MINIMAL["model"], "class_names": ["rust", "scab"]}}
     message, hint = refused(written(folder, content))

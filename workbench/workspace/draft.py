@@ -119,7 +119,7 @@ def look(folder: Path) -> Found:
 
     def photos(names: tuple[str, ...]) -> str | None:
         named = [path for path in files if path.name.lower() in names]
-        folders = [path for path in named if path.is_dir() and any(map(_holds_photos, path.iterdir()))]
+        folders = [path for path in named if path.is_dir() and any(map(_holds_photos, _below(path, 1)))]
         return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
 
     factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
@@ -136,8 +136,12 @@ def look(folder: Path) -> Found:
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    """Files and folders up to `depth` levels down, without hidden and private ones."""
-    for path in folder.iterdir():
+    """Files and folders up to `depth` levels down, without hidden, private and unreadable ones."""
+    try:
+        paths = list(folder.iterdir())
+    except OSError:
+        return
+    for path in paths:
         if path.name.startswith((".", "__")) or is_junk(path.name):
             continue
         yield path
@@ -161,7 +165,7 @@ def _factories(path: Path) -> list[str]:
     """The factory functions that a Python file defines. The file is parsed, not run."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError, OSError):
+    except (SyntaxError, ValueError, OSError):  # no Python, no text, not readable
         return []
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     return [name for name in FACTORIES if name in defined]

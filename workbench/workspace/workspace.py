@@ -249,11 +249,16 @@ def _absolute(
 
 
 def _check_apart(document: yamlfile.Document, content: WorkspaceFile) -> None:
-    """Raise WorkbenchError where the registry or the results lie among the photos or in each other."""
+    """Raise WorkbenchError where the registry or the results are files, or lie among the photos or in each
+    other."""
     written = {"registry": content.registry, "results": content.results}
     given = {name: getattr(content.data, name) for name in ("validation", "calibration", "train")}
     data = {f"data.{name}": path for name, path in given.items() if path is not None}
     for key, folder in written.items():
+        if folder.is_file():
+            raise WorkbenchError(
+                f"{document.where((key,))}: {key}: {folder} is a file", hint="choose a folder of its own"
+            )
         for name, other in {**data, **written}.items():
             if name != key and folder.resolve().is_relative_to(other.resolve()):
                 raise WorkbenchError(

@@ -129,7 +129,8 @@ def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
             return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call,no-any-return]
         except (RuntimeError, ValueError) as error:
             raise WorkbenchError(
-                f"model.checkpoint: torch cannot read {path}: {first_line(error)}"
+                f"model.checkpoint: torch cannot read {path}: {first_line(error)}",
+                hint="save it again, not optimised for a machine: `torch.jit.trace(model.eval(), photos)`",
             ) from error
 
 

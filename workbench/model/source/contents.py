@@ -88,6 +88,14 @@ class CheckpointContents:
                 return names
         return None
 
+    def unread_names(self) -> list[str]:
+        """The keys of tables of class names whose numbers are not those from 0 to the last."""
+        return [
+            str(key)
+            for key, value in _facts(self.root)
+            if key in NAME_TABLES and isinstance(value, Mapping) and ordered(_items(value)) is None
+        ]
+
 
 def _tensors(root: object) -> Iterator[StoredTensor]:
     """Every tensor below `root`, in the order of the file. What lies there twice is named twice where it is a

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, plural
 from workbench.model.source import transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript
 from workbench.model.source.contents import CheckpointContents, StoredTensor
-from workbench.model.source.fit import BOOKKEEPING, guess_classes, role
+from workbench.model.source.fit import BOOKKEEPING, QUANTISED, guess_classes, role
 from workbench.model.source.info import Layout, SourceInfo, checked_info, onnx_info
 from workbench.model.source.stated_preprocess import SETTINGS, stated_in, stated_preprocess
 from workbench.system.records import Record
@@ -82,16 +82,19 @@ def examine(path: Path) -> FileFacts:
 def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
     stats, config = stated_in(contents)
     layout: Layout = "lightning" if contents.lightning else "plain"
-    count = contents.num_classes() or guess_classes(contents)
-    known = {"kind": "state-dict", "layout": layout, "num_classes": count}
+    quantised = any("_packed_params" in stored.full for stored in contents.tensors)
+    count = contents.num_classes() or (None if quantised else guess_classes(contents))
+    names = contents.class_names(None)
+    notes = (*([QUANTISED] if quantised else []), *_on_names(contents, names, count))
+    known: dict[str, object] = {"kind": "state-dict", "layout": layout, "num_classes": count, "notes": notes}
     try:
         stated = {
-            "class_names": contents.class_names(None),
+            "class_names": names,
             "preprocess": stated_preprocess(stats, config, path),
         }
         info = checked_info(known | stated, path)
     except WorkbenchError as error:
-        info = checked_info(known | {"notes": (error.message,)}, path)
+        info = checked_info(known | {"notes": (error.message, *notes)}, path)
     root = contents.root if isinstance(contents.root, Mapping) else {}
     weights = {tensor.full for tensor in contents.tensors} | {
         place.split(".")[0] for place in contents.groups()
@@ -106,6 +109,15 @@ def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
         others=tuple(str(key) for key in root if str(key) not in weights),
         stand_ins=contents.stand_ins,
     )
+
+
+def _on_names(contents: CheckpointContents, names: object, count: int | None) -> list[str]:
+    """Notes where what the file says of its classes does not fit, or cannot be read."""
+    if isinstance(names, list) and count not in (None, len(names)):
+        outputs = plural(count or 0, "output")
+        return [f"it names {plural(len(names), 'class')}, and its last layer seems to have {outputs}"]
+    unread = [] if names else contents.unread_names()
+    return [f"`{key}` is no table of names and numbers from 0, and is not read" for key in unread]
 
 
 def _groups(contents: CheckpointContents) -> tuple[WeightGroup, ...]:
