@@ -5,6 +5,7 @@ folder of `transformers`. An ONNX file is a source without one.
 (`workbench.system.child`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -124,7 +125,8 @@ def _describe(source: ModelSource) -> SourceInfo:
             return transformers_folder.describe(path)
         case _:
             factory, contents = _factory(source), load_contents(path)
-            return _add_timm(_checkpoint_info(source, path, contents), timm_network.name_of(factory))
+            info, name = _checkpoint_info(source, path, contents), timm_network.name_of(factory)
+            return info if name is None else _add_timm(info, name, source.factory_args)
 
 
 def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module":
@@ -259,11 +261,13 @@ def _factory_info(source: ModelSource) -> SourceInfo:
     return SourceInfo(kind="factory")
 
 
-def _add_timm(info: SourceInfo, name: str | None) -> SourceInfo:
-    """Add timm's facts of its network where the checkpoint states none."""
-    if name is None:
-        return info
-    stated = timm_network.completed(info.preprocess, timm_network.preprocess(name))
+def _add_timm(info: SourceInfo, name: str, args: Mapping[str, JsonValue]) -> SourceInfo:
+    """Add timm's facts of its network where the checkpoint states none; `img_size` of its arguments, which
+    built it, is the input's size."""
+    own, size = info.preprocess, args.get("img_size")
+    if size and not own.crop and not own.resize:
+        own = own.model_copy(update={"crop": tuple(size) if isinstance(size, list) else size})
+    stated = timm_network.completed(own, timm_network.preprocess(name, args))
     origin = info.stated_in if stated == info.preprocess else timm_network.STATED_IN
     return info.model_copy(update={"network": name, "preprocess": stated, "stated_in": origin})
 
