@@ -62,8 +62,9 @@ def preprocess(name: str, args: Mapping[str, JsonValue]) -> StatedPreprocess:
         return StatedPreprocess()
     channels, *size = config.input_size
     if (channels := args.get("in_chans", channels)) != 3:
+        takes = f"{channels} channel{'s' * (channels != 1)}"
         raise WorkbenchError(
-            f"model.factory: `{PREFIX}{name}` takes photos of {channels} channel{'s' * (channels != 1)}; they are given as 3, RGB",
+            f"model.factory: `{PREFIX}{name}` takes photos of {takes}; they are given as 3, RGB",
             hint=RGB_HINT,
         )
     stated = {**_geometry(size, config.crop_pct, config.crop_mode, config.mean), "mean": config.mean}
