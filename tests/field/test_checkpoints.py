@@ -61,6 +61,15 @@ def create_model(num_classes):
 def fixed():
     return Net(4)
 
+def any_keyword(*, progress=True, **kwargs):
+    return Net(kwargs.pop("num_classes", 1000), **kwargs)
+
+def own_keywords(**kwargs):
+    return Net(**kwargs)
+
+def other_word(n_classes=10):
+    return Net(n_classes)
+
 def shell(num_classes):
     return Shell(num_classes, None)
 
@@ -216,6 +225,16 @@ def test_the_number_of_classes_is_read_from_the_weights(
     source = saved({"state_dict": sd, **stated})
     assert inspect(source).num_classes == 4
     assert same(load_model(source, None), net)
+
+
+def test_a_factory_that_takes_any_keyword_is_given_the_number_of_classes(
+    saved: Save, sd: Weights, net: Any
+) -> None:
+    """As torchvision's are; one that refuses it is called without."""
+    assert same(load_model(saved(sd, "any_keyword"), None), net)
+    assert same(load_model(saved(sd, "own_keywords", factory_args={"classes": 4}), None), net)
+    error = error_of(lambda: load_model(saved(sd, "other_word"), None))
+    assert "the file is of 4 classes: give the factory that number" in str(error.hint)
 
 
 def test_the_number_of_classes_does_not_depend_on_the_order_of_the_keys(

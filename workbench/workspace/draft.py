@@ -18,7 +18,11 @@ from workbench.workspace.workspace import FILE_NAME
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".onnx", ".pt2", ".safetensors")
 VALIDATION = ("val", "valid", "validation", "test")
 CALIBRATION = ("calib", "calibration", "train")
-LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "classes.txt")
+# No CSV: by that name it lists photos.
+LABELS = {
+    f"{stem}{end}" for stem in ("labels", "classes", "class_names") for end in (".json", ".txt", ".yaml")
+}
+LABELS |= {"class_to_idx.json", "idx_to_class.json", "id2label.json"}
 FACTORIES = ("create_model", "build_model", "make_model", "get_model")
 DEPTH = 3  # levels of folders that are searched
 KINDS = "Lightning, state dict, TorchScript, .pt2, .onnx; or a folder of transformers"

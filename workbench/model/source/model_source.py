@@ -60,7 +60,7 @@ class ModelSource(Record):
     factory_args: dict[str, JsonValue] = Field(
         {},
         description="Keyword arguments of the factory. A parameter `num_classes` that is not among them is "
-        "given the number of classes.",
+        "given the number of classes; so is a factory that takes any keyword, as torchvision's do.",
     )
     weights: str | None = Field(
         None,
@@ -193,7 +193,11 @@ def _fit(source: ModelSource, path: Path, contents: CheckpointContents, class_co
         if again[0].fits:
             return _Fitted(rebuilt, again, shown)
     if not fits[0].fits:
-        raise refuse(fits[0], contents, f"{path}", f"{source.factory}")
+        error = refuse(fits[0], contents, f"{path}", f"{source.factory}")
+        if shown is not None:
+            number = f"the file is of {plural(shown, 'class')}: give the factory that number, as in training"
+            error = WorkbenchError(error.message, hint=f"{number}, by `model.factory_args` in krishi.yaml")
+        raise error
     return _Fitted(network, fits, count if stated or last_rows(network) == count else None)
 
 

@@ -29,7 +29,7 @@ def build(
 ) -> "torch.nn.Module":
     """Call the factory. Raises WorkbenchError for any error of it, and where it returns no network.
 
-    num_classes: passed where the factory has a parameter of that name, and `args` has not.
+    num_classes: passed where the factory has a parameter of that name or takes any, and `args` has not.
     import_from: the folder where `package.module` is searched first.
     """
     import torch
@@ -43,14 +43,20 @@ def build(
                 hint=f"write one beside it, `def create_model(): return {name}`, and name that",
             )
         arguments: dict[str, Any] = dict(args)
-        if num_classes and "num_classes" in inspect.signature(factory).parameters:
+        parameters = inspect.signature(factory).parameters
+        if num_classes and "num_classes" in parameters:
             arguments.setdefault("num_classes", num_classes)
         if lacking := _lacking(factory, arguments):
             raise WorkbenchError(
                 f"model.factory: `{spec}` needs {some(lacking)}",
                 hint=f"give it as in training: `model.factory_args: {{{lacking[0]}: ...}}` in krishi.yaml",
             )
-        model = factory(**arguments)
+        # As torchvision's take it, among `**kwargs`.
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        if num_classes and open_ended and "num_classes" not in arguments:
+            model = _call_with_classes(factory, arguments, num_classes)
+        else:
+            model = factory(**arguments)
     if not isinstance(model, torch.nn.Module):
         raise WorkbenchError(
             f"model.factory: `{spec}` returned `{type(model).__name__}`, not a torch.nn.Module",
@@ -58,6 +64,16 @@ def build(
         )
     _check_values(spec, model)
     return model
+
+
+def _call_with_classes(factory: Callable[..., object], given: Mapping[str, Any], num_classes: int) -> object:
+    """Call a factory of any keywords with the number of classes, or without where it refuses that."""
+    try:
+        return factory(**given, num_classes=num_classes)
+    except TypeError as error:
+        if "num_classes" not in str(error):
+            raise
+        return factory(**given)
 
 
 def _check_values(spec: str, model: "torch.nn.Module") -> None:
