@@ -96,7 +96,7 @@ def _kind_of_zip(path: Path) -> Kind:
 
 
 def missing(path: Path) -> WorkbenchError:
-    hint = "correct `model.checkpoint` in krishi.yaml"
+    hint = "give the path of a model's file or folder; krishi.yaml has it as `model.checkpoint`"
     return WorkbenchError(f"model.checkpoint: {path} does not exist", hint=hint)
 
 
