@@ -124,6 +124,15 @@ def test_an_error_names_the_line_the_key_and_a_correction(
     assert refused(tmp_path, text) == (expected, hint)
 
 
+def test_a_key_of_a_section_beside_it_is_told_that_section(tmp_path: Path) -> None:
+    from workbench.workspace.recipe import Recipe
+
+    document = read(tmp_path, "name: a\nsteps: [{use: static_int8, method: entropy}]\n")
+    with pytest.raises(WorkbenchError) as caught:
+        yamlfile.validated(Recipe, document.data, document, kind="recipe")
+    assert caught.value.hint == "`method` belongs below `calibration`"
+
+
 def test_all_errors_are_listed_at_once(tmp_path: Path) -> None:
     message, hint = refused(tmp_path, "title: a\npaper: {with: 1}\nshapes:\n  - use: circle\n    radus: 3\n")
     assert message == (

@@ -2,7 +2,7 @@
 field, and suggests a correction."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(model, location[:-1])
-            hint = _home_of(model, str(location[-1])) or did_you_mean(str(location[-1]), known)
+            hint = _home_of(model, location) or did_you_mean(str(location[-1]), known)
             return ("unknown key" if hint else f"unknown key (known: {', '.join(known)})"), hint
         case "missing":
             return "this key is required", None
@@ -216,17 +216,36 @@ def _plain_number(text: str) -> str | None:
     )
 
 
-def _home_of(model: type[BaseModel], key: str) -> str | None:
-    """A hint where a key of this very name belongs elsewhere: at the top, or in one of its sections."""
+def _home_of(model: type[BaseModel], location: Place) -> str | None:
+    """A hint where a key of this very name belongs in a section beside it, at the top of the file, or in
+    another section."""
+    *above, key = location
+    if above and (homes := _sections_with(key, _models_at(model, above))):
+        return f"`{key}` belongs below {some(homes, separator=' or ')}"
     if key in model.model_fields:
         return f"`{key}` belongs at the top of the file, not indented"
-    sections = {name: models_in(field.annotation) for name, field in model.model_fields.items()}
-    homes = [name for name, inner in sections.items() if any(key in each.model_fields for each in inner)]
+    homes = [home for home in _sections_with(key, [model]) if home not in above]
     return f"`{key}` belongs below {some(homes, separator=' or ')}" if homes else None
+
+
+def _sections_with(key: str | int, models: Sequence[type[BaseModel]]) -> list[str]:
+    """The keys of these models under which one of this name stands."""
+    fields = [pair for member in models for pair in member.model_fields.items()]
+    return [
+        name
+        for name, field in fields
+        if any(key in inner.model_fields for inner in models_in(field.annotation))
+    ]
 
 
 def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
     """The keys that are valid at a pydantic location."""
+    members = _models_at(model, location)
+    return [field.alias or name for member in members for name, field in member.model_fields.items()]
+
+
+def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that may stand at a pydantic location."""
     members = [model]
     for part in location:
         if isinstance(part, int):
@@ -234,4 +253,4 @@ def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
         fields = [m.model_fields[part] for m in members if part in m.model_fields]
         inner = [model for field in fields for model in models_in(field.annotation)]
         members = inner or [m for m in members if part in tags_of(m)] or members
-    return [field.alias or name for member in members for name, field in member.model_fields.items()]
+    return members
