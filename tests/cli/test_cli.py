@@ -103,7 +103,7 @@ def test_the_installed_command_is_this_function() -> None:
         (["rnu"], "No such command 'rnu'. Did you mean 'run'?", ""),
         (["run", "--round", "3"], "No such option: --round (Possible options: --rounds)", " run"),
         (["gc", "--keep", "many"], "Invalid value for '--keep': `many` is not a number from 0 up", " gc"),
-        (["promote", "--force"], "Option '--force' requires an argument.", ""),
+        (["promote", "--force"], "Option '--force' requires an argument.", " promote"),
         (["promote", "--force", " "], "Invalid value for '--force': say why", " promote"),
         (["promote", "--force", "--variant=a"], "Invalid value for '--force': say why", " promote"),
         (

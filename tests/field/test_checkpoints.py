@@ -1,10 +1,13 @@
 """Checkpoints as people bring them: what loads, what is said about it, what is refused with which remedy."""
 
 import argparse
+import gzip
 import io
 import json
 import pickle
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,15 @@ def create_model(num_classes):
 def fixed():
     return Net(4)
 
+def any_keyword(*, progress=True, **kwargs):
+    return Net(kwargs.pop("num_classes", 1000), **kwargs)
+
+def own_keywords(**kwargs):
+    return Net(**kwargs)
+
+def other_word(n_classes=10):
+    return Net(n_classes)
+
 def shell(num_classes):
     return Shell(num_classes, None)
 
@@ -87,6 +99,15 @@ def only_weights():
 
 def nothing():
     Net(4)
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+
+def on_meta():
+    with torch.device("meta"):
+        return Net(4)
+
+built = Net(4)
 """
 Weights = dict[str, Any]
 Save = Callable[..., ModelSource]
@@ -204,6 +225,16 @@ def test_the_number_of_classes_is_read_from_the_weights(
     source = saved({"state_dict": sd, **stated})
     assert inspect(source).num_classes == 4
     assert same(load_model(source, None), net)
+
+
+def test_a_factory_that_takes_any_keyword_is_given_the_number_of_classes(
+    saved: Save, sd: Weights, net: Any
+) -> None:
+    """As torchvision's are; one that refuses it is called without."""
+    assert same(load_model(saved(sd, "any_keyword"), None), net)
+    assert same(load_model(saved(sd, "own_keywords", factory_args={"classes": 4}), None), net)
+    error = error_of(lambda: load_model(saved(sd, "other_word"), None))
+    assert "the file is of 4 classes: give the factory that number" in str(error.hint)
 
 
 def test_the_number_of_classes_does_not_depend_on_the_order_of_the_keys(
@@ -324,6 +355,17 @@ def test_a_state_dict_in_safetensors_and_in_a_plain_pickle_is_read(
         assert same(load_model(source, None), net)
 
 
+def test_a_file_is_known_by_its_content_whatever_its_name(
+    tmp_path: Path, saved: Save, sd: Weights, net: Any
+) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(sd, tmp_path / "w.pth")
+    torch.save(sd, tmp_path / "w.safetensors")
+    for name in ("w.pth", "w.safetensors"):
+        source = saved(sd).model_copy(update={"checkpoint": tmp_path / name})
+        assert same(load_model(source, None), net)
+
+
 # --- 2: which weights are taken
 
 TWO = {
@@ -345,7 +387,7 @@ def test_of_two_sets_that_fit_it_says_which_it_took_and_how_to_choose(
     at[second.split(".")[-1]] = sd
     said = inspect(source := saved(content)).sentence()
     assert f"weights taken from `{first}`; 2 sets of weights fit, `{second}` ({role}) too" in said
-    assert f"`model.weights: {second}` in krishi.yaml takes another" in said
+    assert f"`model.weights: {second}` in krishi.yaml takes another, as `export --weights` does" in said
     chosen = source.model_copy(update={"weights": second})
     assert same(load_model(chosen, None), net)
     assert not same(load_model(source, None), net)
@@ -422,9 +464,33 @@ def test_init_reads_the_names_and_the_preprocessing_of_a_checkpoint(saved: Save,
     assert "class names: those of the checkpoint" in findings
 
 
+def test_an_archive_a_page_and_a_model_under_another_name_are_called_so(
+    tmp_path: Path, saved: Save, sd: Weights
+) -> None:
+    path = saved(sd).checkpoint
+    assert path is not None
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "best/student.pt")
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        tar.add(path, "student.pt")
+    (tmp_path / "c.pt").write_bytes(gzip.compress(path.read_bytes()))
+    (tmp_path / "d.pt").write_text("<!DOCTYPE html><html>404</html>")
+    (tmp_path / "e.bin").write_bytes(b"\x08\x08\x12\x07pytorch")
+    errors = [error_of(lambda name=name: examine(tmp_path / name)) for name in ("a.zip", "b.tar", "c.pt")]
+    assert [error.hint for error in errors[1:]] == ["unpack it, and give the file in it"] * 2
+    assert errors[0].hint == "unpack it, and give `best/student.pt`"
+    assert (
+        "is not a PyTorch checkpoint but a web page" in error_of(lambda: examine(tmp_path / "d.pt")).message
+    )
+    assert "a name that ends in .onnx" in str(error_of(lambda: examine(tmp_path / "e.bin")).hint)
+
+
 @pytest.mark.parametrize(
     ("factory", "said", "remedy"),
     [
+        ("lazy", "layers have no shape yet: `1.weight`", "run it once in the factory"),
+        ("on_meta", "on the device `meta`, without values", "build it on the CPU"),
+        ("built", "is a network, not a function", "`def create_model(): return built`"),
         ("configured", "needs `model_config`", "`model.factory_args: {model_config: ...}`"),
         ("only_weights", "returned `OrderedDict`", "`return model`"),
         ("nothing", "returned `NoneType`", "`return model`"),
@@ -764,6 +830,37 @@ def test_inspect_shows_what_a_file_holds_and_the_lines_that_are_missing(saved: S
         assert line in shown.splitlines()
     assert "state_dict: 17 tensors" in shown
     assert "mean:" not in shown.partition("krishi.yaml needs")[2]
+
+
+@pytest.mark.parametrize(
+    ("beside", "note"),
+    [
+        ({"class_names": ["a", "b"]}, "it names 2 classes, and its last layer seems to have 4 outputs"),
+        (
+            {"class_to_idx": {name: number for number, name in enumerate(NAMES, start=1)}},
+            "`class_to_idx` is no table of names and numbers from 0, and is not read",
+        ),
+        (
+            {"head": {"_packed_params": torch.ones(4, 6)}},
+            "its weights are quantised already: save those in floating point, recipes quantise them",
+        ),
+    ],
+)
+def test_inspect_says_what_it_cannot_use_of_a_file(
+    tmp_path: Path, sd: Weights, beside: dict[str, Any], note: str
+) -> None:
+    torch.save({"model": sd, **beside}, tmp_path / "m.pt")
+    assert note in words.text(examine(tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"), [("fc.lora_A", "merge its adapters"), ("_flat_param", "flattened by FSDP")]
+)
+def test_weights_that_another_library_keeps_in_its_own_form_come_with_the_remedy(
+    saved: Save, sd: Weights, key: str, remedy: str
+) -> None:
+    error = error_of(lambda: inspect(saved({**sd, key: torch.ones(3, 3)})))
+    assert f"1 unexpected: `{key}`" in error.message and remedy in str(error.hint)
 
 
 def test_inspect_shows_the_sets_to_choose_from(

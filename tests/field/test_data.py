@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import sys
 import unicodedata
@@ -222,6 +223,21 @@ def test_another_case_gets_a_suggestion(val: Path, written: str) -> None:
     )
 
 
+def test_folders_of_classes_one_level_down_are_found(val: Path) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(val, val.parent / "all" / part)
+    error = error_of(lambda: scan(val.parent / "all"))
+    assert error.hint == f"folders of classes lie in `test`, `train`: give `{val.parent}/all/test`"
+
+
+def test_a_folder_of_a_class_within_another_is_said(val: Path) -> None:
+    """As some programs unpack; its photos would count as the outer class without a word."""
+    shutil.copytree(val / "rust", val / "healthy" / "rust")
+    count = len(list((val / "rust").iterdir()))
+    said = f"data.validation: {count} photos of `healthy` lie in a folder `rust`, and count as `healthy`"
+    assert said in scan(val).notes
+
+
 def test_an_empty_folder_of_no_class_is_passed_over_and_said(val: Path) -> None:
     (val / "new folder").mkdir()
     assert scan(val).notes == ("data.validation: passed over: 1 folder without photos",)
@@ -298,6 +314,7 @@ def test_numbers_as_labels_are_said(val: Path) -> None:
 def test_calibration_needs_no_labels(val: Path) -> None:
     assert len(scan(write(val / "l.csv", b"path\nrust/a.jpg\n"), labelled=False)) == 1
     assert len(scan(write(val / "l.csv", b"rust/a.jpg\nrust/b.jpg\n"), labelled=False)) == 2
+    assert len(scan(write(val / "l.csv", b"path,label\nrust/a.jpg,of another model\n"), labelled=False)) == 1
 
 
 @pytest.mark.parametrize(
@@ -321,6 +338,14 @@ def test_calibration_needs_no_labels(val: Path) -> None:
         (b"path,label\nrust/a.jpg,3\n", "l.csv:2: `3` is no class of the model", "numbers from 0"),
         (b"path,label\nrust/z.jpg,rust\n", "l.csv:2: {val}/rust/z.jpg does not exist", "relative to the CSV"),
         (b"path,label\nrust,rust\n", "l.csv:2: {val}/rust is a folder", "relative to the CSV"),
+        (b"path,label\nhttps://a.org/a.jpg,rust\n", "l.csv:2: https://a.org/a.jpg is a URL", "fetch them"),
+        (b"path,label\nC:\\v\\a.jpg,rust\n", "l.csv:2: C:\\v\\a.jpg is a path of Windows", "to the CSV"),
+        (b"image_id,label\nrust/a,rust\n", "l.csv:2: {val}/rust/a does not exist", "did you mean `a.jpg`?"),
+        (
+            b"path,label\nval/rust/a.jpg,rust\n",
+            "l.csv:2: {val}/val/rust/a.jpg does not exist",
+            "this one is to {val.parent}: put the CSV there",
+        ),
         (b"path,label\n,rust\n", "l.csv:2: this row names no photo", None),
         (
             b"path,label\na,b.jpg,rust\n",
@@ -345,7 +370,23 @@ def test_another_csv_is_refused_with_what_stands_there(
 ) -> None:
     error = error_of(lambda: scan(write(val / "l.csv", data)))
     assert message.format(val=val) in error.message
-    assert hint is None or hint in str(error.hint)
+    assert hint is None or hint.format(val=val) in str(error.hint)
+
+
+def test_names_of_classes_count_more_than_the_numbers_beside_them(val: Path) -> None:
+    """Whatever the columns are called: the numbers may be of another program's order."""
+    rows = b"image,label,disease\nrust/a.jpg,0,rust\nhealthy/b.jpg,1,healthy\n"
+    found = scan(write(val / "l.csv", rows))
+    assert found.labels == (0, 1)
+    assert [path.name for path in found.paths] == ["b.jpg", "a.jpg"]
+
+
+def test_a_column_that_tells_training_from_validation_is_said_not_to_be_read(val: Path) -> None:
+    rows = b"path,label,split\nrust/a.jpg,rust,train\nhealthy/b.jpg,healthy,test\n"
+    notes = scan(write(val / "l.csv", rows)).notes
+    said = "data.validation: l.csv: the column `split` (1 train, 1 test) is not read: every row counts"
+    assert said in notes
+    assert not any("split" in note for note in scan(val / "l.csv", labelled=False).notes)
 
 
 # Formats

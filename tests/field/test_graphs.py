@@ -24,7 +24,7 @@ from workbench.model.export.export import adopt_onnx, export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
 from workbench.model.graph.facts import facts_of  # noqa: E402
 from workbench.model.graph.first_difference import first_difference  # noqa: E402
-from workbench.model.graph.onnx_file import artifact_info, describe, load  # noqa: E402
+from workbench.model.graph.onnx_file import artifact_info, describe, load, logits_of, noise  # noqa: E402
 from workbench.model.graph.training_mode import training_layers  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, source_digest  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
@@ -651,6 +651,43 @@ def test_a_graph_that_decides_itself_is_asked_for_logits(tmp_path: Path) -> None
     error = error_of(lambda: inspect(ModelSource(checkpoint=saved(model, tmp_path / "m.onnx"))))
     assert "`y` is tensor(int64)" in error.message
     assert "no argmax" in (error.hint or "")
+
+
+def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
+    """As onnxruntime's own converter to FP16 leaves them; onnxruntime reads them, ONNX and others do not."""
+    model = graph()
+    whole = saved(model, tmp_path / "whole.onnx")
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    turned = saved(model, tmp_path / "turned.onnx")
+    facts = adopt_onnx(turned, None, tmp_path / "taken.onnx")
+    onnx.checker.check_model(str(tmp_path / "taken.onnx"))
+    adopt_onnx(whole, None, tmp_path / "same.onnx")
+    assert (tmp_path / "same.onnx").read_bytes() == whole.read_bytes()
+    batch = noise(facts)
+    assert np.array_equal(logits_of(tmp_path / "taken.onnx", facts, batch), logits_of(whole, facts, batch))
+
+
+def test_minus_one_for_a_free_size_is_one(tmp_path: Path) -> None:
+    """As Paddle and TensorFlow write it; multiplications could not be counted."""
+    path = saved(graph(images=[-1, 3, SIDE, SIDE], logits=[-1, CLASSES]), tmp_path / "m.onnx")
+    assert adopt_onnx(path, None, tmp_path / "taken.onnx").dynamic_batch
+    taken = load(tmp_path / "taken.onnx")
+    assert [size.dim_value for size in taken.graph.input[0].type.tensor_type.shape.dim] == [0, 3, SIDE, SIDE]
+
+
+def test_a_network_in_float64_is_asked_for_in_float32(tmp_path: Path) -> None:
+    model = graph()
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype == np.float32:
+            weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float64), weight.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    error = error_of(lambda: inspect(ModelSource(checkpoint=saved(model, tmp_path / "m.onnx"))))
+    assert "computes in float64" in error.message
+    assert "`model.float()`" in (error.hint or "")
 
 
 def test_several_outputs_come_with_the_line_that_cuts_them_down(tmp_path: Path) -> None:

@@ -591,13 +591,16 @@ from torch import nn
 def is_model(name):
     return name.split(".")[0] == "tiny"
 
+def list_models():
+    return ["large", "tiny"]
+
 def get_pretrained_cfg(name):
     if "." in name:
         raise RuntimeError("Invalid pretrained tag (no) for tiny.")
     return SimpleNamespace(input_size=(3, 224, 224), crop_pct=0.875, crop_mode="center",
                            interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
-def create_model(name, pretrained, num_classes=1000, width=4):
+def create_model(name, pretrained, num_classes=1000, width=4, img_size=224, in_chans=3):
     assert pretrained is False
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(width, num_classes))
@@ -679,6 +682,17 @@ def test_factory_arguments_reach_timm(timm: Install, weights: Make) -> None:
     assert "timm cannot build `tiny`: TypeError" in message
 
 
+def test_arguments_of_a_training_mean_what_they_did_there(timm: Install, weights: Make) -> None:
+    """`img_size` is the input's, `pretrained` is overruled by the checkpoint, grey photos are not given."""
+    timm(FAKE_TIMM)
+    found = inspect(weights(factory_args={"pretrained": True, "img_size": 96})).preprocess
+    assert (found.resize, found.crop) == (109, 96)
+    stated = {"preprocessing_stats": {"center_crop": 112}}
+    assert inspect(weights(stated, factory_args={"img_size": 96})).preprocess.crop == 112
+    grey = error_of(lambda: inspect(weights(factory_args={"in_chans": 1})))
+    assert "takes photos of 1 channel;" in grey.message and "`x.mean(1, keepdim=True)`" in str(grey.hint)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -711,6 +725,7 @@ def test_a_missing_timm_is_named(weights: Make, monkeypatch: pytest.MonkeyPatch)
     ("factory", "message"),
     [
         ("timm:absent", "timm has no network `absent`"),
+        ("timm:tinny", "timm has no network `tinny`"),
         ("timm:tiny.no", "Invalid pretrained tag (no)"),
         ("timm:hf-hub:org/model", "is not the name of a network"),
         ("timm:", "is not the name of a network"),
@@ -720,7 +735,9 @@ def test_a_name_that_timm_does_not_have_is_refused(
     timm: Install, weights: Make, factory: str, message: str
 ) -> None:
     timm(FAKE_TIMM)
-    assert message in error_of(lambda: inspect(weights(factory=factory))).message
+    error = error_of(lambda: inspect(weights(factory=factory)))
+    assert message in error.message
+    assert factory != "timm:tinny" or error.hint == "did you mean `tiny`?"
 
 
 def test_a_timm_network_without_weights_is_refused() -> None:

@@ -133,7 +133,7 @@ def test_an_unknown_class_is_named_with_those_that_are_known(
         (
             "path,label\n",
             "data.validation: list.csv holds no photos",
-            "photos are files with the content of a JPEG, PNG, WebP or AVIF, in one folder a class",
+            "write a row for each photo: its path and its class",
         ),
         (
             "path,label\nscab/1.png\n",

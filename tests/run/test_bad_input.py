@@ -27,12 +27,15 @@ from workbench.measure.records import BASELINE  # noqa: E402
 from workbench.model.export.comparison import torch_logits  # noqa: E402
 from workbench.model.export.export import export_onnx  # noqa: E402
 from workbench.model.export.settings import Export  # noqa: E402
+from workbench.model.graph.facts import facts_of  # noqa: E402
 from workbench.model.graph.onnx_file import describe  # noqa: E402
 from workbench.model.source.model_source import ModelSource, inspect, load_model  # noqa: E402
 from workbench.photos.contract import Preprocess  # noqa: E402
 from workbench.photos.dataset import Images  # noqa: E402
 from workbench.results.records import TrialResult  # noqa: E402
 from workbench.run.build import Job, _check_size  # noqa: E402
+from workbench.steps import Photos, apply  # noqa: E402
+from workbench.steps.fold import FoldPreprocess  # noqa: E402
 from workbench.steps.int8.settings import StaticInt8  # noqa: E402
 from workbench.steps.int8.static import static_int8  # noqa: E402
 
@@ -351,6 +354,23 @@ def test_a_file_that_is_quantised_already_is_measured_and_not_quantised_twice(
     for name, step in (("per-tensor", "static_int8"), ("fp16", "fp16")):
         assert found[name].status == "failed"
         assert f"step `{step}`: its input is quantised already" in (found[name].reason or "")
+
+
+def test_a_file_that_takes_pixels_is_measured_on_pixels(
+    place: Place, good: Any, of_one_photo: dict[str, TrialResult], tmp_path: Path
+) -> None:
+    """As TensorFlow's and our own `fold_preprocess` write them: (N, H, W, 3) uint8, normalised inside."""
+    contract = Preprocess(**PREPROCESS)
+    probe = np.zeros((1, 3, *contract.size), np.float32)
+    step = FoldPreprocess(use="fold_preprocess")
+    apply(step, saved(good, tmp_path), tmp_path / "pixels.onnx", Photos(contract, samples=probe))
+    found = place.trials(tmp_path / "workspace", tmp_path / "pixels.onnx", "per-tensor")
+    assert [found[name].status for name in (BASELINE, "per-tensor")] == ["ok", "ok"]
+    of_floats, of_pixels = of_one_photo[BASELINE].accuracy, found[BASELINE].accuracy
+    assert of_floats is not None and of_pixels is not None
+    assert of_pixels.class_correct == of_floats.class_correct
+    facts = facts_of(onnx.load(tmp_path / "pixels.onnx"))
+    assert facts.input_shape[0] == 3
 
 
 def test_a_network_of_one_size_skips_the_other_sizes_with_the_reason(place: Place, tmp_path: Path) -> None:

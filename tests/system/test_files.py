@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from workbench.errors import WorkbenchError
 from workbench.system.files import (
     digest_of,
     file_name,
+    make_folder,
     new_folder,
     sha256_bytes,
     sha256_file,
@@ -46,7 +48,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(small_disk: Path) -> 
 
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(WorkbenchError):
         write_atomic(tmp_path / "taken", b"content")
     assert names(tmp_path) == ["taken"]
 
@@ -58,6 +60,24 @@ def test_a_file_where_a_folder_should_be_is_a_sentence(tmp_path: Path, below: st
         write_atomic(tmp_path / "blocked" / below, b"content")
     assert caught.value.message.endswith(": Not a directory")
     assert caught.value.hint == "a file is where a folder should be: move it away, or choose another folder"
+
+
+def test_a_device_or_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    """`--output /dev/null`, as root, would put a file in its place."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path in (pipe, tmp_path, Path("/dev/krishi-bench-test")):
+        with pytest.raises(WorkbenchError) as caught:
+            write_atomic(path, b"content")
+        assert caught.value.message == f"cannot write {path}: it is no file"
+    assert pipe.is_fifo()
+    assert not Path("/dev/krishi-bench-test").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_place_where_no_folder_can_be_is_a_sentence() -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        make_folder(Path("/proc/krishi-bench/results"))
+    assert caught.value.message == "cannot write /proc/krishi-bench/results: no folder can be made there"
 
 
 def test_a_folder_appears_when_the_block_ends_well(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ def test_everything_a_project_usually_has_is_found(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["classes.txt", "class_names.yaml", "class_to_idx.json", "id2label.json"])
+def test_class_names_are_found_under_their_usual_names(tmp_path: Path, name: str) -> None:
+    filled(tmp_path, name, "labels.csv")  # which lists photos
+    assert look(tmp_path).class_names == name
+
+
 def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
     assert look(tmp_path) == NOTHING
 

@@ -484,6 +484,15 @@ def test_a_child_needs_a_name_of_its_own(tmp_path: Path) -> None:
         extended(tmp_path, "extends: base.yaml\n")
 
 
+@pytest.mark.parametrize("given", ["int8-static", "int8-static.yaml"])
+def test_the_name_of_a_shipped_recipe_is_answered_with_its_path(tmp_path: Path, given: str) -> None:
+    hint = refused(tmp_path, f"name: mine\nextends: {given}\n")[1]
+    assert hint is not None
+    path = hint.rpartition(" ")[2]
+    (only, *_) = variants(tmp_path, f"name: mine\nextends: {path}\n")
+    assert only.recipe == "mine"
+
+
 def test_recipes_that_extend_each_other_are_refused_with_the_circle(tmp_path: Path) -> None:
     message = refused(tmp_path, "name: a\nextends: r.yaml\n")[0]
     assert message == "r.yaml:2: extends: a recipe cannot extend itself (r.yaml -> r.yaml)"

@@ -95,6 +95,46 @@ def test_the_error_about_a_missing_checkpoint_names_the_line(folder: Path) -> No
     )
 
 
+def test_a_path_may_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    found = workspace.load(written(folder, {**MINIMAL, "registry": "~/shared", "results": "~nobody-here/r"}))
+    assert (found.registry, found.results) == (folder.parent / "shared", folder / "~nobody-here/r")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("$HOME/models", "variables are not filled in: write the path out, or begin it with `~`"),
+        ("s3://bucket/models", "name a file or folder of this computer"),
+        ("C:\\models", "name a file or folder of this computer"),
+        ("..\\models", "write `/` between folders"),
+    ],
+)
+@pytest.mark.parametrize("place", ["registry", "checkpoint"])
+def test_no_folder_is_made_of_a_variable_a_url_or_a_path_of_windows(
+    folder: Path, place: str, given: str, hint: str
+) -> None:
+    changed = {"registry": given} if place == "registry" else {"model": {**MINIMAL["model"], place: given}}
+    message, got = refused(written(folder, {**MINIMAL, **changed}))
+    assert f"{place}: " in message and message.endswith("does not exist")
+    assert got == hint
+
+
+@pytest.mark.parametrize("key", ["registry", "results"])
+def test_a_file_where_versions_or_runs_should_go_is_refused(folder: Path, key: str) -> None:
+    (folder / "notes.txt").touch()
+    message, hint = refused(written(folder, {**MINIMAL, key: "notes.txt"}))
+    assert message.endswith(f"{key}: {folder}/notes.txt is a file")
+    assert hint == "choose a folder of its own"
+
+
+def test_names_of_classes_in_krishi_yaml_itself_are_asked_for_in_a_file(folder: Path) -> None:
+    content = {**MINIMAL, "model": {**MINIMAL["model"], "class_names": ["rust", "scab"]}}
+    message, hint = refused(written(folder, content))
+    assert "model.class_names: this must be a file, not the names themselves" in message
+    assert hint is not None and "`class_names: labels.txt`" in hint
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [

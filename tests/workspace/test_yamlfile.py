@@ -94,7 +94,27 @@ def test_a_place_that_is_not_there_is_shown_at_the_nearest_key_above(tmp_path: P
             None,
         ),
         ("title: a\nfile: [b]\n", ":2: file: this must be a path (got ['b'])", None),
-        ("title: a\npaper:\n", ":2: paper: this must be a mapping of keys (got None)", None),
+        (
+            "title: a\npaper:\n",
+            ":2: paper: nothing stands below this key",
+            "give its keys, indented, or remove the line",
+        ),
+        ("title: a\nwidth: 3\n", ":2: width: unknown key", "`width` belongs below `paper`"),
+        (
+            "title: a\npaper: {title: b}\n",
+            ":2: paper.title: unknown key",
+            "`title` belongs at the top of the file, not indented",
+        ),
+        (
+            "title: a\npaper: {width: 3cm}\n",
+            ":2: paper.width: `3cm` is not a number",
+            "write the number alone: 3",
+        ),
+        (
+            "title: a\npaper: {width: 0,5}\n",
+            ":2: paper[5]: `5` is no key",
+            "write decimals with a point, not with a comma",
+        ),
     ],
 )
 def test_an_error_names_the_line_the_key_and_a_correction(
@@ -102,6 +122,15 @@ def test_an_error_names_the_line_the_key_and_a_correction(
 ) -> None:
     expected = f"drawing.yaml is not a valid drawing\n  drawing.yaml{message}"
     assert refused(tmp_path, text) == (expected, hint)
+
+
+def test_a_key_of_a_section_beside_it_is_told_that_section(tmp_path: Path) -> None:
+    from workbench.workspace.recipe import Recipe
+
+    document = read(tmp_path, "name: a\nsteps: [{use: static_int8, method: entropy}]\n")
+    with pytest.raises(WorkbenchError) as caught:
+        yamlfile.validated(Recipe, document.data, document, kind="recipe")
+    assert caught.value.hint == "`method` belongs below `calibration`"
 
 
 def test_all_errors_are_listed_at_once(tmp_path: Path) -> None:
@@ -129,8 +158,13 @@ def test_an_error_of_a_tagged_model_is_reported_at_its_key_and_not_at_the_tag(tm
     [
         ("title: a\npaper:\n\twidth: 3\n", ":3: a tab is used for indentation", "indent with spaces"),
         ("shapes:\n  - use: a\n\t  b: x\n", ":3: a tab is used for indentation", "indent with spaces"),
-        ("", " is empty", "`krishi-bench schema` describes a drawing"),
-        ("# nothing yet\n", " is empty", "`krishi-bench schema` describes a drawing"),
+        ("", " is empty", "`krishi-bench schema drawing` describes one"),
+        ("# nothing yet\n", " is empty", "`krishi-bench schema drawing` describes one"),
+        (
+            'file: "C:\\models"\n',
+            ":1: found unknown escape character",
+            "put what has a backslash between single quotes; in paths write `/`",
+        ),
         ("- a\n- b\n", ":1: a drawing is a mapping of keys, this is a list", None),
         ("hello\n", ":1: a drawing is a mapping of keys, this is a str", None),
         (

@@ -157,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "krishi-bench"
+        called = [word for word in words[:1] if word in MODULES]  # an option without its value has no context
+        command = context.command_path if context else " ".join(["krishi-bench", *called])
         # pydantic's prefix of what a validator raises
         message = error.format_message().replace("Value error, ", "")
         print(f"error: {message}\nhint: see `{command} --help`", file=sys.stderr)

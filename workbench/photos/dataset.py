@@ -97,7 +97,9 @@ def scan(source: Path, class_names: Sequence[str], *, field: str, labelled: bool
     if not pairs:
         raise WorkbenchError(
             f"{field}: {source} holds no photos{''.join(f' ({note})' for note in notes[:1])}",
-            hint="photos are files with the content of a JPEG, PNG, WebP or AVIF"
+            hint="write a row for each photo: its path and its class"
+            if source.is_file()
+            else "photos are files with the content of a JPEG, PNG, WebP or AVIF"
             + ", in one folder a class" * labelled,
         )
     paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)

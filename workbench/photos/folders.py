@@ -154,6 +154,7 @@ def class_folders(source: Path, classes: ClassNames, where: str) -> tuple[list[t
     walks: dict[int, Walk] = {}
     folders: dict[int, list[str]] = {}
     unknown: list[str] = []
+    nested: Counter[str] = Counter()
     root = source.resolve()
     for path in walk.entries(source):
         label, mode = classes.label(path.name), walk.mode(path)
@@ -165,15 +166,18 @@ def class_folders(source: Path, classes: ClassNames, where: str) -> tuple[list[t
         elif label is not None:
             mine = walks.setdefault(label, walk.anew())
             folders.setdefault(label, []).append(path.name)
-            pairs += [(photo, label) for photo in mine.photos(path, (root,))]
+            found = [(photo, label) for photo in mine.photos(path, (root,))]
+            nested.update(_nested(path, found, classes))
+            pairs += found
         elif next(walk.anew().photos(path, (root,)), None) is not None:
             unknown.append(path.name)
         else:
             walk.passed["folder| without photos"] += 1
     if unknown:
-        hint = classes.hint(unknown[0], f"name each folder like one of the {len(classes.names)} classes")
         raise WorkbenchError(
-            f"{where}: {source} has {some(unknown)}, which the model does not know", hint=hint
+            f"{where}: {source} has {some(unknown)}, which the model does not know",
+            hint=_deeper(source, unknown, classes)
+            or classes.hint(unknown[0], f"name each folder like one of the {len(classes.names)} classes"),
         )
     walk.check(where)
     merged = [
@@ -181,7 +185,25 @@ def class_folders(source: Path, classes: ClassNames, where: str) -> tuple[list[t
         for label, names in folders.items()
         if len(names) > 1
     ]
-    return pairs, [*walk.notes(), *merged]
+    inside = [f"{plural(count, 'photo')} of {place}" for place, count in nested.items()]
+    return pairs, [*walk.notes(), *merged, *inside]
+
+
+def _deeper(source: Path, unknown: Sequence[str], classes: ClassNames) -> str | None:
+    """A hint where the folders of classes lie in folders that are there; those of training come last."""
+    named = {name: [classes.label(path.name) for path in Walk().entries(source / name)] for name in unknown}
+    found = sorted(
+        (name for name in unknown if set(named[name]) - {None}), key=lambda name: "train" in name.lower()
+    )
+    return f"folders of classes lie in {some(found)}: give `{source / found[0]}`" if found else None
+
+
+def _nested(folder: Path, found: Sequence[tuple[Path, int]], classes: ClassNames) -> Iterator[str]:
+    """For each photo below a folder of another class: where it lies, and as what it counts."""
+    for photo, label in found:
+        for part in photo.relative_to(folder).parts[:-1]:
+            if classes.label(part) not in (None, label):
+                yield f"`{folder.name}` lie in a folder `{part}`, and count as `{classes.names[label]}`"
 
 
 def count_photos(source: Path) -> int | None:

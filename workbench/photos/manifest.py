@@ -1,8 +1,10 @@
 """A CSV of photos and their labels, as spreadsheets, pandas and people write them."""
 
 import csv
+import glob
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ LABELS = (
     *("label", "class", "classname", "labelname", "category", "target", "species", "disease", "diagnosis"),
     *("labels", "y", "classid", "labelid", "classindex", "labelindex", "labelidx", "classidx", "categoryid"),
 )
+PARTS = frozenset({"split", "subset", "set", "fold", "partition", "phase", "usage", "isvalid", "istrain"})
 WANTED = "give a header line with the columns path,label: a photo's path, relative to the CSV, and its class"
 
 
@@ -52,10 +55,14 @@ def read_manifest(
             )
         cells = [*cells, *[""] * (width - len(cells))]
         path = _photo(source, cells[path_at], place)
-        label, numbered = _label(cells[label_at], classes, place) if label_at is not None else (0, False)
-        pairs.append((path, label if labelled else 0))
+        label, numbered = (0, False)
+        if labelled and label_at is not None:
+            label, numbered = _label(cells[label_at], classes, place)
+        pairs.append((path, label))
         as_index += numbered
-    if as_index and labelled:
+    if labelled and header:
+        notes += _parts(source.name, rows[first - 1 :])
+    if as_index:
         notes.append(
             f"{source.name}: labels are numbers, read as places in the order of the class names, from 0 "
             f"(`{classes.names[0]}`)"
@@ -102,7 +109,7 @@ def _table(
     tables = [(_rows(text, delimiter), delimiter) for delimiter in DELIMITERS]
     tables = [(rows, delimiter) for rows, delimiter in tables if rows]
     for rows, delimiter in tables:
-        if (found := _columns_by_name(rows, labelled=labelled)) is not None:
+        if (found := _columns_by_name(rows, classes, labelled=labelled)) is not None:
             return rows, delimiter, found
     for rows, delimiter in tables:
         if (found := _columns_by_content(rows, source, classes, labelled=labelled)) is not None:
@@ -122,10 +129,35 @@ def _rows(text: str, delimiter: str) -> Rows:
         return []
 
 
-def _columns_by_name(rows: Rows, *, labelled: bool) -> Columns | None:
-    names = [re.sub(r"[\W_]", "", cell.lower()) for cell in rows[0][1]]
-    path, label = (next((names.index(n) for n in known if n in names), None) for known in (PATHS, LABELS))
-    return (1, path, label) if path is not None and (label is not None or not labelled) else None
+def _columns_by_name(rows: Rows, classes: ClassNames, *, labelled: bool) -> Columns | None:
+    """By the header. Of several columns of labels that with most names of classes, as the numbers beside them
+    may be in another order; of the others the surest."""
+    names = _plain(rows[0][1])
+    path = next((names.index(name) for name in PATHS if name in names), None)
+    labels = [names.index(name) for name in LABELS if name in names]
+    if path is None or (labelled and not labels):
+        return None
+
+    def named(at: int) -> int:
+        return sum(classes.label("".join(cells[at : at + 1])) is not None for _, cells in rows[1:])
+
+    return 1, path, max(labels, key=named, default=None)
+
+
+def _plain(header: Sequence[str]) -> list[str]:
+    return [re.sub(r"[\W_]", "", cell.lower()) for cell in header]
+
+
+def _parts(name: str, rows: Rows) -> list[str]:
+    """A note where a column says which rows are for training and which are not. rows: from the header on."""
+    for at, title in enumerate(_plain(rows[0][1])):
+        values = Counter("".join(cells[at : at + 1]).strip() for _, cells in rows[1:])
+        if title in PARTS and len(values) > 1:
+            counted = ", ".join(f"{count} {value or 'empty'}" for value, count in values.most_common(4))
+            return [
+                f"{name}: the column `{rows[0][1][at].strip()}` ({counted}) is not read: every row counts"
+            ]
+    return []
 
 
 def _columns_by_content(rows: Rows, source: Path, classes: ClassNames, *, labelled: bool) -> Columns | None:
@@ -207,4 +239,19 @@ def _photo(source: Path, cell: str, place: str) -> Path:
         problem = f"is a link to {path.readlink()}, which does not exist"
     else:
         problem = "is a folder" if path.is_dir() else "does not exist"
-    raise WorkbenchError(f"{place}: {path} {problem}", hint="paths are relative to the CSV")
+    if elsewhere := re.match(r"\s*(\w[\w+.-]+://|[A-Za-z]:[\\/])", cell):
+        url = elsewhere[1].endswith("//")
+        problem = "is a URL" if url else "is a path of Windows"
+    shown = cell.strip() if elsewhere else path
+    raise WorkbenchError(f"{place}: {shown} {problem}", hint=_remedy(source, cell.strip(), problem))
+
+
+def _remedy(source: Path, cell: str, problem: str) -> str:
+    """What to do about a path that leads nowhere."""
+    if problem == "is a URL":
+        return "photos are read from disk: fetch them, and give their paths, relative to the CSV"
+    path = source.parent / cell
+    if more := sorted(path.parent.glob(f"{glob.escape(path.name)}.*")):
+        return f"give whole names: did you mean `{more[0].name}`?"
+    other = next((folder for folder in source.resolve().parents[1:] if (folder / cell).is_file()), None)
+    return "paths are relative to the CSV" + (f"; this one is to {other}: put the CSV there" if other else "")

@@ -57,6 +57,8 @@ def kind_of_file(head: bytes) -> str:
         return _media(head)
     if head[:4] == b"RIFF":
         return {b"WEBP": "WebP", b"AVI ": "video"}.get(head[8:12], "sound")
+    if head[257:262] == b"ustar":
+        return "archive"
     if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
         return "BMP"
     for pattern, kind in ((_PNM, "PNM"), (_HTML, "web page"), (_SVG, "SVG drawing")):

@@ -370,12 +370,14 @@ def save_reference(job: Job, baseline: Artifact, path: Path) -> None:
     """
     import numpy as np
 
+    photos = job.photos
     if kind_of(job.source.checkpoint) == "onnx":
         run: Callable[[Batch], Batch] = partial(logits_of, baseline.path, describe(baseline.path))
+        photos = replace(photos, raw=baseline.info.pixels)
     else:
         run = partial(torch_logits, load_model(job.source, job.classes))
     buffer = io.BytesIO()
-    np.save(buffer, np.concatenate([run(batch) for batch in job.photos.batches(REFERENCE_BATCH)]))
+    np.save(buffer, np.concatenate([run(batch) for batch in photos.batches(REFERENCE_BATCH)]))
     write_atomic(path, buffer.getvalue())
 
 

@@ -84,7 +84,7 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
     if (class_names := info.class_names) is None:
         raise WorkbenchError(
             f"{workspace.model.name()} does not say what its classes are called",
-            hint="name a JSON list of them as `model.class_names` in krishi.yaml",
+            hint="name a file of them, one per line, as `model.class_names` in krishi.yaml",
         )
     contract = resolve_contract(workspace, info)
     validation = dataset.scan(workspace.validation, class_names, field="data.validation")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self, TypeVar, TypeVarTuple
 
 from workbench.errors import Unsuited, WorkbenchError, summary
+from workbench.system.files import make_folder
 from workbench.system.packages import missing_extra
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Child:
         self._environment = environment
         # First of all: it raises where the environment is not made.
         command = (environment.command if environment else child_command)("workbench.system.child")
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
         ours, theirs = socket.socketpair()
         with theirs, log.open("ab") as output:
             pipe = theirs.fileno()

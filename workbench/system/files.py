@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+SYSTEM = (Path("/dev"), Path("/proc"), Path("/sys"))  # whose names are devices and settings, no files
+ELSEWHERE = "choose another folder"
 LONGEST_NAME = 180  # bytes; file systems take 255, and temporary files add to the name
 # Files and folders that programs leave by themselves, in lower case: who leaves them, and their names.
 JUNK = {
@@ -131,9 +133,11 @@ def refuse_lfs_pointer(path: Path, field: str | None = None) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it. Raises WorkbenchError where a file is in the way."""
+    """Create a folder and those above it. Raises WorkbenchError where that cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # as below /proc
+        raise WorkbenchError(f"cannot write {path}: no folder can be made there", hint=ELSEWHERE) from None
     except (FileExistsError, NotADirectoryError):
         raise WorkbenchError(
             f"cannot write {path}: Not a directory",
@@ -151,7 +155,13 @@ def write_atomic(path: Path, data: bytes, *, rights: int = 0o666) -> None:
 
 @contextmanager
 def new_file(final: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `final` when the block ends well, and vanishes when it does not."""
+    """A path to write to, which becomes `final` when the block ends well, and vanishes when it does not.
+
+    Raises WorkbenchError for a folder or device, and where it cannot be written.
+    """
+    # To put a file in the place of /dev/null would harm every program.
+    if (final.exists() and not final.is_file()) or final.absolute().parent in SYSTEM:
+        raise WorkbenchError(f"cannot write {final}: it is no file", hint="name a file of your own")
     temporary = final.with_name(f".{final.name}.{os.getpid()}.{token()}")
     with translated_os_errors(final):
         make_folder(final.parent)
@@ -244,7 +254,7 @@ def translated_os_errors(path: Path) -> Iterator[None]:
             case errno.EACCES | errno.EPERM:
                 hint = "give yourself the right to write there, or choose another folder"
             case errno.EROFS:
-                hint = "the file system is read-only: choose another folder"
+                hint = f"the file system is read-only: {ELSEWHERE}"
             case _:
                 raise
         problem = f"cannot write {error.filename or path}: {os.strerror(error.errno)}"

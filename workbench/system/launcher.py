@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from workbench.system import child
-from workbench.system.files import cache_folder
+from workbench.system.files import cache_folder, make_folder
 
 if TYPE_CHECKING:
     from workbench.system.environments import VirtualEnvironment
@@ -56,7 +56,7 @@ class Launcher:
     def __init__(self, *, log: Path, environment: "VirtualEnvironment | None" = None) -> None:
         command = (environment.command if environment else child.child_command)("workbench.system.launcher")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
         with theirs, log.open("ab") as output:
             arguments = [str(theirs.fileno()), str(os.getpid())]
             self.process = child.start([*command, *arguments], theirs.fileno(), output)

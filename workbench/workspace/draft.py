@@ -18,7 +18,11 @@ from workbench.workspace.workspace import FILE_NAME
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".onnx", ".pt2", ".safetensors")
 VALIDATION = ("val", "valid", "validation", "test")
 CALIBRATION = ("calib", "calibration", "train")
-LABELS = ("labels.json", "classes.json", "class_names.json", "labels.txt", "classes.txt")
+# No CSV: by that name it lists photos.
+LABELS = {
+    f"{stem}{end}" for stem in ("labels", "classes", "class_names") for end in (".json", ".txt", ".yaml")
+}
+LABELS |= {"class_to_idx.json", "idx_to_class.json", "id2label.json"}
 FACTORIES = ("create_model", "build_model", "make_model", "get_model")
 DEPTH = 3  # levels of folders that are searched
 KINDS = "Lightning, state dict, TorchScript, .pt2, .onnx; or a folder of transformers"
@@ -119,7 +123,7 @@ def look(folder: Path) -> Found:
 
     def photos(names: tuple[str, ...]) -> str | None:
         named = [path for path in files if path.name.lower() in names]
-        folders = [path for path in named if path.is_dir() and any(map(_holds_photos, path.iterdir()))]
+        folders = [path for path in named if path.is_dir() and any(map(_holds_photos, _below(path, 1)))]
         return first(sorted(folders, key=lambda path: names.index(path.name.lower())))
 
     factories = [(path, name) for path in files if path.suffix == ".py" for name in _factories(path)]
@@ -136,8 +140,12 @@ def look(folder: Path) -> Found:
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    """Files and folders up to `depth` levels down, without hidden and private ones."""
-    for path in folder.iterdir():
+    """Files and folders up to `depth` levels down, without hidden, private and unreadable ones."""
+    try:
+        paths = list(folder.iterdir())
+    except OSError:
+        return
+    for path in paths:
         if path.name.startswith((".", "__")) or is_junk(path.name):
             continue
         yield path
@@ -161,7 +169,7 @@ def _factories(path: Path) -> list[str]:
     """The factory functions that a Python file defines. The file is parsed, not run."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError, OSError):
+    except (SyntaxError, ValueError, OSError):  # no Python, no text, not readable
         return []
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     return [name for name in FACTORIES if name in defined]

@@ -264,6 +264,8 @@ def _document(path: Path) -> yamlfile.Document:
             raise WorkbenchError(f"{where}: a recipe cannot extend itself ({listed})")
         if not found.is_file():
             hint = f"the path is relative to {chain[-1].parent}"
+            if ours := next((file for file in _files(shipped()) if file.stem == Path(parent).stem), None):
+                hint += f"; the shipped recipe is {ours}"
             raise WorkbenchError(f"{where}: {found} does not exist", hint=hint)
         chain.append(found)
         holder = yamlfile.read(found, kind=KIND)

@@ -1,5 +1,6 @@
 """The workspace: which model, on which data, within which budget (`krishi.yaml`)."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -146,29 +147,71 @@ def load(path: Path, *, inputs: bool = True) -> Workspace:
     """
     document = yamlfile.read(path, kind=KIND)
     content = yamlfile.validated(WorkspaceFile, document.data, document, kind=KIND)
-    root, photos, existing = (
-        path.resolve().parent,
-        content.data,
-        partial(_existing if inputs else _given, document),
-    )
+    root = path.resolve().parent
+    content = _located(document, content, root)
+    photos, existing = content.data, partial(_existing if inputs else _given, document)
     model = _absolute(content.model, root, existing)
-    _check_apart(document, root, content)
+    _check_apart(document, content)
     return Workspace(
         name=content.name or _slug(root.name),
         root=root,
         file=path.resolve(),
         model=model,
-        calibration=photos.calibration and existing(("data", "calibration"), root / photos.calibration),
-        validation=existing(("data", "validation"), root / photos.validation),
+        calibration=photos.calibration and existing(("data", "calibration"), photos.calibration),
+        validation=existing(("data", "validation"), photos.validation),
         preprocess=content.preprocess,
         budget=content.budget,
-        registry=root / content.registry,
-        results=root / content.results,
+        registry=content.registry,
+        results=content.results,
         abstain=content.abstain,
-        train=photos.train and existing(("data", "train"), root / photos.train),
+        train=photos.train and existing(("data", "train"), photos.train),
         allow_overlap=photos.allow_overlap,
         targets=content.targets,
     )
+
+
+PATHS = {
+    "model": ("checkpoint", "class_names", "import_from"),
+    "data": ("calibration", "validation", "train"),
+}
+
+
+def _located(document: yamlfile.Document, content: WorkspaceFile, root: Path) -> WorkspaceFile:
+    """The file with absolute paths. Raises WorkbenchError for those that mean nothing here."""
+
+    def at(*place: str) -> Path | None:
+        given = getattr(content if len(place) == 1 else getattr(content, place[0]), place[-1])
+        return given and _path(document, place, root, given)
+
+    sections = {
+        section: getattr(content, section).model_copy(update={key: at(section, key) for key in keys})
+        for section, keys in PATHS.items()
+    }
+    return content.model_copy(update={**sections, "registry": at("registry"), "results": at("results")})
+
+
+def _path(document: yamlfile.Document, place: tuple[str, ...], root: Path, given: Path) -> Path:
+    """A path of the file, `~` filled in. Raises WorkbenchError for a URL, a variable and a path of Windows
+    that lead nowhere: nobody means to make a folder of that name."""
+    path = root / _in_home(given)
+    if "$" in str(given):
+        hint = "variables are not filled in: write the path out, or begin it with `~`"
+    elif re.match(r"[A-Za-z][\w+.-]*:[/\\]", str(given)) and not given.is_absolute():
+        hint = "name a file or folder of this computer"
+    elif "\\" in str(given) and os.sep == "/":
+        hint = "write `/` between folders"
+    else:
+        return path
+    if path.exists():
+        return path
+    raise WorkbenchError(f"{document.where(place)}: {dotted(place)}: {given} does not exist", hint=hint)
+
+
+def _in_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user: then it is a name
+        return path
 
 
 def _existing(document: yamlfile.Document, place: tuple[str, ...], path: Path) -> Path:
@@ -195,22 +238,27 @@ def _absolute(
     names, checkpoint = given.class_names, given.checkpoint
     return given.model_copy(
         update={
-            "checkpoint": checkpoint and existing(("model", "checkpoint"), root / checkpoint),
-            "import_from": root / (given.import_from or ""),
-            "factory": f"{existing(('model', 'factory'), root / file)}:{function}"
+            "checkpoint": checkpoint and existing(("model", "checkpoint"), checkpoint),
+            "import_from": given.import_from or root,
+            "factory": f"{existing(('model', 'factory'), root / _in_home(Path(file)))}:{function}"
             if in_file
             else given.factory,
-            "class_names": names and existing(("model", "class_names"), root / names),
+            "class_names": names and existing(("model", "class_names"), names),
         }
     )
 
 
-def _check_apart(document: yamlfile.Document, root: Path, content: WorkspaceFile) -> None:
-    """Raise WorkbenchError where the registry or the results lie among the photos or in each other."""
-    written = {"registry": root / content.registry, "results": root / content.results}
+def _check_apart(document: yamlfile.Document, content: WorkspaceFile) -> None:
+    """Raise WorkbenchError where the registry or the results are files, or lie among the photos or in each
+    other."""
+    written = {"registry": content.registry, "results": content.results}
     given = {name: getattr(content.data, name) for name in ("validation", "calibration", "train")}
-    data = {f"data.{name}": root / path for name, path in given.items() if path is not None}
+    data = {f"data.{name}": path for name, path in given.items() if path is not None}
     for key, folder in written.items():
+        if folder.is_file():
+            raise WorkbenchError(
+                f"{document.where((key,))}: {key}: {folder} is a file", hint="choose a folder of its own"
+            )
         for name, other in {**data, **written}.items():
             if name != key and folder.resolve().is_relative_to(other.resolve()):
                 raise WorkbenchError(

@@ -2,7 +2,7 @@
 field, and suggests a correction."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from workbench.errors import FieldProblem, Place, WorkbenchError, did_you_mean
+from workbench.errors import FieldProblem, Place, WorkbenchError, did_you_mean, some
 from workbench.system.records import Parsed, dotted
 from workbench.workspace.fields import models_in, tags_of
 
@@ -57,7 +57,7 @@ def read(path: Path, *, kind: str) -> Document:
     except RecursionError:
         raise WorkbenchError(f"{path} contains itself, or is nested too deeply to be a {kind}") from None
     if data is None:
-        raise WorkbenchError(f"{path} is empty", hint=f"`krishi-bench schema` describes a {kind}")
+        raise WorkbenchError(f"{path} is empty", hint=f"`krishi-bench schema {kind}` describes one")
     if not isinstance(data, dict):
         raise WorkbenchError(f"{path}:1: a {kind} is a mapping of keys, this is a {type(data).__name__}")
     return Document(path, data, lines)
@@ -117,7 +117,10 @@ def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> WorkbenchErro
     shown = text.splitlines()[line - 1] if line <= len(text.splitlines()) else ""
     if "\t" in shown[: len(shown) - len(shown.lstrip())] or "'\\t'" in problem:
         return WorkbenchError(f"{path}:{line}: a tab is used for indentation", hint="indent with spaces")
-    return WorkbenchError(f"{path}:{line}: {problem}", hint="the line above may be where it starts")
+    hint = "the line above may be where it starts"
+    if "escape" in problem:
+        hint = "put what has a backslash between single quotes; in paths write `/`"
+    return WorkbenchError(f"{path}:{line}: {problem}", hint=hint)
 
 
 def validated(
@@ -170,7 +173,7 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
     match detail["type"]:
         case "extra_forbidden":
             known = _fields_at(model, location[:-1])
-            hint = did_you_mean(str(location[-1]), known)
+            hint = _home_of(model, location) or did_you_mean(str(location[-1]), known)
             return ("unknown key" if hint else f"unknown key (known: {', '.join(known)})"), hint
         case "missing":
             return "this key is required", None
@@ -187,16 +190,62 @@ def _explain(model: type[BaseModel], detail: Any) -> tuple[str, str | None]:
             return said, "write it in quotes, or YAML reads a number"
         case "tuple_type" | "list_type":
             return f"this must be a list, `[...]` (got {detail['input']!r})", None
+        case "invalid_key":
+            whole = type(detail["input"]) is int
+            hint = "write decimals with a point, not with a comma" if whole else "put it in quotes"
+            return f"`{detail['input']}` is no key", hint
+        case "float_parsing" | "int_parsing" if hint := _plain_number(detail["input"]):
+            return f"`{detail['input']}` is not a number", hint
         case "path_type":
             return f"this must be a path (got {detail['input']!r})", None
+        case "dict_type" | "model_type" | "model_attributes_type" if detail["input"] is None:
+            return "nothing stands below this key", "give its keys, indented, or remove the line"
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"this must be a mapping of keys (got {detail['input']!r})", None
         case _:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]} (got {detail['input']!r})", None
 
 
+def _plain_number(text: str) -> str | None:
+    """How to write a number that came with a unit; None where it did not."""
+    if (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([^\d.]+)", text.strip())) is None:
+        return None
+    number, unit = found.groups()
+    return (
+        f"write a fraction: {float(number) / 100:g}" if unit == "%" else f"write the number alone: {number}"
+    )
+
+
+def _home_of(model: type[BaseModel], location: Place) -> str | None:
+    """A hint where a key of this very name belongs in a section beside it, at the top of the file, or in
+    another section."""
+    *above, key = location
+    if above and (homes := _sections_with(key, _models_at(model, above))):
+        return f"`{key}` belongs below {some(homes, separator=' or ')}"
+    if key in model.model_fields:
+        return f"`{key}` belongs at the top of the file, not indented"
+    homes = [home for home in _sections_with(key, [model]) if home not in above]
+    return f"`{key}` belongs below {some(homes, separator=' or ')}" if homes else None
+
+
+def _sections_with(key: str | int, models: Sequence[type[BaseModel]]) -> list[str]:
+    """The keys of these models under which one of this name stands."""
+    fields = [pair for member in models for pair in member.model_fields.items()]
+    return [
+        name
+        for name, field in fields
+        if any(key in inner.model_fields for inner in models_in(field.annotation))
+    ]
+
+
 def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
     """The keys that are valid at a pydantic location."""
+    members = _models_at(model, location)
+    return [field.alias or name for member in members for name, field in member.model_fields.items()]
+
+
+def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that may stand at a pydantic location."""
     members = [model]
     for part in location:
         if isinstance(part, int):
@@ -204,4 +253,4 @@ def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
         fields = [m.model_fields[part] for m in members if part in m.model_fields]
         inner = [model for field in fields for model in models_in(field.annotation)]
         members = inner or [m for m in members if part in tags_of(m)] or members
-    return [field.alias or name for member in members for name, field in member.model_fields.items()]
+    return members

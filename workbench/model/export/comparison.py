@@ -44,7 +44,8 @@ def torch_logits(
             f"the network returns {got}; expected one tensor of logits, ({len(samples)}, classes)",
             hint=TWO_LOGITS
             if isinstance(output, torch.Tensor) and output.shape == samples.shape[:1]
-            else "have the factory return a module whose forward gives the logits alone",
+            else "give a network whose forward gives the logits alone: wrap it in the factory, or before it "
+            "is saved as TorchScript or a program",
         )
     if output.shape[1] == 1:
         raise WorkbenchError("the network has 1 class: a classifier tells at least 2 apart", hint=TWO_LOGITS)

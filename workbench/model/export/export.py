@@ -29,7 +29,7 @@ from workbench.model.export.torch_exporters import (
     write_program,
 )
 from workbench.model.graph.onnx_file import OnnxFacts, describe, load, logits_of
-from workbench.model.graph.onnx_source import companions, describe_source, load_source
+from workbench.model.graph.onnx_source import companions, describe_source, load_source, mend
 from workbench.system.files import sha256_file
 from workbench.system.machine import collect
 
@@ -237,7 +237,8 @@ def torch_artifact_info(path: Path, written: Format, input_shape: Shape, *, batc
 
 
 def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
-    """Copy an ONNX file that is a classifier as it is; weights in other files come into the one.
+    """Copy an ONNX file that is a classifier as it is; weights in other files come into the one, and what
+    ONNX writes otherwise is mended (see `onnx_source.mend`).
 
     Raises WorkbenchError where it is none (see `onnx_source.describe_source`), or contradicts a key that the
     recipe sets in `export`; defaults contradict nothing.
@@ -255,8 +256,9 @@ def adopt_onnx(source: Path, export: Export | None, target: Path) -> OnnxFacts:
         has = "free" if facts.dynamic_batch else f"fixed at {facts.input_shape[0]}"
         raise WorkbenchError(f"export.dynamic_batch: the batch size of {source.name} is {has}")
     with _removed_on_error(target):
-        if companions(source):
-            onnx.save(load_source(source), target)
+        model = load_source(source)
+        if mend(model) or companions(source):
+            onnx.save(model, target)
         else:
             target.write_bytes(source.read_bytes())
         try:

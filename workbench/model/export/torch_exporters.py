@@ -44,6 +44,12 @@ def _reason(error: BaseException) -> str:
     return causes[-1].partition(": ")[2].split(". ")[0] or causes[-1]
 
 
+RGB_HINT = (
+    "photos go in as 3 channels, RGB: wrap the network in a factory that makes of them what it takes, as "
+    "`x.mean(1, keepdim=True)` does"
+)
+
+
 def unable(model: object, shape: tuple[int, ...], error: BaseException) -> WorkbenchError:
     """The error about a network that does not run, with the device or type in the code of TorchScript."""
     import torch
@@ -52,6 +58,8 @@ def unable(model: object, shape: tuple[int, ...], error: BaseException) -> Workb
     if "more than 1 value per channel" in why:
         return WorkbenchError(f"{DEPENDENT}: {why}", hint=DEPENDENT_HINT)
     hint = "check `preprocess.crop` and `model.factory_args` in krishi.yaml"
+    if re.search(r"expected input\S* to have \d+ channels, but got 3 ", why):
+        hint = RGB_HINT
     if isinstance(model, torch.jit.ScriptModule):
         devices = sorted(set(re.findall(r'"((?:cuda|mps|xpu)(?::\d+)?)"', str(model.inlined_graph))))
         types = "a type of numbers other than float32" if re.search("type|Half|BFloat16", why) else None

@@ -76,7 +76,10 @@ def facts_of(model: "onnx.ModelProto") -> NetworkFacts:
     products = sum(count for name, count in macs.items() if by_type.get(name) not in CONVOLUTIONS)
     hard, soft = _swishes(model, wiring, roles)
     depthwise = _nodes_with("depthwise", roles)
-    _, *size = (dim.dim_value for dim in image_input(model).type.tensor_type.shape.dim)
+    image = image_input(model).type.tensor_type
+    _, *size = (dim.dim_value for dim in image.shape.dim)
+    if image.elem_type == onnx.TensorProto.UINT8:  # pixels: the channels come last
+        size = [size[2], *size[:2]]
     return NetworkFacts(
         operators=dict(operators.most_common()),
         opset=opset_of(model),

@@ -27,6 +27,7 @@ QUANTIZING = frozenset(
 )
 LEAST_OPSET = 7  # that onnxruntime implements
 PIXELS = "tensor(uint8)"
+WIDER = {11: "float64", 16: "bfloat16"}  # onnx.TensorProto's numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,16 @@ def describe(path: Path, model: "onnx.ModelProto | None" = None) -> OnnxFacts:
 def _open(
     path: Path, given: "onnx.ModelProto | None", model: "onnx.ModelProto"
 ) -> "onnxruntime.InferenceSession":
-    """A session of the given model, else of the file. Raises WorkbenchError with a way to a later opset where
-    that is why it does not open."""
+    """A session of the given model, else of the file. Raises WorkbenchError with what to do where the type or
+    the opset is why it does not open."""
     try:
         return open_cpu(given or path)
     except WorkbenchError as error:
+        if (kind := image_input(model).type.tensor_type.elem_type) in WIDER:
+            raise WorkbenchError(
+                f"{path} computes in {WIDER[kind]}, which onnxruntime cannot",
+                hint="export the network in float32: `model.float()` before the export",
+            ) from error
         if (opset := opset_of(model)) < LEAST_OPSET:
             raise WorkbenchError(
                 f"{path} is of opset {opset}: onnxruntime runs opset {LEAST_OPSET} and later",
@@ -105,7 +111,7 @@ def _check_values(path: Path, inputs: list[Any], outputs: list[Any]) -> None:
         )
     for value in outputs if inputs[0].type == PIXELS else [*inputs, *outputs]:
         if value.type != "tensor(float)":
-            decided = value in outputs and not re.search("float|double", value.type)
+            decided = value in outputs and not re.match(r"tensor\((b?float|double)", value.type)
             raise WorkbenchError(
                 f"{path}: `{value.name}` is {value.type}: photos and logits go in and out as float32",
                 hint="have the network give its logits as they are: no argmax, no names of classes"

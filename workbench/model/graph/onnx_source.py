@@ -1,6 +1,7 @@
 """An ONNX file that somebody brings: its weights in other files, and operators that fit one machine alone."""
 
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,50 @@ def load_source(path: Path) -> "onnx.ModelProto":
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise WorkbenchError(f"{path}: its weights in other files cannot be read: {error}") from error
     return model
+
+
+def mend(model: "onnx.ModelProto") -> bool:
+    """Write as ONNX wants it what onnxruntime alone reads, nodes out of order and -1 for a size that is free;
+    whether there was any. What is computed stays."""
+    sizes = [
+        size
+        for value in (*model.graph.input, *model.graph.output, *model.graph.value_info)
+        for size in value.type.tensor_type.shape.dim
+        if size.dim_value < 0
+    ]
+    for number, size in enumerate(sizes):
+        size.dim_param = f"free{number}"
+    return _sort_nodes(model) or bool(sizes)
+
+
+def _sort_nodes(model: "onnx.ModelProto") -> bool:
+    """Put every node behind those that it reads from; whether that changed anything.
+
+    Some converters (onnxruntime's to FP16) leave them in another order, which onnxruntime alone reads.
+    """
+    graph = model.graph
+    makers = {name: at for at, node in enumerate(graph.node) for name in node.output if name}
+    before = {
+        at: {makers[name] for name in _read_by(node) if name in makers} for at, node in enumerate(graph.node)
+    }
+    if all(at > max(others, default=-1) for at, others in before.items()):
+        return False
+    try:
+        nodes = [graph.node[at] for at in TopologicalSorter(before).static_order()]
+    except CycleError:  # the checker names the node
+        return False
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return True
+
+
+def _read_by(node: "onnx.NodeProto") -> "Iterator[str]":
+    """The values that a node reads, in its branches and loops too."""
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield from (name for inner in nodes_of(attribute.g) for name in inner.input)
 
 
 def companions(path: Path) -> list[Path]:

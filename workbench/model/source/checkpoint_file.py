@@ -13,13 +13,14 @@ from workbench.errors import WorkbenchError, first_line, some, summary
 from workbench.model.source.contents import CheckpointContents
 from workbench.model.source.inert_pickle import read
 from workbench.model.source.info import Kind
+from workbench.photos.signatures import HEAD, kind_of_file
 from workbench.system.files import refuse_lfs_pointer
 
 if TYPE_CHECKING:
     import torch
 
 
-SAFETENSORS = ".safetensors"
+PACKED = frozenset({".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".pt2"})  # models in an archive
 OPTIMIZER = re.compile(r"(^|\.)state\.\d+$")  # where torch's optimizers keep what belongs to one parameter
 KINDS = (
     "give a .ckpt, .pt or .safetensors with a state dict, a TorchScript file, a torch.export program, an "
@@ -62,15 +63,30 @@ def kind_of(path: Path | None) -> Kind:
     if path.suffix.lower() == ".onnx":
         return "onnx"
     with path.open("rb") as file:
-        head = file.read(9)
-    if head.startswith(b"\x80"):
-        return "state-dict"  # a pickle: the layout of torch before 1.6
-    if path.suffix.lower() == SAFETENSORS and head.endswith(b"{"):
+        head = file.read(HEAD)
+    # A pickle is the layout of torch before 1.6.
+    if head.startswith(b"\x80") or _is_safetensors(path, head):
         return "state-dict"
-    if not head.startswith(b"PK"):
-        what = "is empty" if not head else "is not a PyTorch checkpoint"
-        raise WorkbenchError(f"model.checkpoint: {path} {what}", hint=KINDS)
-    return _kind_of_zip(path)
+    if head.startswith(b"PK"):
+        return _kind_of_zip(path)
+    raise _no_model(path, head)
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Whether it begins with the length of a JSON header, and that header, whatever its name."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+
+
+def _no_model(path: Path, head: bytes) -> WorkbenchError:
+    """The error for a file that is no model, by what its first bytes show."""
+    if not head:
+        return WorkbenchError(f"model.checkpoint: {path} is empty", hint=KINDS)
+    kind = kind_of_file(head)
+    but = "" if kind == "unknown file" else f" but {'an' if kind[0] in 'aeA' else 'a'} {kind}"
+    hint = "unpack it, and give the file in it" if kind == "archive" else KINDS
+    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b":", b"B"):  # IR version; producer, graph or opset
+        hint = "if it is an ONNX file, give it a name that ends in .onnx"
+    return WorkbenchError(f"model.checkpoint: {path} is not a PyTorch checkpoint{but}", hint=hint)
 
 
 def _kind_of_zip(path: Path) -> Kind:
@@ -86,11 +102,15 @@ def _kind_of_zip(path: Path) -> Kind:
         )
     if any(name.endswith("/archive_format") for name in names):
         return "torch-export"
-    raise WorkbenchError(f"model.checkpoint: {path} is a zip file, but no PyTorch checkpoint", hint=KINDS)
+    inside = [name for name in names if Path(name).suffix.lower() in PACKED]
+    raise WorkbenchError(
+        f"model.checkpoint: {path} is a zip file, but no PyTorch checkpoint",
+        hint=f"unpack it, and give {some(inside)}" if inside else KINDS,
+    )
 
 
 def missing(path: Path) -> WorkbenchError:
-    hint = "correct `model.checkpoint` in krishi.yaml"
+    hint = "give the path of a model's file or folder; krishi.yaml has it as `model.checkpoint`"
     return WorkbenchError(f"model.checkpoint: {path} does not exist", hint=hint)
 
 
@@ -123,14 +143,17 @@ def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
             return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call,no-any-return]
         except (RuntimeError, ValueError) as error:
             raise WorkbenchError(
-                f"model.checkpoint: torch cannot read {path}: {first_line(error)}"
+                f"model.checkpoint: torch cannot read {path}: {first_line(error)}",
+                hint="save it again, not optimised for a machine: `torch.jit.trace(model.eval(), photos)`",
             ) from error
 
 
 def load_contents(path: Path) -> CheckpointContents:
     """Read the tensors and plain values of a checkpoint. Raises WorkbenchError where it holds no tensors."""
     try:
-        if path.suffix.lower() == SAFETENSORS:
+        with path.open("rb") as file:
+            safetensors = _is_safetensors(path, file.read(HEAD))
+        if safetensors:
             contents = CheckpointContents(_read_safetensors(path))
         else:
             contents = CheckpointContents(*read(path))

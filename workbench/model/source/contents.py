@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from workbench.model.source.class_names import NAME_LISTS, NAME_TABLES, listed, ordered
 from workbench.model.source.inert_pickle import InertObject
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ DEEPEST = 24  # levels of a file that are looked at for tensors
 FACTS_DEEPEST = 4  # levels that are looked at for class names and the like
 MOST_CHILDREN, MOST_PARTS = 100_000, 5_000  # of one mapping; mappings within a group
 MOST_PLACES = 8  # of one group, so that a small file cannot name a large one without end
-# What other programs call a list of class names, or the table of their numbers.
-NAME_LISTS = ("class_names", "classes", "CLASSES")
-NAME_TABLES = ("class_to_idx", "idx_to_class", "id2label", "label2id", "idx_to_label", "names")
 SHARDED = ("DTensor", "ShardedTensor", "TensorMeta", "Replicate", "Shard")
 
 
@@ -82,13 +80,21 @@ class CheckpointContents:
         """
         if isinstance(self.root, Mapping) and self.root.get("class_names") is not None:
             names = _plain(self.root["class_names"])
-            return _listed(names) or names
+            return listed(_items(names)) or names
         for key, value in _facts(self.root):
-            read = _listed if key in NAME_LISTS else _ordered if key in NAME_TABLES else None
-            names = read(value) if read else None
+            read = listed if key in NAME_LISTS else ordered if key in NAME_TABLES else None
+            names = read(_items(value)) if read else None
             if names and count in (None, len(names)):
                 return names
         return None
+
+    def unread_names(self) -> list[str]:
+        """The keys of tables of class names whose numbers are not those from 0 to the last."""
+        return [
+            str(key)
+            for key, value in _facts(self.root)
+            if key in NAME_TABLES and isinstance(value, Mapping) and ordered(_items(value)) is None
+        ]
 
 
 def _tensors(root: object) -> Iterator[StoredTensor]:
@@ -185,26 +191,8 @@ def _plain(value: Any) -> Any:
     return value.tolist() if short and hasattr(value, "tolist") else value
 
 
-def _listed(value: object) -> list[str] | None:
-    if isinstance(value, Mapping):
-        return _ordered(value)
-    names = value if isinstance(value, list) else []
-    return names if len(names) > 1 and all(isinstance(name, str) for name in names) else None
-
-
-def _ordered(table: object) -> list[str] | None:
-    """The names of a table from number to name, or from name to number, in order."""
-    if not isinstance(table, Mapping):
-        return None
-    pairs = [(_plain(key), _plain(value)) for key, value in table.items()]
-    if pairs and all(isinstance(value, int) for _, value in pairs):
-        pairs = [(value, key) for key, value in pairs]
-    try:
-        numbered = {int(number): name for number, name in pairs}
-    except (TypeError, ValueError):
-        return None
-    return (
-        _listed([numbered[index] for index in sorted(numbered)])
-        if set(numbered) == set(range(len(pairs)))
-        else None
-    )
+def _items(value: object) -> object:
+    """A mapping with plain keys and values; anything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    return {_text(key): _plain(child) for key, child in value.items()}

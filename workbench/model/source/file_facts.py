@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError, plural
 from workbench.model.source import transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript
 from workbench.model.source.contents import CheckpointContents, StoredTensor
-from workbench.model.source.fit import BOOKKEEPING, role
+from workbench.model.source.fit import BOOKKEEPING, QUANTISED, role
 from workbench.model.source.head import Head, head_of
 from workbench.model.source.info import Layout, SourceInfo, checked_info, onnx_info
 from workbench.model.source.stated_preprocess import SETTINGS, stated_in, stated_preprocess
@@ -87,17 +87,19 @@ def examine(path: Path) -> FileFacts:
 def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
     stats, config = stated_in(contents)
     layout: Layout = "lightning" if contents.lightning else "plain"
-    head = head_of(contents)
-    count = head.outputs if head else contents.num_classes()
-    known = {"kind": "state-dict", "layout": layout, "num_classes": count}
+    quantised = any("_packed_params" in stored.full for stored in contents.tensors)
+    head = None if quantised else head_of(contents)
+    names, count = contents.class_names(None), head.outputs if head else contents.num_classes()
+    notes = ([QUANTISED] if quantised else []) + ([] if names else _unread_names(contents))
+    known: dict[str, object] = {"kind": "state-dict", "layout": layout, "num_classes": count, "notes": notes}
     try:
         stated = {
-            "class_names": contents.class_names(count),
+            "class_names": names,
             "preprocess": stated_preprocess(stats, config, path),
         }
         info = checked_info(known | stated, path)
     except WorkbenchError as error:
-        info = checked_info(known | {"notes": (error.message,)}, path)
+        info = checked_info(known | {"notes": (error.message, *notes)}, path)
     root = contents.root if isinstance(contents.root, Mapping) else {}
     weights = {tensor.full for tensor in contents.tensors} | {
         place.split(".")[0] for place in contents.groups()
@@ -105,13 +107,20 @@ def _checkpoint(path: Path, contents: CheckpointContents) -> FileFacts:
     arch = root.get("arch")
     return FileFacts(
         file=path.name,
-        info=_compare_head(info, [head] if head else []),
+        info=info if quantised else _compare_head(info, [head] if head else []),
         groups=_groups(contents),
         timm=arch if isinstance(arch, str) else None,
         settings=tuple(contents.mapping(*SETTINGS)),
         others=tuple(str(key) for key in root if str(key) not in weights),
         stand_ins=contents.stand_ins,
     )
+
+
+def _unread_names(contents: CheckpointContents) -> list[str]:
+    """A note on each list or table of classes that cannot be read."""
+    return [
+        f"`{key}` is no table of names and numbers from 0, and is not read" for key in contents.unread_names()
+    ]
 
 
 def _compare_head(info: SourceInfo, heads: Sequence[Head]) -> SourceInfo:

@@ -27,6 +27,22 @@ BESIDE = re.compile(
 )
 EMA, TEACHER = re.compile(r"(^|[._])(ema|swa)|_ema|averag|shadow", re.I), re.compile(r"teacher", re.I)
 BEST_FIRST = ("state_dict", "model_state_dict", "model")
+SHARDED = (
+    "its weights are in shards (DTensor): save `get_model_state_dict(model, options=StateDictOptions("
+    "full_state_dict=True))`"
+)
+QUANTISED = "its weights are quantised already: save those in floating point, recipes quantise them"
+# By a part of the keys that the network lacks: what to do before saving again.
+REMEDIES = {
+    r"parametrizations\.": "call `torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')` and "
+    "save again",
+    r"(_orig|_mask)\b": "call `torch.nn.utils.prune.remove(module, 'weight')` for each pruned module and "
+    "save again",
+    r"\.zero_point\b": QUANTISED,
+    r"lora_": "merge its adapters into the network and save again: `model.merge_and_unload()` of peft",
+    r"_flat_param": "its weights are flattened by FSDP: gather them and save again, with "
+    "`StateDictType.FULL_STATE_DICT`",
+}
 MOST_READINGS = 40  # of the tensors as a network's
 
 Tensors = Mapping[str, "torch.Tensor"]
@@ -314,23 +330,17 @@ def guess_classes(contents: CheckpointContents) -> int | None:
 def refuse(fit: Fit, contents: CheckpointContents, where: str, factory: str) -> WorkbenchError:
     """The error about weights that do not fit: what differs, the fewest first, and what to do."""
     listed = "\n".join(f"  {len(keys)} {what}: {some(keys)}" for what, keys in fit.problems().items())
-    hint = "check `model.factory` and `model.factory_args`: the network must be the trained one"
     groups = _large(contents)
+    odd = " ".join(fit.unexpected)
+    hint = next((remedy for part, remedy in REMEDIES.items() if re.search(part, odd)), None)
     if contents.sharded:
-        hint = (
-            "its weights are in shards (DTensor): save `get_model_state_dict(model, options=StateDictOptions("
-            "full_state_dict=True))`"
-        )
-    elif any("parametrizations." in key for key in fit.unexpected):
-        hint = "call `torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')` and save again"
-    elif any(key.endswith(("_orig", "_mask")) for key in fit.unexpected):
-        hint = "call `torch.nn.utils.prune.remove(module, 'weight')` for each pruned module and save again"
-    elif any(", as " in text for text in fit.misshapen) or any(
-        key.endswith(".zero_point") for key in fit.unexpected
-    ):
-        hint = "its weights are quantised already: save those in floating point, recipes quantise them"
-    elif len(groups) > 1:
-        hint += f"; `model.weights` in krishi.yaml chooses among {some(groups)}"
+        hint = SHARDED
+    elif hint is None and any(", as " in text for text in fit.misshapen):
+        hint = QUANTISED
+    elif hint is None:
+        hint = "check `model.factory` and `model.factory_args`: the network must be the trained one"
+        more = f"; `model.weights` in krishi.yaml chooses among {some(groups)}" if len(groups) > 1 else ""
+        hint += more
     return WorkbenchError(
         f"the weights of {where} do not fit the network of `{factory}`\n{listed}", hint=hint
     )
@@ -352,7 +362,7 @@ def sentences(fits: Sequence[Fit], contents: CheckpointContents, chosen: str | N
         named = some([_with_role(place) for place in places], quote="")
         parts.append(
             f"{plural(len(fits), 'set')} of weights fit, {named} too: "
-            f"`model.weights: {places[0]}` in krishi.yaml takes another"
+            f"`model.weights: {places[0]}` in krishi.yaml takes another, as `export --weights` does"
         )
     if aside:
         parts.append(f"left aside {some(_branches(aside))}")

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from pickle import _Unpickler
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,9 @@ def read(file: Path | io.BytesIO) -> tuple[object, tuple[str, ...]]:
         file.seek(0)
         if not (isinstance(first, int) and first == MAGIC):
             return first, tuple(names)
-    return _load_torch(file, reader), tuple(names)
+        return _load_torch(file, reader), tuple(names)
+    with file.open("rb") as opened:  # of a path, torch looks at the name
+        return _load_torch(opened, reader), tuple(names)
 
 
 def _is_zip(path: Path) -> bool:
@@ -156,7 +158,7 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _load_torch(file: Path | io.BytesIO, reader: type[InertUnpickler]) -> object:
+def _load_torch(file: IO[bytes], reader: type[InertUnpickler]) -> object:
     import torch
 
     def load(file: Any, **settings: Any) -> object:

@@ -1,6 +1,5 @@
 """Facts that a model source states: its classes, and the preprocessing of its training."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,7 +8,6 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from workbench.errors import WorkbenchError, plural
 from workbench.photos.contract import Interpolation, StatedPreprocess, Triple, joined
-from workbench.system.files import refuse_lfs_pointer
 from workbench.system.records import Record, problems_of
 
 Kind = Literal["state-dict", "torchscript", "torch-export", "onnx", "transformers", "factory"]
@@ -95,32 +93,6 @@ def interpolation(value: object, where: str) -> str | None:
             hint="set `preprocess.interpolation` in krishi.yaml and leave it out of the checkpoint",
         )
     return name
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Names from a JSON list, or from a text file with one per line. Raises WorkbenchError."""
-    try:
-        refuse_lfs_pointer(path, "model.class_names")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise WorkbenchError(f"model.class_names: {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise WorkbenchError(
-            f"model.class_names: {path} is not UTF-8 text", hint="save it in UTF-8"
-        ) from error
-    if text.lstrip().startswith(("[", "{")):
-        try:
-            names = TypeAdapter(tuple[str, ...]).validate_python(json.loads(text))
-        except (json.JSONDecodeError, ValidationError) as error:
-            raise WorkbenchError(
-                f"model.class_names: {path} is not a JSON list of names",
-                hint='write ["first class", "second class"], in the order of the network\'s outputs',
-            ) from error
-    else:
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not names:
-        raise WorkbenchError(f"model.class_names: {path} holds no names")
-    return names
 
 
 def onnx_info(path: Path) -> SourceInfo:

@@ -5,15 +5,17 @@ folder of `transformers`. An ONNX file is a source without one.
 (`workbench.system.child`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from workbench.errors import WorkbenchError, plural, some
+from workbench.errors import FieldProblem, WorkbenchError, plural, some
 from workbench.model.export.torch_exporters import TWO_LOGITS
 from workbench.model.source import timm_network, torch_export, transformers_folder
 from workbench.model.source.checkpoint_file import kind_of, load_contents, load_torchscript, missing
+from workbench.model.source.class_names import read_class_names
 from workbench.model.source.contents import CheckpointContents
 from workbench.model.source.fit import (
     Fit,
@@ -25,7 +27,7 @@ from workbench.model.source.fit import (
     refuse,
     sentences,
 )
-from workbench.model.source.info import SourceInfo, checked_info, onnx_info, read_class_names
+from workbench.model.source.info import SourceInfo, checked_info, onnx_info
 from workbench.model.source.stated_preprocess import color_of, stated_in, stated_preprocess
 from workbench.model.source.user_factory import CODE, DATA, build, digests, parts
 from workbench.system.files import digest_of, sha256_file
@@ -33,6 +35,13 @@ from workbench.system.records import Record
 
 if TYPE_CHECKING:
     import torch
+
+
+def _file_of_names(given: object) -> object:
+    if isinstance(given, list | dict):
+        hint = "write the names to a file, one per line, and give its path: `class_names: labels.txt`"
+        raise FieldProblem("this must be a file, not the names themselves", hint=hint)
+    return given
 
 
 class ModelSource(Record):
@@ -51,17 +60,17 @@ class ModelSource(Record):
     factory_args: dict[str, JsonValue] = Field(
         {},
         description="Keyword arguments of the factory. A parameter `num_classes` that is not among them is "
-        "given the number of classes.",
+        "given the number of classes; so is a factory that takes any keyword, as torchvision's do.",
     )
     weights: str | None = Field(
         None,
         description="The place of the weights in the checkpoint, such as `model_ema` or `ema.module`; by "
         "default the one that fits the network best. `krishi-bench inspect FILE` lists them.",
     )
-    class_names: Path | None = Field(
+    class_names: Annotated[Path | None, BeforeValidator(_file_of_names)] = Field(
         None,
-        description="A JSON list, or a text file with one name per line, in the order of the network's "
-        "outputs; by default the names that the checkpoint states.",
+        description="A file with the names in the order of the network's outputs: one per line, JSON, YAML "
+        "or CSV, as a list or numbered from 0; by default the names that the checkpoint states.",
     )
     trust_code: bool = Field(
         False,
@@ -116,7 +125,8 @@ def _describe(source: ModelSource) -> SourceInfo:
             return transformers_folder.describe(path)
         case _:
             factory, contents = _factory(source), load_contents(path)
-            return _add_timm(_checkpoint_info(source, path, contents), timm_network.name_of(factory))
+            info, name = _checkpoint_info(source, path, contents), timm_network.name_of(factory)
+            return info if name is None else _add_timm(info, name, source.factory_args)
 
 
 def load_model(source: ModelSource, class_count: int | None) -> "torch.nn.Module":
@@ -183,7 +193,11 @@ def _fit(source: ModelSource, path: Path, contents: CheckpointContents, class_co
         if again[0].fits:
             return _Fitted(rebuilt, again, shown)
     if not fits[0].fits:
-        raise refuse(fits[0], contents, f"{path}", f"{source.factory}")
+        error = refuse(fits[0], contents, f"{path}", f"{source.factory}")
+        if shown is not None:
+            number = f"the file is of {plural(shown, 'class')}: give the factory that number, as in training"
+            error = WorkbenchError(error.message, hint=f"{number}, by `model.factory_args` in krishi.yaml")
+        raise error
     return _Fitted(network, fits, count if stated or last_rows(network) == count else None)
 
 
@@ -251,11 +265,13 @@ def _factory_info(source: ModelSource) -> SourceInfo:
     return SourceInfo(kind="factory")
 
 
-def _add_timm(info: SourceInfo, name: str | None) -> SourceInfo:
-    """Add timm's facts of its network where the checkpoint states none."""
-    if name is None:
-        return info
-    stated = timm_network.completed(info.preprocess, timm_network.preprocess(name))
+def _add_timm(info: SourceInfo, name: str, args: Mapping[str, JsonValue]) -> SourceInfo:
+    """Add timm's facts of its network where the checkpoint states none; `img_size` of its arguments, which
+    built it, is the input's size."""
+    own, size = info.preprocess, args.get("img_size")
+    if size and not own.crop and not own.resize:
+        own = own.model_copy(update={"crop": tuple(size) if isinstance(size, list) else size})
+    stated = timm_network.completed(own, timm_network.preprocess(name, args))
     origin = info.stated_in if stated == info.preprocess else timm_network.STATED_IN
     return info.model_copy(update={"network": name, "preprocess": stated, "stated_in": origin})
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from workbench.errors import WorkbenchError, first_line, summary
+from workbench.errors import WorkbenchError, did_you_mean, first_line, summary
+from workbench.model.export.torch_exporters import RGB_HINT
 from workbench.model.source.info import checked_info
 from workbench.photos.contract import StatedPreprocess, merged, sides
 from workbench.system.packages import unusable
@@ -37,9 +38,10 @@ def name_of(factory: str | None) -> str | None:
 def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> "torch.nn.Module":
     """Build the network, untrained. num_classes: used where `args` has none. Raises WorkbenchError."""
     timm = _timm(name)
-    classes = {} if num_classes is None else {"num_classes": num_classes}
+    # `pretrained` of a training's settings: the checkpoint's weights take the place of those.
+    given = {**({} if num_classes is None else {"num_classes": num_classes}), **args, "pretrained": False}
     try:
-        network: torch.nn.Module = timm.create_model(name, pretrained=False, **{**classes, **args})
+        network: torch.nn.Module = timm.create_model(name, **given)
     except Exception as error:  # its constructors may raise anything for wrong arguments
         raise WorkbenchError(
             f"model.factory: timm cannot build `{name}`: {summary(error)}",
@@ -48,7 +50,7 @@ def build(name: str, args: Mapping[str, JsonValue], num_classes: int | None) -> 
     return network
 
 
-def preprocess(name: str) -> StatedPreprocess:
+def preprocess(name: str, args: Mapping[str, JsonValue]) -> StatedPreprocess:
     """The preprocessing of timm's evaluation of this network, as its `transforms_imagenet_eval` makes it.
     Raises WorkbenchError."""
     timm = _timm(name)
@@ -59,10 +61,11 @@ def preprocess(name: str) -> StatedPreprocess:
     if config is None:
         return StatedPreprocess()
     channels, *size = config.input_size
-    if channels != 3:
+    if (channels := args.get("in_chans", channels)) != 3:
+        takes = f"{channels} channel{'s' * (channels != 1)}"
         raise WorkbenchError(
-            f"model.factory: `{PREFIX}{name}` takes photos of {channels} channels; they are given as 3, RGB",
-            hint="give `in_chans: 3` in `model.factory_args`, or another network",
+            f"model.factory: `{PREFIX}{name}` takes photos of {takes}; they are given as 3, RGB",
+            hint=RGB_HINT,
         )
     stated = {**_geometry(size, config.crop_pct, config.crop_mode, config.mean), "mean": config.mean}
     known = {**stated, "std": config.std, "interpolation": config.interpolation}
@@ -114,7 +117,8 @@ def _timm(name: str) -> ModuleType:
         raise unusable("timm", error, hint=hint) from error
     if not timm.is_model(name):
         raise WorkbenchError(
-            f"model.factory: timm has no network `{name}`", hint="`timm.list_models()` shows their names"
+            f"model.factory: timm has no network `{name}`",
+            hint=did_you_mean(name, timm.list_models()) or "`timm.list_models()` shows their names",
         )
     module: ModuleType = timm
     return module

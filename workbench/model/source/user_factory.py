@@ -29,28 +29,68 @@ def build(
 ) -> "torch.nn.Module":
     """Call the factory. Raises WorkbenchError for any error of it, and where it returns no network.
 
-    num_classes: passed where the factory has a parameter of that name, and `args` has not.
+    num_classes: passed where the factory has a parameter of that name or takes any, and `args` has not.
     import_from: the folder where `package.module` is searched first.
     """
     import torch
 
     with _user_code(spec, import_from):
         factory = _resolve(spec)
+        if isinstance(factory, torch.nn.Module):
+            name = parts(spec)[1]
+            raise WorkbenchError(
+                f"model.factory: `{spec}` is a network, not a function that builds one",
+                hint=f"write one beside it, `def create_model(): return {name}`, and name that",
+            )
         arguments: dict[str, Any] = dict(args)
-        if num_classes and "num_classes" in inspect.signature(factory).parameters:
+        parameters = inspect.signature(factory).parameters
+        if num_classes and "num_classes" in parameters:
             arguments.setdefault("num_classes", num_classes)
         if lacking := _lacking(factory, arguments):
             raise WorkbenchError(
                 f"model.factory: `{spec}` needs {some(lacking)}",
                 hint=f"give it as in training: `model.factory_args: {{{lacking[0]}: ...}}` in krishi.yaml",
             )
-        model = factory(**arguments)
+        # As torchvision's take it, among `**kwargs`.
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        if num_classes and open_ended and "num_classes" not in arguments:
+            model = _call_with_classes(factory, arguments, num_classes)
+        else:
+            model = factory(**arguments)
     if not isinstance(model, torch.nn.Module):
         raise WorkbenchError(
             f"model.factory: `{spec}` returned `{type(model).__name__}`, not a torch.nn.Module",
             hint="end it with `return model`: the network itself, not its weights",
         )
+    _check_values(spec, model)
     return model
+
+
+def _call_with_classes(factory: Callable[..., object], given: Mapping[str, Any], num_classes: int) -> object:
+    """Call a factory of any keywords with the number of classes, or without where it refuses that."""
+    try:
+        return factory(**given, num_classes=num_classes)
+    except TypeError as error:
+        if "num_classes" not in str(error):
+            raise
+        return factory(**given)
+
+
+def _check_values(spec: str, model: "torch.nn.Module") -> None:
+    """Raise WorkbenchError where a parameter or buffer has no shape yet, or no memory."""
+    from torch.nn.parameter import is_lazy
+
+    named = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [name for name, value in named if is_lazy(value)]:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` returned a network whose layers have no shape yet: {some(lazy)}",
+            hint="run it once in the factory, before `return model`: `model(torch.zeros(1, 3, 224, 224))`",
+        )
+    if empty := [name for name, value in named if value.is_meta]:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` returned a network on the device `meta`, without values: {some(empty)}",
+            hint="build it on the CPU",
+        )
 
 
 def _lacking(factory: Callable[..., object], given: Collection[str]) -> list[str]:
@@ -66,7 +106,7 @@ def _lacking(factory: Callable[..., object], given: Collection[str]) -> list[str
 def parts(spec: str) -> tuple[str, str]:
     """The file or module, and the callable. Raises WorkbenchError where one or the file is missing."""
     place, _, attribute = spec.rpartition(":")
-    if not place or not attribute:
+    if not place.strip(":") or not attribute or place.endswith(":"):
         raise WorkbenchError(
             f"model.factory: `{spec}` names no function",
             hint="write `file.py:callable` or `package.module:callable`",
@@ -93,6 +133,16 @@ def _user_code(spec: str, import_from: Path | None) -> Iterator[None]:
         raise WorkbenchError(
             f"model.factory: `{spec}` ended the program ({summary(error)})",
             hint="put what runs the training, such as `parse_args()`, below `if __name__ == '__main__':`",
+        ) from error
+    except ModuleNotFoundError as error:
+        raise WorkbenchError(
+            f"model.factory: `{spec}` raised {summary(error)}",
+            hint="install it where krishi-bench is installed, or "
+            + (
+                f"put it beside {place}"
+                if place.endswith(".py")
+                else "name its folder as `model.import_from`"
+            ),
         ) from error
     except Exception as error:  # user code may raise anything
         raise WorkbenchError(
