@@ -3,7 +3,7 @@
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,13 +180,18 @@ def class_folders(source: Path, classes: ClassNames, where: str) -> tuple[list[t
             or classes.hint(unknown[0], f"name each folder like one of the {len(classes.names)} classes"),
         )
     walk.check(where)
-    merged = [
+    merged = _merged(folders, classes)
+    inside = [f"{plural(count, 'photo')} of {place}" for place, count in nested.items()]
+    return pairs, [*walk.notes(), *merged, *inside]
+
+
+def _merged(folders: Mapping[int, Sequence[str]], classes: ClassNames) -> list[str]:
+    """Notes on classes with several folders."""
+    return [
         f"the folders {some(names)} are one class, `{classes.names[label]}`"
         for label, names in folders.items()
         if len(names) > 1
     ]
-    inside = [f"{plural(count, 'photo')} of {place}" for place, count in nested.items()]
-    return pairs, [*walk.notes(), *merged, *inside]
 
 
 def _deeper(source: Path, unknown: Sequence[str], classes: ClassNames) -> str | None:

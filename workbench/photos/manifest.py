@@ -23,6 +23,7 @@ LABELS = (
     *("labels", "y", "classid", "labelid", "classindex", "labelindex", "labelidx", "classidx", "categoryid"),
 )
 PARTS = frozenset({"split", "subset", "set", "fold", "partition", "phase", "usage", "isvalid", "istrain"})
+NUMBERED = "labels are numbers, read as places in the order of the class names, from 0"
 WANTED = "give a header line with the columns path,label: a photo's path, relative to the CSV, and its class"
 
 
@@ -63,10 +64,7 @@ def read_manifest(
     if labelled and header:
         notes += _parts(source.name, rows[first - 1 :])
     if as_index:
-        notes.append(
-            f"{source.name}: labels are numbers, read as places in the order of the class names, from 0 "
-            f"(`{classes.names[0]}`)"
-        )
+        notes.append(f"{source.name}: {NUMBERED} (`{classes.names[0]}`)")
     return pairs, notes
 
 
