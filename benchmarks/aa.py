@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--kept", type=Path)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.output and not options.output.is_file():
+        parser.error(f"--output: {options.output} does not exist; it gets a section")
     log = Log(options.kept)
     with tempfile.TemporaryDirectory() as folder:
         bench = prepare(Path(folder))
