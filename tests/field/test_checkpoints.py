@@ -835,7 +835,10 @@ def test_inspect_shows_what_a_file_holds_and_the_lines_that_are_missing(saved: S
 @pytest.mark.parametrize(
     ("beside", "note"),
     [
-        ({"class_names": ["a", "b"]}, "it names 2 classes, and its last layer seems to have 4 outputs"),
+        (
+            {"class_names": ["a", "b"]},
+            "it states 2 classes, but `model.fc.weight` has 4 outputs: a run refuses that",
+        ),
         (
             {"class_to_idx": {name: number for number, name in enumerate(NAMES, start=1)}},
             "`class_to_idx` is no table of names and numbers from 0, and is not read",

@@ -160,8 +160,10 @@ def new_file(final: Path) -> Iterator[Path]:
     Raises WorkbenchError for a folder or device, and where it cannot be written.
     """
     # To put a file in the place of /dev/null would harm every program.
-    if (final.exists() and not final.is_file()) or final.absolute().parent in SYSTEM:
+    if final.exists() and not final.is_file():
         raise WorkbenchError(f"cannot write {final}: it is no file", hint="name a file of your own")
+    if final.absolute().parent in SYSTEM:
+        raise WorkbenchError(f"cannot write {final}: the folder is the system's", hint=ELSEWHERE)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.{token()}")
     with translated_os_errors(final):
         make_folder(final.parent)
