@@ -3,7 +3,8 @@
 import json
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, Self
 
 from workbench.system.child import Child, calls
@@ -22,8 +23,8 @@ class ChartDrawer:
     def __init__(self) -> None:
         import vl_convert
 
-        self._folder = TemporaryDirectory(prefix="krishi-bench-charts-", ignore_cleanup_errors=True)
-        log = Path(self._folder.name) / "log.txt"
+        self._folder = Path(mkdtemp(prefix="krishi-bench-charts-"))
+        log = self._folder / "log.txt"
         start = (vl_convert.vegalite_to_vega, {"mark": "point"})
         self._child = Child(calls, *start, log=log, label="the process that draws charts", exit_at_once=True)
         self._ready = False
@@ -31,9 +32,10 @@ class ChartDrawer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         self._child.close(failed=not self._ready)  # where no chart was drawn, it may still be starting
-        self._folder.cleanup()
+        if kind is None:  # else its log is what the message points to
+            rmtree(self._folder, ignore_errors=True)
 
     def live(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The chart for Vega, as wide as its container."""
