@@ -190,13 +190,13 @@ def test_a_budget_too_small_to_try_anything_is_refused_with_a_better_one(
         "--workspace",
         str(bench.root),
         "--budget",
-        "1s",
+        "0.01s",
         "--quiet",
     ]
     assert main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert "the budget of 1 s ended before anything could be tried" in said.err
+    assert "the budget of 0.01 s ended before anything could be tried" in said.err
     assert re.search(r"hint: give more time: --budget \d+s", said.err)
 
 

@@ -162,7 +162,7 @@ def _check_looks(search: Search, started: float, budget_s: float) -> None:
     if search.left_s <= 0 and not any(candidate.look for candidate in search.candidates.values()):
         spent = time.monotonic() - started
         raise WorkbenchError(
-            f"the budget of {budget_s:.0f} s ended before anything could be tried: preparing and measuring "
+            f"the budget of {budget_s:g} s ended before anything could be tried: preparing and measuring "
             f"the baseline took {spent:.0f} s",
             hint=f"give more time: --budget {max(60, round(4 * spent))}s",
         )
