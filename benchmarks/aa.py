@@ -3,13 +3,16 @@
     python benchmarks/aa.py [--sessions 30] [--designs rounds] [--kept FILE] [--output docs/measured-aa.md]
 
 Every session times three sessions of onnxruntime: A, A again, and B, which is A with one more block (about
-9 % slower). Four designs look at the same files in turn, so that all of them meet the same machine:
+9 % slower). Four designs look at the same files in turn, so that all of them meet the same machine, and a
+fifth shows what the machine itself does:
 
     rounds       ours: a number of rounds fixed beforehand, of fresh launches in random order; turns; paired
                  ratios; the interval of `workbench.measure.launches`
     sequential   A fully, then the others: ratio of medians, bootstrap interval
     loop         onnxruntime's usual example: warm up, N runs in one process, mean and standard error
     repetition   like hyperfine: six launches of one, then six of the next, mean and error propagation
+    hashing      `rounds` of SHA-256 over a few bytes, some thousand times, in the place of the networks: work
+                 of known length that needs no memory: what its ratios spread by is the machine's doing
 
 Half of the sessions run beside a process that never stops computing. Coverage is how often the 95 % interval
 holds the true ratio, which long sessions of the first design find, before the others and after them, with the
@@ -20,18 +23,22 @@ line after every session; the same command goes on from there. --output: the new
 """
 
 import argparse
+import hashlib
 import json
 import math
 import multiprocessing
+import os
 import platform
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +50,7 @@ from workbench.measure.heat_launchers import HeatLaunchers
 from workbench.measure.host_watch import HostWatch
 from workbench.measure.latency import Lineup, Measured, Plan, log_ratios, measure
 from workbench.measure.stats import Ratio
+from workbench.measure.warm_up import WarmUp, warm_up
 from workbench.measure.worker import Worker
 from workbench.model.graph.onnx_file import artifact_info
 from workbench.photos.contract import Preprocess
@@ -56,6 +64,8 @@ SIDE, CHANNELS, BLOCKS = 56, 48, 11
 A, TWIN, B = "a", "a (again)", "b"
 SEQUENTIAL_CALLS, LOOP_CALLS, LAUNCHES, LAUNCH_CALLS = 300, 200, 6, 20
 BUDGET_S = 20.0  # of a session of ours
+HASHES = 25_000  # of a call: about as long as the network's
+HASHES_OF_B = HASHES + HASHES // BLOCKS  # as much longer as B is
 TRUTH_ROUNDS = 60  # before the sessions, and as many after them
 BEFORE, AFTER = "truth, before", "truth, after"
 
@@ -207,6 +217,10 @@ def ours(bench: Bench, plan: Plan, *, anew: bool = False) -> dict[str, Estimate]
         measured = measure(lineup, bench.launch, plan, watch=watch, report=silent)
     else:
         measured = forked(bench, lineup, plan)
+    return estimated(measured)
+
+
+def estimated(measured: Measured) -> dict[str, Estimate]:
     estimates = {}
     for name in (TWIN, B):
         ratio = Ratio(tuple(log_ratios(measured, A)[name].values()))
@@ -239,6 +253,46 @@ def rounds(bench: Bench, seed: int) -> dict[str, Estimate]:
     return ours(bench, with_rounds(plan, UNRACED_ROUNDS))
 
 
+def hashing(bench: Bench, seed: int) -> dict[str, Estimate]:
+    plan = with_rounds(Plan(seed=seed, budget_s=BUDGET_S), UNRACED_ROUNDS)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, bench.cpus)
+    try:
+        watch = HostWatch(bench.cpus)
+        return estimated(
+            measure(Lineup([A, TWIN, B], A, TWIN), hash_in_turns, plan, watch=watch, report=silent)
+        )
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+class Hashing:
+    """A subject without a session, in this process."""
+
+    def __init__(self, hashes: int) -> None:
+        self.hashes = hashes
+
+    def ready(self) -> None:
+        """There is nothing to wait for."""
+
+    def warm_up(self) -> WarmUp:
+        return warm_up(self.call)
+
+    def burst(self, calls: int) -> tuple[int, ...]:
+        return tuple(self.call() for _ in range(calls))
+
+    def call(self) -> int:
+        return timed(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", self.hashes))
+
+    def preemptions(self) -> int:
+        return 0
+
+
+@contextmanager
+def hash_in_turns(name: str) -> Iterator[Hashing]:
+    yield Hashing(HASHES_OF_B if name == B else HASHES)
+
+
 def sequential(bench: Bench, seed: int) -> dict[str, Estimate]:
     times = {name: np.asarray(launched(bench, name, SEQUENTIAL_CALLS)) for name in (A, TWIN, B)}
     rng = np.random.default_rng(seed)
@@ -267,7 +321,7 @@ def loop(bench: Bench, _: int) -> dict[str, Estimate]:
         )
         for _ in range(10):
             opened.run(None, feed)
-        times[name] = [timed(lambda run=opened.run: run(None, feed)) for _ in range(LOOP_CALLS)]
+        times[name] = [timed(partial(opened.run, None, feed)) for _ in range(LOOP_CALLS)]
     return {name: propagated(times[name], times[A]) for name in (TWIN, B)}
 
 
@@ -280,7 +334,7 @@ def repetition(bench: Bench, _: int) -> dict[str, Estimate]:
 
 
 def launched(bench: Bench, name: str, calls: int) -> list[int]:
-    with bench.launch_anew(name) as worker:
+    with bench.launch(name) as worker:
         worker.ready()
         worker.warm_up()
         return list(worker.burst(calls))
@@ -308,6 +362,7 @@ DESIGNS: dict[str, Callable[[Bench, int], dict[str, Estimate]]] = {
     "sequential": sequential,
     "loop": loop,
     "repetition": repetition,
+    "hashing": hashing,
 }
 
 
@@ -326,9 +381,10 @@ def table(found: Sequence[Found], designs: Sequence[str], *, neighbour: bool) ->
         "| mean half-width | no interval | seconds |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    return "\n".join(
-        lines + [row(name, [each for each in here if each.design == name], true_ratio) for name in designs]
-    )
+    for name in designs:
+        found_so = [each for each in here if each.design == name]
+        lines.append(row(name, found_so, HASHES_OF_B / HASHES if name == "hashing" else true_ratio))
+    return "\n".join(lines)
 
 
 def row(name: str, found: Sequence[Found], truth: float) -> str:

@@ -4,18 +4,18 @@ import pytest
 
 from workbench.measure.bursts import FEWEST_TURNS, plan_turns
 
-LIMITS = {"least": 10, "most": 60}
+LIMITS = {"least": 10, "most": 120}
 
 
 @pytest.mark.parametrize(
     ("call_ms", "calls", "turns"),
     [
-        (0.01, 20, 60),  # 0.2 ms a burst: the most turns
-        (0.5, 10, 20),  # 5 ms a burst: 0.1 s
-        (2.0, 3, 37),  # 6 ms: 110 calls take 0.22 s
-        (4.0, 2, 38),  # 8 ms: 0.3 s, and no longer
-        (10.0, 2, 15),  # 20 ms: 0.3 s, and no longer
-        (40.0, 2, 10),  # the fewest turns
+        (0.01, 20, 120),  # 0.2 ms a burst: the most turns
+        (0.5, 4, 40),  # 2 ms a burst: 0.08 s
+        (1.5, 2, 55),  # 3 ms: 110 calls take 0.17 s
+        (4.0, 1, 75),  # 0.3 s, and no longer
+        (10.0, 1, 30),  # 0.3 s, and no longer
+        (40.0, 1, 10),  # the fewest turns
     ],
 )
 def test_a_round_is_long_enough_for_its_calls_and_no_longer(call_ms: float, calls: int, turns: int) -> None:
@@ -24,17 +24,17 @@ def test_a_round_is_long_enough_for_its_calls_and_no_longer(call_ms: float, call
 
 def test_the_middle_variant_decides_for_all() -> None:
     times_ns = {"fast": 0.5e6, "middle": 4e6, "slow": 40e6}
-    assert plan_turns(times_ns, left_s=99.0, **LIMITS) == ({"fast": 10, "middle": 2, "slow": 2}, 20)
+    assert plan_turns(times_ns, left_s=99.0, **LIMITS) == ({"fast": 4, "middle": 1, "slow": 1}, 40)
 
 
 @pytest.mark.parametrize(
     ("left_s", "calls", "turns"),
-    [(0.066, 10, 12), (0.022, 10, FEWEST_TURNS), (0.011, 5, FEWEST_TURNS), (-1.0, 1, FEWEST_TURNS)],
+    [(0.03, 4, 12), (0.01, 4, FEWEST_TURNS), (0.005, 2, FEWEST_TURNS), (-1.0, 1, FEWEST_TURNS)],
 )
 def test_where_time_is_short_turns_get_fewer_and_then_bursts_shorter(
     left_s: float, calls: int, turns: int
 ) -> None:
-    # A burst takes 5.5 ms with its cold call.
+    # A burst takes 2.5 ms with its cold call.
     assert plan_turns({"a": 0.5e6}, left_s=left_s, **LIMITS) == ({"a": calls}, turns)
 
 

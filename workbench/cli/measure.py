@@ -50,7 +50,7 @@ TimeBudget = Annotated[
     float, seconds("--time-budget", "for timing: 60s, 10m (default: 3m); building and checking come on top")
 ]
 Rounds = Annotated[int, count("--rounds", "rounds of fresh launches, at most (default: 20)")]
-Turns = Annotated[int, count("--turns", "timed turns a round, at most (default: 60)")]
+Turns = Annotated[int, count("--turns", "timed turns a round, at most (default: 120)")]
 MemoryLimit = Annotated[
     int | None,
     amount("--memory", "that timing may hold at a time: 2GB, 500MB (default: nine tenths of the free)"),
@@ -106,7 +106,7 @@ def run(
     recipes: Recipes = None,
     time_budget: TimeBudget = 180.0,
     rounds: Rounds = 20,
-    turns: Turns = 60,
+    turns: Turns = 120,
     memory: MemoryLimit = None,
     build_timeout: BuildTimeout = 900.0,
     seed: Seed = 0,

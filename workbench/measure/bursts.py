@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping
 from statistics import median
 
-BURST_NS = 5e6  # of hot calls in a turn: long against the switch between processes
-BURST_CALLS = (2, 20)  # and within these bounds
+# Of hot calls in a turn: long against the switch between processes, short against the ups and downs of a
+# host's speed. Bursts of 5 ms spread the ratios of rounds by half as much again (docs/measuring.md).
+BURST_NS = 2e6
+BURST_CALLS = (1, 20)  # and within these bounds
 FEWEST_TURNS = 4  # of a round, where there is no time for more
 TURNS_SHARE = 0.25  # of the time that opening the sessions took, may be spent on turns in any case
 # Of hot calls in a round, per variant: launches decide the interval, not calls.
-TURNS_NS = 1e8
+TURNS_NS = 8e7
 TURNS_CALLS = 110  # at least: six rounds of them bound p99; where they take no longer than LONGEST_NS
 LONGEST_NS = 3e8
 

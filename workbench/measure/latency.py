@@ -63,8 +63,8 @@ class Plan:
 
     rounds: int = 20
     least_rounds: int = 6
-    turns: int = 60
-    least_turns: int = 10
+    turns: int = 120
+    least_turns: int = 15  # six rounds of one call each bound p95
     budget_s: float = 180.0
     repeats: int = 3
     insist: bool = True
