@@ -18,8 +18,8 @@ from tests.serving import wait_for
 from workbench.cli import main
 from workbench.cli.output import write_report
 from workbench.photos.overlap import Separation
-from workbench.report import cells, page
-from workbench.report.page import charts, gallery, separation_section, vega
+from workbench.report import cells, page, vega
+from workbench.report.page import charts, gallery, separation_section
 from workbench.report.page.blocks import Chart, DataTable
 from workbench.report.page.run_data import RunData
 from workbench.results.folder import RunFolder

@@ -38,6 +38,7 @@ from workbench.cli.output import check_output, print_comparisons, write_report
 
 if TYPE_CHECKING:
     from workbench.measure.power import Power
+    from workbench.report.vega import ChartDrawer
     from workbench.results.remarks import Remark
     from workbench.results.verdict import Comparison
     from workbench.run.advice.advise import Advice
@@ -141,31 +142,43 @@ def run(
 
     from workbench.cli.environments import agreed
     from workbench.cli.progress_display import ProgressDisplay
+    from workbench.cli.report_ahead import ReportAhead
     from workbench.measure.latency import Plan
     from workbench.model.source.checkpoint_file import kind_of
     from workbench.run import pipeline
     from workbench.run.environments import make_all
 
     to_make = agreed(variants, kind_of(found.model.checkpoint), yes=yes)
-    with ProgressDisplay(quiet=quiet) as report:
-        settings = pipeline.Options(
-            unmade=make_all(to_make, report, wheels=wheels),
-            plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed, memory_bytes=memory),
-            build_timeout_s=build_timeout,
-            arguments=tuple(sys.argv[1:]),
-            advised=advised,
-            show_remarks=partial(_report_remarks, report),
-            show_power=partial(_report_power, report),
-            spans=(spans := _spans()),
-        )
+    with ReportAhead() as ahead:
+        with ProgressDisplay(quiet=quiet) as report:
+            settings = pipeline.Options(
+                unmade=make_all(to_make, report, wheels=wheels),
+                plan=Plan(rounds=rounds, turns=turns, budget_s=time_budget, seed=seed, memory_bytes=memory),
+                build_timeout_s=build_timeout,
+                arguments=tuple(sys.argv[1:]),
+                advised=advised,
+                show_remarks=partial(_report_remarks, report),
+                show_power=partial(_report_power, report),
+                spans=(spans := _spans()),
+                later=ahead.before_timing,
+            )
+            if devices is not None:
+                folder = run_on_fleet(found, devices, variants, settings, report, resume, shard=shard)
+            else:
+                advice = partial(_report_advice, report)
+                comparison = pipeline.run_workspace(found, variants, settings, report, advice)
         if devices is not None:
-            folder = run_on_fleet(found, devices, variants, settings, report, resume, shard=shard)
-        else:
-            advice = partial(_report_advice, report)
-            comparison = pipeline.run_workspace(found, variants, settings, report, advice)
-    if devices is not None:
-        return conclude_fleet(folder, form)
-    return _conclude(comparison, found, spans, form, verbose=verbose, output=output, timings=timings)
+            return conclude_fleet(folder, form)
+        return _conclude(
+            comparison,
+            found,
+            spans,
+            form,
+            verbose=verbose,
+            output=output,
+            timings=timings,
+            drawer=ahead.drawer,
+        )
 
 
 def _check_fleet(
@@ -213,8 +226,12 @@ def _conclude(
     verbose: bool,
     output: Path | None,
     timings: bool,
+    drawer: "ChartDrawer | None" = None,
 ) -> int:
-    """Print a run that has just ended, leave its page in its folder, and record where the time went."""
+    """Print a run that has just ended, leave its page in its folder, and record where the time went.
+
+    drawer: as in `page.write`.
+    """
     from workbench.report import timings as words
     from workbench.results.folder import RunFolder
     from workbench.results.history import record_timings
@@ -224,7 +241,7 @@ def _conclude(
     code = print_comparisons([comparison], form, folders=[folder], verbose=verbose, output=output)
     sys.stdout.flush()  # the page takes seconds
     with spans.span("report"):
-        write_report(comparison, folder)
+        write_report(comparison, folder, drawer)
     comparison = record_timings(workspace.results, comparison, spans)
     if timings and comparison.info.timings is not None:
         print(words.text(comparison.info.timings), file=sys.stderr)

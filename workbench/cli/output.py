@@ -12,6 +12,7 @@ from workbench.errors import WorkbenchError
 from workbench.system.packages import require
 
 if TYPE_CHECKING:
+    from workbench.report.vega import ChartDrawer
     from workbench.results.folder import RunFolder
     from workbench.results.verdict import Comparison
 
@@ -103,11 +104,14 @@ def print_plots(comparisons: "Sequence[Comparison]") -> None:
         print(plot.render(comparison, color=terminal, width=width))
 
 
-def write_report(comparison: "Comparison", folder: "RunFolder") -> None:
-    """Leave `report.html` in the folder of a run; where packages for it are missing, say which on stderr."""
+def write_report(comparison: "Comparison", folder: "RunFolder", drawer: "ChartDrawer | None" = None) -> None:
+    """Leave `report.html` in the folder of a run; where packages for it are missing, say which on stderr.
+
+    drawer: as in `page.write`.
+    """
     from workbench.report import page
 
     if (absent := page.missing()) is None:
-        page.write(comparison, folder)
+        page.write(comparison, folder, drawer)
     else:
         print(f"no report.html was written: {absent}", file=sys.stderr)

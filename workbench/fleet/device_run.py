@@ -69,7 +69,9 @@ class DeviceRun:
         prepared, baseline = self._prepared(shipment), shipment.baseline.variant()
         info = shipment.info
         self.folder.save_info(info)
-        built = self._built(prepared, baseline, shipment.baseline.links)
+        with empty_worker(prepared.job, self.folder) as memory:
+            built = self._built(prepared, baseline, shipment.baseline.links)
+            empty = memory()
         return Context(
             prepared,
             self.folder,
@@ -78,7 +80,7 @@ class DeviceRun:
             baseline,
             built.artifact,
             reference=np.load(self._objects.path(shipment.reference)),
-            empty_worker=empty_worker(prepared.job, self.folder),
+            empty_worker=empty,
             build_timeout_s=BUILD_TIMEOUT_S,
             report=self._report,
             built={BASELINE: built},

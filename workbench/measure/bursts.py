@@ -11,7 +11,7 @@ BURST_CALLS = (1, 20)  # and within these bounds
 FEWEST_TURNS = 4  # of a round, where there is no time for more
 TURNS_SHARE = 0.25  # of the time that opening the sessions took, may be spent on turns in any case
 # Of hot calls in a round, per variant: launches decide the interval, not calls.
-TURNS_NS = 8e7
+TURNS_NS = 5e7
 TURNS_CALLS = 110  # at least: six rounds of them bound p99; where they take no longer than LONGEST_NS
 LONGEST_NS = 3e8
 

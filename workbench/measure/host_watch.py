@@ -13,9 +13,9 @@ from workbench.system.machine import available_cpus
 
 STEAL_LIMIT = 0.02  # of the processors' time, taken by the hypervisor for other guests
 PRESSURE_LIMIT = 0.20  # of the time, some process waited for a processor
-# Times the shortest duration of the same loop. Rounds with less were hardly worse than others: what slows all
+# Times the shortest duration of the same loop. Rounds with less were no worse than others: what slows all
 # launches alike cancels within a turn (docs/measuring.md).
-SPIN_LIMIT = 2.0
+SPIN_LIMIT = 4.0
 SPIN_LOOPS = 200_000  # about 10 ms of Python
 STEAL = 7  # place of the stolen time among the ticks
 

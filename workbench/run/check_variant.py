@@ -1,7 +1,7 @@
 """One variant before it is timed: opened in a process of its own, held against the source model."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,14 +137,19 @@ def reference_logits(job: build.Job, baseline: Artifact, log: Path, report: Repo
     return logits
 
 
-def empty_worker(job: build.Job, folder: RunFolder) -> Memory:
-    """The memory of a worker with no runtime in it, doing all the rest."""
+@contextmanager
+def empty_worker(job: build.Job, folder: RunFolder) -> Iterator[Callable[[], Memory]]:
+    """A worker with no runtime in it, doing all the rest; gives what waits for it and reads its memory."""
     artifact = null_artifact(folder.path, job.input_shape, job.classes)
     log = folder.path / "logs" / "empty-worker.txt"
     with Worker(artifact, NullRuntime(), job.photos, log=log) as worker:
-        worker.ready()
-        worker.burst(MEMORY_CALLS)
-        return worker.memory()
+
+        def memory() -> Memory:
+            worker.ready()
+            worker.burst(MEMORY_CALLS)
+            return worker.memory()
+
+        yield memory
 
 
 def check(context: Context, variant: Variant, stage: Progress) -> TrialResult:

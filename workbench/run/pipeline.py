@@ -1,6 +1,7 @@
 """A run, from a workspace and variants to results: the one place that knows the order of things."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +61,8 @@ class Options:
     advised: try only the variants that the advisor finds worth trying. show_remarks: is given what the sanity
     look found, before anything but the baseline is built. show_power: is given what
     the photos can certify, before anything is built. spans: where the time goes. unmade: environments that
-    could not be made, and why; the variants that need one are skipped.
+    could not be made, and why; the variants that need one are skipped. later: entered once
+    the photos are read and left before anything is timed: what is needed after that may be made ready in it.
     """
 
     plan: Plan = field(default_factory=Plan)
@@ -71,6 +73,7 @@ class Options:
     show_power: Callable[[Power], None] = lambda _: None
     spans: Spans = field(default_factory=Spans)
     unmade: Mapping[VirtualEnvironment, str] = field(default_factory=dict)
+    later: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @sharing_imports()
@@ -88,23 +91,25 @@ def run_workspace(
     baseline cannot be measured. Any other variant that fails ends with its reason, and the run goes on.
     """
     folder = RunFolder.create(workspace.results)
-    try:
-        calibrate = any("calibration" in step.READS for variant in variants for step in variant.steps)
-        with options.spans.span("reading"):
-            prepared = prepare(workspace, report, calibrate=calibrate)
-        context, baseline = begin(prepared, folder, options, report, candidates=len(variants))
-    finally:
-        folder.remove_if_never_begun()
-    with options.spans.span("advice"):
-        advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants, options.unmade)
-    show_advice(advice)
-    if options.advised:
-        variants = advised(advice, variants, workspace.targets)
-    context.runtimes.update({variant.name: variant.runtime for variant in variants})
-    notes = (*context.info.notes, *_rough_ranges(context, variants))
-    info = context.info.model_copy(update={"runtimes": context.runtimes, "notes": notes})
-    folder.save_info(info)
-    passed = [baseline, *_passed(context, variants)]
+    with ExitStack() as before_timing:
+        try:
+            calibrate = any("calibration" in step.READS for variant in variants for step in variant.steps)
+            with options.spans.span("reading"):
+                prepared = prepare(workspace, report, calibrate=calibrate)
+            before_timing.enter_context(options.later())
+            context, baseline = begin(prepared, folder, options, report, candidates=len(variants))
+        finally:
+            folder.remove_if_never_begun()
+        with options.spans.span("advice"):
+            advice = advice_for(context.prepared, context.built[BASELINE].artifact, variants, options.unmade)
+        show_advice(advice)
+        if options.advised:
+            variants = advised(advice, variants, workspace.targets)
+        context.runtimes.update({variant.name: variant.runtime for variant in variants})
+        notes = (*context.info.notes, *_rough_ranges(context, variants))
+        info = context.info.model_copy(update={"runtimes": context.runtimes, "notes": notes})
+        folder.save_info(info)
+        passed = [baseline, *_passed(context, variants)]
     for result in timed(context, info, passed, options.plan):
         _report_end(result, report)
     info, trials = folder.info(), folder.trials()
@@ -192,16 +197,17 @@ def _context(
     with spans.span("reading"):
         parts = _split(prepared, options, candidates)
     prepared = replace(prepared, job=replace(prepared.job, choosing=parts.selection))
-    with spans.span("building"):
-        baseline, built = build_baseline(prepared, options.build_timeout_s, report)
-    info = _info(prepared, folder, parts, baseline, options.arguments)
-    folder.save_info(info)
-    _save_photos(folder, prepared, parts)
-    log = folder.path / "logs" / "reference.txt"
-    with spans.span("source_model"):
-        reference = reference_logits(prepared.job, built.artifact, log, report)
-    with spans.span("checking"):
-        empty = empty_worker(prepared.job, folder)
+    with empty_worker(prepared.job, folder) as memory:
+        with spans.span("building"):
+            baseline, built = build_baseline(prepared, options.build_timeout_s, report)
+        info = _info(prepared, folder, parts, baseline, options.arguments)
+        folder.save_info(info)
+        _save_photos(folder, prepared, parts)
+        log = folder.path / "logs" / "reference.txt"
+        with spans.span("source_model"):
+            reference = reference_logits(prepared.job, built.artifact, log, report)
+        with spans.span("checking"):
+            empty = memory()
     return Context(
         prepared,
         folder,

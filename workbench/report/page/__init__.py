@@ -5,6 +5,7 @@ fleet's run.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from workbench.errors import plural
@@ -24,7 +25,7 @@ from workbench.report.page.blocks import Cell, DataTable, PageSection
 from workbench.report.page.fleet_data import FleetData
 from workbench.report.page.layout import layout
 from workbench.report.page.run_data import RunData
-from workbench.report.page.vega import ChartDrawer
+from workbench.report.vega import ChartDrawer
 from workbench.report.words import times
 from workbench.results.folder import RunFolder
 from workbench.results.history import compare_folder
@@ -75,21 +76,26 @@ def missing() -> str | None:
     return next((text for module in PACKAGES if (text := missing_package(module, extra="report"))), None)
 
 
-def write(comparison: Comparison, folder: RunFolder) -> Path:
-    """Leave the page of a run as `report.html` in its folder. Raises WorkbenchError."""
+def write(comparison: Comparison, folder: RunFolder, drawer: ChartDrawer | None = None) -> Path:
+    """Leave the page of a run as `report.html` in its folder. Raises WorkbenchError.
+
+    drawer: draws its charts; one is started for it by default.
+    """
     path = folder.path / FILE
-    write_atomic(path, render([comparison], [folder]).encode())
+    write_atomic(path, render([comparison], [folder], drawer).encode())
     return path
 
 
-def render(comparisons: Sequence[Comparison], folders: Sequence[RunFolder]) -> str:
-    """One page of these runs, with what the folder of each holds.
+def render(
+    comparisons: Sequence[Comparison], folders: Sequence[RunFolder], drawer: ChartDrawer | None = None
+) -> str:
+    """One page of these runs, with what the folder of each holds. drawer: as in `write`.
 
     Raises WorkbenchError where a folder cannot be read, or a package is missing.
     """
     require(*PACKAGES, extra="report")
-    with ChartDrawer() as drawer:
-        return _page(comparisons, folders, drawer)
+    with nullcontext(drawer) if drawer else ChartDrawer() as charts:
+        return _page(comparisons, folders, charts)
 
 
 def render_fleet(folder: FleetFolder, beside: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from workbench.report.page import vega
+from workbench.report import vega
 from workbench.report.page.blocks import Chart, DataTable, DrawnChart, PageBlock, PageSection
 
 TEMPLATES = Path(__file__).with_name("templates")

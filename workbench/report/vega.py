@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any, Self
 
-from workbench.system.child import Child, calls
+from workbench.system.child import Child, ChildError, calls
 from workbench.system.files import cache_folder, write_atomic
 from workbench.system.packages import versions
 
@@ -18,7 +20,7 @@ LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
 class ChartDrawer:
     """Draws charts in a process of its own: its JavaScript takes long to start, and the sections of the page
-    are made meanwhile. Its methods raise ChildError."""
+    are made meanwhile. Its methods raise ChildError, `ready` too."""
 
     def __init__(self) -> None:
         import vl_convert
@@ -27,15 +29,26 @@ class ChartDrawer:
         log = self._folder / "log.txt"
         start = (vl_convert.vegalite_to_vega, {"mark": "point"})
         self._child = Child(calls, *start, log=log, label="the process that draws charts", exit_at_once=True)
-        self._ready = False
+        self._ready = self._failed = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._child.close(failed=not self._ready)  # where no chart was drawn, it may still be starting
-        if kind is None:  # else its log is what the message points to
+        if not self._failed:  # else its log is what the message points to
             rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        return self._child.process.pid
+
+    def ready(self) -> None:
+        """Wait until it has started; from then on it computes nothing but what it is asked for."""
+        if not self._ready:
+            with self._noted():
+                self._child.ready(TIMEOUT_S)
+            self._ready = True
 
     def live(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The chart for Vega, as wide as its container."""
@@ -53,10 +66,17 @@ class ChartDrawer:
         return re.sub(r"url\(#(\w+)\)", rf"url(#{prefix}-\1)", text)
 
     def _call(self, function: object, *arguments: object) -> Any:
-        if not self._ready:
-            self._child.ready(TIMEOUT_S)
-            self._ready = True
-        return self._child.ask((function, *arguments), TIMEOUT_S)
+        self.ready()
+        with self._noted():
+            return self._child.ask((function, *arguments), TIMEOUT_S)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except ChildError:
+            self._failed = True
+            raise
 
 
 def library() -> str:
