@@ -74,6 +74,21 @@ def test_what_cannot_be_imported_is_left_to_whoever_needs_it(monkeypatch: pytest
     assert "this" in sys.modules
 
 
+def test_what_ended_meanwhile_is_not_asked_to_draw() -> None:
+    with ReportAhead() as ahead:
+        with ahead.before_timing():
+            process = process_of(ahead.drawer)
+        process.kill()
+        process.wait(10)
+        assert ahead.drawer is None
+
+
+def test_a_library_of_charts_that_does_not_load_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with ReportAhead() as ahead, ahead.before_timing():
+        assert ahead.drawer is None
+
+
 @pytest.mark.parametrize(
     ("name", "found"), [("available_cpus", (0,)), ("free_memory_bytes", report_ahead.ROOM_BYTES - 1)]
 )

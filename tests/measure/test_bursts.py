@@ -4,7 +4,7 @@ import pytest
 
 from workbench.measure.bursts import FEWEST_TURNS, plan_turns
 
-LIMITS = {"least": 10, "most": 120}
+LIMITS = {"least": 10, "most": 120, "longest_s": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,12 @@ LIMITS = {"least": 10, "most": 120}
 )
 def test_a_round_is_long_enough_for_its_calls_and_no_longer(call_ms: float, calls: int, turns: int) -> None:
     assert plan_turns({"a": call_ms * 1e6}, left_s=99.0, **LIMITS) == ({"a": calls}, turns)
+
+
+def test_where_percentiles_may_take_less_time_slow_calls_get_fewer_turns() -> None:
+    allowed = LIMITS | {"longest_s": 0.2}
+    assert plan_turns({"a": 10e6}, left_s=99.0, **allowed) == ({"a": 1}, 20)
+    assert plan_turns({"a": 0.5e6}, left_s=99.0, **allowed) == ({"a": 4}, 28)
 
 
 def test_the_middle_variant_decides_for_all() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.builders import absent_trial, run_info, trial
 from workbench.errors import WorkbenchError
 from workbench.results.folder import RunFolder, find_run, runs
-from workbench.results.records import TrialResult
+from workbench.results.records import Budget, FieldBudget, TrialResult
 from workbench.results.verdict import compare
 from workbench.system.files import digest_of
 
@@ -192,3 +192,22 @@ def test_there_is_a_saved_run_of_every_schema_version() -> None:
     assert {path.name for path in SAVED.glob("results-v*")} == {
         f"results-v{n}" for n in range(1, current + 1)
     }
+
+
+@pytest.mark.parametrize(
+    ("budget", "names"),
+    [
+        (Budget(), []),
+        (Budget(max_accuracy_drop=0.99, max_class_drop=0.5), []),
+        (Budget(max_accuracy_drop=1), ["budget.max_accuracy_drop"]),
+        (
+            Budget(max_class_drop=1, field=FieldBudget(max_drop=1)),
+            ["budget.max_class_drop", "budget.field.max_drop"],
+        ),
+    ],
+)
+def test_a_limit_of_all_points_is_said_to_be_none(budget: Budget, names: list[str]) -> None:
+    assert [note.partition(":")[0] for note in budget.notes] == names
+    assert all(
+        note.endswith("1 is a drop of 100 points, so no limit; one point is 0.01") for note in budget.notes
+    )

@@ -257,6 +257,33 @@ def test_a_setting_that_no_variant_heeds_is_refused_and_one_that_a_matrix_crosse
             assert [each.digest for each in recipe.read(tmp_path / "recorded.yaml")] == [variant.digest]
 
 
+@pytest.mark.parametrize(
+    ("use", "setting"),
+    [
+        ("executorch", "images: 50"),
+        ("executorch", "per_channel: false"),
+        ("litert", "images: 50"),
+        ("litert", "float_ends: false"),
+    ],
+)
+def test_what_only_quantising_heeds_is_refused_without_it(tmp_path: Path, use: str, setting: str) -> None:
+    step = f"name: r\nsteps:\n  - use: {use}\n    {setting}\nruntime: {{backend: {use}}}\n"
+    name = setting.partition(":")[0]
+    message = refused(tmp_path, step)[0]
+    assert message.endswith(f"r.yaml:4: steps[0].{name}: with `quantize: none` it does nothing")
+    assert len(variants(tmp_path, f"{step}matrix: {{steps.{use}.quantize: [none, static]}}\n")) == 2
+
+
+def test_calibration_photos_are_refused_where_litert_calibrates_on_none(tmp_path: Path) -> None:
+    step = "name: r\nsteps: [{use: litert, quantize: dynamic, images: 50}]\nruntime: {backend: litert}\n"
+    assert "steps[0].images: with `quantize: dynamic` it does nothing" in refused(tmp_path, step)[0]
+
+
+def test_a_default_that_is_spelt_out_is_nothing_to_refuse(tmp_path: Path) -> None:
+    step = "name: r\nsteps: [{use: litert, images: 200}]\nruntime: {backend: litert}\n"
+    assert len(variants(tmp_path, step)) == 1
+
+
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
     for file in ("one.yaml", "two.yaml"):
         (tmp_path / file).write_text("name: same\n")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 
 from workbench.system.child import ChildError
 from workbench.system.machine import available_cpus, free_memory_bytes
-from workbench.system.packages import missing_package
 
 if TYPE_CHECKING:
     from workbench.report.vega import ChartDrawer
@@ -26,7 +25,7 @@ class ReportAhead:
     """
 
     def __init__(self) -> None:
-        self.drawer: ChartDrawer | None = None
+        self._drawer: ChartDrawer | None = None
         self._stack, self._ended = ExitStack(), threading.Event()
 
     def __enter__(self) -> Self:
@@ -35,18 +34,22 @@ class ReportAhead:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    @property
+    def drawer(self) -> "ChartDrawer | None":
+        """None where none was started, and where it has ended since."""
+        return self._drawer if self._drawer is not None and self._drawer.runs else None
+
     @contextmanager
     def before_timing(self) -> Iterator[None]:
         """Begins it; at the end of the block nothing of it computes any more."""
         if len(available_cpus()) == 1 or free_memory_bytes() < ROOM_BYTES:
             yield
             return
-        if missing_package("vl_convert") is None:
+        # Not by the other thread: a process ends with the thread that started it.
+        with suppress(ImportError, OSError):
             from workbench.report.vega import ChartDrawer
 
-            self.drawer = self._stack.enter_context(
-                ChartDrawer()
-            )  # by this thread: it ends with the one that starts it
+            self._drawer = self._stack.enter_context(ChartDrawer())
         thread = threading.Thread(target=self._import, name="imports ahead")
         thread.start()
         try:
@@ -54,9 +57,9 @@ class ReportAhead:
         finally:
             self._ended.set()
             thread.join()
-        if self.drawer is not None:
+        if self._drawer is not None:
             with suppress(ChildError):
-                self.drawer.ready()
+                self._drawer.ready()
 
     def _import(self) -> None:
         for module in MODULES:

@@ -57,6 +57,7 @@ class Plan:
 
     rounds: that are made, but for those that the budget does not hold. least_rounds: 6 are the fewest that
     give a 95 % interval. turns: per round, at most. least_turns: fewer where `least_rounds` would not fit.
+    longest_s: of a variant's hot calls in a round, where only percentiles ask for more of them.
     budget_s: for all rounds. repeats: of disturbed rounds, while there is time. insist: make `least_rounds`
     whatever the budget. memory_bytes: for all that is open at once; None: no limit.
     """
@@ -65,6 +66,7 @@ class Plan:
     least_rounds: int = 6
     turns: int = 120
     least_turns: int = 15  # six rounds of one call each bound p95
+    longest_s: float = 0.3
     budget_s: float = 180.0
     repeats: int = 3
     insist: bool = True
@@ -265,6 +267,7 @@ class _Timing:
                 {name: state.typical_ns for name, state in warm.items()},
                 least=plan.least_turns,
                 most=plan.turns,
+                longest_s=plan.longest_s,
                 left_s=until - opened,
             )
             before = sum(subject.preemptions() for subject in subjects.values())

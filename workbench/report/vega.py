@@ -43,6 +43,11 @@ class ChartDrawer:
     def pid(self) -> int:
         return self._child.process.pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether it can still be asked, between two questions."""
+        return not self._failed and (not self._ready or not self._child.poll(0))
+
     def ready(self) -> None:
         """Wait until it has started; from then on it computes nothing but what it is asked for."""
         if not self._ready:

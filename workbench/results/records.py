@@ -172,6 +172,20 @@ class Budget(Record):
         "was not measured or not certified there. No rule by default.",
     )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on limits that limit nothing."""
+        limits = {
+            "max_accuracy_drop": self.max_accuracy_drop,
+            "max_class_drop": self.max_class_drop,
+            "field.max_drop": self.field and self.field.max_drop,
+        }
+        return tuple(
+            f"budget.{name}: 1 is a drop of 100 points, so no limit; one point is 0.01"
+            for name, limit in limits.items()
+            if limit == 1
+        )
+
 
 MisjudgementKind = Literal[
     "faster_than_advised", "slower_than_advised", "less_than_advised", "not_the_same", "won_unadvised"

@@ -357,7 +357,11 @@ def _info(
         uncertified=parts.uncertified,
         leak=parts.leak,
         separation=prepared.separation,
-        notes=(*notes_on(prepared.validation, prepared.calibration), *((copied,) if copied else ())),
+        notes=(
+            *workspace.budget.notes,
+            *notes_on(prepared.validation, prepared.calibration),
+            *((copied,) if copied else ()),
+        ),
     )
 
 

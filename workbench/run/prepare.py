@@ -90,7 +90,7 @@ def prepare(workspace: Workspace, report: Report, *, calibrate: bool) -> Prepare
     validation = dataset.scan(workspace.validation, class_names, field="data.validation")
     # Listed even where nothing is calibrated: its photos must not be among those that certify.
     calibration = _unlabelled(workspace.calibration, class_names, "data.calibration")
-    for note in notes_on(validation, calibration):
+    for note in (*workspace.budget.notes, *notes_on(validation, calibration)):
         report(Progress("photos", 0, 0, note))
     photos, calibrating = _decode(validation, calibration if calibrate else None, contract, cache, report)
     job = build.Job(

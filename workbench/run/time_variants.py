@@ -39,6 +39,7 @@ from workbench.system.spans import Stage
 
 FINAL_SHARE = 0.3  # of the time budget, at least
 RACE_ROUNDS = 0.4  # of the rounds
+RACE_LONGEST_S = 0.2  # of `Plan.longest_s`: a race has many variants, and more rounds for their percentiles
 UNRACED_ROUNDS = 0.3  # of a final without a race, where nothing is known beforehand
 FINALISTS = 3  # of no more variants, all are finalists, and there is no race
 GPU_USE_S = 120.0  # for the GPU figures of those that are no finalists
@@ -105,10 +106,11 @@ def _time_all(
     try:
         if len(names) > FINALISTS:
             race = with_rounds(plan, RACE_ROUNDS)
-            race = replace(race, budget_s=plan.budget_s * (1 - FINAL_SHARE), insist=False)
+            race_s = plan.budget_s * (1 - FINAL_SHARE)
+            race = replace(race, budget_s=race_s, insist=False, longest_s=RACE_LONGEST_S)
             contenders = [t.variant for t in trials if _may_win(t, info)]
             kept = siblings(trials, info.runtimes)  # to the end: what an upgrade costs is the question
-            later_s = plan.budget_s - race.budget_s
+            later_s = plan.budget_s - race_s
             _session(context, sessions, RACE, names, contenders, race, needs, kept=kept, later_s=later_s)
             raced, left_s = sessions[RACE], plan.budget_s - (time.monotonic() - began)
             if info.budget.objective == "throughput":

@@ -115,8 +115,14 @@ class BaseStep(Record):
         """The processor its result is made for, None where it runs everywhere."""
         return None
 
+    def changed(self) -> list[str]:
+        """The settings that are given and differ from their defaults, by name."""
+        fields = type(self).model_fields
+        given = sorted(self.model_fields_set - {"use"})
+        return [name for name in given if getattr(self, name) != fields[name].default]
+
     def ignored(self) -> dict[str, str]:
-        """The settings that are given and change nothing, each with the setting that is why."""
+        """Those of them that do nothing, each with the setting that is why."""
         return {}
 
     def calibration_photos(self) -> int | None:

@@ -307,12 +307,7 @@ def _variants(document: yamlfile.Document, recipe: Recipe) -> list[Variant]:
 def _check_used(document: yamlfile.Document, variants: Sequence[Variant]) -> None:
     """Raise WorkbenchError at the first setting of a step that every variant ignores."""
     steps = [place for variant in variants for place in enumerate(variant.steps)]
-    used = {
-        (step.use, name)
-        for _, step in steps
-        for name in step.model_fields_set - step.ignored().keys()
-        if getattr(step, name)
-    }
+    used = {(step.use, name) for _, step in steps for name in step.changed() if name not in step.ignored()}
     for position, step in steps:
         for name, why in step.ignored().items():
             if (step.use, name) not in used:

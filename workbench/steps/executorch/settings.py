@@ -58,9 +58,7 @@ class Executorch(BaseStep):
         return self.quantize == "none"
 
     def ignored(self) -> dict[str, str]:
-        given = [name for name in sorted(self.model_fields_set) if getattr(self, name)]
-        excluded = [name for name in given if name.startswith("exclude_")]
-        return dict.fromkeys(excluded, "quantize: none") if self.quantize == "none" else {}
+        return dict.fromkeys(self.changed(), "quantize: none") if self.quantize == "none" else {}
 
     def calibration_photos(self) -> int | None:
         return self.images if self.quantize == "static" else None

@@ -67,9 +67,13 @@ class Litert(BaseStep):
         return self.quantize == "none"
 
     def ignored(self) -> dict[str, str]:
-        given = [name for name in sorted(self.model_fields_set) if getattr(self, name)]
-        excluded = [name for name in given if name.startswith("exclude_")]
-        return dict.fromkeys(excluded, "quantize: none") if self.quantize == "none" else {}
+        if self.quantize == "none":
+            return dict.fromkeys(self.changed(), "quantize: none")
+        return (
+            {"images": "quantize: dynamic"}
+            if self.quantize == "dynamic" and "images" in self.changed()
+            else {}
+        )
 
     def calibration_photos(self) -> int | None:
         return self.images if self.quantize == "static" else None
