@@ -1,7 +1,8 @@
 """What a small run takes: one variant of the bundled network of 1 MB on 204 photos.
 
 The first run builds, the others take every build from a cache of their own. Each is given beside a bare
-`python -c "import onnxruntime"`, and by stage, so that a slow machine does not look like a slow program.
+`python -c "import onnxruntime"`, by stage, and with how long a fixed loop took in its rounds, over the
+shortest of all of them, so that a slow machine does not look like a slow program.
 
     python benchmarks/quick.py [--runs 2]
 """
@@ -37,8 +38,10 @@ def main() -> None:
         print(f"bare import of onnxruntime: {bare:.2f} s\n")
         print(f"| run | seconds | bare imports | CPU seconds | {' | '.join(STAGES)} |")
         print("| --- " * (4 + len(STAGES)) + "|")
-        for number in range(1 + more):
-            show("first" if number == 0 else "cached", bare, folder)
+        loops = [show("first" if number == 0 else "cached", bare, folder) for number in range(1 + more)]
+        shortest = min(map(min, loops))
+        print("\nthe fixed loop, median of each run over the shortest of all:", end=" ")
+        print(*(f"{statistics.median(run) / shortest:.2f}" for run in loops), sep=", ")
 
 
 def prepare(folder: Path) -> None:
@@ -51,15 +54,17 @@ def prepare(folder: Path) -> None:
     (folder / "one.yaml").write_text(RECIPE)
 
 
-def show(label: str, bare: float, folder: Path) -> None:
-    """One run as a row: stages in percent of their sum."""
+def show(label: str, bare: float, folder: Path) -> list[float]:
+    """One run as a row, stages in percent of their sum. Returns the seconds of the loop in its rounds."""
     command = [sys.executable, "-m", "workbench", "run", "one.yaml", "--quiet"]
     wall_s, cpu_s = seconds(command, folder)
     latest = max((folder / "results").glob("*/run.json"))
-    timings = json.loads(latest.read_text())["timings"]
+    record = json.loads(latest.read_text())
+    timings = record["timings"]
     total = sum(timings.values())
     shares = " | ".join(f"{100 * timings.get(stage, 0.0) / total:.0f} %" for stage in STAGES)
     print(f"| {label} | {wall_s:.1f} | {wall_s / bare:.0f} | {cpu_s:.1f} | {shares} |", flush=True)
+    return [environment["spin_s"] for environment in record["environments"]]
 
 
 def seconds(command: list[str], folder: Path) -> tuple[float, float]:
