@@ -304,9 +304,7 @@ def count_session(tally: Tally, kind: Kind, budget_s: float, seed: int) -> None:
     """One race and its final, as a run makes them."""
     machine = Machine(kind, NOMINAL_MS, random.Random(seed))
     plan = Plan(seed=seed, budget_s=budget_s)
-    first = time_variants.with_rounds(plan, time_variants.RACE_ROUNDS)
-    first = replace(first, budget_s=budget_s * (1 - time_variants.FINAL_SHARE), insist=False)
-    raced = session(machine, list(NOMINAL_MS), list(NOMINAL_MS), first)
+    raced = session(machine, list(NOMINAL_MS), list(NOMINAL_MS), time_variants.race_of(plan))
     tally.dropped += "best" in raced.pruned
     for held, _, _ in judged(raced):
         tally.raced_held.append(held)

@@ -105,12 +105,10 @@ def _time_all(
     finalists, began = names, time.monotonic()
     try:
         if len(names) > FINALISTS:
-            race = with_rounds(plan, RACE_ROUNDS)
-            race_s = plan.budget_s * (1 - FINAL_SHARE)
-            race = replace(race, budget_s=race_s, insist=False, longest_s=RACE_LONGEST_S)
+            race = race_of(plan)
             contenders = [t.variant for t in trials if _may_win(t, info)]
             kept = siblings(trials, info.runtimes)  # to the end: what an upgrade costs is the question
-            later_s = plan.budget_s - race_s
+            later_s = plan.budget_s - race.budget_s
             _session(context, sessions, RACE, names, contenders, race, needs, kept=kept, later_s=later_s)
             raced, left_s = sessions[RACE], plan.budget_s - (time.monotonic() - began)
             if info.budget.objective == "throughput":
@@ -132,6 +130,13 @@ def _time_all(
         context, finalists, timed, timing_s=timing_s, allowed_s=plan.budget_s, together=at_once
     )
     return _with_gpu_use(context, finalists, timed), _about(info, sessions)
+
+
+def race_of(plan: Plan) -> Plan:
+    """The race that goes before a final."""
+    race_s = plan.budget_s * (1 - FINAL_SHARE)
+    race = with_rounds(plan, RACE_ROUNDS)
+    return replace(race, budget_s=race_s, insist=False, longest_s=RACE_LONGEST_S)
 
 
 def with_rounds(plan: Plan, share: float) -> Plan:
