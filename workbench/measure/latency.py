@@ -264,11 +264,7 @@ class _Timing:
             # Turns that are left out save little where opening took most of the time.
             until = max(until, opened + TURNS_SHARE * (opened - began))
             calls, turns = plan_turns(
-                {name: state.typical_ns for name, state in warm.items()},
-                least=plan.least_turns,
-                most=plan.turns,
-                longest_s=plan.longest_s,
-                left_s=until - opened,
+                warm, least=plan.least_turns, most=plan.turns, longest_s=plan.longest_s, left_s=until - opened
             )
             before = sum(subject.preemptions() for subject in subjects.values())
             self.watch.begin()
@@ -306,19 +302,20 @@ class _Timing:
         return tuple(sorted(standings, key=lambda standing: -(standing.speedup or 0.0)))
 
 
-def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measured) -> dict[str, WarmUp]:
-    """Wait for every session, then warm each up, in the order they were launched."""
-    states = {}
+def _warm_up(order: Sequence[str], subjects: dict[str, Subject], measured: Measured) -> dict[str, float]:
+    """Wait for all sessions, then warm each up, in the order of launch. Returns a call's time, in ns."""
+    typical = {}
     for name in order:
         with _failure_noted(name, subjects, measured):
             subjects[name].ready()
     # Not before all are open: opening one would disturb another's warm-up.
     for name in list(subjects):
         with _failure_noted(name, subjects, measured):
-            states[name] = subjects[name].warm_up()
-            if not states[name].settled:
+            state = subjects[name].warm_up()
+            typical[name] = state.typical_ns
+            if not state.settled:
                 measured.unsettled.add(name)
-    return states
+    return typical
 
 
 @contextmanager

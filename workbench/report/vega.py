@@ -20,7 +20,7 @@ LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
 class ChartDrawer:
     """Draws charts in a process of its own: its JavaScript takes long to start, and the sections of the page
-    are made meanwhile. Its methods raise ChildError, `ready` too."""
+    are made meanwhile. Its methods raise ChildError."""
 
     def __init__(self) -> None:
         import vl_convert
